@@ -1,0 +1,52 @@
+"""Package metadata and dependencies of videovit; tool settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+# decord publishes wheels for x86-64 only; elsewhere PyAV serves as the default decoder.
+DECORD = 'decord>=0.6.0; platform_machine == "x86_64" or platform_machine == "AMD64"'
+
+setup(
+    name="videovit",
+    version="0.1.0",
+    description="Video understanding with multiscale vision transformers: train, test, shuffle-test, predict.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["videovit", "videovit.*"]),
+    package_data={"videovit": ["py.typed"]},
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "pytorchvideo>=0.1.5",
+        DECORD,
+        "av>=13",
+        "fvcore>=0.1.5.post20221221",
+        "simplejson>=3.17",
+        "submitit>=1.5",
+        "numpy>=1.26",
+        "pillow>=10",
+        "pyyaml>=6",
+        "tqdm>=4.65",
+        "matplotlib>=3.7",
+    ],
+    extras_require={
+        "tensorboard": ["tensorboard>=2.14"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff>=0.8",
+            "mypy>=1.13",
+            "tensorboard>=2.14",
+            "timm>=1.0.11",
+            "scikit-learn>=1.4",
+            "types-PyYAML",
+            "types-simplejson",
+            "types-tqdm",
+        ],
+    },
+)
