@@ -15,7 +15,6 @@ setup(
     description="Video understanding with multiscale vision transformers: train, test, shuffle-test, predict.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["videovit", "videovit.*"]),
     package_data={"videovit": ["py.typed"]},
