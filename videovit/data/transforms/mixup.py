@@ -1,0 +1,169 @@
+"""MixUp and CutMix on a batch: each clip is mixed with its mirror image in the batch (first with last, and so on).
+
+Legend: B clips, C channels, T frames, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videovit.data.transforms.spatial import Box
+
+
+def smooth_one_hot(labels_B: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
+    """Turn class numbers into target distributions.
+
+    Args:
+        labels_B: int64 (B,), in 0..K-1.
+        num_classes: K.
+        smoothing: s: every class gets s / K, the true one 1 - s more.
+
+    Returns:
+        float32 (B, K), rows sum to 1.
+    """
+    off = smoothing / num_classes
+    targets_BK = torch.full((len(labels_B), num_classes), off, device=labels_B.device)
+    return targets_BK.scatter_(1, labels_B.view(-1, 1), 1.0 - smoothing + off)
+
+
+def mix_targets(labels_B: Tensor, num_classes: int, lam: float, smoothing: float = 0.0) -> Tensor:
+    """Mix the targets of a batch with those of the flipped batch.
+
+    Args:
+        labels_B: int64 (B,).
+        num_classes: K.
+        lam: share of the clip's own label.
+        smoothing: see `smooth_one_hot`.
+
+    Returns:
+        float32 (B, K), rows sum to 1.
+    """
+    own_BK = smooth_one_hot(labels_B, num_classes, smoothing)
+    return own_BK * lam + own_BK.flip(0) * (1.0 - lam)
+
+
+def cutmix_box(height: int, width: int, lam: float, rng: np.random.Generator) -> tuple[Box, float]:
+    """Draw the rectangle that CutMix exchanges.
+
+    Its sides are sqrt(1 - lam) of the frame's, its centre is uniform, and what sticks out of the frame is cut off.
+
+    Args:
+        height: of the frames, in pixels.
+        width: of the frames, in pixels.
+        lam: wanted share of the frame that stays.
+        rng: source of randomness.
+
+    Returns:
+        The Box (may be empty), and the share of the frame that really stays.
+
+    Source: CutMix (arXiv 1905.04899), eq. 2; PySlowFast (half sides rounded down) and its corrected lambda.
+    """
+    half_h = int(height * math.sqrt(1.0 - lam)) // 2
+    half_w = int(width * math.sqrt(1.0 - lam)) // 2
+    y, x = int(rng.integers(0, height)), int(rng.integers(0, width))
+    top, bottom = max(y - half_h, 0), min(y + half_h, height)
+    left, right = max(x - half_w, 0), min(x + half_w, width)
+    box = Box(top, left, bottom - top, right - left)
+    return box, 1.0 - box.height * box.width / (height * width)
+
+
+def mix_clips(x_BCTHW: Tensor, lam: float) -> Tensor:
+    """MixUp: a weighted mean of each clip and its partner, in place.
+
+    Args:
+        x_BCTHW: float (B, C, T, H, W); overwritten.
+        lam: weight of the clip itself.
+
+    Returns:
+        `x_BCTHW` itself.
+
+    Source: MixUp (arXiv 1710.09412).
+    """
+    partners = x_BCTHW.flip(0).mul_(1.0 - lam)
+    return x_BCTHW.mul_(lam).add_(partners)
+
+
+def paste_clips(x_BCTHW: Tensor, box: Box) -> Tensor:
+    """CutMix: a rectangle of each clip replaced by its partner's, in all frames, in place.
+
+    Args:
+        x_BCTHW: (B, C, T, H, W); overwritten.
+        box: inside the frame.
+
+    Returns:
+        `x_BCTHW` itself.
+    """
+    patch = x_BCTHW[..., box.top : box.top + box.height, box.left : box.left + box.width]
+    patch.copy_(patch.flip(0))
+    return x_BCTHW
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixup:
+    """MixUp or CutMix, one of them and one lambda per batch.
+
+    Args:
+        mixup_alpha: lambda of MixUp ~ Beta(alpha, alpha); 0: never MixUp.
+        cutmix_alpha: lambda of CutMix likewise; 0: never CutMix.
+        prob: probability that a batch is mixed at all.
+        switch_prob: probability of CutMix, when both are possible.
+        label_smoothing: s; every class gets s / K.
+        num_classes: K.
+
+    Source: PySlowFast, MixUp (the paper speaks of half the clips; the published code draws once per batch).
+    """
+
+    mixup_alpha: float
+    cutmix_alpha: float
+    num_classes: int
+    prob: float = 1.0
+    switch_prob: float = 0.5
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if max(self.mixup_alpha, self.cutmix_alpha) <= 0 or min(self.mixup_alpha, self.cutmix_alpha) < 0:
+            raise ValueError(
+                f"MIXUP.ALPHA is {self.mixup_alpha} and MIXUP.CUTMIX_ALPHA is {self.cutmix_alpha}: "
+                "expected numbers from 0, one of them above 0 (MIXUP.ENABLE False switches both off)"
+            )
+
+    def draw(self, rng: np.random.Generator) -> tuple[float, bool]:
+        """Draw what happens to a batch.
+
+        Args:
+            rng: source of randomness.
+
+        Returns:
+            lambda (1: nothing is mixed), and whether it is CutMix.
+        """
+        if rng.random() >= self.prob:
+            return 1.0, False
+        cut = self.mixup_alpha == 0 or (self.cutmix_alpha > 0 and bool(rng.random() < self.switch_prob))
+        alpha = self.cutmix_alpha if cut else self.mixup_alpha
+        return float(rng.beta(alpha, alpha)), cut
+
+    def __call__(self, x_BCTHW: Tensor, labels_B: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Mix a batch with its flipped self.
+
+        With an odd B the clip in the middle meets itself and stays as it is.
+
+        Args:
+            x_BCTHW: normalised float (B, C, T, H, W); overwritten.
+            labels_B: int64 (B,).
+            rng: source of randomness.
+
+        Returns:
+            `x_BCTHW` itself, and the targets, float32 (B, K).
+        """
+        lam, cut = self.draw(rng)
+        if cut and lam < 1.0:
+            box, lam = cutmix_box(x_BCTHW.shape[-2], x_BCTHW.shape[-1], lam, rng)
+            paste_clips(x_BCTHW, box)
+        elif lam < 1.0:
+            mix_clips(x_BCTHW, lam)
+        return x_BCTHW, mix_targets(labels_B, self.num_classes, lam, self.label_smoothing)

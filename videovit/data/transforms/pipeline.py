@@ -1,0 +1,257 @@
+"""From the config to the three callables a clip passes: training geometry, evaluation geometry, preparation of a batch.
+
+Legend: B clips, C channels, T frames, H W pixels, S side of the square crop in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videovit.data.transforms import spatial
+from videovit.data.transforms.erasing import Erasing
+from videovit.data.transforms.mixup import Mixup
+from videovit.data.transforms.randaugment import RandAugment, parse_randaugment
+
+if TYPE_CHECKING:
+    from videovit.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTransform:
+    """Random augmentation of one clip: RandAugment, then crop, then flip.
+
+    Args:
+        crop_size: S in pixels.
+        short_side: smallest and largest short side in pixels for scale jitter (without `area`).
+        inverse_uniform: how the short side is drawn.
+        area: shares of the frame for the Inception crop; None: scale jitter and random crop.
+        aspect: aspect ratios for the Inception crop.
+        flip_prob: probability of mirroring the clip.
+        augment: RandAugment, or None.
+    """
+
+    crop_size: int
+    short_side: tuple[int, int]
+    inverse_uniform: bool = False
+    area: tuple[float, float] | None = None
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_prob: float = 0.5
+    augment: RandAugment | None = None
+
+    def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> Tensor:
+        """Augment a clip; all its frames get the same treatment.
+
+        Args:
+            frames_THWC: uint8 (T, H, W, 3).
+            rng: source of all randomness.
+
+        Returns:
+            uint8 (T, S, S, 3), contiguous.
+        """
+        frames = frames_THWC if self.augment is None else self.augment(frames_THWC, rng)
+        if self.area is not None:
+            height, width = frames.shape[1:3]
+            box = spatial.inception_box(height, width, rng, area=self.area, aspect=self.aspect)
+            frames = spatial.resized_crop(frames, box, self.crop_size)
+        else:
+            size = spatial.random_short_side(*self.short_side, rng, inverse_uniform=self.inverse_uniform)
+            frames = spatial.random_crop(spatial.resize_short_side(frames, size), self.crop_size, rng)
+        if self.flip_prob > 0 and rng.random() < self.flip_prob:
+            frames = spatial.horizontal_flip(frames)
+        return frames.contiguous()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalTransform:
+    """The fixed crops of one clip: scaled once, then cut.
+
+    Args:
+        short_side: length of the shorter side before the crop, in pixels.
+        crop_size: S in pixels.
+        num_crops: 1 (centre) or 3 (left, centre, right; top, centre, bottom of tall frames).
+    """
+
+    short_side: int
+    crop_size: int
+    num_crops: int
+
+    def __post_init__(self) -> None:
+        if self.num_crops not in (1, 3):
+            raise ValueError(f"TEST.NUM_SPATIAL_CROPS is {self.num_crops}: expected 1 or 3")
+        if self.short_side < self.crop_size:
+            raise ValueError(
+                f"the crop of {self.crop_size} pixels is larger than the short side of {self.short_side} pixels: "
+                "raise DATA.TRAIN_JITTER_SCALES or DATA.TEST_SHORT_SIDE, or lower DATA.TEST_CROP_SIZE"
+            )
+
+    def __call__(self, frames_THWC: Tensor) -> list[Tensor]:
+        """Cut the crops of a clip.
+
+        Args:
+            frames_THWC: uint8 (T, H, W, 3).
+
+        Returns:
+            `num_crops` tensors, uint8 (T, S, S, 3), contiguous, in the order of their positions.
+        """
+        scaled = spatial.resize_short_side(frames_THWC, self.short_side)
+        positions = (1,) if self.num_crops == 1 else (0, 1, 2)
+        return [spatial.uniform_crop(scaled, self.crop_size, position).contiguous() for position in positions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What happens once per batch, on the device where the batch lives.
+
+    Args:
+        mean: per channel, of values in [0, 1], in the channel order of the model.
+        std: per channel, likewise.
+        reverse_channels: swap RGB and BGR first.
+        erasing: applied last, or None.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    reverse_channels: bool = False
+    erasing: Erasing | None = None
+
+    def __call__(self, frames_BTHWC: Tensor, erase_seeds_B: Tensor | None = None) -> Tensor:
+        """Turn stored frames into the input of a model.
+
+        Args:
+            frames_BTHWC: uint8 (B, T, H, W, 3).
+            erase_seeds_B: int64 (B,), one seed per clip; needed when there is erasing.
+
+        Returns:
+            float32 (B, 3, T, H, W) on the same device, contiguous.
+
+        Raises:
+            ValueError: erasing is on and no seeds were given.
+        """
+        frames_BCTHW = frames_BTHWC.permute(0, 4, 1, 2, 3)
+        if self.reverse_channels:
+            frames_BCTHW = frames_BCTHW.flip(1)
+        # (x / 255 - mean) / std as one multiplication and one addition.
+        std = torch.tensor(self.std, dtype=torch.float64)
+        scale = (1.0 / (255.0 * std)).float().to(frames_BTHWC.device).view(-1, 1, 1, 1)
+        shift = (torch.tensor(self.mean, dtype=torch.float64) / std).float().to(frames_BTHWC.device).view(-1, 1, 1, 1)
+        x_BCTHW = frames_BCTHW.to(torch.float32, memory_format=torch.contiguous_format).mul_(scale).sub_(shift)
+        if self.erasing is None:
+            return x_BCTHW
+        if erase_seeds_B is None:
+            raise ValueError("random erasing needs one seed per clip (erase_seeds_B), and none were given")
+        return self.erasing(x_BCTHW, erase_seeds_B)
+
+
+def _pair(values: Sequence[float], default: tuple[float, float], key: str) -> tuple[float, float]:
+    if not values:
+        return default
+    if len(values) != 2 or not 0 < values[0] <= values[1]:
+        raise ValueError(f"{key} is {list(values)}: expected two numbers above 0, the smaller first")
+    return float(values[0]), float(values[1])
+
+
+def build_train_transform(cfg: Config) -> TrainTransform:
+    """Read the training geometry and RandAugment from the config.
+
+    The Inception crop is used when DATA.TRAIN_JITTER_SCALES_RELATIVE or DATA.TRAIN_JITTER_ASPECT_RELATIVE is set (the
+    one left empty has its usual value: [0.08, 1] and [3/4, 4/3]), else DATA.TRAIN_JITTER_SCALES and a random crop.
+
+    Args:
+        cfg: sections DATA and AUG.
+
+    Returns:
+        A TrainTransform; without RandAugment unless AUG.ENABLE is on and AUG.AA_TYPE is set.
+
+    Raises:
+        ValueError: a value cannot be read.
+
+    Source: PySlowFast, utils.spatial_sampling and Kinetics._aug_frame (order of the steps).
+    """
+    scales, aspects = cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE, cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE
+    area = None
+    if scales or aspects:
+        area = _pair(scales, (0.08, 1.0), "DATA.TRAIN_JITTER_SCALES_RELATIVE")
+    augment = None
+    if cfg.AUG.ENABLE and cfg.AUG.AA_TYPE:
+        augment = parse_randaugment(cfg.AUG.AA_TYPE, interpolation=cfg.AUG.INTERPOLATION)
+    return TrainTransform(
+        crop_size=cfg.DATA.TRAIN_CROP_SIZE,
+        short_side=(cfg.DATA.TRAIN_JITTER_SCALES[0], cfg.DATA.TRAIN_JITTER_SCALES[1]),
+        inverse_uniform=cfg.DATA.INV_UNIFORM_SAMPLE,
+        area=area,
+        aspect=_pair(aspects, (3 / 4, 4 / 3), "DATA.TRAIN_JITTER_ASPECT_RELATIVE"),
+        flip_prob=0.5 if cfg.DATA.RANDOM_FLIP else 0.0,
+        augment=augment,
+    )
+
+
+def build_eval_transform(cfg: Config, num_crops: int) -> EvalTransform:
+    """Read the evaluation geometry from the config.
+
+    One crop: short side DATA.TRAIN_JITTER_SCALES[0], centre. Three crops: short side DATA.TEST_CROP_SIZE, so that they
+    cover the longer side. DATA.TEST_SHORT_SIDE above 0 replaces either.
+
+    Args:
+        cfg: section DATA.
+        num_crops: 1 or 3.
+
+    Returns:
+        An EvalTransform.
+
+    Raises:
+        ValueError: another number of crops, or a crop larger than the short side.
+
+    Source: PySlowFast, Kinetics.__getitem__ (test); the MViT paper scales to 256 for three crops as well.
+    """
+    short_side = cfg.DATA.TEST_SHORT_SIDE
+    if short_side <= 0:
+        short_side = cfg.DATA.TRAIN_JITTER_SCALES[0] if num_crops == 1 else cfg.DATA.TEST_CROP_SIZE
+    return EvalTransform(short_side=short_side, crop_size=cfg.DATA.TEST_CROP_SIZE, num_crops=num_crops)
+
+
+def build_preparation(cfg: Config, train: bool) -> Preparation:
+    """Read the normalisation, and for training the erasing, from the config.
+
+    Args:
+        cfg: sections DATA and AUG.
+        train: whether random erasing applies (if AUG.ENABLE is on and AUG.RE_PROB is above 0).
+
+    Returns:
+        A Preparation.
+    """
+    erasing = None
+    if train and cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
+        erasing = Erasing(prob=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
+    return Preparation(
+        mean=tuple(cfg.DATA.MEAN),
+        std=tuple(cfg.DATA.STD),
+        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
+        erasing=erasing,
+    )
+
+
+def build_mixup(cfg: Config) -> Mixup | None:
+    """Read MixUp and CutMix from the config.
+
+    Args:
+        cfg: sections MIXUP and MODEL (NUM_CLASSES).
+
+    Returns:
+        A Mixup, or None when MIXUP.ENABLE is off.
+    """
+    if not cfg.MIXUP.ENABLE:
+        return None
+    return Mixup(
+        mixup_alpha=cfg.MIXUP.ALPHA,
+        cutmix_alpha=cfg.MIXUP.CUTMIX_ALPHA,
+        prob=cfg.MIXUP.PROB,
+        switch_prob=cfg.MIXUP.SWITCH_PROB,
+        label_smoothing=cfg.MIXUP.LABEL_SMOOTH_VALUE,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+    )
