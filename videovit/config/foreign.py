@@ -1,0 +1,157 @@
+"""SlowFast's keys that have no effect here: left out with a warning (IGNORED) or refused when used (REFUSED).
+
+A name that ends in `.*` stands for all keys of that section that are not listed on their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_CNN = "belongs to convolutional networks"
+_BATCHNORM = "there is no batch normalisation here"
+_SELF_SUPERVISED = "belongs to self-supervised training"
+_DETECTION = "belongs to detection"
+_STEPS = "belongs to step-wise learning rates; only LR_POLICY cosine is here"
+_PICTURES = "belongs to TensorBoard pictures that are not drawn here"
+
+IGNORED: dict[str, str] = {
+    "RESNET.*": _CNN,
+    "X3D.*": _CNN,
+    "NONLOCAL.*": _CNN,
+    "SLOWFAST.*": _CNN,
+    "MODEL.SINGLE_PATHWAY_ARCH": _CNN,
+    "MODEL.MULTI_PATHWAY_ARCH": _CNN,
+    "MODEL.DROPCONNECT_RATE": _CNN,
+    "MODEL.FC_INIT_STD": _CNN,
+    "BN.*": _BATCHNORM,
+    "BN.USE_PRECISE_STATS": _BATCHNORM,
+    "BN.NUM_BATCHES_PRECISE": _BATCHNORM,
+    "BN.WEIGHT_DECAY": _BATCHNORM,
+    "BN.NORM_TYPE": _BATCHNORM,
+    "BN.NUM_SPLITS": _BATCHNORM,
+    "BN.NUM_SYNC_DEVICES": _BATCHNORM,
+    "BN.GLOBAL_SYNC": _BATCHNORM,
+    "MODEL.FROZEN_BN": _BATCHNORM,
+    "MODEL.FP16_ALLREDUCE": "gradients are averaged in their own precision",
+    "CONTRASTIVE.*": _SELF_SUPERVISED,
+    "MASK.*": _SELF_SUPERVISED,
+    "VIS_MASK.*": _SELF_SUPERVISED,
+    "AUG.MASK_TUBE": _SELF_SUPERVISED,
+    "AUG.MASK_FRAMES": _SELF_SUPERVISED,
+    "AUG.MASK_WINDOW_SIZE": _SELF_SUPERVISED,
+    "AUG.MASK_RATIO": _SELF_SUPERVISED,
+    "AUG.MAX_MASK_PATCHES_PER_BLOCK": _SELF_SUPERVISED,
+    "DATA.SSL_COLOR_BRI_CON_SAT": _SELF_SUPERVISED,
+    "DATA.SSL_COLOR_HUE": _SELF_SUPERVISED,
+    "DATA.SSL_BLUR_SIGMA_MIN": _SELF_SUPERVISED,
+    "DATA.SSL_BLUR_SIGMA_MAX": _SELF_SUPERVISED,
+    "DETECTION.*": _DETECTION,
+    "AVA.*": _DETECTION,
+    "DATA.TRAIN_PCA_EIGVAL": _DETECTION,
+    "DATA.TRAIN_PCA_EIGVEC": _DETECTION,
+    "MULTIGRID.*": "belongs to multigrid training",
+    "DEMO.*": "tools/predict.py takes its settings from PREDICT",
+    "SOLVER.GAMMA": _STEPS,
+    "SOLVER.STEP_SIZE": _STEPS,
+    "SOLVER.STEPS": _STEPS,
+    "SOLVER.LRS": _STEPS,
+    "PREFETCH.*": "unknown to SlowFast too; see DATA_LOADER.NUM_WORKERS",
+    "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each worker decodes in one thread",
+    "DATA.PATH_TO_PRELOAD_IMDB": "image folders are listed anew",
+    "DATA.IN22k_VAL_IN1K": "belongs to ImageNet-21K training",
+    "DATA.LOADER_CHUNK_OVERALL_SIZE": "list files are read whole",
+    "TENSORBOARD.MODEL_VIS.*": _PICTURES,
+    "TENSORBOARD.WRONG_PRED_VIS.*": _PICTURES,
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A feature that is not here.
+
+    Attributes:
+        reason: why, and what to do instead.
+        off: values that do not ask for the feature; empty: all that are not in `on`.
+        on: values that ask for it; empty: all that are not in `off`.
+    """
+
+    reason: str
+    off: tuple[str, ...] = ()
+    on: tuple[str, ...] = ()
+
+    def applies_to(self, text: str) -> bool:
+        """Whether a value, as it is written in the file, asks for the feature."""
+        return _among(text, self.on) if self.on else not _among(text, self.off)
+
+
+def _among(text: str, values: tuple[str, ...]) -> bool:
+    return any(_same(text.strip(), value) for value in values)
+
+
+def _same(text: str, value: str) -> bool:
+    if text.lower() == value.lower():
+        return True
+    try:
+        return float(text) == float(value)
+    except ValueError:
+        return False
+
+
+def _switch(reason: str) -> Refusal:
+    return Refusal(reason, off=("False", "no", "off"))
+
+
+_OTHER_MODELS = ("SlowFast", "ResNet", "X3D", "ContrastiveModel", "MaskMViT", "PTVMViT")
+_OTHER_MODELS += ("PTVResNet", "PTVSlowFast", "PTVX3D", "PTVCSN", "PTVR2plus1D")
+_NO_SSL = "self-supervised training is not here"
+
+REFUSED: dict[str, Refusal] = {
+    "TASK": Refusal(_NO_SSL, on=("ssl", "ssl_eval")),
+    "MODEL.ARCH": Refusal(_NO_SSL, on=("maskmvit",)),
+    "MODEL.MODEL_NAME": Refusal(
+        "this model is not here; MODEL.MODEL_NAME MViT is",
+        on=_OTHER_MODELS,
+    ),
+    "MODEL.LOSS_FUNC": Refusal(
+        "multi-label and self-supervised losses are not here; cross_entropy and soft_cross_entropy are",
+        on=("bce", "bce_logit", "mse", "multi_mse", "contrastive_loss"),
+    ),
+    "MODEL.DETACH_FINAL_FC": _switch("training only the classifier is not here"),
+    "MVIT.REV.ENABLE": _switch("reversible MViT is not here"),
+    "MASK.ENABLE": _switch(_NO_SSL),
+    "VIS_MASK.ENABLE": _switch(_NO_SSL),
+    "AUG.GEN_MASK_LOADER": _switch(_NO_SSL),
+    "DATA.SSL_COLOR_JITTER": _switch(_NO_SSL),
+    "DATA.SSL_MOCOV2_AUG": _switch(_NO_SSL),
+    "DATA.TIME_DIFF_PROB": Refusal(_NO_SSL, off=("0",)),
+    "DATA.COLOR_RND_GRAYSCALE": Refusal(_NO_SSL, off=("0",)),
+    "DATA.TRAIN_CROP_NUM_TEMPORAL": Refusal("several clips of one video come from AUG.NUM_SAMPLE", off=("1",)),
+    "DATA.TRAIN_CROP_NUM_SPATIAL": Refusal("several crops of one clip in training are not here", off=("1",)),
+    "DATA.TRAIN_JITTER_MOTION_SHIFT": _switch("crops that move within a clip are not here"),
+    "DATA.MULTI_LABEL": _switch("multi-label data sets are not here"),
+    "DATA.LOADER_CHUNK_SIZE": Refusal("list files are read whole", off=("0",)),
+    "DATA.IN22K_TRAINVAL": _switch("ImageNet-21K is not here"),
+    "DATA.DUMMY_LOAD": _switch("made-up input is not here; datasets/demo renders small videos"),
+    "DETECTION.ENABLE": _switch("detection is not here"),
+    "MULTIGRID.SHORT_CYCLE": _switch("multigrid training is not here"),
+    "MULTIGRID.LONG_CYCLE": _switch("multigrid training is not here"),
+    "DEMO.ENABLE": _switch("use tools/predict.py --cfg FILE --checkpoint FILE VIDEO"),
+    "SOLVER.LARS_ON": _switch("LARS is not here; SOLVER.OPTIMIZING_METHOD sgd and adamw are"),
+    "SOLVER.LR_POLICY": Refusal("only LR_POLICY cosine is here", on=("steps_with_relative_lrs",)),
+    "TRAIN.CHECKPOINT_TYPE": Refusal("Caffe2 checkpoints are not read; convert them to PyTorch", on=("caffe2",)),
+    "TEST.CHECKPOINT_TYPE": Refusal("Caffe2 checkpoints are not read; convert them to PyTorch", on=("caffe2",)),
+    "TENSORBOARD.MODEL_VIS.ENABLE": _switch("weight and activation pictures in TensorBoard are not here"),
+    "TENSORBOARD.WRONG_PRED_VIS.ENABLE": _switch("wrongly classified videos in TensorBoard are not here"),
+}
+
+
+def ignored_reason(key: str) -> str | None:
+    """Why a key has no effect, or None for a key that is not in the table."""
+    if key in IGNORED:
+        return IGNORED[key]
+    section = key
+    while "." in section:
+        section = section.rpartition(".")[0]
+        if f"{section}.*" in IGNORED:
+            return IGNORED[f"{section}.*"]
+    return None

@@ -1,0 +1,160 @@
+"""What must hold across keys; each rule yields the keys at fault and a sentence about them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from .coerce import nearest
+from .schema import Config
+
+Broken = tuple[tuple[str, ...], str]
+"""Keys, the one to change first, and what is wrong with them."""
+
+ORDERS = ("ordered", "reversed", "shuffled", "static")
+
+
+def check(cfg: Config) -> list[Broken]:
+    """All rules that `cfg` breaks."""
+    return [broken for rule in RULES for broken in rule(cfg)]
+
+
+def _processes(cfg: Config) -> int:
+    return cfg.NUM_GPUS or cfg.NUM_CPU_PROCS
+
+
+def _distributed(cfg: Config) -> Iterator[Broken]:
+    if cfg.SHARD_ID >= cfg.NUM_SHARDS:
+        yield ("SHARD_ID", "NUM_SHARDS"), f"{cfg.SHARD_ID} is not below NUM_SHARDS {cfg.NUM_SHARDS}; counted from 0"
+    several = _processes(cfg) * cfg.NUM_SHARDS > 1
+    if cfg.NUM_GPUS == 0 and several and cfg.DIST_BACKEND == "nccl":
+        yield ("DIST_BACKEND", "NUM_GPUS"), "nccl needs GPUs and NUM_GPUS is 0; use auto or gloo"
+    for section in ("TRAIN", "TEST"):
+        on = getattr(cfg, section).ENABLE and getattr(cfg, section).MIXED_PRECISION
+        if on and cfg.NUM_GPUS == 0 and cfg.TRAIN.MIXED_PRECISION_DTYPE == "fp16":
+            keys = ("TRAIN.MIXED_PRECISION_DTYPE", f"{section}.MIXED_PRECISION", "NUM_GPUS")
+            yield keys, f"fp16 needs a GPU and NUM_GPUS is 0; use bf16 or {section}.MIXED_PRECISION False"
+
+
+def _batches(cfg: Config) -> Iterator[Broken]:
+    if not cfg.TRAIN.ENABLE:
+        return
+    size, processes = cfg.TRAIN.BATCH_SIZE, _processes(cfg)
+    if size % processes:
+        name = "NUM_GPUS" if cfg.NUM_GPUS else "NUM_CPU_PROCS"
+        yield ("TRAIN.BATCH_SIZE", name), f"{size} videos cannot be divided among {name} {processes} equally"
+        return
+    clips = size // processes * cfg.AUG.NUM_SAMPLE
+    if clips % cfg.TRAIN.GRAD_ACCUM_STEPS:
+        yield (
+            ("TRAIN.GRAD_ACCUM_STEPS", "TRAIN.BATCH_SIZE", "AUG.NUM_SAMPLE"),
+            f"the {clips} clips of a process cannot be divided into {cfg.TRAIN.GRAD_ACCUM_STEPS} equal parts",
+        )
+
+
+def _loss(cfg: Config) -> Iterator[Broken]:
+    if not (cfg.TRAIN.ENABLE and cfg.MIXUP.ENABLE):
+        return
+    if cfg.MODEL.LOSS_FUNC != "soft_cross_entropy":
+        yield (
+            ("MODEL.LOSS_FUNC", "MIXUP.ENABLE"),
+            f"{cfg.MODEL.LOSS_FUNC} takes one class a clip, MIXUP mixes two; use soft_cross_entropy",
+        )
+    if cfg.MODEL.LABEL_SMOOTHING:
+        yield ("MODEL.LABEL_SMOOTHING", "MIXUP.ENABLE"), "with MIXUP use MIXUP.LABEL_SMOOTH_VALUE instead"
+
+
+def _learning_rate(cfg: Config) -> Iterator[Broken]:
+    solver = cfg.SOLVER
+    if cfg.TRAIN.ENABLE and solver.COSINE_END_LR > solver.BASE_LR:
+        yield (
+            ("SOLVER.COSINE_END_LR", "SOLVER.BASE_LR"),
+            f"{solver.COSINE_END_LR:g} is above SOLVER.BASE_LR {solver.BASE_LR:g}, which it ends",
+        )
+    if cfg.TRAIN.ENABLE and solver.OPTIMIZING_METHOD == "sgd" and solver.NESTEROV:
+        if not solver.MOMENTUM:
+            yield ("SOLVER.NESTEROV", "SOLVER.MOMENTUM"), "Nesterov needs SOLVER.MOMENTUM above 0"
+        if solver.DAMPENING:
+            yield ("SOLVER.NESTEROV", "SOLVER.DAMPENING"), "Nesterov needs SOLVER.DAMPENING 0"
+
+
+def _crops(cfg: Config) -> Iterator[Broken]:
+    data = cfg.DATA
+    smallest, largest = data.TRAIN_JITTER_SCALES
+    if smallest > largest:
+        yield ("DATA.TRAIN_JITTER_SCALES",), f"[{smallest}, {largest}] must rise"
+    for name in ("TRAIN_JITTER_SCALES_RELATIVE", "TRAIN_JITTER_ASPECT_RELATIVE"):
+        limits = getattr(data, name)
+        if limits and limits[0] > limits[1]:
+            yield (f"DATA.{name}",), f"{list(limits)} must rise"
+    if bool(data.TRAIN_JITTER_SCALES_RELATIVE) != bool(data.TRAIN_JITTER_ASPECT_RELATIVE):
+        keys = ("DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE")
+        yield keys, f"needs {keys[1]} beside it: both set, or neither"
+    if data.NUM_FRAMES == 1:
+        return  # images are cut by their own rules
+    if cfg.TRAIN.ENABLE and not data.TRAIN_JITTER_SCALES_RELATIVE and smallest < data.TRAIN_CROP_SIZE:
+        yield (
+            ("DATA.TRAIN_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
+            f"{data.TRAIN_CROP_SIZE} is larger than the smallest short side, {smallest} (DATA.TRAIN_JITTER_SCALES)",
+        )
+    if cfg.TEST.ENABLE or cfg.SHUFFLE_EVAL.ENABLE:
+        yield from _test_crop(cfg)
+
+
+def _test_crop(cfg: Config) -> Iterator[Broken]:
+    data = cfg.DATA
+    side, key = data.TEST_SHORT_SIDE, "DATA.TEST_SHORT_SIDE"
+    if not side and cfg.TEST.NUM_SPATIAL_CROPS == 1:
+        side, key = data.TRAIN_JITTER_SCALES[0], "DATA.TRAIN_JITTER_SCALES"
+    if 0 < side < data.TEST_CROP_SIZE:
+        text = f"{data.TEST_CROP_SIZE} is larger than the short side in the test, {side} ({key})"
+        yield ("DATA.TEST_CROP_SIZE", key, "TEST.NUM_SPATIAL_CROPS"), text
+
+
+def _patches(cfg: Config) -> Iterator[Broken]:
+    mvit = cfg.MVIT
+    sizes = {name: getattr(mvit, name) for name in ("PATCH_KERNEL", "PATCH_STRIDE", "PATCH_PADDING")}
+    wanted = 2 if mvit.PATCH_2D else 3
+    wrong = [name for name, values in sizes.items() if len(values) != wanted]
+    for name in wrong:
+        what = f"{list(sizes[name])} must have {wanted} values, because MVIT.PATCH_2D is {mvit.PATCH_2D}"
+        yield (f"MVIT.{name}", "MVIT.PATCH_2D"), what
+    if mvit.PATCH_2D and cfg.DATA.NUM_FRAMES != 1:
+        text = f"two-dimensional patches are for images: DATA.NUM_FRAMES 1, not {cfg.DATA.NUM_FRAMES}"
+        yield ("MVIT.PATCH_2D", "DATA.NUM_FRAMES"), text
+    if wrong or mvit.PATCH_2D:
+        return
+    frames, kernel, padding = cfg.DATA.NUM_FRAMES, mvit.PATCH_KERNEL[0], mvit.PATCH_PADDING[0]
+    if frames + 2 * padding < kernel:
+        text = f"{frames} frames and padding {padding} are shorter than the patch, {kernel} (MVIT.PATCH_KERNEL)"
+        yield ("DATA.NUM_FRAMES", "MVIT.PATCH_KERNEL", "MVIT.PATCH_PADDING"), text
+
+
+def _blocks(cfg: Config) -> Iterator[Broken]:
+    depth = cfg.MVIT.DEPTH
+    for name in ("DIM_MUL", "HEAD_MUL", "POOL_Q_STRIDE", "POOL_KV_STRIDE"):
+        highest = max((row[0] for row in getattr(cfg.MVIT, name)), default=0)
+        if highest > depth - (name not in ("DIM_MUL", "HEAD_MUL")):
+            yield (f"MVIT.{name}", "MVIT.DEPTH"), f"names block {highest}; MVIT.DEPTH {depth} ends at {depth - 1}"
+
+
+def _orders(cfg: Config) -> Iterator[Broken]:
+    for order in cfg.SHUFFLE_EVAL.ORDERS:
+        if order not in ORDERS and not re.fullmatch(r"window[1-9]\d*", order):
+            known = (*ORDERS, "window4")
+            text = f"found {order!r}, expected {', '.join(ORDERS)} or window<frames>{nearest(order, known)}"
+            yield ("SHUFFLE_EVAL.ORDERS",), text
+    if cfg.SHUFFLE_EVAL.ENABLE and not cfg.SHUFFLE_EVAL.ORDERS and not cfg.SHUFFLE_EVAL.WINDOWS:
+        yield ("SHUFFLE_EVAL.ORDERS",), "names no order"
+
+
+RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
+    _distributed,
+    _batches,
+    _loss,
+    _learning_rate,
+    _crops,
+    _patches,
+    _blocks,
+    _orders,
+)

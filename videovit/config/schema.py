@@ -1,0 +1,361 @@
+"""What can be configured: one frozen dataclass per YAML section, one field per key.
+
+Names and defaults are SlowFast's, so that its YAML files load unchanged; fields marked *ours* have no counterpart
+there. Lists become tuples, so a loaded `Config` cannot be changed at all. A field's annotation carries its limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Range:
+    """Limits of a number: `low` and `high` are allowed values, `above` and `below` are not."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        limits = ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
+        return " and ".join(f"{sign} {limit:g}" for sign, limit in limits if limit is not None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The allowed values of a field, and other spellings that mean one of them (taken with a warning)."""
+
+    allowed: tuple[str | int, ...]
+    aliases: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Size:
+    """The allowed lengths of a list."""
+
+    allowed: tuple[int, ...]
+
+
+Natural = Annotated[int, Range(low=0)]
+Positive = Annotated[int, Range(low=1)]
+AtLeastZero = Annotated[float, Range(low=0.0)]
+AboveZero = Annotated[float, Range(above=0.0)]
+Fraction = Annotated[float, Range(low=0.0, high=1.0)]
+DropRate = Annotated[float, Range(low=0.0, below=1.0)]
+Colour = Annotated[tuple[float, ...], Size((1, 3))]
+ColourScale = Annotated[tuple[AboveZero, ...], Size((1, 3))]
+Pair = Annotated[tuple[int, ...], Size((2,))]
+SpaceTime = Annotated[tuple[Positive, ...], Size((3,))]
+Patch = Annotated[tuple[Positive, ...], Size((2, 3))]
+BlockFactor = tuple[Natural, AboveZero]
+BlockStride = tuple[Natural, Positive, Positive, Positive]
+
+
+@dataclass(frozen=True)
+class Train:
+    """TRAIN: what is trained on, how much at a time, and where weights come from."""
+
+    ENABLE: bool = True
+    DATASET: str = "kinetics"
+    BATCH_SIZE: Positive = 64  # videos a step and shard
+    EVAL_PERIOD: Positive = 10  # epochs
+    CHECKPOINT_PERIOD: Positive = 10  # epochs
+    AUTO_RESUME: bool = True
+    CHECKPOINT_FILE_PATH: str = ""
+    CHECKPOINT_TYPE: Annotated[str, Choice(("pytorch",))] = "pytorch"
+    CHECKPOINT_INFLATE: bool = False
+    CHECKPOINT_EPOCH_RESET: bool = False
+    CHECKPOINT_CLEAR_NAME_PATTERN: tuple[str, ...] = ()
+    CHECKPOINT_IN_INIT: bool = False
+    KILL_LOSS_EXPLOSION_FACTOR: AtLeastZero = 0.0
+    MIXED_PRECISION: bool = False
+    MIXED_PRECISION_DTYPE: Annotated[str, Choice(("bf16", "fp16"))] = "bf16"  # ours
+    GRAD_ACCUM_STEPS: Positive = 1  # ours
+    MAX_STEPS: Natural = 0  # ours; optimiser steps, 0: no limit
+
+
+@dataclass(frozen=True)
+class Test:
+    """TEST: the multi-view test."""
+
+    __test__ = False  # not a test case, whatever a collector makes of the name
+
+    ENABLE: bool = True
+    DATASET: str = "kinetics"
+    BATCH_SIZE: Positive = 8  # clips a step and shard
+    CHECKPOINT_FILE_PATH: str = ""
+    CHECKPOINT_TYPE: Annotated[str, Choice(("pytorch",))] = "pytorch"
+    NUM_ENSEMBLE_VIEWS: Positive = 10  # clips of a video
+    NUM_SPATIAL_CROPS: Annotated[int, Choice((1, 3))] = 3
+    NUM_TEMPORAL_CLIPS: tuple[Positive, ...] = ()
+    SAVE_RESULTS_PATH: str = ""
+    SKIP_UNREADABLE: bool = False  # ours
+    MIXED_PRECISION: bool = False  # ours
+
+
+@dataclass(frozen=True)
+class ShuffleEval:
+    """SHUFFLE_EVAL (ours): the test repeated with the frames of each clip in another order."""
+
+    ENABLE: bool = False
+    ORDERS: tuple[str, ...] = ("ordered", "reversed", "shuffled", "static")
+    WINDOWS: tuple[Positive, ...] = ()  # frames
+    NUM_SEEDS: Positive = 3
+    SEED: Natural = 0
+    CLASS_GROUPS_FILE: str = ""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """PREDICT (ours): prediction on single videos."""
+
+    TOP_K: Positive = 5
+    WINDOW_STRIDE_S: AtLeastZero = 0.0  # 0: windows back to back
+
+
+@dataclass(frozen=True)
+class Data:
+    """DATA: files, clips, geometry."""
+
+    PATH_TO_DATA_DIR: str = ""
+    PATH_LABEL_SEPARATOR: str = " "
+    PATH_PREFIX: str = ""
+    SKIP_ROWS: Natural = 0
+    CLASS_NAMES_FILE: str = ""  # ours
+    MAX_BAD_FRACTION: Fraction = 0.1  # ours
+    NUM_FRAMES: Positive = 8
+    SAMPLING_RATE: Positive = 8  # frames
+    TARGET_FPS: AboveZero = 30.0
+    TRAIN_JITTER_FPS: AtLeastZero = 0.0
+    USE_OFFSET_SAMPLING: bool = False
+    DECODING_BACKEND: Annotated[str, Choice(("decord", "pyav"), aliases=(("torchvision", "decord"),))] = "decord"
+    DECODING_SHORT_SIZE: Natural = 256
+    MEAN: Colour = (0.45, 0.45, 0.45)
+    STD: ColourScale = (0.225, 0.225, 0.225)
+    INPUT_CHANNEL_NUM: tuple[Positive, ...] = (3, 3)
+    REVERSE_INPUT_CHANNEL: bool = False
+    TRAIN_JITTER_SCALES: Annotated[tuple[Positive, ...], Size((2,))] = (256, 320)
+    TRAIN_JITTER_SCALES_RELATIVE: Annotated[tuple[AboveZero, ...], Size((0, 2))] = ()
+    TRAIN_JITTER_ASPECT_RELATIVE: Annotated[tuple[AboveZero, ...], Size((0, 2))] = ()
+    INV_UNIFORM_SAMPLE: bool = False
+    RANDOM_FLIP: bool = True
+    TRAIN_CROP_SIZE: Positive = 224
+    TEST_CROP_SIZE: Positive = 256
+    TEST_SHORT_SIDE: Natural = 0  # ours; 0: SlowFast's rule
+    IN_VAL_CROP_RATIO: Annotated[float, Range(above=0.0, high=1.0)] = 0.875
+    MULTI_LABEL: bool = False
+    ENSEMBLE_METHOD: Annotated[str, Choice(("sum", "max"))] = "sum"
+
+
+@dataclass(frozen=True)
+class DataLoader:
+    """DATA_LOADER: worker processes."""
+
+    NUM_WORKERS: Natural = 8
+    PIN_MEMORY: bool = True
+    TIMEOUT: AtLeastZero = 0.0  # ours; seconds, 0: wait for ever
+
+
+@dataclass(frozen=True)
+class Aug:
+    """AUG: RandAugment, random erasing, repeated augmentation."""
+
+    ENABLE: bool = False
+    NUM_SAMPLE: Positive = 1  # clips a video and step
+    COLOR_JITTER: AtLeastZero | None = 0.4
+    AA_TYPE: str = "rand-m9-mstd0.5-inc1"
+    INTERPOLATION: Annotated[str, Choice(("bicubic", "bilinear", "random"))] = "bicubic"
+    RE_PROB: Fraction = 0.25
+    RE_MODE: Annotated[str, Choice(("pixel", "const", "rand"))] = "pixel"
+    RE_COUNT: Positive = 1
+    RE_SPLIT: bool = False
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """MIXUP: mixup and CutMix."""
+
+    ENABLE: bool = False
+    ALPHA: AtLeastZero = 0.8
+    CUTMIX_ALPHA: AtLeastZero = 1.0
+    PROB: Fraction = 1.0
+    SWITCH_PROB: Fraction = 0.5
+    LABEL_SMOOTH_VALUE: DropRate = 0.1
+
+
+@dataclass(frozen=True)
+class Model:
+    """MODEL: which model, its head and its loss.
+
+    SlowFast's defaults of ARCH and MODEL_NAME name a convolutional network; here they name MViT.
+    """
+
+    ARCH: str = "mvit"
+    MODEL_NAME: str = "MViT"
+    NUM_CLASSES: Positive = 400
+    LOSS_FUNC: Annotated[str, Choice(("cross_entropy", "soft_cross_entropy"))] = "cross_entropy"
+    LABEL_SMOOTHING: DropRate = 0.0  # ours; without MIXUP
+    DROPOUT_RATE: DropRate = 0.5
+    HEAD_ACT: Annotated[str, Choice(("softmax", "sigmoid"))] = "softmax"
+    ACT_CHECKPOINT: bool = False
+
+
+@dataclass(frozen=True)
+class Reversible:
+    """MVIT.REV: reversible MViT."""
+
+    ENABLE: bool = False
+    RESPATH_FUSE: str = "concat"
+    BUFFER_LAYERS: tuple[Natural, ...] = ()
+    RES_PATH: str = "conv"
+    PRE_Q_FUSION: str = "avg"
+
+
+@dataclass(frozen=True)
+class Mvit:
+    """MVIT: the architecture of MViT and MViTv2; lists name a block first, then what changes there."""
+
+    MODE: Annotated[str, Choice(("conv", "conv_unshared", "avg", "max"))] = "conv"
+    POOL_FIRST: bool = False
+    CLS_EMBED_ON: bool = True
+    PATCH_KERNEL: Patch = (3, 7, 7)
+    PATCH_STRIDE: Patch = (2, 4, 4)
+    PATCH_PADDING: Annotated[tuple[Natural, ...], Size((2, 3))] = (2, 4, 4)
+    PATCH_2D: bool = False
+    EMBED_DIM: Positive = 96
+    NUM_HEADS: Positive = 1
+    MLP_RATIO: AboveZero = 4.0
+    QKV_BIAS: bool = True
+    DROPPATH_RATE: DropRate = 0.1
+    LAYER_SCALE_INIT_VALUE: AtLeastZero = 0.0
+    DEPTH: Positive = 16
+    NORM: Annotated[str, Choice(("layernorm",))] = "layernorm"
+    DIM_MUL: tuple[BlockFactor, ...] = ()
+    HEAD_MUL: tuple[BlockFactor, ...] = ()
+    POOL_KV_STRIDE: tuple[BlockStride, ...] = ()
+    POOL_KV_STRIDE_ADAPTIVE: SpaceTime | None = None
+    POOL_Q_STRIDE: tuple[BlockStride, ...] = ()
+    POOL_KVQ_KERNEL: SpaceTime | None = None
+    POOL_NORM_EPS: AboveZero = 1e-6  # ours; 1e-5 for weights of SlowFast before June 2022
+    ZERO_DECAY_POS_CLS: bool = True
+    NORM_STEM: bool = False
+    SEP_POS_EMBED: bool = False
+    DROPOUT_RATE: DropRate = 0.0
+    USE_ABS_POS: bool = True
+    REL_POS_SPATIAL: bool = False
+    REL_POS_TEMPORAL: bool = False
+    REL_POS_ZERO_INIT: bool = False
+    RESIDUAL_POOLING: bool = False
+    DIM_MUL_IN_ATT: bool = False
+    SEPARATE_QKV: bool = False
+    HEAD_INIT_SCALE: AtLeastZero = 1.0
+    USE_MEAN_POOLING: bool = False
+    USE_FIXED_SINCOS_POS: bool = False
+    REV: Reversible = Reversible()
+
+
+@dataclass(frozen=True)
+class Solver:
+    """SOLVER: learning rate, optimiser, gradient clipping."""
+
+    BASE_LR: AtLeastZero = 0.1
+    BASE_LR_SCALE_NUM_SHARDS: bool = False
+    LR_POLICY: Annotated[str, Choice(("cosine",))] = "cosine"
+    COSINE_END_LR: AtLeastZero = 0.0
+    COSINE_AFTER_WARMUP: bool = False
+    MAX_EPOCH: Positive = 300
+    WARMUP_EPOCHS: AtLeastZero = 0.0
+    WARMUP_START_LR: AtLeastZero = 0.01
+    OPTIMIZING_METHOD: Annotated[str, Choice(("sgd", "adamw"), aliases=(("mt_adamw", "adamw"),))] = "sgd"
+    MOMENTUM: DropRate = 0.9
+    DAMPENING: Fraction = 0.0
+    NESTEROV: bool = True
+    BETAS: Annotated[tuple[DropRate, ...], Size((2,))] = (0.9, 0.999)
+    WEIGHT_DECAY: AtLeastZero = 1e-4
+    ZERO_WD_1D_PARAM: bool = False
+    CLIP_GRAD_VAL: AboveZero | None = None
+    CLIP_GRAD_L2NORM: AboveZero | None = None
+    LAYER_DECAY: Annotated[float, Range(above=0.0, high=1.0)] = 1.0
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """BENCHMARK: the speed of the data path."""
+
+    NUM_EPOCHS: Positive = 5
+    LOG_PERIOD: Positive = 100
+    SHUFFLE: bool = True
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """TENSORBOARD.CONFUSION_MATRIX."""
+
+    ENABLE: bool = False
+    FIGSIZE: Pair = (8, 8)
+    SUBSET_PATH: str = ""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """TENSORBOARD.HISTOGRAM."""
+
+    ENABLE: bool = False
+    SUBSET_PATH: str = ""
+    TOPK: Positive = 10
+    FIGSIZE: Pair = (8, 8)
+
+
+@dataclass(frozen=True)
+class Tensorboard:
+    """TENSORBOARD: curves and pictures."""
+
+    ENABLE: bool = False
+    LOG_DIR: str = ""
+    PREDICTIONS_PATH: str = ""
+    CLASS_NAMES_PATH: str = ""
+    CATEGORIES_PATH: str = ""
+    CONFUSION_MATRIX: ConfusionMatrix = ConfusionMatrix()
+    HISTOGRAM: Histogram = Histogram()
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on; made by `load_config`, never changed after."""
+
+    TASK: str = ""
+    NUM_GPUS: Natural = 1  # of one machine
+    NUM_CPU_PROCS: Positive = 1  # ours; processes when NUM_GPUS is 0
+    NUM_SHARDS: Positive = 1  # machines
+    SHARD_ID: Natural = 0
+    DIST_BACKEND: Annotated[str, Choice(("auto", "nccl", "gloo"))] = "auto"  # SlowFast: nccl
+    DIST_INIT_METHOD: str = ""  # ours
+    DIST_TIMEOUT_S: AboveZero = 600.0  # ours
+    OUTPUT_DIR: str = "."
+    RNG_SEED: Natural = 1
+    LOG_PERIOD: Positive = 10  # steps
+    LOG_MODEL_INFO: bool = True
+    TRAIN: Train = Train()
+    TEST: Test = Test()
+    SHUFFLE_EVAL: ShuffleEval = ShuffleEval()
+    PREDICT: Predict = Predict()
+    BENCHMARK: Benchmark = Benchmark()
+    DATA: Data = Data()
+    DATA_LOADER: DataLoader = DataLoader()
+    AUG: Aug = Aug()
+    MIXUP: Mixup = Mixup()
+    MODEL: Model = Model()
+    MVIT: Mvit = Mvit()
+    SOLVER: Solver = Solver()
+    TENSORBOARD: Tensorboard = Tensorboard()
