@@ -44,7 +44,9 @@ def _solarize_add(picture: Picture, amount: float, _: Image.Resampling) -> Pictu
 
 
 def _posterize(picture: Picture, num_bits: float, _: Image.Resampling) -> Picture:
-    return picture if num_bits >= 8 else ImageOps.posterize(picture, int(num_bits))
+    # Not ImageOps.posterize: recent Pillow refuses 0 bits, which the highest level asks for; 0 bits are black.
+    mask = 256 - 2 ** (8 - int(num_bits))
+    return picture.point([value & mask for value in range(256)] * 3)
 
 
 OPERATIONS: dict[str, Operation] = {

@@ -1,0 +1,51 @@
+"""Frame orders of the shuffle evaluation."""
+
+import numpy as np
+import pytest
+import torch
+
+from videovit.data.transforms.reorder import OrderError, permutation, reorder
+
+
+def clip(num_frames):
+    return torch.arange(num_frames, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 2, 2, 3)
+
+
+def order_of(frames):
+    return frames[:, 0, 0, 0].tolist()
+
+
+def test_fixed_orders():
+    rng = np.random.default_rng(0)
+    assert order_of(reorder(clip(5), "ordered", rng)) == [0, 1, 2, 3, 4]
+    assert order_of(reorder(clip(5), "reversed", rng)) == [4, 3, 2, 1, 0]
+    assert order_of(reorder(clip(5), "static", rng)) == [2] * 5
+    assert order_of(reorder(clip(8), "static", rng)) == [4] * 8
+
+
+def test_shuffle_is_a_permutation_from_the_generator():
+    first = permutation(16, "shuffled", np.random.default_rng(3))
+    assert sorted(first) == list(range(16)) and first.tolist() != list(range(16))
+    assert np.array_equal(first, permutation(16, "shuffled", np.random.default_rng(3)))
+    assert not np.array_equal(first, permutation(16, "shuffled", np.random.default_rng(4)))
+
+
+def test_every_frame_reaches_every_place():
+    rng = np.random.default_rng(0)
+    draws = np.stack([permutation(4, "shuffled", rng) for _ in range(4000)])
+    for place in range(4):
+        assert np.all(np.abs(np.bincount(draws[:, place], minlength=4) / 4000 - 0.25) < 0.03)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 8, 20])
+def test_windows_keep_frames_within_their_window(width):
+    for seed in range(20):
+        places = permutation(8, f"window{width}", np.random.default_rng(seed))
+        assert sorted(places) == list(range(8))
+        assert all(place // width == frame // width for place, frame in enumerate(places))
+
+
+@pytest.mark.parametrize("order", ["", "shuffle", "window", "window0", "window-2", "Reversed"])
+def test_unknown_orders_are_refused(order):
+    with pytest.raises(OrderError, match="ordered, reversed, shuffled, static or window<w>"):
+        reorder(clip(4), order, np.random.default_rng(0))
