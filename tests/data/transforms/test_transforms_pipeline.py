@@ -85,14 +85,14 @@ def test_augmentation_only_when_enabled():
 
 
 def test_one_crop_is_the_centre_of_the_training_scale():
-    cfg = config(DATA__TRAIN_JITTER_SCALES="[64, 80]", DATA__TEST_CROP_SIZE=48)
+    cfg = config(DATA__TRAIN_JITTER_SCALES="[64, 80]", DATA__TRAIN_CROP_SIZE=48, DATA__TEST_CROP_SIZE=48)
     (crop,) = build_eval_transform(cfg, 1)(noise())
     assert torch.equal(crop, spatial.uniform_crop(spatial.resize_short_side(noise(), 64), 48, 1))
     assert crop.is_contiguous()
 
 
 def test_three_crops_span_the_longer_side():
-    cfg = config(DATA__TRAIN_JITTER_SCALES="[64, 80]", DATA__TEST_CROP_SIZE=48)
+    cfg = config(DATA__TRAIN_JITTER_SCALES="[64, 80]", DATA__TRAIN_CROP_SIZE=48, DATA__TEST_CROP_SIZE=48)
     left, centre, right = build_eval_transform(cfg, 3)(noise())
     scaled = spatial.resize_short_side(noise(), 48)
     assert scaled.shape == (3, 48, 64, 3)
@@ -103,7 +103,12 @@ def test_three_crops_span_the_longer_side():
 
 @pytest.mark.parametrize("num_crops", [1, 3])
 def test_short_side_of_the_test_can_be_set(num_crops):
-    cfg = config(DATA__TRAIN_JITTER_SCALES="[64, 80]", DATA__TEST_CROP_SIZE=48, DATA__TEST_SHORT_SIDE=52)
+    cfg = config(
+        DATA__TRAIN_JITTER_SCALES="[64, 80]",
+        DATA__TRAIN_CROP_SIZE=48,
+        DATA__TEST_CROP_SIZE=48,
+        DATA__TEST_SHORT_SIDE=52,
+    )
     assert build_eval_transform(cfg, num_crops).short_side == 52
 
 
@@ -144,5 +149,7 @@ def test_erasing_comes_last_and_wants_seeds():
 
 def test_mixup_from_the_config():
     assert build_mixup(config(MIXUP__ENABLE=False)) is None
-    mixup = build_mixup(config(MIXUP__ENABLE=True, MODEL__NUM_CLASSES=12, MIXUP__ALPHA=0.3))
+    mixup = build_mixup(
+        config(MIXUP__ENABLE=True, MODEL__LOSS_FUNC="soft_cross_entropy", MODEL__NUM_CLASSES=12, MIXUP__ALPHA=0.3)
+    )
     assert (mixup.mixup_alpha, mixup.cutmix_alpha, mixup.label_smoothing, mixup.num_classes) == (0.3, 1.0, 0.1, 12)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from videovit.data.transforms.reorder import OrderError, permutation, reorder
+from videovit.data.transforms.reorder import OrderError, frame_order, reorder
 
 
 def clip(num_frames):
@@ -24,15 +24,15 @@ def test_fixed_orders():
 
 
 def test_shuffle_is_a_permutation_from_the_generator():
-    first = permutation(16, "shuffled", np.random.default_rng(3))
+    first = frame_order(16, "shuffled", np.random.default_rng(3))
     assert sorted(first) == list(range(16)) and first.tolist() != list(range(16))
-    assert np.array_equal(first, permutation(16, "shuffled", np.random.default_rng(3)))
-    assert not np.array_equal(first, permutation(16, "shuffled", np.random.default_rng(4)))
+    assert np.array_equal(first, frame_order(16, "shuffled", np.random.default_rng(3)))
+    assert not np.array_equal(first, frame_order(16, "shuffled", np.random.default_rng(4)))
 
 
 def test_every_frame_reaches_every_place():
     rng = np.random.default_rng(0)
-    draws = np.stack([permutation(4, "shuffled", rng) for _ in range(4000)])
+    draws = np.stack([frame_order(4, "shuffled", rng) for _ in range(4000)])
     for place in range(4):
         assert np.all(np.abs(np.bincount(draws[:, place], minlength=4) / 4000 - 0.25) < 0.03)
 
@@ -40,7 +40,7 @@ def test_every_frame_reaches_every_place():
 @pytest.mark.parametrize("width", [1, 2, 3, 8, 20])
 def test_windows_keep_frames_within_their_window(width):
     for seed in range(20):
-        places = permutation(8, f"window{width}", np.random.default_rng(seed))
+        places = frame_order(8, f"window{width}", np.random.default_rng(seed))
         assert sorted(places) == list(range(8))
         assert all(place // width == frame // width for place, frame in enumerate(places))
 

@@ -19,7 +19,7 @@ class OrderError(ValueError):
     """A frame order that does not exist was asked for."""
 
 
-def permutation(num_frames: int, order: str, rng: np.random.Generator) -> np.ndarray:
+def frame_order(num_frames: int, order: str, rng: np.random.Generator) -> np.ndarray:
     """Say which frame stands at each place of the reordered clip.
 
         ordered    0 1 2 3 4 5 6 7
@@ -47,7 +47,7 @@ def permutation(num_frames: int, order: str, rng: np.random.Generator) -> np.nda
     if order == "reversed":
         return frames[::-1].copy()
     if order == "shuffled":
-        return rng.permutation(num_frames)
+        return rng.frame_order(num_frames)
     if order == "static":
         return np.full(num_frames, num_frames // 2)
     window = _WINDOW.fullmatch(order)
@@ -62,7 +62,7 @@ def reorder(frames_THWC: Tensor, order: str, rng: np.random.Generator) -> Tensor
 
     Args:
         frames_THWC: (T, H, W, C), any dtype.
-        order: see `permutation`.
+        order: see `frame_order`.
         rng: source of randomness.
 
     Returns:
@@ -73,4 +73,4 @@ def reorder(frames_THWC: Tensor, order: str, rng: np.random.Generator) -> Tensor
     """
     if order == "ordered":
         return frames_THWC
-    return frames_THWC[torch.from_numpy(permutation(len(frames_THWC), order, rng))]
+    return frames_THWC[torch.from_numpy(frame_order(len(frames_THWC), order, rng))]

@@ -5,8 +5,8 @@ Legend: T frames, H W pixels, S side of the square crop in pixels, C channels (3
 Scaling is bilinear without antialiasing and with `align_corners=False`, which is what PySlowFast's tensors go through
 (`torch.nn.functional.interpolate`), but on uint8 in channels-last order: torch's integer kernel then handles all three
 channels of a pixel at once. It is three to twelve times faster than converting to float32 first and differs from it by
-at most one level of 255 (rounding of its fixed-point weights), 0.3 on average on white noise, where rounding alone
-costs 0.25.
+at most one level of 255 after rounding (its weights are fixed-point), 0.3 on average on white noise, where rounding
+alone costs 0.25.
 """
 
 from __future__ import annotations
