@@ -47,7 +47,7 @@ def frame_order(num_frames: int, order: str, rng: np.random.Generator) -> np.nda
     if order == "reversed":
         return frames[::-1].copy()
     if order == "shuffled":
-        return rng.frame_order(num_frames)
+        return rng.permutation(num_frames)
     if order == "static":
         return np.full(num_frames, num_frames // 2)
     window = _WINDOW.fullmatch(order)
