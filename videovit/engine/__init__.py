@@ -1,0 +1,1 @@
+"""Training, evaluation, frame shuffling and prediction; single process or distributed."""

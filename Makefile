@@ -1,0 +1,60 @@
+# Everything starts here: `make demo`, `make test`, `make check`. Set-up happens by itself, in .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CODE := videovit tools tests datasets setup.py
+DEMO := output/demo
+
+.PHONY: help setup demo test check format lint types clean
+
+help:
+	@echo "make demo    set up, render the demo data set, train, test and shuffle-test a small MViT (under 10 minutes)"
+	@echo "make test    set up and run the tests"
+	@echo "make check   format check, lint, types, tests"
+	@echo "make format  put the code into the house format"
+	@echo "make clean   remove .venv, output/ and caches"
+
+setup: $(VENV)/.complete
+
+# Debian keeps venv in a package of its own; as root it is installed, otherwise its name is told.
+$(VENV)/.complete: setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; found: $$($(PYTHON) --version). Name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-venv; \
+	  else echo "Python's venv is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; fi; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/python datasets/demo/prepare.py --output $(DEMO)/data
+	$(BIN)/python tools/run_net.py --cfg configs/Demo/MVIT_TINY.yaml \
+	  DATA.PATH_TO_DATA_DIR $(DEMO)/data OUTPUT_DIR $(DEMO)/run
+	$(BIN)/python tools/predict.py --cfg configs/Demo/MVIT_TINY.yaml --checkpoint $(DEMO)/run/checkpoints/last \
+	  --json $(DEMO)/run/prediction.json $(DEMO)/data/test/*0000.mp4
+	@echo "pictures: $(DEMO)/run/shuffle_eval.png, $(DEMO)/data/preview.png"
+	@echo "logs:     $(DEMO)/run/stdout.log, $(DEMO)/run/stats.jsonl"
+
+test: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: setup format-check lint types test
+
+format-check: setup
+	$(BIN)/ruff format --check $(CODE)
+
+lint: setup
+	$(BIN)/ruff check $(CODE)
+
+types: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+clean:
+	rm -rf $(VENV) output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Say what is in videos: the best classes of each, as a table and as JSON; no list file needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
+
+import simplejson
+import torch
+
+from videovit.data.decode import DecodeError
+from videovit.engine import cli
+from videovit.engine.parts import load_checkpoint_for_test
+from videovit.engine.predict import format_prediction, predict_video
+from videovit.models import build_model
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Class names come from DATA.CLASS_NAMES_FILE. Long videos are read in windows, averaged at the end; "
+        "PREDICT.TOP_K and PREDICT.WINDOW_STRIDE_S change how many classes are shown and how windows overlap.",
+    )
+    parser.add_argument("--cfg", required=True, metavar="FILE", help="the config that the model was trained with")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="its weights")
+    parser.add_argument("--json", metavar="FILE", help="also write the predictions here, per window too")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config overrides")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = parse()
+    cfg = cli.load(args.cfg, args.opts)
+    device = torch.device("cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu")
+    model = build_model(cfg).to(device).eval()
+    load_checkpoint_for_test(model, args.checkpoint)
+    predictions, failures = [], []
+    for path in args.videos:
+        try:
+            prediction = predict_video(cfg, model, path, device)
+        except DecodeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failures.append({"path": path, "error": str(error)})
+            continue
+        predictions.append(prediction.as_dict())
+        print(format_prediction(prediction), end="\n\n")
+    if args.json:
+        Path(args.json).write_text(simplejson.dumps([*predictions, *failures], indent=1) + "\n", encoding="utf-8")
+    if failures:
+        raise cli.SomeFailedError(f"{len(failures)} of {len(args.videos)} videos could not be read")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.exit_code(main))

@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Train, test and shuffle-test a video model: everything that a config enables, in that order."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
+
+from videovit.engine import cli, launch
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=cli.CONFIG_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cli.add_config_arguments(parser)
+    parser.add_argument("--num_shards", type=int, help="number of machines (NUM_SHARDS)")
+    parser.add_argument("--shard_id", type=int, help="which of them this is, from 0 (SHARD_ID)")
+    parser.add_argument("--init_method", help="where the machines meet: tcp://HOST:PORT")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = parse()
+    files, opts = cli.split_config_arguments(args.cfg, args.opts)
+    flags = {"NUM_SHARDS": args.num_shards, "SHARD_ID": args.shard_id, "DIST_INIT_METHOD": args.init_method}
+    opts += [word for key, value in flags.items() if value is not None for word in (key, str(value))]
+    configs = [cli.load(file, opts) for file in files]  # a typo in the last file is told before the first one runs
+    for cfg in configs:
+        launch.run(cfg)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.exit_code(main, hint="the same command goes on from the newest checkpoint (TRAIN.AUTO_RESUME)"))

@@ -1,0 +1,91 @@
+"""Names of classes, and named groups of classes, from small files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from videovit.data.records import AnnotationError
+
+
+def read_class_names(path: str, num_classes: int) -> list[str]:
+    """The name of every class.
+
+    Args:
+        path: a .json file with a list of names, {name: index} or {index: name}; or a text file with a name per line;
+            empty for none.
+        num_classes: K.
+
+    Returns:
+        K names; "class 7" where no file is given.
+
+    Raises:
+        AnnotationError: the file is missing, not of these forms, or has another number of names.
+    """
+    if not path:
+        return [f"class {k}" for k in range(num_classes)]
+    content = _read(path)
+    if isinstance(content, Mapping):
+        by_index = _by_index(path, content)
+        names = [by_index.get(k, f"class {k}") for k in range(max(num_classes, max(by_index, default=-1) + 1))]
+    elif isinstance(content, list):
+        names = [str(name) for name in content]
+    else:
+        raise AnnotationError(f"{path}: expected a list of names or a map of name and index, found {content!r:.60}")
+    if len(names) != num_classes:
+        raise AnnotationError(f"{path}: {len(names)} class names, MODEL.NUM_CLASSES is {num_classes}")
+    return names
+
+
+def _read(path: str) -> Any:
+    file = Path(path)
+    if not file.is_file():
+        near = get_close_matches(file.name, [p.name for p in file.parent.glob("*")], n=1) if file.parent.is_dir() else []
+        raise AnnotationError(f"{path}: no such file" + (f"; nearest: {file.parent / near[0]}" if near else ""))
+    text = file.read_text(encoding="utf-8-sig")
+    if file.suffix != ".json":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+
+
+def _by_index(path: str, content: Mapping[str, Any]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for key, value in content.items():
+        if isinstance(value, int):
+            names[value] = key.strip('"')  # Kinetics name files in circulation carry the quotes of their CSV
+        elif key.isdigit() and isinstance(value, str):
+            names[int(key)] = value
+        else:
+            raise AnnotationError(f"{path}: expected name: index, found {key!r}: {value!r}")
+    if len(names) != len(content):
+        raise AnnotationError(f"{path}: an index is used twice")
+    return names
+
+
+def read_class_groups(path: str, names: Sequence[str]) -> dict[str, list[int]]:
+    """Groups of classes from a JSON file {group: [class names or indices]}; no groups when `path` is empty.
+
+    Raises:
+        AnnotationError: the file is missing or of another form, or a class is unknown.
+    """
+    if not path:
+        return {}
+    content = _read(path)
+    if not isinstance(content, Mapping) or not all(isinstance(v, list) for v in content.values()):
+        raise AnnotationError(f"{path}: expected {{group: [class names or indices]}}")
+    return {group: [_index_of(path, member, names) for member in members] for group, members in content.items()}
+
+
+def _index_of(path: str, member: object, names: Sequence[str]) -> int:
+    if isinstance(member, int) and 0 <= member < len(names):
+        return member
+    if member in names:
+        return list(names).index(str(member))
+    near = get_close_matches(str(member), names, n=1)
+    raise AnnotationError(f"{path}: unknown class {member!r}" + (f"; nearest: {near[0]!r}" if near else ""))

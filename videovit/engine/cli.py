@@ -1,0 +1,104 @@
+"""What the command-line tools share: SlowFast's way of giving a config, one-message errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from videovit.config import Config, ConfigError, load_config
+from videovit.data.decode import DecodeError
+from videovit.data.records import AnnotationError
+from videovit.engine.bad_samples import TooManyBadSamplesError
+from videovit.engine.checkpoint import CheckpointError
+from videovit.engine.distributed import LaunchError
+from videovit.engine.launch import SpawnedRunError
+from videovit.engine.loops import NonFiniteLossError, UnreadableVideosError
+
+
+class SomeFailedError(ValueError):
+    """A tool went through its inputs and some of them failed; they were named before."""
+
+
+# What a user can cause and mend: printed as a message, without a traceback.
+USER_ERRORS = (
+    ConfigError,
+    AnnotationError,
+    CheckpointError,
+    DecodeError,
+    LaunchError,
+    NonFiniteLossError,
+    SomeFailedError,
+    SpawnedRunError,
+    TooManyBadSamplesError,
+    UnreadableVideosError,
+)
+
+CONFIG_HELP = """config:
+  --cfg takes YAML files with SlowFast's keys; several files are run one after the other. Any key can be set on the
+  command line as KEY VALUE pairs, with or without --opts in front of them:
+    --cfg configs/Kinetics/MVIT_B_16x4_CONV.yaml NUM_GPUS 1 TRAIN.BATCH_SIZE 8 DATA.PATH_TO_DATA_DIR /data/k400
+  Keys that matter first: DATA.PATH_TO_DATA_DIR, OUTPUT_DIR, NUM_GPUS (0: CPU), TRAIN.ENABLE, TEST.ENABLE,
+  SHUFFLE_EVAL.ENABLE, TRAIN.BATCH_SIZE, TEST.CHECKPOINT_FILE_PATH. All keys: videovit/config/schema.py
+"""
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """--cfg FILE [FILE...] [KEY VALUE ...] and --opts KEY VALUE ..."""
+    parser.add_argument(
+        "--cfg",
+        dest="cfg",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="YAML config(s); KEY VALUE pairs may follow",
+    )
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides")
+
+
+def split_config_arguments(words: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take the words after --cfg apart: config files first, then KEY VALUE pairs.
+
+    Args:
+        words: what followed --cfg.
+        opts: what followed --opts; comes last, so it wins.
+
+    Returns:
+        Config files, and the overrides in order.
+    """
+    num_files = 1
+    while num_files < len(words) and (words[num_files].endswith((".yaml", ".yml")) or Path(words[num_files]).is_file()):
+        num_files += 1
+    rest = [word for word in [*words[num_files:], *opts] if word != "--opts"]
+    return list(words[:num_files]), rest
+
+
+def load(path: str, opts: Sequence[str]) -> Config:
+    """load_config, with its warnings as plain lines on stderr instead of Python's two-line form."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cfg = load_config(path, opts)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return cfg
+
+
+def exit_code(main: Callable[[], None], *, hint: str = "") -> int:
+    """Call `main`; 0 when it returns, 1 after an error of the user's making (its message is printed), 130 after Ctrl-C.
+
+    Other errors are bugs and keep their traceback.
+
+    Args:
+        hint: what to say after Ctrl-C.
+    """
+    try:
+        main()
+    except USER_ERRORS as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ninterrupted{hint and '; '}{hint}", file=sys.stderr)
+        return 130
+    return 0

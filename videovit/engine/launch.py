@@ -1,0 +1,137 @@
+"""Start the processes of a run and, in each of them, its tasks.
+
+Three ways in, one way on: a launcher that has set RANK and WORLD_SIZE (torchrun, submitit) starts this program once
+per process; otherwise several local processes are spawned; otherwise everything happens in this process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+
+from videovit.config import Config, dump_config
+from videovit.engine import distributed
+from videovit.engine.distributed import LaunchError
+from videovit.engine.log import RunLog, logger
+from videovit.engine.shuffle_eval import shuffle_eval
+from videovit.engine.tasks import Run, test, train
+
+Task = Callable[[Config, Run], dict[str, float]]
+
+class SpawnedRunError(RuntimeError):
+    """A spawned process stopped with an error; the message is that of the process."""
+
+
+TASKS: dict[str, tuple[Callable[[Config], bool], Task]] = {
+    "train": (lambda cfg: cfg.TRAIN.ENABLE, train),
+    "test": (lambda cfg: cfg.TEST.ENABLE, test),
+    "shuffle_eval": (lambda cfg: cfg.SHUFFLE_EVAL.ENABLE, shuffle_eval),
+}
+
+
+def run(cfg: Config) -> dict[str, dict[str, float]]:
+    """Run the enabled tasks of a config in as many processes as it asks for.
+
+    Returns:
+        Task name -> its numbers, as rank 0 has them; empty when the tasks ran in spawned processes of another shard.
+
+    Raises:
+        LaunchError: processes could not be started or could not find each other, or GPUs are missing.
+    """
+    if distributed.is_launched():
+        return run_tasks(cfg)
+    per_shard = cfg.NUM_GPUS if cfg.NUM_GPUS > 0 else cfg.NUM_CPU_PROCS
+    _check_gpus(cfg.NUM_GPUS)
+    if per_shard * cfg.NUM_SHARDS == 1:
+        return run_tasks(cfg)
+    host, port = _rendezvous(cfg)
+    results = mp.get_context("spawn").SimpleQueue()
+    try:
+        mp.start_processes(_child, args=(cfg, per_shard, host, port, results), nprocs=per_shard, start_method="spawn")
+    except mp.ProcessExitedException as error:
+        message = results.get() if not results.empty() else None
+        raise SpawnedRunError(message if isinstance(message, str) else str(error)) from error
+    return {} if results.empty() else results.get()
+
+
+def _child(local_rank: int, cfg: Config, per_shard: int, host: str, port: int, results: mp.SimpleQueue) -> None:
+    # Ctrl-C reaches every process of the terminal: this one ends quietly, the parent reports.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    os.environ.update(
+        RANK=str(cfg.SHARD_ID * per_shard + local_rank),
+        WORLD_SIZE=str(per_shard * cfg.NUM_SHARDS),
+        LOCAL_RANK=str(local_rank),
+        MASTER_ADDR=host,
+        MASTER_PORT=str(port),
+    )
+    if cfg.NUM_GPUS == 0:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // per_shard))
+    try:
+        result = run_tasks(cfg)
+    except ValueError as error:  # of the user's making: its message travels, without a traceback
+        results.put(f"rank {os.environ['RANK']}: {error}")
+        sys.exit(1)
+    if local_rank == 0:
+        results.put(result)
+
+
+def run_tasks(cfg: Config) -> dict[str, dict[str, float]]:
+    """Join the process group of the environment, if any, and run the enabled tasks in order."""
+    group = distributed.process_group(
+        use_gpu=cfg.NUM_GPUS > 0, backend=cfg.DIST_BACKEND, timeout_s=cfg.DIST_TIMEOUT_S
+    )
+    output_dir = Path(cfg.OUTPUT_DIR)
+    with group as device:
+        rank, world_size = distributed.rank(), distributed.world_size()
+        tensorboard = Path(cfg.TENSORBOARD.LOG_DIR or "tensorboard") if cfg.TENSORBOARD.ENABLE else None
+        with RunLog(output_dir, rank=rank, tensorboard_dir=output_dir / tensorboard if tensorboard else None) as log:
+            if rank == 0:
+                (output_dir / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
+                logger.info("config of this run: %s", output_dir / "config.yaml")
+            logger.info("%s, process %d of %d", _describe(device), rank + 1, world_size)
+            warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
+            results = {}
+            for name, (enabled, task) in TASKS.items():
+                if enabled(cfg):
+                    results[name] = task(cfg, Run(log, device, rank, world_size))
+            if not results:
+                logger.warning("warning: nothing to do: %s are all False", ", ".join(f"{t.upper()}.ENABLE" for t in TASKS))
+            return results
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"device {device} ({torch.cuda.get_device_name(device)})"
+    return f"device cpu ({torch.get_num_threads()} threads)"
+
+
+def _check_gpus(num_gpus: int) -> None:
+    found = torch.cuda.device_count()
+    if num_gpus > found:
+        raise LaunchError(
+            f"NUM_GPUS {num_gpus}: this machine has {found}; set NUM_GPUS to at most {found} (0 runs on the CPU, "
+            "NUM_CPU_PROCS says in how many processes)"
+        )
+
+
+def _rendezvous(cfg: Config) -> tuple[str, int]:
+    """Host and port where the processes meet: from --init_method, or for one shard a free port of this machine."""
+    if cfg.DIST_INIT_METHOD:
+        match = re.fullmatch(r"tcp://([^:/]+|\[[^\]]+\]):(\d+)", cfg.DIST_INIT_METHOD)
+        if not match:
+            raise LaunchError(f"--init_method: found {cfg.DIST_INIT_METHOD!r}, expected tcp://HOST:PORT")
+        return match.group(1).strip("[]"), int(match.group(2))
+    if cfg.NUM_SHARDS > 1:
+        raise LaunchError(f"NUM_SHARDS {cfg.NUM_SHARDS} needs --init_method tcp://HOST:PORT, the same on every shard")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return "127.0.0.1", int(probe.getsockname()[1])

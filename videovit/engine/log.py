@@ -1,0 +1,200 @@
+"""What a run tells: console lines, `stats.jsonl`, progress bars, TensorBoard.
+
+Every number is reported once, through `RunLog.stats`: as a SlowFast-style `json_stats: {...}` line in the log, as a
+line of `OUTPUT_DIR/stats.jsonl`, and to TensorBoard where asked. Only rank 0 writes; the other ranks log errors.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import simplejson
+from tqdm import tqdm
+
+T = TypeVar("T")
+logger = logging.getLogger("videovit")
+
+
+class RunLog:
+    """The reports of one process of a run; used as a context manager.
+
+    Args:
+        output_dir: folder for `stdout.log` and `stats.jsonl`; made when absent.
+        rank: global rank; ranks above 0 write no files and print warnings and errors only.
+        tensorboard_dir: folder for TensorBoard event files, or None for none.
+
+    Raises:
+        ValueError: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, output_dir: Path, *, rank: int = 0, tensorboard_dir: Path | None = None) -> None:
+        self.rank = rank
+        self.output_dir = output_dir
+        self._writer: Any = None
+        self._handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+        if rank == 0:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            self._handlers.append(logging.FileHandler(output_dir / "stdout.log", encoding="utf-8"))
+            if tensorboard_dir is not None:
+                self._writer = _tensorboard_writer(tensorboard_dir)
+
+    def __enter__(self) -> RunLog:
+        form = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
+        for handler in self._handlers:
+            handler.setFormatter(form)
+            logger.addHandler(handler)
+        logger.setLevel(logging.INFO if self.rank == 0 else logging.WARNING)
+        logger.propagate = False
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").handlers = list(self._handlers)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        logging.captureWarnings(False)
+        logging.getLogger("py.warnings").handlers = []
+        for handler in self._handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+    def stats(self, step: int | None = None, **values: Any) -> None:
+        """Report one record, e.g. `stats(_type="val_epoch", epoch="3/30", top1_err=12.5)`.
+
+        Args:
+            step: x position in TensorBoard; None keeps the record out of TensorBoard.
+            values: what to report; floats are rounded to 5 significant digits on the console only.
+        """
+        if self.rank != 0:
+            return
+        logger.info("json_stats: %s", simplejson.dumps({k: _rounded(v) for k, v in sorted(values.items())}))
+        with open(self.output_dir / "stats.jsonl", "a", encoding="utf-8") as file:
+            file.write(simplejson.dumps(values, ignore_nan=True) + "\n")
+        if self._writer is not None and step is not None:
+            kind = str(values.get("_type", "run"))
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            "TENSORBOARD.ENABLE is True, but the package tensorboard is not installed: pip install tensorboard"
+        ) from error
+    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+
+class Progress:
+    """Clips/s, remaining time and the share of time spent waiting for data, while iterating over batches.
+
+    On a terminal a bar; elsewhere one plain line every `log_period` steps and one at the end.
+
+        for step, batch in progress.over(loader):
+            with_the_batch()
+            progress.count(len(batch), loss=0.7)
+
+    Args:
+        name: what is being done, e.g. "epoch 3/30".
+        total: number of steps of the whole pass.
+        first: steps already done in an earlier run (mid-epoch resume).
+        log_period: plain lines come every so many steps.
+        quiet: neither bar nor lines (ranks above 0).
+    """
+
+    def __init__(self, name: str, total: int, *, first: int = 0, log_period: int = 10, quiet: bool = False) -> None:
+        self.name, self.total, self.first, self.log_period, self.quiet = name, total, first, max(1, log_period), quiet
+        self.step = first
+        self.num_clips = 0
+        self.data_s = 0.0  # seconds spent waiting for the loader
+        self.last_data_s = 0.0
+        self._start = time.monotonic()
+        self._bar: Any = None
+
+    def over(self, loader: Iterable[T]) -> Iterator[tuple[int, T]]:
+        """Yield (step, batch), timing how long each batch was waited for."""
+        if not self.quiet and sys.stderr.isatty():
+            self._bar = tqdm(total=self.total, initial=self.first, desc=self.name, unit="step", leave=False)
+        self._start = time.monotonic()
+        batches = iter(loader)
+        try:
+            while True:
+                asked = time.monotonic()
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                self.last_data_s = time.monotonic() - asked
+                self.data_s += self.last_data_s
+                yield self.step, batch
+                self.step += 1
+        finally:
+            if self._bar is not None:
+                self._bar.close()
+
+    def count(self, num_clips: int, **values: float) -> None:
+        """Say how many clips this step had, and what else to show."""
+        self.num_clips += num_clips
+        if self.quiet:
+            return
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        done = self.step + 1
+        if self._bar is not None:
+            self._bar.update(1)
+            self._bar.set_postfix_str(f"{self.summary()}  {shown}", refresh=False)
+        elif (done - self.first) % self.log_period == 0 or done == self.total:
+            logger.info("%s  step %d/%d  %s  eta %s  %s", self.name, done, self.total, self.summary(), self.eta(), shown)
+
+    @property
+    def elapsed_s(self) -> float:
+        return max(1e-9, time.monotonic() - self._start)
+
+    @property
+    def clips_per_s(self) -> float:
+        return self.num_clips / self.elapsed_s
+
+    def summary(self) -> str:
+        share = self.data_s / self.elapsed_s
+        return f"{self.clips_per_s:.1f} clips/s  data {share:.0%} compute {1 - share:.0%}"
+
+    def eta(self, further_steps: int = 0) -> str:
+        """Remaining time as h:mm:ss, `further_steps` being those after this pass."""
+        done = max(1, self.step + 1 - self.first)
+        remaining = self.total - self.step - 1 + further_steps
+        return str(datetime.timedelta(seconds=int(self.elapsed_s / done * remaining)))
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain text table; the first column left-aligned, the others right-aligned."""
+    cells = [list(map(str, header)), *(["-" if v is None else str(v) for v in row] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+    lines = [
+        "  ".join(v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(line, widths, strict=True)))
+        for line in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+def warn_once(message: str) -> None:
+    """Log a warning the first time this text comes up in the process."""
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning("warning: %s", message)
+
+
+_warned: set[str] = set()

@@ -1,0 +1,257 @@
+"""The two loops: one epoch of training, and one pass of inference that feeds sinks."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from videovit.data.records import Batch, Failure
+from videovit.data.transforms.mixup import Mixup
+from videovit.engine.log import Progress, logger
+from videovit.engine.losses import Loss
+from videovit.engine.optim import Schedule, clip_gradients, set_lr
+
+Preparation = Callable[[Tensor, Tensor | None], Tensor]
+"""uint8 (B, T, H, W, 3) and erasing seeds (B,) or None -> float (B, 3, T, H, W)."""
+
+LOOK_ON_S = 60.0  # after an unreadable test video: how long to look for others before stopping
+LOOK_ON_FILES = 20
+
+
+class UnreadableVideosError(ValueError):
+    """Evaluation met videos that cannot be read."""
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or the gradient norm is NaN or infinite."""
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+    """Mixed precision in `dtype`, or full precision for None."""
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+# ----------------------------------------------------------------------------------------------------- training
+
+
+@dataclass
+class Training:
+    """What a training step needs besides the batch.
+
+    Attributes:
+        model: takes (B, 3, T, H, W), returns logits; wrapped for distributed training or not.
+        dtype: of autocast, None for full precision; with float16 a `scaler` is needed.
+        accumulate: micro-batches that a batch is cut into; the optimiser step stays that of the whole batch.
+        seed, rank: together with epoch and step they fix dropout, drop path and mixup.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    loss: Loss
+    prepare: Preparation
+    device: torch.device
+    mixup: Mixup | None = None
+    scaler: torch.amp.GradScaler | None = None
+    dtype: torch.dtype | None = None
+    accumulate: int = 1
+    max_norm: float | None = None
+    max_value: float | None = None
+    seed: int = 0
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Loss and gradient norm (before clipping) of one optimiser step, still on the device; and the rate used."""
+
+    loss: Tensor
+    grad_norm: Tensor
+    lr: float
+
+
+def step_seed(seed: int, epoch: int, step: int, rank: int) -> np.random.SeedSequence:
+    """The source of all randomness of one step on one rank besides that of the clips."""
+    return np.random.SeedSequence((seed, epoch, step, rank))
+
+
+def train_step(parts: Training, batch: Batch, *, epoch: int, step: int, num_steps: int) -> StepResult:
+    """One optimiser step on one batch.
+
+    Args:
+        batch: on the CPU; moved to the device here.
+        epoch, step: position; the learning rate is that of epoch + step / num_steps.
+        num_steps: steps in the epoch.
+
+    Raises:
+        NonFiniteLossError: before the weights are touched.
+    """
+    source = step_seed(parts.seed, epoch, step, parts.rank)
+    torch.manual_seed(int(source.generate_state(1, np.uint64)[0]) & (2**63 - 1))
+    lr = parts.schedule(epoch + step / num_steps)
+    set_lr(parts.optimizer, lr)
+    batch = batch.to(parts.device)
+    x_BCTHW = parts.prepare(batch.frames_BTHWC, batch.erase_seeds_B)
+    targets: Tensor = batch.labels_B
+    if parts.mixup is not None:
+        x_BCTHW, targets = parts.mixup(x_BCTHW, targets, np.random.default_rng(source))
+    loss = _backward(parts, x_BCTHW, targets)
+    if parts.scaler is not None:
+        parts.scaler.unscale_(parts.optimizer)
+    norm = clip_gradients(parts.model, max_norm=parts.max_norm, max_value=parts.max_value)
+    # With a scaler an infinite norm is its business: it skips the step and lowers the scale.
+    if not torch.isfinite(loss) or (parts.scaler is None and not torch.isfinite(norm)):
+        videos = ", ".join(map(str, batch.videos_B.tolist()[:8]))
+        raise NonFiniteLossError(
+            f"epoch {epoch + 1}, step {step + 1}: loss {loss.item():g}, gradient norm {norm.item():g}, learning rate "
+            f"{lr:g}, rows of the list: {videos}; the weights were not touched. A lower SOLVER.BASE_LR, a longer "
+            "SOLVER.WARMUP_EPOCHS, SOLVER.CLIP_GRAD_L2NORM 1.0 or bf16 instead of fp16 are the usual cures"
+        )
+    if parts.scaler is not None:
+        parts.scaler.step(parts.optimizer)
+        parts.scaler.update()
+    else:
+        parts.optimizer.step()
+    parts.optimizer.zero_grad(set_to_none=True)
+    return StepResult(loss, norm, lr)
+
+
+def _backward(parts: Training, x_BCTHW: Tensor, targets: Tensor) -> Tensor:
+    """Accumulate the gradients of the mean loss over the batch, in `parts.accumulate` pieces; returns that loss."""
+    total = torch.zeros((), device=parts.device)
+    pieces = list(zip(x_BCTHW.tensor_split(parts.accumulate), targets.tensor_split(parts.accumulate), strict=True))
+    pieces = [(x, y) for x, y in pieces if len(x)]
+    for i, (x, y) in enumerate(pieces):
+        last = i == len(pieces) - 1
+        no_sync = getattr(parts.model, "no_sync", None)
+        with contextlib.nullcontext() if last or no_sync is None else no_sync():
+            with autocast(parts.device, parts.dtype):
+                logits = parts.model(x)
+            loss = parts.loss(logits, y) * (len(x) / len(x_BCTHW))
+            (parts.scaler.scale(loss) if parts.scaler is not None else loss).backward()
+        total += loss.detach()
+    return total
+
+
+def train_epoch(
+    parts: Training,
+    batches: Iterable[Batch],
+    *,
+    epoch: int,
+    num_steps: int,
+    first_step: int = 0,
+    progress: Progress,
+    after_step: Callable[[int, StepResult, Batch], bool],
+) -> None:
+    """Train on the batches of one epoch.
+
+    Args:
+        batches: those of the steps first_step .. num_steps - 1, in order.
+        after_step: called with (step, result, batch) after each step; returning True ends the epoch early.
+    """
+    parts.model.train()
+    for step, batch in progress.over(batches):
+        result = train_step(parts, batch, epoch=epoch, step=step, num_steps=num_steps)
+        progress.count(len(batch), loss=result.loss.item(), lr=result.lr)
+        if after_step(step, result, batch):
+            return
+
+
+# ---------------------------------------------------------------------------------------------------- inference
+
+
+class Sink(Protocol):
+    """Receives what the model says about each batch."""
+
+    def update(self, batch: Batch, logits_BK: Tensor) -> None: ...
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass over every batch: the input as it is, or changed, and the sink of the logits.
+
+    Attributes:
+        sink: receives (batch, logits).
+        change: (x (B, 3, T, H, W), batch) -> x of the same shape; None leaves the input alone.
+    """
+
+    sink: Sink
+    change: Callable[[Tensor, Batch], Tensor] | None = None
+
+
+@dataclass
+class Inference:
+    """What an inference pass needs besides the loader.
+
+    Attributes:
+        clips_per_step: at most so many clips go through the model at once.
+        skip_unreadable: leave unreadable videos out (and return them) instead of stopping.
+    """
+
+    model: nn.Module
+    prepare: Preparation
+    device: torch.device
+    dtype: torch.dtype | None = None
+    clips_per_step: int = 8
+    skip_unreadable: bool = False
+    unreadable: list[Failure] = field(default_factory=list)
+
+
+def evaluate(parts: Inference, batches: Iterable[Batch], passes: Sequence[Pass], progress: Progress) -> None:
+    """Run the model over all batches and hand the logits to the sinks; decoding is done once for all passes.
+
+    Unreadable videos are never replaced. They stop the run, after a short look at what else is unreadable, so that
+    one message names them; or, with `skip_unreadable`, they are collected in `parts.unreadable`.
+
+    Raises:
+        UnreadableVideosError: names the files and the reasons.
+    """
+    was_training = parts.model.training
+    parts.model.eval()
+    stop_at = float("inf")
+    try:
+        with torch.inference_mode(), autocast(parts.device, parts.dtype):
+            for _, batch in progress.over(batches):
+                if batch.failures:
+                    parts.unreadable += batch.failures
+                    if not parts.skip_unreadable:
+                        stop_at = min(stop_at, time.monotonic() + LOOK_ON_S)
+                if stop_at == float("inf"):
+                    _infer(parts, batch, passes)
+                elif time.monotonic() > stop_at or len(parts.unreadable) >= LOOK_ON_FILES:
+                    break
+                progress.count(len(batch))
+    finally:
+        parts.model.train(was_training)
+    if stop_at < float("inf"):
+        raise UnreadableVideosError(_name_unreadable(parts.unreadable))
+    for failure in parts.unreadable:
+        logger.warning("warning: left out: %s: %s", failure.path, failure.reason)
+
+
+def _infer(parts: Inference, batch: Batch, passes: Sequence[Pass]) -> None:
+    for chunk in batch.split(parts.clips_per_step):
+        if not len(chunk):
+            continue
+        chunk = chunk.to(parts.device)
+        x_BCTHW = parts.prepare(chunk.frames_BTHWC, None)
+        for one in passes:
+            changed = x_BCTHW if one.change is None else one.change(x_BCTHW, chunk)
+            one.sink.update(chunk, parts.model(changed))
+
+
+def _name_unreadable(failures: Sequence[Failure]) -> str:
+    lines = [f"  {f.path}: {f.reason} ({f.backend})" for f in failures]
+    return (
+        f"{len(failures)} video(s) of the evaluation list cannot be read; accuracy over a part of the list would not "
+        "be comparable, so the run stops (there may be more):\n"
+        + "\n".join(lines)
+        + "\nReplace the files or take their lines out; TEST.SKIP_UNREADABLE True leaves them out and says how many"
+    )

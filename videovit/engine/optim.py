@@ -1,0 +1,167 @@
+"""Optimiser, weight-decay groups, and the learning rate at any fractional epoch."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videovit.config import Config
+
+Schedule = Callable[[float], float]
+"""Fractional epoch -> learning rate."""
+
+
+def half_cosine(epoch: float, *, base: float, end: float, first: float, last: float) -> float:
+    """Half a cosine from `base` at epoch `first` down to `end` at epoch `last` (SGDR, arXiv 1608.03983, eq. 5)."""
+    return end + (base - end) * 0.5 * (1.0 + math.cos(math.pi * (epoch - first) / max(last - first, 1e-9)))
+
+
+def with_warmup(schedule: Schedule, *, epochs: float, start: float) -> Schedule:
+    """`schedule`, reached by a straight line from `start` during the first `epochs` (arXiv 1706.02677, 2.2)."""
+
+    def warmed(epoch: float) -> float:
+        if epoch >= epochs:
+            return schedule(epoch)
+        return start + (schedule(epochs) - start) * epoch / epochs
+
+    return warmed
+
+
+def build_schedule(cfg: Config) -> Schedule:
+    """The schedule of `SOLVER.*`.
+
+    `BASE_LR_SCALE_NUM_SHARDS` multiplies base, end and warm-up rate by the number of shards, as SlowFast does.
+
+    Raises:
+        ValueError: `LR_POLICY` is unknown.
+    """
+    solver = cfg.SOLVER
+    scale = float(cfg.NUM_SHARDS) if solver.BASE_LR_SCALE_NUM_SHARDS else 1.0
+    base, end = solver.BASE_LR * scale, solver.COSINE_END_LR * scale
+    first = solver.WARMUP_EPOCHS if solver.COSINE_AFTER_WARMUP else 0.0
+    schedule: Schedule
+    if solver.LR_POLICY == "cosine":
+        last = float(solver.MAX_EPOCH)
+
+        def schedule(epoch: float) -> float:
+            return half_cosine(epoch, base=base, end=end, first=first, last=last)
+
+    elif solver.LR_POLICY == "steps_with_relative_lrs":
+        steps, factors = list(solver.STEPS), list(solver.LRS)
+
+        def schedule(epoch: float) -> float:
+            return base * float(factors[max(0, bisect.bisect_right(steps, epoch) - 1)])
+
+    else:
+        raise ValueError(
+            f"SOLVER.LR_POLICY: found {solver.LR_POLICY!r}, expected 'cosine' or 'steps_with_relative_lrs'"
+        )
+    return with_warmup(schedule, epochs=solver.WARMUP_EPOCHS, start=solver.WARMUP_START_LR * scale)
+
+
+def layer_of(name: str, depth: int) -> int:
+    """Which of `depth + 2` layers a parameter belongs to: 0 the embedding, 1..depth the blocks, depth + 1 the head."""
+    block = re.search(r"(?:^|\.)blocks\.(\d+)\.", name)
+    if block:
+        return int(block.group(1)) + 1
+    return 0 if re.search(r"(?:^|\.)(patch_embed|cls_token|pos_embed)", name) else depth + 1
+
+
+def group_parameters(
+    named: Sequence[tuple[str, nn.Parameter]],
+    *,
+    weight_decay: float,
+    zero_decay_1d: bool = False,
+    zero_decay_names: Collection[str] = (),
+    layer_decay: float = 1.0,
+    depth: int = 0,
+) -> list[dict[str, Any]]:
+    """Sort parameters into optimiser groups with equal weight decay and learning-rate factor.
+
+    Args:
+        named: (name, parameter) pairs; frozen parameters are left out.
+        weight_decay: of the ordinary group.
+        zero_decay_1d: no decay on 1-D parameters and on every `.bias`.
+        zero_decay_names: full names that get no decay either (position and class embeddings).
+        layer_decay: learning-rate factor from one layer to the one below it (BEiT, arXiv 2106.08254).
+        depth: number of blocks, for `layer_decay`.
+
+    Returns:
+        Groups with the keys params, weight_decay and lr_scale.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
+        plain = (zero_decay_1d and (parameter.ndim <= 1 or name.endswith(".bias"))) or name in zero_decay_names
+        scale = layer_decay ** (depth + 1 - layer_of(name, depth)) if layer_decay < 1.0 else 1.0
+        groups.setdefault((0.0 if plain else weight_decay, scale), []).append(parameter)
+    return [{"params": ps, "weight_decay": decay, "lr_scale": scale} for (decay, scale), ps in groups.items()]
+
+
+def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of `SOLVER.*` over the trainable parameters of `model`.
+
+    AdamW and Adam run fused, which is the same arithmetic in one pass: 3 times faster on a CPU.
+    """
+    solver = cfg.SOLVER
+    named = list(model.named_parameters())
+    embeddings = [name for name, _ in named if re.search(r"(?:^|\.)(cls_token|pos_embed)", name)]
+    groups = group_parameters(
+        named,
+        weight_decay=solver.WEIGHT_DECAY,
+        zero_decay_1d=solver.ZERO_WD_1D_PARAM,
+        zero_decay_names=embeddings if cfg.MVIT.ZERO_DECAY_POS_CLS else (),
+        layer_decay=solver.LAYER_DECAY,
+        depth=cfg.MVIT.DEPTH,
+    )
+    method = solver.OPTIMIZING_METHOD
+    betas = (float(solver.BETAS[0]), float(solver.BETAS[1]))
+    if method == "sgd":
+        nesterov = solver.NESTEROV and solver.MOMENTUM > 0 and solver.DAMPENING == 0
+        return torch.optim.SGD(
+            groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=nesterov
+        )
+    if method in ("adam", "adamw"):
+        kind = torch.optim.AdamW if method == "adamw" else torch.optim.Adam
+        return kind(groups, lr=solver.BASE_LR, betas=betas, eps=1e-8, fused=True)
+    raise ValueError(f"SOLVER.OPTIMIZING_METHOD: found {method!r}, expected one of sgd, adam, adamw")
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group `lr` times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def clip_gradients(model: nn.Module, *, max_norm: float | None, max_value: float | None) -> Tensor:
+    """Clip gradients in place by value or by their total L2 norm; at most one of the two.
+
+    Returns:
+        Total L2 norm before clipping, a scalar; not finite when any gradient is not.
+    """
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    if max_value is not None:
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        nn.utils.clip_grad_value_(parameters, max_value)
+        return norm
+    return nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+
+
+def describe_groups(optimizer: torch.optim.Optimizer) -> str:
+    """One line: how many tensors and parameters are decayed, and how many are not."""
+    counts: dict[bool, list[int]] = {True: [0, 0], False: [0, 0]}
+    for group in optimizer.param_groups:
+        entry: Mapping[str, Any] = group
+        counts[entry["weight_decay"] > 0][0] += len(entry["params"])
+        counts[entry["weight_decay"] > 0][1] += sum(p.numel() for p in entry["params"])
+    return (
+        f"decayed: {counts[True][0]} tensors, {counts[True][1]:,} parameters; "
+        f"not decayed: {counts[False][0]} tensors, {counts[False][1]:,} parameters"
+    )

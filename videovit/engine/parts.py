@@ -1,0 +1,98 @@
+"""From a Config to the objects that the tasks work with: model, weights, precision, class names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from videovit.config import Config
+from videovit.engine import distributed
+from videovit.engine.checkpoint import CheckpointError, find_checkpoints, load_model
+from videovit.engine.log import logger
+from videovit.models import build_model, load_pretrained, measure_cost
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build_on(cfg: Config, device: torch.device) -> nn.Module:
+    """The model of the config with its initial weights, which depend on `RNG_SEED` alone, on `device`."""
+    torch.manual_seed(cfg.RNG_SEED)
+    model = build_model(cfg).to(device)
+    if cfg.LOG_MODEL_INFO and distributed.rank() == 0:
+        cost = measure_cost(cfg)
+        logger.info(
+            "%s: %s parameters, %.3f GMACs a clip (papers call them GFLOPs)",
+            cfg.MODEL.MODEL_NAME,
+            f"{cost.params:,}",
+            cost.gmacs,
+        )
+    return model
+
+
+def train_dtype(cfg: Config) -> torch.dtype | None:
+    """The autocast type of training, None for full precision."""
+    return DTYPES[cfg.TRAIN.MIXED_PRECISION_DTYPE] if cfg.TRAIN.MIXED_PRECISION else None
+
+
+def test_dtype(cfg: Config) -> torch.dtype | None:
+    """The autocast type of evaluation, None for full precision."""
+    return DTYPES[cfg.TRAIN.MIXED_PRECISION_DTYPE] if cfg.TEST.MIXED_PRECISION else None
+
+
+def without_wrapper(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, or the model itself."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def load_initial_weights(cfg: Config, model: nn.Module) -> None:
+    """Weights of `TRAIN.CHECKPOINT_FILE_PATH` as a starting point for training; nothing when it is empty.
+
+    Only weights are taken: training starts at epoch 0 with a new optimiser. (To go on with a run, start the same
+    command again: `TRAIN.AUTO_RESUME` finds its checkpoints in `OUTPUT_DIR`.)
+    """
+    if cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        report = load_pretrained(model, cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        if distributed.rank() == 0:
+            logger.info("weights of %s:\n%s", cfg.TRAIN.CHECKPOINT_FILE_PATH, report)
+
+
+def load_for_test(cfg: Config, model: nn.Module) -> None:
+    """Weights to evaluate: `TEST.CHECKPOINT_FILE_PATH`, else the newest of `OUTPUT_DIR`, else the training start.
+
+    Raises:
+        CheckpointError: none of the three is there (random weights are never evaluated), or the file does not fit.
+    """
+    if cfg.TEST.CHECKPOINT_FILE_PATH:
+        load_checkpoint_for_test(model, cfg.TEST.CHECKPOINT_FILE_PATH)
+        return
+    damaged = []
+    for path in find_checkpoints(Path(cfg.OUTPUT_DIR)):
+        try:
+            load_model(model, path)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            logger.warning("warning: passed over: %s", error)
+            continue
+        logger.info("testing the weights of %s", path)
+        return
+    if damaged:
+        raise CheckpointError("none of the checkpoints can be used:\n" + "\n".join(damaged))
+    if not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        raise CheckpointError(
+            f"nothing to test: no checkpoint in {cfg.OUTPUT_DIR}/checkpoints, and TEST.CHECKPOINT_FILE_PATH is empty"
+        )
+    load_initial_weights(cfg, model)
+
+
+def load_checkpoint_for_test(model: nn.Module, path: str) -> None:
+    """All weights of `path`, the head included: a model with a new head has nothing to tell.
+
+    Raises:
+        CheckpointError: unreadable, or a weight is missing or has another shape.
+    """
+    report = load_pretrained(model, path)
+    if report.missing or report.skipped:
+        raise CheckpointError(f"{path} does not hold all weights of this model (is MODEL.NUM_CLASSES right?):\n{report}")
+    logger.info("weights of %s:\n%s", path, report)

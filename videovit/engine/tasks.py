@@ -1,0 +1,283 @@
+"""The tasks that a config can enable, in the order in which they run: train, test, shuffle_eval."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from videovit.config import Config, dump_config
+from videovit.data.build import build_loader
+from videovit.data.transforms.pipeline import build_mixup, build_preparation
+from videovit.engine import distributed
+from videovit.engine.bad_samples import BadSamples
+from videovit.engine.checkpoint import Position, checkpoint_path, resume, save_checkpoint
+from videovit.engine.log import Progress, RunLog, format_table, logger
+from videovit.engine.loops import Inference, Pass, StepResult, Training, evaluate, train_epoch
+from videovit.engine.losses import build_loss
+from videovit.engine.metrics import ViewEnsemble
+from videovit.engine.optim import build_optimizer, build_schedule, describe_groups
+from videovit.engine.parts import (
+    build_on,
+    load_for_test,
+    load_initial_weights,
+    test_dtype,
+    train_dtype,
+    without_wrapper,
+)
+from videovit.engine.sinks import EnsembleSink, LossSink, SinkGroup
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where a task runs: its log, its device, and which of how many processes it is."""
+
+    log: RunLog
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    def progress(self, name: str, total: int, *, first: int = 0, log_period: int = 10) -> Progress:
+        return Progress(name, total, first=first, log_period=log_period, quiet=self.rank != 0)
+
+
+# ----------------------------------------------------------------------------------------------------- training
+
+
+def train(cfg: Config, run: Run) -> dict[str, float]:
+    """Train from scratch, from given weights, or from where an earlier run of the same folder stopped.
+
+    Returns:
+        The last validation's top1_acc and top5_acc in percent (empty when there was none).
+    """
+    output_dir = Path(cfg.OUTPUT_DIR)
+    loader = build_loader(cfg, "train", rank=run.rank, world_size=run.world_size)
+    parts = _training(cfg, run)
+    model = without_wrapper(parts.model)
+    position = None
+    if cfg.TRAIN.AUTO_RESUME:
+        position = resume(output_dir, model=model, optimizer=parts.optimizer, scaler=parts.scaler)
+    if position is None:
+        load_initial_weights(cfg, model)
+    position = position or Position()
+    num_steps = len(loader)
+    bad = BadSamples(output_dir, num_samples=len(loader.dataset.samples), max_fraction=cfg.DATA.MAX_BAD_FRACTION)
+    logger.info(
+        "training on %d videos, %d steps an epoch, %s", len(loader.dataset.samples), num_steps, describe_groups(parts.optimizer)
+    )
+
+    def save(at: Position) -> None:
+        if run.rank == 0:
+            path = checkpoint_path(output_dir, at)
+            save_checkpoint(
+                path,
+                model=model,
+                position=at,
+                cfg_text=dump_config(cfg),
+                optimizer=parts.optimizer,
+                scaler=parts.scaler,
+            )
+            logger.info("saved %s", path)
+        distributed.barrier()
+
+    result: dict[str, float] = {}
+    max_steps = cfg.TRAIN.MAX_STEPS or num_steps * cfg.SOLVER.MAX_EPOCH
+    for epoch in range(position.epoch, cfg.SOLVER.MAX_EPOCH):
+        first_step = position.step if epoch == position.epoch else 0
+        if epoch * num_steps + first_step >= max_steps:
+            break
+        loader.sampler.set_epoch(epoch, first_step)
+        name = f"epoch {epoch + 1}/{cfg.SOLVER.MAX_EPOCH}"
+        progress = run.progress(name, num_steps, first=first_step, log_period=cfg.LOG_PERIOD)
+        last_step = min(num_steps, max_steps - epoch * num_steps)
+
+        def after_step(
+            step: int, done: StepResult, batch: Any, *, epoch: int = epoch, progress: Progress = progress, end: int = last_step
+        ) -> bool:
+            bad.record(batch.failures)
+            if (step + 1) % cfg.LOG_PERIOD == 0:
+                _report_step(cfg, run, epoch=epoch, step=step, num_steps=num_steps, done=done, progress=progress)
+            return step + 1 >= end
+
+        train_epoch(
+            parts,
+            loader,
+            epoch=epoch,
+            num_steps=num_steps,
+            first_step=first_step,
+            progress=progress,
+            after_step=after_step,
+        )
+        bad.sync()
+        run.log.stats(
+            step=epoch + 1,
+            _type="train_epoch",
+            epoch=f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
+            clips_per_s=progress.clips_per_s * run.world_size,
+            data_share=progress.data_s / progress.elapsed_s,
+            bad_samples=len(bad),
+        )
+        if last_step < num_steps:
+            save(Position(epoch, last_step))
+            break
+        is_last = epoch + 1 == cfg.SOLVER.MAX_EPOCH or (epoch + 1) * num_steps >= max_steps
+        if is_last or (epoch + 1) % cfg.TRAIN.CHECKPOINT_PERIOD == 0:
+            save(Position(epoch + 1))
+        if is_last or (epoch + 1) % cfg.TRAIN.EVAL_PERIOD == 0:
+            result = _validate(cfg, run, model, epoch=epoch)
+    return result
+
+
+def _training(cfg: Config, run: Run) -> Training:
+    model: nn.Module = build_on(cfg, run.device)
+    optimizer = build_optimizer(cfg, model)
+    if run.world_size > 1:
+        gpus = [run.device.index] if run.device.type == "cuda" else None
+        model = nn.parallel.DistributedDataParallel(model, device_ids=gpus)
+    dtype = train_dtype(cfg)
+    return Training(
+        model=model,
+        optimizer=optimizer,
+        schedule=build_schedule(cfg),
+        loss=build_loss(cfg.MODEL.LOSS_FUNC, label_smoothing=cfg.MODEL.LABEL_SMOOTHING),
+        prepare=build_preparation(cfg, train=True),
+        device=run.device,
+        mixup=build_mixup(cfg),
+        scaler=torch.amp.GradScaler(run.device.type) if dtype == torch.float16 else None,
+        dtype=dtype,
+        accumulate=cfg.TRAIN.GRAD_ACCUM_STEPS,
+        max_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
+        max_value=cfg.SOLVER.CLIP_GRAD_VAL,
+        seed=cfg.RNG_SEED,
+        rank=run.rank,
+    )
+
+
+def _report_step(
+    cfg: Config, run: Run, *, epoch: int, step: int, num_steps: int, done: StepResult, progress: Progress
+) -> None:
+    loss, norm = distributed.mean(torch.stack([done.loss.float(), done.grad_norm.float()])).tolist()
+    seconds = progress.elapsed_s / (step + 1 - progress.first)
+    run.log.stats(
+        step=epoch * num_steps + step + 1,
+        _type="train_iter",
+        epoch=f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
+        iter=f"{step + 1}/{num_steps}",
+        loss=loss,
+        grad_norm=norm,
+        lr=done.lr,
+        dt=seconds,
+        dt_data=progress.data_s / (step + 1 - progress.first),
+        eta=progress.eta((cfg.SOLVER.MAX_EPOCH - epoch - 1) * num_steps),
+        clips_per_s=progress.clips_per_s * run.world_size,
+        gpu_mem_gb=torch.cuda.max_memory_allocated() / 2**30 if run.device.type == "cuda" else 0.0,
+    )
+
+
+def _validate(cfg: Config, run: Run, model: nn.Module, *, epoch: int) -> dict[str, float]:
+    """One centre clip, one centre crop of every validation video; every video once. (SlowFast's draws at random.)"""
+    loader = build_loader(cfg, "val", rank=run.rank, world_size=run.world_size)
+    ensemble = _ensemble(cfg, loader)
+    loss = LossSink(build_loss(cfg.MODEL.LOSS_FUNC))
+    parts = _inference(cfg, run, model, dtype=train_dtype(cfg), clips_per_step=cfg.TRAIN.BATCH_SIZE // run.world_size)
+    passes = [Pass(SinkGroup(EnsembleSink(ensemble, cfg.MODEL.HEAD_ACT), loss))]
+    evaluate(parts, loader, passes, run.progress("validation", len(loader), log_period=cfg.LOG_PERIOD))
+    result = ensemble.gather().result(skipped=_skipped(parts, loader))
+    run.log.stats(
+        step=epoch + 1,
+        _type="val_epoch",
+        epoch=f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
+        loss=loss.result(),
+        top1_err=100.0 - result["top1_acc"],
+        top5_err=100.0 - result["top5_acc"],
+        num_videos=result["num_videos"],
+    )
+    return {name: result[name] for name in ("top1_acc", "top5_acc")}
+
+
+# --------------------------------------------------------------------------------------------------- evaluation
+
+
+def test(cfg: Config, run: Run) -> dict[str, float]:
+    """Multi-view test: clips x crops of every test video, scores ensembled.
+
+    `TEST.NUM_TEMPORAL_CLIPS` repeats it for several numbers of clips.
+
+    Returns:
+        top1_acc, top5_acc in percent, num_videos, num_views, num_skipped; of the last number of clips.
+    """
+    model = build_on(cfg, run.device)
+    load_for_test(cfg, model)
+    result: dict[str, float] = {}
+    for num_clips in cfg.TEST.NUM_TEMPORAL_CLIPS or [cfg.TEST.NUM_ENSEMBLE_VIEWS]:
+        variant = dataclasses.replace(cfg, TEST=dataclasses.replace(cfg.TEST, NUM_ENSEMBLE_VIEWS=int(num_clips)))
+        result = _test_views(variant, run, model)
+    return result
+
+
+def _test_views(cfg: Config, run: Run, model: nn.Module) -> dict[str, float]:
+    (ensemble,), skipped = run_test_passes(cfg, run, model, [None], name="test")
+    result = ensemble.result(skipped=skipped)
+    views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
+    run.log.stats(_type="test_final", split="test_final", views=views, **result)
+    logger.info(
+        "\n%s",
+        format_table(
+            ["test", "top-1", "top-5", "videos", "left out"],
+            [[views, f"{result['top1_acc']:.2f}", f"{result['top5_acc']:.2f}", result["num_videos"], len(skipped)]],
+        ),
+    )
+    if cfg.TEST.SAVE_RESULTS_PATH and run.rank == 0:
+        path = Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"scores": ensemble.scores_VK, "labels": ensemble.labels_V}, path)
+        logger.info("scores (videos x classes) and labels saved to %s", path)
+    return result
+
+
+def run_test_passes(
+    cfg: Config, run: Run, model: nn.Module, changes: Sequence[Any], *, name: str
+) -> tuple[list[ViewEnsemble], frozenset[int]]:
+    """Test views of all videos through the model once per change of the input (see loops.Pass).
+
+    Returns:
+        One gathered ViewEnsemble per change, and the indices of the videos that were left out as unreadable.
+    """
+    loader = build_loader(cfg, "test", rank=run.rank, world_size=run.world_size)
+    ensembles = [_ensemble(cfg, loader) for _ in changes]
+    passes = [Pass(EnsembleSink(e, cfg.MODEL.HEAD_ACT), c) for e, c in zip(ensembles, changes, strict=True)]
+    clips_per_step = max(1, cfg.TEST.BATCH_SIZE // run.world_size)
+    parts = _inference(cfg, run, model, dtype=test_dtype(cfg), clips_per_step=clips_per_step)
+    evaluate(parts, loader, passes, run.progress(name, len(loader), log_period=cfg.LOG_PERIOD))
+    return [ensemble.gather() for ensemble in ensembles], _skipped(parts, loader)
+
+
+def _inference(
+    cfg: Config, run: Run, model: nn.Module, *, dtype: torch.dtype | None, clips_per_step: int
+) -> Inference:
+    return Inference(
+        model=model,
+        prepare=build_preparation(cfg, train=False),
+        device=run.device,
+        dtype=dtype,
+        clips_per_step=max(1, clips_per_step),
+        skip_unreadable=cfg.TEST.SKIP_UNREADABLE,
+    )
+
+
+def _ensemble(cfg: Config, loader: Any) -> ViewEnsemble:
+    return ViewEnsemble(
+        num_videos=len(loader.dataset.samples),
+        num_views=loader.dataset.num_views,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        method=cfg.DATA.ENSEMBLE_METHOD,
+    )
+
+
+def _skipped(parts: Inference, loader: Any) -> frozenset[int]:
+    paths = {f.path for part in distributed.gather(parts.unreadable) for f in part}
+    return frozenset(i for i, sample in enumerate(loader.dataset.samples) if sample.path in paths)
