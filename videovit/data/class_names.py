@@ -43,7 +43,9 @@ def read_class_names(path: str, num_classes: int) -> list[str]:
 def _read(path: str) -> Any:
     file = Path(path)
     if not file.is_file():
-        near = get_close_matches(file.name, [p.name for p in file.parent.glob("*")], n=1) if file.parent.is_dir() else []
+        near = (
+            get_close_matches(file.name, [p.name for p in file.parent.glob("*")], n=1) if file.parent.is_dir() else []
+        )
         raise AnnotationError(f"{path}: no such file" + (f"; nearest: {file.parent / near[0]}" if near else ""))
     text = file.read_text(encoding="utf-8-sig")
     if file.suffix != ".json":

@@ -1,0 +1,238 @@
+"""From the config to a data loader: which videos, in which order, on which rank.
+
+training, 10 videos, global batches of 4, 2 ranks; the permutation of an epoch is cut into batches:
+
+    7 2 9 0 | 4 1 8 3 | (5 6)        the last, incomplete batch is left out
+    r0  r1    r0  r1                 each rank takes its slice of every batch
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Sampler
+
+from videovit.config import Config
+from videovit.data.catalog import find_dataset
+from videovit.data.dataset import ClipDataset, FixedCrops, Key, RepeatedCrops, Stream, random_stream
+from videovit.data.records import Batch, Item, Sample, collate
+from videovit.data.sampling import EvenSpans, RandomSpans
+from videovit.data.transforms.pipeline import build_eval_transform, build_train_transform
+
+Split = Literal["train", "val", "test"]
+
+
+class BatchError(ValueError):
+    """A batch size that does not go with the number of processes or of videos."""
+
+
+class EpochSampler(Sampler[Key]):
+    """The (epoch, index) keys of one rank, in the order it reads them.
+
+    With a seed (training) the videos of every epoch are permuted and cut into global batches, of which this rank takes
+    its slice; the incomplete batch at the end is left out. The batches are the same for any number of ranks. Without a
+    seed (evaluation) video i goes to rank i % world_size and every video comes exactly once.
+
+    Args:
+        num_videos: videos in the data set.
+        batch_size: videos of this rank per step.
+        rank: this process.
+        world_size: processes that share the data set.
+        seed: of the permutations, or None.
+    """
+
+    def __init__(
+        self, num_videos: int, *, batch_size: int, rank: int = 0, world_size: int = 1, seed: int | None = None
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not in 0..{world_size - 1}")
+        self._num_videos = num_videos
+        self._batch_size = batch_size
+        self._rank = rank
+        self._world_size = world_size
+        self._seed = seed
+        self._epoch = 0
+        self._first_step = 0
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Choose the epoch that the next iteration reads, and how many of its first steps to leave out (resuming)."""
+        self._epoch = epoch
+        self._first_step = first_step
+
+    def __len__(self) -> int:
+        """Videos of this rank in a whole epoch, whatever `first_step`."""
+        if self._seed is None:
+            return len(range(self._rank, self._num_videos, self._world_size))
+        return self._num_videos // (self._batch_size * self._world_size) * self._batch_size
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch = self._epoch
+        for index in self._videos(epoch)[self._first_step * self._batch_size :].tolist():
+            yield epoch, index
+
+    def _videos(self, epoch: int) -> NDArray[np.int64]:
+        if self._seed is None:
+            return np.arange(self._rank, self._num_videos, self._world_size)
+        order = random_stream(Stream.ORDER_OF_VIDEOS, self._seed, epoch).permutation(self._num_videos)
+        num_steps = len(self) // self._batch_size
+        used = order[: num_steps * self._batch_size * self._world_size]
+        return used.reshape(num_steps, self._world_size, self._batch_size)[:, self._rank].reshape(-1)
+
+
+class ClipLoader(DataLoader[Item]):
+    """A data loader of Batches over a ClipDataset; `len()` is the number of steps of this rank in a whole epoch."""
+
+    dataset: ClipDataset
+    sampler: EpochSampler
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return super().__iter__()
+
+
+def build_loader(
+    cfg: Config, split: Split, *, rank: int = 0, world_size: int = 1, order: str = "ordered", order_seed: int = 0
+) -> ClipLoader:
+    """Everything from the list file to batches of clips, for one process.
+
+    Training reads random spans, AUG.NUM_SAMPLE augmentations of each; `val` the centre of each video once; `test` all
+    TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS views of a video together.
+
+    Args:
+        cfg: the config.
+        split: train, val or test: which list of DATA.PATH_TO_DATA_DIR, and how to read it.
+        rank: this process, of `world_size`.
+        world_size: all processes, over all shards.
+        order: order of the frames within each clip (shuffle evaluation).
+        order_seed: seed of that order.
+
+    Returns:
+        A ClipLoader: `loader.dataset.samples`, `loader.dataset.num_views`, `loader.sampler.set_epoch(epoch, step)`.
+
+    Raises:
+        AnnotationError: the list cannot be used.
+        BatchError: the batch size does not divide, or there are fewer videos than one batch.
+        ValueError: unknown data set or frame order.
+    """
+    samples = read_samples(cfg, split)
+    dataset = build_dataset(cfg, split, samples, order=order, order_seed=order_seed)
+    training = split == "train"
+    if training:
+        batch_size = train_batch_size(cfg, len(samples), world_size)
+    else:
+        batch_size = eval_batch_size(cfg, split, dataset.num_views, world_size)
+    sampler = EpochSampler(
+        len(samples),
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        seed=cfg.RNG_SEED if training else None,
+    )
+    num_workers = cfg.DATA_LOADER.NUM_WORKERS
+    return ClipLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+        timeout=cfg.DATA_LOADER.TIMEOUT if num_workers > 0 else 0,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # its own, so that a loader leaves the global random state alone
+    )
+
+
+def read_samples(cfg: Config, split: Split) -> list[Sample]:
+    """The videos of a split.
+
+    Raises:
+        AnnotationError: the list cannot be used.
+        ValueError: unknown data set.
+    """
+    spec = find_dataset(cfg.TRAIN.DATASET if split == "train" else cfg.TEST.DATASET)
+    return spec.read(
+        Path(cfg.DATA.PATH_TO_DATA_DIR) / spec.list_file.format(split=split),
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        separator=cfg.DATA.PATH_LABEL_SEPARATOR,
+        prefix=cfg.DATA.PATH_PREFIX,
+        skip_rows=cfg.DATA.SKIP_ROWS,
+    )
+
+
+def build_dataset(
+    cfg: Config, split: Split, samples: list[Sample], *, order: str = "ordered", order_seed: int = 0
+) -> ClipDataset:
+    """The data set of a split: how its clips are chosen and cut."""
+    data, training = cfg.DATA, split == "train"
+    num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
+    plan: RandomSpans | EvenSpans
+    crops: RepeatedCrops | FixedCrops
+    if training:
+        num_crops = cfg.AUG.NUM_SAMPLE
+        plan = RandomSpans(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS, jitter_fps=data.TRAIN_JITTER_FPS)
+        crops = RepeatedCrops(build_train_transform(cfg), num_crops)
+    elif split == "val":
+        plan = EvenSpans(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS)
+        crops = FixedCrops(replace(build_eval_transform(cfg, num_crops), crop_size=data.TRAIN_CROP_SIZE))
+    else:
+        plan = EvenSpans(
+            data.NUM_FRAMES,
+            data.SAMPLING_RATE,
+            data.TARGET_FPS,
+            num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
+            use_offset=data.USE_OFFSET_SAMPLING,
+        )
+        crops = FixedCrops(build_eval_transform(cfg, num_crops))
+    return ClipDataset(
+        samples,
+        plan=plan,
+        crops=crops,
+        num_crops=num_crops,
+        backend=data.DECODING_BACKEND,
+        seed=cfg.RNG_SEED,
+        replace_unreadable=training,
+        order=order,
+        order_seed=order_seed,
+    )
+
+
+def train_batch_size(cfg: Config, num_videos: int, world_size: int) -> int:
+    """Videos per training step and process: TRAIN.BATCH_SIZE a shard, shared by its processes.
+
+    Raises:
+        BatchError: it does not divide, or the data set has fewer videos than one step takes.
+    """
+    total = cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
+    if total % world_size:
+        raise BatchError(
+            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} x NUM_SHARDS {cfg.NUM_SHARDS} = {total} videos a step cannot be "
+            f"shared evenly by {world_size} processes"
+        )
+    if num_videos < total:
+        raise BatchError(
+            f"the training list has {num_videos} videos, fewer than one step takes: "
+            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} x NUM_SHARDS {cfg.NUM_SHARDS} = {total}"
+        )
+    return total // world_size
+
+
+def eval_batch_size(cfg: Config, split: Split, num_views: int, world_size: int) -> int:
+    """Videos per evaluation step and process, at least 1.
+
+    TEST.BATCH_SIZE counts clips of a shard in the test; validation takes as many as training does (TRAIN.BATCH_SIZE).
+    """
+    clips = cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE
+    return max(1, clips * cfg.NUM_SHARDS // world_size // num_views)
+
+
+def start_worker(worker: int) -> None:
+    """Set up a worker process: one thread, and Ctrl-C left to the main process."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,153 @@
+"""One data set class for training and evaluation: an index in, all clips of that video out.
+
+Every random choice is a function of (seed, epoch, index), so a clip does not depend on which worker or rank makes it.
+
+Shape letters: T frames of a clip, N distinct frames decoded, H W pixels of the video, S pixels of a crop, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from videovit.data.decode import DecodeError, open_video
+from videovit.data.records import Clip, Failure, Item, Sample
+from videovit.data.sampling import ClipPlan
+from videovit.data.transforms.reorder import reorder
+
+# A video that cannot be read is replaced by another one at most so often in a row.
+MOST_FAILURES_IN_A_ROW = 10
+
+Key = tuple[int, int]
+
+
+class Stream(IntEnum):
+    """Keeps the random numbers of different purposes apart, whatever the seeds."""
+
+    CLIPS = 0
+    ORDER_OF_VIDEOS = 1
+    ORDER_OF_FRAMES = 2
+
+
+def random_stream(stream: Stream, *words: int) -> np.random.Generator:
+    """A generator that depends on nothing but its purpose and these whole numbers, none below 0."""
+    return np.random.default_rng(np.random.SeedSequence(words, spawn_key=(int(stream),)))
+
+
+@dataclass(frozen=True)
+class RepeatedCrops:
+    """Training: the same clip augmented `times` times, independently (AUG.NUM_SAMPLE)."""
+
+    transform: Callable[[Tensor, np.random.Generator], Tensor]
+    times: int = 1
+
+    def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> list[Tensor]:
+        """`times` tensors, uint8 (T, S, S, 3)."""
+        return [self.transform(frames_THWC, rng) for _ in range(self.times)]
+
+
+@dataclass(frozen=True)
+class FixedCrops:
+    """Evaluation: the crops of a clip, always the same."""
+
+    transform: Callable[[Tensor], list[Tensor]]
+
+    def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> list[Tensor]:
+        """One uint8 (T, S, S, 3) per position; `rng` is not touched."""
+        return self.transform(frames_THWC)
+
+
+class ClipDataset(Dataset[Item]):
+    """Videos from a list, decoded, sampled in time and cropped in space.
+
+    Indexed by (epoch, index). An item holds every view of the video; the view number is clip * num_crops + crop. The
+    video is opened once, and one call decodes all the frames of all its clips.
+
+    Args:
+        samples: the videos.
+        plan: chooses the frames of every clip of a video.
+        crops: cuts a clip into its crops.
+        num_crops: how many crops that gives.
+        backend: name of the decoder.
+        seed: of all random choices but the order of frames.
+        replace_unreadable: draw another video for one that cannot be read (training); otherwise its item is empty.
+        order: order of the frames of each clip, a name that `transforms.reorder` knows.
+        order_seed: seed of that order; all crops of a clip have the same one.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        plan: ClipPlan,
+        crops: Callable[[Tensor, np.random.Generator], list[Tensor]],
+        num_crops: int = 1,
+        backend: str = "decord",
+        seed: int = 0,
+        replace_unreadable: bool = False,
+        order: str = "ordered",
+        order_seed: int = 0,
+    ) -> None:
+        self.samples = list(samples)
+        self.num_views = plan.num_clips * num_crops
+        self._plan = plan
+        self._crops = crops
+        self._num_crops = num_crops
+        self._backend = backend
+        self._seed = seed
+        self._replace_unreadable = replace_unreadable
+        self._order = order
+        self._order_seed = order_seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key) -> Item:
+        """All clips of a video, or of the one that stands in for it.
+
+        Args:
+            key: (epoch, index).
+
+        Returns:
+            An Item of num_views clips and the failures met; without clips when an unreadable video is not replaced.
+
+        Raises:
+            DecodeError: too many videos in a row cannot be read (training).
+        """
+        epoch, index = key
+        rng = random_stream(Stream.CLIPS, self._seed, epoch, index)
+        failures: list[Failure] = []
+        while True:
+            try:
+                return Item(self._read_clips(index, rng), failures)
+            except DecodeError as error:
+                failures.append(Failure(error.path, error.reason, error.backend))
+            if not self._replace_unreadable:
+                return Item([], failures)
+            if len(failures) == MOST_FAILURES_IN_A_ROW:
+                listed = "".join(f"\n  {failure.path}: {failure.reason}" for failure in failures[1:])
+                reason = f"{failures[0].reason}; nor can {len(failures) - 1} others drawn in its place:{listed}"
+                raise DecodeError(failures[0].path, reason, failures[0].backend)
+            index = int(rng.integers(len(self.samples)))
+
+    def _read_clips(self, index: int, rng: np.random.Generator) -> list[Clip]:
+        sample = self.samples[index]
+        with open_video(sample.path, self._backend) as video:
+            indices = self._plan(video.num_frames, video.fps, rng)
+            wanted = np.unique(np.concatenate(indices))
+            frames_NHWC = video.frames(wanted)
+        clips = []
+        for place, indices_T in enumerate(indices):
+            frames_THWC = frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
+            order_rng = random_stream(Stream.ORDER_OF_FRAMES, self._order_seed, index, place)
+            crops = self._crops(reorder(frames_THWC, self._order, order_rng), rng)
+            for crop, frames_TSSC in enumerate(crops):
+                view = place * self._num_crops + crop
+                clips.append(Clip(frames_TSSC, sample.label, index, view, int(rng.integers(2**63))))
+        return clips

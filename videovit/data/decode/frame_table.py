@@ -1,0 +1,141 @@
+"""The order of frames in a video file, from one pass over its packets, without decoding.
+
+A file stores packets in decoding order; frames are counted in the order they are shown. The table knows both:
+
+    decoding order   I0  P3  B1  B2  P6  B4  B5        position 0..6
+    shown            I0  B1  B2  P3  B4  B5  P6        frame index 0..6
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# In these containers a time stamp does not lead back to its packet for sure.
+UNSEEKABLE_FORMATS = frozenset({"avi", "mpegts", "mpeg", "mpegvideo", "h264", "hevc", "flv", "gif", "m4v"})
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Packets to decode in one go: positions `first` (a key frame) to `last`, showing the frames at `wanted_pts`."""
+
+    first: int
+    last: int
+    wanted_pts: frozenset[int]
+
+
+@dataclass(frozen=True)
+class FrameTable:
+    """Time stamps of all packets, in stream units.
+
+    Attributes:
+        pts: of each packet, by position (decoding order).
+        dts: of each packet, by position.
+        keys: positions of key packets, ascending.
+        shown: positions by frame index, i.e. in order of presentation; packets marked as not shown are left out.
+        seekable: False when frames can only be told apart by decoding from the start (then the rest is not used).
+    """
+
+    pts: list[int]
+    dts: list[int]
+    keys: list[int]
+    shown: list[int]
+    seekable: bool
+
+    @property
+    def has_leading_frames(self) -> bool:
+        """Whether frames stored after a key frame are shown before it (an open group of pictures)."""
+        starts = set(self.keys)
+        key_pts = None
+        for position, pts in enumerate(self.pts):
+            if position in starts:
+                key_pts = pts
+            elif key_pts is not None and pts < key_pts:
+                return True
+        return False
+
+    @property
+    def has_hidden_packets(self) -> bool:
+        """Whether some packets are decoded but not shown, as an edit list or a stream copy asks."""
+        return len(self.shown) < len(self.pts)
+
+    def stretches(self, wanted: Sequence[int]) -> list[Stretch]:
+        """Plan which packets to decode for a set of frames.
+
+        Every frame is decoded from the last key packet that stands before it in decoding order and is not shown
+        after it: a frame that is stored behind a key frame but shown before it refers to the group before.
+        Groups that hold no wanted frame are left out, and stretches that touch are joined.
+
+        Args:
+            wanted: frame indices, sorted and distinct.
+
+        Returns:
+            Disjoint stretches in decoding order.
+        """
+        key_pts = [self.pts[key] for key in self.keys]
+        groups: dict[int, list[int]] = {}
+        for index in wanted:
+            position = self.shown[index]
+            place = bisect_right(self.keys, position) - 1
+            while place > 0 and key_pts[place] > self.pts[position]:
+                place -= 1
+            groups.setdefault(self.keys[place], []).append(position)
+        joined: list[tuple[int, int, list[int]]] = []
+        for first in sorted(groups):
+            positions = groups[first]
+            if joined and first <= joined[-1][1] + 1:
+                before_first, before_last, before = joined[-1]
+                joined[-1] = before_first, max(before_last, *positions), before + positions
+            else:
+                joined.append((first, max(positions), positions))
+        return [
+            Stretch(first, last, frozenset(self.pts[position] for position in positions))
+            for first, last, positions in joined
+        ]
+
+
+def read_frame_table(packets: Iterable[Any], codec: str, container_format: str) -> FrameTable:
+    """Build the table from the packets of one video stream.
+
+    Args:
+        packets: PyAV packets in the order of the file, e.g. `container.demux(stream)`.
+        codec: name of the codec, e.g. "h264".
+        container_format: name of the container format; several names may be joined by commas.
+
+    Returns:
+        The table; not seekable when time stamps are missing or repeated, when the first packet is no key frame or
+        not the first one shown, or when the container is one in which seeking is not exact.
+    """
+    pts: list[int | None] = []
+    dts: list[int | None] = []
+    keys: list[int] = []
+    visible: list[int] = []
+    for packet in packets:
+        if not packet.size:  # the empty packet at the end of the file
+            continue
+        if packet.is_keyframe:
+            keys.append(len(pts))
+        if not packet.is_discard and not (codec == "vp8" and is_hidden_vp8(packet)):
+            visible.append(len(pts))
+        pts.append(packet.pts)
+        dts.append(packet.dts)
+    known_pts = [value for value in pts if value is not None]
+    known_dts = [value for value in dts if value is not None]
+    seekable = (
+        len(set(known_pts)) == len(pts)
+        and len(known_dts) == len(dts)
+        and keys[:1] == [0]
+        and known_pts[0] == min(known_pts)
+        and UNSEEKABLE_FORMATS.isdisjoint(container_format.split(","))
+    )
+    if not seekable:
+        return FrameTable([], [], [], visible, seekable=False)
+    shown = sorted(visible, key=known_pts.__getitem__)
+    return FrameTable(known_pts, known_dts, keys, shown, seekable=True)
+
+
+def is_hidden_vp8(packet: Any) -> bool:
+    """Whether a VP8 packet only updates a reference picture: the show_frame bit of its first byte is off."""
+    return not memoryview(packet)[0] >> 4 & 1

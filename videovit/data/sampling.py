@@ -1,0 +1,195 @@
+"""Which frames of a video make a clip: index arithmetic, no decoding.
+
+    a video of 20 frames, 4 sampled with stride 2 at the video's own rate: a span of 8 frames
+
+    frame   0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15 16 17 18 19
+    span                      [start ............... end]
+    clip                       x     x        x     x             start + (0, 7/3, 14/3, 7), truncated
+
+The span has stride * num_sampled frames, and the samples stand evenly from its first to its last frame: the mean
+distance is therefore slightly above the stride, (span - 1) / (num_sampled - 1).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+class ClipPlan(Protocol):
+    """Decides the frames of every clip taken from one video."""
+
+    @property
+    def num_clips(self) -> int:
+        """Clips per video."""
+
+    def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
+        """The (T,) frame indices of each clip of a video of `num_frames` frames."""
+
+
+def span_length(fps: float, *, num_sampled: int, stride: int, target_fps: float) -> float:
+    """Frames that a clip covers in a video of this rate: num_sampled * stride frames at `target_fps`, in time."""
+    return stride * num_sampled / target_fps * fps
+
+
+def last_start(num_frames: int, span: float) -> float:
+    """The latest start at which a span still fits, in frames; 0 when the video is shorter than the span."""
+    return max(num_frames - span, 0.0)
+
+
+def span_indices(
+    num_frames: int, fps: float, *, num_sampled: int, stride: int, target_fps: float, start: float
+) -> Indices:
+    """Frame indices of one clip whose span begins at `start`.
+
+    Positions are computed in single precision, as the models' published training did: near whole numbers the
+    truncation would otherwise choose a neighbour now and then.
+
+    Args:
+        num_frames: frames in the video, at least 1.
+        fps: frame rate of the video.
+        num_sampled: frames in the clip.
+        stride: wanted distance between sampled frames, at `target_fps`.
+        target_fps: the frame rate that `stride` counts in.
+        start: first frame of the span, in frames; need not be whole.
+
+    Returns:
+        (num_sampled,) int64, never decreasing, inside the video: past the last frame that frame is repeated.
+
+    Raises:
+        ValueError: num_frames is below 1.
+
+    Source: PySlowFast, temporal sampling of the Kinetics loader.
+    """
+    if num_frames < 1:
+        raise ValueError(f"a video of {num_frames} frames has none to sample")
+    end = start + span_length(fps, num_sampled=num_sampled, stride=stride, target_fps=target_fps) - 1
+    positions = torch.linspace(start, end, num_sampled).clamp(0, num_frames - 1)
+    indices: Indices = positions.long().numpy()
+    return indices
+
+
+def random_start(
+    num_frames: int, fps: float, *, num_sampled: int, stride: int, target_fps: float, rng: np.random.Generator
+) -> float:
+    """Start of a span placed anywhere in the video with equal chance, in frames (not whole)."""
+    span = span_length(fps, num_sampled=num_sampled, stride=stride, target_fps=target_fps)
+    return float(rng.uniform(0.0, last_start(num_frames, span)))
+
+
+def view_start(
+    num_frames: int,
+    fps: float,
+    *,
+    num_sampled: int,
+    stride: int,
+    target_fps: float,
+    view: int,
+    num_views: int,
+    use_offset: bool,
+) -> float:
+    """Start of the span of clip `view` of `num_views` clips spread over the video.
+
+    With offset sampling the first span begins with the video and the last one ends with it, and a single one
+    stands in the middle; without it the starts cut the room into `num_views` equal steps, so that the end of the
+    video is not reached:
+
+        use_offset=True,  3 views    [----]  [----]  [----]
+        use_offset=False, 3 views    [----][----][----]
+
+    Args:
+        num_frames: frames in the video.
+        fps: frame rate of the video.
+        num_sampled: frames per clip.
+        stride: distance between sampled frames, at `target_fps`.
+        target_fps: the frame rate that `stride` counts in.
+        view: which clip, from 0.
+        num_views: clips per video.
+        use_offset: DATA.USE_OFFSET_SAMPLING.
+
+    Returns:
+        Start of the span in frames.
+
+    Source: PySlowFast, multi-view testing.
+    """
+    room = last_start(num_frames, span_length(fps, num_sampled=num_sampled, stride=stride, target_fps=target_fps))
+    if not use_offset:
+        return room * view / num_views
+    if num_views == 1:
+        return float(math.floor(room / 2))
+    return float(view * math.floor(room / (num_views - 1)))
+
+
+@dataclass(frozen=True)
+class RandomSpans:
+    """Training: `num_clips` spans, each anywhere in the video; the frame rate may be jittered up by `jitter_fps`."""
+
+    num_sampled: int
+    stride: int
+    target_fps: float
+    num_clips: int = 1
+    jitter_fps: float = 0.0
+
+    def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
+        """The frame indices of each clip; draws from `rng`."""
+        target_fps = self.target_fps + float(rng.uniform(0.0, self.jitter_fps))
+        clips = []
+        for _ in range(self.num_clips):
+            start = random_start(
+                num_frames, fps, num_sampled=self.num_sampled, stride=self.stride, target_fps=target_fps, rng=rng
+            )
+            clips.append(
+                span_indices(
+                    num_frames,
+                    fps,
+                    num_sampled=self.num_sampled,
+                    stride=self.stride,
+                    target_fps=target_fps,
+                    start=start,
+                )
+            )
+        return clips
+
+
+@dataclass(frozen=True)
+class EvenSpans:
+    """Evaluation: `num_clips` spans spread over the video, always the same ones."""
+
+    num_sampled: int
+    stride: int
+    target_fps: float
+    num_clips: int = 1
+    use_offset: bool = True
+
+    def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
+        """The frame indices of each clip; `rng` is not touched."""
+        clips = []
+        for view in range(self.num_clips):
+            start = view_start(
+                num_frames,
+                fps,
+                num_sampled=self.num_sampled,
+                stride=self.stride,
+                target_fps=self.target_fps,
+                view=view,
+                num_views=self.num_clips,
+                use_offset=self.use_offset,
+            )
+            clips.append(
+                span_indices(
+                    num_frames,
+                    fps,
+                    num_sampled=self.num_sampled,
+                    stride=self.stride,
+                    target_fps=self.target_fps,
+                    start=start,
+                )
+            )
+        return clips
