@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from .schema import Choice, Range, Size
-from .tree import Mapping, Node, Scalar, Sequence, TreeError, parse_tree, written
+from .tree import Mapping, Node, Scalar, Sequence, TreeError, parse_tree, shown, written
 
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
@@ -66,10 +66,10 @@ def _limited(node: Node, inner: Any, limits: list[Any]) -> tuple[Any, list[str]]
     except Unfit as error:
         raise Unfit(f"{error} {limit}") if isinstance(limit, Range) else error from None
     if isinstance(limit, Range) and value not in limit:
-        raise Unfit(f"found {written(node)}, expected {_NAMES[inner]} {limit}")
+        raise Unfit(f"found {shown(node)}, expected {_NAMES[inner]} {limit}")
     if isinstance(limit, Size) and len(value) not in limit.allowed:
         sizes = " or ".join(str(size) for size in limit.allowed)
-        raise Unfit(f"found {written(node)}, expected {sizes} values")
+        raise Unfit(f"found {shown(node)}, expected {sizes} values")
     return value, notices
 
 
@@ -82,7 +82,7 @@ def _chosen(node: Node, inner: Any, choice: Choice) -> tuple[Any, list[str]]:
         return value, notices
     allowed = " or ".join(repr(option) for option in choice.allowed)
     hint = nearest(str(value), map(str, choice.allowed))
-    raise Unfit(f"found {value!r}, expected {allowed}{hint}")
+    raise Unfit(f"found {shown(node)!r}, expected {allowed}{hint}")
 
 
 def _tuple(node: Node, inner: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[str]]:
@@ -92,7 +92,7 @@ def _tuple(node: Node, inner: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[st
     elif len(items) == len(inner):
         kinds = list(inner)
     else:
-        raise Unfit(f"found {written(node)}, expected {len(inner)} values")
+        raise Unfit(f"found {shown(node)}, expected {len(inner)} values")
     pairs = [coerce(item, kind) for item, kind in zip(items, kinds, strict=True)]
     return tuple(value for value, _ in pairs), [notice for _, notices in pairs for notice in notices]
 
@@ -109,13 +109,13 @@ def _items(node: Node) -> list[Node]:
             parsed = node
         if isinstance(parsed, Sequence):
             return parsed.items
-    raise _unfit(node, f"a list such as [{text}]" if isinstance(node, Scalar) and text else "a list")
+    raise _unfit(node, f"a list such as [{shown(node)}]" if isinstance(node, Scalar) and text else "a list")
 
 
 def _unfit(node: Node, expected: str) -> Unfit:
     if isinstance(node, Mapping):
         return Unfit(f"found a section, expected {expected}")
-    found = "nothing" if isinstance(node, Scalar) and node.empty else repr(written(node))
+    found = "nothing" if isinstance(node, Scalar) and node.empty else repr(shown(node))
     return Unfit(f"found {found}, expected {expected}")
 
 
@@ -136,15 +136,22 @@ def _int(node: Scalar) -> int:
 def _float(node: Scalar) -> float:
     text = node.text.strip().lower()
     try:
-        value = float(text.replace(".inf", "inf"))
+        value = float(text)
     except ValueError:
         raise _unfit(node, "a number") from None
-    if math.isnan(value):
-        raise _unfit(node, "a number")
+    if not math.isfinite(value):
+        raise _unfit(node, "a finite number")
     return value
 
 
 def _str(node: Scalar) -> str:
+    """The text as it stands; only YAML's own words for nothing, without quotes, mean no text."""
+    if not node.quoted and node.text.lower() in ("null", "~"):
+        return ""
+    try:
+        node.text.encode()
+    except UnicodeEncodeError:
+        raise _unfit(node, "UTF-8 text") from None
     return node.text
 
 

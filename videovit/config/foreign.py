@@ -11,7 +11,7 @@ _CNN = "belongs to convolutional networks"
 _BATCHNORM = "there is no batch normalisation here"
 _SELF_SUPERVISED = "belongs to self-supervised training"
 _DETECTION = "belongs to detection"
-_STEPS = "belongs to step-wise learning rates; only LR_POLICY cosine is here"
+_STEPS = "no learning-rate policy reads it; SOLVER.STEPS and SOLVER.LRS are read"
 _PICTURES = "belongs to TensorBoard pictures that are not drawn here"
 
 IGNORED: dict[str, str] = {
@@ -53,8 +53,6 @@ IGNORED: dict[str, str] = {
     "DEMO.*": "tools/predict.py takes its settings from PREDICT",
     "SOLVER.GAMMA": _STEPS,
     "SOLVER.STEP_SIZE": _STEPS,
-    "SOLVER.STEPS": _STEPS,
-    "SOLVER.LRS": _STEPS,
     "PREFETCH.*": "unknown to SlowFast too; see DATA_LOADER.NUM_WORKERS",
     "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each worker decodes in one thread",
     "DATA.PATH_TO_PRELOAD_IMDB": "image folders are listed anew",
@@ -101,8 +99,8 @@ def _switch(reason: str) -> Refusal:
     return Refusal(reason, off=("False", "no", "off"))
 
 
-_OTHER_MODELS = ("SlowFast", "ResNet", "X3D", "ContrastiveModel", "MaskMViT", "PTVMViT")
-_OTHER_MODELS += ("PTVResNet", "PTVSlowFast", "PTVX3D", "PTVCSN", "PTVR2plus1D")
+_PTV_MODELS = ("PTVResNet", "PTVSlowFast", "PTVX3D", "PTVCSN", "PTVR2plus1D", "PTVMViT")
+_OTHER_MODELS = ("SlowFast", "ResNet", "X3D", "ContrastiveModel", "MaskMViT", *_PTV_MODELS)
 _NO_SSL = "self-supervised training is not here"
 
 REFUSED: dict[str, Refusal] = {
@@ -113,8 +111,8 @@ REFUSED: dict[str, Refusal] = {
         on=_OTHER_MODELS,
     ),
     "MODEL.LOSS_FUNC": Refusal(
-        "multi-label and self-supervised losses are not here; cross_entropy and soft_cross_entropy are",
-        on=("bce", "bce_logit", "mse", "multi_mse", "contrastive_loss"),
+        _NO_SSL,
+        on=("mse", "multi_mse", "contrastive_loss"),
     ),
     "MODEL.DETACH_FINAL_FC": _switch("training only the classifier is not here"),
     "MVIT.REV.ENABLE": _switch("reversible MViT is not here"),
@@ -136,8 +134,7 @@ REFUSED: dict[str, Refusal] = {
     "MULTIGRID.SHORT_CYCLE": _switch("multigrid training is not here"),
     "MULTIGRID.LONG_CYCLE": _switch("multigrid training is not here"),
     "DEMO.ENABLE": _switch("use tools/predict.py --cfg FILE --checkpoint FILE VIDEO"),
-    "SOLVER.LARS_ON": _switch("LARS is not here; SOLVER.OPTIMIZING_METHOD sgd and adamw are"),
-    "SOLVER.LR_POLICY": Refusal("only LR_POLICY cosine is here", on=("steps_with_relative_lrs",)),
+    "SOLVER.LARS_ON": _switch("LARS is not here; SOLVER.OPTIMIZING_METHOD sgd, adam and adamw are"),
     "TRAIN.CHECKPOINT_TYPE": Refusal("Caffe2 checkpoints are not read; convert them to PyTorch", on=("caffe2",)),
     "TEST.CHECKPOINT_TYPE": Refusal("Caffe2 checkpoints are not read; convert them to PyTorch", on=("caffe2",)),
     "TENSORBOARD.MODEL_VIS.ENABLE": _switch("weight and activation pictures in TensorBoard are not here"),

@@ -18,11 +18,12 @@ from . import rules
 from .coerce import Unfit, coerce, nearest
 from .foreign import IGNORED, REFUSED, ignored_reason
 from .schema import Config
-from .tree import Mapping, Node, Scalar, TreeError, read_tree, written
+from .tree import Mapping, Node, Scalar, TreeError, read_tree, shown, written
 
 _BASE = "_BASE_"
 _SUFFIXES = (".yaml", ".yml")
 _MAX_BASES = 16
+_MAX_KEY = 80  # longer ones get no suggestion
 
 
 class ConfigError(ValueError):
@@ -79,7 +80,7 @@ def load_config(path: str | os.PathLike[str] | None = None, opts: Sequence[objec
     found = _Found()
     if path is not None:
         _read_file(Path(path), found, ())
-    _read_opts([str(item) for item in opts], found)
+    _read_opts([opts] if isinstance(opts, str) else [str(item) for item in opts], found)
     values, failed = _coerce_all(found)
     cfg: Config = _build(Config, "", values)
     for keys, text in rules.check(cfg):
@@ -134,13 +135,10 @@ def _file_problem(path: Path, parents: tuple[Path, ...]) -> str | None:
         return f"there is no such file{_nearest_file(path)}"
     if path.resolve() in parents:
         chain = " -> ".join(str(file.name) for file in (*parents, path))
-        return f"{_BASE_LOOP} {chain}"
+        return f"{_BASE} goes round in a circle: {chain}"
     if len(parents) >= _MAX_BASES:
         return f"more than {_MAX_BASES} files are chained by {_BASE}"
     return None
-
-
-_BASE_LOOP = f"{_BASE} goes round in a circle:"
 
 
 def _nearest_file(path: Path) -> str:
@@ -154,11 +152,11 @@ def _read_base(node: Node, path: Path, found: _Found, parents: tuple[Path, ...])
     name = node.text if isinstance(node, Scalar) else ""
     place = f"{path}:{node.line}: {_BASE}"
     if not name:
-        found.problems.append(f"{place}: found {written(node) or 'nothing'}, expected the name of one YAML file")
+        found.problems.append(f"{place}: found {shown(node) or 'nothing'}, expected the name of one YAML file")
     elif "://" in name:
         found.problems.append(f"{place}: found {name}, expected a file of this machine")
     else:
-        _read_file(path.parent / Path(name).expanduser(), found, parents)
+        _read_file(path.parent / os.path.expanduser(name), found, parents)
 
 
 def _unique(mapping: Mapping, path: Path, prefix: str, found: _Found) -> dict[str, Node]:
@@ -181,12 +179,16 @@ def _flatten(key: str, node: Node, path: Path, found: _Found) -> None:
             found.values[key] = (node, f"{path}:{node.line}")
         return
     for name, inner in _unique(node, path, f"{key}.", found).items():
+        if name == "<<":
+            found.problems.append(f"{path}:{inner.line}: {key}: << (merging) is not read; use {_BASE}")
+            continue
         _flatten(f"{key}.{name}", inner, path, found)
 
 
 def _read_opts(opts: list[str], found: _Found) -> None:
     if len(opts) % 2:
-        found.problems.append(f"command line: {opts[-1]} has no value; expected KEY VALUE KEY VALUE ...")
+        hint = ", without =" if "=" in opts[-1] else ""
+        found.problems.append(f"command line: {opts[-1]} has no value; expected KEY VALUE KEY VALUE ...{hint}")
     for key, value in zip(opts[::2], opts[1::2], strict=False):
         found.values[key] = (Scalar(value, quoted=True), "command line")
 
@@ -202,7 +204,7 @@ def _coerce_all(found: _Found) -> tuple[dict[str, Any], set[str]]:
     for key, (node, place) in found.values.items():
         refusal = REFUSED.get(key)
         if refusal and refusal.applies_to(written(node)):
-            found.problems.append(f"{place}: {key}: found {written(node)}; {refusal.reason}")
+            found.problems.append(f"{place}: {key}: found {shown(node)}; {refusal.reason}")
             failed.add(key)
         elif key in known:
             try:
@@ -227,18 +229,21 @@ def _coerce_all(found: _Found) -> tuple[dict[str, Any], set[str]]:
 def _unknown(key: str) -> str:
     if key in _sections():
         return f"{key} is a section; expected one of its keys, such as {_first_key(key)}"
-    if key.rpartition(".")[2] == "<<":
-        return "<< (merge keys) are not read; use _BASE_"
+    if "=" in key:
+        return f"{shown(Scalar(key))} is not a known key; write KEY VALUE, without ="
     close = _nearest_key(key)
-    return f"{key} is not a known key{f'; did you mean {close}?' if close else ''}"
+    return f"{shown(Scalar(key))} is not a known key{f'; did you mean {close}?' if close else ''}"
 
 
 def _first_key(section: str) -> str:
     return next(key for key in known_keys() if key.startswith(f"{section}."))
 
 
+@functools.lru_cache(maxsize=256)
 def _nearest_key(key: str) -> str | None:
     """The known key most like `key`: the same word in another section, or like letters anywhere."""
+    if len(key) > _MAX_KEY:
+        return None
     wanted, word = key.upper(), key.upper().rpartition(".")[2]
     best, best_score = None, 0.7
     for name in (*known_keys(), *(name for name in (*IGNORED, *REFUSED) if not name.endswith("*"))):

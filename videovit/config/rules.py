@@ -66,16 +66,17 @@ def _loss(cfg: Config) -> Iterator[Broken]:
 
 def _learning_rate(cfg: Config) -> Iterator[Broken]:
     solver = cfg.SOLVER
-    if cfg.TRAIN.ENABLE and solver.COSINE_END_LR > solver.BASE_LR:
+    if cfg.TRAIN.ENABLE and solver.LR_POLICY == "cosine" and solver.COSINE_END_LR > solver.BASE_LR:
         yield (
             ("SOLVER.COSINE_END_LR", "SOLVER.BASE_LR"),
             f"{solver.COSINE_END_LR:g} is above SOLVER.BASE_LR {solver.BASE_LR:g}, which it ends",
         )
-    if cfg.TRAIN.ENABLE and solver.OPTIMIZING_METHOD == "sgd" and solver.NESTEROV:
-        if not solver.MOMENTUM:
-            yield ("SOLVER.NESTEROV", "SOLVER.MOMENTUM"), "Nesterov needs SOLVER.MOMENTUM above 0"
-        if solver.DAMPENING:
-            yield ("SOLVER.NESTEROV", "SOLVER.DAMPENING"), "Nesterov needs SOLVER.DAMPENING 0"
+    if solver.LR_POLICY == "steps_with_relative_lrs":
+        steps = list(solver.STEPS)
+        if not steps or steps[0] != 0 or steps != sorted(set(steps)):
+            yield ("SOLVER.STEPS", "SOLVER.LR_POLICY"), f"found {steps}, expected rising epochs that start with 0"
+        if len(steps) != len(solver.LRS):
+            yield ("SOLVER.LRS", "SOLVER.STEPS", "SOLVER.LR_POLICY"), f"found {list(solver.LRS)} for the steps {steps}"
 
 
 def _crops(cfg: Config) -> Iterator[Broken]:
@@ -87,28 +88,22 @@ def _crops(cfg: Config) -> Iterator[Broken]:
         limits = getattr(data, name)
         if limits and limits[0] > limits[1]:
             yield (f"DATA.{name}",), f"{list(limits)} must rise"
-    if bool(data.TRAIN_JITTER_SCALES_RELATIVE) != bool(data.TRAIN_JITTER_ASPECT_RELATIVE):
-        keys = ("DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE")
-        yield keys, f"needs {keys[1]} beside it: both set, or neither"
     if data.NUM_FRAMES == 1:
         return  # images are cut by their own rules
-    if cfg.TRAIN.ENABLE and not data.TRAIN_JITTER_SCALES_RELATIVE and smallest < data.TRAIN_CROP_SIZE:
+    boxes = data.TRAIN_JITTER_SCALES_RELATIVE or data.TRAIN_JITTER_ASPECT_RELATIVE
+    if cfg.TRAIN.ENABLE and not boxes and smallest < data.TRAIN_CROP_SIZE:
         yield (
             ("DATA.TRAIN_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
             f"{data.TRAIN_CROP_SIZE} is larger than the smallest short side, {smallest} (DATA.TRAIN_JITTER_SCALES)",
         )
-    if cfg.TEST.ENABLE or cfg.SHUFFLE_EVAL.ENABLE:
-        yield from _test_crop(cfg)
-
-
-def _test_crop(cfg: Config) -> Iterator[Broken]:
-    data = cfg.DATA
-    side, key = data.TEST_SHORT_SIDE, "DATA.TEST_SHORT_SIDE"
-    if not side and cfg.TEST.NUM_SPATIAL_CROPS == 1:
-        side, key = data.TRAIN_JITTER_SCALES[0], "DATA.TRAIN_JITTER_SCALES"
-    if 0 < side < data.TEST_CROP_SIZE:
-        text = f"{data.TEST_CROP_SIZE} is larger than the short side in the test, {side} ({key})"
-        yield ("DATA.TEST_CROP_SIZE", key, "TEST.NUM_SPATIAL_CROPS"), text
+    side, key = smallest, "DATA.TRAIN_JITTER_SCALES"
+    if data.TEST_SHORT_SIDE:
+        side, key = data.TEST_SHORT_SIDE, "DATA.TEST_SHORT_SIDE"
+    elif not cfg.TRAIN.ENABLE and cfg.TEST.NUM_SPATIAL_CROPS > 1:
+        return  # scaled to the size of the crop; validation during training takes one crop
+    if side < data.TEST_CROP_SIZE:
+        text = f"{data.TEST_CROP_SIZE} is larger than the short side in validation and test, {side} ({key})"
+        yield ("DATA.TEST_CROP_SIZE", key), text
 
 
 def _patches(cfg: Config) -> Iterator[Broken]:

@@ -58,6 +58,7 @@ ColourScale = Annotated[tuple[AboveZero, ...], Size((1, 3))]
 Pair = Annotated[tuple[int, ...], Size((2,))]
 SpaceTime = Annotated[tuple[Positive, ...], Size((3,))]
 Patch = Annotated[tuple[Positive, ...], Size((2, 3))]
+LOSSES = ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit")
 BlockFactor = tuple[Natural, AboveZero]
 BlockStride = tuple[Natural, Positive, Positive, Positive]
 
@@ -175,7 +176,7 @@ class Aug:
     NUM_SAMPLE: Positive = 1  # clips a video and step
     COLOR_JITTER: AtLeastZero | None = 0.4
     AA_TYPE: str = "rand-m9-mstd0.5-inc1"
-    INTERPOLATION: Annotated[str, Choice(("bicubic", "bilinear", "random"))] = "bicubic"
+    INTERPOLATION: Annotated[str, Choice(("bicubic", "bilinear", "nearest", "random"))] = "bicubic"
     RE_PROB: Fraction = 0.25
     RE_MODE: Annotated[str, Choice(("pixel", "const", "rand"))] = "pixel"
     RE_COUNT: Positive = 1
@@ -204,7 +205,7 @@ class Model:
     ARCH: str = "mvit"
     MODEL_NAME: str = "MViT"
     NUM_CLASSES: Positive = 400
-    LOSS_FUNC: Annotated[str, Choice(("cross_entropy", "soft_cross_entropy"))] = "cross_entropy"
+    LOSS_FUNC: Annotated[str, Choice(LOSSES)] = "cross_entropy"
     LABEL_SMOOTHING: DropRate = 0.0  # ours; without MIXUP
     DROPOUT_RATE: DropRate = 0.5
     HEAD_ACT: Annotated[str, Choice(("softmax", "sigmoid"))] = "softmax"
@@ -271,13 +272,15 @@ class Solver:
 
     BASE_LR: AtLeastZero = 0.1
     BASE_LR_SCALE_NUM_SHARDS: bool = False
-    LR_POLICY: Annotated[str, Choice(("cosine",))] = "cosine"
+    LR_POLICY: Annotated[str, Choice(("cosine", "steps_with_relative_lrs"))] = "cosine"
     COSINE_END_LR: AtLeastZero = 0.0
     COSINE_AFTER_WARMUP: bool = False
+    STEPS: tuple[AtLeastZero, ...] = ()  # epochs; for steps_with_relative_lrs
+    LRS: tuple[AtLeastZero, ...] = ()  # factors of BASE_LR from each of STEPS on
     MAX_EPOCH: Positive = 300
     WARMUP_EPOCHS: AtLeastZero = 0.0
     WARMUP_START_LR: AtLeastZero = 0.01
-    OPTIMIZING_METHOD: Annotated[str, Choice(("sgd", "adamw"), aliases=(("mt_adamw", "adamw"),))] = "sgd"
+    OPTIMIZING_METHOD: Annotated[str, Choice(("sgd", "adam", "adamw"), aliases=(("mt_adamw", "adamw"),))] = "sgd"
     MOMENTUM: DropRate = 0.9
     DAMPENING: Fraction = 0.0
     NESTEROV: bool = True

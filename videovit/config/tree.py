@@ -70,6 +70,12 @@ def written(node: Node) -> str:
     return "{" + ", ".join(f"{key.text}: {written(value)}" for key, value in node.pairs) + "}"
 
 
+def shown(node: Node) -> str:
+    """The node for a message: long ones shortened."""
+    text = " ".join(written(node).split()) if not isinstance(node, Scalar) else node.text
+    return text if len(text) <= 80 else f"{text[:60]} ... {text[-15:]}"
+
+
 def read_tree(path: Path) -> Node:
     """Read a YAML file.
 
