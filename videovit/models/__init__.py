@@ -1,0 +1,19 @@
+"""Models: plain modules with typed arguments, and `build_model` that reads a config for them."""
+
+from videovit.models.build import MODELS, UnknownModelError, build_model
+from videovit.models.macs import count_macs, count_params
+from videovit.models.mvit import MViT, mvit_from_config
+from videovit.models.mvit_schedule import BlockSpec, ScheduleError, expand
+
+__all__ = [
+    "MODELS",
+    "BlockSpec",
+    "MViT",
+    "ScheduleError",
+    "UnknownModelError",
+    "build_model",
+    "count_macs",
+    "count_params",
+    "expand",
+    "mvit_from_config",
+]

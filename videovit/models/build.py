@@ -1,0 +1,34 @@
+"""The table of models."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from videovit.models.mvit import mvit_from_config
+
+MODELS: dict[str, Callable[[Any], nn.Module]] = {"MViT": mvit_from_config}
+
+
+class UnknownModelError(ValueError):
+    """`MODEL.MODEL_NAME` is not in `MODELS`."""
+
+
+def build_model(cfg: Any) -> nn.Module:
+    """The model that a config describes, initialised, on the current default device.
+
+    Args:
+        cfg: `videovit.config.Config`.
+
+    Returns:
+        A module with `forward(x_BCTHW) -> logits (B, K)` and `forward_features(x_BCTHW) -> (tokens, grid)`.
+
+    Raises:
+        UnknownModelError: `MODEL.MODEL_NAME` is unknown; the message has the nearest name.
+    """
+    name = cfg.MODEL.MODEL_NAME
+    if name not in MODELS:
+        nearest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
+        raise UnknownModelError(f"MODEL.MODEL_NAME is {name!r}; known: {', '.join(MODELS)}; nearest: {nearest}")
+    return MODELS[name](cfg)

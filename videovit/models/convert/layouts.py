@@ -1,0 +1,150 @@
+"""Names of other projects' MViT weights, brought to this project's (which are PySlowFast's).
+
+One function per layout, `state -> state`; tensors change their shape only where the other project stores the same
+numbers in another form (torchvision keeps its tables without the leading 1). `detect` tells layouts apart by names.
+
+Block names on both sides:
+
+    here           torchvision           pytorchvideo               timm
+    attn.proj      attn.project.0        attn.proj                  attn.proj
+    attn.pool_q    attn.pool_q.pool      attn.pool_q (and alias)    attn.pool_q, 2-D
+    attn.norm_q    attn.pool_q.norm_act.0  attn.norm_q (and alias)  attn.norm_q
+    mlp.fc1, fc2   mlp.0, mlp.3          mlp.fc1, fc2               mlp.fc1, fc2
+    proj           project               proj                       shortcut_proj_attn / shortcut_proj_mlp
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from videovit.models.convert.read import CheckpointError
+
+State = dict[str, Tensor]
+
+# Pooling-norm eps of a layout that has one value for it.
+POOL_NORM_EPS = {
+    "mvit": 1e-6,
+    "pyslowfast_old": 1e-5,
+    "pytorchvideo": 1e-5,
+    "pytorchvideo_repo": 1e-6,
+    "torchvision": 1e-6,
+    "timm": 1e-6,
+}
+
+_TORCHVISION = (
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^pos_encoding\.class_token$", "cls_token"),
+    (r"^pos_encoding\.(spatial|temporal|class)_pos$", r"pos_embed_\1"),
+    (r"\.attn\.project\.0\.", ".attn.proj."),
+    (r"\.attn\.pool_([qkv])\.pool\.", r".attn.pool_\1."),
+    (r"\.attn\.pool_([qkv])\.norm_act\.0\.", r".attn.norm_\1."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+    (r"^(blocks\.\d+)\.project\.", r"\1.proj."),
+    (r"^head\.1\.", "head.projection."),
+)
+_PYTORCHVIDEO = (
+    (r"^patch_embed\.patch_model\.", "patch_embed.proj."),
+    (r"^cls_positional_encoding\.", ""),
+    (r"^norm_embed\.", "norm."),
+    (r"^head\.proj\.", "head.projection."),
+)
+_TIMM = (
+    (r"\.shortcut_proj_(attn|mlp)\.", ".proj."),
+    (r"^head\.fc\.", "head.projection."),
+)
+
+
+def detect(names: Iterable[str]) -> str:
+    """The layout that these names are in; `pyslowfast` when nothing speaks for another.
+
+    Raises:
+        CheckpointError: names of a project or a model that is known and not read.
+    """
+    names = set(names)
+
+    def some(pattern: str) -> bool:
+        return any(re.match(pattern, name) for name in names)
+
+    if some(r"backbone\."):
+        raise CheckpointError("weights of mmaction2 (names begin with backbone.) are not read; MViTv2 comes from "
+                              "PySlowFast, torchvision or timm")  # fmt: skip
+    if some(r"rev_backbone\."):
+        raise CheckpointError("weights of a reversible MViT (names begin with rev_backbone.) are not read")
+    if "conv_proj.weight" in names:
+        return "torchvision"
+    if some(r"stages\.\d+\.blocks\."):
+        return "timm"
+    if some(r"patch_embed\.patch_model\.|cls_positional_encoding\."):
+        return "pytorchvideo_repo" if some(r".*\._attention_pool_[qkv]\.") else "pytorchvideo"
+    return "pyslowfast"
+
+
+def from_pyslowfast(state: State) -> State:
+    """PySlowFast and facebookresearch/mvit: names are those of this project; image weights may lack the time axis."""
+    return {name: _with_time_axis(name, tensor) for name, tensor in state.items()}
+
+
+def from_torchvision(state: State) -> State:
+    """`mvit_v1_b`, `mvit_v2_s` and everything else that torchvision's `MViT` class builds."""
+    renamed = _rename(state, _TORCHVISION)
+    for name, dims in (("cls_token", 1), ("pos_embed_class", 1), ("pos_embed_spatial", 2), ("pos_embed_temporal", 2)):
+        if name in renamed and renamed[name].dim() == dims:
+            renamed[name] = renamed[name].reshape(1, -1, renamed[name].shape[-1])
+    return renamed
+
+
+def from_pytorchvideo(state: State) -> State:
+    """pytorchvideo, from pip (0.1.5) or its repository, whose second names for the same tensors are left out."""
+    return _rename({n: t for n, t in state.items() if not is_alias(n)}, _PYTORCHVIDEO)
+
+
+def from_timm(state: State) -> State:
+    """timm's `mvitv2_*`: blocks counted through its stages, two-dimensional pooling."""
+    return {n: _with_time_axis(n, t) for n, t in _rename(_without_stages(state), _TIMM).items()}
+
+
+LAYOUTS: dict[str, Callable[[State], State]] = {
+    "pyslowfast": from_pyslowfast,
+    "pyslowfast_old": from_pyslowfast,
+    "mvit": from_pyslowfast,
+    "pytorchvideo": from_pytorchvideo,
+    "pytorchvideo_repo": from_pytorchvideo,
+    "torchvision": from_torchvision,
+    "timm": from_timm,
+}
+
+
+def is_alias(name: str) -> bool:
+    """Whether this is a second name that pytorchvideo's repository gives to a pooling tensor."""
+    return "._attention_pool_" in name
+
+
+def _rename(state: State, rules: Iterable[tuple[str, str]]) -> State:
+    renamed = {}
+    for name, tensor in state.items():
+        new = name
+        for pattern, replacement in rules:
+            new = re.sub(pattern, replacement, new)
+        renamed[new] = tensor
+    return renamed
+
+
+def _without_stages(state: State) -> State:
+    """`stages.s.blocks.j` -> `blocks.i`, i counted from the first stage on."""
+    found = {(int(m[1]), int(m[2])) for name in state if (m := re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", name))}
+    number = {stage_block: i for i, stage_block in enumerate(sorted(found))}
+
+    def flat(match: re.Match[str]) -> str:
+        return f"blocks.{number[int(match[1]), int(match[2])]}."
+
+    return {re.sub(r"^stages\.(\d+)\.blocks\.(\d+)\.", flat, name): tensor for name, tensor in state.items()}
+
+
+def _with_time_axis(name: str, tensor: Tensor) -> Tensor:
+    """A convolution of images, (C, c, kh, kw), as one of clips, (C, c, 1, kh, kw); others as they are."""
+    is_conv = name == "patch_embed.proj.weight" or re.search(r"\.pool_[qkv]\.weight$", name)
+    return tensor.unsqueeze(2) if is_conv and tensor.dim() == 4 else tensor

@@ -1,0 +1,137 @@
+"""Weight files, read without running anything that they contain.
+
+`.pyth`, `.pth`, `.pt` (tensors and plain values only) and `.safetensors`; containers of PySlowFast and pytorchvideo
+(`model_state`), Lightning (`state_dict`) and timm (`model`), or a bare state dict.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CONTAINERS = ("model_state", "state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+_TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # how files written before torch 1.6 begin
+
+
+class CheckpointError(ValueError):
+    """A weight file is missing, damaged, of a kind that is not read, or does not fit the model."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a weight file holds.
+
+    Attributes:
+        state: names without wrapper prefixes -> tensors.
+        cfg: text of the config saved beside the weights; empty when there is none.
+        origin: where they came from, for messages.
+    """
+
+    state: dict[str, Tensor]
+    cfg: str
+    origin: str
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """The content of a weight file, on the CPU.
+
+    Args:
+        path: `.safetensors`, or anything that `torch.save` wrote.
+
+    Returns:
+        The top-level dict as it stands in the file.
+
+    Raises:
+        CheckpointError: missing, truncated, a plain pickle (Caffe2), or holding objects other than tensors and plain
+            values (numpy numbers among them).
+    """
+    path = Path(path)
+    if not path.is_file():
+        siblings = sorted(p.name for p in path.parent.glob("*.p*th")) if path.parent.is_dir() else []
+        hint = f"; in that folder: {', '.join(siblings[-5:])}" if siblings else ""
+        raise CheckpointError(f"{path}: no such weight file{hint}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    _refuse_plain_pickle(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: {_why(str(error))} ({path.stat().st_size:,} bytes)") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
+    return content
+
+
+def read_weights(source: str | Path | Mapping[str, Any]) -> Weights:
+    """Weights of a file, or of a dict already in memory, out of their container and without wrapper prefixes.
+
+    Args:
+        source: path; or a state dict, or a container of one (`{"model_state": ...}`).
+
+    Raises:
+        CheckpointError: as `read_file`; a Caffe2 container; or no tensors found.
+    """
+    origin = "the state dict" if isinstance(source, Mapping) else str(source)
+    content: Mapping[str, Any] = source if isinstance(source, Mapping) else read_file(source)
+    if "blobs" in content:
+        raise CheckpointError(f"{origin}: Caffe2 weights are not read; use the PyTorch file of the same model")
+    inner: Any = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), content)
+    state = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
+    if not state:
+        keys = ", ".join(sorted(map(str, content))[:5]) or "none"
+        raise CheckpointError(f"{origin}: no tensors in it; expected a state dict, or one under the key model_state; "
+                              f"found the keys {keys}")  # fmt: skip
+    cfg = content.get("cfg", "")
+    return Weights(strip_prefixes(state), cfg if isinstance(cfg, str) else "", origin)
+
+
+def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what DistributedDataParallel, `torch.compile` and trainers put in front of every one of them."""
+    names = list(state)
+    stripped = 0
+    while prefix := next((p for p in PREFIXES if all(n.startswith(p, stripped) for n in names)), ""):
+        stripped += len(prefix)
+    return {name[stripped:]: tensor for name, tensor in state.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(f"{path}: reading it takes the package safetensors (pip install safetensors)") from error
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def _refuse_plain_pickle(path: Path) -> None:
+    with open(path, "rb") as file:
+        head = file.read(len(_TORCH_MAGIC))
+    if path.suffix == ".pkl" or (head[:1] == b"\x80" and head != _TORCH_MAGIC):
+        raise CheckpointError(
+            f"{path}: a plain Python pickle, the form of Caffe2 weights, is not read (opening one can run code); "
+            "use the PyTorch file (.pyth, .pth) of the same model"
+        )
+
+
+def _why(message: str) -> str:
+    """The reason of a failed read in one sentence."""
+    if "numpy" in message:
+        return (
+            "holds numpy numbers beside its weights, which the safe reader refuses; if you trust its origin, save the "
+            "weights alone once: state = torch.load(old, weights_only=False)['model_state']; "
+            "torch.save({'model_state': state}, new)"
+        )
+    if "weights_only" in message or "Unsupported" in message:
+        first = next((line.strip() for line in message.splitlines() if "Unsupported" in line), "")
+        return f"holds objects other than tensors and plain values, which are not read {first}".rstrip()
+    return f"not a readable weight file: {message.splitlines()[0][:200] if message else 'no reason given'}"

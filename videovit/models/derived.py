@@ -1,0 +1,58 @@
+"""Tensors computed from parameters (packed, resized, gathered weights), kept between forwards in inference."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Derived:
+    """Remembers tensors made from parameters until one of the parameters changes.
+
+    Only when gradients are off and no compiler is looking; otherwise every call computes, so training, `torch.compile`
+    and `torch.export` see plain operations. A change is noticed by the parameter's version counter and address.
+    Writing through `param.data` or a NumPy view moves neither: call `train()` or `eval()` on the model afterwards (both
+    forget everything), as every evaluation loop does anyway.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, tuple[Any, Tensor]] = {}
+
+    def __call__(self, key: Hashable, sources: Sequence[Tensor | None], make: Callable[[], Tensor]) -> Tensor:
+        """`make()`, or what it returned last time for this key while `sources` stayed the same.
+
+        Args:
+            key: names the result; holds whatever else it depends on (sizes, dtype, device).
+            sources: the parameters that `make` reads; None entries are skipped.
+            make: computes the tensor.
+
+        Returns:
+            The tensor, not to be written to.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return make()
+        tensors = [t for t in sources if t is not None]
+        if any(t.is_meta or t.is_inference() for t in tensors):
+            return make()
+        stamp = [(t.data_ptr(), t._version) for t in tensors]
+        known = self._made.get(key)
+        if known is None or known[0] != stamp:
+            # An inference tensor could not be used by a later training step: make a normal one.
+            with torch.inference_mode(False), torch.no_grad():
+                known = (stamp, make())
+            self._made[key] = known
+        return known[1]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._made.clear()
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Derived":
+        return Derived()
+
+    def __reduce__(self) -> tuple[type["Derived"], tuple[()]]:
+        return Derived, ()

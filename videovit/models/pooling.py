@@ -1,0 +1,172 @@
+"""Pooling of token grids: depthwise convolution, maximum and average, channels last throughout.
+
+Tokens lie as (B, T, H, W, C) in memory, heads folded into C, which is the layout that the fast depthwise kernels
+read; nothing is transposed on the way in or out.
+
+B clips, T H W grid in tokens, C channels (all heads), K kernel taps.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Triple = tuple[int, int, int]
+
+
+def pooled_size(size: int, kernel: int, stride: int) -> int:
+    """Positions left on one axis after pooling with padding kernel // 2."""
+    return (size + 2 * (kernel // 2) - kernel) // stride + 1
+
+
+def depthwise_conv(x_BTHWC: Tensor, weight_C1KKK: Tensor, stride: Triple) -> Tensor:
+    """Depthwise 3D convolution with padding kernel // 2 and no bias.
+
+    Args:
+        x_BTHWC: (B, T, H, W, C).
+        weight_C1KKK: (C, 1, kt, kh, kw), one filter per channel.
+        stride: (t, h, w).
+
+    Returns:
+        (B, T', H', W', C), dtype of `x_BTHWC`.
+    """
+    weight = weight_C1KKK.to(x_BTHWC.dtype)
+    x_BCTHW = x_BTHWC.permute(0, 4, 1, 2, 3)
+    if x_BTHWC.device.type == "cpu" and torch.is_grad_enabled() and (x_BTHWC.requires_grad or weight.requires_grad):
+        pooled: Tensor = _DepthwiseConv.apply(x_BCTHW, weight, stride)
+    else:
+        pooled = _conv(x_BCTHW, weight, stride)
+    return pooled.permute(0, 2, 3, 4, 1)
+
+
+def _conv(x_BCTHW: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
+    _, _, *kernel = weight.shape
+    return F.conv3d(x_BCTHW, weight, None, stride, [k // 2 for k in kernel], 1, weight.shape[0])
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    """Depthwise convolution whose backward is quick on a CPU.
+
+    oneDNN has a fast depthwise kernel forward and slow ones backward, worst in bf16 and channels last. The gradient of
+    the input is a forward convolution too: of the output gradient, spread out by the stride with zeros between, with
+    the filter turned round. The gradient of the weight is taken in fp32, where the library's kernel is good.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BCTHW: Tensor, weight: Tensor, stride: Triple) -> Tensor:
+        ctx.save_for_backward(x_BCTHW, weight)
+        ctx.stride = stride
+        return _conv(x_BCTHW, weight, stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BCTHW: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x_BCTHW, weight = ctx.saved_tensors
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        dx = _input_grad(dy_BCTHW, x_BCTHW, weight, ctx.stride) if needs_x else None
+        dweight = _weight_grad(dy_BCTHW, x_BCTHW, weight, ctx.stride) if needs_weight else None
+        return dx, dweight, None
+
+
+def _input_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Triple) -> Tensor:
+    """Gradient of the input as one stride-1 forward convolution."""
+    B, C, *sizes = x_BCTHW.shape
+    _, _, *kernel = weight.shape
+    if tuple(stride) != (1, 1, 1):
+        spread = [n + 2 * (k // 2) - k + 1 for n, k in zip(sizes, kernel, strict=True)]
+        spread_BCTHW = dy_BCTHW.new_zeros(B, *spread, C).permute(0, 4, 1, 2, 3)
+        spread_BCTHW[:, :, :: stride[0], :: stride[1], :: stride[2]] = dy_BCTHW
+        dy_BCTHW = spread_BCTHW
+    return F.conv3d(dy_BCTHW, weight.flip(2, 3, 4), None, 1, [k - 1 - k // 2 for k in kernel], 1, C)
+
+
+def _weight_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Triple) -> Tensor:
+    """Gradient of the weight by the library's own kernel, in fp32 at least."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    padding = [k // 2 for k in weight.shape[2:]]
+    _, dweight, _ = torch.ops.aten.convolution_backward(
+        dy_BCTHW.to(wide),
+        x_BCTHW.to(wide),
+        weight.to(wide),
+        None,
+        stride,
+        padding,
+        [1, 1, 1],
+        False,
+        [0, 0, 0],
+        weight.shape[0],
+        [False, True, False],
+    )
+    return dweight.to(weight.dtype)
+
+
+def max_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+    """Maximum over windows with padding kernel // 2 (padding never wins).
+
+    Args:
+        x_BTHWC: (B, T, H, W, C).
+        kernel: (t, h, w).
+        stride: (t, h, w).
+
+    Returns:
+        (B, T', H', W', C).
+    """
+    if kernel[0] == stride[0] == 1:
+        x_XCHW = x_BTHWC.flatten(0, 1).permute(0, 3, 1, 2)
+        x_XCHW = F.max_pool2d(x_XCHW, kernel[1:], stride[1:], [k // 2 for k in kernel[1:]])
+        return x_XCHW.permute(0, 2, 3, 1).unflatten(0, x_BTHWC.shape[:2])
+    x_BCTHW = F.max_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, [k // 2 for k in kernel])
+    return x_BCTHW.permute(0, 2, 3, 4, 1)
+
+
+def avg_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+    """Mean over windows with padding kernel // 2; padding counts as zeros, as PyTorch's default has it.
+
+    Args:
+        x_BTHWC: (B, T, H, W, C).
+        kernel: (t, h, w).
+        stride: (t, h, w).
+
+    Returns:
+        (B, T', H', W', C).
+    """
+    x_BCTHW = F.avg_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, [k // 2 for k in kernel])
+    return x_BCTHW.permute(0, 2, 3, 4, 1)
+
+
+def touched(size: int, kernel: int, stride: int) -> list[int]:
+    """Positions of one axis that a pooling with padding kernel // 2 reads; `range(size)` unless stride > kernel.
+
+    A kernel of 3 with stride 8 reads 3 of 8 positions:
+
+        position   0 1 2 3 4 5 6 7 8 9 ...
+        window   (-1 0 1)        (7 8 9)
+
+    Put side by side, what is read can be pooled with a stride equal to the kernel and the same padding.
+    """
+    if stride <= kernel:
+        return list(range(size))
+    first = -(kernel // 2)
+    starts = [first + i * stride for i in range(pooled_size(size, kernel, stride))]
+    return [p for start in starts for p in range(start, start + kernel) if 0 <= p < size]
+
+
+def touched_index(height: int, width: int, kernel: Triple, stride: Triple) -> tuple[Tensor, int, int, Triple]:
+    """Which tokens of a frame a strided pooling reads.
+
+    Args:
+        height, width: of the frame, in tokens.
+        kernel, stride: of the pooling, (t, h, w).
+
+    Returns:
+        index: (X,) int64 into the row-major frame, X = rows * columns.
+        rows, columns: size of the compacted frame.
+        stride: to pool the compacted frame with, for the same result.
+    """
+    rows, columns = touched(height, kernel[1], stride[1]), touched(width, kernel[2], stride[2])
+    index = torch.tensor(rows)[:, None] * width + torch.tensor(columns)
+    compact = (stride[0], min(stride[1], kernel[1]), min(stride[2], kernel[2]))
+    return index.flatten(), len(rows), len(columns), compact

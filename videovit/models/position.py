@@ -1,0 +1,78 @@
+"""Position tables: resizing, and rows of a relative table for a query and a key axis.
+
+B clips, T H W grid in tokens, N tokens, C channels, D head width, L rows of a relative table (offsets).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Grid = tuple[int, int, int]
+
+
+def resize_pos_embed(table_1NC: Tensor, old: Grid, new: Grid) -> Tensor:
+    """Stretch an absolute position table from one grid to another: bicubic in space, linear in time.
+
+    Args:
+        table_1NC: (1, T * H * W, C), row-major over `old`; no class token row.
+        old: (T, H, W) the table was made for.
+        new: (T, H, W) wanted.
+
+    Returns:
+        (1, T' * H' * W', C); `table_1NC` itself when the grids agree.
+
+    Source: PySlowFast's checkpoint loader (spatial bicubic, temporal linear).
+    """
+    if old == new:
+        return table_1NC
+    (t, h, w), (new_t, new_h, new_w) = old, new
+    channels = table_1NC.shape[-1]
+    table_TCHW = table_1NC.reshape(t, h, w, channels).permute(0, 3, 1, 2)
+    if (h, w) != (new_h, new_w):
+        table_TCHW = F.interpolate(table_TCHW, size=(new_h, new_w), mode="bicubic", align_corners=False)
+    if t != new_t:
+        rows_1XT = table_TCHW.reshape(1, t, -1).transpose(1, 2)
+        rows_1XT = F.interpolate(rows_1XT, size=new_t, mode="linear", align_corners=False)
+        table_TCHW = rows_1XT.transpose(1, 2).reshape(new_t, channels, new_h, new_w)
+    return table_TCHW.permute(0, 2, 3, 1).reshape(1, -1, channels)
+
+
+def resize_rel_pos(table_LD: Tensor, length: int) -> Tensor:
+    """Stretch a relative position table to another number of offsets, linearly.
+
+    Args:
+        table_LD: (L, D), one row per offset.
+        length: wanted number of rows.
+
+    Returns:
+        (length, D); `table_LD` itself when L == length.
+
+    Source: MViTv2 (arXiv 2112.01526), section 4.1.
+    """
+    if table_LD.shape[0] == length:
+        return table_LD
+    return F.interpolate(table_LD.t()[None], size=length, mode="linear", align_corners=False)[0].t()
+
+
+def gather_rel_pos(table_LD: Tensor, num_q: int, num_k: int) -> Tensor:
+    """Rows of a relative table for every (query, key) position along one axis.
+
+    The coarser axis counts in steps of the finer one, and the offset 0 stands in the middle row:
+
+        offset(i, j) = i * max(K / Q, 1) - j * max(Q / K, 1) + (K - 1) * max(Q / K, 1)
+
+    Args:
+        table_LD: (L, D); stretched first when L is not 2 * max(Q, K) - 1.
+        num_q: Q, positions of queries.
+        num_k: K, positions of keys.
+
+    Returns:
+        (Q, K, D).
+
+    Source: MViTv2 (arXiv 2112.01526), eq. 4; fractional offsets are cut as in PySlowFast.
+    """
+    table_LD = resize_rel_pos(table_LD, 2 * max(num_q, num_k) - 1)
+    q_step, k_step = max(num_k / num_q, 1.0), max(num_q / num_k, 1.0)
+    q = torch.arange(num_q, device=table_LD.device)[:, None] * q_step
+    k = torch.arange(num_k, device=table_LD.device)[None, :] * k_step
+    return table_LD[(q - k + (num_k - 1) * k_step).long()]
