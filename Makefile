@@ -33,7 +33,7 @@ demo: setup
 	$(BIN)/python datasets/demo/prepare.py --output $(DEMO)/data
 	$(BIN)/python tools/run_net.py --cfg configs/Demo/MVIT_TINY.yaml \
 	  DATA.PATH_TO_DATA_DIR $(DEMO)/data OUTPUT_DIR $(DEMO)/run
-	$(BIN)/python tools/predict.py --cfg configs/Demo/MVIT_TINY.yaml --checkpoint $(DEMO)/run/checkpoints/last \
+	$(BIN)/python tools/predict.py --cfg configs/Demo/MVIT_TINY.yaml --checkpoint $(DEMO)/run \
 	  --json $(DEMO)/run/prediction.json $(DEMO)/data/test/*0000.mp4
 	@echo "pictures: $(DEMO)/run/shuffle_eval.png, $(DEMO)/data/preview.png"
 	@echo "logs:     $(DEMO)/run/stdout.log, $(DEMO)/run/stats.jsonl"

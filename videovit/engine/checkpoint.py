@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written atomically, found again, and never able to run code.
+"""Checkpoints of a run: written atomically, and found again.
 
 Files are SlowFast's: `OUTPUT_DIR/checkpoints/checkpoint_epoch_00010.pyth` with the keys epoch, model_state,
 optimizer_state, scaler_state and cfg; ours adds step, the number of steps done in the epoch that follows.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
 import re
 import shutil
 from dataclasses import dataclass
@@ -19,12 +18,9 @@ import torch
 from torch import nn
 
 from videovit.engine.log import logger
+from videovit.models.convert.read import CheckpointError, read_file
 
 FILE_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_step_(\d+))?\.pyth$")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint file is missing, damaged, or does not fit the model."""
 
 
 @dataclass(frozen=True)
@@ -90,37 +86,15 @@ def save_checkpoint(
         raise CheckpointError(f"{path}: could not be written{full}, {free:,} bytes free: {error}") from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running anything that it contains.
-
-    Raises:
-        CheckpointError: missing, truncated, or holding objects other than tensors and plain values.
-    """
-    if not path.is_file():
-        siblings = sorted(p.name for p in path.parent.glob("*.pyth")) if path.parent.is_dir() else []
-        hint = f"; in that folder: {', '.join(siblings[-5:])}" if siblings else ""
-        raise CheckpointError(f"{path}: no such checkpoint file{hint}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a readable checkpoint ({path.stat().st_size:,} bytes): {reason}") from error
-    if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
-        raise CheckpointError(f"{path}: expected a dict with the key 'model_state', found {_describe(state)}")
-    return state
-
-
-def _describe(state: object) -> str:
-    return f"a dict with keys {sorted(map(str, state))[:5]}" if isinstance(state, dict) else type(state).__name__
-
-
 def load_model(model: nn.Module, path: Path) -> dict[str, Any]:
     """Load the weights of a checkpoint of this engine, strictly; returns the checkpoint's content.
 
     Raises:
         CheckpointError: unreadable, or its names or shapes are not those of `model`; the first of each are listed.
     """
-    state = read_checkpoint(path)
+    state = read_file(path)
+    if not isinstance(state.get("model_state"), dict):
+        raise CheckpointError(f"{path}: expected the key 'model_state', found {sorted(map(str, state))[:5]}")
     _check_fit(model.state_dict(), state["model_state"], path)
     model.load_state_dict(state["model_state"])
     return state

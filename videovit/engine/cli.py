@@ -12,10 +12,10 @@ from videovit.config import Config, ConfigError, load_config
 from videovit.data.decode import DecodeError
 from videovit.data.records import AnnotationError
 from videovit.engine.bad_samples import TooManyBadSamplesError
-from videovit.engine.checkpoint import CheckpointError
 from videovit.engine.distributed import LaunchError
 from videovit.engine.launch import SpawnedRunError
 from videovit.engine.loops import NonFiniteLossError, UnreadableVideosError
+from videovit.models.convert.read import CheckpointError
 
 
 class SomeFailedError(ValueError):

@@ -13,10 +13,13 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.multiprocessing as mp
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from videovit.config import Config, dump_config
 from videovit.engine import distributed
@@ -26,6 +29,7 @@ from videovit.engine.shuffle_eval import shuffle_eval
 from videovit.engine.tasks import Run, test, train
 
 Task = Callable[[Config, Run], dict[str, float]]
+
 
 class SpawnedRunError(RuntimeError):
     """A spawned process stopped with an error; the message is that of the process."""
@@ -54,16 +58,18 @@ def run(cfg: Config) -> dict[str, dict[str, float]]:
     if per_shard * cfg.NUM_SHARDS == 1:
         return run_tasks(cfg)
     host, port = _rendezvous(cfg)
-    results = mp.get_context("spawn").SimpleQueue()
+    results = get_context("spawn").SimpleQueue()
     try:
-        mp.start_processes(_child, args=(cfg, per_shard, host, port, results), nprocs=per_shard, start_method="spawn")
-    except mp.ProcessExitedException as error:
+        start_processes(  # type: ignore[no-untyped-call]
+            _child, args=(cfg, per_shard, host, port, results), nprocs=per_shard, start_method="spawn"
+        )
+    except ProcessExitedException as error:
         message = results.get() if not results.empty() else None
         raise SpawnedRunError(message if isinstance(message, str) else str(error)) from error
     return {} if results.empty() else results.get()
 
 
-def _child(local_rank: int, cfg: Config, per_shard: int, host: str, port: int, results: mp.SimpleQueue) -> None:
+def _child(local_rank: int, cfg: Config, per_shard: int, host: str, port: int, results: SimpleQueue[Any]) -> None:
     # Ctrl-C reaches every process of the terminal: this one ends quietly, the parent reports.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     os.environ.update(
@@ -86,9 +92,7 @@ def _child(local_rank: int, cfg: Config, per_shard: int, host: str, port: int, r
 
 def run_tasks(cfg: Config) -> dict[str, dict[str, float]]:
     """Join the process group of the environment, if any, and run the enabled tasks in order."""
-    group = distributed.process_group(
-        use_gpu=cfg.NUM_GPUS > 0, backend=cfg.DIST_BACKEND, timeout_s=cfg.DIST_TIMEOUT_S
-    )
+    group = distributed.process_group(use_gpu=cfg.NUM_GPUS > 0, backend=cfg.DIST_BACKEND, timeout_s=cfg.DIST_TIMEOUT_S)
     output_dir = Path(cfg.OUTPUT_DIR)
     with group as device:
         rank, world_size = distributed.rank(), distributed.world_size()
@@ -104,7 +108,9 @@ def run_tasks(cfg: Config) -> dict[str, dict[str, float]]:
                 if enabled(cfg):
                     results[name] = task(cfg, Run(log, device, rank, world_size))
             if not results:
-                logger.warning("warning: nothing to do: %s are all False", ", ".join(f"{t.upper()}.ENABLE" for t in TASKS))
+                logger.warning(
+                    "warning: nothing to do: %s are all False", ", ".join(f"{t.upper()}.ENABLE" for t in TASKS)
+                )
             return results
 
 

@@ -10,7 +10,7 @@ import datetime
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -61,26 +61,29 @@ class RunLog:
     ) -> None:
         if self._writer is not None:
             self._writer.close()
+        logger.propagate = True
         logging.captureWarnings(False)
         logging.getLogger("py.warnings").handlers = []
         for handler in self._handlers:
             logger.removeHandler(handler)
             handler.close()
 
-    def stats(self, step: int | None = None, **values: Any) -> None:
-        """Report one record, e.g. `stats(_type="val_epoch", epoch="3/30", top1_err=12.5)`.
+    def stats(self, kind: str, values: Mapping[str, Any], *, step: int | None = None) -> None:
+        """Report one record, e.g. `stats("val_epoch", {"epoch": "3/30", "top1_err": 12.5})`.
 
         Args:
-            step: x position in TensorBoard; None keeps the record out of TensorBoard.
+            kind: what it is about, SlowFast's `_type`.
             values: what to report; floats are rounded to 5 significant digits on the console only.
+            step: x position in TensorBoard; None keeps the record out of TensorBoard.
         """
         if self.rank != 0:
             return
-        logger.info("json_stats: %s", simplejson.dumps({k: _rounded(v) for k, v in sorted(values.items())}))
+        record = {"_type": kind, **values}
+        rounded = {name: _rounded(value) for name, value in sorted(record.items())}
+        logger.info("json_stats: %s", simplejson.dumps(rounded, ignore_nan=True))
         with open(self.output_dir / "stats.jsonl", "a", encoding="utf-8") as file:
-            file.write(simplejson.dumps(values, ignore_nan=True) + "\n")
+            file.write(simplejson.dumps(record, ignore_nan=True) + "\n")
         if self._writer is not None and step is not None:
-            kind = str(values.get("_type", "run"))
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
@@ -97,7 +100,7 @@ def _tensorboard_writer(folder: Path) -> Any:
         raise ValueError(
             "TENSORBOARD.ENABLE is True, but the package tensorboard is not installed: pip install tensorboard"
         ) from error
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder))
 
 
 class Progress:
@@ -158,7 +161,9 @@ class Progress:
             self._bar.update(1)
             self._bar.set_postfix_str(f"{self.summary()}  {shown}", refresh=False)
         elif (done - self.first) % self.log_period == 0 or done == self.total:
-            logger.info("%s  step %d/%d  %s  eta %s  %s", self.name, done, self.total, self.summary(), self.eta(), shown)
+            logger.info(
+                "%s  step %d/%d  %s  eta %s  %s", self.name, done, self.total, self.summary(), self.eta(), shown
+            )
 
     @property
     def elapsed_s(self) -> float:
@@ -188,13 +193,3 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         for line in cells
     ]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
-
-
-def warn_once(message: str) -> None:
-    """Log a warning the first time this text comes up in the process."""
-    if message not in _warned:
-        _warned.add(message)
-        logger.warning("warning: %s", message)
-
-
-_warned: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -135,33 +135,29 @@ def _backward(parts: Training, x_BCTHW: Tensor, targets: Tensor) -> Tensor:
             with autocast(parts.device, parts.dtype):
                 logits = parts.model(x)
             loss = parts.loss(logits, y) * (len(x) / len(x_BCTHW))
-            (parts.scaler.scale(loss) if parts.scaler is not None else loss).backward()
+            torch.autograd.backward(loss if parts.scaler is None else parts.scaler.scale(loss))
         total += loss.detach()
     return total
 
 
 def train_epoch(
-    parts: Training,
-    batches: Iterable[Batch],
-    *,
-    epoch: int,
-    num_steps: int,
-    first_step: int = 0,
-    progress: Progress,
-    after_step: Callable[[int, StepResult, Batch], bool],
-) -> None:
-    """Train on the batches of one epoch.
+    parts: Training, batches: Iterable[Batch], *, epoch: int, num_steps: int, progress: Progress
+) -> Iterator[tuple[int, StepResult, Batch]]:
+    """Train on the batches of one epoch; the caller may stop in the middle.
 
     Args:
-        batches: those of the steps first_step .. num_steps - 1, in order.
-        after_step: called with (step, result, batch) after each step; returning True ends the epoch early.
+        batches: those of the steps from `progress.first` on, in order.
+        epoch: index of the epoch, from 0.
+        num_steps: steps of the whole epoch.
+
+    Yields:
+        (step, result, batch) after every optimiser step.
     """
     parts.model.train()
     for step, batch in progress.over(batches):
         result = train_step(parts, batch, epoch=epoch, step=step, num_steps=num_steps)
         progress.count(len(batch), loss=result.loss.item(), lr=result.lr)
-        if after_step(step, result, batch):
-            return
+        yield step, result, batch
 
 
 # ---------------------------------------------------------------------------------------------------- inference

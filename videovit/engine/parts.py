@@ -9,9 +9,11 @@ from torch import nn
 
 from videovit.config import Config
 from videovit.engine import distributed
-from videovit.engine.checkpoint import CheckpointError, find_checkpoints, load_model
+from videovit.engine.checkpoint import find_checkpoints, load_model
 from videovit.engine.log import logger
-from videovit.models import build_model, load_pretrained, measure_cost
+from videovit.models import build_model, load_pretrained
+from videovit.models.convert.read import CheckpointError
+from videovit.models.cost import measure_cost
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -19,9 +21,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def build_on(cfg: Config, device: torch.device) -> nn.Module:
     """The model of the config with its initial weights, which depend on `RNG_SEED` alone, on `device`."""
     torch.manual_seed(cfg.RNG_SEED)
-    model = build_model(cfg).to(device)
+    model: nn.Module = build_model(cfg).to(device)
     if cfg.LOG_MODEL_INFO and distributed.rank() == 0:
-        cost = measure_cost(cfg)
+        size = cfg.DATA.TRAIN_CROP_SIZE
+        cost = measure_cost(lambda: build_model(cfg), (3, cfg.DATA.NUM_FRAMES, size, size))
         logger.info(
             "%s: %s parameters, %.3f GMACs a clip (papers call them GFLOPs)",
             cfg.MODEL.MODEL_NAME,
@@ -89,10 +92,20 @@ def load_for_test(cfg: Config, model: nn.Module) -> None:
 def load_checkpoint_for_test(model: nn.Module, path: str) -> None:
     """All weights of `path`, the head included: a model with a new head has nothing to tell.
 
+    Args:
+        path: a checkpoint file, or the OUTPUT_DIR of a run, whose newest checkpoint is taken.
+
     Raises:
         CheckpointError: unreadable, or a weight is missing or has another shape.
     """
+    if Path(path).is_dir():
+        found = find_checkpoints(Path(path))
+        if not found:
+            raise CheckpointError(f"{path}: a folder without checkpoints/checkpoint_epoch_*.pyth")
+        path = str(found[0])
     report = load_pretrained(model, path)
     if report.missing or report.skipped:
-        raise CheckpointError(f"{path} does not hold all weights of this model (is MODEL.NUM_CLASSES right?):\n{report}")
+        raise CheckpointError(
+            f"{path} does not hold all weights of this model (is MODEL.NUM_CLASSES right?):\n{report}"
+        )
     logger.info("weights of %s:\n%s", path, report)

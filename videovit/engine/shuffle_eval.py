@@ -86,7 +86,7 @@ def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
     if run.rank == 0:
         _write(report, Path(cfg.OUTPUT_DIR), names)
     accuracy = {f"{order}_top1_acc": float(report["orders"][order]["top1_acc"]) for order in orders}
-    run.log.stats(_type="shuffle_eval", **accuracy)
+    run.log.stats("shuffle_eval", accuracy)
     return accuracy
 
 

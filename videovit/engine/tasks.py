@@ -54,82 +54,64 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
     Returns:
         The last validation's top1_acc and top5_acc in percent (empty when there was none).
     """
-    output_dir = Path(cfg.OUTPUT_DIR)
     loader = build_loader(cfg, "train", rank=run.rank, world_size=run.world_size)
     parts = _training(cfg, run)
-    model = without_wrapper(parts.model)
-    position = None
-    if cfg.TRAIN.AUTO_RESUME:
-        position = resume(output_dir, model=model, optimizer=parts.optimizer, scaler=parts.scaler)
-    if position is None:
-        load_initial_weights(cfg, model)
-    position = position or Position()
-    num_steps = len(loader)
-    bad = BadSamples(output_dir, num_samples=len(loader.dataset.samples), max_fraction=cfg.DATA.MAX_BAD_FRACTION)
-    logger.info(
-        "training on %d videos, %d steps an epoch, %s", len(loader.dataset.samples), num_steps, describe_groups(parts.optimizer)
-    )
-
-    def save(at: Position) -> None:
-        if run.rank == 0:
-            path = checkpoint_path(output_dir, at)
-            save_checkpoint(
-                path,
-                model=model,
-                position=at,
-                cfg_text=dump_config(cfg),
-                optimizer=parts.optimizer,
-                scaler=parts.scaler,
-            )
-            logger.info("saved %s", path)
-        distributed.barrier()
-
-    result: dict[str, float] = {}
+    start = _starting_point(cfg, parts)
+    num_videos, num_steps = len(loader.dataset.samples), len(loader)
+    bad = BadSamples(Path(cfg.OUTPUT_DIR), num_samples=num_videos, max_fraction=cfg.DATA.MAX_BAD_FRACTION)
+    logger.info("training: %d videos, %d steps an epoch, %s", num_videos, num_steps, describe_groups(parts.optimizer))
     max_steps = cfg.TRAIN.MAX_STEPS or num_steps * cfg.SOLVER.MAX_EPOCH
-    for epoch in range(position.epoch, cfg.SOLVER.MAX_EPOCH):
-        first_step = position.step if epoch == position.epoch else 0
-        if epoch * num_steps + first_step >= max_steps:
+    result: dict[str, float] = {}
+    for epoch in range(start.epoch, cfg.SOLVER.MAX_EPOCH):
+        first_step = start.step if epoch == start.epoch else 0
+        last_step = min(num_steps, max_steps - epoch * num_steps)
+        if first_step >= last_step:
             break
         loader.sampler.set_epoch(epoch, first_step)
         name = f"epoch {epoch + 1}/{cfg.SOLVER.MAX_EPOCH}"
         progress = run.progress(name, num_steps, first=first_step, log_period=cfg.LOG_PERIOD)
-        last_step = min(num_steps, max_steps - epoch * num_steps)
-
-        def after_step(
-            step: int, done: StepResult, batch: Any, *, epoch: int = epoch, progress: Progress = progress, end: int = last_step
-        ) -> bool:
+        for step, done, batch in train_epoch(parts, loader, epoch=epoch, num_steps=num_steps, progress=progress):
             bad.record(batch.failures)
             if (step + 1) % cfg.LOG_PERIOD == 0:
                 _report_step(cfg, run, epoch=epoch, step=step, num_steps=num_steps, done=done, progress=progress)
-            return step + 1 >= end
-
-        train_epoch(
-            parts,
-            loader,
-            epoch=epoch,
-            num_steps=num_steps,
-            first_step=first_step,
-            progress=progress,
-            after_step=after_step,
-        )
+            if step + 1 == last_step:
+                break
         bad.sync()
-        run.log.stats(
-            step=epoch + 1,
-            _type="train_epoch",
-            epoch=f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
-            clips_per_s=progress.clips_per_s * run.world_size,
-            data_share=progress.data_s / progress.elapsed_s,
-            bad_samples=len(bad),
-        )
+        _report_epoch(cfg, run, epoch=epoch, progress=progress, num_bad=len(bad))
+        is_last = epoch + 1 == cfg.SOLVER.MAX_EPOCH or epoch * num_steps + last_step == max_steps
         if last_step < num_steps:
-            save(Position(epoch, last_step))
-            break
-        is_last = epoch + 1 == cfg.SOLVER.MAX_EPOCH or (epoch + 1) * num_steps >= max_steps
-        if is_last or (epoch + 1) % cfg.TRAIN.CHECKPOINT_PERIOD == 0:
-            save(Position(epoch + 1))
+            _save(cfg, run, parts, Position(epoch, last_step))
+        elif is_last or (epoch + 1) % cfg.TRAIN.CHECKPOINT_PERIOD == 0:
+            _save(cfg, run, parts, Position(epoch + 1))
         if is_last or (epoch + 1) % cfg.TRAIN.EVAL_PERIOD == 0:
-            result = _validate(cfg, run, model, epoch=epoch)
+            result = _validate(cfg, run, without_wrapper(parts.model), epoch=epoch)
     return result
+
+
+def _starting_point(cfg: Config, parts: Training) -> Position:
+    """Continue an earlier run of the same folder (`TRAIN.AUTO_RESUME`), or load the weights to start from."""
+    model = without_wrapper(parts.model)
+    if cfg.TRAIN.AUTO_RESUME:
+        position = resume(Path(cfg.OUTPUT_DIR), model=model, optimizer=parts.optimizer, scaler=parts.scaler)
+        if position is not None:
+            return position
+    load_initial_weights(cfg, model)
+    return Position()
+
+
+def _save(cfg: Config, run: Run, parts: Training, position: Position) -> None:
+    if run.rank == 0:
+        path = checkpoint_path(Path(cfg.OUTPUT_DIR), position)
+        save_checkpoint(
+            path,
+            model=without_wrapper(parts.model),
+            position=position,
+            cfg_text=dump_config(cfg),
+            optimizer=parts.optimizer,
+            scaler=parts.scaler,
+        )
+        logger.info("saved %s", path)
+    distributed.barrier()
 
 
 def _training(cfg: Config, run: Run) -> Training:
@@ -162,20 +144,29 @@ def _report_step(
 ) -> None:
     loss, norm = distributed.mean(torch.stack([done.loss.float(), done.grad_norm.float()])).tolist()
     seconds = progress.elapsed_s / (step + 1 - progress.first)
-    run.log.stats(
-        step=epoch * num_steps + step + 1,
-        _type="train_iter",
-        epoch=f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
-        iter=f"{step + 1}/{num_steps}",
-        loss=loss,
-        grad_norm=norm,
-        lr=done.lr,
-        dt=seconds,
-        dt_data=progress.data_s / (step + 1 - progress.first),
-        eta=progress.eta((cfg.SOLVER.MAX_EPOCH - epoch - 1) * num_steps),
-        clips_per_s=progress.clips_per_s * run.world_size,
-        gpu_mem_gb=torch.cuda.max_memory_allocated() / 2**30 if run.device.type == "cuda" else 0.0,
-    )
+    values = {
+        "epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
+        "iter": f"{step + 1}/{num_steps}",
+        "loss": loss,
+        "grad_norm": norm,
+        "lr": done.lr,
+        "dt": seconds,
+        "dt_data": progress.data_s / (step + 1 - progress.first),
+        "eta": progress.eta((cfg.SOLVER.MAX_EPOCH - epoch - 1) * num_steps),
+        "clips_per_s": progress.clips_per_s * run.world_size,
+        "gpu_mem_gb": torch.cuda.max_memory_allocated() / 2**30 if run.device.type == "cuda" else 0.0,
+    }
+    run.log.stats("train_iter", values, step=epoch * num_steps + step + 1)
+
+
+def _report_epoch(cfg: Config, run: Run, *, epoch: int, progress: Progress, num_bad: int) -> None:
+    values = {
+        "epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
+        "clips_per_s": progress.clips_per_s * run.world_size,
+        "data_share": progress.data_s / progress.elapsed_s,
+        "bad_samples": num_bad,
+    }
+    run.log.stats("train_epoch", values, step=epoch + 1)
 
 
 def _validate(cfg: Config, run: Run, model: nn.Module, *, epoch: int) -> dict[str, float]:
@@ -187,15 +178,14 @@ def _validate(cfg: Config, run: Run, model: nn.Module, *, epoch: int) -> dict[st
     passes = [Pass(SinkGroup(EnsembleSink(ensemble, cfg.MODEL.HEAD_ACT), loss))]
     evaluate(parts, loader, passes, run.progress("validation", len(loader), log_period=cfg.LOG_PERIOD))
     result = ensemble.gather().result(skipped=_skipped(parts, loader))
-    run.log.stats(
-        step=epoch + 1,
-        _type="val_epoch",
-        epoch=f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
-        loss=loss.result(),
-        top1_err=100.0 - result["top1_acc"],
-        top5_err=100.0 - result["top5_acc"],
-        num_videos=result["num_videos"],
-    )
+    values = {
+        "epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
+        "loss": loss.result(),
+        "top1_err": 100.0 - result["top1_acc"],
+        "top5_err": 100.0 - result["top5_acc"],
+        "num_videos": result["num_videos"],
+    }
+    run.log.stats("val_epoch", values, step=epoch + 1)
     return {name: result[name] for name in ("top1_acc", "top5_acc")}
 
 
@@ -223,7 +213,7 @@ def _test_views(cfg: Config, run: Run, model: nn.Module) -> dict[str, float]:
     (ensemble,), skipped = run_test_passes(cfg, run, model, [None], name="test")
     result = ensemble.result(skipped=skipped)
     views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
-    run.log.stats(_type="test_final", split="test_final", views=views, **result)
+    run.log.stats("test_final", {"split": "test_final", "views": views, **result})
     logger.info(
         "\n%s",
         format_table(
@@ -256,9 +246,7 @@ def run_test_passes(
     return [ensemble.gather() for ensemble in ensembles], _skipped(parts, loader)
 
 
-def _inference(
-    cfg: Config, run: Run, model: nn.Module, *, dtype: torch.dtype | None, clips_per_step: int
-) -> Inference:
+def _inference(cfg: Config, run: Run, model: nn.Module, *, dtype: torch.dtype | None, clips_per_step: int) -> Inference:
     return Inference(
         model=model,
         prepare=build_preparation(cfg, train=False),

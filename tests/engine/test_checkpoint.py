@@ -1,0 +1,164 @@
+"""Checkpoints: atomic, found again, damaged ones passed over, never able to run code."""
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from videovit.engine.checkpoint import (
+    Position,
+    checkpoint_path,
+    find_checkpoints,
+    load_model,
+    resume,
+    save_checkpoint,
+)
+from videovit.models.convert.read import CheckpointError
+
+
+def parts(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.randn(4, 3)).square().sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def save(folder: Path, epoch: int, step: int = 0, seed: int = 0) -> Path:
+    model, optimizer = parts(seed)
+    position = Position(epoch, step)
+    path = checkpoint_path(folder, position)
+    save_checkpoint(path, model=model, position=position, cfg_text="A: 1\n", optimizer=optimizer)
+    return path
+
+
+def test_names_and_order(tmp_path: Path) -> None:
+    for epoch, step in ((1, 0), (10, 0), (9, 120), (9, 0), (10, 5)):
+        save(tmp_path, epoch, step)
+    (tmp_path / "checkpoints" / "checkpoint_epoch_best.pyth").touch()
+    assert [p.name for p in find_checkpoints(tmp_path)] == [
+        "checkpoint_epoch_00010_step_000005.pyth",
+        "checkpoint_epoch_00010.pyth",
+        "checkpoint_epoch_00009_step_000120.pyth",
+        "checkpoint_epoch_00009.pyth",
+        "checkpoint_epoch_00001.pyth",
+    ]
+    assert find_checkpoints(tmp_path / "absent") == []
+
+
+def test_slowfast_keys(tmp_path: Path) -> None:
+    state = torch.load(save(tmp_path, 3), weights_only=True)
+    assert state.keys() == {"epoch", "step", "model_state", "optimizer_state", "scaler_state", "cfg"}
+    assert state["epoch"] == 2  # index of the last finished epoch
+
+
+def test_resume_restores_model_optimizer_and_position(tmp_path: Path) -> None:
+    save(tmp_path, 2, step=7, seed=1)
+    expected, expected_optimizer = parts(seed=1)
+    model, optimizer = parts(seed=2)
+    position = resume(tmp_path, model=model, optimizer=optimizer, scaler=None)
+    assert position == Position(2, 7)
+    for a, b in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(optimizer.state.values(), expected_optimizer.state.values(), strict=True):
+        assert torch.equal(a["exp_avg"], b["exp_avg"])
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    model, optimizer = parts()
+    assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None) is None
+
+
+def test_a_truncated_newest_file_is_passed_over(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    model, optimizer = parts()
+    assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None) == Position(1)
+
+
+def test_only_damaged_files_is_an_error_not_a_new_start(tmp_path: Path) -> None:
+    save(tmp_path, 1).write_bytes(b"")
+    model, optimizer = parts()
+    with pytest.raises(CheckpointError, match="none of the checkpoints can be used"):
+        resume(tmp_path, model=model, optimizer=optimizer, scaler=None)
+
+
+def test_another_model_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"weight: model \(5, 3\), file \(2, 3\)"):
+        load_model(nn.Linear(3, 5), path)
+    with pytest.raises(CheckpointError, match="missing in the file .*0.weight"):
+        load_model(nn.Sequential(nn.Linear(3, 2)), path)
+
+
+class Malicious:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.witness,))
+
+
+@pytest.mark.parametrize("plain_pickle", [False, True])
+def test_untrusted_file_runs_no_code(tmp_path: Path, plain_pickle: bool) -> None:
+    path, witness = tmp_path / "bad.pyth", tmp_path / "witness"
+    if plain_pickle:
+        path.write_bytes(pickle.dumps({"model_state": Malicious(witness)}))
+    else:
+        torch.save({"model_state": Malicious(witness)}, path)
+    with pytest.raises(CheckpointError):
+        load_model(nn.Linear(3, 2), path)
+    assert not witness.exists()
+
+
+def test_a_failing_write_keeps_the_older_file_and_removes_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = save(tmp_path, 1)
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="disk full.*bytes free"):
+        save(tmp_path, 2)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [older.name]
+
+
+SAVER = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+from videovit.engine.checkpoint import Position, checkpoint_path, save_checkpoint
+folder = Path(sys.argv[1])
+model = nn.Linear(2000, 1000)
+for epoch in range(1, 10_000):
+    nn.init.constant_(model.weight, epoch)
+    save_checkpoint(checkpoint_path(folder, Position(epoch)), model=model, position=Position(epoch), cfg_text="")
+    if epoch == 2:
+        print("saving", flush=True)
+"""
+
+
+def test_killed_while_saving_leaves_only_whole_files(tmp_path: Path) -> None:
+    for round_ in range(3):
+        folder = tmp_path / str(round_)
+        with subprocess.Popen([sys.executable, "-c", SAVER, str(folder)], stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None and child.stdout.readline() == "saving\n"
+            time.sleep(0.05 + 0.037 * round_)
+            child.kill()
+        found = find_checkpoints(folder)
+        assert len(found) >= 2
+        for path in found[:3]:
+            model = nn.Linear(2000, 1000)
+            state = load_model(model, path)
+            assert torch.equal(model.weight, torch.full_like(model.weight, state["epoch"] + 1))

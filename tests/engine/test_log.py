@@ -1,0 +1,71 @@
+"""Stats lines, files, progress and tables."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from videovit.engine.log import Progress, RunLog, format_table, logger
+
+
+def test_stats_go_to_the_log_and_to_the_file(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        log.stats("val_epoch", {"epoch": "1/2", "top1_err": 12.3456789, "loss": float("nan")})
+    text = (tmp_path / "stdout.log").read_text()
+    assert 'json_stats: {"_type": "val_epoch", "epoch": "1/2", "loss": null, "top1_err": 12.346}' in text
+    (record,) = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert record == {"_type": "val_epoch", "epoch": "1/2", "top1_err": 12.3456789, "loss": None}
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "run", rank=1) as log:
+        log.stats("val_epoch", {"a": 1})
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunLog(tmp_path, tensorboard_dir=tmp_path / "tb") as log:
+        log.stats("train_iter", {"epoch": "1/2", "loss": 1.5}, step=3)
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train_iter/loss")] == [(3, 1.5)]
+
+
+def test_plain_lines_when_not_on_a_terminal(tmp_path: Path) -> None:
+    with RunLog(tmp_path):
+        progress = Progress("epoch 1/2", 4, log_period=2)
+        for _, batch in progress.over([3, 3, 3, 3]):
+            progress.count(batch, loss=0.5)
+    said = [line for line in (tmp_path / "stdout.log").read_text().splitlines() if "step" in line]
+    assert len(said) == 2
+    assert all(word in said[1] for word in ("epoch 1/2", "step 4/4", "clips/s", "data", "compute", "eta", "loss 0.5"))
+    assert progress.num_clips == 12
+
+
+def test_steps_of_a_resumed_epoch_go_on_counting() -> None:
+    progress = Progress("epoch", 10, first=7, quiet=True)
+    assert [step for step, _ in progress.over("abc")] == [7, 8, 9]
+
+
+def test_logging_is_left_as_it_was(tmp_path: Path) -> None:
+    before = list(logger.handlers)
+    with RunLog(tmp_path):
+        assert len(logger.handlers) == len(before) + 2
+    assert logger.handlers == before
+    assert logger.propagate
+    assert logging.getLogger("py.warnings").handlers == []
+
+
+def test_table() -> None:
+    assert format_table(["a", "bb"], [["x", 1], ["yyy", None]]) == "a    bb\n---  --\nx     1\nyyy   -"
+
+
+def test_asking_for_tensorboard_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="pip install tensorboard"):
+        RunLog(tmp_path, tensorboard_dir=tmp_path / "tb")

@@ -1,0 +1,135 @@
+"""Learning rate at fractional epochs, parameter groups, gradient clipping."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from videovit.config import load_config
+from videovit.engine.optim import (
+    build_optimizer,
+    build_schedule,
+    clip_gradients,
+    describe_groups,
+    group_parameters,
+    layer_of,
+    set_lr,
+)
+
+KINETICS = (
+    "NUM_SHARDS 16 SOLVER.BASE_LR 0.0001 SOLVER.COSINE_END_LR 1e-6 SOLVER.WARMUP_START_LR 1e-6 "
+    "SOLVER.WARMUP_EPOCHS 30.0 SOLVER.MAX_EPOCH 200 SOLVER.BASE_LR_SCALE_NUM_SHARDS True "
+    "SOLVER.COSINE_AFTER_WARMUP True SOLVER.LR_POLICY cosine"
+).split()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [(0, 1.6e-5), (15, 8.08e-4), (30, 1.6e-3), (100, 1.0247e-3), (115, 8.08e-4), (200, 1.6e-5)],
+)
+def test_published_kinetics_schedule(epoch: float, rate: float) -> None:
+    assert build_schedule(load_config(None, KINETICS))(epoch) == pytest.approx(rate, rel=1e-4)
+
+
+def test_schedule_moves_within_an_epoch() -> None:
+    schedule = build_schedule(load_config(None, KINETICS))
+    assert schedule(0.0) < schedule(0.25) < schedule(0.5) < schedule(1.0)
+    assert schedule(60.0) > schedule(60.25) > schedule(60.5)
+
+
+def test_cosine_without_offset_starts_at_epoch_zero() -> None:
+    schedule = build_schedule(load_config(None, ["SOLVER.BASE_LR", "1.0", "SOLVER.MAX_EPOCH", "10"]))
+    assert schedule(5.0) == pytest.approx(0.5)
+
+
+def test_relative_steps() -> None:
+    opts = "SOLVER.LR_POLICY steps_with_relative_lrs SOLVER.BASE_LR 2.0 SOLVER.STEPS [0,4,8] SOLVER.LRS [1,0.1,0.01]"
+    schedule = build_schedule(load_config(None, opts.split()))
+    assert [schedule(e) for e in (0, 3.9, 4, 7.9, 8, 20)] == pytest.approx([2.0, 2.0, 0.2, 0.2, 0.02, 0.02])
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.ones(1, 1, 4))
+        self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.head = nn.Linear(4, 2)
+
+
+def test_groups_by_dimension_and_name() -> None:
+    toy = Toy()
+    named = list(toy.named_parameters())
+    groups = group_parameters(named, weight_decay=0.1, zero_decay_1d=True, zero_decay_names=["cls_token"])
+    plain = {id(p) for g in groups if g["weight_decay"] == 0 for p in g["params"]}
+    assert plain == {id(p) for n, p in named if n.endswith("bias") or n == "cls_token"}
+    assert sum(len(g["params"]) for g in groups) == len(named)
+    (everything,) = group_parameters(named, weight_decay=0.1)
+    assert everything["weight_decay"] == 0.1
+
+
+def test_layer_decay_lowers_the_rate_of_early_layers() -> None:
+    toy = Toy()
+    groups = group_parameters(list(toy.named_parameters()), weight_decay=0.1, layer_decay=0.5, depth=2)
+    scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
+    assert scale[id(toy.head.weight)] == 1.0
+    assert scale[id(toy.blocks[1].weight)] == 0.5
+    assert scale[id(toy.blocks[0].weight)] == 0.25
+    assert scale[id(toy.cls_token)] == 0.125
+    assert [layer_of(n, 2) for n in ("patch_embed.proj.weight", "blocks.1.norm.weight", "norm.weight")] == [0, 2, 3]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    set_lr(optimizer, 0.2)
+    assert sorted({g["lr"] for g in optimizer.param_groups}) == pytest.approx([0.025, 0.05, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("method", ["sgd", "adam", "adamw"])
+def test_every_method_takes_a_step_towards_less_loss(method: str) -> None:
+    toy = Toy()
+    optimizer = build_optimizer(load_config(None, ["SOLVER.OPTIMIZING_METHOD", method]), toy)
+    set_lr(optimizer, 0.01)
+    losses = []
+    for _ in range(5):
+        loss = toy.head(toy.blocks[0](torch.ones(3, 4))).square().sum()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    assert "decayed: " in describe_groups(optimizer)
+
+
+def test_fused_adamw_is_the_published_rule() -> None:
+    """Against the plain for-loop implementation, with decay, over a few steps."""
+    torch.manual_seed(0)
+    ours, plain = Toy(), Toy()
+    plain.load_state_dict(ours.state_dict())
+    cfg = load_config(
+        None, ["SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", "0.01", "SOLVER.WEIGHT_DECAY", "0.05"]
+    )
+    first = build_optimizer(cfg, ours)
+    second = torch.optim.AdamW(plain.parameters(), lr=0.01, betas=(0.9, 0.999), weight_decay=0.05, foreach=False)
+    for model, optimizer in ((ours, first), (plain, second)):
+        for step in range(3):
+            model.head(model.blocks[1](torch.full((2, 4), step + 1.0))).square().sum().backward()
+            optimizer.step()
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_clipping_by_norm_and_value() -> None:
+    def grads() -> nn.Linear:
+        layer = nn.Linear(2, 1, bias=False)
+        layer.weight.grad = torch.tensor([[3.0, -4.0]])
+        return layer
+
+    layer = grads()
+    assert clip_gradients(layer, max_norm=1.0, max_value=None).item() == pytest.approx(5.0)
+    torch.testing.assert_close(layer.weight.grad, torch.tensor([[0.6, -0.8]]), atol=1e-5, rtol=0)
+    layer = grads()
+    assert clip_gradients(layer, max_norm=None, max_value=0.5).item() == pytest.approx(5.0)
+    torch.testing.assert_close(layer.weight.grad, torch.tensor([[0.5, -0.5]]))
+    layer = grads()
+    clip_gradients(layer, max_norm=None, max_value=None)
+    torch.testing.assert_close(layer.weight.grad, torch.tensor([[3.0, -4.0]]))
+    layer.weight.grad = torch.tensor([[math.nan, 1.0]])
+    assert not torch.isfinite(clip_gradients(layer, max_norm=1.0, max_value=None))
