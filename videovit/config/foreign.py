@@ -147,8 +147,8 @@ def ignored_reason(key: str) -> str | None:
     if key in IGNORED:
         return IGNORED[key]
     section = key
-    while "." in section:
-        section = section.rpartition(".")[0]
+    while section:
         if f"{section}.*" in IGNORED:
             return IGNORED[f"{section}.*"]
+        section = section.rpartition(".")[0]
     return None

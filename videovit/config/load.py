@@ -23,7 +23,8 @@ from .tree import Mapping, Node, Scalar, TreeError, read_tree, shown, written
 _BASE = "_BASE_"
 _SUFFIXES = (".yaml", ".yml")
 _MAX_BASES = 16
-_MAX_KEY = 80  # longer ones get no suggestion
+_MAX_KEY = 80  # letters; longer ones get no suggestion
+_MAX_GUESSES = 50  # problems; later ones get no suggestion
 
 
 class ConfigError(ValueError):
@@ -217,7 +218,7 @@ def _coerce_all(found: _Found) -> tuple[dict[str, Any], set[str]]:
         elif not refusal:
             reason = ignored_reason(key)
             if reason is None:
-                found.problems.append(f"{place}: {_unknown(key)}")
+                found.problems.append(f"{place}: {_unknown(key, guess=len(found.problems) < _MAX_GUESSES)}")
             else:
                 ignored.setdefault(reason, []).append(key)
     if ignored:
@@ -226,12 +227,12 @@ def _coerce_all(found: _Found) -> tuple[dict[str, Any], set[str]]:
     return values, failed
 
 
-def _unknown(key: str) -> str:
+def _unknown(key: str, *, guess: bool) -> str:
     if key in _sections():
         return f"{key} is a section; expected one of its keys, such as {_first_key(key)}"
     if "=" in key:
         return f"{shown(Scalar(key))} is not a known key; write KEY VALUE, without ="
-    close = _nearest_key(key)
+    close = _nearest_key(key) if guess else None
     return f"{shown(Scalar(key))} is not a known key{f'; did you mean {close}?' if close else ''}"
 
 
@@ -239,7 +240,6 @@ def _first_key(section: str) -> str:
     return next(key for key in known_keys() if key.startswith(f"{section}."))
 
 
-@functools.lru_cache(maxsize=256)
 def _nearest_key(key: str) -> str | None:
     """The known key most like `key`: the same word in another section, or like letters anywhere."""
     if len(key) > _MAX_KEY:

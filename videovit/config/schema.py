@@ -208,7 +208,7 @@ class Model:
     LOSS_FUNC: Annotated[str, Choice(LOSSES)] = "cross_entropy"
     LABEL_SMOOTHING: DropRate = 0.0  # ours; without MIXUP
     DROPOUT_RATE: DropRate = 0.5
-    HEAD_ACT: Annotated[str, Choice(("softmax", "sigmoid"))] = "softmax"
+    HEAD_ACT: Annotated[str, Choice(("softmax", "sigmoid", "none"))] = "softmax"
     ACT_CHECKPOINT: bool = False
 
 

@@ -13,7 +13,7 @@ from videovit.engine.checkpoint import find_checkpoints, load_model
 from videovit.engine.log import logger
 from videovit.models import build_model, load_pretrained
 from videovit.models.convert.read import CheckpointError
-from videovit.models.cost import measure_cost
+from videovit.models.macs import count_macs, count_params
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,15 +23,18 @@ def build_on(cfg: Config, device: torch.device) -> nn.Module:
     torch.manual_seed(cfg.RNG_SEED)
     model: nn.Module = build_model(cfg).to(device)
     if cfg.LOG_MODEL_INFO and distributed.rank() == 0:
-        size = cfg.DATA.TRAIN_CROP_SIZE
-        cost = measure_cost(lambda: build_model(cfg), (3, cfg.DATA.NUM_FRAMES, size, size))
-        logger.info(
-            "%s: %s parameters, %.3f GMACs a clip (papers call them GFLOPs)",
-            cfg.MODEL.MODEL_NAME,
-            f"{cost.params:,}",
-            cost.gmacs,
-        )
+        logger.info(describe_model(cfg))
     return model
+
+
+def describe_model(cfg: Config) -> str:
+    """One line: name, parameters, and multiply-adds of one training clip (papers call them FLOPs)."""
+    with torch.device("meta"):
+        model = build_model(cfg)
+    size = cfg.DATA.TRAIN_CROP_SIZE
+    gmacs = count_macs(model, (1, 3, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
+    clip = f"{cfg.DATA.NUM_FRAMES} x {size} x {size}"
+    return f"{cfg.MODEL.MODEL_NAME}: {count_params(model):,} parameters, {gmacs:.3f} GMACs for a clip of {clip}"
 
 
 def train_dtype(cfg: Config) -> torch.dtype | None:

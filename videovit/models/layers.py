@@ -15,7 +15,9 @@ from videovit.models.derived import Derived
 def matmul_dtype(x: Tensor) -> torch.dtype:
     """The dtype a matrix product with `x` runs in: autocast's where autocast is on, else its own."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def linear(

@@ -2,13 +2,15 @@
 
 One reader per video with one thread, opened in the process that uses it and never carried across a fork; one
 `get_batch` of sorted, distinct indices; then the reader is dropped, because its thread keeps decoding ahead of what
-was asked for as long as it lives.
+was asked for as long as it lives. Files whose frames decord would get wrong, without a word, are read with PyAV.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import warnings
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -23,13 +25,21 @@ from videovit.data.decode.protocol import (
     Video,
     check_file,
     check_indices,
-    shorten,
 )
-from videovit.data.decode.pyav_backend import open_pyav
+from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
 
 NAME = "decord"
 # Substituted frames that decord may hand out for ones it cannot decode, before it raises.
 FAULT_TOLERANCE = 1
+# Codecs whose frames decord finds; it misplaces or cannot open others.
+RIGHT_CODECS = frozenset({"h264", "vp8", "vp9", "ffv1"})
+# Of longer files decord reads everything and may fill the memory.
+LONGEST_S = 120
+MOST_REMEMBERED = 1_000_000
+
+# Files that need not be looked at again, with their time of change and size; and why others went to PyAV.
+FOUND_SAFE: dict[str, tuple[int, int]] = {}
+ROUTED: Counter[str] = Counter()
 
 
 @functools.cache
@@ -45,29 +55,70 @@ def load_decord() -> Any | None:
 
 
 def open_decord(path: str) -> Video:
-    """Open a video with decord; with PyAV where decord is not installed.
+    """Open a video with decord; with PyAV where decord is not installed or would hand out wrong frames.
+
+    A look at the packets of a file, remembered per process, tells which files those are (`reason_against`); reasons
+    are counted in ROUTED.
 
     Raises:
         DecodeError: the file is missing, empty, damaged, or has no video stream.
     """
     check_file(path, NAME)
     decord = load_decord()
-    return open_pyav(path) if decord is None else DecordVideo(path, decord)
+    if decord is None:
+        return open_pyav(path)
+    status = os.stat(path)
+    version = status.st_mtime_ns, status.st_size
+    if FOUND_SAFE.get(path) != version:
+        video = open_pyav(path)
+        reason = reason_against(video)
+        if reason:
+            ROUTED[reason] += 1
+            return video
+        video.close()
+        if len(FOUND_SAFE) < MOST_REMEMBERED:
+            FOUND_SAFE[path] = version
+    return DecordVideo(path, decord)
+
+
+def reason_against(video: PyavVideo) -> str:
+    """Why decord would get the frames of a video wrong, or "" when it would not.
+
+    decord takes every key packet for a clean start and every packet for a frame that is shown, and it reads ahead
+    without a limit.
+    """
+    table = video.table
+    if video.codec not in RIGHT_CODECS:
+        return f"codec {video.codec}"
+    if not table.seekable:
+        return "container or time stamps"
+    if table.has_hidden_packets:
+        return "packets that are not shown"
+    if table.has_leading_frames or not table.entries_whole:
+        return "key frames that others refer across"
+    if video.num_frames / video.fps > LONGEST_S:
+        return f"longer than {LONGEST_S} s"
+    return ""
 
 
 class DecordVideo(ClosingVideo):
-    """A video open in decord. `frames` is meant to be called once."""
+    """A video open in decord. `frames` is meant to be called once.
+
+    What decord cannot open or decode is given to PyAV, which either returns the right frames or raises.
+    """
 
     def __init__(self, path: str, decord: Any) -> None:
         self._path = path
         self._decord = decord
         self._reader: Any = None
-        self._reader = self._open()
+        self._instead: Video | None = None
         try:
-            self.num_frames = len(self._reader)
+            self._reader = self._open()
+            self.num_frames: int = len(self._reader)
             self.fps = float(self._reader.get_avg_fps())
-        except self._errors() as error:
-            raise DecodeError(path, shorten_decord(error), NAME) from None
+        except self._errors():
+            self._instead = self._give_up()
+            self.num_frames, self.fps = self._instead.num_frames, self._instead.fps
         if self.num_frames < 1 or not self.fps > 0:
             raise DecodeError(path, f"{self.num_frames} frames at {self.fps} frames per second", NAME)
 
@@ -75,13 +126,17 @@ class DecordVideo(ClosingVideo):
         """See `Video.frames`."""
         check_indices(indices, self.num_frames)
         wanted, places = np.unique(indices, return_inverse=True)
-        reader = self._open() if self._reader is None else self._reader
-        self._reader = None  # a second call opens the file again: a used reader would run ahead in memory
+        if len(wanted) == 0:
+            raise ValueError("no frames were asked for")
+        if self._instead is not None:
+            return self._instead.frames(indices)
         try:
-            batch = reader.get_batch(wanted.tolist())
-            frames: Tensor = from_dlpack(batch.to_dlpack())
-        except self._errors() as error:
-            raise DecodeError(self._path, shorten_decord(error), NAME) from None
+            reader = self._open() if self._reader is None else self._reader
+            self._reader = None  # a second call opens the file again: a used reader would run ahead in memory
+            frames: Tensor = from_dlpack(reader.get_batch(wanted.tolist()).to_dlpack())
+        except self._errors():
+            self._instead = self._give_up()
+            return self._instead.frames(indices)
         if frames.shape[0] != len(wanted):
             raise DecodeError(self._path, f"{frames.shape[0]} frames decoded, {len(wanted)} wanted", NAME)
         return frames if np.array_equal(wanted, indices) else frames[torch.from_numpy(places.reshape(-1))]
@@ -89,25 +144,17 @@ class DecordVideo(ClosingVideo):
     def close(self) -> None:
         """Drop the reader, which ends its thread."""
         self._reader = None
+        if self._instead is not None:
+            self._instead.close()
+
+    def _give_up(self) -> Video:
+        video = open_pyav(self._path)
+        ROUTED["decord failed"] += 1
+        return video
 
     def _open(self) -> Any:
-        try:
-            return self._decord.VideoReader(
-                self._path, ctx=self._decord.cpu(0), num_threads=1, fault_tol=FAULT_TOLERANCE
-            )
-        except self._errors() as error:
-            raise DecodeError(self._path, shorten_decord(error), NAME) from None
+        return self._decord.VideoReader(self._path, ctx=self._decord.cpu(0), num_threads=1, fault_tol=FAULT_TOLERANCE)
 
     def _errors(self) -> tuple[type[BaseException], ...]:
         base = self._decord._ffi.base
         return base.DECORDError, base.DECORDLimitReachedError, RuntimeError, ValueError, OSError, IndexError
-
-
-def shorten_decord(error: BaseException) -> str:
-    """decord's message without its time stamp, source position and stack trace."""
-    text = str(error).split("Stack trace")[0]
-    _, _, tail = text.rpartition("] ")
-    text = tail or text
-    if "cannot find video stream" in text.lower() or "st_nb" in text:
-        return "no video stream"
-    return shorten(ValueError(text))

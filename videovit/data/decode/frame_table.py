@@ -32,17 +32,19 @@ class FrameTable:
 
     Attributes:
         pts: of each packet, by position (decoding order).
-        dts: of each packet, by position.
+        dts: of each packet, by position; None where the container does not tell.
         keys: positions of key packets, ascending.
         shown: positions by frame index, i.e. in order of presentation; packets marked as not shown are left out.
         seekable: False when frames can only be told apart by decoding from the start (then the rest is not used).
+        entries_whole: every key packet of an H.264 stream starts afresh (an IDR picture); True for other codecs.
     """
 
     pts: list[int]
-    dts: list[int]
+    dts: list[int | None]
     keys: list[int]
     shown: list[int]
     seekable: bool
+    entries_whole: bool = True
 
     @property
     def has_leading_frames(self) -> bool:
@@ -96,13 +98,16 @@ class FrameTable:
         ]
 
 
-def read_frame_table(packets: Iterable[Any], codec: str, container_format: str) -> FrameTable:
+def read_frame_table(
+    packets: Iterable[Any], *, codec: str, container_format: str, extradata: bytes | None = None
+) -> FrameTable:
     """Build the table from the packets of one video stream.
 
     Args:
         packets: PyAV packets in the order of the file, e.g. `container.demux(stream)`.
         codec: name of the codec, e.g. "h264".
         container_format: name of the container format; several names may be joined by commas.
+        extradata: the codec's set-up data from the container.
 
     Returns:
         The table; not seekable when time stamps are missing or repeated, when the first packet is no key frame or
@@ -112,20 +117,21 @@ def read_frame_table(packets: Iterable[Any], codec: str, container_format: str) 
     dts: list[int | None] = []
     keys: list[int] = []
     visible: list[int] = []
+    entries_whole = True
+    nal_length_size = extradata[4] % 4 + 1 if extradata and len(extradata) > 4 and extradata[0] == 1 else 0
     for packet in packets:
         if not packet.size:  # the empty packet at the end of the file
             continue
         if packet.is_keyframe:
             keys.append(len(pts))
+            entries_whole = entries_whole and (codec != "h264" or is_idr(memoryview(packet), nal_length_size))
         if not packet.is_discard and not (codec == "vp8" and is_hidden_vp8(packet)):
             visible.append(len(pts))
         pts.append(packet.pts)
         dts.append(packet.dts)
     known_pts = [value for value in pts if value is not None]
-    known_dts = [value for value in dts if value is not None]
     seekable = (
         len(set(known_pts)) == len(pts)
-        and len(known_dts) == len(dts)
         and keys[:1] == [0]
         and known_pts[0] == min(known_pts)
         and UNSEEKABLE_FORMATS.isdisjoint(container_format.split(","))
@@ -133,9 +139,31 @@ def read_frame_table(packets: Iterable[Any], codec: str, container_format: str) 
     if not seekable:
         return FrameTable([], [], [], visible, seekable=False)
     shown = sorted(visible, key=known_pts.__getitem__)
-    return FrameTable(known_pts, known_dts, keys, shown, seekable=True)
+    return FrameTable(known_pts, dts, keys, shown, seekable=True, entries_whole=entries_whole)
 
 
 def is_hidden_vp8(packet: Any) -> bool:
     """Whether a VP8 packet only updates a reference picture: the show_frame bit of its first byte is off."""
     return not memoryview(packet)[0] >> 4 & 1
+
+
+def is_idr(packet: memoryview, nal_length_size: int) -> bool:
+    """Whether the first picture of an H.264 packet is an IDR picture: nothing after it refers to what was before.
+
+    Args:
+        packet: the bytes of the packet.
+        nal_length_size: bytes of the length before each unit, as mp4 and Matroska store them; 0: start codes.
+    """
+    place = 0
+    while place + nal_length_size < len(packet):
+        if nal_length_size:
+            header = place + nal_length_size
+            place = header + int.from_bytes(packet[place:header], "big")
+        else:
+            header = bytes(packet).find(b"\0\0\1", place) + 3
+            if header < 3 or header >= len(packet):
+                return False
+            place = header
+        if 1 <= (kind := packet[header] & 31) <= 5:  # a slice
+            return kind == 5
+    return False

@@ -9,7 +9,7 @@ start, and where a frame cannot be had at all a DecodeError says so.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import av
@@ -103,6 +103,8 @@ class PacketReader:
     def _landing(self, first: int) -> Iterator[tuple[int, Any]]:
         """Seek to position `first` or before it; the packet itself where it is hit exactly."""
         for stamp in (self._table.pts[first], self._table.dts[first]):
+            if stamp is None:
+                continue
             self._container.seek(stamp, stream=self._stream, backward=True, any_frame=False)
             self._packets = iter(self._container.demux(self._stream))
             packet = next(self._packets, None)
@@ -136,7 +138,7 @@ class Rows:
         self.images[row] = image
         self._missing.discard(key)
 
-    def has(self, keys: Iterator[Hashable] | frozenset[int]) -> bool:
+    def has(self, keys: Iterable[Hashable]) -> bool:
         """Whether images for all these keys are there."""
         return self._missing.isdisjoint(keys)
 
@@ -160,7 +162,10 @@ class PyavVideo(ClosingVideo):
         try:
             context = self._stream.codec_context
             self.table = read_frame_table(
-                self._container.demux(self._stream), codec=context.name, container_format=self._container.format.name
+                self._container.demux(self._stream),
+                codec=context.name,
+                container_format=self._container.format.name,
+                extradata=context.extradata,
             )
             rate = self._stream.average_rate or self._stream.guessed_rate
             self.num_frames = len(self.table.shown) if self.table.seekable else self._count()
@@ -171,6 +176,7 @@ class PyavVideo(ClosingVideo):
         if self.num_frames < 1 or not self.fps > 0:
             self.close()
             raise DecodeError(path, f"{self.num_frames} frames at {self.fps} frames per second", NAME)
+        self.codec: str = context.name
         self._skips = can_skip(context.name, context.extradata)
         self._reader = PacketReader(self._container, self._stream, self.table)
 
