@@ -11,7 +11,7 @@ _CNN = "belongs to convolutional networks"
 _BATCHNORM = "there is no batch normalisation here"
 _SELF_SUPERVISED = "belongs to self-supervised training"
 _DETECTION = "belongs to detection"
-_STEPS = "no learning-rate policy reads it; SOLVER.STEPS and SOLVER.LRS are read"
+_STEPS = "no learning-rate policy reads it"
 _PICTURES = "belongs to TensorBoard pictures that are not drawn here"
 
 IGNORED: dict[str, str] = {
@@ -53,6 +53,7 @@ IGNORED: dict[str, str] = {
     "DEMO.*": "tools/predict.py takes its settings from PREDICT",
     "SOLVER.GAMMA": _STEPS,
     "SOLVER.STEP_SIZE": _STEPS,
+    "SOLVER.WARMUP_FACTOR": _STEPS,
     "PREFETCH.*": "unknown to SlowFast too; see DATA_LOADER.NUM_WORKERS",
     "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each worker decodes in one thread",
     "DATA.PATH_TO_PRELOAD_IMDB": "image folders are listed anew",

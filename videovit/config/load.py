@@ -175,14 +175,14 @@ def _unique(mapping: Mapping, path: Path, prefix: str, found: _Found) -> dict[st
 
 
 def _flatten(key: str, node: Node, path: Path, found: _Found) -> None:
+    if key.rpartition(".")[2] == "<<":
+        found.problems.append(f"{path}:{node.line}: {key} (merging) is not read; use {_BASE}")
+        return
     if key in known_keys() or not isinstance(node, Mapping):
         if not (key in _sections() and isinstance(node, Scalar) and node.empty):
             found.values[key] = (node, f"{path}:{node.line}")
         return
     for name, inner in _unique(node, path, f"{key}.", found).items():
-        if name == "<<":
-            found.problems.append(f"{path}:{inner.line}: {key}: << (merging) is not read; use {_BASE}")
-            continue
         _flatten(f"{key}.{name}", inner, path, found)
 
 
