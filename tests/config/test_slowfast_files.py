@@ -117,6 +117,13 @@ def test_files_of_features_that_are_not_here_are_refused_by_name(name: str, tmp_
         assert any(f": {key}: found " in problem for problem in caught.value.problems), key
 
 
+@pytest.mark.filterwarnings("ignore::videovit.config.ConfigWarning")
+def test_fine_tuning_files_load_once_the_task_is_left_empty(tmp_path: Path) -> None:
+    cfg = load_text(tmp_path, REFUSED_FILES["masked_ssl/k400_MVITv2_S_16x4_FT"][0], "TASK", "")
+    assert (cfg.MVIT.USE_MEAN_POOLING, cfg.MVIT.HEAD_INIT_SCALE, cfg.SOLVER.LAYER_DECAY) == (True, 0.001, 0.75)
+    assert cfg.TEST.NUM_TEMPORAL_CLIPS == (1, 3, 4, 5, 7, 10)
+
+
 def test_all_of_slowfasts_keys_are_known_and_its_defaults_are_ours() -> None:
     loaded = yaml.safe_load(DEFAULTS.read_text())
     keys = dict(flat(loaded))

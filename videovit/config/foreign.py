@@ -105,7 +105,10 @@ _OTHER_MODELS = ("SlowFast", "ResNet", "X3D", "ContrastiveModel", "MaskMViT", *_
 _NO_SSL = "self-supervised training is not here"
 
 REFUSED: dict[str, Refusal] = {
-    "TASK": Refusal(_NO_SSL, on=("ssl", "ssl_eval")),
+    "TASK": Refusal(
+        f"{_NO_SSL}; to fine-tune its weights leave TASK empty and set TRAIN.CHECKPOINT_FILE_PATH",
+        on=("ssl", "ssl_eval"),
+    ),
     "MODEL.ARCH": Refusal(_NO_SSL, on=("maskmvit",)),
     "MODEL.MODEL_NAME": Refusal(
         "this model is not here; MODEL.MODEL_NAME MViT is",
