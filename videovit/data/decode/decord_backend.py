@@ -69,16 +69,21 @@ def open_decord(path: str) -> Video:
         return open_pyav(path)
     status = os.stat(path)
     version = status.st_mtime_ns, status.st_size
-    if FOUND_SAFE.get(path) != version:
-        video = open_pyav(path)
-        reason = reason_against(video)
-        if reason:
-            ROUTED[reason] += 1
+    if FOUND_SAFE.get(path) == version:
+        return DecordVideo(path, decord)
+    exact = open_pyav(path)
+    reason = reason_against(exact)
+    if not reason:
+        video = DecordVideo(path, decord)
+        if video.num_frames == exact.num_frames:
+            exact.close()
+            if len(FOUND_SAFE) < MOST_REMEMBERED:
+                FOUND_SAFE[path] = version
             return video
         video.close()
-        if len(FOUND_SAFE) < MOST_REMEMBERED:
-            FOUND_SAFE[path] = version
-    return DecordVideo(path, decord)
+        reason = "number of frames"
+    ROUTED[reason] += 1
+    return exact
 
 
 def reason_against(video: PyavVideo) -> str:

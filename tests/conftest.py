@@ -1,0 +1,44 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from videos import write_video
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Small tensors are fastest on one thread, and tests may run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def shared_clips() -> Path:
+    """Folder of real clips (VIDEOVIT_CLIPS, or shared/clips beside the project); the test is skipped without it."""
+    folder = Path(os.environ.get("VIDEOVIT_CLIPS") or PROJECT.parent / "shared" / "clips")
+    if not folder.is_dir():
+        pytest.skip(f"no folder of real clips at {folder}; VIDEOVIT_CLIPS names another")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`numbered("a.mp4", **arguments of write_video)`: a video whose frame i shows i, written once per session."""
+    folder = tmp_path_factory.mktemp("numbered")
+
+    def write(name: str, **arguments: Any) -> Path:
+        path = folder / name
+        return path if path.exists() else write_video(path, **arguments)
+
+    return write

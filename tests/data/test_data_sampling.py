@@ -1,0 +1,105 @@
+"""Frame indices: the published formulas by hand, and what must hold for every video length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from videovit.data.sampling import EvenSpans, RandomSpans, random_start, span_indices, view_start
+
+LENGTHS = range(1, 201)
+
+
+def test_span_of_16x4_has_a_mean_step_of_4_2() -> None:
+    # 16 * 4 / 30 * 30 = 64 frames: positions 0, 4.2, 8.4, ... 63, truncated.
+    indices = span_indices(300, 30.0, num_sampled=16, stride=4, target_fps=30, start=0.0)
+    assert indices.tolist() == [0, 4, 8, 12, 16, 21, 25, 29, 33, 37, 42, 46, 50, 54, 58, 63]
+    assert indices.dtype == np.int64
+
+
+def test_span_scales_with_the_frame_rate() -> None:
+    # At 15 fps the same 2.13 s are 32 frames: from 10 to 41 in 3 steps of 31 / 3.
+    indices = span_indices(300, 15.0, num_sampled=4, stride=16, target_fps=30, start=10.0)
+    assert indices.tolist() == [10, 20, 30, 41]
+
+
+def test_fractional_start() -> None:
+    # 4 * 2 = 8 frames from 2.5 to 9.5: 2.5, 4.83, 7.17, 9.5.
+    assert span_indices(20, 30.0, num_sampled=4, stride=2, target_fps=30, start=2.5).tolist() == [2, 4, 7, 9]
+
+
+def test_short_video_repeats_its_last_frame() -> None:
+    assert span_indices(4, 30.0, num_sampled=4, stride=2, target_fps=30, start=0.0).tolist() == [0, 2, 3, 3]
+    assert span_indices(1, 30.0, num_sampled=3, stride=8, target_fps=30, start=0.0).tolist() == [0, 0, 0]
+
+
+def test_no_frames_is_an_error() -> None:
+    with pytest.raises(ValueError, match="0 frames"):
+        span_indices(0, 30.0, num_sampled=4, stride=2, target_fps=30, start=0.0)
+
+
+@pytest.mark.parametrize(
+    ("use_offset", "num_views", "starts"),
+    [
+        # 300 frames, a span of 64: room of 236.
+        (True, 5, [0, 59, 118, 177, 236]),
+        (True, 10, [0, 26, 52, 78, 104, 130, 156, 182, 208, 234]),  # steps of floor(236 / 9) = 26
+        (True, 1, [118]),
+        (False, 5, [0, 47.2, 94.4, 141.6, 188.8]),
+        (False, 1, [0]),
+    ],
+)
+def test_starts_of_views(use_offset: bool, num_views: int, starts: list[float]) -> None:
+    found = [
+        view_start(
+            300, 30.0, num_sampled=16, stride=4, target_fps=30, view=view, num_views=num_views, use_offset=use_offset
+        )
+        for view in range(num_views)
+    ]
+    assert found == pytest.approx(starts)
+
+
+def test_centre_of_an_odd_room_is_rounded_down() -> None:
+    # 71 frames, a span of 64: room of 7, start 3.
+    start = view_start(71, 30.0, num_sampled=16, stride=4, target_fps=30, view=0, num_views=1, use_offset=True)
+    assert start == 3
+
+
+@pytest.mark.parametrize("fps", [5.0, 23.976, 30.0, 59.94])
+def test_every_length_stays_inside_and_in_order(fps: float) -> None:
+    rng = np.random.default_rng(0)
+    plans = [
+        RandomSpans(16, 4, 30.0, num_clips=2, jitter_fps=5.0),
+        EvenSpans(16, 4, 30.0, num_clips=5, use_offset=True),
+        EvenSpans(8, 8, 30.0, num_clips=4, use_offset=False),
+    ]
+    for plan in plans:
+        for length in LENGTHS:
+            clips = plan(length, fps, rng)
+            assert len(clips) == plan.num_clips
+            for indices in clips:
+                assert indices.shape == (plan.num_sampled,)
+                assert indices[0] >= 0 and indices[-1] < length
+                assert (np.diff(indices) >= 0).all()
+
+
+def test_random_starts_reach_the_whole_room() -> None:
+    rng = np.random.default_rng(0)
+    starts = [random_start(164, 30.0, num_sampled=16, stride=4, target_fps=30, rng=rng) for _ in range(2000)]
+    assert 0 <= min(starts) < 1 and 99 < max(starts) <= 100
+    assert np.mean(starts) == pytest.approx(50, abs=3)
+    assert random_start(10, 30.0, num_sampled=16, stride=4, target_fps=30, rng=rng) == 0
+
+
+def test_last_view_with_offset_ends_with_the_video() -> None:
+    plan = EvenSpans(16, 4, 30.0, num_clips=5, use_offset=True)
+    clips = plan(300, 30.0, np.random.default_rng(0))
+    assert clips[0][0] == 0 and clips[-1][-1] == 299
+
+
+def test_jittered_frame_rate_shortens_the_span() -> None:
+    # 30 to 60 fps: the span has between 64 and 32 frames of a 30 fps video.
+    plan = RandomSpans(16, 4, 30.0, jitter_fps=30.0)
+    rng = np.random.default_rng(0)
+    spans = [indices[-1] - indices[0] + 1 for indices in (plan(300, 30.0, rng)[0] for _ in range(300))]
+    assert 31 <= min(spans) < 36 and 60 < max(spans) <= 65
