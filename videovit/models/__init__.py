@@ -1,6 +1,7 @@
 """Models: plain modules with typed arguments, and `build_model` that reads a config for them."""
 
 from videovit.models.build import MODELS, UnknownModelError, build_model
+from videovit.models.convert import CheckpointError, LoadReport, export_state_dict, load_pretrained
 from videovit.models.macs import count_macs, count_params
 from videovit.models.mvit import MViT, mvit_from_config
 from videovit.models.mvit_schedule import BlockSpec, ScheduleError, expand
@@ -8,6 +9,8 @@ from videovit.models.mvit_schedule import BlockSpec, ScheduleError, expand
 __all__ = [
     "MODELS",
     "BlockSpec",
+    "CheckpointError",
+    "LoadReport",
     "MViT",
     "ScheduleError",
     "UnknownModelError",
@@ -15,5 +18,7 @@ __all__ = [
     "count_macs",
     "count_params",
     "expand",
+    "export_state_dict",
+    "load_pretrained",
     "mvit_from_config",
 ]

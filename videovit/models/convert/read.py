@@ -103,14 +103,19 @@ def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise CheckpointError(f"{path}: reading it takes the package safetensors (pip install safetensors)") from error
     try:
-        return dict(load_file(path))
+        with safe_open(path, framework="pt") as file:
+            return {"model_state": {n: file.get_tensor(n) for n in file.keys()}, "cfg": _as_text(file.metadata())}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def _as_text(metadata: Mapping[str, str] | None) -> str:
+    """Metadata of a safetensors file as lines `KEY: value`, the form of a config's text."""
+    return "\n".join(f"{key}: {value}" for key, value in (metadata or {}).items())
 
 
 def _refuse_plain_pickle(path: Path) -> None:

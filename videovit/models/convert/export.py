@@ -1,0 +1,135 @@
+"""From a model of this project to the names of others, and to safetensors files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from videovit.models.convert.adapt import join_qkv, split_qkv
+from videovit.models.convert.eps import pool_norms
+from videovit.models.convert.read import CheckpointError
+
+State = dict[str, Tensor]
+
+_TORCHVISION = (
+    (r"^patch_embed\.proj\.", "conv_proj."),
+    (r"^cls_token$", "pos_encoding.class_token"),
+    (r"^pos_embed_(spatial|temporal|class)$", r"pos_encoding.\1_pos"),
+    (r"\.attn\.proj\.", ".attn.project.0."),
+    (r"\.attn\.pool_([qkv])\.", r".attn.pool_\1.pool."),
+    (r"\.attn\.norm_([qkv])\.", r".attn.pool_\1.norm_act.0."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.3."),
+    (r"^(blocks\.\d+)\.proj\.", r"\1.project."),
+    (r"^head\.projection\.", "head.1."),
+)
+_PYTORCHVIDEO = (
+    (r"^patch_embed\.proj\.", "patch_embed.patch_model."),
+    (r"^(cls_token|pos_embed\w*)$", r"cls_positional_encoding.\1"),
+    (r"^norm\.", "norm_embed."),
+    (r"^head\.projection\.", "head.proj."),
+)
+
+
+def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
+    """Weights of an `MViT` by another project's names, sharing memory with the model where they can.
+
+    Args:
+        model: `MViT`.
+        layout: `pyslowfast` (q, k, v in one projection or three, as the model has them; the patch embedding of images
+            4-D), `torchvision` (its `MViT` class) or `pytorchvideo` (0.1.5: separate q, k, v).
+
+    Returns:
+        Name -> tensor, detached; `load_pretrained` reads it back exactly.
+
+    Raises:
+        CheckpointError: an unknown layout, or one that has no place for a table of this model.
+    """
+    if layout not in EXPORTERS:
+        raise CheckpointError(f"layout is {layout!r}; known: {', '.join(EXPORTERS)}")
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    stem = state.get("patch_embed.proj.weight")
+    if stem is None or not any(".attn." in name for name in state):
+        raise CheckpointError(f"{type(model).__name__} is not an MViT; its own state_dict() has the published names")
+    grid = getattr(model, "grid", (0, 0, 0))
+    return EXPORTERS[layout](state, grid[0] == 1 and stem.shape[2] == 1)
+
+
+def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn.Module | None = None) -> None:
+    """Write tensors to a `.safetensors` file, under a temporary name first.
+
+    Args:
+        state: name -> tensor, e.g. from `export_state_dict`.
+        path: of the file.
+        model: where given, the eps of its pooling norms is written beside the tensors, and found by `load_pretrained`.
+
+    Raises:
+        CheckpointError: the package safetensors is not installed, or the file cannot be written.
+    """
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise CheckpointError(f"{path}: writing it takes the package safetensors (pip install safetensors)") from error
+    path = Path(path)
+    norms = pool_norms(model) if model is not None else []
+    metadata = {"format": "pt"} | ({"POOL_NORM_EPS": repr(norms[0].eps)} if norms else {})
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # Views of one storage (separate q, k, v) are refused by the format: each becomes a tensor of its own.
+        save_file({n: t.detach().cpu().clone().contiguous() for n, t in state.items()}, partial, metadata)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: could not be written: {error}") from error
+
+
+def _to_pyslowfast(state: State, is_image: bool) -> State:
+    return {n: t.squeeze(2) if is_image and n == "patch_embed.proj.weight" else t for n, t in state.items()}
+
+
+def _to_torchvision(state: State, is_image: bool) -> State:
+    _refuse(state, "torchvision", {"pos_embed": "a joint position table", "norm_stem.weight": "a norm behind the stem"})
+    if "cls_token" not in state:
+        raise CheckpointError("torchvision's MViT always has a class token, this model has none")
+    state = join_qkv(state)
+    for name in ("cls_token", "pos_embed_class"):
+        if name in state:
+            state[name] = state[name].flatten()
+    for name in ("pos_embed_spatial", "pos_embed_temporal"):
+        if name in state:
+            state[name] = state[name][0]
+    return _rename(state, _TORCHVISION)
+
+
+def _to_pytorchvideo(state: State, is_image: bool) -> State:
+    relative = {n: "relative positions" for n in state if ".attn.rel_pos_" in n}
+    _refuse(state, "pytorchvideo 0.1.5", relative)
+    return _rename(split_qkv(_to_pyslowfast(state, is_image)), _PYTORCHVIDEO)
+
+
+EXPORTERS: dict[str, Callable[[State, bool], State]] = {
+    "pyslowfast": _to_pyslowfast,
+    "torchvision": _to_torchvision,
+    "pytorchvideo": _to_pytorchvideo,
+}
+
+
+def _refuse(state: State, project: str, reasons: Mapping[str, str]) -> None:
+    for name, what in reasons.items():
+        if name in state:
+            raise CheckpointError(f"{project} has no place for {what} ({name})")
+
+
+def _rename(state: State, rules: Iterable[tuple[str, str]]) -> State:
+    renamed = {}
+    for name, tensor in state.items():
+        new = name
+        for pattern, replacement in rules:
+            new = re.sub(pattern, replacement, new)
+        renamed[new] = tensor
+    return renamed

@@ -1,0 +1,109 @@
+"""`load_pretrained`: weights of this project and of others into a model, with a report of what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from videovit.models.convert.adapt import Inflation
+from videovit.models.convert.eps import pool_norms, source_eps
+from videovit.models.convert.fit import Fit, fit
+from videovit.models.convert.hints import config_hints
+from videovit.models.convert.layouts import LAYOUTS, detect
+from videovit.models.convert.read import CheckpointError, Weights, read_weights
+from videovit.models.convert.report import LoadReport
+
+_LISTED = 8
+
+
+def load_pretrained(
+    model: nn.Module,
+    path_or_state_dict: str | Path | Mapping[str, Any],
+    source: str = "auto",
+    *,
+    inflate: Inflation = "centre",
+) -> LoadReport:
+    """Load weights into a model, strictly but for what a change of classes, size or medium asks for.
+
+    Tolerated, and reported: a classifier for another number of classes (dropped), position tables for another size
+    (stretched), weights of an image model for clips and the reverse, q, k, v as one projection or three.
+
+    Args:
+        model: from `build_model`, or any module whose names are those of the weights.
+        path_or_state_dict: file (`.pyth`, `.pth`, `.pt`, `.safetensors`); or a state dict, or a container of one.
+        source: layout of the weights: `auto` recognises it from the names. `pyslowfast` (and this project's own),
+            `pyslowfast_old` (before June 2022), `mvit` (facebookresearch/mvit), `pytorchvideo` (0.1.5),
+            `pytorchvideo_repo`, `torchvision`, `timm`.
+        inflate: how convolutions of images get a time axis: `centre` (MViTv2's recipe), `repeat` (PySlowFast's loader)
+            or `mean`.
+
+    Returns:
+        The report; `str(report)` is a table.
+
+    Raises:
+        CheckpointError: unreadable or of a kind that is not read; or anything but the classifier is missing, unknown or
+            of another shape. The message lists the names and the config keys that would make the model fit. The model
+            is left as it was.
+    """
+    if source != "auto" and source not in LAYOUTS:
+        raise CheckpointError(f"source is {source!r}; known: auto, {', '.join(LAYOUTS)}")
+    weights = read_weights(path_or_state_dict)
+    wanted = dict(model.state_dict())
+    head = getattr(model, "head_prefix", "head.")
+    is_mvit = "patch_embed.proj.weight" in wanted
+    layout = source if source != "auto" else detect(weights.state) if is_mvit else "pyslowfast"
+    if is_mvit:
+        weights = replace(weights, state=LAYOUTS[layout](weights.state))
+    result = fit(weights.state, wanted, grid=getattr(model, "grid", None), head=head, inflate=inflate)
+    if result.problems:
+        raise CheckpointError(_complaint(result, weights, wanted, layout))
+    eps, notes = _match_eps(model, weights, layout, asked=source != "auto")
+    wanted.update(result.state)
+    model.load_state_dict(wanted)
+    return LoadReport(
+        source=layout,
+        loaded=[name for name in result.state if name not in result.resized],
+        resized=result.resized,
+        skipped=result.skipped,
+        missing=result.missing,
+        how=result.how,
+        notes=notes,
+        pool_norm_eps=eps,
+    )
+
+
+def _match_eps(model: nn.Module, weights: Weights, layout: str, *, asked: bool) -> tuple[float | None, list[str]]:
+    """Set the eps of the weights on the pooling norms of the model, or say that it is not known."""
+    norms = pool_norms(model)
+    if not norms:
+        return None, []
+    eps, reason = source_eps(weights, layout, asked=asked)
+    own = norms[0].eps
+    if eps is None:
+        return None, [
+            f"nothing tells the eps of the pooling norms, the model keeps {own:g}; PyTorch weights of PySlowFast from "
+            "before June 2022 want source='pyslowfast_old' (1e-05)"
+        ]
+    for norm in norms:
+        norm.eps = eps
+    changed = [f"eps of the pooling norms {own:g} -> {eps:g}, {reason}"] if eps != own else []
+    return eps, changed
+
+
+def _complaint(result: Fit, weights: Weights, wanted: Mapping[str, Any], layout: str) -> str:
+    """Why weights do not fit: the first names of each kind, and the config keys that differ."""
+    lines = [f"{weights.origin} (read as {layout}) does not fit the model; {len(result.problems)} tensors differ:"]
+    problems = list(result.problems.items())
+    lines += [f"  {name}: {why}" for name, why in problems[:_LISTED]]
+    if len(problems) > _LISTED:
+        lines.append(f"  ... and {len(problems) - _LISTED} more")
+    theirs, ours = config_hints(weights.state), config_hints(wanted)
+    keys = [k for k in theirs if k != "MODEL.NUM_CLASSES" and k in ours and theirs[k] != ours[k]]
+    if keys:
+        lines.append("the weights look like a model with these config keys:")
+        lines += [f"  {key}: {theirs[key]}   (here: {ours[key]})" for key in keys]
+    return "\n".join(lines)
