@@ -157,6 +157,15 @@ def test_lossless_pixels(numbered: Numbered, backend: str) -> None:
 
 
 @backends
+@pytest.mark.parametrize("name", ["closed.mp4", "open.mp4", "h264.ts", "mpeg4.avi"])
+def test_windows_one_after_another(numbered: Numbered, name: str, backend: str) -> None:
+    with open_video(file(numbered, name), backend) as video:
+        for start in (0, 10, 20, 30, 40, 50, 5, 6):
+            window = list(range(start, start + 10, 3))
+            assert read_barcodes(video.frames(np.array(window))) == window
+
+
+@backends
 def test_frame_rate(numbered: Numbered, backend: str) -> None:
     with open_video(file(numbered, "closed.mov"), backend) as video:
         assert video.fps == pytest.approx(30000 / 1001)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from videovit.data.decode import DecodeError, open_video
 from videovit.data.records import Clip, Failure, Item, Sample
 from videovit.data.sampling import ClipPlan
-from videovit.data.transforms.reorder import reorder
+from videovit.data.transforms.reorder import frame_order, reorder
 
 # A video that cannot be read is replaced by another one at most so often in a row.
 MOST_FAILURES_IN_A_ROW = 10
@@ -79,6 +79,9 @@ class ClipDataset(Dataset[Item]):
         replace_unreadable: draw another video for one that cannot be read (training); otherwise its item is empty.
         order: order of the frames of each clip, a name that `transforms.reorder` knows.
         order_seed: seed of that order; all crops of a clip have the same one.
+
+    Raises:
+        OrderError: no such order.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class ClipDataset(Dataset[Item]):
         order: str = "ordered",
         order_seed: int = 0,
     ) -> None:
+        frame_order(1, order, np.random.default_rng(0))  # an unknown order is refused now, not in a worker
         self.samples = list(samples)
         self.num_views = plan.num_clips * num_crops
         self._plan = plan

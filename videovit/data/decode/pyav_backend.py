@@ -247,25 +247,32 @@ class PyavVideo(ClosingVideo):
             raise NotReached
 
     def _decode_counting(self, wanted: list[int]) -> Image:
-        """The wanted frames (sorted, distinct), by decoding from the start and counting."""
-        self._reopen()
+        """The wanted frames (sorted, distinct), by counting from the start, or on from where the last call ended."""
+        if wanted[0] < self._num_counted:
+            self._reopen()
         rows = Rows(wanted)
-        for index, frame in enumerate(self._container.decode(self._stream)):
-            rows.keep(index, frame)
-            if index == wanted[-1]:
+        while self._num_counted <= wanted[-1]:
+            frame = next(self._counted, None)
+            if frame is None:
                 break
+            rows.keep(self._num_counted, frame)
+            self._num_counted += 1
         return rows.result()
 
     def _count(self) -> int:
         """Number of frames, by decoding them all."""
         self._reopen()
-        return sum(1 for _ in self._container.decode(self._stream))
+        count = sum(1 for _ in self._counted)
+        self._reopen()
+        return count
 
     def _reopen(self) -> None:
         """Begin again at the first packet."""
         self._container.close()
         self._container, self._stream = open_container(self._path)
         self._reader = PacketReader(self._container, self._stream, self.table)
+        self._counted: Iterator[Any] = self._container.decode(self._stream)
+        self._num_counted = 0
 
 
 def can_skip(codec: str, extradata: bytes | None) -> bool:
