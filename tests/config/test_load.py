@@ -223,6 +223,8 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
 
 def test_rules_are_not_applied_to_values_that_failed() -> None:
     assert len(problems(None, "NUM_SHARDS", "x", "SHARD_ID", "3")) == 1
+    assert len(problems(None, "NUM_SHARD", "4", "SHARD_ID", "3")) == 1
+    assert len(problems(Path("missing.yaml"), "SHARD_ID", "3")) == 1
 
 
 # Files

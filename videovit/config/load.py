@@ -81,10 +81,11 @@ def load_config(path: str | os.PathLike[str] | None = None, opts: Sequence[objec
     found = _Found()
     if path is not None:
         _read_file(Path(path), found, ())
+    unread = bool(found.problems)
     _read_opts([opts] if isinstance(opts, str) else [str(item) for item in opts], found)
     values, failed = _coerce_all(found)
     cfg: Config = _build(Config, "", values)
-    for keys, text in rules.check(cfg):
+    for keys, text in rules.check(cfg) if not unread else ():  # half a file breaks rules that the whole one keeps
         if failed.isdisjoint(keys):
             found.problems.append(f"{found.where(keys)}: {text}")
     if found.problems:
@@ -218,7 +219,9 @@ def _coerce_all(found: _Found) -> tuple[dict[str, Any], set[str]]:
         elif not refusal:
             reason = ignored_reason(key)
             if reason is None:
-                found.problems.append(f"{place}: {_unknown(key, guess=len(found.problems) < _MAX_GUESSES)}")
+                close = _nearest_key(key) if len(found.problems) < _MAX_GUESSES else None
+                found.problems.append(f"{place}: {_unknown(key, close)}")
+                failed.add(close or key)  # what was meant is not known, so no rule speaks of it
             else:
                 ignored.setdefault(reason, []).append(key)
     if ignored:
@@ -227,12 +230,11 @@ def _coerce_all(found: _Found) -> tuple[dict[str, Any], set[str]]:
     return values, failed
 
 
-def _unknown(key: str, *, guess: bool) -> str:
+def _unknown(key: str, close: str | None) -> str:
     if key in _sections():
         return f"{key} is a section; expected one of its keys, such as {_first_key(key)}"
     if "=" in key:
         return f"{shown(Scalar(key))} is not a known key; write KEY VALUE, without ="
-    close = _nearest_key(key) if guess else None
     return f"{shown(Scalar(key))} is not a known key{f'; did you mean {close}?' if close else ''}"
 
 
