@@ -18,8 +18,18 @@ _OLD = 1e-5
 _NEW = 1e-6
 
 
-def pool_norms(model: nn.Module) -> list[nn.LayerNorm]:
-    """The pooling norms of a model; empty for models that pool without convolutions."""
+def pool_norm_eps(model: nn.Module) -> float | None:
+    """The eps of a model's pooling norms; None for a model without them (it pools by maximum, or is no MViT)."""
+    return next((norm.eps for norm in _pool_norms(model)), None)
+
+
+def set_pool_norm_eps(model: nn.Module, eps: float) -> None:
+    """Give every pooling norm of a model this eps."""
+    for norm in _pool_norms(model):
+        norm.eps = eps
+
+
+def _pool_norms(model: nn.Module) -> list[nn.LayerNorm]:
     found = [m for name, m in model.named_modules() if re.search(r"\.attn\.norm_[qkv]$", name)]
     return [m for m in found if isinstance(m, nn.LayerNorm)]
 
@@ -35,6 +45,8 @@ def source_eps(weights: Weights, layout: str, *, asked: bool) -> tuple[float | N
     Returns:
         The eps, None when nothing tells; and the reason, for the report.
     """
+    if weights.pool_norm_eps is not None:
+        return weights.pool_norm_eps, "as saved beside the weights"
     if match := _OURS.search(weights.cfg):
         return float(match[1]), "as its config says"
     if layout in POOL_NORM_EPS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from videovit.models.convert.adapt import join_qkv, split_qkv
-from videovit.models.convert.eps import pool_norms
+from videovit.models.convert.eps import pool_norm_eps
 from videovit.models.convert.read import CheckpointError
 
 State = dict[str, Tensor]
@@ -76,8 +76,8 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn
     except ImportError as error:
         raise CheckpointError(f"{path}: writing it takes the package safetensors (pip install safetensors)") from error
     path = Path(path)
-    norms = pool_norms(model) if model is not None else []
-    metadata = {"format": "pt"} | ({"POOL_NORM_EPS": repr(norms[0].eps)} if norms else {})
+    eps = pool_norm_eps(model) if model is not None else None
+    metadata = {"format": "pt"} | ({} if eps is None else {"pool_norm_eps": repr(eps)})
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # Views of one storage (separate q, k, v) are refused by the format: each becomes a tensor of its own.

@@ -16,9 +16,10 @@ def config_hints(state: State) -> dict[str, Any]:
     """Config keys and values that the weights of an MViT ask for.
 
     Widths, heads, blocks, tables and pooling kernels leave their mark in names and shapes. Strides do not, where
-    kernels are all alike: they are filled in as published (queries halve the sides where the heads double; keys and values end
-    at stride 1, having begun at 2 to the number of halvings, for images 4). A last stage without key/value pooling, as
-    in weights of 2021, shows in the names and gives a `POOL_KV_STRIDE` list in place of `POOL_KV_STRIDE_ADAPTIVE`.
+    kernels are all alike: they are filled in as published (queries halve the sides where the heads double; keys and
+    values end at stride 1, having begun at 2 to the number of halvings, for images 4). A last stage without key/value
+    pooling, as in weights of 2021, shows in the names and gives a `POOL_KV_STRIDE` list in place of
+    `POOL_KV_STRIDE_ADAPTIVE`.
 
     Args:
         state: weights by this project's names.

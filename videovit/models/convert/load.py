@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from videovit.models.convert.adapt import Inflation
-from videovit.models.convert.eps import pool_norms, source_eps
+from videovit.models.convert.eps import pool_norm_eps, set_pool_norm_eps, source_eps
 from videovit.models.convert.fit import Fit, fit
 from videovit.models.convert.hints import config_hints
 from videovit.models.convert.layouts import LAYOUTS, detect
@@ -78,18 +78,16 @@ def load_pretrained(
 
 def _match_eps(model: nn.Module, weights: Weights, layout: str, *, asked: bool) -> tuple[float | None, list[str]]:
     """Set the eps of the weights on the pooling norms of the model, or say that it is not known."""
-    norms = pool_norms(model)
-    if not norms:
+    own = pool_norm_eps(model)
+    if own is None:
         return None, []
     eps, reason = source_eps(weights, layout, asked=asked)
-    own = norms[0].eps
     if eps is None:
         return None, [
             f"nothing tells the eps of the pooling norms, the model keeps {own:g}; PyTorch weights of PySlowFast from "
             "before June 2022 want source='pyslowfast_old' (1e-05)"
         ]
-    for norm in norms:
-        norm.eps = eps
+    set_pool_norm_eps(model, eps)
     changed = [f"eps of the pooling norms {own:g} -> {eps:g}, {reason}"] if eps != own else []
     return eps, changed
 

@@ -31,11 +31,13 @@ class Weights:
     Attributes:
         state: names without wrapper prefixes -> tensors.
         cfg: text of the config saved beside the weights; empty when there is none.
+        pool_norm_eps: eps of the pooling norms saved beside the weights; None when it was not.
         origin: where they came from, for messages.
     """
 
     state: dict[str, Tensor]
     cfg: str
+    pool_norm_eps: float | None
     origin: str
 
 
@@ -88,8 +90,13 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> Weights:
         keys = ", ".join(sorted(map(str, content))[:5]) or "none"
         raise CheckpointError(f"{origin}: no tensors in it; expected a state dict, or one under the key model_state; "
                               f"found the keys {keys}")  # fmt: skip
-    cfg = content.get("cfg", "")
-    return Weights(strip_prefixes(state), cfg if isinstance(cfg, str) else "", origin)
+    cfg, eps = content.get("cfg"), content.get("pool_norm_eps")
+    return Weights(
+        state=strip_prefixes(state),
+        cfg=cfg if isinstance(cfg, str) else "",
+        pool_norm_eps=None if eps is None else float(eps),
+        origin=origin,
+    )
 
 
 def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -108,14 +115,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: reading it takes the package safetensors (pip install safetensors)") from error
     try:
         with safe_open(path, framework="pt") as file:
-            return {"model_state": {n: file.get_tensor(n) for n in file.keys()}, "cfg": _as_text(file.metadata())}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            return {"model_state": {name: file.get_tensor(name) for name in file.keys()}} | metadata  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
-
-
-def _as_text(metadata: Mapping[str, str] | None) -> str:
-    """Metadata of a safetensors file as lines `KEY: value`, the form of a config's text."""
-    return "\n".join(f"{key}: {value}" for key, value in (metadata or {}).items())
 
 
 def _refuse_plain_pickle(path: Path) -> None:
