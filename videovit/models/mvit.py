@@ -31,6 +31,10 @@ Triple = tuple[int, int, int]
 _CHUNK_HIDDEN = 800_000
 
 
+class UnsupportedModelError(ValueError):
+    """A config switches on something that `MViT` does not have."""
+
+
 class PatchEmbed(nn.Module):
     """Convolution from pixels to the first tokens.
 
@@ -346,7 +350,7 @@ class MViT(nn.Module):
             cls_pos = self.pos_embed_class if self.pos_embed is None else self.pos_embed[:, :1]
             cls_B1C = None if cls_B1C is None else cls_B1C + cls_pos
         if cls_B1C is not None:
-            cls_B1C = cls_B1C.to(x_BTHWC.dtype).expand(x_BTHWC.shape[0], -1, -1)
+            cls_B1C = cls_B1C.to(x_BTHWC.dtype).repeat(x_BTHWC.shape[0], 1, 1)
         if self.dropout:
             x_BTHWC, cls_B1C = (
                 None if t is None else nn.functional.dropout(t, self.dropout, self.training) for t in (x_BTHWC, cls_B1C)
@@ -378,8 +382,18 @@ def mvit_from_config(cfg: Any) -> MViT:
 
     Raises:
         ScheduleError: sparse lists that do not fit together.
+        UnsupportedModelError: a variant of SlowFast's that is not built here.
     """
     m = cfg.MVIT
+    unsupported = {
+        "MVIT.POOL_FIRST": m.POOL_FIRST,
+        "MVIT.LAYER_SCALE_INIT_VALUE": m.LAYER_SCALE_INIT_VALUE > 0,
+        "MVIT.USE_FIXED_SINCOS_POS": m.USE_FIXED_SINCOS_POS,
+        "MVIT.MODE conv_unshared": m.MODE == "conv_unshared",
+    }
+    if any(unsupported.values()):
+        named = ", ".join(key for key, wanted in unsupported.items() if wanted)
+        raise UnsupportedModelError(f"switched on but not available: {named}")
     blocks = expand(
         depth=m.DEPTH,
         embed_dim=m.EMBED_DIM,

@@ -17,13 +17,18 @@ from torch.autograd.function import once_differentiable
 Triple = tuple[int, int, int]
 
 
+def padding_of(kernel: Sequence[int]) -> list[int]:
+    """Padding that keeps windows centred: (k - 1) // 2 per axis, so that kernel == stride tiles without overlap."""
+    return [(k - 1) // 2 for k in kernel]
+
+
 def pooled_size(size: int, kernel: int, stride: int) -> int:
-    """Positions left on one axis after pooling with padding kernel // 2."""
-    return (size + 2 * (kernel // 2) - kernel) // stride + 1
+    """Positions left on one axis after pooling."""
+    return (size + 2 * ((kernel - 1) // 2) - kernel) // stride + 1
 
 
 def depthwise_conv(x_BTHWC: Tensor, weight_C1KKK: Tensor, stride: Triple) -> Tensor:
-    """Depthwise 3D convolution with padding kernel // 2 and no bias.
+    """Depthwise 3D convolution with centred padding and no bias.
 
     Args:
         x_BTHWC: (B, T, H, W, C).
@@ -44,7 +49,7 @@ def depthwise_conv(x_BTHWC: Tensor, weight_C1KKK: Tensor, stride: Triple) -> Ten
 
 def _conv(x_BCTHW: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
     _, _, *kernel = weight.shape
-    return F.conv3d(x_BCTHW, weight, None, stride, [k // 2 for k in kernel], 1, weight.shape[0])
+    return F.conv3d(x_BCTHW, weight, None, stride, padding_of(kernel), 1, weight.shape[0])
 
 
 class _DepthwiseConv(torch.autograd.Function):
@@ -76,17 +81,25 @@ def _input_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Tripl
     B, C, *sizes = x_BCTHW.shape
     _, _, *kernel = weight.shape
     if tuple(stride) != (1, 1, 1):
-        spread = [n + 2 * (k // 2) - k + 1 for n, k in zip(sizes, kernel, strict=True)]
+        spread = [n + 2 * p - k + 1 for n, k, p in zip(sizes, kernel, padding_of(kernel), strict=True)]
         spread_BCTHW = dy_BCTHW.new_zeros(B, *spread, C).permute(0, 4, 1, 2, 3)
         spread_BCTHW[:, :, :: stride[0], :: stride[1], :: stride[2]] = dy_BCTHW
         dy_BCTHW = spread_BCTHW
-    return F.conv3d(dy_BCTHW, weight.flip(2, 3, 4), None, 1, [k - 1 - k // 2 for k in kernel], 1, C)
+    return F.conv3d(
+        dy_BCTHW,
+        weight.flip(2, 3, 4),
+        None,
+        1,
+        [k - 1 - p for k, p in zip(kernel, padding_of(kernel), strict=True)],
+        1,
+        C,
+    )
 
 
 def _weight_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Triple) -> Tensor:
     """Gradient of the weight by the library's own kernel, in fp32 at least."""
     wide = torch.promote_types(weight.dtype, torch.float32)
-    padding = [k // 2 for k in weight.shape[2:]]
+    padding = padding_of(weight.shape[2:])
     _, dweight, _ = torch.ops.aten.convolution_backward(
         dy_BCTHW.to(wide),
         x_BCTHW.to(wide),
@@ -104,7 +117,7 @@ def _weight_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Trip
 
 
 def max_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """Maximum over windows with padding kernel // 2 (padding never wins).
+    """Maximum over windows with centred padding (which never wins).
 
     Args:
         x_BTHWC: (B, T, H, W, C).
@@ -116,14 +129,14 @@ def max_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
     """
     if kernel[0] == stride[0] == 1:
         x_XCHW = x_BTHWC.flatten(0, 1).permute(0, 3, 1, 2)
-        x_XCHW = F.max_pool2d(x_XCHW, kernel[1:], stride[1:], [k // 2 for k in kernel[1:]])
+        x_XCHW = F.max_pool2d(x_XCHW, kernel[1:], stride[1:], padding_of(kernel[1:]))
         return x_XCHW.permute(0, 2, 3, 1).unflatten(0, x_BTHWC.shape[:2])
-    x_BCTHW = F.max_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, [k // 2 for k in kernel])
+    x_BCTHW = F.max_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, padding_of(kernel))
     return x_BCTHW.permute(0, 2, 3, 4, 1)
 
 
 def avg_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """Mean over windows with padding kernel // 2; padding counts as zeros, as PyTorch's default has it.
+    """Mean over windows with centred padding, which counts as zeros, as PyTorch's default has it.
 
     Args:
         x_BTHWC: (B, T, H, W, C).
@@ -133,12 +146,12 @@ def avg_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
     Returns:
         (B, T', H', W', C).
     """
-    x_BCTHW = F.avg_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, [k // 2 for k in kernel])
+    x_BCTHW = F.avg_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, padding_of(kernel))
     return x_BCTHW.permute(0, 2, 3, 4, 1)
 
 
 def touched(size: int, kernel: int, stride: int) -> list[int]:
-    """Positions of one axis that a pooling with padding kernel // 2 reads; `range(size)` unless stride > kernel.
+    """Positions of one axis that a pooling reads; `range(size)` unless stride > kernel.
 
     A kernel of 3 with stride 8 reads 3 of 8 positions:
 
@@ -149,7 +162,7 @@ def touched(size: int, kernel: int, stride: int) -> list[int]:
     """
     if stride <= kernel:
         return list(range(size))
-    first = -(kernel // 2)
+    first = -((kernel - 1) // 2)
     starts = [first + i * stride for i in range(pooled_size(size, kernel, stride))]
     return [p for start in starts for p in range(start, start + kernel) if 0 <= p < size]
 

@@ -1,0 +1,31 @@
+"""Every shipped config loads, its model builds on `meta`, and parameters and multiply-adds are those of its header."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from videovit.config import load_config
+from videovit.models import build_model, count_macs, count_params
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+HEADER = re.compile(r"^# params: ([\d,]+) +GMACs: (\d+\.(\d+))$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_config_matches_its_header(path):
+    header = HEADER.search(path.read_text(encoding="utf-8"))
+    assert header, f"{path} has no line '# params: 1,234   GMACs: 5.678'"
+    params, giga_macs, places = header.groups()
+    cfg = load_config(path)
+    side = cfg.DATA.TRAIN_CROP_SIZE
+    with torch.device("meta"):
+        model = build_model(cfg)
+    macs = count_macs(model, (1, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, side, side))
+    assert f"{count_params(model):,}" == params
+    assert f"{macs / 1e9:.{len(places)}f}" == giga_macs
+
+
+def test_there_are_configs():
+    assert len(list(CONFIGS.glob("*/*.yaml"))) >= 27
