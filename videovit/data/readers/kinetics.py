@@ -20,7 +20,8 @@ from videovit.data.records import AnnotationError, Sample
 MOST_PROBLEMS_SHOWN = 20
 LONGEST_LINE_SHOWN = 120
 USUAL_SEPARATORS = frozenset(" ,\t")
-LAST_FIELD = re.compile(r"(?P<path>.*?)[ \t]*[,\t ][ \t]*(?P<label>[^,\t ]+)", re.DOTALL)
+LAST_FIELD = re.compile(r"(?P<path>.*)[,\t ](?P<label>[^,\t ]+)", re.DOTALL)
+WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def parse_rows(
             problems.append((number, text, f"expected 'path{separator}label'"))
             continue
         path, label = fields
-        if not re.fullmatch(r"-?\d+", label, re.ASCII):
+        if not WHOLE_NUMBER.fullmatch(label):
             header = "; is it a header? then set DATA.SKIP_ROWS" if number == skip + 1 else ""
             problems.append((number, text, f"label {label!r} is not a whole number{header}"))
         elif not 0 <= int(label) < num_classes:
@@ -136,7 +137,7 @@ def split_line(text: str, separator: str) -> tuple[str, str] | None:
         found = LAST_FIELD.fullmatch(text)
         if found is None:
             return None
-        path, label = found["path"], found["label"]
+        path, label = found["path"].rstrip(" \t").removesuffix(","), found["label"]
     return unquote(path.strip()), unquote(label.strip())
 
 
@@ -182,9 +183,13 @@ class Folders:
         folder, name = os.path.split(path)
         if self._listing(folder).get(name, False) or name in ("", ".", ".."):
             return os.path.realpath(path)
+        return os.path.join(self.real_folder(folder), name)
+
+    def real_folder(self, folder: str) -> str:
+        """A folder with its symbolic links followed."""
         if folder not in self._real:
             self._real[folder] = os.path.realpath(folder)
-        return os.path.join(self._real[folder], name)
+        return self._real[folder]
 
     def _listing(self, folder: str) -> dict[str, bool]:
         """Name -> whether it is a symbolic link; nothing for a folder that cannot be listed."""
@@ -216,7 +221,7 @@ def leads_out(path: str, prefix: str, folders: Folders) -> str | None:
     if not is_inside(os.path.normpath(joined), os.path.normpath(prefix)):
         return f"leads out of DATA.PATH_PREFIX {prefix!r}"
     real = folders.real(joined)
-    if not is_inside(real, folders.real(os.path.join(prefix, "."))):
+    if not is_inside(real, folders.real_folder(prefix)):
         return f"leads out of DATA.PATH_PREFIX {prefix!r} by a symbolic link, to {real!r}"
     return None
 
