@@ -38,6 +38,7 @@ FILES: dict[str, dict[str, Any]] = {
     "open.mp4": {"open_gop": True},
     "open.mkv": {"open_gop": True},
     "refresh.mp4": {"options": {"intra-refresh": "1"}},
+    "fast_refresh.mp4": {"options": {"intra-refresh": "1"}, "keyint": 2, "bframes": 0},
     "closed_hevc.mp4": {"codec": "libx265"},
     "open_hevc.mp4": {"codec": "libx265", "open_gop": True},
     "layers_hevc.mp4": {"codec": "libx265", "extra": "temporal-layers=3:b-adapt=0"},
@@ -53,6 +54,7 @@ TO_PYAV = {
     "open.mp4": "key frames that others refer across",
     "open.mkv": "key frames that others refer across",
     "refresh.mp4": "key frames that others refer across",
+    "fast_refresh.mp4": "key frames that others refer across",
     "closed_hevc.mp4": "codec hevc",
     "open_hevc.mp4": "codec hevc",
     "layers_hevc.mp4": "codec hevc",
@@ -107,6 +109,18 @@ def test_seeking_is_bit_for_bit_sequential_decoding(numbered: Numbered, name: st
     truth = decode_all(path)
     with open_video(path, "pyav") as video:
         for title, wanted in requests(NUM_FRAMES).items():
+            assert torch.equal(video.frames(np.array(wanted)), truth[wanted]), title
+
+
+@pytest.mark.parametrize("name", ["closed.mp4", "open.mkv", "refresh.mp4", "fast_refresh.mp4", "layers_hevc.mp4"])
+def test_seeking_keeps_every_bit_of_moving_pictures(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    path = write_video(
+        tmp_path / name, num_frames=40, size=(128, 96), draw=lambda i: np.roll(noise, (i, 3 * i), (0, 1)), **FILES[name]
+    )
+    truth = decode_all(path)
+    with open_video(path, "pyav") as video:
+        for title, wanted in requests(40).items():
             assert torch.equal(video.frames(np.array(wanted)), truth[wanted]), title
 
 

@@ -31,6 +31,8 @@ from videovit.data.decode.protocol import (
 
 NAME = "pyav"
 ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError)
+# Codecs of which a stretch is trusted only if its key packet gave an intra picture.
+ENTERED_BY_INTRA = frozenset({"h264", "hevc"})
 # Packets worth reading past rather than seeking over them.
 READ_ON = 64
 # Only plain files: a list or a page that names other places is not followed there.
@@ -225,11 +227,13 @@ class PyavVideo(ClosingVideo):
         """
         context = self._stream.codec_context
         key_pts = self.table.pts[stretch.first]
+        # Some streams have key packets without a whole picture: they refresh it bit by bit.
+        entered = not careful or self.codec not in ENTERED_BY_INTRA
 
         def keep(frames: Sequence[Any]) -> None:
+            nonlocal entered
             for frame in frames:
-                if careful and self._skips and frame.pts == key_pts and frame.pict_type != PictureType.I:
-                    raise NotReached  # a key packet of a stream that refreshes its picture bit by bit
+                entered = entered or (frame.pts == key_pts and frame.pict_type == PictureType.I)
                 if careful and frame.is_corrupt and frame.pts in stretch.wanted_pts:
                     raise NotReached
                 rows.keep(frame.pts, frame)
@@ -243,7 +247,7 @@ class PyavVideo(ClosingVideo):
             if position >= stretch.last:
                 break
         keep(context.decode(None))
-        if careful and not rows.has(stretch.wanted_pts):
+        if not entered or (careful and not rows.has(stretch.wanted_pts)):
             raise NotReached
 
     def _decode_counting(self, wanted: list[int]) -> Image:
