@@ -107,22 +107,20 @@ def _pooling(state: State, depth: int, stages: list[int]) -> dict[str, Any]:
     else:
         stride_q = {i: _stride(k) for i, k in q.items()}
     hints["MVIT.POOL_Q_STRIDE"] = [[i, *stride] for i, stride in stride_q.items()]
-    if not kv:
-        return hints
+    rows: list[list[int]] = []
+    adaptive = None
     if not alike:
-        hints["MVIT.POOL_KV_STRIDE"] = [[i, *_stride(k)] for i, k in kv.items()]
-        return hints
-    halvings = [i for i, stride in stride_q.items() if stride[1] > 1]
-    is_video = any(k[0] > 1 for k in kv.values())
-    first_unpooled = next((i for i in range(depth) if i not in kv), depth)
-    start = 2 ** sum(i <= first_unpooled for i in halvings)
-    if len(kv) == depth:
-        hints["MVIT.POOL_KV_STRIDE_ADAPTIVE"] = [1, start, start] if is_video else [1, min(start, 4), min(start, 4)]
-        return hints
-    hints["MVIT.POOL_KV_STRIDE_ADAPTIVE"] = None
-    sides = {i: max(start // 2 ** sum(j <= i for j in halvings), 1) for i in kv}
-    hints["MVIT.POOL_KV_STRIDE"] = [[i, 1, side, side] for i, side in sides.items()]
-    return hints
+        rows = [[i, *_stride(k)] for i, k in kv.items()]
+    else:
+        halvings = [i for i, stride in stride_q.items() if stride[1] > 1]
+        first_unpooled = next((i for i in range(depth) if i not in kv), depth)
+        start = 2 ** sum(i <= first_unpooled for i in halvings)
+        if len(kv) == depth:
+            is_video = any(k[0] > 1 for k in kv.values())
+            adaptive = [1, start, start] if is_video else [1, min(start, 4), min(start, 4)]
+        else:
+            rows = [[i, 1, *[max(start // 2 ** sum(j <= i for j in halvings), 1)] * 2] for i in kv]
+    return hints | {"MVIT.POOL_KV_STRIDE_ADAPTIVE": adaptive, "MVIT.POOL_KV_STRIDE": rows}
 
 
 def _kernels(state: State, part: str) -> dict[int, Triple]:
