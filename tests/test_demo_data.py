@@ -1,4 +1,4 @@
-"""The demo data set: what is rendered, that it is the same every time, and that only order tells the members of pairs."""
+"""The demo data set: what is rendered, that it is the same each time, and that only order tells a pair apart."""
 
 import importlib.util
 import json
