@@ -118,7 +118,8 @@ def test_a_clip_depends_on_seed_epoch_and_index_only(samples: list[Sample]) -> N
         return [*read_barcodes(clip.frames_THWC), clip.erase_seed]
 
     assert numbers(5, 2, 0) == numbers(5, 2, 0, warm_up=3)
-    assert len({tuple(numbers(*key)) for key in [(5, 2, 0), (6, 2, 0), (5, 3, 0), (5, 2, 1)]}) == 4
+    erase_seeds = {numbers(*key)[-1] for key in [(5, 2, 0), (6, 2, 0), (5, 3, 0), (5, 2, 1)]}
+    assert len(erase_seeds) == 4
 
 
 def test_unreadable_video_is_replaced_and_recorded(samples: list[Sample], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from videos import barcode, copy_packets, read_barcodes, rotate, write_sound, write_video
 
 from videovit.data.decode import BACKENDS, DecodeError, decord_backend, open_video, pyav_backend
-from videovit.data.decode.frame_table import FrameTable
+from videovit.data.decode.frame_table import FrameTable, is_hidden_vp8, is_idr
 
 NUM_FRAMES = 60
 Numbered = Callable[..., Path]
@@ -328,6 +328,27 @@ def test_frames_before_their_key_frame_start_in_the_group_before() -> None:
     assert [(s.first, s.last) for s in table.stretches([6, 7])] == [(4, 8)]
     assert [(s.first, s.last, s.wanted_pts) for s in table.stretches([5, 8])] == [(0, 9, frozenset({5, 8}))]
     assert [(s.first, s.last) for s in table.stretches([1, 9])] == [(0, 2), (4, 7)]
+
+
+def test_pictures_are_skipped_only_where_nothing_can_refer_to_them(numbered: Numbered) -> None:
+    can_skip = {}
+    for name in ("closed.mp4", "closed_hevc.mp4", "layers_hevc.mp4", "mpeg4.mp4"):
+        with av.open(str(file(numbered, name))) as container:
+            context = container.streams.video[0].codec_context
+            can_skip[name] = pyav_backend.can_skip(context.name, context.extradata)
+    assert can_skip == {"closed.mp4": True, "closed_hevc.mp4": True, "layers_hevc.mp4": False, "mpeg4.mp4": False}
+
+
+def test_hidden_pictures_of_vp8() -> None:
+    assert is_hidden_vp8(bytes([0b0000_0001, 0, 0])) and not is_hidden_vp8(bytes([0b0001_0001, 0, 0]))
+
+
+@pytest.mark.parametrize(("length_size", "prefix"), [(4, b"\0\0\0\2"), (2, b"\0\2"), (0, b"\0\0\1")])
+def test_pictures_that_start_afresh(length_size: int, prefix: bytes) -> None:
+    parameters, idr, other = (prefix + bytes([kind, 0x80]) for kind in (0x67, 0x65, 0x61))
+    assert is_idr(memoryview(parameters + idr), length_size)
+    assert not is_idr(memoryview(parameters + other), length_size)
+    assert not is_idr(memoryview(parameters), length_size)
 
 
 def test_error_travels_between_processes() -> None:
