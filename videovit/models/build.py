@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from videovit.models.mvit import mvit_from_config
+from videovit.models.ptv import PTV_MODELS
 
-MODELS: dict[str, Callable[[Any], nn.Module]] = {"MViT": mvit_from_config}
+MODELS: dict[str, Callable[[Any], nn.Module]] = {"MViT": mvit_from_config, **PTV_MODELS}
 
 
 class UnknownModelError(ValueError):
