@@ -177,18 +177,15 @@ def as_opts(hints):
     ],
 )
 def test_hints_rebuild_the_model(config, request):
-    """A model built from nothing but the hints of a state dict (and the clip's size) is the same one."""
+    """A model built from the hints of a state dict, and the size and strides of its input, is the same one."""
     cfg = load_config(request.config.rootpath / "configs" / f"{config}.yaml")
     with torch.device("meta"):
         model = build_model(cfg)
     hints = config_hints(model.state_dict())
-    kernel = hints.pop("MVIT.PATCH_KERNEL")
+    padding = "[3, 3]" if hints["MVIT.PATCH_2D"] else "[1, 3, 3]"
+    stride = "[4, 4]" if hints["MVIT.PATCH_2D"] else "[2, 4, 4]"
     size = ["DATA.NUM_FRAMES", str(cfg.DATA.NUM_FRAMES), "DATA.TRAIN_CROP_SIZE", str(cfg.DATA.TRAIN_CROP_SIZE)]
-    if kernel[0] == 1:
-        size += ["MVIT.PATCH_2D", "True", "MVIT.PATCH_KERNEL", str(kernel[1:]), "MVIT.PATCH_STRIDE", "[4, 4]"]
-        size += ["MVIT.PATCH_PADDING", "[3, 3]"]
-    else:
-        size += ["MVIT.PATCH_PADDING", "[1, 3, 3]"]
+    size += ["MVIT.PATCH_STRIDE", stride, "MVIT.PATCH_PADDING", padding]
     with torch.device("meta"):
         again = build_model(load_config(None, as_opts(hints) + size))
     assert isinstance(again, MViT)

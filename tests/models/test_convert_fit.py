@@ -47,6 +47,19 @@ def test_wrapper_prefixes(prefix):
         assert torch.equal(model.state_dict()[name], tensor)
 
 
+def test_a_wrapped_model_is_loaded_inside():
+    source, model = perturb(tiny()), tiny()
+    load_pretrained(torch.nn.DataParallel(torch.compile(model)), source.state_dict())
+    assert torch.equal(model.norm.weight, source.norm.weight)
+
+
+def test_names_of_the_model_are_not_taken_for_prefixed_ones():
+    source, model = (torch.nn.ModuleDict({"model": torch.nn.Linear(3, 2)}) for _ in range(2))
+    report = load_pretrained(model, source.state_dict())
+    assert report.loaded == ["model.weight", "model.bias"]
+    assert load_pretrained(model, {f"module.{n}": t for n, t in source.state_dict().items()}).loaded == report.loaded
+
+
 @pytest.mark.parametrize(("of_file", "of_model"), [(True, False), (False, True)])
 def test_joint_and_separate_qkv(of_file, of_model):
     source, model = perturb(tiny(separate_qkv=of_file)), tiny(separate_qkv=of_model)
@@ -124,6 +137,7 @@ def test_joint_table_stretches(size):
     source, model = perturb(tiny(sep_pos_embed=False)), tiny(sep_pos_embed=False, clip_size=size)
     report = load_pretrained(model, source.state_dict())
     assert report.resized == ["pos_embed"]
+    assert report.how["pos_embed"].endswith("(read as made for 4x8x8)")
     assert torch.equal(model.pos_embed[:, 0], source.pos_embed[:, 0])
     x = clip(1, 3, *size)
     torch.testing.assert_close(logits_of(model, x), logits_of(source, x), atol=1e-5, rtol=0)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from videovit.models.convert.adapt import join_qkv, split_qkv
 from videovit.models.convert.eps import pool_norm_eps
 from videovit.models.convert.read import CheckpointError
+from videovit.models.convert.wrappers import unwrapped
 
 State = dict[str, Tensor]
 
@@ -41,7 +42,8 @@ def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
     Args:
         model: `MViT`.
         layout: `pyslowfast` (q, k, v in one projection or three, as the model has them; the patch embedding of images
-            4-D), `torchvision` (its `MViT` class) or `pytorchvideo` (0.1.5: separate q, k, v).
+            4-D), `torchvision` (its `MViT` class) or `pytorchvideo` (0.1.5: separate q, k, v). The eps of the pooling
+            norms is not part of it: torchvision computes with 1e-6, pytorchvideo 0.1.5 with 1e-5.
 
     Returns:
         Name -> tensor, detached; `load_pretrained` reads it back exactly.
@@ -51,6 +53,7 @@ def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
     """
     if layout not in EXPORTERS:
         raise CheckpointError(f"layout is {layout!r}; known: {', '.join(EXPORTERS)}")
+    model = unwrapped(model)
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     stem = state.get("patch_embed.proj.weight")
     if stem is None or not any(".attn." in name for name in state):

@@ -188,6 +188,8 @@ def _place(name: str, value: Tensor, target: Tensor, out: Fit, grid: Grid | None
         if changed.numel() != value.numel():
             how = out.how.get(name)
             sizes = f"{_shape(value)} -> {_shape(target)}"
+            if name == "pos_embed" and grid is not None:
+                sizes += f" (read as made for {_shape(_old_grid(value, target, grid))})"
             out.how[name] = f"{how}; {sizes}" if how else sizes
             if name not in out.resized:
                 out.resized.append(name)
@@ -209,7 +211,7 @@ def _change(name: str, value: Tensor, target: Tensor, grid: Grid | None, inflate
         return None
     if name == "pos_embed_spatial":
         return _resize_square(value, grid[1:])
-    return _resize_joint(value, target.shape[1] - math.prod(grid), grid)
+    return _resize_joint(value, target, grid)
 
 
 def _change_conv(value: Tensor, target: Tensor, inflate: Inflation) -> Tensor | None:
@@ -229,18 +231,24 @@ def _resize_square(table_1NC: Tensor, sides: tuple[int, int]) -> Tensor:
     return resize_pos_embed(table_1NC, (1, side, side), (1, *sides))
 
 
-def _resize_joint(table_1NC: Tensor, num_cls: int, grid: Grid) -> Tensor | None:
-    """A joint table for another grid; its old one has the same frames on other sides, or other frames on the same."""
-    cls, rest = table_1NC[:, :num_cls], table_1NC[:, num_cls:]
-    rows, (T, H, W) = rest.shape[1], grid
-    side = math.isqrt(rows // T)
-    if T * side * side == rows:
-        old = (T, side, side)
-    elif rows % (H * W) == 0:
-        old = (rows // (H * W), H, W)
-    else:
+def _resize_joint(table_1NC: Tensor, target: Tensor, grid: Grid) -> Tensor | None:
+    """A joint table for another grid; None where the grid that it was made for cannot be told."""
+    old = _old_grid(table_1NC, target, grid)
+    if old is None:
         return None
+    num_cls = target.shape[1] - math.prod(grid)
+    cls, rest = table_1NC[:, :num_cls], table_1NC[:, num_cls:]
     return torch.cat([cls, resize_pos_embed(rest, old, grid)], dim=1)
+
+
+def _old_grid(table_1NC: Tensor, target: Tensor, grid: Grid) -> Grid | None:
+    """The grid that a joint table was made for: as many frames and other sides (square), or the same sides."""
+    rows = table_1NC.shape[1] - (target.shape[1] - math.prod(grid))
+    T, H, W = grid
+    side = math.isqrt(rows // T)
+    if side and T * side * side == rows:
+        return T, side, side
+    return (rows // (H * W), H, W) if rows and rows % (H * W) == 0 else None
 
 
 def _skip(name: str, value: Tensor, out: Fit, to_image: bool) -> None:
@@ -257,5 +265,6 @@ def _skip(name: str, value: Tensor, out: Fit, to_image: bool) -> None:
     out.how[name] = reason
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
+def _shape(of: Tensor | Grid | None) -> str:
+    sizes = of.shape if isinstance(of, Tensor) else of or ()
+    return "x".join(map(str, sizes)) or "scalar"

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from videovit.models.convert.fit import is_image
+
 State = Mapping[str, Tensor]
 Triple = tuple[int, int, int]
 
@@ -43,8 +45,8 @@ def config_hints(state: State) -> dict[str, Any]:
         "MVIT.QKV_BIAS": "blocks.0.attn.qkv.bias" in state or "blocks.0.attn.q.bias" in state,
         "MVIT.NORM_STEM": "norm_stem.weight" in state,
     }
-    kernel = list(stem.shape[2:])
-    hints["MVIT.PATCH_KERNEL"] = kernel if len(kernel) == 3 else [1, *kernel]
+    hints["MVIT.PATCH_2D"] = is_image(dict(state), {})
+    hints["MVIT.PATCH_KERNEL"] = list(stem.shape[-2 if hints["MVIT.PATCH_2D"] else 2 :])
     hints.update(_widths(state, depth))
     hints.update(_pooling(state, depth, _widened(state, depth)))
     if "head.projection.weight" in state:

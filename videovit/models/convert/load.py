@@ -16,6 +16,7 @@ from videovit.models.convert.hints import config_hints
 from videovit.models.convert.layouts import LAYOUTS, detect
 from videovit.models.convert.read import CheckpointError, Weights, read_weights
 from videovit.models.convert.report import LoadReport
+from videovit.models.convert.wrappers import unwrapped
 
 _LISTED = 8
 
@@ -33,7 +34,7 @@ def load_pretrained(
     (stretched), weights of an image model for clips and the reverse, q, k, v as one projection or three.
 
     Args:
-        model: from `build_model`, or any module whose names are those of the weights.
+        model: from `build_model`, or any module whose names are those of the weights; wrapped or not.
         path_or_state_dict: file (`.pyth`, `.pth`, `.pt`, `.safetensors`); or a state dict, or a container of one.
         source: layout of the weights: `auto` recognises it from the names. `pyslowfast` (and this project's own),
             `pyslowfast_old` (before June 2022), `mvit` (facebookresearch/mvit), `pytorchvideo` (0.1.5),
@@ -51,8 +52,9 @@ def load_pretrained(
     """
     if source != "auto" and source not in LAYOUTS:
         raise CheckpointError(f"source is {source!r}; known: auto, {', '.join(LAYOUTS)}")
-    weights = read_weights(path_or_state_dict)
+    model = unwrapped(model)
     wanted = dict(model.state_dict())
+    weights = read_weights(path_or_state_dict, wanted)
     head = getattr(model, "head_prefix", "head.")
     is_mvit = "patch_embed.proj.weight" in wanted
     layout = source if source != "auto" else detect(weights.state) if is_mvit else "pyslowfast"
@@ -88,8 +90,10 @@ def _match_eps(model: nn.Module, weights: Weights, layout: str, *, asked: bool) 
             "before June 2022 want source='pyslowfast_old' (1e-05)"
         ]
     set_pool_norm_eps(model, eps)
-    changed = [f"eps of the pooling norms {own:g} -> {eps:g}, {reason}"] if eps != own else []
-    return eps, changed
+    if eps == own:
+        return eps, []
+    advice = f"set MVIT.POOL_NORM_EPS {eps:g}, so that checkpoints made from here are read with it"
+    return eps, [f"eps of the pooling norms {own:g} -> {eps:g}, {reason}; {advice}"]
 
 
 def _complaint(result: Fit, weights: Weights, wanted: Mapping[str, Any], layout: str) -> str:

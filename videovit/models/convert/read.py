@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videovit.models.convert.wrappers import strip_prefixes
+
 CONTAINERS = ("model_state", "state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.", "model.")
 _TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # how files written before torch 1.6 begin
 
 
@@ -71,11 +72,12 @@ def read_file(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_weights(source: str | Path | Mapping[str, Any]) -> Weights:
+def read_weights(source: str | Path | Mapping[str, Any], own_names: Collection[str] = ()) -> Weights:
     """Weights of a file, or of a dict already in memory, out of their container and without wrapper prefixes.
 
     Args:
         source: path; or a state dict, or a container of one (`{"model_state": ...}`).
+        own_names: names of the model, which are never taken for prefixed ones.
 
     Raises:
         CheckpointError: as `read_file`; a Caffe2 container; or no tensors found.
@@ -92,20 +94,11 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> Weights:
                               f"found the keys {keys}")  # fmt: skip
     cfg, eps = content.get("cfg"), content.get("pool_norm_eps")
     return Weights(
-        state=strip_prefixes(state),
+        state=strip_prefixes(state, own_names),
         cfg=cfg if isinstance(cfg, str) else "",
         pool_norm_eps=None if eps is None else float(eps),
         origin=origin,
     )
-
-
-def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what DistributedDataParallel, `torch.compile` and trainers put in front of every one of them."""
-    names = list(state)
-    stripped = 0
-    while prefix := next((p for p in PREFIXES if all(n.startswith(p, stripped) for n in names)), ""):
-        stripped += len(prefix)
-    return {name[stripped:]: tensor for name, tensor in state.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""What stands around a model while it trains, and the marks that it leaves in names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from torch import Tensor, nn
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, DataParallel and `torch.compile`."""
+    while True:
+        inner = model._modules.get("_orig_mod")
+        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def strip_prefixes(state: Mapping[str, Tensor], own_names: Collection[str] = ()) -> dict[str, Tensor]:
+    """Names without what wrappers and trainers put in front of every one of them.
+
+    Args:
+        state: name -> tensor.
+        own_names: names that are right as they are, whatever they begin with.
+
+    Returns:
+        The same tensors; names lose the prefixes that all of them share.
+    """
+    own = set(own_names)
+    names = list(state)
+    while not own.issuperset(names) and (prefix := _shared_prefix(names)):
+        names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, state.values(), strict=True))
+
+
+def _shared_prefix(names: list[str]) -> str:
+    return next((p for p in PREFIXES if names and all(name.startswith(p) for name in names)), "")
