@@ -23,7 +23,7 @@ setup(
         "torchvision>=0.21",
         "pytorchvideo>=0.1.5",
         DECORD,
-        "av>=13",
+        "av>=17",
         "fvcore>=0.1.5.post20221221",
         "simplejson>=3.17",
         "submitit>=1.5",

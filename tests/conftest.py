@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Small tensors are fastest on one thread, and tests run side by side; set before torch starts, for subprocesses too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Small tensors are fastest on one thread, and tests may run side by side."""
+    """One thread, also where the environment says otherwise."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

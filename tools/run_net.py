@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 from videovit.engine import cli, launch
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """The arguments, the config files, and the KEY VALUE pairs, wherever they stand."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=cli.CONFIG_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -20,12 +21,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num_shards", type=int, help="number of machines (NUM_SHARDS)")
     parser.add_argument("--shard_id", type=int, help="which of them this is, from 0 (SHARD_ID)")
     parser.add_argument("--init_method", help="where the machines meet: tcp://HOST:PORT")
-    return parser.parse_args(argv)
+    args, others = parser.parse_known_args(argv)
+    unknown = [word for word in others if word.startswith("--")]
+    if unknown:
+        parser.error(f"unknown: {' '.join(unknown)}; see --help")
+    files, opts = cli.split_config_arguments(args.cfg, [*others, *args.opts])
+    return args, files, opts
 
 
 def main() -> None:
-    args = parse()
-    files, opts = cli.split_config_arguments(args.cfg, args.opts)
+    args, files, opts = parse()
     flags = {"NUM_SHARDS": args.num_shards, "SHARD_ID": args.shard_id, "DIST_INIT_METHOD": args.init_method}
     opts += [word for key, value in flags.items() if value is not None for word in (key, str(value))]
     configs = [cli.load(file, opts) for file in files]  # a typo in the last file is told before the first one runs

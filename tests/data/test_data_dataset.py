@@ -162,32 +162,6 @@ def test_evaluation_never_replaces(samples: list[Sample], tmp_path: Path) -> Non
     assert len(dataset[0, 1].clips) == 2
 
 
-@pytest.mark.parametrize("order", ["reversed", "shuffled", "static", "window2"])
-def test_crops_of_a_clip_share_the_order_of_frames(samples: list[Sample], order: str) -> None:
-    plan = EvenSpans(8, 4, 30.0, num_clips=3)
-
-    def numbers(order: str, order_seed: int = 0, epoch: int = 0) -> list[list[int]]:
-        dataset = ClipDataset(
-            samples, plan=plan, crops=FixedCrops(two_crops), num_crops=2, order=order, order_seed=order_seed
-        )
-        clips = [clip.frames_THWC for clip in dataset[epoch, 0].clips]
-        plain = [frames if view % 2 == 0 else frames.flip(-1) for view, frames in enumerate(clips)]
-        assert all(torch.equal(plain[view], plain[view + 1]) for view in range(0, 6, 2))
-        return [read_barcodes(frames) for frames in plain[::2]]
-
-    straight, changed = numbers("ordered"), numbers(order)
-    assert changed == numbers(order, epoch=4)
-    if order == "reversed":
-        assert changed == [clip[::-1] for clip in straight]
-    elif order == "static":
-        assert changed == [[clip[4]] * 8 for clip in straight]
-    else:
-        assert changed != straight and [sorted(clip) for clip in changed] == straight
-        assert changed != numbers(order, order_seed=1)
-        places = [[before.index(number) for number in after] for before, after in zip(straight, changed, strict=True)]
-        assert places[0] != places[1] or places[1] != places[2]  # every clip has its own
-
-
 def make_batch(num_clips: int) -> Batch:
     dataset_items = [
         Item([], [Failure("bad.mp4", "why", "pyav")]),

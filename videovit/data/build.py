@@ -96,9 +96,7 @@ class ClipLoader(DataLoader[Item]):
         return super().__iter__()
 
 
-def build_loader(
-    cfg: Config, split: Split, *, rank: int = 0, world_size: int = 1, order: str = "ordered", order_seed: int = 0
-) -> ClipLoader:
+def build_loader(cfg: Config, split: Split, *, rank: int = 0, world_size: int = 1) -> ClipLoader:
     """Everything from the list file to batches of clips, for one process.
 
     Training reads random spans, AUG.NUM_SAMPLE augmentations of each; `val` the centre of each video once; `test` all
@@ -109,8 +107,6 @@ def build_loader(
         split: train, val or test: which list of DATA.PATH_TO_DATA_DIR, and how to read it.
         rank: this process, of `world_size`.
         world_size: all processes, over all shards.
-        order: order of the frames within each clip (shuffle evaluation).
-        order_seed: seed of that order.
 
     Returns:
         A ClipLoader: `loader.dataset.samples`, `loader.dataset.num_views`, `loader.sampler.set_epoch(epoch, step)`.
@@ -118,10 +114,10 @@ def build_loader(
     Raises:
         AnnotationError: the list cannot be used.
         BatchError: the batch size does not divide, or there are fewer videos than one batch.
-        ValueError: unknown data set or frame order.
+        ValueError: unknown data set.
     """
     samples = read_samples(cfg, split)
-    dataset = build_dataset(cfg, split, samples, order=order, order_seed=order_seed)
+    dataset = build_dataset(cfg, split, samples)
     training = split == "train"
     if training:
         batch_size = train_batch_size(cfg, len(samples), world_size)
@@ -166,9 +162,7 @@ def read_samples(cfg: Config, split: Split) -> list[Sample]:
     )
 
 
-def build_dataset(
-    cfg: Config, split: Split, samples: list[Sample], *, order: str = "ordered", order_seed: int = 0
-) -> ClipDataset:
+def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:
     """The data set of a split: how its clips are chosen and cut."""
     data, training = cfg.DATA, split == "train"
     num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
@@ -198,8 +192,6 @@ def build_dataset(
         backend=data.DECODING_BACKEND,
         seed=cfg.RNG_SEED,
         replace_unreadable=training,
-        order=order,
-        order_seed=order_seed,
     )
 
 

@@ -19,7 +19,6 @@ from torch.utils.data import Dataset
 from videovit.data.decode import DecodeError, open_video
 from videovit.data.records import Clip, Failure, Item, Sample
 from videovit.data.sampling import ClipPlan
-from videovit.data.transforms.reorder import frame_order, reorder
 
 # A video that cannot be read is replaced by another one at most so often in a row.
 MOST_FAILURES_IN_A_ROW = 10
@@ -32,7 +31,6 @@ class Stream(IntEnum):
 
     CLIPS = 0
     ORDER_OF_VIDEOS = 1
-    ORDER_OF_FRAMES = 2
 
 
 def random_stream(stream: Stream, *words: int) -> np.random.Generator:
@@ -75,13 +73,9 @@ class ClipDataset(Dataset[Item]):
         crops: cuts a clip into its crops.
         num_crops: how many crops that gives.
         backend: name of the decoder.
-        seed: of all random choices but the order of frames.
+        seed: of all random choices.
         replace_unreadable: draw another video for one that cannot be read (training); otherwise its item is empty.
-        order: order of the frames of each clip, a name that `transforms.reorder` knows.
-        order_seed: seed of that order; all crops of a clip have the same one.
 
-    Raises:
-        OrderError: no such order.
     """
 
     def __init__(
@@ -94,10 +88,7 @@ class ClipDataset(Dataset[Item]):
         backend: str = "decord",
         seed: int = 0,
         replace_unreadable: bool = False,
-        order: str = "ordered",
-        order_seed: int = 0,
     ) -> None:
-        frame_order(1, order, np.random.default_rng(0))  # an unknown order is refused now, not in a worker
         self.samples = list(samples)
         self.num_views = plan.num_clips * num_crops
         self._plan = plan
@@ -106,8 +97,6 @@ class ClipDataset(Dataset[Item]):
         self._backend = backend
         self._seed = seed
         self._replace_unreadable = replace_unreadable
-        self._order = order
-        self._order_seed = order_seed
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -149,8 +138,7 @@ class ClipDataset(Dataset[Item]):
         clips = []
         for place, indices_T in enumerate(indices):
             frames_THWC = frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
-            order_rng = random_stream(Stream.ORDER_OF_FRAMES, self._order_seed, index, place)
-            crops = self._crops(reorder(frames_THWC, self._order, order_rng), rng)
+            crops = self._crops(frames_THWC, rng)
             for crop, frames_TSSC in enumerate(crops):
                 view = place * self._num_crops + crop
                 clips.append(Clip(frames_TSSC, sample.label, index, view, int(rng.integers(2**63))))

@@ -1,6 +1,6 @@
 """The order of the frames of a clip, changed on purpose: does a model look at time at all?
 
-Legend: T frames, H W pixels, C channels.
+Legend: T frames.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import torch
-from torch import Tensor
 
 ORDERS = ("ordered", "reversed", "shuffled", "static")
 _WINDOW = re.compile(r"window([1-9]\d*)")
@@ -55,22 +53,3 @@ def frame_order(num_frames: int, order: str, rng: np.random.Generator) -> np.nda
         raise OrderError(f"frame order {order!r}: expected one of {', '.join(ORDERS)} or window<w>, such as window4")
     width = int(window[1])
     return np.concatenate([rng.permutation(frames[i : i + width]) for i in range(0, num_frames, width)])
-
-
-def reorder(frames_THWC: Tensor, order: str, rng: np.random.Generator) -> Tensor:
-    """Put the frames of a clip into another order.
-
-    Args:
-        frames_THWC: (T, H, W, C), any dtype.
-        order: see `frame_order`.
-        rng: source of randomness.
-
-    Returns:
-        Same shape and dtype; `frames_THWC` itself for "ordered".
-
-    Raises:
-        OrderError: unknown order.
-    """
-    if order == "ordered":
-        return frames_THWC
-    return frames_THWC[torch.from_numpy(frame_order(len(frames_THWC), order, rng))]

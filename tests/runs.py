@@ -1,0 +1,98 @@
+"""A tiny data set and config for whole runs, and how to start one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from videos import write_list, write_video
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TINY = """
+TRAIN: {BATCH_SIZE: 4, EVAL_PERIOD: 2, CHECKPOINT_PERIOD: 1}
+TEST: {BATCH_SIZE: 4, NUM_ENSEMBLE_VIEWS: 2, NUM_SPATIAL_CROPS: 3}
+DATA:
+  NUM_FRAMES: 4
+  SAMPLING_RATE: 2
+  TRAIN_JITTER_SCALES: [32, 40]
+  TRAIN_CROP_SIZE: 32
+  TEST_CROP_SIZE: 32
+  USE_OFFSET_SAMPLING: True
+  RANDOM_FLIP: False
+MVIT:
+  PATCH_KERNEL: (3, 7, 7)
+  PATCH_STRIDE: (2, 4, 4)
+  PATCH_PADDING: (1, 3, 3)
+  EMBED_DIM: 16
+  DEPTH: 2
+  DIM_MUL: [[1, 2.0]]
+  HEAD_MUL: [[1, 2.0]]
+  POOL_Q_STRIDE: [[1, 1, 2, 2]]
+  POOL_KV_STRIDE_ADAPTIVE: [1, 2, 2]
+  POOL_KVQ_KERNEL: [3, 3, 3]
+  SEP_POS_EMBED: True
+  DROPPATH_RATE: 0.1
+SOLVER:
+  OPTIMIZING_METHOD: adamw
+  BASE_LR: 0.003
+  MAX_EPOCH: 2
+  CLIP_GRAD_L2NORM: 1.0
+MODEL: {NUM_CLASSES: 3, DROPOUT_RATE: 0.1}
+DATA_LOADER: {NUM_WORKERS: 0}
+NUM_GPUS: 0
+LOG_PERIOD: 1
+LOG_MODEL_INFO: False
+"""
+
+
+def write_data(folder: Path, *, num_train: int = 12, num_test: int = 7) -> Path:
+    """Videos of three classes: a bar that stands left, middle or right in noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[tuple[str | Path, int]]] = {}
+    for split, number in (("train", num_train), ("val", num_test), ("test", num_test)):
+        rows[split] = []
+        for i in range(number):
+            rng = np.random.default_rng([len(split), ord(split[0]), i])
+            label = i % 3
+
+            def draw(frame: int, rng: np.random.Generator = rng, label: int = label) -> Any:
+                image = rng.integers(0, 60, (48, 48, 3), dtype=np.uint8)
+                image[:, 16 * label : 16 * label + 16] += 150
+                return image
+
+            path = folder / f"{split}{i}.mp4"
+            write_video(path, num_frames=16, size=(48, 48), draw=draw)
+            rows[split].append((path.name, label))
+    for split, lines in rows.items():
+        write_list(folder / f"{split}.csv", lines)
+    return folder
+
+
+def write_config(folder: Path, text: str = TINY) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(text)
+    return path
+
+
+def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Start tools/<tool> as a user does; the output is kept."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / tool), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def stats(output_dir: Path, kind: str) -> list[dict[str, Any]]:
+    """Records of one kind in stats.jsonl."""
+    lines = (output_dir / "stats.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["_type"] == kind]
