@@ -51,6 +51,25 @@ def test_truncated_file(tmp_path):
         load_pretrained(tiny(), path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("legacy", [False, True])
+def test_flipped_bytes_never_raise_anything_else(tmp_path, legacy):
+    path, rng = tmp_path / "flipped.pyth", np.random.default_rng(0)
+    content = {"model_state": torch.nn.Linear(4, 4).state_dict()}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    good = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    refused = 0
+    for _ in range(300):
+        damaged = good.copy()
+        damaged[rng.integers(len(good), size=3)] = rng.integers(256, size=3)
+        path.write_bytes(damaged.tobytes())
+        try:
+            load_pretrained(torch.nn.Linear(4, 4), path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 100
+
+
 def test_empty_and_foreign_content(tmp_path):
     path = tmp_path / "empty.pyth"
     path.write_bytes(b"")

@@ -58,13 +58,15 @@ class PtvNetwork(nn.Module):
                 before they meet.
         """
         features_BCTHW = self._features(x_BCTHW)
-        return features_BCTHW.flatten(2).transpose(1, 2), tuple(features_BCTHW.shape[2:])
+        T, H, W = features_BCTHW.shape[2:]
+        return features_BCTHW.flatten(2).transpose(1, 2), (T, H, W)
 
     def _features(self, x_BCTHW: Tensor) -> Tensor:
-        x = [slow_pathway(x_BCTHW, self.alpha), x_BCTHW] if self.alpha else x_BCTHW
+        x: Any = [slow_pathway(x_BCTHW, self.alpha), x_BCTHW] if self.alpha else x_BCTHW
         for block in self.blocks[:-1]:
             x = block(x)
-        return x
+        features_BCTHW: Tensor = x
+        return features_BCTHW
 
 
 def slow_pathway(x_BCTHW: Tensor, alpha: int) -> Tensor:

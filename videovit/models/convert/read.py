@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,20 @@ from videovit.models.convert.wrappers import strip_prefixes
 
 CONTAINERS = ("model_state", "state_dict", "model")
 _TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # how files written before torch 1.6 begin
+
+# What PyTorch's reader has been seen to raise on files with flipped or missing bytes.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 
 
 class CheckpointError(ValueError):
@@ -65,7 +80,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
     _refuse_plain_pickle(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"{path}: {_why(str(error))} ({path.stat().st_size:,} bytes)") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
@@ -96,9 +111,16 @@ def read_weights(source: str | Path | Mapping[str, Any], own_names: Collection[s
     return Weights(
         state=strip_prefixes(state, own_names),
         cfg=cfg if isinstance(cfg, str) else "",
-        pool_norm_eps=None if eps is None else float(eps),
+        pool_norm_eps=None if eps is None else _as_number(eps, f"{origin}: pool_norm_eps"),
         origin=origin,
     )
+
+
+def _as_number(value: Any, what: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{what}: expected a number, found {value!r}") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -108,8 +130,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: reading it takes the package safetensors (pip install safetensors)") from error
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            return {"model_state": {name: file.get_tensor(name) for name in file.keys()}} | metadata  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {**(file.metadata() or {}), "model_state": tensors}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
 
