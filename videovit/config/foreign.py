@@ -10,6 +10,7 @@ from dataclasses import dataclass
 _CNN = "belongs to convolutional networks"
 _BATCHNORM = "there is no batch normalisation here"
 _SELF_SUPERVISED = "belongs to self-supervised training"
+_REVERSIBLE = "belongs to reversible MViT"
 _DETECTION = "belongs to detection"
 _STEPS = "no learning-rate policy reads it"
 _PICTURES = "belongs to TensorBoard pictures that are not drawn here"
@@ -33,6 +34,18 @@ IGNORED: dict[str, str] = {
     "BN.GLOBAL_SYNC": _BATCHNORM,
     "MODEL.FROZEN_BN": _BATCHNORM,
     "MODEL.FP16_ALLREDUCE": "gradients are averaged in their own precision",
+    "TRAIN.CHECKPOINT_INFLATE": "image weights are inflated wherever the model needs it",
+    "TRAIN.CHECKPOINT_IN_INIT": "image weights are recognised by their shapes",
+    "TRAIN.CHECKPOINT_EPOCH_RESET": "TRAIN.CHECKPOINT_FILE_PATH gives weights only; training starts at epoch 0",
+    "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": "prefixes of wrappers are recognised and left out",
+    "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": "a loss that is not finite stops the run",
+    "DATA.DECODING_SHORT_SIZE": "frames are decoded at their own size and scaled afterwards",
+    "AUG.COLOR_JITTER": "SlowFast's video recipes do not apply it either",
+    "BENCHMARK.*": "belongs to SlowFast's loader benchmark",
+    "MVIT.REV.RESPATH_FUSE": _REVERSIBLE,
+    "MVIT.REV.BUFFER_LAYERS": _REVERSIBLE,
+    "MVIT.REV.RES_PATH": _REVERSIBLE,
+    "MVIT.REV.PRE_Q_FUSION": _REVERSIBLE,
     "CONTRASTIVE.*": _SELF_SUPERVISED,
     "MASK.*": _SELF_SUPERVISED,
     "VIS_MASK.*": _SELF_SUPERVISED,
@@ -60,6 +73,11 @@ IGNORED: dict[str, str] = {
     "DATA.IN22k_VAL_IN1K": "belongs to ImageNet-21K training",
     "DATA.LOADER_CHUNK_OVERALL_SIZE": "list files are read whole",
     "TENSORBOARD.MODEL_VIS.*": _PICTURES,
+    "TENSORBOARD.CONFUSION_MATRIX.*": _PICTURES,
+    "TENSORBOARD.HISTOGRAM.*": _PICTURES,
+    "TENSORBOARD.PREDICTIONS_PATH": _PICTURES,
+    "TENSORBOARD.CLASS_NAMES_PATH": _PICTURES,
+    "TENSORBOARD.CATEGORIES_PATH": _PICTURES,
     "TENSORBOARD.WRONG_PRED_VIS.*": _PICTURES,
 }
 
@@ -141,6 +159,9 @@ REFUSED: dict[str, Refusal] = {
     "SOLVER.LARS_ON": _switch("LARS is not here; SOLVER.OPTIMIZING_METHOD sgd, adam and adamw are"),
     "TRAIN.CHECKPOINT_TYPE": Refusal("Caffe2 checkpoints are not read; convert them to PyTorch", on=("caffe2",)),
     "TEST.CHECKPOINT_TYPE": Refusal("Caffe2 checkpoints are not read; convert them to PyTorch", on=("caffe2",)),
+    "AUG.RE_SPLIT": _switch("erasing in a part of the batch only is not here"),
+    "TENSORBOARD.CONFUSION_MATRIX.ENABLE": _switch("confusion matrices in TensorBoard are not here"),
+    "TENSORBOARD.HISTOGRAM.ENABLE": _switch("prediction histograms in TensorBoard are not here"),
     "TENSORBOARD.MODEL_VIS.ENABLE": _switch("weight and activation pictures in TensorBoard are not here"),
     "TENSORBOARD.WRONG_PRED_VIS.ENABLE": _switch("wrongly classified videos in TensorBoard are not here"),
 }

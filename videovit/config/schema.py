@@ -75,11 +75,6 @@ class Train:
     AUTO_RESUME: bool = True
     CHECKPOINT_FILE_PATH: str = ""
     CHECKPOINT_TYPE: Annotated[str, Choice(("pytorch",))] = "pytorch"
-    CHECKPOINT_INFLATE: bool = False
-    CHECKPOINT_EPOCH_RESET: bool = False
-    CHECKPOINT_CLEAR_NAME_PATTERN: tuple[str, ...] = ()
-    CHECKPOINT_IN_INIT: bool = False
-    KILL_LOSS_EXPLOSION_FACTOR: AtLeastZero = 0.0
     MIXED_PRECISION: bool = False
     MIXED_PRECISION_DTYPE: Annotated[str, Choice(("bf16", "fp16"))] = "bf16"  # ours
     GRAD_ACCUM_STEPS: Positive = 1  # ours
@@ -141,7 +136,6 @@ class Data:
     TRAIN_JITTER_FPS: AtLeastZero = 0.0
     USE_OFFSET_SAMPLING: bool = False
     DECODING_BACKEND: Annotated[str, Choice(("decord", "pyav"), aliases=(("torchvision", "decord"),))] = "decord"
-    DECODING_SHORT_SIZE: Natural = 256
     MEAN: Colour = (0.45, 0.45, 0.45)
     STD: ColourScale = (0.225, 0.225, 0.225)
     INPUT_CHANNEL_NUM: tuple[Positive, ...] = (3, 3)
@@ -174,13 +168,11 @@ class Aug:
 
     ENABLE: bool = False
     NUM_SAMPLE: Positive = 1  # clips a video and step
-    COLOR_JITTER: AtLeastZero | None = 0.4
     AA_TYPE: str = "rand-m9-mstd0.5-inc1"
     INTERPOLATION: Annotated[str, Choice(("bicubic", "bilinear", "nearest", "random"))] = "bicubic"
     RE_PROB: Fraction = 0.25
     RE_MODE: Annotated[str, Choice(("pixel", "const", "rand"))] = "pixel"
     RE_COUNT: Positive = 1
-    RE_SPLIT: bool = False
 
 
 @dataclass(frozen=True)
@@ -210,17 +202,6 @@ class Model:
     DROPOUT_RATE: DropRate = 0.5
     HEAD_ACT: Annotated[str, Choice(("softmax", "sigmoid", "none"))] = "softmax"
     ACT_CHECKPOINT: bool = False
-
-
-@dataclass(frozen=True)
-class Reversible:
-    """MVIT.REV: reversible MViT."""
-
-    ENABLE: bool = False
-    RESPATH_FUSE: str = "concat"
-    BUFFER_LAYERS: tuple[Natural, ...] = ()
-    RES_PATH: str = "conv"
-    PRE_Q_FUSION: str = "avg"
 
 
 @dataclass(frozen=True)
@@ -263,7 +244,6 @@ class Mvit:
     HEAD_INIT_SCALE: AtLeastZero = 1.0
     USE_MEAN_POOLING: bool = False
     USE_FIXED_SINCOS_POS: bool = False
-    REV: Reversible = Reversible()
 
 
 @dataclass(frozen=True)
@@ -293,44 +273,11 @@ class Solver:
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """BENCHMARK: the speed of the data path."""
-
-    NUM_EPOCHS: Positive = 5
-    LOG_PERIOD: Positive = 100
-    SHUFFLE: bool = True
-
-
-@dataclass(frozen=True)
-class ConfusionMatrix:
-    """TENSORBOARD.CONFUSION_MATRIX."""
-
-    ENABLE: bool = False
-    FIGSIZE: Pair = (8, 8)
-    SUBSET_PATH: str = ""
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """TENSORBOARD.HISTOGRAM."""
-
-    ENABLE: bool = False
-    SUBSET_PATH: str = ""
-    TOPK: Positive = 10
-    FIGSIZE: Pair = (8, 8)
-
-
-@dataclass(frozen=True)
 class Tensorboard:
     """TENSORBOARD: curves and pictures."""
 
     ENABLE: bool = False
     LOG_DIR: str = ""
-    PREDICTIONS_PATH: str = ""
-    CLASS_NAMES_PATH: str = ""
-    CATEGORIES_PATH: str = ""
-    CONFUSION_MATRIX: ConfusionMatrix = ConfusionMatrix()
-    HISTOGRAM: Histogram = Histogram()
 
 
 @dataclass(frozen=True)
@@ -353,7 +300,6 @@ class Config:
     TEST: Test = Test()
     SHUFFLE_EVAL: ShuffleEval = ShuffleEval()
     PREDICT: Predict = Predict()
-    BENCHMARK: Benchmark = Benchmark()
     DATA: Data = Data()
     DATA_LOADER: DataLoader = DataLoader()
     AUG: Aug = Aug()

@@ -54,7 +54,9 @@ def test_all_frames_are_treated_alike():
 
 @pytest.mark.parametrize(("flip", "share"), [(True, 0.5), (False, 0.0)])
 def test_half_of_the_clips_are_mirrored(flip, share):
-    cfg = config(DATA__TRAIN_JITTER_SCALES="[16, 16]", DATA__TRAIN_CROP_SIZE=16, DATA__RANDOM_FLIP=flip)
+    cfg = config(
+        DATA__TRAIN_JITTER_SCALES="[16, 16]", DATA__TRAIN_CROP_SIZE=16, DATA__TEST_CROP_SIZE=16, DATA__RANDOM_FLIP=flip
+    )
     transform = build_train_transform(cfg)
     clip = noise(1, 16, 16)
     mirrored = [not torch.equal(transform(clip, np.random.default_rng(seed)), clip) for seed in range(400)]

@@ -1,0 +1,37 @@
+"""A key that can be set does something: each field of the schema is read below the config."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from videovit.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+# Their only value, or the only one that is not refused, is what happens anyway.
+FIXED = {
+    "TASK",
+    "TRAIN.CHECKPOINT_TYPE",
+    "TEST.CHECKPOINT_TYPE",
+    "MODEL.ARCH",
+    "MVIT.NORM",
+    "DATA.MULTI_LABEL",
+    "DATA.IN_VAL_CROP_RATIO",  # for images
+}
+
+
+def keys(section: Any, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from keys(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def test_every_field_is_read() -> None:
+    files = [p for folder in ("data", "models", "engine") for p in (ROOT / "videovit" / folder).rglob("*.py")]
+    text = "\n".join(p.read_text(encoding="utf-8") for p in [*files, *(ROOT / "tools").glob("*.py")])
+    unread = {key for key in keys(load_config()) if not re.search(rf"\.{key.rpartition('.')[2]}\b", text)}
+    assert unread == FIXED
