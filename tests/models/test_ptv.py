@@ -116,7 +116,9 @@ def test_slow_pathway_picks_the_published_frames():
 def test_head_of_other_classes_is_dropped_and_others_refused():
     source = tiny("ptv_x3d_m", num_classes=7).state_dict()
     report = load_pretrained(tiny("ptv_x3d_m"), source)
-    assert report.missing == ["blocks.5.proj.weight", "blocks.5.proj.bias"]
+    assert report.source == "own"
+    assert report.missing == report.skipped == ["blocks.5.proj.weight", "blocks.5.proj.bias"]
+    assert report.how["blocks.5.proj.bias"] == "classifier for other classes: file 7, model 5"
     with pytest.raises(CheckpointError, match="does not fit the model"):
         load_pretrained(tiny("ptv_slow_r50"), source)
 

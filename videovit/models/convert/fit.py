@@ -170,7 +170,7 @@ def _leave(name: str, target: Tensor, out: Fit, head: str, from_image: bool) -> 
     """A name of the model that the weights lack."""
     if name.startswith(head):
         out.missing.append(name)
-        out.how[name] = "classifier: keeps its initial values"
+        out.how.setdefault(name, "classifier: keeps its initial values")
     elif from_image and name in ("cls_token", "pos_embed_class"):
         out.missing.append(name)
         out.how[name] = "not in the weights of an image model: keeps its initial values"

@@ -57,7 +57,7 @@ def load_pretrained(
     weights = read_weights(path_or_state_dict, wanted)
     head = getattr(model, "head_prefix", "head.")
     is_mvit = "patch_embed.proj.weight" in wanted
-    layout = source if source != "auto" else detect(weights.state) if is_mvit else "pyslowfast"
+    layout = source if source != "auto" else detect(weights.state) if is_mvit else "own"
     if is_mvit:
         weights = replace(weights, state=LAYOUTS[layout](weights.state))
     result = fit(weights.state, wanted, grid=getattr(model, "grid", None), head=head, inflate=inflate)

@@ -8,7 +8,7 @@ class LoadReport:
     """The outcome of `load_pretrained`; `str(report)` is a table.
 
     Attributes:
-        source: layout the weights were read as.
+        source: layout the weights were read as; `own` where names are taken as they are (models other than MViT).
         loaded: names of the model taken over as they are (renamed, joined or split where the layout asks for it).
         resized: names of the model whose values were changed to fit; `how` says in which way.
         skipped: names of the file that were not used.
@@ -29,7 +29,9 @@ class LoadReport:
 
     def __str__(self) -> str:
         counts = [(title, getattr(self, title)) for title in ("loaded", "resized", "skipped", "missing")]
-        lines = [f"weights read as {self.source}: " + ", ".join(f"{len(names)} {title}" for title, names in counts)]
+        lines = [
+            f"weights in the layout {self.source}: " + ", ".join(f"{len(names)} {title}" for title, names in counts)
+        ]
         width = max((len(n) for _, names in counts[1:] for n in names), default=0)
         for title, names in counts[1:]:
             lines += [f"  {title:8} {name:{width}}  {self.how.get(name, '')}".rstrip() for name in names]
