@@ -17,13 +17,14 @@ Terms = Sequence[Tensor | None]
 
 # Scores of one chunk of queries: few enough to stay in the cache between the two products.
 _CHUNK_SCORES = 850_000
+_FEW_KEYS = 1024
 
 
 def attend(q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float) -> Tensor:
     """softmax(q k^T * scale) v by the quickest exact route of the device.
 
-    `scaled_dot_product_attention`, but for bf16 on CPUs without matrix tiles: there its kernel is no faster than in
-    fp32, and plain products over chunks of queries are. On `meta` plain products too, so that counters see them.
+    `scaled_dot_product_attention`, but where plain products are quicker (bf16 on CPUs), those; and on `meta`, so that
+    counters see them.
 
     Args:
         q_BNMD: (B, N, M, D).
@@ -34,7 +35,7 @@ def attend(q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float) -> Tens
     Returns:
         (B, N, M, D').
     """
-    if q_BNMD.is_meta or (q_BNMD.device.type == "cpu" and q_BNMD.dtype == torch.bfloat16 and not _has_matrix_tiles()):
+    if q_BNMD.is_meta or _products_are_quicker(q_BNMD, k_BLMD):
         return attend_in_chunks(q_BNMD, k_BLMD, v_BLMD, scale)
     q, k, v = q_BNMD.transpose(1, 2), k_BLMD.transpose(1, 2), v_BLMD.transpose(1, 2)
     width = v.shape[-1]
@@ -43,10 +44,17 @@ def attend(q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float) -> Tens
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)[..., :width]
 
 
-def _has_matrix_tiles() -> bool:
-    """Whether this CPU multiplies bf16 in tiles (Intel AMX), for which PyTorch's kernel is written."""
+def _products_are_quicker(q_BNMD: Tensor, k_BLMD: Tensor) -> bool:
+    """Whether plain products beat PyTorch's kernel: bf16 on a CPU.
+
+    Its bf16 kernel is written for CPUs that multiply in tiles (Intel AMX); even there its backward only wins over many
+    keys. Measured, see docs/performance.md.
+    """
+    if q_BNMD.device.type != "cpu" or q_BNMD.dtype != torch.bfloat16:
+        return False
     probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(probe and probe())
+    has_tiles = bool(probe and probe())
+    return not has_tiles or (torch.is_grad_enabled() and k_BLMD.shape[1] <= _FEW_KEYS)
 
 
 def attend_in_chunks(q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float) -> Tensor:

@@ -57,7 +57,7 @@ class _DepthwiseConv(torch.autograd.Function):
 
     oneDNN has a fast depthwise kernel forward and slow ones backward, worst in bf16 and channels last. The gradient of
     the input is a forward convolution too: of the output gradient, spread out by the stride with zeros between, with
-    the filter turned round. The gradient of the weight is taken in fp32, where the library's kernel is good.
+    the filter turned round. The gradient of the weight is put together from 2D ones, in fp32.
     """
 
     @staticmethod
@@ -97,23 +97,29 @@ def _input_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Tripl
 
 
 def _weight_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Triple) -> Tensor:
-    """Gradient of the weight by the library's own kernel, in fp32 at least."""
+    """Gradient of the weight, frame by frame: one 2D gradient per temporal tap, in fp32 at least.
+
+    The library's 2D kernel for it is 5 to 30 times as quick as its 3D one. Tap a of the filter meets input frame
+    t * stride + a - padding at output frame t.
+    """
     wide = torch.promote_types(weight.dtype, torch.float32)
-    padding = padding_of(weight.shape[2:])
-    _, dweight, _ = torch.ops.aten.convolution_backward(
-        dy_BCTHW.to(wide),
-        x_BCTHW.to(wide),
-        weight.to(wide),
-        None,
-        stride,
-        padding,
-        [1, 1, 1],
-        False,
-        [0, 0, 0],
-        weight.shape[0],
-        [False, True, False],
-    )
-    return dweight.to(weight.dtype)
+    x_BTCHW, dy_BTCHW = x_BCTHW.transpose(1, 2).to(wide), dy_BCTHW.transpose(1, 2).to(wide)
+    C, _, *kernel = weight.shape
+    padding = padding_of(kernel)
+    empty = weight.new_empty(C, 1, *kernel[1:], dtype=wide)
+    taps = []
+    for tap in range(kernel[0]):
+        frames = [(t, t * stride[0] + tap - padding[0]) for t in range(dy_BTCHW.shape[1])]
+        met = [(t, source) for t, source in frames if 0 <= source < x_BTCHW.shape[1]]
+        if not met:
+            taps.append(torch.zeros_like(empty))
+            continue
+        (first, source), num = met[0], len(met)
+        x = x_BTCHW[:, source : source + (num - 1) * stride[0] + 1 : stride[0]].flatten(0, 1)
+        dy = dy_BTCHW[:, first : first + num].flatten(0, 1)
+        sizes = (stride[1:], padding[1:], [1, 1], False, [0, 0], C)
+        taps.append(torch.ops.aten.convolution_backward(dy, x, empty, None, *sizes, [False, True, False])[1])
+    return torch.stack(taps, dim=2).to(weight.dtype)
 
 
 def max_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
