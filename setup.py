@@ -35,12 +35,14 @@ setup(
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
+        "safetensors": ["safetensors>=0.4"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.8",
             "mypy>=1.13",
             "tensorboard>=2.14",
+            "safetensors>=0.4",
             "timm>=1.0.11",
             "scikit-learn>=1.4",
             "types-PyYAML",

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from videovit.config import load_config
 from videovit.engine.checkpoint import (
     Position,
     checkpoint_path,
@@ -20,7 +21,8 @@ from videovit.engine.checkpoint import (
     resume,
     save_checkpoint,
 )
-from videovit.models.convert.read import CheckpointError
+from videovit.models import build_model
+from videovit.models.convert import CheckpointError, pool_norm_eps, set_pool_norm_eps
 
 
 def parts(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -56,7 +58,7 @@ def test_names_and_order(tmp_path: Path) -> None:
 
 def test_slowfast_keys(tmp_path: Path) -> None:
     state = torch.load(save(tmp_path, 3), weights_only=True)
-    assert state.keys() == {"epoch", "step", "model_state", "optimizer_state", "scaler_state", "cfg"}
+    assert state.keys() == {"epoch", "step", "model_state", "optimizer_state", "scaler_state", "cfg", "pool_norm_eps"}
     assert state["epoch"] == 2  # index of the last finished epoch
 
 
@@ -70,6 +72,17 @@ def test_resume_restores_model_optimizer_and_position(tmp_path: Path) -> None:
         assert torch.equal(a, b)
     for a, b in zip(optimizer.state.values(), expected_optimizer.state.values(), strict=True):
         assert torch.equal(a["exp_avg"], b["exp_avg"])
+
+
+def test_the_eps_of_the_pooling_norms_travels_with_the_weights(tmp_path: Path) -> None:
+    opts = "MVIT.DEPTH 1 MVIT.EMBED_DIM 8 MVIT.POOL_KVQ_KERNEL [3,3,3] MVIT.POOL_KV_STRIDE_ADAPTIVE [1,2,2] "
+    opts += "MVIT.PATCH_PADDING [1,3,3] DATA.TRAIN_CROP_SIZE 32 MODEL.NUM_CLASSES 2"
+    first, second = (build_model(load_config(None, opts.split())) for _ in range(2))
+    set_pool_norm_eps(first, 1e-5)
+    path = checkpoint_path(tmp_path, Position(1))
+    save_checkpoint(path, model=first, position=Position(1), cfg_text="")
+    load_model(second, path)
+    assert pool_norm_eps(second) == 1e-5
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

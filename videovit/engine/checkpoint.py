@@ -1,7 +1,7 @@
 """Checkpoints of a run: written atomically, and found again.
 
 Files are SlowFast's: `OUTPUT_DIR/checkpoints/checkpoint_epoch_00010.pyth` with the keys epoch, model_state,
-optimizer_state, scaler_state and cfg; ours adds step, the number of steps done in the epoch that follows.
+optimizer_state, scaler_state and cfg; ours adds step (steps done in the epoch that follows) and pool_norm_eps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from videovit.engine.log import logger
-from videovit.models.convert.read import CheckpointError, read_file
+from videovit.models.convert import CheckpointError, pool_norm_eps, set_pool_norm_eps
+from videovit.models.convert.read import read_file
 
 FILE_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_step_(\d+))?\.pyth$")
 
@@ -70,6 +71,7 @@ def save_checkpoint(
         "optimizer_state": optimizer.state_dict() if optimizer else None,
         "scaler_state": scaler.state_dict() if scaler else None,
         "cfg": cfg_text,
+        "pool_norm_eps": pool_norm_eps(model),  # follows the weights, whatever the config says
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -97,6 +99,8 @@ def load_model(model: nn.Module, path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: expected the key 'model_state', found {sorted(map(str, state))[:5]}")
     _check_fit(model.state_dict(), state["model_state"], path)
     model.load_state_dict(state["model_state"])
+    if state.get("pool_norm_eps"):
+        set_pool_norm_eps(model, state["pool_norm_eps"])
     return state
 
 

@@ -31,6 +31,8 @@ from videovit.engine.parts import (
 )
 from videovit.engine.sinks import EnsembleSink, LossSink, SinkGroup
 
+CPU_PIXELS = 1_000_000  # one clip of 16 x 224 x 224, or 30 of 8 x 64 x 64: what the caches of a CPU are good for
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -174,7 +176,9 @@ def _validate(cfg: Config, run: Run, model: nn.Module, *, epoch: int) -> dict[st
     loader = build_loader(cfg, "val", rank=run.rank, world_size=run.world_size)
     ensemble = _ensemble(cfg, loader)
     loss = LossSink(build_loss(cfg.MODEL.LOSS_FUNC))
-    parts = _inference(cfg, run, model, dtype=train_dtype(cfg), clips_per_step=cfg.TRAIN.BATCH_SIZE // run.world_size)
+    parts = _inference(
+        cfg, run, model, dtype=train_dtype(cfg), clips_per_step=cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS // run.world_size
+    )
     passes = [Pass(SinkGroup(EnsembleSink(ensemble, cfg.MODEL.HEAD_ACT), loss))]
     evaluate(parts, loader, passes, run.progress("validation", len(loader), log_period=cfg.LOG_PERIOD))
     result = ensemble.gather().result(skipped=_skipped(parts, loader))
@@ -240,7 +244,7 @@ def run_test_passes(
     loader = build_loader(cfg, "test", rank=run.rank, world_size=run.world_size)
     ensembles = [_ensemble(cfg, loader) for _ in changes]
     passes = [Pass(EnsembleSink(e, cfg.MODEL.HEAD_ACT), c) for e, c in zip(ensembles, changes, strict=True)]
-    clips_per_step = max(1, cfg.TEST.BATCH_SIZE // run.world_size)
+    clips_per_step = cfg.TEST.BATCH_SIZE * cfg.NUM_SHARDS // run.world_size
     parts = _inference(cfg, run, model, dtype=test_dtype(cfg), clips_per_step=clips_per_step)
     evaluate(parts, loader, passes, run.progress(name, len(loader), log_period=cfg.LOG_PERIOD))
     return [ensemble.gather() for ensemble in ensembles], _skipped(parts, loader)
@@ -252,7 +256,7 @@ def _inference(cfg: Config, run: Run, model: nn.Module, *, dtype: torch.dtype | 
         prepare=build_preparation(cfg, train=False),
         device=run.device,
         dtype=dtype,
-        clips_per_step=max(1, clips_per_step),
+        clips_per_step=clips_at_once(cfg, run, clips_per_step),
         skip_unreadable=cfg.TEST.SKIP_UNREADABLE,
     )
 
