@@ -129,7 +129,7 @@ REFUSED: dict[str, Refusal] = {
     ),
     "MODEL.ARCH": Refusal(_NO_SSL, on=("maskmvit",)),
     "MODEL.MODEL_NAME": Refusal(
-        "this model is not here; MODEL.MODEL_NAME MViT is, and pytorchvideo's networks as ptv_x3d_m, ptv_slowfast_r50, ...",
+        "this model is not here; MODEL.MODEL_NAME MViT is, and pytorchvideo's networks are: ptv_x3d_m, ptv_slow_r50, ...",
         on=_OTHER_MODELS,
     ),
     "MODEL.LOSS_FUNC": Refusal(

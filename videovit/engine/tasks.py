@@ -250,6 +250,12 @@ def run_test_passes(
     return [ensemble.gather() for ensemble in ensembles], _skipped(parts, loader)
 
 
+def clips_at_once(cfg: Config, run: Run, wanted: int) -> int:
+    """How many clips go through the model together in evaluation: on a CPU few large ones, which is faster there."""
+    pixels = cfg.DATA.NUM_FRAMES * cfg.DATA.TEST_CROP_SIZE**2
+    return max(1, wanted if run.device.type != "cpu" else min(wanted, CPU_PIXELS // pixels))
+
+
 def _inference(cfg: Config, run: Run, model: nn.Module, *, dtype: torch.dtype | None, clips_per_step: int) -> Inference:
     return Inference(
         model=model,
