@@ -45,7 +45,7 @@ def test_lists_and_names(rendered):
         rows = [row.split(" ") for row in (rendered / f"{split}.csv").read_text().splitlines()]
         assert len(rows) == count
         for path, label in rows:
-            assert path.startswith(f"videos/{split}/") and path.endswith(f"_{list(classes)[int(label)]}.mp4")
+            assert path.startswith(f"{split}/{list(classes)[int(label)]}_") and path.endswith(".mp4")
             assert (rendered / path).is_file()
     assert not list(rendered.rglob("*.partial"))
 
@@ -79,8 +79,8 @@ def test_a_run_that_was_cut_short_goes_on(demo, tmp_path):
     counts = {"train": 2, "val": 1, "test": 1}
     demo.prepare(tmp_path, counts, quiet=True)
     whole = contents(tmp_path)
-    lost = next((tmp_path / "videos" / "train").glob("00001*"))
-    kept = next((tmp_path / "videos" / "train").glob("00000*"))
+    lost = next((tmp_path / "train").glob("*00001.mp4"))
+    kept = next((tmp_path / "train").glob("*00000.mp4"))
     before = kept.stat().st_mtime_ns
     lost.unlink()
     assert demo.prepare(tmp_path, counts, quiet=True) == 1
@@ -141,6 +141,17 @@ def test_contact_sheet(demo, tmp_path):
     demo.montage(tmp_path / "sheets" / "demo.png", num_columns=3)
     with Image.open(tmp_path / "sheets" / "demo.png") as sheet:
         assert sheet.height >= 12 * demo.SIZE and sheet.width >= 3 * demo.SIZE
+
+
+def test_command_line(demo, tmp_path, capsys):
+    arguments = ["--output", str(tmp_path / "data"), "--train", "1", "--val", "1", "--test", "1", "--workers", "1"]
+    assert demo.main(arguments) == 0
+    assert "3 videos rendered, 0 were there" in capsys.readouterr().out
+    assert (tmp_path / "data" / "test" / "move_right_00000.mp4").is_file()
+    assert (tmp_path / "data" / "preview.png").is_file()
+    assert demo.main([*arguments, "--preview", str(tmp_path / "sheet.png")]) == 0
+    assert "0 videos rendered, 3 were there" in capsys.readouterr().out
+    assert (tmp_path / "sheet.png").is_file()
 
 
 def test_bad_arguments_are_refused(demo, tmp_path):

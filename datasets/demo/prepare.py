@@ -1,6 +1,6 @@
 """Render the demo data set: small H.264 videos, in the list format of Kinetics, the same from the same seed.
 
-    python datasets/demo/prepare.py --output data/demo
+    python datasets/demo/prepare.py --output output/demo/data
 
 Two families of classes share one label space:
 
@@ -281,7 +281,7 @@ def video_rng(seed: int, split: str, number: int) -> np.random.Generator:
 
 def video_path(split: str, number: int) -> Path:
     """Path of a video, from the folder of the lists; classes take turns."""
-    return Path("videos", split, f"{number:05d}_{CLASSES[number % len(CLASSES)]}.mp4")
+    return Path(split, f"{CLASSES[number % len(CLASSES)]}_{number:05d}.mp4")
 
 
 def _make(job: tuple[str, int], output: Path, settings: Settings) -> None:
@@ -319,7 +319,7 @@ def prepare(output: Path, counts: dict[str, int], *, seed: int = 0, workers: int
     """Render what is missing, then write the lists.
 
     Args:
-        output: folder for the lists and, below it, `videos`.
+        output: folder for the lists and, below it, a folder of videos per split.
         counts: split -> number of videos.
         seed: of the whole data set.
         workers: processes.
@@ -392,7 +392,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for split, count in SPLITS.items():
         parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"videos (default {count})")
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8), help="processes")
-    parser.add_argument("--preview", type=Path, metavar="PNG", help="also write a contact sheet, one video per class")
+    parser.add_argument(
+        "--preview", type=Path, metavar="PNG", help="contact sheet, one video per class (DIR/preview.png)"
+    )
     args = parser.parse_args(argv)
     counts = {split: getattr(args, split) for split in SPLITS}
     if args.seed < 0 or min(counts.values()) < 1:
@@ -403,9 +405,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     print(f"{num_rendered} videos rendered, {sum(counts.values()) - num_rendered} were there: {args.output}")
-    if args.preview:
-        montage(args.preview, seed=args.seed)
-        print(f"preview: {args.preview}")
+    preview = args.preview or args.output / "preview.png"
+    montage(preview, seed=args.seed)
+    print(f"preview: {preview}")
     return 0
 
 
