@@ -37,6 +37,7 @@ setup(
         "tensorboard": ["tensorboard>=2.14"],
         "safetensors": ["safetensors>=0.4"],
         "dev": [
+            "setuptools>=70.1",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.8",

@@ -11,13 +11,20 @@ from typing import Any
 from videovit.data.records import AnnotationError
 
 
-def read_class_names(path: str, num_classes: int) -> list[str]:
+def find_beside(path: str, folder: str) -> str:
+    """`path` as it is where that exists, else the file of this name in `folder` (that of the lists)."""
+    beside = Path(folder) / path
+    return str(beside) if path and not Path(path).exists() and beside.exists() else path
+
+
+def read_class_names(path: str, num_classes: int, folder: str = "") -> list[str]:
     """The name of every class.
 
     Args:
         path: a .json file with a list of names, {name: index} or {index: name}; or a text file with a name per line;
             empty for none.
         num_classes: K.
+        folder: looked in too for a relative path that does not exist.
 
     Returns:
         K names; "class 7" where no file is given.
@@ -27,6 +34,7 @@ def read_class_names(path: str, num_classes: int) -> list[str]:
     """
     if not path:
         return [f"class {k}" for k in range(num_classes)]
+    path = find_beside(path, folder)
     content = _read(path)
     if isinstance(content, Mapping):
         by_index = _by_index(path, content)
@@ -70,14 +78,17 @@ def _by_index(path: str, content: Mapping[str, Any]) -> dict[int, str]:
     return names
 
 
-def read_class_groups(path: str, names: Sequence[str]) -> dict[str, list[int]]:
+def read_class_groups(path: str, names: Sequence[str], folder: str = "") -> dict[str, list[int]]:
     """Groups of classes from a JSON file {group: [class names or indices]}; no groups when `path` is empty.
+
+    A relative path that does not exist is looked for in `folder` too.
 
     Raises:
         AnnotationError: the file is missing or of another form, or a class is unknown.
     """
     if not path:
         return {}
+    path = find_beside(path, folder)
     content = _read(path)
     if not isinstance(content, Mapping) or not all(isinstance(v, list) for v in content.values()):
         raise AnnotationError(f"{path}: expected {{group: [class names or indices]}}")

@@ -79,7 +79,7 @@ def predict_video(cfg: Config, model: nn.Module, path: str, device: torch.device
     Raises:
         DecodeError: the file cannot be read.
     """
-    names = read_class_names(cfg.DATA.CLASS_NAMES_FILE, cfg.MODEL.NUM_CLASSES)
+    names = read_class_names(cfg.DATA.CLASS_NAMES_FILE, cfg.MODEL.NUM_CLASSES, cfg.DATA.PATH_TO_DATA_DIR)
     transform = build_eval_transform(cfg, num_crops=1)
     prepare = build_preparation(cfg, train=False)
     score = ACTIVATIONS[cfg.MODEL.HEAD_ACT]

@@ -65,8 +65,8 @@ def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
     """
     orders = [BASELINE, *(o for o in cfg.SHUFFLE_EVAL.ORDERS if o != BASELINE)]
     orders += [f"window{w}" for w in cfg.SHUFFLE_EVAL.WINDOWS if f"window{w}" not in orders]
-    names = read_class_names(cfg.DATA.CLASS_NAMES_FILE, cfg.MODEL.NUM_CLASSES)
-    groups = read_class_groups(cfg.SHUFFLE_EVAL.CLASS_GROUPS_FILE, names)
+    names = read_class_names(cfg.DATA.CLASS_NAMES_FILE, cfg.MODEL.NUM_CLASSES, cfg.DATA.PATH_TO_DATA_DIR)
+    groups = read_class_groups(cfg.SHUFFLE_EVAL.CLASS_GROUPS_FILE, names, cfg.DATA.PATH_TO_DATA_DIR)
     runs = [
         (order, cfg.SHUFFLE_EVAL.SEED + k)
         for order in orders
