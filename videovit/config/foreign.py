@@ -10,6 +10,7 @@ from dataclasses import dataclass
 _CNN = "belongs to convolutional networks"
 _BATCHNORM = "there is no batch normalisation here"
 _SELF_SUPERVISED = "belongs to self-supervised training"
+_LOADER = "belongs to SlowFast's loader benchmark; see BENCHMARK.WHAT"
 _REVERSIBLE = "belongs to reversible MViT"
 _DETECTION = "belongs to detection"
 _STEPS = "no learning-rate policy reads it"
@@ -41,7 +42,9 @@ IGNORED: dict[str, str] = {
     "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": "a loss that is not finite stops the run",
     "DATA.DECODING_SHORT_SIZE": "frames are decoded at their own size and scaled afterwards",
     "AUG.COLOR_JITTER": "SlowFast's video recipes do not apply it either",
-    "BENCHMARK.*": "belongs to SlowFast's loader benchmark",
+    "BENCHMARK.NUM_EPOCHS": _LOADER,
+    "BENCHMARK.LOG_PERIOD": _LOADER,
+    "BENCHMARK.SHUFFLE": _LOADER,
     "MVIT.REV.RESPATH_FUSE": _REVERSIBLE,
     "MVIT.REV.BUFFER_LAYERS": _REVERSIBLE,
     "MVIT.REV.RES_PATH": _REVERSIBLE,
@@ -129,7 +132,7 @@ REFUSED: dict[str, Refusal] = {
     ),
     "MODEL.ARCH": Refusal(_NO_SSL, on=("maskmvit",)),
     "MODEL.MODEL_NAME": Refusal(
-        "this model is not here; MODEL.MODEL_NAME MViT is, and pytorchvideo's networks are: ptv_x3d_m, ptv_slow_r50, ...",
+        "this model is not here; MViT is, and pytorchvideo's networks are: ptv_x3d_m, ptv_slow_r50, ...",
         on=_OTHER_MODELS,
     ),
     "MODEL.LOSS_FUNC": Refusal(

@@ -273,6 +273,17 @@ class Solver:
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    """BENCHMARK: speed of the model, the training step, the loader or decoding. ENABLE to COMPILE are ours."""
+
+    ENABLE: bool = False
+    WHAT: Annotated[str, Choice(("model", "train", "loader", "decode"))] = "model"
+    BATCH_SIZE: Positive = 1  # clips
+    NUM_STEPS: Positive = 10  # timed steps, after a warm-up
+    COMPILE: bool = False  # also a compiled row on a CPU; on a GPU there always is one
+
+
+@dataclass(frozen=True)
 class Tensorboard:
     """TENSORBOARD: curves and pictures."""
 
@@ -300,6 +311,7 @@ class Config:
     TEST: Test = Test()
     SHUFFLE_EVAL: ShuffleEval = ShuffleEval()
     PREDICT: Predict = Predict()
+    BENCHMARK: Benchmark = Benchmark()
     DATA: Data = Data()
     DATA_LOADER: DataLoader = DataLoader()
     AUG: Aug = Aug()

@@ -23,6 +23,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from videovit.config import Config, dump_config
 from videovit.engine import distributed
+from videovit.engine.benchmark import benchmark
 from videovit.engine.distributed import LaunchError
 from videovit.engine.log import RunLog, logger
 from videovit.engine.shuffle_eval import shuffle_eval
@@ -39,6 +40,7 @@ TASKS: dict[str, tuple[Callable[[Config], bool], Task]] = {
     "train": (lambda cfg: cfg.TRAIN.ENABLE, train),
     "test": (lambda cfg: cfg.TEST.ENABLE, test),
     "shuffle_eval": (lambda cfg: cfg.SHUFFLE_EVAL.ENABLE, shuffle_eval),
+    "benchmark": (lambda cfg: cfg.BENCHMARK.ENABLE, benchmark),
 }
 
 

@@ -57,7 +57,7 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
         The last validation's top1_acc and top5_acc in percent (empty when there was none).
     """
     loader = build_loader(cfg, "train", rank=run.rank, world_size=run.world_size)
-    parts = _training(cfg, run)
+    parts = build_training(cfg, run)
     start = _starting_point(cfg, parts)
     num_videos, num_steps = len(loader.dataset.samples), len(loader)
     bad = BadSamples(Path(cfg.OUTPUT_DIR), num_samples=num_videos, max_fraction=cfg.DATA.MAX_BAD_FRACTION)
@@ -116,7 +116,8 @@ def _save(cfg: Config, run: Run, parts: Training, position: Position) -> None:
     distributed.barrier()
 
 
-def _training(cfg: Config, run: Run) -> Training:
+def build_training(cfg: Config, run: Run) -> Training:
+    """Model, optimiser, schedule, loss and augmentation of the config, on the device of the run."""
     model: nn.Module = build_on(cfg, run.device)
     optimizer = build_optimizer(cfg, model)
     if run.world_size > 1:
