@@ -298,6 +298,7 @@ class Config:
     TASK: str = ""
     NUM_GPUS: Natural = 1  # of one machine
     NUM_CPU_PROCS: Positive = 1  # ours; processes when NUM_GPUS is 0
+    NUM_CPU_THREADS: Natural = 0  # ours; threads of each of them, 0: share the cores
     NUM_SHARDS: Positive = 1  # machines
     SHARD_ID: Natural = 0
     DIST_BACKEND: Annotated[str, Choice(("auto", "nccl", "gloo"))] = "auto"  # SlowFast: nccl

@@ -81,7 +81,7 @@ def _child(local_rank: int, cfg: Config, per_shard: int, host: str, port: int, r
         MASTER_ADDR=host,
         MASTER_PORT=str(port),
     )
-    if cfg.NUM_GPUS == 0:
+    if cfg.NUM_GPUS == 0 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // per_shard))
     try:
         result = run_tasks(cfg)
@@ -96,6 +96,8 @@ def run_tasks(cfg: Config) -> dict[str, dict[str, float]]:
     """Join the process group of the environment, if any, and run the enabled tasks in order."""
     group = distributed.process_group(use_gpu=cfg.NUM_GPUS > 0, backend=cfg.DIST_BACKEND, timeout_s=cfg.DIST_TIMEOUT_S)
     output_dir = Path(cfg.OUTPUT_DIR)
+    if cfg.NUM_GPUS == 0 and cfg.NUM_CPU_THREADS:
+        torch.set_num_threads(cfg.NUM_CPU_THREADS)
     with group as device:
         rank, world_size = distributed.rank(), distributed.world_size()
         tensorboard = Path(cfg.TENSORBOARD.LOG_DIR or "tensorboard") if cfg.TENSORBOARD.ENABLE else None
