@@ -1,0 +1,49 @@
+"""How files and KEY VALUE pairs are told apart, and what errors become."""
+
+from pathlib import Path
+
+import pytest
+
+from videovit.config import ConfigError
+from videovit.engine.cli import exit_code, split_config_arguments
+
+
+@pytest.mark.parametrize(
+    ("words", "opts", "files", "pairs"),
+    [
+        (["a.yaml"], [], ["a.yaml"], []),
+        (["a.yaml", "b.yml"], [], ["a.yaml", "b.yml"], []),
+        (["a.yaml", "NUM_GPUS", "0"], [], ["a.yaml"], ["NUM_GPUS", "0"]),
+        (["a.yaml"], ["NUM_GPUS", "0"], ["a.yaml"], ["NUM_GPUS", "0"]),
+        (["a.yaml", "NUM_GPUS", "0"], ["--opts", "X", "1"], ["a.yaml"], ["NUM_GPUS", "0", "X", "1"]),
+        (["a.yaml", "OUTPUT_DIR", "b.yaml"], [], ["a.yaml"], ["OUTPUT_DIR", "b.yaml"]),
+        (["odd"], ["X", "1"], ["odd"], ["X", "1"]),  # the config loader says what is wrong with it
+    ],
+)
+def test_files_come_first(words: list[str], opts: list[str], files: list[str], pairs: list[str]) -> None:
+    assert split_config_arguments(words, opts) == (files, pairs)
+
+
+def test_a_config_without_suffix_is_still_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.touch()
+    assert split_config_arguments(["a.yaml", str(path), "X", "1"], []) == (["a.yaml", str(path)], ["X", "1"])
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    def user_error() -> None:
+        raise ConfigError(["a is b"])
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    assert exit_code(lambda: None) == 0
+    assert exit_code(user_error) == 1
+    assert "a is b" in capsys.readouterr().err
+    assert exit_code(interrupt, hint="go on") == 130
+    assert "go on" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        exit_code(bug)
