@@ -49,7 +49,7 @@ SPLITS = {"train": 960, "val": 120, "test": 240}
 SIZE = 112  # H = W
 NUM_FRAMES = 36
 FPS = 30
-ERRATIC_SHARE = 0.3  # of the videos of appearance classes
+ERRATIC_SHARE = 0.5  # of the videos of appearance classes
 
 Array = np.ndarray
 
@@ -65,7 +65,7 @@ class Settings:
     seed: int
     size: int = SIZE
     num_frames: int = NUM_FRAMES
-    version: int = 2  # raise it when the code below draws other pixels
+    version: int = 3  # raise it when the code below draws other pixels
 
 
 @dataclass(frozen=True)
