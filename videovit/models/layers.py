@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from videovit.models.derived import Derived
 
 # Elements of a weight that is worth keeping twice. Larger ones stand in the coarse stages, where few tokens meet them:
-# 5 % of their time is not worth the memory.
-_PACK_AT_MOST = 1_000_000
+# 3 % of their time is not worth the memory.
+_PACK_AT_MOST = 500_000
 
 
 def matmul_dtype(x: Tensor) -> torch.dtype:
