@@ -36,6 +36,7 @@ setup(
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
         "safetensors": ["safetensors>=0.4"],
+        "torchcodec": ["torchcodec>=0.7"],
         "dev": [
             "setuptools>=70.1",
             "pytest>=8",

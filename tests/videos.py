@@ -14,8 +14,27 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from videovit.data.decode import MissingBackendError
+from videovit.data.decode.torchcodec_backend import load_torchcodec
+
+
+def _has_torchcodec() -> bool:
+    try:
+        load_torchcodec()
+    except MissingBackendError:
+        return False
+    return True
+
+
+# For parametrize: every backend that reads video files.
+VIDEO_BACKENDS = [
+    "decord",
+    "pyav",
+    pytest.param("torchcodec", marks=pytest.mark.skipif(not _has_torchcodec(), reason="torchcodec cannot be used")),
+]
 ROWS = COLUMNS = 4
 X264 = "bframes={bframes}:keyint={keyint}:min-keyint={keyint}:scenecut=0:open-gop={open_gop}:threads=1:log-level=none"
 X265 = X264.replace("threads=1", "pools=none:frame-threads=1:wpp=0").replace("log-level=none", "log-level=-1")

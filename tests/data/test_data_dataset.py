@@ -15,7 +15,7 @@ from torch import Tensor
 from videos import read_barcodes
 
 from videovit.data.dataset import ClipDataset, FixedCrops, RepeatedCrops
-from videovit.data.decode import BACKENDS, DecodeError, Video, open_video
+from videovit.data.decode import BACKENDS, DecodeError, DecodeOptions, Video, open_video
 from videovit.data.records import Batch, Clip, Failure, Item, Sample, collate
 from videovit.data.sampling import EvenSpans, RandomSpans
 
@@ -48,9 +48,9 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
     """A backend named "counting" that notes what it is asked for and lets PyAV do the work."""
     seen = Opened([], [])
 
-    def open_counting(path: str) -> Video:
+    def open_counting(path: str, options: DecodeOptions) -> Video:
         seen.paths.append(path)
-        video = open_video(path, "pyav")
+        video = open_video(path, "pyav", options)
         decode = video.frames
         monkeypatch.setattr(video, "frames", lambda indices: seen.requests.append(indices.tolist()) or decode(indices))
         return video

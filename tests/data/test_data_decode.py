@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from videos import barcode, copy_packets, read_barcodes, rotate, write_sound, write_video
+from videos import VIDEO_BACKENDS, barcode, copy_packets, read_barcodes, rotate, write_sound, write_video
 
-from videovit.data.decode import BACKENDS, DecodeError, decord_backend, open_video, pyav_backend
+from videovit.data.decode import DecodeError, decord_backend, open_video, pyav_backend
 from videovit.data.decode.frame_table import FrameTable, is_hidden_vp8, is_idr
 
 NUM_FRAMES = 60
 Numbered = Callable[..., Path]
 
 needs_decord = pytest.mark.skipif(decord_backend.load_decord() is None, reason="decord is not installed")
-backends = pytest.mark.parametrize("backend", sorted(BACKENDS))
+backends = pytest.mark.parametrize("backend", VIDEO_BACKENDS)
 
 FILES: dict[str, dict[str, Any]] = {
     "closed.mp4": {},
@@ -144,11 +144,9 @@ def test_decoders_agree_to_the_byte(tmp_path: Path, name: str) -> None:
 def test_files_that_decord_gets_wrong_go_to_pyav(numbered: Numbered, name: str) -> None:
     path = file(numbered, name)
     for _ in range(2):  # the second time from memory
-        before = decord_backend.ROUTED.copy()
         with open_video(path, "decord") as video:
             assert isinstance(video, pyav_backend.PyavVideo) == (name in TO_PYAV)
-        expected = {TO_PYAV[name]: 1} if name in TO_PYAV else {}
-        assert decord_backend.ROUTED - before == expected
+            assert video.served_by == (f"pyav ({TO_PYAV[name]})" if name in TO_PYAV else "decord")
 
 
 @needs_decord
@@ -306,7 +304,7 @@ def test_seeking_in_real_clips_is_sequential_decoding(shared_clips: Path, name: 
 def test_decoding_stops_and_skips_where_it_can(numbered: Numbered, monkeypatch: pytest.MonkeyPatch) -> None:
     converted = []
     monkeypatch.setattr(
-        pyav_backend, "to_rgb", lambda frame, real=pyav_backend.to_rgb: converted.append(1) or real(frame)
+        pyav_backend, "to_rgb", lambda *args, real=pyav_backend.to_rgb, **kw: converted.append(1) or real(*args, **kw)
     )
     with open_video(file(numbered, "closed.mp4"), "pyav") as video:
         assert isinstance(video, pyav_backend.PyavVideo)
@@ -320,9 +318,8 @@ def test_decoding_stops_and_skips_where_it_can(numbered: Numbered, monkeypatch: 
 
 def test_frames_before_their_key_frame_start_in_the_group_before() -> None:
     # Decoding order I0 P3 b1 b2 I6 b4 b5 P9 b7 b8; b4 and b5 stand behind I6 and are shown before it.
-    pts = [0, 3, 1, 2, 6, 4, 5, 9, 7, 8]
-    shown = sorted(range(10), key=pts.__getitem__)
-    table = FrameTable(pts=pts, dts=list(range(10)), keys=[0, 4], shown=shown, seekable=True)
+    pts = np.array([0, 3, 1, 2, 6, 4, 5, 9, 7, 8])
+    table = FrameTable(pts=pts, dts=np.arange(10), keys=np.array([0, 4]), shown=np.argsort(pts), seekable=True)
     assert table.has_leading_frames and not table.has_hidden_packets
     assert [(s.first, s.last) for s in table.stretches([4])] == [(0, 5)]
     assert [(s.first, s.last) for s in table.stretches([6, 7])] == [(4, 8)]
@@ -358,7 +355,7 @@ def test_error_travels_between_processes() -> None:
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match=r"unknown decoding backend 'pyva'.*\['decord', 'pyav'\]; nearest: 'pyav'"):
+    with pytest.raises(ValueError, match=r"unknown decoding backend 'pyva'.*\['decord', .*\]; nearest: 'pyav'"):
         open_video("a.mp4", "pyva")
 
 

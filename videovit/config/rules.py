@@ -90,6 +90,10 @@ def _crops(cfg: Config) -> Iterator[Broken]:
             yield (f"DATA.{name}",), f"{list(limits)} must rise"
     if data.NUM_FRAMES == 1:
         return  # images are cut by their own rules
+    for name, crop in (("DECODE_SHORT_SIDE", "TRAIN_CROP_SIZE"), ("TEST_DECODE_SHORT_SIDE", "TEST_CROP_SIZE")):
+        if 0 < getattr(data, name) < getattr(data, crop):
+            text = f"{getattr(data, name)} is below DATA.{crop} {getattr(data, crop)}: frames would be scaled up again"
+            yield (f"DATA.{name}", f"DATA.{crop}"), text
     boxes = data.TRAIN_JITTER_SCALES_RELATIVE or data.TRAIN_JITTER_ASPECT_RELATIVE
     if cfg.TRAIN.ENABLE and not boxes and smallest < data.TRAIN_CROP_SIZE:
         yield (

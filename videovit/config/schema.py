@@ -58,6 +58,7 @@ ColourScale = Annotated[tuple[AboveZero, ...], Size((1, 3))]
 Pair = Annotated[tuple[int, ...], Size((2,))]
 SpaceTime = Annotated[tuple[Positive, ...], Size((3,))]
 Patch = Annotated[tuple[Positive, ...], Size((2, 3))]
+DECODERS = ("decord", "pyav", "torchcodec", "frames", "image")
 LOSSES = ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit")
 BlockFactor = tuple[Natural, AboveZero]
 BlockStride = tuple[Natural, Positive, Positive, Positive]
@@ -135,7 +136,13 @@ class Data:
     TARGET_FPS: AboveZero = 30.0
     TRAIN_JITTER_FPS: AtLeastZero = 0.0
     USE_OFFSET_SAMPLING: bool = False
-    DECODING_BACKEND: Annotated[str, Choice(("decord", "pyav"), aliases=(("torchvision", "decord"),))] = "decord"
+    DECODING_BACKEND: Annotated[str, Choice(DECODERS, aliases=(("torchvision", "decord"),))] = "decord"
+    DECODE_TIMEOUT_S: AtLeastZero = 120.0  # ours; a video, opened and decoded; 0: no limit
+    DECODE_SHORT_SIDE: Natural = 0  # ours; training: larger frames are scaled down to it while decoding; 0: never
+    TEST_DECODE_SHORT_SIDE: Natural = 0  # ours; the same in validation and test
+    MAX_PIXELS: Positive = 7680 * 4320  # ours; of a frame; larger ones are refused
+    MAX_FRAMES: Positive = 1_000_000  # ours; of a video; longer ones are refused
+    FRAMES_FPS: AboveZero = 30.0  # ours; frame rate of folders and lists of images
     MEAN: Colour = (0.45, 0.45, 0.45)
     STD: ColourScale = (0.225, 0.225, 0.225)
     INPUT_CHANNEL_NUM: tuple[Positive, ...] = (3, 3)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from videovit.data.decode import DecodeError, open_video
+from videovit.data.decode import DecodeError, DecodeOptions, open_video
+from videovit.data.decode.protocol import DEFAULTS
 from videovit.data.records import Clip, Failure, Item, Sample
 from videovit.data.sampling import ClipPlan
 
@@ -73,6 +74,7 @@ class ClipDataset(Dataset[Item]):
         crops: cuts a clip into its crops.
         num_crops: how many crops that gives.
         backend: name of the decoder.
+        decoding: its options and limits.
         seed: of all random choices.
         replace_unreadable: draw another video for one that cannot be read (training); otherwise its item is empty.
 
@@ -86,6 +88,7 @@ class ClipDataset(Dataset[Item]):
         crops: Callable[[Tensor, np.random.Generator], list[Tensor]],
         num_crops: int = 1,
         backend: str = "decord",
+        decoding: DecodeOptions = DEFAULTS,
         seed: int = 0,
         replace_unreadable: bool = False,
     ) -> None:
@@ -95,6 +98,7 @@ class ClipDataset(Dataset[Item]):
         self._crops = crops
         self._num_crops = num_crops
         self._backend = backend
+        self._decoding = decoding
         self._seed = seed
         self._replace_unreadable = replace_unreadable
 
@@ -118,7 +122,7 @@ class ClipDataset(Dataset[Item]):
         failures: list[Failure] = []
         while True:
             try:
-                return Item(self._read_clips(index, rng), failures)
+                return self._read_item(index, rng, failures)
             except DecodeError as error:
                 failures.append(Failure(error.path, error.reason, error.backend))
             if not self._replace_unreadable:
@@ -129,12 +133,13 @@ class ClipDataset(Dataset[Item]):
                 raise DecodeError(failures[0].path, reason, failures[0].backend)
             index = int(rng.integers(len(self.samples)))
 
-    def _read_clips(self, index: int, rng: np.random.Generator) -> list[Clip]:
+    def _read_item(self, index: int, rng: np.random.Generator, failures: list[Failure]) -> Item:
         sample = self.samples[index]
-        with open_video(sample.path, self._backend) as video:
+        with open_video(sample.path, self._backend, self._decoding) as video:
             indices = self._plan(video.num_frames, video.fps, rng)
             wanted = np.unique(np.concatenate(indices))
             frames_NHWC = video.frames(wanted)
+            served_by = video.served_by
         clips = []
         for place, indices_T in enumerate(indices):
             frames_THWC = frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
@@ -142,4 +147,4 @@ class ClipDataset(Dataset[Item]):
             for crop, frames_TSSC in enumerate(crops):
                 view = place * self._num_crops + crop
                 clips.append(Clip(frames_TSSC, sample.label, index, view, int(rng.integers(2**63))))
-        return clips
+        return Item(clips, failures, served_by)

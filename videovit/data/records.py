@@ -51,15 +51,22 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What one index of the data set gives: all clips of a video, and the videos that failed on the way."""
+    """What one index of the data set gives: all clips of a video, and the videos that failed on the way.
+
+    `served_by` tells which decoder read the video, "" when none did.
+    """
 
     clips: list[Clip]
     failures: list[Failure]
+    served_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Clips side by side, every field with B entries; `failures` are the videos that could not be read."""
+    """Clips side by side, every field with B entries.
+
+    `failures` are the videos that could not be read, `served_by` the decoders of the others, one entry a video.
+    """
 
     frames_BTHWC: Tensor
     labels_B: Tensor
@@ -67,6 +74,7 @@ class Batch:
     views_B: Tensor
     erase_seeds_B: Tensor
     failures: list[Failure]
+    served_by: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.frames_BTHWC.shape[0])
@@ -88,7 +96,7 @@ class Batch:
             num_clips: clips per piece, at least 1.
 
         Yields:
-            At least one Batch, even of no clips; the failures travel on the first only.
+            At least one Batch, even of no clips; failures and decoders travel on the first only.
 
         Raises:
             ValueError: num_clips is below 1.
@@ -97,14 +105,14 @@ class Batch:
             raise ValueError(f"num_clips must be at least 1, found {num_clips}")
         for start in range(0, max(len(self), 1), num_clips):
             piece = self._with(*(field[start : start + num_clips] for field in self._tensors()))
-            yield piece if start == 0 else replace(piece, failures=[])
+            yield piece if start == 0 else replace(piece, failures=[], served_by=())
 
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.frames_BTHWC, self.labels_B, self.videos_B, self.views_B, self.erase_seeds_B
 
     def _with(self, *tensors: Tensor) -> Batch:
         frames_BTHWC, labels_B, videos_B, views_B, erase_seeds_B = tensors
-        return Batch(frames_BTHWC, labels_B, videos_B, views_B, erase_seeds_B, self.failures)
+        return Batch(frames_BTHWC, labels_B, videos_B, views_B, erase_seeds_B, self.failures, self.served_by)
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -129,4 +137,5 @@ def collate(items: Sequence[Item]) -> Batch:
         views_B=torch.tensor([clip.view for clip in clips], dtype=torch.int64),
         erase_seeds_B=torch.tensor([clip.erase_seed for clip in clips], dtype=torch.int64),
         failures=failures,
+        served_by=tuple(item.served_by for item in items if item.served_by),
     )

@@ -8,9 +8,7 @@ was asked for as long as it lives. Files whose frames decord would get wrong, wi
 from __future__ import annotations
 
 import functools
-import os
 import warnings
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,16 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from videovit.data.decode.protocol import (
+    DEFAULTS,
     ClosingVideo,
     DecodeError,
+    DecodeOptions,
     Indices,
+    Version,
     Video,
     check_file,
     check_indices,
+    scaled_size,
 )
 from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
 
@@ -33,13 +35,10 @@ NAME = "decord"
 FAULT_TOLERANCE = 1
 # Codecs whose frames decord finds; it misplaces or cannot open others.
 RIGHT_CODECS = frozenset({"h264", "vp8", "vp9", "ffv1"})
-# Of longer files decord reads everything and may fill the memory.
-LONGEST_S = 120
 MOST_REMEMBERED = 1_000_000
 
-# Files that need not be looked at again, with their time of change and size; and why others went to PyAV.
-FOUND_SAFE: dict[str, tuple[int, int]] = {}
-ROUTED: Counter[str] = Counter()
+# Files that need not be looked at again, with their time of change and size.
+FOUND_SAFE: dict[str, tuple[Version, DecodeOptions]] = {}
 
 
 @functools.cache
@@ -54,55 +53,55 @@ def load_decord() -> Any | None:
     return decord
 
 
-def open_decord(path: str) -> Video:
+def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     """Open a video with decord; with PyAV where decord is not installed or would hand out wrong frames.
 
-    A look at the packets of a file, remembered per process, tells which files those are (`reason_against`); reasons
-    are counted in ROUTED.
+    A look at the packets of a file, remembered per process, tells which files those are (`reason_against`); the
+    `served_by` of the Video says it.
 
     Raises:
-        DecodeError: the file is missing, empty, damaged, or has no video stream.
+        DecodeError: the file is missing, empty, damaged, too large, or has no video stream.
     """
-    check_file(path, NAME)
+    version = check_file(path, NAME)
     decord = load_decord()
     if decord is None:
-        return open_pyav(path)
-    status = os.stat(path)
-    version = status.st_mtime_ns, status.st_size
-    if FOUND_SAFE.get(path) == version:
-        return DecordVideo(path, decord)
-    exact = open_pyav(path)
-    reason = reason_against(exact)
+        return open_pyav(path, options)
+    if FOUND_SAFE.get(path) == (version, options):
+        return DecordVideo(path, decord, options)
+    exact = open_pyav(path, options)
+    reason = reason_against(exact, options)
     if not reason:
-        video = DecordVideo(path, decord)
+        video = DecordVideo(path, decord, options)
         if video.num_frames == exact.num_frames:
             exact.close()
             if len(FOUND_SAFE) < MOST_REMEMBERED:
-                FOUND_SAFE[path] = version
+                FOUND_SAFE[path] = version, options
             return video
         video.close()
         reason = "number of frames"
-    ROUTED[reason] += 1
+    exact.served_by = f"{exact.served_by} ({reason})"
     return exact
 
 
-def reason_against(video: PyavVideo) -> str:
-    """Why decord would get the frames of a video wrong, or "" when it would not.
+def reason_against(video: PyavVideo, options: DecodeOptions = DEFAULTS) -> str:
+    """Why decord would get the frames of a video wrong, or slowly, or "" when it would not.
 
-    decord takes every key packet for a clean start and every packet for a frame that is shown, and it reads ahead
-    without a limit.
+    decord takes every key packet for a clean start and every packet for a frame that is shown; it reads ahead without
+    a limit, of a long file all of it; and it does not scale before the conversion to RGB.
     """
     table = video.table
     if video.codec not in RIGHT_CODECS:
         return f"codec {video.codec}"
+    if video.is_long:
+        return "long file"
     if not table.seekable:
         return "container or time stamps"
     if table.has_hidden_packets:
         return "packets that are not shown"
     if table.has_leading_frames or not table.entries_whole:
         return "key frames that others refer across"
-    if video.num_frames / video.fps > LONGEST_S:
-        return f"longer than {LONGEST_S} s"
+    if scaled_size(*video.size, options.short_side) != video.size:
+        return "scaled while decoding"
     return ""
 
 
@@ -112,8 +111,10 @@ class DecordVideo(ClosingVideo):
     What decord cannot open or decode is given to PyAV, which either returns the right frames or raises.
     """
 
-    def __init__(self, path: str, decord: Any) -> None:
+    def __init__(self, path: str, decord: Any, options: DecodeOptions) -> None:
         self._path = path
+        self._options = options
+        self.served_by = NAME
         self._decord = decord
         self._reader: Any = None
         self._instead: Video | None = None
@@ -153,8 +154,8 @@ class DecordVideo(ClosingVideo):
             self._instead.close()
 
     def _give_up(self) -> Video:
-        video = open_pyav(self._path)
-        ROUTED["decord failed"] += 1
+        video = open_pyav(self._path, self._options)
+        self.served_by = f"{video.served_by} (decord failed)"
         return video
 
     def _open(self) -> Any:

@@ -8,13 +8,20 @@ A file stores packets in decoding order; frames are counted in the order they ar
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videovit.data.decode.protocol import Indices
 
 # In these containers a time stamp does not lead back to its packet for sure.
 UNSEEKABLE_FORMATS = frozenset({"avi", "mpegts", "mpeg", "mpegvideo", "h264", "hevc", "flv", "gif", "m4v"})
+# In place of a time stamp that the container does not give, or that was not read.
+UNKNOWN = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True)
@@ -28,40 +35,48 @@ class Stretch:
 
 @dataclass(frozen=True)
 class FrameTable:
-    """Time stamps of all packets, in stream units.
+    """Time stamps of packets, in stream units.
 
     Attributes:
-        pts: of each packet, by position (decoding order).
-        dts: of each packet, by position; None where the container does not tell.
+        pts: of each packet, by position (decoding order); UNKNOWN for packets outside the part that was read.
+        dts: of each packet, by position; UNKNOWN where the container does not tell.
         keys: positions of key packets, ascending.
         shown: positions by frame index, i.e. in order of presentation; packets marked as not shown are left out.
         seekable: False when frames can only be told apart by decoding from the start (then the rest is not used).
         entries_whole: every key packet of an H.264 stream starts afresh (an IDR picture); True for other codecs.
     """
 
-    pts: list[int]
-    dts: list[int | None]
-    keys: list[int]
-    shown: list[int]
+    pts: Indices
+    dts: Indices
+    keys: Indices
+    shown: Indices
     seekable: bool
     entries_whole: bool = True
 
-    @property
+    @cached_property
     def has_leading_frames(self) -> bool:
         """Whether frames stored after a key frame are shown before it (an open group of pictures)."""
-        starts = set(self.keys)
-        key_pts = None
-        for position, pts in enumerate(self.pts):
-            if position in starts:
-                key_pts = pts
-            elif key_pts is not None and pts < key_pts:
-                return True
-        return False
+        groups = np.searchsorted(self.keys, np.arange(len(self.pts)), side="right") - 1
+        return bool((self.pts < self.pts[self.keys[groups]]).any())
 
     @property
     def has_hidden_packets(self) -> bool:
         """Whether some packets are decoded but not shown, as an edit list or a stream copy asks."""
         return len(self.shown) < len(self.pts)
+
+    def position_of(self, pts: int | None) -> int | None:
+        """Position of the packet with this time stamp; None for a time stamp that no packet has."""
+        if pts is None:
+            return None
+        order, stamps = self._by_pts
+        place = int(np.searchsorted(stamps, pts))
+        return int(order[place]) if place < len(stamps) and stamps[place] == pts else None
+
+    @cached_property
+    def _by_pts(self) -> tuple[NDArray[np.intp], Indices]:
+        known = np.flatnonzero(self.pts != UNKNOWN)
+        order = known[np.argsort(self.pts[known])]
+        return order, self.pts[order]
 
     def stretches(self, wanted: Sequence[int]) -> list[Stretch]:
         """Plan which packets to decode for a set of frames.
@@ -76,14 +91,13 @@ class FrameTable:
         Returns:
             Disjoint stretches in decoding order.
         """
-        key_pts = [self.pts[key] for key in self.keys]
+        key_pts = self.pts[self.keys]
         groups: dict[int, list[int]] = {}
-        for index in wanted:
-            position = self.shown[index]
-            place = bisect_right(self.keys, position) - 1
+        for position in self.shown[np.asarray(wanted)].tolist():
+            place = int(np.searchsorted(self.keys, position, side="right")) - 1
             while place > 0 and key_pts[place] > self.pts[position]:
                 place -= 1
-            groups.setdefault(self.keys[place], []).append(position)
+            groups.setdefault(int(self.keys[place]), []).append(position)
         joined: list[tuple[int, int, list[int]]] = []
         for first in sorted(groups):
             positions = groups[first]
@@ -92,14 +106,16 @@ class FrameTable:
                 joined[-1] = before_first, max(before_last, *positions), before + positions
             else:
                 joined.append((first, max(positions), positions))
-        return [
-            Stretch(first, last, frozenset(self.pts[position] for position in positions))
-            for first, last, positions in joined
-        ]
+        return [Stretch(first, last, frozenset(self.pts[positions].tolist())) for first, last, positions in joined]
 
 
 def read_frame_table(
-    packets: Iterable[Any], *, codec: str, container_format: str, extradata: bytes | None = None
+    packets: Iterable[Any],
+    *,
+    codec: str,
+    container_format: str,
+    extradata: bytes | None = None,
+    max_frames: int | None = None,
 ) -> FrameTable:
     """Build the table from the packets of one video stream.
 
@@ -108,13 +124,14 @@ def read_frame_table(
         codec: name of the codec, e.g. "h264".
         container_format: name of the container format; several names may be joined by commas.
         extradata: the codec's set-up data from the container.
+        max_frames: stop reading after one packet more.
 
     Returns:
         The table; not seekable when time stamps are missing or repeated, when the first packet is no key frame or
         not the first one shown, or when the container is one in which seeking is not exact.
     """
     pts: list[int | None] = []
-    dts: list[int | None] = []
+    dts: list[int] = []
     keys: list[int] = []
     visible: list[int] = []
     entries_whole = True
@@ -128,7 +145,9 @@ def read_frame_table(
         if not packet.is_discard and not (codec == "vp8" and is_hidden_vp8(packet)):
             visible.append(len(pts))
         pts.append(packet.pts)
-        dts.append(packet.dts)
+        dts.append(UNKNOWN if packet.dts is None else packet.dts)
+        if max_frames is not None and len(pts) > max_frames:
+            break
     known_pts = [value for value in pts if value is not None]
     seekable = (
         len(set(known_pts)) == len(pts)
@@ -136,10 +155,19 @@ def read_frame_table(
         and known_pts[0] == min(known_pts)
         and UNSEEKABLE_FORMATS.isdisjoint(container_format.split(","))
     )
+    positions = np.array(visible, dtype=np.int64)
     if not seekable:
-        return FrameTable([], [], [], visible, seekable=False)
-    shown = sorted(visible, key=known_pts.__getitem__)
-    return FrameTable(known_pts, dts, keys, shown, seekable=True, entries_whole=entries_whole)
+        nothing = np.empty(0, dtype=np.int64)
+        return FrameTable(nothing, nothing, nothing, positions, seekable=False)
+    stamps = np.array(known_pts, dtype=np.int64)
+    return FrameTable(
+        stamps,
+        np.array(dts, dtype=np.int64),
+        np.array(keys, dtype=np.int64),
+        positions[np.argsort(stamps[positions])],
+        seekable=True,
+        entries_whole=entries_whole,
+    )
 
 
 def is_hidden_vp8(packet: Any) -> bool:

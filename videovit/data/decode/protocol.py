@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -14,6 +15,28 @@ from torch import Tensor
 Indices = NDArray[np.int64]
 
 LONGEST_REASON = 200
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """How videos are decoded, and what is refused.
+
+    Attributes:
+        short_side: frames whose shorter side is longer are scaled down to it while decoding, in pixels; 0: never.
+        max_pixels: pixels of the largest frame that is decoded.
+        max_frames: frames of the longest video that is read.
+        frames_fps: frame rate of folders and lists of images, which have none of their own.
+        timeout_s: seconds that one video may take, opening it and decoding, before its decoder is ended; 0: no limit.
+    """
+
+    short_side: int = 0
+    max_pixels: int = 7680 * 4320
+    max_frames: int = 1_000_000
+    frames_fps: float = 30.0
+    timeout_s: float = 0.0
+
+
+DEFAULTS = DecodeOptions()
 
 
 class DecodeError(ValueError):
@@ -39,6 +62,10 @@ class Video(Protocol):
     @property
     def fps(self) -> float:
         """Mean frame rate, frames per second."""
+
+    @property
+    def served_by(self) -> str:
+        """The decoder that reads the file, and why if it is not the one that was asked for: "pyav (codec hevc)"."""
 
     def frames(self, indices: Indices) -> Tensor:
         """Decode the frames at `indices`: any order, repeats allowed; one call for all that is wanted is cheapest.
@@ -79,7 +106,11 @@ class ClosingVideo:
         self.close()
 
 
-def check_file(path: str, backend: str) -> None:
+Version = tuple[int, int]
+"""Time of change and size of a file: while they stay, what is known of the file stays true."""
+
+
+def check_file(path: str, backend: str) -> Version:
     """Refuse what is not a readable, non-empty file, before a decoder sees it.
 
     Raises:
@@ -99,6 +130,36 @@ def check_file(path: str, backend: str) -> None:
         raise DecodeError(path, "empty file (0 bytes)", backend)
     if not os.access(path, os.R_OK):
         raise DecodeError(path, "no permission to read it", backend)
+    return status.st_mtime_ns, status.st_size
+
+
+def check_size(path: str, width: int, height: int, options: DecodeOptions, backend: str) -> None:
+    """Refuse frames too large to be decoded, by what the header says.
+
+    Raises:
+        DecodeError: more than options.max_pixels.
+    """
+    if width * height > options.max_pixels:
+        reason = f"frames of {width} x {height} pixels, more than DATA.MAX_PIXELS {options.max_pixels}"
+        raise DecodeError(path, reason, backend)
+
+
+def check_length(path: str, num_frames: int, options: DecodeOptions, backend: str) -> None:
+    """Refuse videos with too many frames, by what the header says.
+
+    Raises:
+        DecodeError: more than options.max_frames.
+    """
+    if num_frames > options.max_frames:
+        raise DecodeError(path, f"{num_frames} frames, more than DATA.MAX_FRAMES {options.max_frames}", backend)
+
+
+def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height with the shorter side scaled down to `short_side`; 0, or one that is no shorter: unchanged."""
+    shorter = min(width, height)
+    if not 0 < short_side < shorter:
+        return width, height
+    return max(1, width * short_side // shorter), max(1, height * short_side // shorter)
 
 
 def check_indices(indices: Indices, num_frames: int) -> None:

@@ -9,6 +9,8 @@ start, and where a frame cannot be had at all a DecodeError says so.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,13 +21,20 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videovit.data.decode.frame_table import FrameTable, Stretch, read_frame_table
+from videovit.data.decode.frame_index import FrameIndex, NotReached, RememberedTables, read_frame_index
+from videovit.data.decode.frame_table import UNKNOWN, FrameTable, Stretch, read_frame_table
 from videovit.data.decode.protocol import (
+    DEFAULTS,
     ClosingVideo,
     DecodeError,
+    DecodeOptions,
     Indices,
+    Version,
     check_file,
     check_indices,
+    check_length,
+    check_size,
+    scaled_size,
     shorten,
 )
 
@@ -35,41 +44,47 @@ ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError)
 ENTERED_BY_INTRA = frozenset({"h264", "hevc"})
 # Packets worth reading past rather than seeking over them.
 READ_ON = 64
-# Only plain files: a list or a page that names other places is not followed there.
-OPEN_OPTIONS = {"protocol_whitelist": "file"}
+# Of longer files only the parts that hold wanted frames are read, where the container has an index.
+LONG_S = 120.0
+# What is known of files already read, up to some 100 MB a process.
+TABLES = RememberedTables(max_packets=2_000_000)
 
 Image = NDArray[np.uint8]
 
 
-class NotReached(Exception):
-    """Seeking did not lead to the packets or frames it should have; the file must be decoded from the start."""
-
-
-def open_pyav(path: str) -> PyavVideo:
+def open_pyav(path: str, options: DecodeOptions = DEFAULTS) -> PyavVideo:
     """Open a video with PyAV.
 
     Raises:
-        DecodeError: the file is missing, empty, damaged, or has no video stream.
+        DecodeError: the file is missing, empty, damaged, too large, or has no video stream.
     """
-    check_file(path, NAME)
-    return PyavVideo(path)
+    return PyavVideo(path, options, check_file(path, NAME))
 
 
-def open_container(path: str) -> tuple[Any, Any]:
+def open_container(path: str, options: DecodeOptions) -> tuple[Any, Any]:
     """An open PyAV container and its video stream, set to one thread.
 
     Raises:
-        DecodeError: not a video file, or one without a video stream.
+        DecodeError: not a video file, one without a video stream, or one with too large frames.
     """
+    # Only plain files: a list or a page that names other places is not followed there.
+    settings = {"protocol_whitelist": "file", "max_pixels": str(options.max_pixels)}
     try:
-        container = av.open("file:" + path, metadata_errors="replace", options=OPEN_OPTIONS)
+        container = av.open("file:" + path, metadata_errors="replace", options=settings)
     except ERRORS as error:
         raise DecodeError(path, plain_reason(error), NAME) from None
     stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
+    try:
+        if stream is None or stream.codec_context is None:
+            raise DecodeError(path, "no video stream" if stream is None else "video of an unknown codec", NAME)
+        context: Any = stream.codec_context
+        check_size(path, context.width, context.height, options, NAME)
+        check_length(path, stream.frames, options, NAME)
+    except DecodeError:
         container.close()
-        raise DecodeError(path, "no video stream" if stream is None else "video of an unknown codec", NAME)
-    stream.codec_context.thread_count = 1
+        raise
+    context.thread_count = 1
+    context.options = {"max_pixels": settings["max_pixels"]}  # for frames that turn out larger than the header says
     return container, stream
 
 
@@ -80,7 +95,6 @@ class PacketReader:
         self._container = container
         self._stream = stream
         self._table = table
-        self._position_of = {pts: position for position, pts in enumerate(table.pts)}
         self._packets: Iterator[Any] = iter(())
         self._next: int | None = None  # position of the packet that comes next, None before the first seek
 
@@ -90,13 +104,14 @@ class PacketReader:
         Raises:
             NotReached: the container led elsewhere.
         """
-        if self._next is None or not 0 <= first - self._next <= READ_ON:
+        pts = self._table.pts
+        if self._next is None or not 0 <= first - self._next <= READ_ON or (pts[self._next : first] == UNKNOWN).any():
             yield from self._landing(first)
         for packet in self._packets:
             position = self._next
-            if not packet.size or position is None or position >= len(self._table.pts):
+            if not packet.size or position is None or position >= len(pts):
                 return
-            if packet.pts != self._table.pts[position]:
+            if packet.pts != pts[position]:
                 raise NotReached
             self._next = position + 1
             if position >= first:
@@ -104,13 +119,13 @@ class PacketReader:
 
     def _landing(self, first: int) -> Iterator[tuple[int, Any]]:
         """Seek to position `first` or before it; the packet itself where it is hit exactly."""
-        for stamp in (self._table.pts[first], self._table.dts[first]):
-            if stamp is None:
+        for stamp in (int(self._table.pts[first]), int(self._table.dts[first])):
+            if stamp == UNKNOWN:
                 continue
             self._container.seek(stamp, stream=self._stream, backward=True, any_frame=False)
             self._packets = iter(self._container.demux(self._stream))
             packet = next(self._packets, None)
-            position = None if packet is None else self._position_of.get(packet.pts)
+            position = None if packet is None else self._table.position_of(packet.pts)
             if position is not None and position <= first:
                 self._next = position + 1
                 if position == first:
@@ -122,7 +137,8 @@ class PacketReader:
 class Rows:
     """Collects RGB images into one array, each in the row that its key stands for."""
 
-    def __init__(self, keys: Sequence[Hashable]) -> None:
+    def __init__(self, keys: Sequence[Hashable], *, short_side: int = 0) -> None:
+        self._short_side = short_side
         self._row_of = {key: row for row, key in enumerate(keys)}
         self._missing = set(self._row_of)
         self.images: Image | None = None
@@ -132,7 +148,7 @@ class Rows:
         row = self._row_of.get(key)
         if row is None:
             return
-        image = to_rgb(frame)
+        image = to_rgb(frame, short_side=self._short_side)
         if self.images is None:
             self.images = np.empty((len(self._row_of), *image.shape), dtype=np.uint8)
         if self.images.shape[1:] != image.shape:
@@ -156,29 +172,38 @@ class Rows:
 
 
 class PyavVideo(ClosingVideo):
-    """A video open in PyAV. `frames` may be called as often as needed."""
+    """A video open in PyAV. `frames` may be called as often as needed.
 
-    def __init__(self, path: str) -> None:
+    Attributes:
+        table: of the whole file; of a long file with an index, of what was last asked for.
+        is_long: longer than LONG_S.
+    """
+
+    def __init__(self, path: str, options: DecodeOptions, version: Version) -> None:
         self._path = path
-        self._container, self._stream = open_container(path)
+        self._options = options
+        self._container, self._stream = open_container(path, options)
+        self._index: FrameIndex | None = None
+        self.served_by = NAME
+        context = self._stream.codec_context
+        self.codec: str = context.name
+        self.size: tuple[int, int] = context.width, context.height
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.fps = float(rate) if rate else 0.0
         try:
-            context = self._stream.codec_context
-            self.table = read_frame_table(
-                self._container.demux(self._stream),
-                codec=context.name,
-                container_format=self._container.format.name,
-                extradata=context.extradata,
-            )
-            rate = self._stream.average_rate or self._stream.guessed_rate
-            self.num_frames = len(self.table.shown) if self.table.seekable else self._count()
+            self._read_table(version)
+            check_length(path, len(self.table.shown), options, NAME)
+        except DecodeError:
+            self.close()
+            raise
         except ERRORS as error:
             self.close()
             raise DecodeError(path, plain_reason(error), NAME) from None
-        self.fps = float(rate) if rate else 0.0
+        self.num_frames = len(self.table.shown)
         if self.num_frames < 1 or not self.fps > 0:
             self.close()
             raise DecodeError(path, f"{self.num_frames} frames at {self.fps} frames per second", NAME)
-        self.codec: str = context.name
+        self.is_long = self.num_frames > LONG_S * self.fps
         self._skips = can_skip(context.name, context.extradata)
         self._reader = PacketReader(self._container, self._stream, self.table)
 
@@ -189,7 +214,7 @@ class PyavVideo(ClosingVideo):
         if len(wanted) == 0:
             raise ValueError("no frames were asked for")
         try:
-            images = self._decode(wanted.tolist()) if self.table.seekable else self._decode_counting(wanted.tolist())
+            images = self._decode(wanted) if self.table.seekable else self._decode_counting(wanted.tolist())
         except ERRORS as error:
             raise DecodeError(self._path, plain_reason(error), NAME) from None
         frames = torch.from_numpy(images)
@@ -199,22 +224,72 @@ class PyavVideo(ClosingVideo):
         """Close the file."""
         self._container.close()
 
-    def _decode(self, wanted: list[int]) -> Image:
+    def _read_table(self, version: Version) -> None:
+        """Find out about the packets: from memory, from the index of a long file, or by reading all of them."""
+        known = TABLES.find(self._path, version)
+        if known is None and self._stream.frames > LONG_S * self.fps:
+            known = read_frame_index(self._container, self._stream, self._path)
+        if known is None:
+            known = self._scan()
+        TABLES.keep(self._path, version, known)
+        if isinstance(known, FrameIndex):
+            self._index, self.table = known, known.unread()
+        else:
+            self.table = known
+            if not known.seekable:
+                self._reopen()
+
+    def _scan(self) -> FrameTable:
+        """The table of the whole file, which must stand at its start."""
+        context = self._stream.codec_context
+        table = read_frame_table(
+            self._container.demux(self._stream),
+            codec=context.name,
+            container_format=self._container.format.name,
+            extradata=context.extradata,
+            max_frames=self._options.max_frames,
+        )
+        return table if table.seekable else dataclasses.replace(table, shown=np.arange(self._count()))
+
+    def _decode(self, wanted: Indices) -> Image:
         """The wanted frames (sorted, distinct), by seeking where that is exact and from the start otherwise."""
-        stretches = self.table.stretches(wanted)
-        keys = [self.table.pts[self.table.shown[index]] for index in wanted]
+        if self._index is not None:
+            try:
+                self.table = self._index.read_around(self._container, self._stream, wanted)
+                self._reader = PacketReader(self._container, self._stream, self.table)
+                return self._decode_stretches(wanted)
+            except NotReached:
+                return self._decode_without_index(wanted)
         try:
-            rows = Rows(keys)
-            for stretch in stretches:
-                self._decode_stretch(stretch, rows, careful=stretch.first > 0)
+            return self._decode_stretches(wanted)
         except NotReached:
             self._reopen()
-            rows = Rows(keys)
-            whole = Stretch(0, max(stretch.last for stretch in stretches), frozenset(keys))
-            try:
-                self._decode_stretch(whole, rows, careful=False)
-            except NotReached:
-                raise ValueError("the packets of the file change from one reading to the next") from None
+            self._reader = PacketReader(self._container, self._stream, self.table)
+        keys = self.table.pts[self.table.shown[wanted]].tolist()
+        rows = Rows(keys, short_side=self._options.short_side)
+        last = max(stretch.last for stretch in self.table.stretches(wanted.tolist()))
+        try:
+            self._decode_stretch(Stretch(0, last, frozenset(keys)), rows, careful=False)
+        except NotReached:
+            raise ValueError("the packets of the file change from one reading to the next") from None
+        return rows.result()
+
+    def _decode_without_index(self, wanted: Indices) -> Image:
+        """The wanted frames of a file whose index misleads."""
+        self._index = None
+        self._reopen()
+        table = self._scan()
+        if len(table.shown) != self.num_frames or not table.seekable:
+            raise ValueError(f"{len(table.shown)} frames are there, the header says {self.num_frames}")
+        self.table = table
+        TABLES.forget(self._path)
+        self._reader = PacketReader(self._container, self._stream, table)
+        return self._decode(wanted)
+
+    def _decode_stretches(self, wanted: Indices) -> Image:
+        rows = Rows(self.table.pts[self.table.shown[wanted]].tolist(), short_side=self._options.short_side)
+        for stretch in self.table.stretches(wanted.tolist()):
+            self._decode_stretch(stretch, rows, careful=stretch.first > 0)
         return rows.result()
 
     def _decode_stretch(self, stretch: Stretch, rows: Rows, *, careful: bool) -> None:
@@ -226,7 +301,7 @@ class PyavVideo(ClosingVideo):
             careful: the stretch does not begin with the file; raise NotReached when its frames look broken.
         """
         context = self._stream.codec_context
-        key_pts = self.table.pts[stretch.first]
+        key_pts = int(self.table.pts[stretch.first])
         # Some streams have key packets without a whole picture: they refresh it bit by bit.
         entered = not careful or self.codec not in ENTERED_BY_INTRA
 
@@ -254,7 +329,7 @@ class PyavVideo(ClosingVideo):
         """The wanted frames (sorted, distinct), by counting from the start, or on from where the last call ended."""
         if wanted[0] < self._num_counted:
             self._reopen()
-        rows = Rows(wanted)
+        rows = Rows(wanted, short_side=self._options.short_side)
         while self._num_counted <= wanted[-1]:
             frame = next(self._counted, None)
             if frame is None:
@@ -264,17 +339,14 @@ class PyavVideo(ClosingVideo):
         return rows.result()
 
     def _count(self) -> int:
-        """Number of frames, by decoding them all."""
+        """Number of frames, by decoding them all (or one more than are allowed)."""
         self._reopen()
-        count = sum(1 for _ in self._counted)
-        self._reopen()
-        return count
+        return sum(1 for _ in itertools.islice(self._counted, self._options.max_frames + 1))
 
     def _reopen(self) -> None:
         """Begin again at the first packet."""
         self._container.close()
-        self._container, self._stream = open_container(self._path)
-        self._reader = PacketReader(self._container, self._stream, self.table)
+        self._container, self._stream = open_container(self._path, self._options)
         self._counted: Iterator[Any] = self._container.decode(self._stream)
         self._num_counted = 0
 
@@ -293,10 +365,18 @@ def can_skip(codec: str, extradata: bytes | None) -> bool:
     return num_temporal_layers == 1
 
 
-def to_rgb(frame: Any) -> Image:
-    """(H, W, 3) uint8 RGB of a decoded frame, turned upright."""
-    image: Image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", threads=1)
+def to_rgb(frame: Any, *, short_side: int = 0) -> Image:
+    """(H, W, 3) uint8 RGB of a decoded frame, turned upright.
+
+    Args:
+        frame: PyAV's.
+        short_side: scale a larger frame down to it, in the colour space of the video: that is half the data of RGB.
+    """
     turns = round(frame.rotation / 90) % 4
+    width, height = scaled_size(frame.width, frame.height, short_side)
+    if width != frame.width:
+        frame = frame.reformat(width, height, frame.format.name, interpolation="BILINEAR", threads=1)
+    image: Image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", threads=1)
     return np.rot90(image, turns) if turns else image
 
 

@@ -1,0 +1,311 @@
+"""Decoding under a time limit: in a helper process, which can be ended when a decoder spins or crashes.
+
+A native decoder that hangs cannot be interrupted from Python: threads cannot be ended, signals wait for the call to
+return, and ending the data loader's worker would end the epoch. So each process that decodes (the main process, or
+every worker of a data loader) has a helper process that decodes for it, one video at a time:
+
+    worker       open(path) ----------->  helper        waits at most DATA.DECODE_TIMEOUT_S in all, then ends the
+                 <----- frames, rate                    helper, reports the file, and goes on with the next video
+                 frames(indices) ------>                and a new helper
+                 <-- one file in memory
+
+The helper is a fork, so it starts at once (10 ms) and stays for the next video. Frames come back as a file in memory
+that both map, not through the pipe, which keeps the cost at one copy of the frames. A crash of the decoder ends the
+helper and not the worker. A helper ends with the process it belongs to, whatever way that goes: the pipe closes, and
+Linux is asked to kill it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import mmap
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from multiprocessing import Pipe, reduction
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videovit.data.decode.protocol import ClosingVideo, DecodeError, DecodeOptions, Indices, Video
+
+Opener = Callable[[str, DecodeOptions], Video]
+
+# What a helper hands over as it is; anything else is a bug, and ends it with a traceback.
+TRAVELLING = (ValueError, IndexError)
+IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # meant for the process it belongs to
+PR_SET_PDEATHSIG = 1
+
+
+class HelperEndedError(OSError):
+    """The helper is gone; the text says how."""
+
+
+class Helper:
+    """A process that opens videos and decodes them; forked on creation.
+
+    Args:
+        backends: the decoders, as they are now.
+    """
+
+    def __init__(self, backends: Mapping[str, Opener]) -> None:
+        self.backends = dict(backends)
+        ours, theirs = Pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the helper runs none of them
+            self._pid = os.fork()
+        if self._pid == 0:
+            _run_helper(theirs, self.backends)
+        theirs.close()
+        self._connection = ours
+
+    def ask(self, *request: Any, deadline: float) -> Any:
+        """Send a request and wait for the answer until `deadline` (time.monotonic); None after it.
+
+        Raises:
+            HelperEndedError: the helper is gone.
+        """
+        try:
+            self._connection.send(request)
+            if not self._connection.poll(max(0.0, deadline - time.monotonic())):
+                return None
+            answer = self._connection.recv()
+            return (*answer, reduction.recv_handle(self._connection)) if answer[0] == "frames" else answer
+        except (EOFError, OSError):
+            raise HelperEndedError(self._how_it_ended()) from None
+
+    def end(self) -> None:
+        """Kill the process; may be called twice, and after it is gone."""
+        self._connection.close()
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
+            self._pid = 0
+
+    def disown(self) -> None:
+        """Forget it without ending it: it belongs to the process that this one was forked from."""
+        self._connection.close()
+        self._pid = 0
+
+    def is_alive(self) -> bool:
+        try:
+            return self._pid != 0 and os.waitpid(self._pid, os.WNOHANG) == (0, 0)
+        except ChildProcessError:
+            return False
+
+    def _how_it_ended(self) -> str:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)  # a helper that closed its pipe is of no use
+        try:
+            code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        except ChildProcessError:
+            code = 0
+        self._pid = 0
+        self._connection.close()
+        if code < 0:
+            return f"the decoder crashed ({signal.Signals(-code).name})"
+        return f"the decoder ended with code {code}"
+
+
+# Helpers of this process that are not at work.
+_idle: list[Helper] = []
+
+
+def _end_idle() -> None:
+    while _idle:
+        _idle.pop().end()
+
+
+def _forget_idle() -> None:
+    while _idle:
+        _idle.pop().disown()
+
+
+atexit.register(_end_idle)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_idle)
+
+
+def _take_helper(backends: Mapping[str, Opener]) -> Helper:
+    while _idle:
+        helper = _idle.pop()
+        if helper.backends == backends and helper.is_alive():
+            return helper
+        helper.end()
+    return Helper(backends)
+
+
+def open_limited(path: str, backend: str, backends: Mapping[str, Opener], options: DecodeOptions) -> Video:
+    """Open a video in a helper process, which is ended when the video takes longer than options.timeout_s.
+
+    Args:
+        path, options: for the decoder.
+        backend: its name in `backends`.
+        backends: all decoders.
+
+    Raises:
+        DecodeError: as the decoder's, and when it crashes or takes too long.
+    """
+    if not hasattr(os, "fork"):
+        warnings.warn("DATA.DECODE_TIMEOUT_S needs processes that can be forked; it has no effect here", stacklevel=3)
+        return backends[backend](path, options)
+    return LimitedVideo(path, backend, _take_helper(backends), options)
+
+
+class LimitedVideo(ClosingVideo):
+    """A video that is open in a helper process."""
+
+    def __init__(self, path: str, backend: str, helper: Helper, options: DecodeOptions) -> None:
+        self._path = path
+        self._backend = backend
+        self._helper: Helper | None = helper
+        self._limit_s = options.timeout_s
+        self._left_s = options.timeout_s
+        self._end = weakref.finalize(self, helper.end)
+        try:
+            _, self.num_frames, self.fps, self.served_by = self._ask("open", path, backend, options)
+        except (*TRAVELLING, OSError):
+            self._release()
+            raise
+
+    def frames(self, indices: Indices) -> Tensor:
+        """See `Video.frames`."""
+        _, shape, self.served_by, handle = self._ask("frames", np.asarray(indices))
+        return _map_frames(handle, shape)
+
+    def close(self) -> None:
+        """Close the video in the helper, which is kept for the next one."""
+        if self._helper is not None:
+            with contextlib.suppress(DecodeError):  # the frames are there; a helper that cannot close is ended
+                self._ask("close")
+            self._release()
+
+    def _ask(self, *request: Any) -> Any:
+        if self._helper is None:
+            raise ValueError(f"{self._path}: the video is closed")
+        start = time.monotonic()
+        answer = None
+        try:
+            answer = self._helper.ask(*request, deadline=start + self._left_s)
+        except HelperEndedError as error:
+            self._drop()
+            raise DecodeError(self._path, str(error), self._backend) from None
+        finally:
+            if answer is None:  # too late, or interrupted: what the helper does now is nobody's business
+                self._drop()
+        self._left_s -= time.monotonic() - start
+        if answer is None:
+            reason = f"took longer than DATA.DECODE_TIMEOUT_S {self._limit_s:g} s; its decoder was ended"
+            raise DecodeError(self._path, reason, self._backend)
+        if answer[0] == "error":
+            raise answer[1]
+        return answer
+
+    def _drop(self) -> None:
+        self._helper = None
+        self._end()
+
+    def _release(self) -> None:
+        if self._helper is not None and self._end.detach() is not None:
+            _idle.append(self._helper)
+        self._helper = None
+
+
+def _map_frames(handle: int, shape: tuple[int, ...]) -> Tensor:
+    """Frames (N, H, W, 3) from a file in memory; the handle is closed."""
+    try:
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+        memory = mmap.mmap(handle, int(np.prod(shape)), flags=flags)
+    finally:
+        os.close(handle)
+    return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8).reshape(shape))
+
+
+# ------------------------------------------------------------------------------------------------ in the helper
+
+
+def _run_helper(connection: Connection, backends: Mapping[str, Opener]) -> NoReturn:
+    """Serve requests until the other end is gone, then end without the clean-up that belongs to the parent."""
+    try:
+        _settle(connection.fileno())
+        _serve(connection, backends)
+    finally:
+        error = sys.exc_info()[1]
+        if error is not None:
+            traceback.print_exception(error)
+        os._exit(0 if error is None else 1)
+
+
+def _settle(keep: int) -> None:
+    """Leave alone what belongs to the process that forked this one: its signals, files, threads and objects."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for name in IGNORED_SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
+    gc.freeze()
+    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    for name in os.listdir(folder):
+        if int(name) > 2 and int(name) != keep:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+    torch.set_num_threads(1)
+
+
+def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
+    video: Video | None = None
+    path = backend = ""
+    while True:
+        try:
+            request = connection.recv()
+        except (EOFError, OSError):
+            return
+        handle = None
+        try:
+            if request[0] == "open":
+                _, path, backend, options = request
+                video = backends[backend](path, options)
+                answer: tuple[Any, ...] = "open", video.num_frames, video.fps, video.served_by
+            elif video is not None and request[0] == "frames":
+                frames = video.frames(request[1])
+                answer = "frames", tuple(frames.shape), video.served_by
+                handle = _write_frames(frames)
+            else:
+                if video is not None:
+                    video.close()
+                video, answer = None, ("close",)
+        except TRAVELLING as error:
+            answer = "error", error
+        except MemoryError:
+            answer = "error", DecodeError(path, "not enough memory", backend)
+        connection.send(answer)
+        if handle is not None:
+            reduction.send_handle(connection, handle, os.getppid())
+            os.close(handle)
+
+
+def _write_frames(frames: Tensor) -> int:
+    """A file in memory that holds the frames."""
+    if hasattr(os, "memfd_create"):
+        handle = os.memfd_create("frames", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            handle = os.dup(file.fileno())
+    rest: memoryview = frames.contiguous().reshape(-1).numpy().data
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+    return handle
