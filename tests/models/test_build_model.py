@@ -1,0 +1,56 @@
+"""`build_model`: from the config's keys to typed arguments, with clear refusals."""
+
+import pytest
+import torch
+
+from videovit.config import load_config
+from videovit.models import UnknownModelError, build_model
+from videovit.models.mvit import MViT, UnsupportedModelError
+
+SMALL = [
+    *("MODEL.MODEL_NAME", "MViT", "MODEL.ARCH", "mvit", "MODEL.NUM_CLASSES", "7", "MODEL.DROPOUT_RATE", "0.25"),
+    *("MODEL.ACT_CHECKPOINT", "True", "DATA.NUM_FRAMES", "4", "DATA.TRAIN_CROP_SIZE", "32", "MVIT.DEPTH", "2"),
+    *("DATA.INPUT_CHANNEL_NUM", "[3]", "MVIT.EMBED_DIM", "16", "MVIT.PATCH_PADDING", "[1,3,3]"),
+    *("MVIT.DROPPATH_RATE", "0.3", "MVIT.POOL_NORM_EPS", "1e-5", "MVIT.POOL_KV_STRIDE_ADAPTIVE", "[1,4,4]"),
+]
+
+
+def built(*options):
+    return build_model(load_config(opts=[*SMALL, *options]))
+
+
+def test_keys_reach_the_model():
+    model = built("MVIT.SEP_POS_EMBED", "True", "MVIT.HEAD_INIT_SCALE", "0.5", "MVIT.MODE", "conv")
+    assert isinstance(model, MViT)
+    assert model.grid == (2, 8, 8)
+    assert model.head.projection.out_features == 7
+    assert model.head.dropout.p == 0.25
+    assert model.act_checkpoint
+    assert [round(b.drop_path.rate, 3) for b in model.blocks] == [0.0, 0.3]
+    assert model.blocks[0].attn.norm_k.eps == 1e-5
+    assert model.norm.eps == 1e-6
+    assert model.pos_embed is None and model.pos_embed_temporal.shape == (1, 2, 16)
+    assert model(torch.zeros(2, 3, 4, 32, 32)).shape == (2, 7)
+
+
+def test_image_patches_are_clips_of_one_frame():
+    patch = ["MVIT.PATCH_2D", "True", "MVIT.PATCH_KERNEL", "[7,7]", "MVIT.PATCH_STRIDE", "[4,4]"]
+    model = built(*patch, "MVIT.PATCH_PADDING", "[3,3]", "DATA.NUM_FRAMES", "1", "MVIT.CLS_EMBED_ON", "False")
+    assert model.patch_embed.proj.weight.shape == (16, 3, 1, 7, 7)
+    assert model(torch.zeros(1, 3, 1, 32, 32)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("MVIT.POOL_FIRST", "True"), ("MVIT.LAYER_SCALE_INIT_VALUE", "0.1"), ("MVIT.USE_FIXED_SINCOS_POS", "True")],
+)
+def test_unavailable_variants_are_named(options):
+    with pytest.raises(ValueError, match=options[0].split(".")[1]) as caught:
+        built(*options)
+    assert type(caught.value).__name__ in (UnsupportedModelError.__name__, "ConfigError")
+
+
+def test_unknown_model_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match="MViT") as caught:
+        build_model(load_config(opts=["MODEL.MODEL_NAME", "MVit"]))
+    assert type(caught.value).__name__ in (UnknownModelError.__name__, "ConfigError")
