@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CODE := videovit tools tests datasets setup.py
 DEMO := output/demo
 
-.PHONY: help setup demo test check format lint types clean
+.PHONY: help setup demo test check format format-check lint types clean clean-demo
 
 help:
 	@echo "make demo    set up, render the demo data set, train, test and shuffle-test a small MViT (under 10 minutes)"
@@ -25,18 +25,23 @@ $(VENV)/.complete: setup.py pyproject.toml
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-venv; \
 	  else echo "Python's venv is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; fi; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --upgrade pip
+	@echo "installing into $(VENV): about 6 GB with PyTorch's CUDA libraries, 1 to 5 minutes"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
 	@touch $@
 
 demo: setup
 	$(BIN)/python datasets/demo/prepare.py --output $(DEMO)/data
 	$(BIN)/python tools/run_net.py --cfg configs/Demo/MVIT_TINY.yaml \
 	  DATA.PATH_TO_DATA_DIR $(DEMO)/data OUTPUT_DIR $(DEMO)/run
-	$(BIN)/python tools/predict.py --cfg configs/Demo/MVIT_TINY.yaml --checkpoint $(DEMO)/run \
-	  --json $(DEMO)/run/prediction.json $(DEMO)/data/test/*0000.mp4
-	@echo "pictures: $(DEMO)/run/shuffle_eval.png, $(DEMO)/data/preview.png"
-	@echo "logs:     $(DEMO)/run/stdout.log, $(DEMO)/run/stats.jsonl"
+	$(BIN)/python tools/predict.py --cfg $(DEMO)/run/config.yaml --checkpoint $(DEMO)/run \
+	  --json $(DEMO)/run/prediction.json $$(ls $(DEMO)/data/test/*.mp4 | head -n 2)
+	@echo "pictures:   $(DEMO)/data/preview.png (the data), $(DEMO)/run/shuffle_eval.png (accuracy by frame order)"
+	@echo "logs:       $(DEMO)/run/stdout.log, $(DEMO)/run/stats.jsonl, $(DEMO)/run/shuffle_eval.json"
+	@echo "again:      the model is trained; make demo now only tests. make clean-demo starts over"
+
+clean-demo:
+	rm -rf $(DEMO)
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
