@@ -110,10 +110,6 @@ class ClipLoader(DataLoader[Item]):
             self.served_by.update(batch.served_by)
             yield batch
 
-    def decoders(self) -> str:
-        """One line about `served_by`: "4312 decord, 12 pyav (codec hevc)"; "" when nothing was read."""
-        return ", ".join(f"{number} {name}" for name, number in self.served_by.most_common())
-
 
 def build_loader(cfg: Config, split: Split, *, rank: int = 0, world_size: int = 1) -> ClipLoader:
     """Everything from the list file to batches of clips, for one process.

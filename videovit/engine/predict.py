@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from videovit.config import Config
+from videovit.data.build import build_decode_options
 from videovit.data.class_names import read_class_names
 from videovit.data.decode import open_video
 from videovit.data.sampling import span_indices
@@ -87,7 +88,9 @@ def predict_video(cfg: Config, model: nn.Module, path: str, device: torch.device
     windows: list[tuple[float, float, list[tuple[str, float]]]] = []
     total_K = torch.zeros(cfg.MODEL.NUM_CLASSES)
     # PyAV holds one window; decord reads ahead through the whole file (1.4 GB for one frame of a 30-minute movie).
-    with open_video(path, "pyav") as video, torch.inference_mode(), autocast(device, test_dtype(cfg)):
+    # The time limit is for data sets: a movie takes as long as it is, one window after the other.
+    decoding = dataclasses.replace(build_decode_options(cfg), timeout_s=0.0)
+    with open_video(path, "pyav", decoding) as video, torch.inference_mode(), autocast(device, test_dtype(cfg)):
         clip_size = cfg.DATA.SAMPLING_RATE * cfg.DATA.NUM_FRAMES / cfg.DATA.TARGET_FPS * video.fps
         stride = cfg.PREDICT.WINDOW_STRIDE_S * video.fps or clip_size
         starts = window_starts(video.num_frames, clip_size, stride)

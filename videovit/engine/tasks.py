@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from videovit.config import Config, dump_config
-from videovit.data.build import build_loader
+from videovit.data.build import ClipLoader, build_loader
 from videovit.data.transforms.pipeline import build_mixup, build_preparation
 from videovit.engine import distributed
 from videovit.engine.bad_samples import BadSamples
@@ -79,6 +80,7 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
             if step + 1 == last_step:
                 break
         bad.sync()
+        _report_decoders(loader)
         _report_epoch(cfg, run, epoch=epoch, progress=progress, num_bad=len(bad))
         is_last = epoch + 1 == cfg.SOLVER.MAX_EPOCH or epoch * num_steps + last_step == max_steps
         if last_step < num_steps:
@@ -162,6 +164,17 @@ def _report_step(
     run.log.stats("train_iter", values, step=epoch * num_steps + step + 1)
 
 
+def _report_decoders(loader: ClipLoader) -> None:
+    """Say how many videos went to which decoder, of all ranks."""
+    total: Counter[str] = Counter()
+    for part in distributed.gather(loader.served_by):
+        total.update(part)
+    loader.served_by.clear()
+    if total:
+        counts = ", ".join(f"{number} {name}" for name, number in total.most_common())
+        logger.info("videos were decoded by: %s", counts)
+
+
 def _report_epoch(cfg: Config, run: Run, *, epoch: int, progress: Progress, num_bad: int) -> None:
     values = {
         "epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
@@ -182,6 +195,7 @@ def _validate(cfg: Config, run: Run, model: nn.Module, *, epoch: int) -> dict[st
     )
     passes = [Pass(SinkGroup(EnsembleSink(ensemble, cfg.MODEL.HEAD_ACT), loss))]
     evaluate(parts, loader, passes, run.progress("validation", len(loader), log_period=cfg.LOG_PERIOD))
+    _report_decoders(loader)
     result = ensemble.gather().result(skipped=_skipped(parts, loader))
     values = {
         "epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
@@ -248,6 +262,7 @@ def run_test_passes(
     clips_per_step = cfg.TEST.BATCH_SIZE * cfg.NUM_SHARDS // run.world_size
     parts = _inference(cfg, run, model, dtype=test_dtype(cfg), clips_per_step=clips_per_step)
     evaluate(parts, loader, passes, run.progress(name, len(loader), log_period=cfg.LOG_PERIOD))
+    _report_decoders(loader)
     return [ensemble.gather() for ensemble in ensembles], _skipped(parts, loader)
 
 
