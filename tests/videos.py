@@ -46,7 +46,7 @@ def barcode(number: int, *, width: int = 64, height: int = 48) -> NDArray[np.uin
     """(H, W, 3) uint8 image of a number below 2 ** 16."""
     bits = np.array([number >> bit & 1 for bit in reversed(range(ROWS * COLUMNS))], dtype=np.uint8)
     blocks = bits.reshape(ROWS, COLUMNS) * np.uint8(255)
-    image = np.kron(blocks, np.ones((height // ROWS, width // COLUMNS), dtype=np.uint8))
+    image = blocks[np.arange(height) * ROWS // height][:, np.arange(width) * COLUMNS // width]
     return np.repeat(image[:, :, None], 3, axis=2)
 
 
@@ -71,6 +71,7 @@ def write_video(
     open_gop: bool = False,
     lossless: bool = False,
     size: tuple[int, int] = (64, 48),
+    pix_fmt: str = "yuv420p",
     pts: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
     extra: str = "",
@@ -89,6 +90,7 @@ def write_video(
         open_gop: let frames refer across key frames (x264 and x265).
         lossless: keep every pixel (libx264, ffv1).
         size: width and height in pixels.
+        pix_fmt: format of the pixels, e.g. yuv420p10le.
         pts: time of every frame in units of 1 / fps, for a varying frame rate.
         options: further encoder options.
         extra: further x264 or x265 settings, joined by colons.
@@ -110,7 +112,7 @@ def write_video(
             settings["qp"] = "0"
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options=settings)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.gop_size = keyint
         if codec == "mpeg4":
             stream.codec_context.max_b_frames = bframes
@@ -125,7 +127,24 @@ def write_video(
     return path
 
 
-def copy_packets(source: Path, target: Path, *, first_frame: int = 0, add_audio: bool = False) -> Path:
+def access_patterns(num_frames: int) -> dict[str, list[int]]:
+    """Ways to ask for frames, by name."""
+    rng = np.random.default_rng(0)
+    last = num_frames - 1
+    return {
+        "all": list(range(num_frames)),
+        "first": [0],
+        "last": [last],
+        "backwards": list(range(num_frames))[::-1],
+        "strided": list(range(min(3, last), num_frames, 7)),
+        "in a row": [i for i in (10, 11, 12, 13) if i < num_frames] or [0],
+        "far apart": sorted({min(1, last), num_frames // 2, max(last - 1, 0)}),
+        "repeated": [min(5, last), min(5, last), min(4, last), min(5, last), last, last],
+        **{f"random {number}": rng.integers(0, num_frames, 9).tolist() for number in range(6)},
+    }
+
+
+def copy_packets(source: Path, target: Path, *, first_frame: int = 0, delay: int = 0, add_audio: bool = False) -> Path:
     """Copy the packets of a video into another container, as a cut without encoding does.
 
     Args:
@@ -133,6 +152,7 @@ def copy_packets(source: Path, target: Path, *, first_frame: int = 0, add_audio:
         target: file to write.
         first_frame: number of the frame that should be shown first; packets before it, back to a key frame, stay in
             the file at negative times, to be decoded and not shown.
+        delay: show the first frame so much later, in units of the source's time base.
         add_audio: add a second of silence as well.
 
     Returns:
@@ -146,8 +166,8 @@ def copy_packets(source: Path, target: Path, *, first_frame: int = 0, add_audio:
         shift = sorted(packet.pts for packet in packets)[first_frame]
         keys = [place for place, packet in enumerate(packets) if packet.is_keyframe and packet.pts <= shift]
         for packet in packets[keys[-1] :]:
-            packet.pts -= shift
-            packet.dts -= shift
+            packet.pts += delay - shift
+            packet.dts += delay - shift
             packet.stream = copy
             written.mux(packet)
         if audio is not None:

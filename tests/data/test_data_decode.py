@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from videos import VIDEO_BACKENDS, barcode, copy_packets, read_barcodes, rotate, write_sound, write_video
+from videos import (
+    VIDEO_BACKENDS,
+    access_patterns,
+    barcode,
+    copy_packets,
+    read_barcodes,
+    rotate,
+    write_sound,
+    write_video,
+)
 
 from videovit.data.decode import DecodeError, decord_backend, open_video, pyav_backend
 from videovit.data.decode.frame_table import FrameTable, is_hidden_vp8, is_idr
@@ -69,21 +78,6 @@ def file(numbered: Numbered, name: str) -> Path:
     return numbered(name, num_frames=NUM_FRAMES, **FILES[name])
 
 
-def requests(num_frames: int) -> dict[str, list[int]]:
-    rng = np.random.default_rng(0)
-    return {
-        "all": list(range(num_frames)),
-        "first": [0],
-        "last": [num_frames - 1],
-        "backwards": list(range(num_frames))[::-1],
-        "strided": list(range(3, num_frames, 7)),
-        "across a key frame": [10, 11, 12, 13],
-        "far apart": [1, num_frames // 2, num_frames - 2],
-        "repeated": [5, 5, 4, 5, num_frames - 1, num_frames - 1],
-        **{f"random {number}": rng.integers(0, num_frames, 9).tolist() for number in range(8)},
-    }
-
-
 def decode_all(path: Path) -> Tensor:
     """Every frame by decoding the file from start to end, with nothing left out."""
     with av.open(str(path)) as container:
@@ -97,7 +91,7 @@ def test_known_pixels(numbered: Numbered, name: str, backend: str) -> None:
     path = file(numbered, name)
     with open_video(path, backend) as video:
         assert video.num_frames == NUM_FRAMES
-        for title, wanted in requests(NUM_FRAMES).items():
+        for title, wanted in access_patterns(NUM_FRAMES).items():
             frames = video.frames(np.array(wanted))
             assert frames.dtype == torch.uint8 and frames.shape == (len(wanted), 48, 64, 3)
             assert read_barcodes(frames) == wanted, title
@@ -108,7 +102,7 @@ def test_seeking_is_bit_for_bit_sequential_decoding(numbered: Numbered, name: st
     path = file(numbered, name)
     truth = decode_all(path)
     with open_video(path, "pyav") as video:
-        for title, wanted in requests(NUM_FRAMES).items():
+        for title, wanted in access_patterns(NUM_FRAMES).items():
             assert torch.equal(video.frames(np.array(wanted)), truth[wanted]), title
 
 
@@ -120,7 +114,7 @@ def test_seeking_keeps_every_bit_of_moving_pictures(tmp_path: Path, name: str) -
     )
     truth = decode_all(path)
     with open_video(path, "pyav") as video:
-        for title, wanted in requests(40).items():
+        for title, wanted in access_patterns(40).items():
             assert torch.equal(video.frames(np.array(wanted)), truth[wanted]), title
 
 

@@ -57,7 +57,7 @@ class FrameTable:
     def has_leading_frames(self) -> bool:
         """Whether frames stored after a key frame are shown before it (an open group of pictures)."""
         groups = np.searchsorted(self.keys, np.arange(len(self.pts)), side="right") - 1
-        return bool((self.pts < self.pts[self.keys[groups]]).any())
+        return bool(((self.pts < self.pts[self.keys[groups]]) & (self.pts != UNKNOWN)).any())
 
     @property
     def has_hidden_packets(self) -> bool:

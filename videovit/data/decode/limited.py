@@ -166,6 +166,35 @@ def open_limited(path: str, backend: str, backends: Mapping[str, Opener], option
     return LimitedVideo(path, backend, _take_helper(backends), options)
 
 
+def call_limited(function: Callable[..., Any], *arguments: Any, path: str, timeout_s: float) -> Any:
+    """What a function of a module returns, called in a helper process.
+
+    Args:
+        function, arguments: must be picklable, as the result.
+        path: the file that it is about, for errors.
+        timeout_s: seconds after which the helper is ended.
+
+    Raises:
+        DecodeError: it crashed or took too long; and the ValueErrors that the function raises.
+    """
+    helper = _take_helper({})
+    answer = None
+    try:
+        answer = helper.ask("call", function, arguments, deadline=time.monotonic() + timeout_s)
+    except HelperEndedError as error:
+        raise DecodeError(path, str(error), "limited") from None
+    finally:
+        if answer is None:
+            helper.end()
+        else:
+            _idle.append(helper)
+    if answer is None:
+        raise DecodeError(path, f"took longer than {timeout_s:g} s; it was ended", "limited")
+    if answer[0] == "error":
+        raise answer[1]
+    return answer[1]
+
+
 class LimitedVideo(ClosingVideo):
     """A video that is open in a helper process."""
 
@@ -280,6 +309,8 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
                 _, path, backend, options = request
                 video = backends[backend](path, options)
                 answer: tuple[Any, ...] = "open", video.num_frames, video.fps, video.served_by
+            elif request[0] == "call":
+                answer = "result", request[1](*request[2])
             elif video is not None and request[0] == "frames":
                 frames = video.frames(request[1])
                 answer = "frames", tuple(frames.shape), video.served_by

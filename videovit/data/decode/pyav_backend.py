@@ -186,7 +186,7 @@ class PyavVideo(ClosingVideo):
         self._index: FrameIndex | None = None
         self.served_by = NAME
         context = self._stream.codec_context
-        self.codec: str = context.name
+        self.codec: str = context.codec.canonical_name
         self.size: tuple[int, int] = context.width, context.height
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate else 0.0

@@ -1,0 +1,137 @@
+"""The tools for folders of videos: what they say about files, and what they make of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from runs import run_tool
+from videos import copy_packets, read_barcodes, rotate, write_list, write_video
+
+from videovit.data.decode import open_video
+from videovit.data.records import AnnotationError
+from videovit.data.video_files import ListedVideo, find_videos
+
+Numbered = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(numbered: Numbered, tmp_path: Path) -> Path:
+    """A list of all sorts of videos beside them."""
+    (tmp_path / "sub").mkdir()
+    whole = write_video(tmp_path / "closed one.mp4", num_frames=40, size=(128, 96))
+    write_video(tmp_path / "open.mkv", num_frames=40, open_gop=True)
+    copy_packets(whole, tmp_path / "sub" / "cut.mp4", first_frame=17)
+    rotate(write_video(tmp_path / "turned.mov", num_frames=10, size=(96, 64)), 90)
+    write_video(tmp_path / "old.avi", codec="mpeg4", num_frames=30)
+    write_video(tmp_path / "vfr.mp4", num_frames=30, pts=[number + number // 7 * 5 for number in range(30)])
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 99)
+    names = ["closed one.mp4", "open.mkv", "sub/cut.mp4", "turned.mov", "old.avi", "vfr.mp4", "text.mp4"]
+    write_list(tmp_path / "list.csv", [(name, label) for label, name in enumerate(names)])
+    return tmp_path
+
+
+def test_probe(folder: Path) -> None:
+    out = folder / "out"
+    out.mkdir()
+    done = run_tool(
+        "probe_videos.py", folder / "list.csv", "--csv", out / "a.csv", "--json", out / "a.json", check=False
+    )
+    assert done.returncode == 1
+    assert "1 of 7 videos cannot be read" in done.stderr and "Traceback" not in done.stderr
+    assert "pyav (key frames that others refer across)" in done.stdout
+    assert "damaged, or not a video file" in done.stdout
+    rows = {Path(row["path"]).name: row for row in json.loads((out / "a.json").read_text())}
+    assert len(rows) == 7
+    assert (rows["closed one.mp4"]["width"], rows["closed one.mp4"]["height"]) == (128, 96)
+    assert rows["closed one.mp4"]["gop"] == 10.0 and rows["closed one.mp4"]["fps"] == 30.0
+    assert rows["open.mkv"]["open_gop"] and not rows["closed one.mp4"]["open_gop"]
+    assert rows["cut.mp4"]["edit_list"] and rows["cut.mp4"]["num_frames"] == 23
+    assert rows["old.avi"]["codec"] == "mpeg4" and rows["old.avi"]["num_frames"] == 30
+    assert rows["text.mp4"]["error"] and not rows["text.mp4"]["codec"]
+    assert all(row["clip_ms"] > 0 for name, row in rows.items() if name != "text.mp4")
+    with open(out / "a.csv", newline="", encoding="utf-8") as file:
+        assert {Path(row["path"]).name: row["served_by"] for row in csv.DictReader(file)} == {
+            name: row["served_by"] for name, row in rows.items()
+        }
+
+
+@pytest.mark.parametrize("fastdecode", [False, True])
+def test_reencode(folder: Path, tmp_path: Path, fastdecode: bool) -> None:
+    out = tmp_path / "new"
+    arguments = [folder / "list.csv", "--output", out, "--short-side", 48, "--gop", 8, "--preset", "veryfast"]
+    arguments += ["--fastdecode"] if fastdecode else []
+    done = run_tool("reencode_videos.py", *arguments, check=False)
+    assert done.returncode == 1
+    assert "1 of 7 videos were not encoded" in done.stderr and "text.mp4" in done.stderr
+    assert "6 videos encoded" in done.stdout and "times as quick" in done.stdout
+    assert not list(out.rglob("*.part"))
+    assert (out / "videos.csv").read_text().splitlines() == [
+        "closed one.mp4 0",
+        "open.mp4 1",
+        "sub/cut.mp4 2",
+        "turned.mp4 3",
+        "old.mp4 4",
+        "vfr.mp4 5",
+    ]
+    for name, numbers, size in [
+        ("closed one.mp4", range(40), (48, 64)),
+        ("open.mp4", range(40), (48, 64)),
+        ("sub/cut.mp4", range(17, 40), (48, 64)),
+        ("old.mp4", range(30), (48, 64)),
+        ("vfr.mp4", range(30), (48, 64)),
+    ]:
+        with open_video(out / name) as video:
+            frames = video.frames(np.arange(video.num_frames))
+            assert video.served_by == "decord"
+        assert frames.shape[1:3] == size and read_barcodes(frames) == list(numbers), name
+    with open_video(out / "turned.mp4") as video:
+        frames = video.frames(np.arange(10))
+    assert frames.shape == (10, 72, 48, 3)
+    assert read_barcodes(np.rot90(frames.numpy(), 1, axes=(1, 2))) == list(range(10))
+    with av.open(str(out / "closed one.mp4")) as new:
+        keys = [packet.is_keyframe for packet in new.demux(video=0) if packet.size]
+        assert [place for place, key in enumerate(keys) if key] == [0, 8, 16, 24, 32]
+    times = []
+    for path in (folder / "vfr.mp4", out / "vfr.mp4"):
+        with av.open(str(path)) as video_file:
+            times.append([round(frame.time, 3) for frame in video_file.decode(video=0)])
+    assert times[0] == times[1]
+
+
+def test_reencoding_goes_on(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    arguments = [folder / "closed one.mp4", folder / "open.mkv", "--output", out, "--preset", "ultrafast"]
+    out.mkdir()
+    (out / "open.mp4.part").write_bytes(b"half a file")
+    assert "2 videos encoded" in run_tool("reencode_videos.py", *arguments).stdout
+    before = (out / "open.mp4").stat().st_mtime_ns
+    (out / "closed one.mp4").unlink()
+    done = run_tool("reencode_videos.py", *arguments)
+    assert "1 videos encoded" in done.stdout and "1 were there already" in done.stdout
+    assert (out / "open.mp4").stat().st_mtime_ns == before
+    assert sorted(path.name for path in out.iterdir()) == ["closed one.mp4", "open.mp4", "videos.csv"]
+
+
+def test_names_of_new_files_may_not_collide(folder: Path, tmp_path: Path) -> None:
+    write_video(folder / "open.mp4", num_frames=3)
+    done = run_tool("reencode_videos.py", folder, "--output", tmp_path / "new", check=False)
+    assert done.returncode == 1 and "would both become" in done.stderr
+
+
+def test_videos_by_name(folder: Path) -> None:
+    listed = find_videos([str(folder / "list.csv"), str(folder / "open.mkv")])
+    assert [video.written for video in listed][:2] == ["closed one.mp4", "open.mkv"] and len(listed) == 7
+    assert listed[2] == ListedVideo(str(folder / "sub/cut.mp4"), "sub/cut.mp4", "2")
+    assert len(find_videos([str(folder)])) == 7
+    assert find_videos([str(folder / "list.csv")], prefix="/data")[0].path == "/data/closed one.mp4"
+    (folder / "empty").mkdir()
+    with pytest.raises(AnnotationError, match="no videos in"):
+        find_videos([str(folder / "empty")])
+    with pytest.raises(AnnotationError, match="none.csv"):
+        find_videos([str(folder / "none.csv")])
