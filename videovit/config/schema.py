@@ -60,6 +60,7 @@ SpaceTime = Annotated[tuple[Positive, ...], Size((3,))]
 Patch = Annotated[tuple[Positive, ...], Size((2, 3))]
 DECODERS = ("decord", "pyav", "torchcodec", "frames", "image")
 LOSSES = ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit")
+KernelRule = Annotated[str, Choice(("stride+1", "stride", "2*stride+1"))]
 BlockFactor = tuple[Natural, AboveZero]
 BlockStride = tuple[Natural, Positive, Positive, Positive]
 
@@ -236,6 +237,7 @@ class Mvit:
     POOL_KV_STRIDE_ADAPTIVE: SpaceTime | None = None
     POOL_Q_STRIDE: tuple[BlockStride, ...] = ()
     POOL_KVQ_KERNEL: SpaceTime | None = None
+    POOL_KERNEL_RULE: KernelRule = "stride+1"  # ours; where POOL_KVQ_KERNEL is None
     POOL_NORM_EPS: AboveZero = 1e-6  # ours; 1e-5 for weights of SlowFast before June 2022
     ZERO_DECAY_POS_CLS: bool = True
     NORM_STEM: bool = False

@@ -404,6 +404,7 @@ def mvit_from_config(cfg: Any) -> MViT:
         pool_kv_stride=m.POOL_KV_STRIDE,
         pool_kv_stride_adaptive=m.POOL_KV_STRIDE_ADAPTIVE,
         pool_kvq_kernel=m.POOL_KVQ_KERNEL,
+        kernel_rule=m.POOL_KERNEL_RULE,
         dim_mul_in_attention=m.DIM_MUL_IN_ATT,
     )
     patch_kernel, patch_stride, patch_padding = m.PATCH_KERNEL, m.PATCH_STRIDE, m.PATCH_PADDING
