@@ -32,9 +32,9 @@ from videovit.engine import cli
 from videovit.engine.log import Progress
 
 TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns to the left
-EXPECTED = """Measured on Kinetics videos (340x256, a key frame every 250 frames), clips of 16 frames, every fourth: with a key
-frame every 32 frames decoding takes half the CPU time and files grow by 4 %; with --fastdecode less than a third, and
-files grow by 18 %. Scaling down to a short side of 256 makes larger sources smaller and quicker in proportion."""
+EXPECTED = """Measured on Kinetics videos (340x256, a key frame every 250 frames), clips of 16 frames, every fourth:
+with a key frame every 32 frames decoding takes half the CPU time and files grow by 4 %; with --fastdecode less than
+a third, and files grow by 18 %. Scaling down to a short side of 256 makes larger sources smaller and quicker."""
 
 
 @dataclass(frozen=True)
