@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Decoding against the peers: the same clips of the same videos, everybody taking turns in one process."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
+
+import av
+import numpy as np
+import simplejson
+import torch
+
+from videovit.data.decode import MissingBackendError
+from videovit.data.decode.decord_backend import FOUND_SAFE, load_decord
+from videovit.data.decode.protocol import Indices
+from videovit.data.decode.pyav_backend import TABLES
+from videovit.data.decode.timing import Way, measure_ways, plan_jobs, read_once
+from videovit.data.decode.torchcodec_backend import load_torchcodec
+from videovit.data.records import Sample
+from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
+from videovit.data.video_files import find_videos
+from videovit.engine import cli
+from videovit.engine.log import format_table
+
+BASELINE = "decord"
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="CPU time of all threads is the number to trust on a busy machine; 'x decord' compares it with decord "
+        "opened anew for every clip. Files are forgotten before they are read, except in the rows 'known file'.",
+    )
+    parser.add_argument("videos", nargs="+", metavar="LIST", help="lists (.csv, .txt), folders or video files")
+    parser.add_argument("--views", type=int, nargs="+", default=[1, 10], metavar="N", help="clips a video (1 10)")
+    parser.add_argument("--frames", type=int, default=16, metavar="T", help="frames a clip (16)")
+    parser.add_argument("--stride", type=int, default=4, metavar="N", help="frames from one to the next (4)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="medians are over so many rounds (5)")
+    parser.add_argument("--seed", type=int, default=0, help="where single clips are (0)")
+    parser.add_argument("--late", action="store_true", help="single clips from the second half of the videos")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers here")
+    return parser.parse_args(argv)
+
+
+def decord_per_clip(decord: Any) -> Way:
+    """A reader for every clip, one thread."""
+
+    def read(path: str, clips: list[Indices]) -> object:
+        return [
+            decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1).get_batch(clip.tolist()).asnumpy()
+            for clip in clips
+        ]
+
+    return read
+
+
+def decord_in_memory(decord: Any) -> Way:
+    """As mmaction2 does: the whole file in memory, one reader, one batch of all clips, a list of images."""
+
+    def read(path: str, clips: list[Indices]) -> object:
+        reader = decord.VideoReader(io.BytesIO(Path(path).read_bytes()), num_threads=1)
+        return list(reader.get_batch(np.concatenate(clips).tolist()).asnumpy())
+
+    return read
+
+
+def pyav_in_full(path: str, clips: list[Indices]) -> object:
+    """PyAV without seeking or skipping: everything up to the last wanted frame is decoded."""
+    wanted = set(np.concatenate(clips).tolist())
+    last = max(wanted)
+    images = []
+    with av.open(path) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for index, frame in enumerate(container.decode(video=0)):
+            if index in wanted:
+                images.append(frame.to_ndarray(format="rgb24", threads=1))
+            if index == last:
+                break
+    return images
+
+
+def torchcodec_exact(decoder: Any) -> Way:
+    """One decoder, all frames in one call."""
+
+    def read(path: str, clips: list[Indices]) -> object:
+        video = decoder(path, seek_mode="exact", num_ffmpeg_threads=1)
+        return video.get_frames_at(np.unique(np.concatenate(clips)).tolist()).data
+
+    return read
+
+
+def forgetting(way: Way) -> Way:
+    """A way of ours as for a file that is met for the first time."""
+
+    def read(path: str, clips: list[Indices]) -> object:
+        FOUND_SAFE.pop(path, None)
+        TABLES.forget(path)
+        return way(path, clips)
+
+    return read
+
+
+def find_ways() -> dict[str, Way]:
+    """Everybody who is installed, by name."""
+    ways: dict[str, Way] = {}
+    decord = load_decord()
+    if decord is not None:
+        ways[BASELINE] = decord_per_clip(decord)
+        ways["decord as in mmaction2"] = decord_in_memory(decord)
+    ways["PyAV in full"] = pyav_in_full
+    try:
+        ways["torchcodec exact"] = torchcodec_exact(load_torchcodec())
+    except MissingBackendError as error:
+        print(f"left out: {error}", file=sys.stderr)
+    ways["ours, decord (default)"] = forgetting(read_once("decord"))
+    ways["ours, decord, known file"] = read_once("decord")
+    ways["ours, pyav"] = forgetting(read_once("pyav"))
+    ways["ours, pyav, known file"] = read_once("pyav")
+    return ways
+
+
+def in_second_half(plan: ClipPlan) -> Callable[[int, float, np.random.Generator], list[Indices]]:
+    """The plan, on the second half of a video."""
+
+    def choose(num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
+        first = num_frames // 2
+        return [clip + first for clip in plan(num_frames - first, fps, rng)]
+
+    return choose
+
+
+def main() -> None:
+    args = parse()
+    torch.set_num_threads(1)
+    samples = [Sample(video.path, 0) for video in find_videos(args.videos)]
+    ways = find_ways()
+    results = []
+    for views in args.views:
+        single: ClipPlan = RandomSpans(args.frames, args.stride, 30.0)
+        plan: Any = single if views == 1 else EvenSpans(args.frames, args.stride, 30.0, num_clips=views)
+        jobs, unreadable = plan_jobs(samples, in_second_half(plan) if args.late else plan, seed=args.seed)
+        for path in unreadable:
+            print(f"left out, unreadable: {path}", file=sys.stderr)
+        if not jobs:
+            raise cli.SomeFailedError("none of the videos can be read")
+        costs = measure_ways(ways, jobs, rounds=args.rounds)
+        base = costs[BASELINE].cpu_ms if BASELINE in costs else float("nan")
+        title = f"{views} x {args.frames}x{args.stride}, {len(jobs)} videos"
+        rows = [[n, f"{c.cpu_ms:.1f}", f"{c.cpu_ms / base:.2f}", f"{c.clips_per_s:.1f}"] for n, c in costs.items()]
+        print(format_table([title, "CPU ms/clip", "x decord", "clips/s"], rows) + "\n")
+        results += [{"views": views, "way": name, **vars(cost)} for name, cost in costs.items()]
+    if args.json:
+        Path(args.json).write_text(simplejson.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.exit_code(main))
