@@ -6,6 +6,7 @@ against the fastest matrix product that this machine shows in the same run, in t
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import statistics
 import time
@@ -19,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from videovit.config import Config
-from videovit.data.build import build_loader
+from videovit.data.build import build_decode_options, build_loader, read_samples
+from videovit.data.decode.timing import measure_decode
 from videovit.data.records import Batch
+from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
 from videovit.engine.log import format_table, logger
 from videovit.engine.loops import autocast, train_step
 from videovit.engine.parts import build_on
@@ -235,8 +238,25 @@ def benchmark_loader(cfg: Config, run: Run) -> list[dict[str, Any]]:
     ]
 
 
+def benchmark_decode(cfg: Config, run: Run) -> list[dict[str, Any]]:
+    """Decoding alone, in this process: one clip a video as in training, and all clips of a video as in the test."""
+    samples = read_samples(cfg, "train")[: cfg.BENCHMARK.NUM_STEPS]
+    spans = cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS
+    plans: dict[str, ClipPlan] = {
+        "one clip": RandomSpans(*spans),
+        f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips": EvenSpans(*spans, num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS),
+    }
+    options = dataclasses.replace(build_decode_options(cfg, training=True), timeout_s=0.0)
+    backend = cfg.DATA.DECODING_BACKEND
+    return [
+        {"row": f"{backend}, {name}", **measure_decode(samples, plan, backend, options=options, seed=cfg.RNG_SEED)}
+        for name, plan in plans.items()
+    ]
+
+
 BENCHMARKS: dict[str, Callable[[Config, Run], Sequence[dict[str, Any]]]] = {
     "model": benchmark_model,
     "train": benchmark_train,
     "loader": benchmark_loader,
+    "decode": benchmark_decode,
 }
