@@ -84,6 +84,7 @@ def test_two_processes_give_the_same_test_numbers(trained: Path, tmp_path: Path)
     torch.testing.assert_close(one["scores"], two["scores"], atol=1e-5, rtol=0)
     (first,), (second,) = stats(tmp_path / "1", "test_final"), stats(tmp_path / "2", "test_final")
     assert first == second
+    assert first["checkpoint"].endswith("checkpoint_epoch_00002.pyth")
     assert first["top1_acc"] == stats(trained, "test_final")[0]["top1_acc"]
 
 
@@ -136,8 +137,8 @@ def test_stopped_after_some_steps_and_resumed_in_the_epoch(
 
 
 def test_ctrl_c_ends_cleanly(data: Path, config: Path, tmp_path: Path) -> None:
-    for procs in (1, 2):
-        out = tmp_path / str(procs)
+    for procs, whole_group in ((1, True), (2, True), (2, False)):  # a terminal's signal, and a supervisor's
+        out = tmp_path / f"{procs}{whole_group}"
         command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(config), "OUTPUT_DIR", str(out)]
         command += ["DATA.PATH_TO_DATA_DIR", str(data), "SOLVER.MAX_EPOCH", "500", "NUM_CPU_PROCS", str(procs)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
@@ -146,7 +147,7 @@ def test_ctrl_c_ends_cleanly(data: Path, config: Path, tmp_path: Path) -> None:
             for line in child.stderr:
                 said += line
                 if '"iter": "2/3"' in line and "killpg" not in said:
-                    os.killpg(child.pid, signal.SIGINT)
+                    os.killpg(child.pid, signal.SIGINT) if whole_group else os.kill(child.pid, signal.SIGINT)
                     said += "killpg"
         assert child.returncode == 130
         assert "Traceback" not in said
@@ -213,6 +214,53 @@ def test_mistakes_are_told_in_one_message(config: Path, data: Path, tmp_path: Pa
         "run_net.py", "--cfg", config, "OUTPUT_DIR", tmp_path / "out", "DATA.PATH_TO_DATA_DIR", tmp_path, check=False
     )
     assert done.returncode == 1 and "train.csv" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_error_of_one_of_two_processes_is_told_plainly(spoilt: Path, config: Path, tmp_path: Path) -> None:
+    done = run_tool(
+        "run_net.py",
+        "--cfg",
+        config,
+        *["DATA.PATH_TO_DATA_DIR", spoilt, "OUTPUT_DIR", tmp_path / "out", "NUM_CPU_PROCS", 2, "TEST.ENABLE", False],
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "error: rank" in done.stderr and "DATA.MAX_BAD_FRACTION 0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ended by TooManyBadSamplesError" in (tmp_path / "out/stdout.log").read_text()
+
+
+def test_a_used_folder_keeps_its_config_and_is_not_mixed(trained: Path, data: Path, config: Path) -> None:
+    before = (trained / "config.yaml").read_text()
+    base = ["run_net.py", "--cfg", config, "DATA.PATH_TO_DATA_DIR", data, "OUTPUT_DIR", trained]
+    run_tool(*base, "TRAIN.ENABLE", False, "TEST.NUM_ENSEMBLE_VIEWS", 1)
+    assert (trained / "config.yaml").read_text() == before
+    assert "NUM_ENSEMBLE_VIEWS: 1" in (trained / "config_test.yaml").read_text()
+    for change, told in (
+        (["TRAIN.AUTO_RESUME", False], "holds an earlier run"),
+        (["SOLVER.OPTIMIZING_METHOD", "sgd"], "another optimiser"),
+        (["MODEL.NUM_CLASSES", 4], "does not fit the model"),
+    ):
+        done = run_tool(*base, *change, check=False)
+        assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
+        assert (trained / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("opts", "told"),
+    [
+        (["TRAIN.BATCH_SIZE", 64], "fewer than one step"),
+        (["TRAIN.DATASET", "kinetix"], "kinetics"),
+        (["MVIT.EMBED_DIM", 17, "MVIT.NUM_HEADS", 2], "heads"),
+        (["OUTPUT_DIR", "/proc/videovit"], "cannot be written"),
+    ],
+)
+def test_beginners_mistakes_are_no_tracebacks(
+    opts: list[object], told: str, data: Path, config: Path, tmp_path: Path
+) -> None:
+    base = ["run_net.py", "--cfg", config, "DATA.PATH_TO_DATA_DIR", data, "OUTPUT_DIR", tmp_path]
+    done = run_tool(*base, *opts, check=False)
+    assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
 
 
 def test_nothing_to_test_is_an_error(config: Path, data: Path, tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cfg", required=True, metavar="FILE", help="the config that the model was trained with")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="its weights")
     parser.add_argument("--json", metavar="FILE", help="also write the predictions here, per window too")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config overrides")
+    parser.add_argument(
+        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="config overrides; last, behind the videos"
+    )
     parser.add_argument("videos", nargs="+", metavar="VIDEO")
     return parser.parse_args(argv)
 
@@ -36,6 +38,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     args = parse()
     cfg = cli.load(args.cfg, args.opts)
+    if args.json:
+        Path(args.json).resolve().parent.mkdir(parents=True, exist_ok=True)
+    if cfg.NUM_GPUS > 0 and not torch.cuda.is_available():
+        print(f"warning: NUM_GPUS {cfg.NUM_GPUS}, and no GPU is here: on the CPU", file=sys.stderr)
     device = torch.device("cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu")
     model = build_model(cfg).to(device).eval()
     load_checkpoint_for_test(model, args.checkpoint)

@@ -34,6 +34,9 @@ def main() -> None:
     flags = {"NUM_SHARDS": args.num_shards, "SHARD_ID": args.shard_id, "DIST_INIT_METHOD": args.init_method}
     opts += [word for key, value in flags.items() if value is not None for word in (key, str(value))]
     configs = [cli.load(file, opts) for file in files]  # a typo in the last file is told before the first one runs
+    folders = [cfg.OUTPUT_DIR for cfg in configs if cfg.TRAIN.ENABLE]
+    if len(set(folders)) < len(folders):
+        raise cli.ArgumentError(f"several configs train in one OUTPUT_DIR: {', '.join(folders)}; give each its own")
     for cfg in configs:
         launch.run(cfg)
 

@@ -38,6 +38,15 @@ def test_counts_go_on_after_a_restart_even_behind_half_a_line(tmp_path: Path) ->
     assert [(entry["path"], entry["count"]) for entry in lines(tmp_path)] == [("a.mp4", 2)]
 
 
+def test_files_of_an_earlier_run_may_have_been_mended(tmp_path: Path) -> None:
+    first = BadSamples(tmp_path, num_samples=4, max_fraction=0.5)
+    first.record([Failure("a.mp4", "x", "decord"), Failure("b.mp4", "x", "decord")])
+    second = BadSamples(tmp_path, num_samples=4, max_fraction=0.5)
+    second.record([Failure("c.mp4", "x", "decord")])
+    second.sync()
+    assert len(second) == 3
+
+
 def test_more_than_the_limit_stops(tmp_path: Path) -> None:
     bad = BadSamples(tmp_path, num_samples=4, max_fraction=0.25)
     bad.record([Failure("a.mp4", "x", "decord")] * 3)

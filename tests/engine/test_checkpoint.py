@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from videovit.config import load_config
+from videovit.config import dump_config, load_config
 from videovit.engine.checkpoint import (
     Position,
+    changed_keys,
     checkpoint_path,
     find_checkpoints,
     load_model,
@@ -58,7 +59,16 @@ def test_names_and_order(tmp_path: Path) -> None:
 
 def test_slowfast_keys(tmp_path: Path) -> None:
     state = torch.load(save(tmp_path, 3), weights_only=True)
-    assert state.keys() == {"epoch", "step", "model_state", "optimizer_state", "scaler_state", "cfg", "pool_norm_eps"}
+    assert state.keys() == {
+        "epoch",
+        "step",
+        "num_steps",
+        "model_state",
+        "optimizer_state",
+        "scaler_state",
+        "cfg",
+        "pool_norm_eps",
+    }
     assert state["epoch"] == 2  # index of the last finished epoch
 
 
@@ -83,6 +93,34 @@ def test_the_eps_of_the_pooling_norms_travels_with_the_weights(tmp_path: Path) -
     save_checkpoint(path, model=first, position=Position(1), cfg_text="")
     load_model(second, path)
     assert pool_norm_eps(second) == 1e-5
+
+
+def test_another_optimiser_or_length_of_the_epoch_is_refused(tmp_path: Path) -> None:
+    model, optimizer = parts()
+    position = Position(1, 2, num_steps=5)
+    path = checkpoint_path(tmp_path, position)
+    save_checkpoint(path, model=model, position=position, cfg_text="", optimizer=optimizer)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with pytest.raises(CheckpointError, match="another optimiser.*another OUTPUT_DIR"):
+        resume(tmp_path, model=model, optimizer=sgd, scaler=None, num_steps=5)
+    with pytest.raises(CheckpointError, match="step 2 of 5 of an epoch that now has 3"):
+        resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=3)
+    assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=5) == position
+
+
+def test_settings_of_the_optimiser_are_those_of_this_run(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    model, optimizer = parts()
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+    resume(tmp_path, model=model, optimizer=optimizer, scaler=None)
+    assert optimizer.param_groups[0]["weight_decay"] == 0.5
+
+
+def test_changed_keys_are_named() -> None:
+    before = dump_config(load_config(None, ["SOLVER.BASE_LR", "0.003"]))
+    now = dump_config(load_config(None, ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x", "TEST.BATCH_SIZE", "3"]))
+    assert changed_keys(before, now) == ["SOLVER.BASE_LR 0.1 (was 0.003)"]
+    assert changed_keys("", now) == []
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_nan_stops_before_the_weights_are_touched() -> None:
 
     parts = training(prepare=broken)
     before = weights(parts)
-    with pytest.raises(NonFiniteLossError, match="epoch 1, step 3: loss nan.*rows of the list: 0, 1"):
+    with pytest.raises(NonFiniteLossError, match="epoch 1, step 3: loss nan.*videos 0, 1"):
         train_step(parts, batch(), epoch=0, step=2, num_steps=4)
     assert torch.equal(weights(parts), before)
 

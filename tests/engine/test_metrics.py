@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from videovit.engine.metrics import MissingViewsError, ViewEnsemble, class_accuracy, topk_correct
+from videovit.engine.metrics import MissingViewsError, NonFiniteScoresError, ViewEnsemble, class_accuracy, topk_correct
 
 
 def test_topk() -> None:
@@ -52,6 +52,14 @@ def test_a_view_counts_once_and_a_missing_one_is_an_error() -> None:
         "num_skipped": 1,
     }
     assert ensemble.predictions().tolist() == [0, -1]
+
+
+def test_nan_has_no_accuracy() -> None:
+    ensemble = ViewEnsemble(num_videos=2, num_views=1, num_classes=2)
+    feed(ensemble, 0, 0, [1.0, 0.0], 0)
+    feed(ensemble, 1, 0, [float("nan"), 0.0], 0)
+    with pytest.raises(NonFiniteScoresError, match="1 of 2 videos.*videos 1"):
+        ensemble.result()
 
 
 def test_class_accuracy() -> None:

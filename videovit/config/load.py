@@ -16,6 +16,7 @@ import yaml
 
 from . import rules
 from .coerce import Unfit, coerce, nearest
+from .errors import UserError
 from .foreign import IGNORED, REFUSED, ignored_reason
 from .schema import Config
 from .tree import Mapping, Node, Scalar, TreeError, read_tree, shown, written
@@ -27,7 +28,7 @@ _MAX_KEY = 80  # letters; longer ones get no suggestion
 _MAX_GUESSES = 50  # problems; later ones get no suggestion
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be used.
 
     Attributes:
@@ -130,7 +131,7 @@ def _file_problem(path: Path, parents: tuple[Path, ...]) -> str | None:
     if path.suffix.lower() == ".py":
         return "Python files are not run; write the keys as YAML"
     if path.suffix.lower() not in _SUFFIXES:
-        return "expected a file that ends in .yaml or .yml"
+        return "is a folder, expected a file" if path.is_dir() else "expected a file that ends in .yaml or .yml"
     if path.is_dir():
         return "is a folder, expected a file"
     if not path.is_file():

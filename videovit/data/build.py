@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from videovit.config import Config
+from videovit.config.errors import UserError
 from videovit.data.catalog import find_dataset
 from videovit.data.dataset import ClipDataset, FixedCrops, Key, RepeatedCrops, Stream, random_stream
 from videovit.data.decode import DecodeOptions
@@ -31,7 +32,7 @@ from videovit.data.transforms.pipeline import build_eval_transform, build_train_
 Split = Literal["train", "val", "test"]
 
 
-class BatchError(ValueError):
+class BatchError(UserError):
     """A batch size that does not go with the number of processes or of videos."""
 
 

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from videovit.config.errors import UserError
 from videovit.data.readers import kinetics
 from videovit.data.records import Sample
 
@@ -30,10 +31,12 @@ def find_dataset(name: str) -> DatasetSpec:
     """The row of a data set, by its name in any case.
 
     Raises:
-        ValueError: no such data set; names those there are and the nearest.
+        UserError: no such data set; names those there are and the nearest.
     """
     if name.lower() not in DATASETS:
         near = difflib.get_close_matches(name.lower(), DATASETS, n=1)
         hint = f"; nearest: {near[0]!r}" if near else ""
-        raise ValueError(f"unknown data set {name!r}; expected one of {sorted(DATASETS)}{hint}")
+        raise UserError(
+            f"TRAIN.DATASET or TEST.DATASET: unknown data set {name!r}; expected one of {sorted(DATASETS)}{hint}"
+        )
     return DATASETS[name.lower()]

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from videovit.config.errors import UserError
 
-class AnnotationError(ValueError):
+
+class AnnotationError(UserError):
     """A list file cannot be used; the message names every bad line with its number and content."""
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import simplejson
 
+from videovit.config.errors import UserError
 from videovit.data.records import Failure
 from videovit.engine import distributed
 from videovit.engine.log import logger
 
 
-class TooManyBadSamplesError(ValueError):
+class TooManyBadSamplesError(UserError):
     """More of the data is unreadable than `DATA.MAX_BAD_FRACTION` allows."""
 
 
@@ -35,6 +36,7 @@ class BadSamples:
         self.num_samples, self.max_fraction = num_samples, max_fraction
         self._known: dict[str, dict[str, Any]] = {}  # from before the last sync, all ranks
         self._new: dict[str, dict[str, Any]] = {}  # since then, this rank
+        self._met: set[str] = set()  # by this run, earlier ones left out: their files may have been mended
         if self.path.is_file():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 if line.endswith("}"):  # a killed run may have left half a line
@@ -56,15 +58,24 @@ class BadSamples:
                 with open(self.path, "a", encoding="utf-8") as file:
                     file.write(simplejson.dumps(entry) + "\n")
             _add(self._new, entry)
-        if failures and len(self) > self.max_fraction * self.num_samples:
+            self._met.add(failure.path)
+        self._check()
+
+    def _check(self) -> None:
+        if len(self._met) > self.max_fraction * self.num_samples:
             raise TooManyBadSamplesError(
-                f"{len(self)} of {self.num_samples} training videos are unreadable, more than DATA.MAX_BAD_FRACTION "
-                f"{self.max_fraction:g} allows; they and the reasons are listed in {self.path}"
+                f"{len(self._met)} of {self.num_samples} training videos are unreadable, more than "
+                f"DATA.MAX_BAD_FRACTION {self.max_fraction:g} allows; they and the reasons are listed in {self.path}"
             )
 
     def sync(self) -> None:
-        """Merge the counts of all ranks and rewrite the list; a collective call."""
-        for part in distributed.gather(self._new):
+        """Merge the counts of all ranks and rewrite the list; a collective call.
+
+        Raises:
+            TooManyBadSamplesError: the limit is passed by all ranks together, on all of them.
+        """
+        for part, met in distributed.gather((self._new, self._met)):
+            self._met |= met
             for entry in part.values():
                 _add(self._known, entry)
         self._new = {}
@@ -72,6 +83,7 @@ class BadSamples:
             partial = self.path.with_suffix(f".{os.getpid()}.tmp")
             partial.write_text("".join(simplejson.dumps(e) + "\n" for e in self._known.values()), encoding="utf-8")
             os.replace(partial, self.path)
+        self._check()
 
 
 def _add(entries: dict[str, dict[str, Any]], entry: dict[str, Any]) -> None:

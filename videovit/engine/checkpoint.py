@@ -6,6 +6,7 @@ optimizer_state, scaler_state and cfg; ours adds step (steps done in the epoch t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 
+from videovit.engine import distributed
 from videovit.engine.log import logger
 from videovit.models.convert import CheckpointError, pool_norm_eps, set_pool_norm_eps
 from videovit.models.convert.read import read_file
@@ -26,10 +29,11 @@ FILE_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_step_(\d+))?\.pyth$")
 
 @dataclass(frozen=True)
 class Position:
-    """Where training stands: `epoch` whole epochs done, and `step` steps of the next one."""
+    """Where training stands: `epoch` whole epochs done, and `step` of the `num_steps` steps of the next one."""
 
     epoch: int = 0
     step: int = 0
+    num_steps: int = 0
 
 
 def checkpoint_path(output_dir: Path, position: Position) -> Path:
@@ -67,25 +71,31 @@ def save_checkpoint(
     state = {
         "epoch": position.epoch - 1,  # SlowFast: index of the last finished epoch
         "step": position.step,
+        "num_steps": position.num_steps,
         "model_state": model.state_dict(),
         "optimizer_state": optimizer.state_dict() if optimizer else None,
         "scaler_state": scaler.state_dict() if scaler else None,
         "cfg": cfg_text,
         "pool_norm_eps": pool_norm_eps(model),  # follows the weights, whatever the config says
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(".checkpoint_epoch_*.tmp"):  # by a run that was killed while saving
+            left.unlink(missing_ok=True)
         with open(partial, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch wraps a failing write of its zip writer in a RuntimeError
-        partial.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free
+        folder = next(p for p in path.parents if p.is_dir())
+        free = shutil.disk_usage(folder).free
         full = " (disk full)" if getattr(error, "errno", None) == errno.ENOSPC else ""
         raise CheckpointError(f"{path}: could not be written{full}, {free:,} bytes free: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)  # there only when the write was cut short, by Ctrl-C too
 
 
 def load_model(model: nn.Module, path: Path) -> dict[str, Any]:
@@ -127,30 +137,96 @@ def resume(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
+    cfg_text: str = "",
+    num_steps: int = 0,
 ) -> Position | None:
     """Continue from the newest checkpoint in `output_dir` that can be read; a damaged one is passed over aloud.
+
+    Moments come from the file; weight decay, momentum and the like stay those of `optimizer`.
+
+    Args:
+        cfg_text: of this run; keys that shape training and differ from the earlier run's are named in a warning.
+        num_steps: steps of an epoch now, which a stop in the middle of an epoch must agree with; 0 is not compared.
 
     Returns:
         Where training stands, or None when there is no checkpoint.
 
     Raises:
-        CheckpointError: checkpoints are there and not one of them can be used.
+        CheckpointError: checkpoints are there and not one of them can be used, or the newest belongs to another
+            optimiser or another length of the epoch.
     """
-    paths = find_checkpoints(output_dir)
     problems = []
-    for path in paths:
+    for path in find_checkpoints(output_dir):
         try:
             state = load_model(model, path)
         except CheckpointError as error:
             problems.append(str(error))
-            logger.warning("warning: passed over: %s", error)
+            if distributed.rank() == 0:
+                logger.warning("warning: passed over: %s", error)
             continue
-        optimizer.load_state_dict(state["optimizer_state"])
-        if scaler is not None and state["scaler_state"]:
+        position = Position(int(state["epoch"]) + 1, int(state.get("step", 0)), int(state.get("num_steps", 0)))
+        if position.step and num_steps and position.num_steps != num_steps:
+            raise CheckpointError(
+                f"{path} stands at step {position.step} of {position.num_steps} of an epoch that now has {num_steps} "
+                f"steps: another TRAIN.BATCH_SIZE or another list? Go on with the earlier ones, or {ANOTHER_START}"
+            )
+        _load_optimizer(optimizer, state.get("optimizer_state"), path)
+        if scaler is not None and state.get("scaler_state"):
             scaler.load_state_dict(state["scaler_state"])
-        position = Position(int(state["epoch"]) + 1, int(state.get("step", 0)))
+        if distributed.rank() == 0:
+            changes = changed_keys(str(state.get("cfg") or ""), cfg_text)
+            if changes:
+                logger.warning("warning: the run goes on with other values than before: %s", "; ".join(changes))
         logger.info("resumed from %s: %d epochs and %d steps done", path, position.epoch, position.step)
         return position
     if problems:
-        raise CheckpointError("none of the checkpoints can be used:\n" + "\n".join(problems))
+        more = f" ({len(problems) - 1} older ones neither)" if len(problems) > 1 else ""
+        raise CheckpointError(f"none of the checkpoints can be used{more}; {ANOTHER_START}. The newest: {problems[0]}")
     return None
+
+
+ANOTHER_START = "start anew in another OUTPUT_DIR"
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any] | None, path: Path) -> None:
+    """Moments of the file, settings of this run."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    groups = state["param_groups"] if state else []
+    same = [len(g["params"]) for g in groups] == sizes and all(
+        set(settings[i]) - {"lr_scale"} <= set(g) | {"lr_scale"} for i, g in enumerate(groups)
+    )
+    if state is None or not same:
+        raise CheckpointError(
+            f"{path} was written with another optimiser or other parameter groups (SOLVER.OPTIMIZING_METHOD, "
+            f"ZERO_WD_1D_PARAM, LAYER_DECAY, MVIT.ZERO_DECAY_POS_CLS); take the earlier ones, or {ANOTHER_START}"
+        )
+    optimizer.load_state_dict(state)
+    for group, setting in zip(optimizer.param_groups, settings, strict=True):
+        group.update(setting)
+
+
+SHAPING = ("MODEL", "MVIT", "SOLVER", "AUG", "MIXUP", "DATA", "TRAIN", "RNG_SEED", "NUM_SHARDS")
+FREE = (
+    "PATH_TO_DATA_DIR",
+    "PATH_PREFIX",
+    "CLASS_NAMES_FILE",
+    "MAX_STEPS",
+    "EVAL_PERIOD",
+    "CHECKPOINT_PERIOD",
+    "AUTO_RESUME",
+)
+
+
+def changed_keys(before: str, now: str) -> list[str]:
+    """Keys that shape training and differ between two dumped configs, as "SOLVER.BASE_LR 0.1 (was 0.003)"."""
+    first, second = (_flat(yaml.safe_load(text) or {}) for text in (before, now))
+    shared = [key for key in second if key in first and key.split(".")[0] in SHAPING and key.split(".")[-1] not in FREE]
+    return [f"{key} {second[key]} (was {first[key]})" for key in shared if first[key] != second[key]]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat

@@ -8,33 +8,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from videovit.config import Config, ConfigError, load_config
-from videovit.data.decode import DecodeError
-from videovit.data.records import AnnotationError
-from videovit.engine.bad_samples import TooManyBadSamplesError
-from videovit.engine.distributed import LaunchError
-from videovit.engine.launch import SpawnedRunError
-from videovit.engine.loops import NonFiniteLossError, UnreadableVideosError
-from videovit.models.convert.read import CheckpointError
+from videovit.config import Config, load_config
+from videovit.config.errors import UserError
 
 
-class SomeFailedError(ValueError):
+class SomeFailedError(UserError):
     """A tool went through its inputs and some of them failed; they were named before."""
 
 
-# What a user can cause and mend: printed as a message, without a traceback.
-USER_ERRORS = (
-    ConfigError,
-    AnnotationError,
-    CheckpointError,
-    DecodeError,
-    LaunchError,
-    NonFiniteLossError,
-    SomeFailedError,
-    SpawnedRunError,
-    TooManyBadSamplesError,
-    UnreadableVideosError,
-)
+class ArgumentError(UserError):
+    """Arguments that are fine one by one and do not go together."""
+
 
 CONFIG_HELP = """config:
   --cfg takes YAML files with SlowFast's keys; several files are run one after the other. Any key can be set on the
@@ -55,7 +39,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="YAML config(s); KEY VALUE pairs may follow",
     )
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides")
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
 
 
 def split_config_arguments(words: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -95,7 +79,7 @@ def exit_code(main: Callable[[], None], *, hint: str = "") -> int:
     """
     try:
         main()
-    except USER_ERRORS as error:
+    except UserError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

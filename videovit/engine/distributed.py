@@ -15,11 +15,13 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from videovit.config.errors import UserError
+
 T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-class LaunchError(ValueError):
+class LaunchError(UserError):
     """The processes of a run could not be started or could not find each other."""
 
 

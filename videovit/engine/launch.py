@@ -19,20 +19,24 @@ from typing import Any
 
 import torch
 from torch.multiprocessing import get_context
-from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
-from videovit.config import Config, dump_config
+from videovit.config import Config
+from videovit.config.errors import UserError
 from videovit.engine import distributed
 from videovit.engine.benchmark import benchmark
 from videovit.engine.distributed import LaunchError
 from videovit.engine.log import RunLog, logger
 from videovit.engine.shuffle_eval import shuffle_eval
-from videovit.engine.tasks import Run, test, train
+from videovit.engine.tasks import Run, record_config, test, train
 
 Task = Callable[[Config, Run], dict[str, float]]
 
 
-class SpawnedRunError(RuntimeError):
+INTERRUPTED = 130  # exit code after Ctrl-C
+
+
+class SpawnedRunError(UserError):
     """A spawned process stopped with an error; the message is that of the process."""
 
 
@@ -61,19 +65,39 @@ def run(cfg: Config) -> dict[str, dict[str, float]]:
         return run_tasks(cfg)
     host, port = _rendezvous(cfg)
     results = get_context("spawn").SimpleQueue()
+    children = start_processes(  # type: ignore[no-untyped-call]
+        _child, args=(cfg, per_shard, host, port, results), nprocs=per_shard, join=False, start_method="spawn"
+    )
     try:
-        start_processes(  # type: ignore[no-untyped-call]
-            _child, args=(cfg, per_shard, host, port, results), nprocs=per_shard, start_method="spawn"
-        )
+        while not children.join():
+            pass
+    except KeyboardInterrupt:  # to this process alone or to all of the terminal: either way nobody stays behind
+        for process in children.processes:
+            process.terminate()
+        for process in children.processes:
+            process.join()
+        raise
+    except ProcessRaisedException as error:
+        raise SpawnedRunError(_first_message(results) or str(error)) from error
     except ProcessExitedException as error:
-        message = results.get() if not results.empty() else None
-        raise SpawnedRunError(message if isinstance(message, str) else str(error)) from error
+        if error.exit_code == INTERRUPTED:
+            raise KeyboardInterrupt from None
+        raise SpawnedRunError(_first_message(results) or str(error)) from error
     return {} if results.empty() else results.get()
+
+
+def _first_message(results: SimpleQueue[Any]) -> str | None:
+    """What the process that failed first has to say; the others fail of its absence."""
+    while not results.empty():
+        item = results.get()
+        if isinstance(item, str):
+            return item
+    return None
 
 
 def _child(local_rank: int, cfg: Config, per_shard: int, host: str, port: int, results: SimpleQueue[Any]) -> None:
     # Ctrl-C reaches every process of the terminal: this one ends quietly, the parent reports.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     os.environ.update(
         RANK=str(cfg.SHARD_ID * per_shard + local_rank),
         WORLD_SIZE=str(per_shard * cfg.NUM_SHARDS),
@@ -84,16 +108,22 @@ def _child(local_rank: int, cfg: Config, per_shard: int, host: str, port: int, r
     if cfg.NUM_GPUS == 0 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // per_shard))
     try:
-        result = run_tasks(cfg)
-    except ValueError as error:  # of the user's making: its message travels, without a traceback
-        results.put(f"rank {os.environ['RANK']}: {error}")
+        result = run_tasks(cfg, lambda text: results.put(f"rank {os.environ['RANK']}: {text}"))
+    except UserError as error:
+        if isinstance(error, LaunchError):
+            results.put(f"rank {os.environ['RANK']}: {error}")
         sys.exit(1)
     if local_rank == 0:
         results.put(result)
 
 
-def run_tasks(cfg: Config) -> dict[str, dict[str, float]]:
-    """Join the process group of the environment, if any, and run the enabled tasks in order."""
+def run_tasks(cfg: Config, tell: Callable[[str], object] | None = None) -> dict[str, dict[str, float]]:
+    """Join the process group of the environment, if any, and run the enabled tasks in order.
+
+    Args:
+        tell: called with the message of a user's error before the group is left, that is, before the other ranks can
+            fail of this one's absence.
+    """
     group = distributed.process_group(use_gpu=cfg.NUM_GPUS > 0, backend=cfg.DIST_BACKEND, timeout_s=cfg.DIST_TIMEOUT_S)
     output_dir = Path(cfg.OUTPUT_DIR)
     if cfg.NUM_GPUS == 0 and cfg.NUM_CPU_THREADS:
@@ -102,20 +132,24 @@ def run_tasks(cfg: Config) -> dict[str, dict[str, float]]:
         rank, world_size = distributed.rank(), distributed.world_size()
         tensorboard = Path(cfg.TENSORBOARD.LOG_DIR or "tensorboard") if cfg.TENSORBOARD.ENABLE else None
         with RunLog(output_dir, rank=rank, tensorboard_dir=output_dir / tensorboard if tensorboard else None) as log:
-            if rank == 0:
-                (output_dir / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
-                logger.info("config of this run: %s", output_dir / "config.yaml")
             logger.info("%s, process %d of %d", _describe(device), rank + 1, world_size)
             warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
-            results = {}
-            for name, (enabled, task) in TASKS.items():
-                if enabled(cfg):
-                    results[name] = task(cfg, Run(log, device, rank, world_size))
-            if not results:
-                logger.warning(
-                    "warning: nothing to do: %s are all False", ", ".join(f"{t.upper()}.ENABLE" for t in TASKS)
-                )
-            return results
+            try:
+                return _run_enabled(cfg, Run(log, device, rank, world_size))
+            except UserError as error:
+                if tell is not None:
+                    tell(str(error))
+                raise
+
+
+def _run_enabled(cfg: Config, run: Run) -> dict[str, dict[str, float]]:
+    if not cfg.TRAIN.ENABLE:  # training records its config itself, once it is sure to go on
+        fresh = not (Path(cfg.OUTPUT_DIR) / "config.yaml").exists()
+        record_config(cfg, run, "config.yaml" if fresh else "config_test.yaml")
+    results = {name: task(cfg, run) for name, (enabled, task) in TASKS.items() if enabled(cfg)}
+    if not results:
+        logger.warning("warning: nothing to do: %s are all False", ", ".join(f"{t.upper()}.ENABLE" for t in TASKS))
+    return results
 
 
 def _describe(device: torch.device) -> str:

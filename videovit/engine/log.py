@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,8 +19,17 @@ from typing import Any, TypeVar
 import simplejson
 from tqdm import tqdm
 
+from videovit.config.errors import UserError
+
 T = TypeVar("T")
 logger = logging.getLogger("videovit")
+
+
+class ConsoleHandler(logging.Handler):
+    """Lines on stderr that do not run into a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 class RunLog:
@@ -31,17 +41,20 @@ class RunLog:
         tensorboard_dir: folder for TensorBoard event files, or None for none.
 
     Raises:
-        ValueError: TensorBoard is asked for and not installed.
+        UserError: TensorBoard is asked for and not installed, or the folder cannot be written.
     """
 
     def __init__(self, output_dir: Path, *, rank: int = 0, tensorboard_dir: Path | None = None) -> None:
         self.rank = rank
         self.output_dir = output_dir
         self._writer: Any = None
-        self._handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+        self._handlers: list[logging.Handler] = [ConsoleHandler()]
         if rank == 0:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            self._handlers.append(logging.FileHandler(output_dir / "stdout.log", encoding="utf-8"))
+            try:
+                output_dir.mkdir(parents=True, exist_ok=True)
+                self._handlers.append(logging.FileHandler(output_dir / "stdout.log", encoding="utf-8"))
+            except OSError as error:
+                raise UserError(f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror}") from error
             if tensorboard_dir is not None:
                 self._writer = _tensorboard_writer(tensorboard_dir)
 
@@ -61,6 +74,9 @@ class RunLog:
     ) -> None:
         if self._writer is not None:
             self._writer.close()
+        if self.rank == 0 and error is not None:  # the console is told by the command line
+            with open(self.output_dir / "stdout.log", "a", encoding="utf-8") as file:
+                file.write(f"ended by {type(error).__name__}: {error}\n")
         logger.propagate = True
         logging.captureWarnings(False)
         logging.getLogger("py.warnings").handlers = []
@@ -97,7 +113,7 @@ def _tensorboard_writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "TENSORBOARD.ENABLE is True, but the package tensorboard is not installed: pip install tensorboard"
         ) from error
     return SummaryWriter(str(folder))
@@ -131,7 +147,7 @@ class Progress:
 
     def over(self, loader: Iterable[T]) -> Iterator[tuple[int, T]]:
         """Yield (step, batch), timing how long each batch was waited for."""
-        if not self.quiet and sys.stderr.isatty():
+        if not self.quiet and _has_terminal():
             self._bar = tqdm(total=self.total, initial=self.first, desc=self.name, unit="step", leave=False)
         self._start = time.monotonic()
         batches = iter(loader)
@@ -182,6 +198,11 @@ class Progress:
         done = max(1, self.step + 1 - self.first)
         remaining = self.total - self.step - 1 + further_steps
         return str(datetime.timedelta(seconds=int(self.elapsed_s / done * remaining)))
+
+
+def _has_terminal() -> bool:
+    """Whether stderr is a terminal of some size (those of build machines may have none)."""
+    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).lines > 0
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

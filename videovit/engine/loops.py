@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from videovit.config.errors import UserError
 from videovit.data.records import Batch, Failure
 from videovit.data.transforms.mixup import Mixup
 from videovit.engine.log import Progress, logger
@@ -25,11 +26,11 @@ LOOK_ON_S = 60.0  # after an unreadable test video: how long to look for others 
 LOOK_ON_FILES = 20
 
 
-class UnreadableVideosError(ValueError):
+class UnreadableVideosError(UserError):
     """Evaluation met videos that cannot be read."""
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(UserError):
     """The loss or the gradient norm is NaN or infinite."""
 
 
@@ -111,8 +112,8 @@ def train_step(parts: Training, batch: Batch, *, epoch: int, step: int, num_step
         videos = ", ".join(map(str, batch.videos_B.tolist()[:8]))
         raise NonFiniteLossError(
             f"epoch {epoch + 1}, step {step + 1}: loss {loss.item():g}, gradient norm {norm.item():g}, learning rate "
-            f"{lr:g}, rows of the list: {videos}; the weights were not touched. A lower SOLVER.BASE_LR, a longer "
-            "SOLVER.WARMUP_EPOCHS, SOLVER.CLIP_GRAD_L2NORM 1.0 or bf16 instead of fp16 are the usual cures"
+            f"{lr:g}, videos {videos} of the training list (from 0); the weights were not touched. The usual "
+            "cures: lower SOLVER.BASE_LR, longer SOLVER.WARMUP_EPOCHS, SOLVER.CLIP_GRAD_L2NORM 1.0, bf16 instead of fp16"
         )
     if parts.scaler is not None:
         parts.scaler.step(parts.optimizer)
@@ -227,7 +228,7 @@ def evaluate(parts: Inference, batches: Iterable[Batch], passes: Sequence[Pass],
     finally:
         parts.model.train(was_training)
     if stop_at < float("inf"):
-        raise UnreadableVideosError(_name_unreadable(parts.unreadable))
+        raise UnreadableVideosError(name_unreadable(parts.unreadable))
     for failure in parts.unreadable:
         logger.warning("warning: left out: %s: %s", failure.path, failure.reason)
 
@@ -243,7 +244,8 @@ def _infer(parts: Inference, batch: Batch, passes: Sequence[Pass]) -> None:
             one.sink.update(chunk, parts.model(changed))
 
 
-def _name_unreadable(failures: Sequence[Failure]) -> str:
+def name_unreadable(failures: Sequence[Failure]) -> str:
+    """The message about unreadable videos of an evaluation list."""
     lines = [f"  {f.path}: {f.reason} ({f.backend})" for f in failures]
     return (
         f"{len(failures)} video(s) of the evaluation list cannot be read; accuracy over a part of the list would not "

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videovit.config.errors import UserError
 from videovit.engine import distributed
 
 
-class MissingViewsError(RuntimeError):
+class MissingViewsError(UserError):
     """A video was not evaluated with all of its views."""
 
 
@@ -28,6 +29,10 @@ def topk_correct(scores_BK: Tensor, labels_B: Tensor, ks: tuple[int, ...] = (1, 
     best = scores_BK.topk(min(max(ks), num_classes), dim=1).indices
     hits = best == labels_B[:, None]
     return [hits[:, : min(k, num_classes)].any(dim=1) for k in ks]
+
+
+class NonFiniteScoresError(UserError):
+    """A model gave NaN or infinite scores, to which no accuracy belongs."""
 
 
 class ViewEnsemble:
@@ -85,6 +90,7 @@ class ViewEnsemble:
 
         Raises:
             MissingViewsError: a view of another video is missing.
+        NonFiniteScoresError: a score is NaN or infinite.
         """
         kept = torch.tensor([v for v in range(len(self.labels_V)) if v not in skipped], dtype=torch.int64)
         missing = (~self.seen_VN[kept]).nonzero()
@@ -96,6 +102,13 @@ class ViewEnsemble:
             )
         if not len(kept):
             raise MissingViewsError("no video was evaluated")
+        broken = kept[~torch.isfinite(self.scores_VK[kept]).all(dim=1)].tolist()
+        if broken:
+            raise NonFiniteScoresError(
+                f"the model's scores of {len(broken)} of {len(kept)} videos are not finite, first: videos "
+                f"{', '.join(map(str, broken[:5]))} of the list, from 0; are the weights broken, or fp16 too narrow "
+                "(TEST.MIXED_PRECISION)?"
+            )
         top1, top5 = topk_correct(self.scores_VK[kept], self.labels_V[kept])
         return {
             "top1_acc": 100.0 * top1.float().mean().item(),

@@ -64,39 +64,40 @@ def load_initial_weights(cfg: Config, model: nn.Module) -> None:
             logger.info("weights of %s:\n%s", cfg.TRAIN.CHECKPOINT_FILE_PATH, report)
 
 
-def load_for_test(cfg: Config, model: nn.Module) -> None:
+def load_for_test(cfg: Config, model: nn.Module) -> str:
     """Weights to evaluate: `TEST.CHECKPOINT_FILE_PATH`, else the newest of `OUTPUT_DIR`, else the training start.
 
+    Returns:
+        The file that they came from.
+
     Raises:
-        CheckpointError: none of the three is there (random weights are never evaluated), or the file does not fit.
+        CheckpointError: none of the three is there (random weights are never evaluated), or the file is damaged or
+            does not fit: other weights than the ones meant are not evaluated in its place.
     """
+    found = find_checkpoints(Path(cfg.OUTPUT_DIR))
     if cfg.TEST.CHECKPOINT_FILE_PATH:
-        load_checkpoint_for_test(model, cfg.TEST.CHECKPOINT_FILE_PATH)
-        return
-    damaged = []
-    for path in find_checkpoints(Path(cfg.OUTPUT_DIR)):
-        try:
-            load_model(model, path)
-        except CheckpointError as error:
-            damaged.append(str(error))
-            logger.warning("warning: passed over: %s", error)
-            continue
-        logger.info("testing the weights of %s", path)
-        return
-    if damaged:
-        raise CheckpointError("none of the checkpoints can be used:\n" + "\n".join(damaged))
-    if not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        path = load_checkpoint_for_test(model, cfg.TEST.CHECKPOINT_FILE_PATH)
+    elif found:
+        path = str(found[0])
+        load_model(model, found[0])
+    elif cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        path = load_checkpoint_for_test(model, cfg.TRAIN.CHECKPOINT_FILE_PATH)
+    else:
         raise CheckpointError(
             f"nothing to test: no checkpoint in {cfg.OUTPUT_DIR}/checkpoints, and TEST.CHECKPOINT_FILE_PATH is empty"
         )
-    load_initial_weights(cfg, model)
+    logger.info("testing the weights of %s", path)
+    return path
 
 
-def load_checkpoint_for_test(model: nn.Module, path: str) -> None:
+def load_checkpoint_for_test(model: nn.Module, path: str) -> str:
     """All weights of `path`, the head included: a model with a new head has nothing to tell.
 
     Args:
         path: a checkpoint file, or the OUTPUT_DIR of a run, whose newest checkpoint is taken.
+
+    Returns:
+        The file.
 
     Raises:
         CheckpointError: unreadable, or a weight is missing or has another shape.
@@ -112,3 +113,4 @@ def load_checkpoint_for_test(model: nn.Module, path: str) -> None:
             f"{path} does not hold all weights of this model (is MODEL.NUM_CLASSES right?):\n{report}"
         )
     logger.info("weights of %s:\n%s", path, report)
+    return path

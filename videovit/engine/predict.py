@@ -18,6 +18,7 @@ from videovit.data.sampling import span_indices
 from videovit.data.transforms.pipeline import build_eval_transform, build_preparation
 from videovit.engine.log import Progress, format_table
 from videovit.engine.loops import autocast
+from videovit.engine.metrics import NonFiniteScoresError
 from videovit.engine.parts import test_dtype
 from videovit.engine.sinks import ACTIVATIONS
 
@@ -106,6 +107,8 @@ def predict_video(cfg: Config, model: nn.Module, path: str, device: torch.device
             )
             (clip_TSSC,) = transform(video.frames(indices))
             scores_K = score(model(prepare(clip_TSSC[None].to(device), None)))[0].cpu()
+            if not torch.isfinite(scores_K).all():
+                raise NonFiniteScoresError(f"{path}: the model's scores are not finite; are the weights broken?")
             total_K += scores_K
             end = min(start + clip_size, video.num_frames)
             windows.append((start / video.fps, end / video.fps, _top(scores_K, names, top_k)))

@@ -64,7 +64,7 @@ def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
         `<order>_top1_acc` for every order, in percent (mean over seeds).
     """
     orders = [BASELINE, *(o for o in cfg.SHUFFLE_EVAL.ORDERS if o != BASELINE)]
-    orders += [f"window{w}" for w in cfg.SHUFFLE_EVAL.WINDOWS if f"window{w}" not in orders]
+    orders = list(dict.fromkeys([*orders, *(f"window{w}" for w in cfg.SHUFFLE_EVAL.WINDOWS)]))
     names = read_class_names(cfg.DATA.CLASS_NAMES_FILE, cfg.MODEL.NUM_CLASSES, cfg.DATA.PATH_TO_DATA_DIR)
     groups = read_class_groups(cfg.SHUFFLE_EVAL.CLASS_GROUPS_FILE, names, cfg.DATA.PATH_TO_DATA_DIR)
     runs = [
@@ -73,7 +73,7 @@ def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
         for k in range(cfg.SHUFFLE_EVAL.NUM_SEEDS if is_random(order) else 1)
     ]
     model = build_on(cfg, run.device)
-    load_for_test(cfg, model)
+    checkpoint = load_for_test(cfg, model)
     changes = [reorder_frames(o, seed=s, num_crops=cfg.TEST.NUM_SPATIAL_CROPS) for o, s in runs]
     ensembles, skipped = run_test_passes(cfg, run, model, changes, name="shuffle eval")
     results: dict[str, list[ViewEnsemble]] = {order: [] for order in orders}
@@ -82,11 +82,12 @@ def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
         results[order].append(ensemble)
     report = summarise(results, names=names, groups=groups)
     report["num_videos"] = len(ensembles[0].labels_V) - len(skipped)
+    report["checkpoint"] = checkpoint
     report["views"] = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
     if run.rank == 0:
         _write(report, Path(cfg.OUTPUT_DIR), names)
     accuracy = {f"{order}_top1_acc": float(report["orders"][order]["top1_acc"]) for order in orders}
-    run.log.stats("shuffle_eval", accuracy)
+    run.log.stats("shuffle_eval", {**accuracy, "checkpoint": checkpoint}, step=cfg.SOLVER.MAX_EPOCH)
     return accuracy
 
 

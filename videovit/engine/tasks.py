@@ -12,13 +12,24 @@ import torch
 from torch import nn
 
 from videovit.config import Config, dump_config
-from videovit.data.build import ClipLoader, build_loader
+from videovit.data.build import ClipLoader, build_loader, read_samples
+from videovit.data.records import Failure
 from videovit.data.transforms.pipeline import build_mixup, build_preparation
 from videovit.engine import distributed
 from videovit.engine.bad_samples import BadSamples
-from videovit.engine.checkpoint import Position, checkpoint_path, resume, save_checkpoint
+from videovit.engine.checkpoint import Position, checkpoint_path, find_checkpoints, resume, save_checkpoint
 from videovit.engine.log import Progress, RunLog, format_table, logger
-from videovit.engine.loops import Inference, Pass, StepResult, Training, evaluate, train_epoch
+from videovit.engine.loops import (
+    LOOK_ON_FILES,
+    Inference,
+    Pass,
+    StepResult,
+    Training,
+    UnreadableVideosError,
+    evaluate,
+    name_unreadable,
+    train_epoch,
+)
 from videovit.engine.losses import build_loss
 from videovit.engine.metrics import ViewEnsemble
 from videovit.engine.optim import build_optimizer, build_schedule, describe_groups
@@ -31,6 +42,7 @@ from videovit.engine.parts import (
     without_wrapper,
 )
 from videovit.engine.sinks import EnsembleSink, LossSink, SinkGroup
+from videovit.models.convert import CheckpointError
 
 CPU_PIXELS = 1_000_000  # one clip of 16 x 224 x 224, or 30 of 8 x 64 x 64: what the caches of a CPU are good for
 
@@ -59,11 +71,15 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
     """
     loader = build_loader(cfg, "train", rank=run.rank, world_size=run.world_size)
     parts = build_training(cfg, run)
-    start = _starting_point(cfg, parts)
     num_videos, num_steps = len(loader.dataset.samples), len(loader)
+    _check_lists(cfg)
+    start = _starting_point(cfg, parts, num_steps)
+    record_config(cfg, run, "config.yaml")
     bad = BadSamples(Path(cfg.OUTPUT_DIR), num_samples=num_videos, max_fraction=cfg.DATA.MAX_BAD_FRACTION)
     logger.info("training: %d videos, %d steps an epoch, %s", num_videos, num_steps, describe_groups(parts.optimizer))
     max_steps = cfg.TRAIN.MAX_STEPS or num_steps * cfg.SOLVER.MAX_EPOCH
+    if start.epoch >= cfg.SOLVER.MAX_EPOCH or start.epoch * num_steps + start.step >= max_steps:
+        logger.info("nothing to train: %d epochs and %d steps are done already", start.epoch, start.step)
     result: dict[str, float] = {}
     for epoch in range(start.epoch, cfg.SOLVER.MAX_EPOCH):
         first_step = start.step if epoch == start.epoch else 0
@@ -84,7 +100,7 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
         _report_epoch(cfg, run, epoch=epoch, progress=progress, num_bad=len(bad))
         is_last = epoch + 1 == cfg.SOLVER.MAX_EPOCH or epoch * num_steps + last_step == max_steps
         if last_step < num_steps:
-            _save(cfg, run, parts, Position(epoch, last_step))
+            _save(cfg, run, parts, Position(epoch, last_step, num_steps))
         elif is_last or (epoch + 1) % cfg.TRAIN.CHECKPOINT_PERIOD == 0:
             _save(cfg, run, parts, Position(epoch + 1))
         if is_last or (epoch + 1) % cfg.TRAIN.EVAL_PERIOD == 0:
@@ -92,15 +108,56 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
     return result
 
 
-def _starting_point(cfg: Config, parts: Training) -> Position:
-    """Continue an earlier run of the same folder (`TRAIN.AUTO_RESUME`), or load the weights to start from."""
-    model = without_wrapper(parts.model)
+def record_config(cfg: Config, run: Run, name: str) -> None:
+    """Write what runs to `OUTPUT_DIR/<name>`, which loads again."""
+    if run.rank == 0:
+        path = Path(cfg.OUTPUT_DIR) / name
+        path.write_text(dump_config(cfg), encoding="utf-8")
+        logger.info("config of this run: %s", path)
+
+
+def _check_lists(cfg: Config) -> None:
+    """A validation or test list that cannot be used is told now, not after the first epochs of training.
+
+    Raises:
+        AnnotationError: a list cannot be used.
+        UnreadableVideosError: videos of the validation list are not there.
+    """
+    if cfg.TEST.ENABLE or cfg.SHUFFLE_EVAL.ENABLE:
+        read_samples(cfg, "test")
+    paths = [sample.path for sample in read_samples(cfg, "val")]
+    missing = [Failure(path, "file does not exist", "not opened") for path in paths if not Path(path).exists()]
+    if missing and not cfg.TEST.SKIP_UNREADABLE:
+        raise UnreadableVideosError(name_unreadable(missing[:LOOK_ON_FILES]))
+
+
+def _starting_point(cfg: Config, parts: Training, num_steps: int) -> Position:
+    """Continue an earlier run of the same folder (`TRAIN.AUTO_RESUME`), or load the weights to start from.
+
+    Raises:
+        CheckpointError: the ranks found different checkpoints, or those of another run would be mixed with ours.
+    """
+    model, output_dir = without_wrapper(parts.model), Path(cfg.OUTPUT_DIR)
+    position = None
     if cfg.TRAIN.AUTO_RESUME:
-        position = resume(Path(cfg.OUTPUT_DIR), model=model, optimizer=parts.optimizer, scaler=parts.scaler)
-        if position is not None:
-            return position
-    load_initial_weights(cfg, model)
-    return Position()
+        position = resume(
+            output_dir,
+            model=model,
+            optimizer=parts.optimizer,
+            scaler=parts.scaler,
+            cfg_text=dump_config(cfg),
+            num_steps=num_steps,
+        )
+    elif find_checkpoints(output_dir):
+        raise CheckpointError(
+            f"{output_dir}/checkpoints holds an earlier run, and TRAIN.AUTO_RESUME is False: the two would be mixed; "
+            "choose another OUTPUT_DIR, or remove the folder"
+        )
+    if len(set(distributed.gather(position))) > 1:
+        raise CheckpointError(f"the ranks found different checkpoints in {output_dir}: is it the same folder for all?")
+    if position is None:
+        load_initial_weights(cfg, model)
+    return position or Position()
 
 
 def _save(cfg: Config, run: Run, parts: Training, position: Position) -> None:
@@ -220,19 +277,20 @@ def test(cfg: Config, run: Run) -> dict[str, float]:
         top1_acc, top5_acc in percent, num_videos, num_views, num_skipped; of the last number of clips.
     """
     model = build_on(cfg, run.device)
-    load_for_test(cfg, model)
+    checkpoint = load_for_test(cfg, model)
     result: dict[str, float] = {}
     for num_clips in cfg.TEST.NUM_TEMPORAL_CLIPS or [cfg.TEST.NUM_ENSEMBLE_VIEWS]:
         variant = dataclasses.replace(cfg, TEST=dataclasses.replace(cfg.TEST, NUM_ENSEMBLE_VIEWS=int(num_clips)))
-        result = _test_views(variant, run, model)
+        result = _test_views(variant, run, model, checkpoint)
     return result
 
 
-def _test_views(cfg: Config, run: Run, model: nn.Module) -> dict[str, float]:
+def _test_views(cfg: Config, run: Run, model: nn.Module, checkpoint: str) -> dict[str, float]:
     (ensemble,), skipped = run_test_passes(cfg, run, model, [None], name="test")
     result = ensemble.result(skipped=skipped)
     views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
-    run.log.stats("test_final", {"split": "test_final", "views": views, **result})
+    source = {"split": "test_final", "views": views, "checkpoint": checkpoint}
+    run.log.stats("test_final", {**source, **result}, step=cfg.SOLVER.MAX_EPOCH)
     logger.info(
         "\n%s",
         format_table(
@@ -242,6 +300,8 @@ def _test_views(cfg: Config, run: Run, model: nn.Module) -> dict[str, float]:
     )
     if cfg.TEST.SAVE_RESULTS_PATH and run.rank == 0:
         path = Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH
+        if cfg.TEST.NUM_TEMPORAL_CLIPS:
+            path = path.with_stem(f"{path.stem}_{cfg.TEST.NUM_ENSEMBLE_VIEWS}clips")
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"scores": ensemble.scores_VK, "labels": ensemble.labels_V}, path)
         logger.info("scores (videos x classes) and labels saved to %s", path)

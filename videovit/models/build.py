@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import nn
 
+from videovit.config.errors import UserError
 from videovit.models.mvit import mvit_from_config
 from videovit.models.ptv import PTV_MODELS
 
 MODELS: dict[str, Callable[[Any], nn.Module]] = {"MViT": mvit_from_config, **PTV_MODELS}
 
 
-class UnknownModelError(ValueError):
+class UnknownModelError(UserError):
     """`MODEL.MODEL_NAME` is not in `MODELS`."""
 
 

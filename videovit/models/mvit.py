@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from videovit.config.errors import UserError
 from videovit.models.attention import MultiscaleAttention, PoolMode
 from videovit.models.derived import Derived
 from videovit.models.heads import ClassifierHead
@@ -31,7 +32,7 @@ Triple = tuple[int, int, int]
 _CHUNK_HIDDEN = 800_000
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(UserError):
     """A config switches on something that `MViT` does not have."""
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from videovit.config.errors import UserError
+
 Triple = tuple[int, int, int]
 KernelRule = Literal["stride+1", "stride", "2*stride+1"]
 
@@ -20,7 +22,7 @@ _KERNEL_RULES = {
 }
 
 
-class ScheduleError(ValueError):
+class ScheduleError(UserError):
     """A sparse list that does not describe a model: bad block number, bad stride, widths that heads do not divide."""
 
 

@@ -18,13 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videovit.config.errors import UserError
+
 Triple = tuple[int, int, int]
 
 ALPHA = 4  # frames of the fast pathway for one of the slow, as in the published SlowFast
 _SPATIAL_STRIDE = 32
 
 
-class PtvError(ValueError):
+class PtvError(UserError):
     """An unknown network, or a setting that pytorchvideo's networks do not take."""
 
 

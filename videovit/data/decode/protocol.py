@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from videovit.config.errors import UserError
+
 Indices = NDArray[np.int64]
 
 LONGEST_REASON = 200
@@ -39,7 +41,7 @@ class DecodeOptions:
 DEFAULTS = DecodeOptions()
 
 
-class DecodeError(ValueError):
+class DecodeError(UserError):
     """A video cannot be read: `path`, `reason` in plain words, and the `backend` that tried."""
 
     def __init__(self, path: str, reason: str = "", backend: str = "") -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videovit.config.errors import UserError
 from videovit.data.decode.protocol import (
     DEFAULTS,
     ClosingVideo,
@@ -30,7 +31,7 @@ NAME = "torchcodec"
 ERRORS = (RuntimeError, ValueError, IndexError, OSError)
 
 
-class MissingBackendError(ValueError):
+class MissingBackendError(UserError):
     """A decoder was asked for that is not installed."""
 
 

@@ -17,6 +17,8 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
+from videovit.config.errors import UserError
+
 FILL = (128, 128, 128)  # colour of what moves into the frame from outside
 MAX_LEVEL = 10.0
 RESAMPLING = {
@@ -30,7 +32,7 @@ Picture = Image.Image
 Operation = Callable[[Picture, float, Image.Resampling], Picture]
 
 
-class AugmentError(ValueError):
+class AugmentError(UserError):
     """A RandAugment string or interpolation that cannot be read."""
 
 

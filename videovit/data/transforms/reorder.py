@@ -9,11 +9,13 @@ import re
 
 import numpy as np
 
+from videovit.config.errors import UserError
+
 ORDERS = ("ordered", "reversed", "shuffled", "static")
 _WINDOW = re.compile(r"window([1-9]\d*)")
 
 
-class OrderError(ValueError):
+class OrderError(UserError):
     """A frame order that does not exist was asked for."""
 
 

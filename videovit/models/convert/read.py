@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videovit.config.errors import UserError
 from videovit.models.convert.wrappers import strip_prefixes
 
 CONTAINERS = ("model_state", "state_dict", "model")
@@ -36,7 +37,7 @@ _DAMAGED = (
 )
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A weight file is missing, damaged, of a kind that is not read, or does not fit the model."""
 
 
@@ -154,6 +155,8 @@ def _why(message: str) -> str:
             "weights alone once: state = torch.load(old, weights_only=False)['model_state']; "
             "torch.save({'model_state': state}, new)"
         )
+    if "Unsupported operand" in message:
+        return "not a weight file of PyTorch"
     if "weights_only" in message or "Unsupported" in message:
         first = next((line.strip() for line in message.splitlines() if "Unsupported" in line), "")
         return f"holds objects other than tensors and plain values, which are not read {first}".rstrip()
