@@ -230,7 +230,10 @@ def test_an_error_of_one_of_two_processes_is_told_plainly(spoilt: Path, config: 
     assert "ended by TooManyBadSamplesError" in (tmp_path / "out/stdout.log").read_text()
 
 
-def test_a_used_folder_keeps_its_config_and_is_not_mixed(trained: Path, data: Path, config: Path) -> None:
+def test_a_used_folder_keeps_its_config_and_is_not_mixed(
+    trained: Path, data: Path, config: Path, tmp_path: Path
+) -> None:
+    trained = shutil.copytree(trained, tmp_path / "used")
     before = (trained / "config.yaml").read_text()
     base = ["run_net.py", "--cfg", config, "DATA.PATH_TO_DATA_DIR", data, "OUTPUT_DIR", trained]
     run_tool(*base, "TRAIN.ENABLE", False, "TEST.NUM_ENSEMBLE_VIEWS", 1)

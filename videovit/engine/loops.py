@@ -113,7 +113,7 @@ def train_step(parts: Training, batch: Batch, *, epoch: int, step: int, num_step
         raise NonFiniteLossError(
             f"epoch {epoch + 1}, step {step + 1}: loss {loss.item():g}, gradient norm {norm.item():g}, learning rate "
             f"{lr:g}, videos {videos} of the training list (from 0); the weights were not touched. The usual "
-            "cures: lower SOLVER.BASE_LR, longer SOLVER.WARMUP_EPOCHS, SOLVER.CLIP_GRAD_L2NORM 1.0, bf16 instead of fp16"
+            "cures: lower SOLVER.BASE_LR, longer SOLVER.WARMUP_EPOCHS, SOLVER.CLIP_GRAD_L2NORM 1.0, bf16 for fp16"
         )
     if parts.scaler is not None:
         parts.scaler.step(parts.optimizer)
