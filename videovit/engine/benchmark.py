@@ -27,7 +27,8 @@ from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
 from videovit.engine.log import format_table, logger
 from videovit.engine.loops import autocast, train_step
 from videovit.engine.parts import build_on
-from videovit.engine.tasks import Run, build_training
+from videovit.engine.run import Run
+from videovit.engine.train import build_training
 from videovit.models import count_macs, count_params
 
 WARMUP_STEPS = 3

@@ -26,9 +26,11 @@ from videovit.config.errors import UserError
 from videovit.engine import distributed
 from videovit.engine.benchmark import benchmark
 from videovit.engine.distributed import LaunchError
+from videovit.engine.evaluation import test
 from videovit.engine.log import RunLog, logger
+from videovit.engine.run import Run, record_config
 from videovit.engine.shuffle_eval import shuffle_eval
-from videovit.engine.tasks import Run, record_config, test, train
+from videovit.engine.train import train
 
 Task = Callable[[Config, Run], dict[str, float]]
 

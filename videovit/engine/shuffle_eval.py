@@ -21,10 +21,11 @@ from videovit.config import Config
 from videovit.data.class_names import read_class_groups, read_class_names
 from videovit.data.records import Batch
 from videovit.data.transforms.reorder import frame_order
+from videovit.engine.evaluation import run_test_passes
 from videovit.engine.log import format_table, logger
 from videovit.engine.metrics import ViewEnsemble, class_accuracy
 from videovit.engine.parts import build_on, load_for_test
-from videovit.engine.tasks import Run, run_test_passes
+from videovit.engine.run import Run
 
 BASELINE = "ordered"
 

@@ -1,66 +1,34 @@
-"""The tasks that a config can enable, in the order in which they run: train, test, shuffle_eval."""
+"""The training task: epochs, checkpoints, validation in between."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from videovit.config import Config, dump_config
-from videovit.data.build import ClipLoader, build_loader, read_samples
+from videovit.data.build import build_loader, read_samples
 from videovit.data.records import Failure
 from videovit.data.transforms.pipeline import build_mixup, build_preparation
 from videovit.engine import distributed
 from videovit.engine.bad_samples import BadSamples
 from videovit.engine.checkpoint import Position, checkpoint_path, find_checkpoints, resume, save_checkpoint
-from videovit.engine.log import Progress, RunLog, format_table, logger
+from videovit.engine.evaluation import validate
+from videovit.engine.log import Progress, logger
 from videovit.engine.loops import (
     LOOK_ON_FILES,
-    Inference,
-    Pass,
     StepResult,
     Training,
     UnreadableVideosError,
-    evaluate,
     name_unreadable,
     train_epoch,
 )
 from videovit.engine.losses import build_loss
-from videovit.engine.metrics import ViewEnsemble
 from videovit.engine.optim import build_optimizer, build_schedule, describe_groups
-from videovit.engine.parts import (
-    build_on,
-    load_for_test,
-    load_initial_weights,
-    test_dtype,
-    train_dtype,
-    without_wrapper,
-)
-from videovit.engine.sinks import EnsembleSink, LossSink, SinkGroup
+from videovit.engine.parts import build_on, load_initial_weights, train_dtype, without_wrapper
+from videovit.engine.run import Run, record_config, report_decoders
 from videovit.models.convert import CheckpointError
-
-CPU_PIXELS = 1_000_000  # one clip of 16 x 224 x 224, or 30 of 8 x 64 x 64: what the caches of a CPU are good for
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Where a task runs: its log, its device, and which of how many processes it is."""
-
-    log: RunLog
-    device: torch.device
-    rank: int = 0
-    world_size: int = 1
-
-    def progress(self, name: str, total: int, *, first: int = 0, log_period: int = 10) -> Progress:
-        return Progress(name, total, first=first, log_period=log_period, quiet=self.rank != 0)
-
-
-# ----------------------------------------------------------------------------------------------------- training
 
 
 def train(cfg: Config, run: Run) -> dict[str, float]:
@@ -96,7 +64,7 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
             if step + 1 == last_step:
                 break
         bad.sync()
-        _report_decoders(loader)
+        report_decoders(loader)
         _report_epoch(cfg, run, epoch=epoch, progress=progress, num_bad=len(bad))
         is_last = epoch + 1 == cfg.SOLVER.MAX_EPOCH or epoch * num_steps + last_step == max_steps
         if last_step < num_steps:
@@ -104,16 +72,8 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
         elif is_last or (epoch + 1) % cfg.TRAIN.CHECKPOINT_PERIOD == 0:
             _save(cfg, run, parts, Position(epoch + 1))
         if is_last or (epoch + 1) % cfg.TRAIN.EVAL_PERIOD == 0:
-            result = _validate(cfg, run, without_wrapper(parts.model), epoch=epoch)
+            result = validate(cfg, run, without_wrapper(parts.model), epoch=epoch)
     return result
-
-
-def record_config(cfg: Config, run: Run, name: str) -> None:
-    """Write what runs to `OUTPUT_DIR/<name>`, which loads again."""
-    if run.rank == 0:
-        path = Path(cfg.OUTPUT_DIR) / name
-        path.write_text(dump_config(cfg), encoding="utf-8")
-        logger.info("config of this run: %s", path)
 
 
 def _check_lists(cfg: Config) -> None:
@@ -221,17 +181,6 @@ def _report_step(
     run.log.stats("train_iter", values, step=epoch * num_steps + step + 1)
 
 
-def _report_decoders(loader: ClipLoader) -> None:
-    """Say how many videos went to which decoder, of all ranks."""
-    total: Counter[str] = Counter()
-    for part in distributed.gather(loader.served_by):
-        total.update(part)
-    loader.served_by.clear()
-    if total:
-        counts = ", ".join(f"{number} {name}" for name, number in total.most_common())
-        logger.info("videos were decoded by: %s", counts)
-
-
 def _report_epoch(cfg: Config, run: Run, *, epoch: int, progress: Progress, num_bad: int) -> None:
     values = {
         "epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
@@ -240,118 +189,3 @@ def _report_epoch(cfg: Config, run: Run, *, epoch: int, progress: Progress, num_
         "bad_samples": num_bad,
     }
     run.log.stats("train_epoch", values, step=epoch + 1)
-
-
-def _validate(cfg: Config, run: Run, model: nn.Module, *, epoch: int) -> dict[str, float]:
-    """One centre clip, one centre crop of every validation video; every video once. (SlowFast's draws at random.)"""
-    loader = build_loader(cfg, "val", rank=run.rank, world_size=run.world_size)
-    ensemble = _ensemble(cfg, loader)
-    loss = LossSink(build_loss(cfg.MODEL.LOSS_FUNC))
-    parts = _inference(
-        cfg, run, model, dtype=train_dtype(cfg), clips_per_step=cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS // run.world_size
-    )
-    passes = [Pass(SinkGroup(EnsembleSink(ensemble, cfg.MODEL.HEAD_ACT), loss))]
-    evaluate(parts, loader, passes, run.progress("validation", len(loader), log_period=cfg.LOG_PERIOD))
-    _report_decoders(loader)
-    result = ensemble.gather().result(skipped=_skipped(parts, loader))
-    values = {
-        "epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
-        "loss": loss.result(),
-        "top1_err": 100.0 - result["top1_acc"],
-        "top5_err": 100.0 - result["top5_acc"],
-        "num_videos": result["num_videos"],
-    }
-    run.log.stats("val_epoch", values, step=epoch + 1)
-    return {name: result[name] for name in ("top1_acc", "top5_acc")}
-
-
-# --------------------------------------------------------------------------------------------------- evaluation
-
-
-def test(cfg: Config, run: Run) -> dict[str, float]:
-    """Multi-view test: clips x crops of every test video, scores ensembled.
-
-    `TEST.NUM_TEMPORAL_CLIPS` repeats it for several numbers of clips.
-
-    Returns:
-        top1_acc, top5_acc in percent, num_videos, num_views, num_skipped; of the last number of clips.
-    """
-    model = build_on(cfg, run.device)
-    checkpoint = load_for_test(cfg, model)
-    result: dict[str, float] = {}
-    for num_clips in cfg.TEST.NUM_TEMPORAL_CLIPS or [cfg.TEST.NUM_ENSEMBLE_VIEWS]:
-        variant = dataclasses.replace(cfg, TEST=dataclasses.replace(cfg.TEST, NUM_ENSEMBLE_VIEWS=int(num_clips)))
-        result = _test_views(variant, run, model, checkpoint)
-    return result
-
-
-def _test_views(cfg: Config, run: Run, model: nn.Module, checkpoint: str) -> dict[str, float]:
-    (ensemble,), skipped = run_test_passes(cfg, run, model, [None], name="test")
-    result = ensemble.result(skipped=skipped)
-    views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
-    source = {"split": "test_final", "views": views, "checkpoint": checkpoint}
-    run.log.stats("test_final", {**source, **result}, step=cfg.SOLVER.MAX_EPOCH)
-    logger.info(
-        "\n%s",
-        format_table(
-            ["test", "top-1", "top-5", "videos", "left out"],
-            [[views, f"{result['top1_acc']:.2f}", f"{result['top5_acc']:.2f}", result["num_videos"], len(skipped)]],
-        ),
-    )
-    if cfg.TEST.SAVE_RESULTS_PATH and run.rank == 0:
-        path = Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH
-        if cfg.TEST.NUM_TEMPORAL_CLIPS:
-            path = path.with_stem(f"{path.stem}_{cfg.TEST.NUM_ENSEMBLE_VIEWS}clips")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"scores": ensemble.scores_VK, "labels": ensemble.labels_V}, path)
-        logger.info("scores (videos x classes) and labels saved to %s", path)
-    return result
-
-
-def run_test_passes(
-    cfg: Config, run: Run, model: nn.Module, changes: Sequence[Any], *, name: str
-) -> tuple[list[ViewEnsemble], frozenset[int]]:
-    """Test views of all videos through the model once per change of the input (see loops.Pass).
-
-    Returns:
-        One gathered ViewEnsemble per change, and the indices of the videos that were left out as unreadable.
-    """
-    loader = build_loader(cfg, "test", rank=run.rank, world_size=run.world_size)
-    ensembles = [_ensemble(cfg, loader) for _ in changes]
-    passes = [Pass(EnsembleSink(e, cfg.MODEL.HEAD_ACT), c) for e, c in zip(ensembles, changes, strict=True)]
-    clips_per_step = cfg.TEST.BATCH_SIZE * cfg.NUM_SHARDS // run.world_size
-    parts = _inference(cfg, run, model, dtype=test_dtype(cfg), clips_per_step=clips_per_step)
-    evaluate(parts, loader, passes, run.progress(name, len(loader), log_period=cfg.LOG_PERIOD))
-    _report_decoders(loader)
-    return [ensemble.gather() for ensemble in ensembles], _skipped(parts, loader)
-
-
-def clips_at_once(cfg: Config, run: Run, wanted: int) -> int:
-    """How many clips go through the model together in evaluation: on a CPU few large ones, which is faster there."""
-    pixels = cfg.DATA.NUM_FRAMES * cfg.DATA.TEST_CROP_SIZE**2
-    return max(1, wanted if run.device.type != "cpu" else min(wanted, CPU_PIXELS // pixels))
-
-
-def _inference(cfg: Config, run: Run, model: nn.Module, *, dtype: torch.dtype | None, clips_per_step: int) -> Inference:
-    return Inference(
-        model=model,
-        prepare=build_preparation(cfg, train=False),
-        device=run.device,
-        dtype=dtype,
-        clips_per_step=clips_at_once(cfg, run, clips_per_step),
-        skip_unreadable=cfg.TEST.SKIP_UNREADABLE,
-    )
-
-
-def _ensemble(cfg: Config, loader: Any) -> ViewEnsemble:
-    return ViewEnsemble(
-        num_videos=len(loader.dataset.samples),
-        num_views=loader.dataset.num_views,
-        num_classes=cfg.MODEL.NUM_CLASSES,
-        method=cfg.DATA.ENSEMBLE_METHOD,
-    )
-
-
-def _skipped(parts: Inference, loader: Any) -> frozenset[int]:
-    paths = {f.path for part in distributed.gather(parts.unreadable) for f in part}
-    return frozenset(i for i, sample in enumerate(loader.dataset.samples) if sample.path in paths)

@@ -1,0 +1,46 @@
+"""Where a task runs, and what every task leaves behind: its config, and which decoder read its videos."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from videovit.config import Config, dump_config
+from videovit.data.build import ClipLoader
+from videovit.engine import distributed
+from videovit.engine.log import Progress, RunLog, logger
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a task runs: its log, its device, and which of how many processes it is."""
+
+    log: RunLog
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    def progress(self, name: str, total: int, *, first: int = 0, log_period: int = 10) -> Progress:
+        return Progress(name, total, first=first, log_period=log_period, quiet=self.rank != 0)
+
+
+def record_config(cfg: Config, run: Run, name: str) -> None:
+    """Write what runs to `OUTPUT_DIR/<name>`, which loads again."""
+    if run.rank == 0:
+        path = Path(cfg.OUTPUT_DIR) / name
+        path.write_text(dump_config(cfg), encoding="utf-8")
+        logger.info("config of this run: %s", path)
+
+
+def report_decoders(loader: ClipLoader) -> None:
+    """Say how many videos went to which decoder, of all ranks."""
+    total: Counter[str] = Counter()
+    for part in distributed.gather(loader.served_by):
+        total.update(part)
+    loader.served_by.clear()
+    if total:
+        counts = ", ".join(f"{number} {name}" for name, number in total.most_common())
+        logger.info("videos were decoded by: %s", counts)
