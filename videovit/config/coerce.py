@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from .schema import Choice, Range, Size
+from .limits import Choice, Range, Size
 from .tree import Mapping, Node, Scalar, Sequence, TreeError, parse_tree, shown, written
 
 _TRUE = frozenset(("true", "yes", "on"))

@@ -1,7 +1,8 @@
 """What can be configured: one frozen dataclass per YAML section, one field per key.
 
 Names and defaults are SlowFast's, so that its YAML files load unchanged; fields marked *ours* have no counterpart
-there. Lists become tuples, so a loaded `Config` cannot be changed at all. A field's annotation carries its limits.
+there. Lists become tuples, so a loaded `Config` cannot be changed at all. A field's annotation carries its `limits`.
+The sections of the models are in `schema_models`.
 """
 
 from __future__ import annotations
@@ -9,60 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from .limits import (
+    AboveZero,
+    AtLeastZero,
+    Choice,
+    Colour,
+    ColourScale,
+    DropRate,
+    Fraction,
+    Natural,
+    Positive,
+    Range,
+    Size,
+)
+from .schema_models import Mvit, Vit
 
-@dataclass(frozen=True)
-class Range:
-    """Limits of a number: `low` and `high` are allowed values, `above` and `below` are not."""
-
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
-
-    def __contains__(self, value: float) -> bool:
-        return (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-
-    def __str__(self) -> str:
-        limits = ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
-        return " and ".join(f"{sign} {limit:g}" for sign, limit in limits if limit is not None)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The allowed values of a field, and other spellings that mean one of them (taken with a warning)."""
-
-    allowed: tuple[str | int, ...]
-    aliases: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Size:
-    """The allowed lengths of a list."""
-
-    allowed: tuple[int, ...]
-
-
-Natural = Annotated[int, Range(low=0)]
-Positive = Annotated[int, Range(low=1)]
-AtLeastZero = Annotated[float, Range(low=0.0)]
-AboveZero = Annotated[float, Range(above=0.0)]
-Fraction = Annotated[float, Range(low=0.0, high=1.0)]
-DropRate = Annotated[float, Range(low=0.0, below=1.0)]
-Colour = Annotated[tuple[float, ...], Size((1, 3))]
-ColourScale = Annotated[tuple[AboveZero, ...], Size((1, 3))]
-Pair = Annotated[tuple[int, ...], Size((2,))]
-SpaceTime = Annotated[tuple[Positive, ...], Size((3,))]
-Patch = Annotated[tuple[Positive, ...], Size((2, 3))]
 DECODERS = ("decord", "pyav", "torchcodec", "frames", "image")
 LOSSES = ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit")
-KernelRule = Annotated[str, Choice(("stride+1", "stride", "2*stride+1"))]
-BlockFactor = tuple[Natural, AboveZero]
-BlockStride = tuple[Natural, Positive, Positive, Positive]
 
 
 @dataclass(frozen=True)
@@ -213,49 +177,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Mvit:
-    """MVIT: the architecture of MViT and MViTv2; lists name a block first, then what changes there."""
-
-    MODE: Annotated[str, Choice(("conv", "conv_unshared", "avg", "max"))] = "conv"
-    POOL_FIRST: bool = False
-    CLS_EMBED_ON: bool = True
-    PATCH_KERNEL: Patch = (3, 7, 7)
-    PATCH_STRIDE: Patch = (2, 4, 4)
-    PATCH_PADDING: Annotated[tuple[Natural, ...], Size((2, 3))] = (2, 4, 4)
-    PATCH_2D: bool = False
-    EMBED_DIM: Positive = 96
-    NUM_HEADS: Positive = 1
-    MLP_RATIO: AboveZero = 4.0
-    QKV_BIAS: bool = True
-    DROPPATH_RATE: DropRate = 0.1
-    LAYER_SCALE_INIT_VALUE: AtLeastZero = 0.0
-    DEPTH: Positive = 16
-    NORM: Annotated[str, Choice(("layernorm",))] = "layernorm"
-    DIM_MUL: tuple[BlockFactor, ...] = ()
-    HEAD_MUL: tuple[BlockFactor, ...] = ()
-    POOL_KV_STRIDE: tuple[BlockStride, ...] = ()
-    POOL_KV_STRIDE_ADAPTIVE: SpaceTime | None = None
-    POOL_Q_STRIDE: tuple[BlockStride, ...] = ()
-    POOL_KVQ_KERNEL: SpaceTime | None = None
-    POOL_KERNEL_RULE: KernelRule = "stride+1"  # ours; where POOL_KVQ_KERNEL is None
-    POOL_NORM_EPS: AboveZero = 1e-6  # ours; 1e-5 for weights of SlowFast before June 2022
-    ZERO_DECAY_POS_CLS: bool = True
-    NORM_STEM: bool = False
-    SEP_POS_EMBED: bool = False
-    DROPOUT_RATE: DropRate = 0.0
-    USE_ABS_POS: bool = True
-    REL_POS_SPATIAL: bool = False
-    REL_POS_TEMPORAL: bool = False
-    REL_POS_ZERO_INIT: bool = False
-    RESIDUAL_POOLING: bool = False
-    DIM_MUL_IN_ATT: bool = False
-    SEPARATE_QKV: bool = False
-    HEAD_INIT_SCALE: AtLeastZero = 1.0
-    USE_MEAN_POOLING: bool = False
-    USE_FIXED_SINCOS_POS: bool = False
-
-
-@dataclass(frozen=True)
 class Solver:
     """SOLVER: learning rate, optimiser, gradient clipping."""
 
@@ -328,5 +249,6 @@ class Config:
     MIXUP: Mixup = Mixup()
     MODEL: Model = Model()
     MVIT: Mvit = Mvit()
+    VIT: Vit = Vit()
     SOLVER: Solver = Solver()
     TENSORBOARD: Tensorboard = Tensorboard()

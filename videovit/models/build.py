@@ -9,8 +9,13 @@ from torch import nn
 from videovit.config.errors import UserError
 from videovit.models.mvit import mvit_from_config
 from videovit.models.ptv import PTV_MODELS
+from videovit.models.vit import vit_from_config
 
-MODELS: dict[str, Callable[[Any], nn.Module]] = {"MViT": mvit_from_config, **PTV_MODELS}
+MODELS: dict[str, Callable[[Any], nn.Module]] = {
+    "MViT": mvit_from_config,
+    "ViT": vit_from_config,
+    **PTV_MODELS,
+}
 
 
 class UnknownModelError(UserError):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Derived:
@@ -56,3 +56,11 @@ class Derived:
 
     def __reduce__(self) -> tuple[type["Derived"], tuple[()]]:
         return Derived, ()
+
+
+def forget_derived(model: nn.Module) -> None:
+    """Forget everything that the modules of a model derived from their weights."""
+    for module in model.modules():
+        derived = getattr(module, "_derived", None)
+        if isinstance(derived, Derived):
+            derived.clear()

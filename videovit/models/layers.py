@@ -1,6 +1,6 @@
-"""Linear layers, MLP and residual sums shared by the models.
+"""Patch embedding, linear layers, MLP and residual sums shared by the models.
 
-B clips, C channels; a leading `...` stands for any token layout.
+B clips, C channels, T H W pixels; a leading `...` stands for any token layout.
 """
 
 from functools import cache
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videovit.models.derived import Derived
+
+Triple = tuple[int, int, int]
 
 # Elements of a weight that is worth keeping twice. Larger ones stand in the coarse stages, where few tokens meet them:
 # 3 % of their time is not worth the memory.
@@ -95,6 +97,27 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """(..., out_features) of (..., in_features); GELU applied where asked."""
         return linear(x, self.weight, self.bias, self._derived, "weight", gelu=gelu)
+
+
+class PatchEmbed(nn.Module):
+    """Convolution from pixels to the first tokens.
+
+    Args:
+        in_channels: of the clip.
+        dim: channels of a token.
+        kernel, stride, padding: over (T, H, W).
+    """
+
+    def __init__(self, in_channels: int, dim: int, kernel: Triple, stride: Triple, padding: Triple) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(in_channels, dim, kernel, stride, padding)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, T', H', W', dim) of (B, in_channels, T, H, W)."""
+        # Asking for channels last through the small weight spares transposing the large output.
+        weight = self.proj.weight.contiguous(memory_format=torch.channels_last_3d)
+        tokens = F.conv3d(x_BCTHW, weight, self.proj.bias, self.proj.stride, self.proj.padding)
+        return tokens.permute(0, 2, 3, 4, 1).contiguous()
 
 
 class Mlp(nn.Module):

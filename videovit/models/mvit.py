@@ -19,9 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from videovit.config.errors import UserError
 from videovit.models.attention import MultiscaleAttention, PoolMode
-from videovit.models.derived import Derived
+from videovit.models.derived import Derived, forget_derived
 from videovit.models.heads import ClassifierHead
-from videovit.models.layers import DropPath, Linear, Mlp, add_branch
+from videovit.models.layers import DropPath, Linear, Mlp, PatchEmbed, add_branch
 from videovit.models.mvit_schedule import BlockSpec, expand
 from videovit.models.pooling import max_pool
 from videovit.models.position import resize_pos_embed
@@ -34,27 +34,6 @@ _CHUNK_HIDDEN = 800_000
 
 class UnsupportedModelError(UserError):
     """A config switches on something that `MViT` does not have."""
-
-
-class PatchEmbed(nn.Module):
-    """Convolution from pixels to the first tokens.
-
-    Args:
-        in_channels: of the clip.
-        dim: channels of a token.
-        kernel, stride, padding: over (T, H, W).
-    """
-
-    def __init__(self, in_channels: int, dim: int, kernel: Triple, stride: Triple, padding: Triple) -> None:
-        super().__init__()
-        self.proj = nn.Conv3d(in_channels, dim, kernel, stride, padding)
-
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """(B, T', H', W', dim) of (B, in_channels, T, H, W)."""
-        # Asking for channels last through the small weight spares transposing the large output.
-        weight = self.proj.weight.contiguous(memory_format=torch.channels_last_3d)
-        tokens = torch.nn.functional.conv3d(x_BCTHW, weight, self.proj.bias, self.proj.stride, self.proj.padding)
-        return tokens.permute(0, 2, 3, 4, 1).contiguous()
 
 
 class MultiscaleBlock(nn.Module):
@@ -282,10 +261,7 @@ class MViT(nn.Module):
 
     def train(self, mode: bool = True) -> "MViT":
         """Switch between training and evaluation; also forgets what was derived from the weights."""
-        for module in self.modules():
-            derived = getattr(module, "_derived", None)
-            if isinstance(derived, Derived):
-                derived.clear()
+        forget_derived(self)
         return super().train(mode)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+"""ViT: equal to an MViT that pools nothing, two classifiers when distilled, any size of clip."""
+
+import pytest
+import torch
+
+from videovit.config import load_config
+from videovit.models import build_model, expand
+from videovit.models.mvit import MViT
+from videovit.models.transformer import DistilledLogits, SizeError
+from videovit.models.vit import ViT
+
+SMALL = {"dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5, "patch_size": (2, 4, 4)}
+
+
+def clip(*size, seed=0):
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_equals_an_mvit_that_pools_nothing():
+    vit = ViT(**SMALL, clip_size=(4, 16, 16)).eval()
+    patch = {"patch_kernel": (2, 4, 4), "patch_stride": (2, 4, 4), "patch_padding": (0, 0, 0)}
+    blocks = expand(depth=2, embed_dim=24, num_heads=3)
+    mvit = MViT(blocks=blocks, num_classes=5, clip_size=(4, 16, 16), sep_pos_embed=False, **patch).eval()
+    mvit.load_state_dict(vit.state_dict())
+    x = clip(2, 3, 4, 16, 16)
+    torch.testing.assert_close(vit(x), mvit(x), atol=1e-6, rtol=1e-5)
+    for found, wanted in zip(vit.forward_features(x), mvit.forward_features(x), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_other_sizes_stretch_the_positions():
+    vit = ViT(**SMALL, clip_size=(4, 16, 16)).eval()
+    tokens, grid = vit.forward_features(clip(1, 3, 6, 20, 24))
+    assert grid == (3, 5, 6)
+    assert tokens.shape == (1, 1 + 90, 24)
+
+
+def test_distilled_answers_in_pairs_while_training():
+    vit = ViT(**SMALL, clip_size=(2, 8, 8), distilled=True)
+    x = clip(3, 3, 2, 8, 8)
+    pair = vit(x)
+    assert isinstance(pair, DistilledLogits)
+    assert not torch.equal(pair.logits, pair.distillation)
+    torch.testing.assert_close(vit.eval()(x), (pair.logits + pair.distillation) / 2)
+
+
+def test_recomputing_activations_changes_no_gradient():
+    grads = []
+    for act_checkpoint in (False, True):
+        torch.manual_seed(0)
+        vit = ViT(**SMALL, clip_size=(2, 8, 8), act_checkpoint=act_checkpoint)
+        vit(clip(2, 3, 2, 8, 8)).square().sum().backward()
+        grads.append([p.grad for p in vit.parameters()])
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_sizes_that_do_not_fit_are_named():
+    with pytest.raises(SizeError, match="24 channels .* 5 heads"):
+        ViT(**{**SMALL, "num_heads": 5}, clip_size=(2, 8, 8))
+    with pytest.raises(SizeError, match="smaller than a patch"):
+        ViT(**SMALL, clip_size=(1, 8, 8))
+
+
+def test_keys_reach_the_model():
+    options = [
+        "MODEL.MODEL_NAME",
+        "ViT",
+        "MODEL.NUM_CLASSES",
+        "7",
+        "DATA.NUM_FRAMES",
+        "4",
+        "DATA.TRAIN_CROP_SIZE",
+        "32",
+    ]
+    options += ["VIT.EMBED_DIM", "24", "VIT.DEPTH", "3", "VIT.NUM_HEADS", "2", "VIT.PATCH_SIZE", "[2, 8, 8]"]
+    options += ["VIT.QKV_BIAS", "False", "VIT.DISTILLED", "True", "VIT.MLP_RATIO", "2", "VIT.DROPPATH_RATE", "0.2"]
+    vit = build_model(load_config(opts=[*options, "VIT.DROPOUT_RATE", "0.1", "MODEL.ACT_CHECKPOINT", "True"]))
+    assert isinstance(vit, ViT)
+    assert vit.grid == (2, 4, 4)
+    assert vit.head_dist.projection.weight.shape == (7, 24)
+    assert vit.blocks[0].attn.qkv.bias is None
+    assert vit.blocks[0].mlp.fc1.out_features == 48
+    assert [round(block.drop_path.rate, 3) for block in vit.blocks] == [0.0, 0.1, 0.2]
+    assert (vit.pos_dropout.p, vit.blocks[1].attn.dropout.p, vit.blocks[1].mlp.dropout) == (0.1, 0.1, 0.1)
+    assert vit.act_checkpoint

@@ -1,0 +1,71 @@
+"""The sections of the models: one frozen dataclass per architecture, as in `schema`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from .limits import AboveZero, AtLeastZero, Choice, DropRate, Natural, Positive, Size, SpaceTime
+
+Patch = Annotated[tuple[Positive, ...], Size((2, 3))]
+KernelRule = Annotated[str, Choice(("stride+1", "stride", "2*stride+1"))]
+BlockFactor = tuple[Natural, AboveZero]
+BlockStride = tuple[Natural, Positive, Positive, Positive]
+
+
+@dataclass(frozen=True)
+class Mvit:
+    """MVIT: the architecture of MViT and MViTv2; lists name a block first, then what changes there."""
+
+    MODE: Annotated[str, Choice(("conv", "conv_unshared", "avg", "max"))] = "conv"
+    POOL_FIRST: bool = False
+    CLS_EMBED_ON: bool = True
+    PATCH_KERNEL: Patch = (3, 7, 7)
+    PATCH_STRIDE: Patch = (2, 4, 4)
+    PATCH_PADDING: Annotated[tuple[Natural, ...], Size((2, 3))] = (2, 4, 4)
+    PATCH_2D: bool = False
+    EMBED_DIM: Positive = 96
+    NUM_HEADS: Positive = 1
+    MLP_RATIO: AboveZero = 4.0
+    QKV_BIAS: bool = True
+    DROPPATH_RATE: DropRate = 0.1
+    LAYER_SCALE_INIT_VALUE: AtLeastZero = 0.0
+    DEPTH: Positive = 16
+    NORM: Annotated[str, Choice(("layernorm",))] = "layernorm"
+    DIM_MUL: tuple[BlockFactor, ...] = ()
+    HEAD_MUL: tuple[BlockFactor, ...] = ()
+    POOL_KV_STRIDE: tuple[BlockStride, ...] = ()
+    POOL_KV_STRIDE_ADAPTIVE: SpaceTime | None = None
+    POOL_Q_STRIDE: tuple[BlockStride, ...] = ()
+    POOL_KVQ_KERNEL: SpaceTime | None = None
+    POOL_KERNEL_RULE: KernelRule = "stride+1"  # ours; where POOL_KVQ_KERNEL is None
+    POOL_NORM_EPS: AboveZero = 1e-6  # ours; 1e-5 for weights of SlowFast before June 2022
+    ZERO_DECAY_POS_CLS: bool = True
+    NORM_STEM: bool = False
+    SEP_POS_EMBED: bool = False
+    DROPOUT_RATE: DropRate = 0.0
+    USE_ABS_POS: bool = True
+    REL_POS_SPATIAL: bool = False
+    REL_POS_TEMPORAL: bool = False
+    REL_POS_ZERO_INIT: bool = False
+    RESIDUAL_POOLING: bool = False
+    DIM_MUL_IN_ATT: bool = False
+    SEPARATE_QKV: bool = False
+    HEAD_INIT_SCALE: AtLeastZero = 1.0
+    USE_MEAN_POOLING: bool = False
+    USE_FIXED_SINCOS_POS: bool = False
+
+
+@dataclass(frozen=True)
+class Vit:
+    """VIT (ours): a plain vision transformer with joint position embedding, for images (ViT, DeiT) and clips."""
+
+    PATCH_SIZE: SpaceTime = (1, 16, 16)  # frames and pixels; also the stride
+    EMBED_DIM: Positive = 768
+    DEPTH: Positive = 12
+    NUM_HEADS: Positive = 12
+    MLP_RATIO: AboveZero = 4.0
+    QKV_BIAS: bool = True
+    DISTILLED: bool = False  # a second token and head for a teacher's decision
+    DROPOUT_RATE: DropRate = 0.0
+    DROPPATH_RATE: DropRate = 0.0
