@@ -18,6 +18,14 @@ from videovit.config import ConfigError, load_config
         ("NUM_GPUS 0 NUM_CPU_PROCS 3", "TRAIN.BATCH_SIZE"),
         ("NUM_GPUS 8 TRAIN.BATCH_SIZE 16 TRAIN.GRAD_ACCUM_STEPS 4", "TRAIN.GRAD_ACCUM_STEPS"),
         ("MIXUP.ENABLE True", "MODEL.LOSS_FUNC"),
+        ("MODEL.LABEL_SMOOTHING 0.1 MODEL.LOSS_FUNC bce", "MODEL.LABEL_SMOOTHING"),
+        ("DATA.MULTI_LABEL True MODEL.HEAD_ACT sigmoid", "MODEL.LOSS_FUNC"),
+        ("DATA.MULTI_LABEL True MODEL.LOSS_FUNC bce_logit", "MODEL.HEAD_ACT"),
+        ("DATA.MULTI_LABEL True MODEL.LOSS_FUNC bce_logit MODEL.HEAD_ACT sigmoid MIXUP.ENABLE True", "MIXUP.ENABLE"),
+        (
+            "DATA.MULTI_LABEL True MODEL.LOSS_FUNC bce_logit MODEL.HEAD_ACT sigmoid SHUFFLE_EVAL.ENABLE True",
+            "SHUFFLE_EVAL.ENABLE",
+        ),
         (
             "MIXUP.ENABLE True MODEL.LOSS_FUNC soft_cross_entropy MODEL.LABEL_SMOOTHING 0.1",
             "MODEL.LABEL_SMOOTHING",

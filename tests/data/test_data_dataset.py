@@ -177,11 +177,11 @@ def _clip(number: int) -> Clip:
 def test_batch() -> None:
     batch = make_batch(5)
     assert len(batch) == 5 and batch.frames_BTHWC.shape == (5, 2, 4, 4, 3)
-    assert batch.labels_B.tolist() == [0, 1, 2, 3, 4] and batch.videos_B.tolist() == [10, 11, 12, 13, 14]
+    assert batch.labels.tolist() == [0, 1, 2, 3, 4] and batch.videos_B.tolist() == [10, 11, 12, 13, 14]
     assert batch.views_B.tolist() == [0, 1, 2, 0, 1] and batch.erase_seeds_B[4] == 2**62 + 4
     assert batch.failures == [Failure("bad.mp4", "why", "pyav")]
     assert torch.equal(batch.to("cpu").frames_BTHWC, batch.frames_BTHWC)
-    assert torch.equal(pickle.loads(pickle.dumps(batch)).labels_B, batch.labels_B)
+    assert torch.equal(pickle.loads(pickle.dumps(batch)).labels, batch.labels)
 
 
 @pytest.mark.parametrize(("size", "lengths"), [(2, [2, 2, 1]), (5, [5]), (9, [5]), (1, [1] * 5)])
@@ -197,7 +197,7 @@ def test_split(size: int, lengths: list[int]) -> None:
 
 def test_batch_of_no_clips() -> None:
     batch = make_batch(0)
-    assert len(batch) == 0 and batch.frames_BTHWC.shape[0] == 0 and batch.labels_B.dtype == torch.int64
+    assert len(batch) == 0 and batch.frames_BTHWC.shape[0] == 0 and batch.labels.dtype == torch.int64
     assert [piece.failures for piece in batch.split(3)] == [batch.failures]
     with pytest.raises(ValueError, match="at least 1"):
         list(batch.split(0))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from videovit.config import load_config
 from videovit.data.catalog import find_dataset
 from videovit.data.readers import kinetics
 from videovit.data.records import AnnotationError, Sample
@@ -168,7 +169,7 @@ def test_relative_paths_count_from_here_or_from_the_list(tmp_path: Path, monkeyp
 
 def test_catalogue(tmp_path: Path) -> None:
     (tmp_path / "val.csv").write_text("/a.mp4 1\n")
-    spec = find_dataset("Kinetics")
-    assert spec.read(tmp_path / spec.list_file.format(split="val"), num_classes=2) == [Sample("/a.mp4", 1)]
+    cfg = load_config(opts=["DATA.PATH_TO_DATA_DIR", str(tmp_path), "MODEL.NUM_CLASSES", "2"])
+    assert find_dataset("Kinetics").read(cfg, "val") == [Sample("/a.mp4", 1)]
     with pytest.raises(ValueError, match=r"unknown data set 'kinetic'.*nearest: 'kinetics'"):
         find_dataset("kinetic")

@@ -126,7 +126,7 @@ def test_three_crops(lists: Path) -> None:
     batches = list(made)
     assert made.dataset.num_views == 9 and len(made) == 6  # 20 // 9 = 2 videos a step
     assert batches[0].views_B.tolist() == [*range(9), *range(9)]
-    assert batches[0].labels_B.tolist() == [0] * 9 + [1] * 9
+    assert batches[0].labels.tolist() == [0] * 9 + [1] * 9
     left, centre, right = batches[0].frames_BTHWC[:3]
     assert not torch.equal(left, centre) and not torch.equal(centre, right)
 
@@ -176,6 +176,6 @@ def test_list_settings_reach_the_reader(lists: Path, tmp_path: Path) -> None:
     folder = Path((lists / "val.csv").read_text().split()[0]).parent
     opts = ("DATA.PATH_PREFIX", folder, "DATA.SKIP_ROWS", 1, "DATA.PATH_LABEL_SEPARATOR", "|")
     (batch,) = loader(tmp_path, "val", *opts)
-    assert batch.labels_B.tolist() == [3] and not batch.failures
+    assert batch.labels.tolist() == [3] and not batch.failures
     with pytest.raises(AnnotationError, match=r"test\.csv' does not exist"):
         loader(tmp_path, "test")

@@ -67,7 +67,7 @@ def weights(parts: Training) -> Tensor:
 def test_one_step_is_what_it_says() -> None:
     parts = training()
     before, b = weights(parts), batch()
-    loss = nn.functional.cross_entropy(parts.model(prepare(b.frames_BTHWC, None)), b.labels_B)
+    loss = nn.functional.cross_entropy(parts.model(prepare(b.frames_BTHWC, None)), b.labels)
     grad = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(parts.model.parameters()))])
     result = train_step(parts, b, epoch=1, step=5, num_steps=10)
     assert result.lr == pytest.approx(0.1 / 2.5)

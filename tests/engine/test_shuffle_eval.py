@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from videovit.data.records import Batch
-from videovit.engine.metrics import ViewEnsemble
+from videovit.engine.metrics import TopK
 from videovit.engine.shuffle_eval import draw, format_readings, format_report, reorder_frames, summarise
 
 T = 6
@@ -59,10 +59,12 @@ def test_windows_keep_frames_near() -> None:
         assert all(abs(frame - place) <= 1 for place, frame in enumerate(row))
 
 
-def ensemble(predictions: list[int], labels: list[int], num_classes: int = 4) -> ViewEnsemble:
-    result = ViewEnsemble(num_videos=len(labels), num_views=1, num_classes=num_classes)
+def ensemble(predictions: list[int], labels: list[int], num_classes: int = 4) -> TopK:
+    result = TopK(num_videos=len(labels), num_views=1, num_classes=num_classes)
     scores = torch.nn.functional.one_hot(torch.tensor(predictions), num_classes).float()
-    result.update(scores, torch.tensor(labels), torch.arange(len(labels)), torch.zeros(len(labels), dtype=torch.int64))
+    index = torch.arange(len(labels))
+    batch = Batch(torch.empty(len(labels)), torch.tensor(labels), index, index * 0, index, [])
+    result.update(scores, batch)
     return result
 
 

@@ -151,7 +151,6 @@ REFUSED: dict[str, Refusal] = {
     "DATA.TRAIN_CROP_NUM_TEMPORAL": Refusal("several clips of one video come from AUG.NUM_SAMPLE", off=("1",)),
     "DATA.TRAIN_CROP_NUM_SPATIAL": Refusal("several crops of one clip in training are not here", off=("1",)),
     "DATA.TRAIN_JITTER_MOTION_SHIFT": _switch("crops that move within a clip are not here"),
-    "DATA.MULTI_LABEL": _switch("multi-label data sets are not here"),
     "DATA.LOADER_CHUNK_SIZE": Refusal("list files are read whole", off=("0",)),
     "DATA.IN22K_TRAINVAL": _switch("ImageNet-21K is not here"),
     "DATA.DUMMY_LOAD": _switch("made-up input is not here; datasets/demo renders small videos"),

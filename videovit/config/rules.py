@@ -52,8 +52,27 @@ def _batches(cfg: Config) -> Iterator[Broken]:
         )
 
 
+def _multi_label(cfg: Config) -> Iterator[Broken]:
+    if not cfg.DATA.MULTI_LABEL:
+        return
+    if cfg.MODEL.LOSS_FUNC not in ("bce", "bce_logit"):
+        text = f"{cfg.MODEL.LOSS_FUNC} takes one class a clip, DATA.MULTI_LABEL has any number; use bce_logit"
+        yield ("MODEL.LOSS_FUNC", "DATA.MULTI_LABEL"), text
+    if cfg.MODEL.HEAD_ACT == "softmax":
+        text = "softmax lets the classes of a clip compete, DATA.MULTI_LABEL has several at once; use sigmoid"
+        yield ("MODEL.HEAD_ACT", "DATA.MULTI_LABEL"), text
+    if cfg.TRAIN.ENABLE and cfg.MIXUP.ENABLE:
+        text = "mixes two clips of one class each; with DATA.MULTI_LABEL set it to False, as the Charades recipe does"
+        yield ("MIXUP.ENABLE", "DATA.MULTI_LABEL"), text
+    if cfg.SHUFFLE_EVAL.ENABLE:
+        text = "compares top-1 accuracies, so it is for data sets with one class a video, not DATA.MULTI_LABEL"
+        yield ("SHUFFLE_EVAL.ENABLE", "DATA.MULTI_LABEL"), text
+
+
 def _loss(cfg: Config) -> Iterator[Broken]:
-    if not (cfg.TRAIN.ENABLE and cfg.MIXUP.ENABLE):
+    if cfg.TRAIN.ENABLE and cfg.MODEL.LABEL_SMOOTHING and cfg.MODEL.LOSS_FUNC in ("bce", "bce_logit"):
+        yield ("MODEL.LABEL_SMOOTHING", "MODEL.LOSS_FUNC"), f"has no effect on {cfg.MODEL.LOSS_FUNC}; use cross_entropy"
+    if not (cfg.TRAIN.ENABLE and cfg.MIXUP.ENABLE) or cfg.DATA.MULTI_LABEL:
         return
     if cfg.MODEL.LOSS_FUNC != "soft_cross_entropy":
         yield (
@@ -150,6 +169,7 @@ def _orders(cfg: Config) -> Iterator[Broken]:
 RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     _distributed,
     _batches,
+    _multi_label,
     _loss,
     _learning_rate,
     _crops,

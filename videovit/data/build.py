@@ -12,8 +12,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +21,21 @@ from torch.utils.data import DataLoader, Sampler
 
 from videovit.config import Config
 from videovit.config.errors import UserError
-from videovit.data.catalog import find_dataset
-from videovit.data.dataset import ClipDataset, FixedCrops, Key, RepeatedCrops, Stream, random_stream
+from videovit.data.catalog import Split, build_spec
+from videovit.data.dataset import (
+    ActionsShown,
+    ClipDataset,
+    FixedCrops,
+    Key,
+    LabelRule,
+    RepeatedCrops,
+    Stream,
+    one_class,
+    random_stream,
+)
 from videovit.data.decode import DecodeOptions
 from videovit.data.records import Batch, Item, Sample, collate
-from videovit.data.sampling import EvenSpans, RandomSpans
 from videovit.data.transforms.pipeline import build_eval_transform, build_train_transform
-
-Split = Literal["train", "val", "test"]
 
 
 class BatchError(UserError):
@@ -130,7 +136,7 @@ def build_loader(cfg: Config, split: Split, *, rank: int = 0, world_size: int = 
     Raises:
         AnnotationError: the list cannot be used.
         BatchError: the batch size does not divide, or there are fewer videos than one batch.
-        ValueError: unknown data set.
+        UserError: unknown data set, or another than DATA.MULTI_LABEL says.
     """
     samples = read_samples(cfg, split)
     dataset = build_dataset(cfg, split, samples)
@@ -166,45 +172,33 @@ def read_samples(cfg: Config, split: Split) -> list[Sample]:
 
     Raises:
         AnnotationError: the list cannot be used.
-        ValueError: unknown data set.
+        UserError: unknown data set, or another than DATA.MULTI_LABEL says.
     """
-    spec = find_dataset(cfg.TRAIN.DATASET if split == "train" else cfg.TEST.DATASET)
-    return spec.read(
-        Path(cfg.DATA.PATH_TO_DATA_DIR) / spec.list_file.format(split=split),
-        num_classes=cfg.MODEL.NUM_CLASSES,
-        separator=cfg.DATA.PATH_LABEL_SEPARATOR,
-        prefix=cfg.DATA.PATH_PREFIX,
-        skip_rows=cfg.DATA.SKIP_ROWS,
-    )
+    return build_spec(cfg, split).read(cfg, split)
 
 
 def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:
     """The data set of a split: how its clips are chosen and cut."""
     data, training = cfg.DATA, split == "train"
     num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
-    plan: RandomSpans | EvenSpans
     crops: RepeatedCrops | FixedCrops
     if training:
         num_crops = cfg.AUG.NUM_SAMPLE
-        plan = RandomSpans(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS, jitter_fps=data.TRAIN_JITTER_FPS)
         crops = RepeatedCrops(build_train_transform(cfg), num_crops)
     elif split == "val":
-        plan = EvenSpans(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS)
         crops = FixedCrops(replace(build_eval_transform(cfg, num_crops), crop_size=data.TRAIN_CROP_SIZE))
     else:
-        plan = EvenSpans(
-            data.NUM_FRAMES,
-            data.SAMPLING_RATE,
-            data.TARGET_FPS,
-            num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
-            use_offset=data.USE_OFFSET_SAMPLING,
-        )
         crops = FixedCrops(build_eval_transform(cfg, num_crops))
+    spec = build_spec(cfg, split)
+    label: LabelRule = one_class
+    if spec.evaluation == "multi-label":
+        label = ActionsShown(cfg.MODEL.NUM_CLASSES, whole_video=not training)
     return ClipDataset(
         samples,
-        plan=plan,
+        plan=spec.plan(cfg, split),
         crops=crops,
         num_crops=num_crops,
+        label=label,
         backend=data.DECODING_BACKEND,
         decoding=build_decode_options(cfg, training=training),
         seed=cfg.RNG_SEED,

@@ -1,30 +1,67 @@
-"""The data sets by name (TRAIN.DATASET, TEST.DATASET). A new one is a reader and one row here."""
+"""The data sets by name (TRAIN.DATASET, TEST.DATASET). A new one is a reader and one row here.
+
+Functions of (config, split) are the adapters of the table: they turn the config into arguments.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+from videovit.config import Config
 from videovit.config.errors import UserError
 from videovit.data.readers import kinetics
 from videovit.data.records import Sample
+from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
+
+Split = Literal["train", "val", "test"]
+Evaluation = Literal["top-k", "multi-label"]
+
+
+def build_spans(cfg: Config, split: Split) -> ClipPlan:
+    """Clips of a length in seconds: anywhere in training, spread evenly in evaluation."""
+    data = cfg.DATA
+    if split == "train":
+        return RandomSpans(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS, jitter_fps=data.TRAIN_JITTER_FPS)
+    return EvenSpans(
+        data.NUM_FRAMES,
+        data.SAMPLING_RATE,
+        data.TARGET_FPS,
+        num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS if split == "test" else 1,
+        use_offset=data.USE_OFFSET_SAMPLING or split == "val",
+    )
+
+
+def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
+    """`train.csv`, `val.csv` or `test.csv` of DATA.PATH_TO_DATA_DIR."""
+    return kinetics.read(
+        Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{split}.csv",
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        separator=cfg.DATA.PATH_LABEL_SEPARATOR,
+        prefix=cfg.DATA.PATH_PREFIX,
+        skip_rows=cfg.DATA.SKIP_ROWS,
+    )
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """How to read a data set.
+    """A data set: where its samples come from, how clips are taken from them, how a model is judged.
 
     Attributes:
-        read: list file -> samples, with the arguments of `readers.kinetics.read`.
-        list_file: name of the list of a split inside DATA.PATH_TO_DATA_DIR; `{split}` is train, val or test.
+        read: the samples of a split.
+        plan: the frames of every clip of a video.
+        evaluation: "top-k" for one class a video, "multi-label" for mean average precision over `Sample.actions`.
     """
 
-    read: Callable[..., list[Sample]]
-    list_file: str
+    read: Callable[[Config, Split], list[Sample]]
+    plan: Callable[[Config, Split], ClipPlan] = build_spans
+    evaluation: Evaluation = "top-k"
 
 
-DATASETS: dict[str, DatasetSpec] = {"kinetics": DatasetSpec(read=kinetics.read, list_file="{split}.csv")}
+DATASETS: dict[str, DatasetSpec] = {"kinetics": DatasetSpec(read_kinetics)}
 
 
 def find_dataset(name: str) -> DatasetSpec:
@@ -40,3 +77,22 @@ def find_dataset(name: str) -> DatasetSpec:
             f"TRAIN.DATASET or TEST.DATASET: unknown data set {name!r}; expected one of {sorted(DATASETS)}{hint}"
         )
     return DATASETS[name.lower()]
+
+
+def build_spec(cfg: Config, split: Split) -> DatasetSpec:
+    """The data set of a split: TRAIN.DATASET for training, TEST.DATASET for validation and test.
+
+    Raises:
+        UserError: no such data set, or DATA.MULTI_LABEL does not go with it.
+    """
+    key = "TRAIN.DATASET" if split == "train" else "TEST.DATASET"
+    name = cfg.TRAIN.DATASET if split == "train" else cfg.TEST.DATASET
+    spec = find_dataset(name)
+    has_several = spec.evaluation == "multi-label"
+    if has_several != cfg.DATA.MULTI_LABEL:
+        kind = "any number of classes" if has_several else "one class"
+        raise UserError(
+            f"{key}: a video of {name!r} has {kind}, but DATA.MULTI_LABEL is {cfg.DATA.MULTI_LABEL}; "
+            f"set DATA.MULTI_LABEL {not cfg.DATA.MULTI_LABEL} or choose another data set of {sorted(DATASETS)}"
+        )
+    return spec

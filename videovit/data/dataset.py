@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.data.decode.protocol import DEFAULTS
 from videovit.data.records import Clip, Failure, Item, Sample
-from videovit.data.sampling import ClipPlan
+from videovit.data.sampling import ClipPlan, Indices
 
 # A video that cannot be read is replaced by another one at most so often in a row.
 MOST_FAILURES_IN_A_ROW = 10
@@ -62,6 +62,39 @@ class FixedCrops:
         return self.transform(frames_THWC)
 
 
+LabelRule = Callable[[Sample, Indices, float], int | Tensor]
+"""(sample, frame indices of a clip (T,), frames per second) -> what the clip shows."""
+
+
+def one_class(sample: Sample, indices_T: Indices, fps: float) -> int:
+    """The class of the video, whichever part of it the clip shows."""
+    return sample.label
+
+
+@dataclass(frozen=True)
+class ActionsShown:
+    """Multi-label: the actions of the video, as a row of zeros and ones.
+
+    Args:
+        num_classes: K.
+        whole_video: all of them (evaluation), and not only those that overlap the clip (training).
+
+    Source: Charades as PySlowFast trains and tests on it.
+    """
+
+    num_classes: int
+    whole_video: bool = False
+
+    def __call__(self, sample: Sample, indices_T: Indices, fps: float) -> Tensor:
+        """float32 (K,). A frame i lasts from i / fps to (i + 1) / fps; a clip from its first frame to its last."""
+        begin_s, end_s = int(indices_T.min()) / fps, (int(indices_T.max()) + 1) / fps
+        target_K = torch.zeros(self.num_classes)
+        for action in sample.actions or ():
+            if self.whole_video or (action.start_s < end_s and action.end_s > begin_s):
+                target_K[action.class_id] = 1.0
+        return target_K
+
+
 class ClipDataset(Dataset[Item]):
     """Videos from a list, decoded, sampled in time and cropped in space.
 
@@ -73,6 +106,7 @@ class ClipDataset(Dataset[Item]):
         plan: chooses the frames of every clip of a video.
         crops: cuts a clip into its crops.
         num_crops: how many crops that gives.
+        label: what a clip shows; by default the class of its video.
         backend: name of the decoder.
         decoding: its options and limits.
         seed: of all random choices.
@@ -87,6 +121,7 @@ class ClipDataset(Dataset[Item]):
         plan: ClipPlan,
         crops: Callable[[Tensor, np.random.Generator], list[Tensor]],
         num_crops: int = 1,
+        label: LabelRule = one_class,
         backend: str = "decord",
         decoding: DecodeOptions = DEFAULTS,
         seed: int = 0,
@@ -97,6 +132,7 @@ class ClipDataset(Dataset[Item]):
         self._plan = plan
         self._crops = crops
         self._num_crops = num_crops
+        self._label = label
         self._backend = backend
         self._decoding = decoding
         self._seed = seed
@@ -139,12 +175,13 @@ class ClipDataset(Dataset[Item]):
             indices = self._plan(video.num_frames, video.fps, rng)
             wanted = np.unique(np.concatenate(indices))
             frames_NHWC = video.frames(wanted)
-            served_by = video.served_by
+            fps, served_by = video.fps, video.served_by
         clips = []
         for place, indices_T in enumerate(indices):
             frames_THWC = frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
             crops = self._crops(frames_THWC, rng)
+            label = self._label(sample, indices_T, fps)
             for crop, frames_TSSC in enumerate(crops):
                 view = place * self._num_crops + crop
-                clips.append(Clip(frames_TSSC, sample.label, index, view, int(rng.integers(2**63))))
+                clips.append(Clip(frames_TSSC, label, index, view, int(rng.integers(2**63))))
         return Item(clips, failures, served_by)

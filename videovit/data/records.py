@@ -1,6 +1,6 @@
 """What travels through the data path: samples from a list, clips from a decoder, batches to a model.
 
-Shape letters: B clips, T frames, H W pixels, C channels.
+Shape letters: B clips, T frames, H W pixels, C channels, K classes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,26 @@ class AnnotationError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
+class Action:
+    """One of several classes that a video shows, from `start_s` up to, but not at, `end_s`."""
+
+    class_id: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """One video of a data set: where it is and what it shows; `start_s`/`end_s` cut it, None for the whole file."""
+    """One video of a data set: where it is and what it shows; `start_s`/`end_s` cut it, None for the whole file.
+
+    A video has either one class, `label`, or any number of `actions` (multi-label data sets; then `label` is -1).
+    """
 
     path: str
-    label: int
+    label: int = -1
     start_s: float | None = None
     end_s: float | None = None
+    actions: tuple[Action, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +54,12 @@ class Failure:
 class Clip:
     """T cropped frames of one video: uint8 (T, H, W, 3), with the places of its video and view in the data set.
 
-    `erase_seed` decides where random erasing hits this clip, later, on the device of the batch.
+    `label` is a class, or in multi-label data sets float (K,) of zeros and ones. `erase_seed` decides where random
+    erasing hits this clip, later, on the device of the batch.
     """
 
     frames_THWC: Tensor
-    label: int
+    label: int | Tensor
     video: int
     view: int
     erase_seed: int
@@ -67,11 +81,12 @@ class Item:
 class Batch:
     """Clips side by side, every field with B entries.
 
-    `failures` are the videos that could not be read, `served_by` the decoders of the others, one entry a video.
+    `labels` are int64 (B,) class numbers, or in multi-label data sets float32 (B, K) of zeros and ones. `failures` are
+    the videos that could not be read, `served_by` the decoders of the others, one entry a video.
     """
 
     frames_BTHWC: Tensor
-    labels_B: Tensor
+    labels: Tensor
     videos_B: Tensor
     views_B: Tensor
     erase_seeds_B: Tensor
@@ -110,11 +125,11 @@ class Batch:
             yield piece if start == 0 else replace(piece, failures=[], served_by=())
 
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        return self.frames_BTHWC, self.labels_B, self.videos_B, self.views_B, self.erase_seeds_B
+        return self.frames_BTHWC, self.labels, self.videos_B, self.views_B, self.erase_seeds_B
 
     def _with(self, *tensors: Tensor) -> Batch:
-        frames_BTHWC, labels_B, videos_B, views_B, erase_seeds_B = tensors
-        return Batch(frames_BTHWC, labels_B, videos_B, views_B, erase_seeds_B, self.failures, self.served_by)
+        frames_BTHWC, labels, videos_B, views_B, erase_seeds_B = tensors
+        return Batch(frames_BTHWC, labels, videos_B, views_B, erase_seeds_B, self.failures, self.served_by)
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -134,10 +149,17 @@ def collate(items: Sequence[Item]) -> Batch:
         frames_BTHWC = torch.empty((0, 0, 0, 0, 3), dtype=torch.uint8)
     return Batch(
         frames_BTHWC=frames_BTHWC,
-        labels_B=torch.tensor([clip.label for clip in clips], dtype=torch.int64),
+        labels=_stack_labels([clip.label for clip in clips]),
         videos_B=torch.tensor([clip.video for clip in clips], dtype=torch.int64),
         views_B=torch.tensor([clip.view for clip in clips], dtype=torch.int64),
         erase_seeds_B=torch.tensor([clip.erase_seed for clip in clips], dtype=torch.int64),
         failures=failures,
         served_by=tuple(item.served_by for item in items if item.served_by),
     )
+
+
+def _stack_labels(labels: Sequence[int | Tensor]) -> Tensor:
+    rows = [label for label in labels if isinstance(label, Tensor)]
+    if rows:
+        return torch.stack(rows)
+    return torch.tensor(labels, dtype=torch.int64)

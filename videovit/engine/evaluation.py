@@ -11,41 +11,47 @@ import torch
 from torch import nn
 
 from videovit.config import Config
-from videovit.data.build import build_loader
+from videovit.data.build import ClipLoader, build_loader
+from videovit.data.catalog import build_spec
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
 from videovit.engine.log import format_table, logger
 from videovit.engine.loops import Inference, Pass, evaluate
 from videovit.engine.losses import build_loss
-from videovit.engine.metrics import ViewEnsemble
+from videovit.engine.metrics import EVALUATORS, Evaluator
 from videovit.engine.parts import build_on, load_for_test, test_dtype, train_dtype
 from videovit.engine.run import Run, report_decoders
-from videovit.engine.sinks import EnsembleSink, LossSink, SinkGroup
+from videovit.engine.sinks import LossSink, ScoreSink, SinkGroup
 
 CPU_PIXELS = 1_000_000  # one clip of 16 x 224 x 224, or 30 of 8 x 64 x 64: what the caches of a CPU are good for
+COLUMNS = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean class", "map": "mAP"}
 
 
 def validate(cfg: Config, run: Run, model: nn.Module, *, epoch: int) -> dict[str, float]:
     """One centre clip, one centre crop of every validation video; every video once. (SlowFast's draws at random.)"""
     loader = build_loader(cfg, "val", rank=run.rank, world_size=run.world_size)
-    ensemble = _ensemble(cfg, loader)
+    evaluator = _evaluator(cfg, loader)
     loss = LossSink(build_loss(cfg.MODEL.LOSS_FUNC))
     parts = _inference(
         cfg, run, model, dtype=train_dtype(cfg), clips_per_step=cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS // run.world_size
     )
-    passes = [Pass(SinkGroup(EnsembleSink(ensemble, cfg.MODEL.HEAD_ACT), loss))]
+    passes = [Pass(SinkGroup(ScoreSink(evaluator, cfg.MODEL.HEAD_ACT), loss))]
     evaluate(parts, loader, passes, run.progress("validation", len(loader), log_period=cfg.LOG_PERIOD))
     report_decoders(loader)
-    result = ensemble.gather().result(skipped=_skipped(parts, loader))
-    values = {
-        "epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
-        "loss": loss.result(),
-        "top1_err": 100.0 - result["top1_acc"],
-        "top5_err": 100.0 - result["top5_acc"],
-        "num_videos": result["num_videos"],
-    }
+    result = evaluator.gather().result(skipped=_skipped(parts, loader))
+    values = {"epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}", "loss": loss.result(), **_with_errors(result)}
     run.log.stats("val_epoch", values, step=epoch + 1)
-    return {name: result[name] for name in ("top1_acc", "top5_acc")}
+    return {name: value for name, value in result.items() if not name.startswith("num_")}
+
+
+def _with_errors(result: dict[str, float]) -> dict[str, float]:
+    """Validation reports top1_err for top1_acc, top5_err for top5_acc, as SlowFast does; the rest stays."""
+    return {
+        name.replace("_acc", "_err") if name.startswith("top") else name: 100.0 - value
+        if name.startswith("top")
+        else value
+        for name, value in result.items()
+    }
 
 
 def test(cfg: Config, run: Run) -> dict[str, float]:
@@ -54,7 +60,8 @@ def test(cfg: Config, run: Run) -> dict[str, float]:
     `TEST.NUM_TEMPORAL_CLIPS` repeats it for several numbers of clips.
 
     Returns:
-        top1_acc, top5_acc in percent, num_videos, num_views, num_skipped; of the last number of clips.
+        What the evaluator of the data set measures, e.g. top1_acc and top5_acc in percent; num_videos, num_views,
+        num_skipped; of the last number of clips.
     """
     model = build_on(cfg, run.device)
     checkpoint = load_for_test(cfg, model)
@@ -66,44 +73,57 @@ def test(cfg: Config, run: Run) -> dict[str, float]:
 
 
 def _test_views(cfg: Config, run: Run, model: nn.Module, checkpoint: str) -> dict[str, float]:
-    (ensemble,), skipped = run_test_passes(cfg, run, model, [None], name="test")
-    result = ensemble.result(skipped=skipped)
+    (evaluator,), skipped = run_test_passes(cfg, run, model, [None], name="test")
+    result = evaluator.result(skipped=skipped)
     views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
     source = {"split": "test_final", "views": views, "checkpoint": checkpoint}
     run.log.stats("test_final", {**source, **result}, step=cfg.SOLVER.MAX_EPOCH)
-    logger.info(
-        "\n%s",
-        format_table(
-            ["test", "top-1", "top-5", "videos", "left out"],
-            [[views, f"{result['top1_acc']:.2f}", f"{result['top5_acc']:.2f}", result["num_videos"], len(skipped)]],
-        ),
-    )
+    logger.info("\n%s", _format_result(views, result))
     if cfg.TEST.SAVE_RESULTS_PATH and run.rank == 0:
         path = Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH
         if cfg.TEST.NUM_TEMPORAL_CLIPS:
             path = path.with_stem(f"{path.stem}_{cfg.TEST.NUM_ENSEMBLE_VIEWS}clips")
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"scores": ensemble.scores_VK, "labels": ensemble.labels_V}, path)
+        torch.save(evaluator.state(), path)
         logger.info("scores (videos x classes) and labels saved to %s", path)
     return result
 
 
+def _format_result(views: str, result: dict[str, float]) -> str:
+    """The table of a test: its measures, and how many videos and views of how many they are about."""
+    measures = {name: value for name, value in result.items() if not name.startswith("num_")}
+    num_videos, num_views = int(result["num_videos"]), int(result["num_views"])
+    total = num_videos + int(result["num_skipped"])
+    return format_table(
+        ["test", *(COLUMNS.get(name, name) for name in measures), "videos", "views", "left out"],
+        [
+            [
+                views,
+                *(f"{value:.2f}" for value in measures.values()),
+                f"{num_videos} of {total}",
+                f"{num_views} of {num_views // num_videos * total}",
+                int(result["num_skipped"]),
+            ]
+        ],
+    )
+
+
 def run_test_passes(
     cfg: Config, run: Run, model: nn.Module, changes: Sequence[Any], *, name: str
-) -> tuple[list[ViewEnsemble], frozenset[int]]:
+) -> tuple[list[Evaluator], frozenset[int]]:
     """Test views of all videos through the model once per change of the input (see loops.Pass).
 
     Returns:
-        One gathered ViewEnsemble per change, and the indices of the videos that were left out as unreadable.
+        One gathered Evaluator per change, and the indices of the videos that were left out as unreadable.
     """
     loader = build_loader(cfg, "test", rank=run.rank, world_size=run.world_size)
-    ensembles = [_ensemble(cfg, loader) for _ in changes]
-    passes = [Pass(EnsembleSink(e, cfg.MODEL.HEAD_ACT), c) for e, c in zip(ensembles, changes, strict=True)]
+    evaluators = [_evaluator(cfg, loader) for _ in changes]
+    passes = [Pass(ScoreSink(e, cfg.MODEL.HEAD_ACT), c) for e, c in zip(evaluators, changes, strict=True)]
     clips_per_step = cfg.TEST.BATCH_SIZE * cfg.NUM_SHARDS // run.world_size
     parts = _inference(cfg, run, model, dtype=test_dtype(cfg), clips_per_step=clips_per_step)
     evaluate(parts, loader, passes, run.progress(name, len(loader), log_period=cfg.LOG_PERIOD))
     report_decoders(loader)
-    return [ensemble.gather() for ensemble in ensembles], _skipped(parts, loader)
+    return [evaluator.gather() for evaluator in evaluators], _skipped(parts, loader)
 
 
 def clips_at_once(cfg: Config, run: Run, wanted: int) -> int:
@@ -123,8 +143,8 @@ def _inference(cfg: Config, run: Run, model: nn.Module, *, dtype: torch.dtype | 
     )
 
 
-def _ensemble(cfg: Config, loader: Any) -> ViewEnsemble:
-    return ViewEnsemble(
+def _evaluator(cfg: Config, loader: ClipLoader) -> Evaluator:
+    return EVALUATORS[build_spec(cfg, "test").evaluation](
         num_videos=len(loader.dataset.samples),
         num_views=loader.dataset.num_views,
         num_classes=cfg.MODEL.NUM_CLASSES,
@@ -132,6 +152,6 @@ def _ensemble(cfg: Config, loader: Any) -> ViewEnsemble:
     )
 
 
-def _skipped(parts: Inference, loader: Any) -> frozenset[int]:
+def _skipped(parts: Inference, loader: ClipLoader) -> frozenset[int]:
     paths = {f.path for part in distributed.gather(parts.unreadable) for f in part}
     return frozenset(i for i, sample in enumerate(loader.dataset.samples) if sample.path in paths)

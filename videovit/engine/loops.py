@@ -100,7 +100,7 @@ def train_step(parts: Training, batch: Batch, *, epoch: int, step: int, num_step
     set_lr(parts.optimizer, lr)
     batch = batch.to(parts.device)
     x_BCTHW = parts.prepare(batch.frames_BTHWC, batch.erase_seeds_B)
-    targets: Tensor = batch.labels_B
+    targets: Tensor = batch.labels
     if parts.mixup is not None:
         x_BCTHW, targets = parts.mixup(x_BCTHW, targets, np.random.default_rng(source))
     loss = _backward(parts, x_BCTHW, targets)

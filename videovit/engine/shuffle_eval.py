@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from videovit.config import Config
+from videovit.config.errors import UserError
+from videovit.data.catalog import build_spec
 from videovit.data.class_names import read_class_groups, read_class_names
 from videovit.data.records import Batch
 from videovit.data.transforms.reorder import frame_order
 from videovit.engine.evaluation import run_test_passes
 from videovit.engine.log import format_table, logger
-from videovit.engine.metrics import ViewEnsemble, class_accuracy
+from videovit.engine.metrics import TopK, class_accuracy
 from videovit.engine.parts import build_on, load_for_test
 from videovit.engine.run import Run
 
@@ -63,7 +65,15 @@ def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
 
     Returns:
         `<order>_top1_acc` for every order, in percent (mean over seeds).
+
+    Raises:
+        UserError: videos of this data set have more than one class.
     """
+    if build_spec(cfg, "test").evaluation != "top-k":
+        raise UserError(
+            f"SHUFFLE_EVAL.ENABLE: the study compares top-1 accuracies, and videos of {cfg.TEST.DATASET!r} have more "
+            "than one class; it is for data sets with one class a video"
+        )
     orders = [BASELINE, *(o for o in cfg.SHUFFLE_EVAL.ORDERS if o != BASELINE)]
     orders = list(dict.fromkeys([*orders, *(f"window{w}" for w in cfg.SHUFFLE_EVAL.WINDOWS)]))
     names = read_class_names(cfg.DATA.CLASS_NAMES_FILE, cfg.MODEL.NUM_CLASSES, cfg.DATA.PATH_TO_DATA_DIR)
@@ -77,12 +87,13 @@ def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
     checkpoint = load_for_test(cfg, model)
     changes = [reorder_frames(o, seed=s, num_crops=cfg.TEST.NUM_SPATIAL_CROPS) for o, s in runs]
     ensembles, skipped = run_test_passes(cfg, run, model, changes, name="shuffle eval")
-    results: dict[str, list[ViewEnsemble]] = {order: [] for order in orders}
+    results: dict[str, list[TopK]] = {order: [] for order in orders}
     for (order, _), ensemble in zip(runs, ensembles, strict=True):
+        assert isinstance(ensemble, TopK)
         ensemble.result(skipped=skipped)  # raises when a view is missing
         results[order].append(ensemble)
     report = summarise(results, names=names, groups=groups)
-    report["num_videos"] = len(ensembles[0].labels_V) - len(skipped)
+    report["num_videos"] = len(results[BASELINE][0].labels) - len(skipped)
     report["checkpoint"] = checkpoint
     report["views"] = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
     if run.rank == 0:
@@ -92,9 +103,7 @@ def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
     return accuracy
 
 
-def summarise(
-    results: dict[str, list[ViewEnsemble]], *, names: Sequence[str], groups: dict[str, list[int]]
-) -> dict[str, Any]:
+def summarise(results: dict[str, list[TopK]], *, names: Sequence[str], groups: dict[str, list[int]]) -> dict[str, Any]:
     """Accuracy per order, drop against the ordered clips, and what each class is read as.
 
     Args:
@@ -109,7 +118,7 @@ def summarise(
     """
     (base,) = results[BASELINE]
     kept = base.seen_VN.any(dim=1).numpy()
-    labels_V = base.labels_V.numpy()[kept]
+    labels_V = base.labels.numpy()[kept]
     base_hits_V = base.predictions()[kept] == labels_V
     base_class_K = class_accuracy(base.predictions()[kept], labels_V, len(names))
     report: dict[str, Any] = {"orders": {}}

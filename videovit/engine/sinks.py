@@ -8,7 +8,7 @@ from torch import Tensor
 
 from videovit.data.records import Batch
 from videovit.engine import distributed
-from videovit.engine.metrics import ViewEnsemble
+from videovit.engine.metrics import Evaluator
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -19,22 +19,22 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-class EnsembleSink:
-    """Turns logits into scores and adds them to a ViewEnsemble.
+class ScoreSink:
+    """Turns logits into scores and hands them to an Evaluator.
 
     Args:
-        ensemble: what collects the views.
+        evaluator: what judges the scores.
         activation: a key of ACTIVATIONS (`MODEL.HEAD_ACT`).
     """
 
-    def __init__(self, ensemble: ViewEnsemble, activation: str = "softmax") -> None:
+    def __init__(self, evaluator: Evaluator, activation: str = "softmax") -> None:
         if activation not in ACTIVATIONS:
             raise ValueError(f"MODEL.HEAD_ACT: found {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
-        self.ensemble = ensemble
+        self._evaluator = evaluator
         self._score = ACTIVATIONS[activation]
 
     def update(self, batch: Batch, logits_BK: Tensor) -> None:
-        self.ensemble.update(self._score(logits_BK), batch.labels_B, batch.videos_B, batch.views_B)
+        self._evaluator.update(self._score(logits_BK), batch)
 
 
 class LossSink:
@@ -45,7 +45,7 @@ class LossSink:
         self._sum, self._num = 0.0, 0
 
     def update(self, batch: Batch, logits_BK: Tensor) -> None:
-        self._sum += self._loss(logits_BK, batch.labels_B).item() * len(batch)
+        self._sum += self._loss(logits_BK, batch.labels).item() * len(batch)
         self._num += len(batch)
 
     def result(self) -> float:
@@ -56,7 +56,7 @@ class LossSink:
 class SinkGroup:
     """Hands every batch to several sinks."""
 
-    def __init__(self, *sinks: EnsembleSink | LossSink) -> None:
+    def __init__(self, *sinks: ScoreSink | LossSink) -> None:
         self._sinks = sinks
 
     def update(self, batch: Batch, logits_BK: Tensor) -> None:
