@@ -174,6 +174,7 @@ PUBLISHED = {
     "ImageNet B-24, max": (lambda: image("max", None, (2, 3, 16, 3)), 53.46, 10.903),
     "ImageNet B-24-wide-320, max": (lambda: image("max", None, (2, 3, 16, 3), 112, 320), 72.899, 32.630),
     "ImageNet B-24-wide-320, conv": (lambda: image("conv", [1, 3, 3], (2, 3, 16, 3), 112, 320), 72_961_832, 32.718),
+    "ImageNet B-32, conv": (lambda: image("conv", [1, 3, 3], (2, 4, 22, 4)), 71.7, 13.98),
     "v2-S": (mvit_v2_s, 34_537_744, 64.224),
     "v2-S, SSv2": (lambda: mvit_v2_s(num_classes=174), 34.36, 64.224),
     "v2-S, no relative positions": (
@@ -183,11 +184,12 @@ PUBLISHED = {
         lambda: mvit_v2_s(rel_pos_spatial=False, rel_pos_temporal=False, use_abs_pos=True), 34.71, None
     ),
     "v2-B": (lambda: video_v2((2, 3, 16, 3), (32, 224, 224)), 51_230_128, 224.473),
+    "v2-B, K600": (lambda: video_v2((2, 3, 16, 3), (32, 224, 224), num_classes=600), 51.38, 224.473),
     "v2-B, SSv2": (lambda: video_v2((2, 3, 16, 3), (32, 224, 224), num_classes=174), 51.06, 224.473),
     "v2-L": (lambda: video_v2((2, 6, 36, 4), (40, 312, 312), 144, 2), 213_390_112, 2823.404),
     "v2-L, SSv2": (lambda: video_v2((2, 6, 36, 4), (40, 312, 312), 144, 2, 174), 213.13, None),
     "v2-L, expansion in the MLP": (
-        lambda: video_v2((2, 6, 36, 4), (40, 312, 312), 144, 2, in_attention=False), 217.75, None
+        lambda: video_v2((2, 6, 36, 4), (40, 312, 312), 144, 2, in_attention=False), 217.75, 2900.4
     ),
     "ImageNet v2-T": (lambda: image_v2((1, 2, 5, 2)), 24.17, 4.677),
     "ImageNet v2-S": (lambda: image_v2((1, 2, 11, 2)), 34.87, 6.960),
@@ -262,6 +264,27 @@ ABLATIONS = {
     "A.3 2x2": (lambda: image("max", None, kv=2), None, 9.021),
     "A.3 none": (lambda: image("max", None, kv=1), None, 10.438),
 }  # fmt: skip
+
+
+# Parameters in millions after fine-tuning, that is, with another number of classes: K600, SSv2, Charades, AVA.
+CLASSES = {"K600": 600, "SSv2": 174, "Charades": 157, "AVA": 80}
+B24 = {"depth": 24, **V24}
+FINE_TUNED = {
+    "B 16x4": (v1_blocks(), (36.76, 36.44, 36.42, 36.36)),
+    "B-24, paper era": (v1_blocks(**V24_PAPER_ERA), (53.31, 52.98, 52.97, 52.91)),
+    "B-24": (v1_blocks(**B24), (53.33, None, 52.99, None)),
+    "B-24, kernel s+1": (v1_blocks(**B24, pool_kvq_kernel=None), (53.27, 52.94, 52.93, 52.87)),
+}
+
+
+@pytest.mark.parametrize("name", FINE_TUNED)
+def test_params_after_fine_tuning(name):
+    blocks, millions = FINE_TUNED[name]
+    frames = 16 if name == "B 16x4" else 32
+    for (dataset, num_classes), wanted in zip(CLASSES.items(), millions, strict=True):
+        with torch.device("meta"):
+            model = mvit_v1_b(blocks=blocks, clip_size=(frames, 224, 224), num_classes=num_classes)
+        assert wanted in (None, round(count_params(model) / 1e6, 2)), dataset
 
 
 def decimals(value):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mvit_variants import clip
 
 from videovit.models import attend as attention
-from videovit.models.derived import Derived
+from videovit.models.derived import Derived, forget_passing
 from videovit.models.layers import DropPath, Linear, Mlp, add_branch, linear
 from videovit.models.pooling import avg_pool, depthwise_conv, max_pool, padding_of, pooled_size, touched, touched_index
 from videovit.models.position import gather_rel_pos, resize_pos_embed, resize_rel_pos
@@ -214,6 +214,20 @@ def test_derived_tensors_are_made_once_and_not_copied():
     assert len(copy.deepcopy(derived)) == len(pickle.loads(pickle.dumps(derived))) == 0
     derived.clear()
     assert len(derived) == 0
+
+
+def test_large_weights_are_converted_for_autocast_and_let_go():
+    layer = Linear(1024, 512)
+    x = noise(3, 1024)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        first, second = layer(x), layer(x)
+        held = [t for _, t in layer._derived._made.values() if t.numel() == layer.weight.numel()]
+        assert [t.dtype for t in held] == [torch.bfloat16]
+        assert torch.equal(first, second)
+        forget_passing(layer)
+        assert all(t.numel() < layer.weight.numel() for _, t in layer._derived._made.values())
+        assert torch.equal(layer(x), first)
+    torch.testing.assert_close(first.float(), layer(x), atol=0.05, rtol=0.02)
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples():

@@ -7,44 +7,14 @@ from torchvision.models.video import mvit as torchvision_mvit
 from torchvision.models.video import mvit_v1_b as torchvision_v1_b
 from torchvision.models.video import mvit_v2_s as torchvision_v2_s
 
-RENAMES = [
-    ("conv_proj.", "patch_embed.proj."),
-    (".attn.project.0.", ".attn.proj."),
-    (".mlp.0.", ".mlp.fc1."),
-    (".mlp.3.", ".mlp.fc2."),
-    (".project.", ".proj."),
-    (".pool.weight", ".weight"),
-    ("head.1.", "head.projection."),
-]
-TABLES = {
-    "pos_encoding.class_token": "cls_token",
-    "pos_encoding.spatial_pos": "pos_embed_spatial",
-    "pos_encoding.temporal_pos": "pos_embed_temporal",
-    "pos_encoding.class_pos": "pos_embed_class",
-}
-
-
-def renamed(name):
-    """Our name of a torchvision parameter."""
-    if name in TABLES:
-        return TABLES[name]
-    for theirs, ours in RENAMES:
-        name = name.replace(theirs, ours)
-    for letter in "qkv":
-        name = name.replace(f".pool_{letter}.norm_act.0.", f".norm_{letter}.")
-    return name
-
-
-def from_torchvision(state):
-    """Our state dict with the values of torchvision's."""
-    return {renamed(k): v.reshape(1, -1, v.shape[-1]) if k in TABLES else v for k, v in state.items()}
+from videovit.models import load_pretrained
 
 
 def perturbed_pair(theirs, ours):
     """A torchvision model and ours with the same weights, both in evaluation mode."""
     reference = perturb(theirs()).eval()
     model = ours().eval()
-    model.load_state_dict(from_torchvision(reference.state_dict()))
+    load_pretrained(model, reference.state_dict(), source="torchvision")
     return reference, model
 
 
@@ -74,11 +44,14 @@ def test_gradients_equal_torchvision(theirs, ours, monkeypatch):
     x, weights = clip(1, 3, 8, 64, 64).double(), torch.linspace(-1, 1, 400).double()
     (reference(x) @ weights).sum().backward()
     (model(x) @ weights).sum().backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    for name, parameter in reference.named_parameters():
-        if "norm_k.bias" in renamed(name):  # a shift of all keys does not move a softmax: zero but for rounding
+    # Their gradients go the way of their weights, into a second model of ours.
+    theirs_here = ours(clip_size=(8, 64, 64)).double()
+    grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in reference.named_parameters()}
+    load_pretrained(theirs_here, grads, source="torchvision")
+    expected = dict(theirs_here.named_parameters())
+    assert expected.keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        if "norm_k.bias" in name:  # a shift of all keys does not move a softmax: zero but for rounding
             continue
-        grad = gradients[renamed(name)]
-        expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        error = (grad.flatten() - expected.flatten()).norm()
-        assert error <= 1e-9 * expected.norm() + 1e-12, (name, error, expected.norm())
+        error = (parameter.grad - expected[name]).norm()
+        assert error <= 1e-9 * expected[name].norm() + 1e-12, (name, error, expected[name].norm())

@@ -18,14 +18,18 @@ class Derived:
 
     def __init__(self) -> None:
         self._made: dict[Hashable, tuple[Any, Tensor]] = {}
+        self._passing: set[Hashable] = set()
 
-    def __call__(self, key: Hashable, sources: Sequence[Tensor | None], make: Callable[[], Tensor]) -> Tensor:
+    def __call__(
+        self, key: Hashable, sources: Sequence[Tensor | None], make: Callable[[], Tensor], *, passing: bool = False
+    ) -> Tensor:
         """`make()`, or what it returned last time for this key while `sources` stayed the same.
 
         Args:
             key: names the result; holds whatever else it depends on (sizes, dtype, device).
             sources: the parameters that `make` reads; None entries are skipped.
             make: computes the tensor.
+            passing: keep it until `forget_passing` only: too large to hold between forwards.
 
         Returns:
             The tensor, not to be written to.
@@ -42,11 +46,20 @@ class Derived:
             with torch.inference_mode(False), torch.no_grad():
                 known = (stamp, make())
             self._made[key] = known
+            if passing:
+                self._passing.add(key)
         return known[1]
 
     def clear(self) -> None:
         """Forget everything."""
         self._made.clear()
+        self._passing.clear()
+
+    def forget_passing(self) -> None:
+        """Forget what was made to be used for a short while."""
+        for key in self._passing:
+            self._made.pop(key, None)
+        self._passing.clear()
 
     def __len__(self) -> int:
         return len(self._made)
@@ -64,3 +77,13 @@ def forget_derived(model: nn.Module) -> None:
         derived = getattr(module, "_derived", None)
         if isinstance(derived, Derived):
             derived.clear()
+
+
+def forget_passing(module: nn.Module) -> None:
+    """Let go of the passing tensors of a module and all modules in it; nothing to do while training or compiling."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return
+    for inner in module.modules():
+        derived = getattr(inner, "_derived", None)
+        if isinstance(derived, Derived):
+            derived.forget_passing()

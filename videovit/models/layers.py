@@ -14,7 +14,7 @@ from videovit.models.derived import Derived
 Triple = tuple[int, int, int]
 
 # Elements of a weight that is worth keeping twice. Larger ones stand in the coarse stages, where few tokens meet them:
-# 3 % of their time is not worth the memory.
+# 3 % of their time is not worth the memory. Under autocast they are converted for one block at a time.
 _PACK_AT_MOST = 500_000
 
 
@@ -49,9 +49,11 @@ def linear(
     if not _can_pack(x, weight, dtype):
         y = F.linear(x, weight, bias)
         return F.gelu(y) if gelu else y
-    packed = weight
-    if dtype != weight.dtype or weight.numel() <= _PACK_AT_MOST:
-        packed = derived((name, dtype), (weight,), lambda: _pack(weight.detach().to(dtype)))
+    packed, key = weight, (name, dtype)
+    if weight.numel() <= _PACK_AT_MOST:
+        packed = derived(key, (weight,), lambda: _pack(weight.detach().to(dtype)))
+    elif dtype != weight.dtype:
+        packed = derived(key, (weight,), lambda: weight.detach().to(dtype), passing=True)
     if bias is not None:
         bias = derived((name, "bias", dtype), (bias,), lambda: bias.detach().to(dtype))
     attribute, algorithm = ("gelu", "none") if gelu else ("none", "")

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videovit.config.errors import UserError
 from videovit.models.attention import MultiscaleAttention, PoolMode
-from videovit.models.derived import Derived, forget_derived
+from videovit.models.derived import Derived, forget_derived, forget_passing
 from videovit.models.heads import ClassifierHead
 from videovit.models.layers import DropPath, Linear, Mlp, PatchEmbed, add_branch
 from videovit.models.mvit_schedule import BlockSpec, expand
@@ -309,6 +309,7 @@ class MViT(nn.Module):
                 x_BTHWC, cls_B1C = checkpoint(block, x_BTHWC, cls_B1C, shortened, use_reentrant=False)
             else:
                 x_BTHWC, cls_B1C = block(x_BTHWC, cls_B1C, shortened)
+            forget_passing(block)
         if cls_only and torch.is_grad_enabled():
             # What only grid queries read would get no gradient at all: optimisers would then skip its weight decay, and
             # DistributedDataParallel would wait for it. It gets the zeros that it would have got.
