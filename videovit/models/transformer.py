@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videovit.config.errors import UserError
 from videovit.models.attend import attend
-from videovit.models.derived import forget_derived
+from videovit.models.derived import forget_derived, forget_passing
 from videovit.models.heads import ClassifierHead
 from videovit.models.layers import DropPath, Linear, Mlp, add_branch
 
@@ -154,6 +154,7 @@ class ClassTokenModel(nn.Module):
             out: Tensor = checkpoint(block, x, use_reentrant=False)
             return out
         out = block(x)
+        forget_passing(block)
         return out
 
     def classify(self, x_BNC: Tensor) -> Tensor | DistilledLogits:
