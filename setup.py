@@ -29,6 +29,7 @@ setup(
         "submitit>=1.5",
         "numpy>=1.26",
         "pillow>=10",
+        "opencv-python-headless>=4.8",
         "pyyaml>=6",
         "tqdm>=4.65",
         "matplotlib>=3.7",

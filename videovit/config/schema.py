@@ -142,6 +142,7 @@ class Aug:
     NUM_SAMPLE: Positive = 1  # clips a video and step
     AA_TYPE: str = "rand-m9-mstd0.5-inc1"
     INTERPOLATION: Annotated[str, Choice(("bicubic", "bilinear", "nearest", "random"))] = "bicubic"
+    BACKEND: Annotated[str, Choice(("fast", "pil"))] = "fast"  # ours; how RandAugment is computed, see docs
     RE_PROB: Fraction = 0.25
     RE_MODE: Annotated[str, Choice(("pixel", "const", "rand"))] = "pixel"
     RE_COUNT: Positive = 1

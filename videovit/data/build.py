@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -250,4 +251,5 @@ def eval_batch_size(cfg: Config, split: Split, num_views: int, world_size: int) 
 def start_worker(worker: int) -> None:
     """Set up a worker process: one thread, and Ctrl-C left to the main process."""
     torch.set_num_threads(1)
+    cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from videovit.data.transforms import randaugment
 from videovit.data.transforms.randaugment import OPERATIONS, AugmentError, RandAugment, parse_randaugment
+from videovit.data.transforms.spatial import Box
 
 INCREASING = {"Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness"}
 
@@ -24,6 +25,12 @@ def scene(seed=0, height=48, width=64):
 
 def clip(num_frames=3):
     return torch.from_numpy(np.stack([scene(seed) for seed in range(num_frames)]))
+
+
+def augmented(augment, frames, seed):
+    """The whole frames, augmented."""
+    plan = augment.draw(np.random.default_rng(seed))
+    return augment.apply(frames, plan, Box(0, 0, *frames.shape[1:3]))
 
 
 def timm_operation(name, increasing, level, resample):
@@ -101,17 +108,23 @@ def test_unknown_interpolation_is_refused():
         parse_randaugment("rand-m7", interpolation="cubic")
 
 
-def test_all_frames_get_the_same_plan():
-    augment = parse_randaugment("rand-m9-n6-mstd0.5-inc1-p1", interpolation="random")
+def test_unknown_backend_is_refused():
+    with pytest.raises(AugmentError, match=r"AUG\.BACKEND is 'cuda': expected one of fast, pil"):
+        parse_randaugment("rand-m7", backend="cuda")
+
+
+@pytest.mark.parametrize("backend", ["fast", "pil"])
+def test_all_frames_get_the_same_plan(backend):
+    augment = parse_randaugment("rand-m9-n6-mstd0.5-inc1-p1", interpolation="random", backend=backend)
     same = clip(1).expand(4, -1, -1, -1)
     for seed in range(20):
-        augmented = augment(same, np.random.default_rng(seed))
-        assert augmented.dtype == torch.uint8 and augmented.shape == same.shape
-        assert all(torch.equal(augmented[0], frame) for frame in augmented[1:])
+        found = augmented(augment, same, seed)
+        assert found.dtype == torch.uint8 and found.shape == same.shape
+        assert all(torch.equal(found[0], frame) for frame in found[1:])
 
 
 def test_a_clip_equals_timms_operations_frame_by_frame(monkeypatch):
-    augment = parse_randaugment("rand-m7-n4-mstd0.5-inc1-p1")
+    augment = parse_randaugment("rand-m7-n4-mstd0.5-inc1-p1", backend="pil")
     frames = clip()
     for seed in range(10):
         plan = augment.draw(np.random.default_rng(seed))
@@ -123,7 +136,7 @@ def test_a_clip_equals_timms_operations_frame_by_frame(monkeypatch):
             options = {"fillcolor": (128, 128, 128), "resample": resample}
             pictures = [function(picture, *arguments, **dict(options)) for picture in pictures]
         expected = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
-        assert torch.equal(augment(frames, np.random.default_rng(seed)), expected)
+        assert torch.equal(augmented(augment, frames, seed), expected)
 
 
 def test_frequencies_and_levels():
@@ -146,6 +159,8 @@ def test_uniform_levels():
     assert angles.max() <= 24.0 and abs(angles.mean() - 12.0) < 1.2
 
 
-def test_nothing_drawn_leaves_the_clip_alone():
+@pytest.mark.parametrize("backend", ["fast", "pil"])
+def test_nothing_drawn_leaves_the_clip_alone(backend):
     frames = clip()
-    assert RandAugment(num_ops=4, prob=0.0)(frames, np.random.default_rng(0)) is frames
+    found = augmented(RandAugment(num_ops=4, prob=0.0, backend=backend), frames, 0)
+    assert torch.equal(found, frames) and found.data_ptr() == frames.data_ptr()

@@ -54,11 +54,18 @@ class TrainTransform:
         Returns:
             uint8 (T, S, S, 3), contiguous.
         """
-        frames = frames_THWC if self.augment is None else self.augment(frames_THWC, rng)
+        height, width = frames_THWC.shape[1:3]
+        plan = [] if self.augment is None else self.augment.draw(rng)
+        window = spatial.Box(0, 0, height, width)
         if self.area is not None:
-            height, width = frames.shape[1:3]
-            box = spatial.inception_box(height, width, rng, area=self.area, aspect=self.aspect)
-            frames = spatial.resized_crop(frames, box, self.crop_size)
+            # Drawn before the augmentation is applied: only what the crop shows has to be augmented.
+            window = spatial.inception_box(height, width, rng, area=self.area, aspect=self.aspect)
+        if self.augment is not None:
+            frames = self.augment.apply(frames_THWC, plan, window)
+        else:
+            frames = spatial.cut(frames_THWC, window)
+        if self.area is not None:
+            frames = spatial.resize(frames, self.crop_size, self.crop_size)
         else:
             size = spatial.random_short_side(*self.short_side, rng, inverse_uniform=self.inverse_uniform)
             frames = spatial.random_crop(spatial.resize_short_side(frames, size), self.crop_size, rng)
@@ -179,7 +186,7 @@ def build_train_transform(cfg: Config) -> TrainTransform:
         area = _pair(scales, (0.08, 1.0), "DATA.TRAIN_JITTER_SCALES_RELATIVE")
     augment = None
     if cfg.AUG.ENABLE and cfg.AUG.AA_TYPE:
-        augment = parse_randaugment(cfg.AUG.AA_TYPE, interpolation=cfg.AUG.INTERPOLATION)
+        augment = parse_randaugment(cfg.AUG.AA_TYPE, interpolation=cfg.AUG.INTERPOLATION, backend=cfg.AUG.BACKEND)
     return TrainTransform(
         crop_size=cfg.DATA.TRAIN_CROP_SIZE,
         short_side=(cfg.DATA.TRAIN_JITTER_SCALES[0], cfg.DATA.TRAIN_JITTER_SCALES[1]),

@@ -1,7 +1,8 @@
-"""RandAugment for clips, with PIL's arithmetic: one operation, magnitude and sign for all frames of a clip.
+"""RandAugment for clips: one operation, magnitude and sign for all frames of a clip.
 
 The operations and their ranges are those of timm and PySlowFast, read from the same strings
 (`rand-m7-n4-mstd0.5-inc1`). A magnitude (a "level") lies in 0..10; each operation turns it into its own argument.
+Drawing a plan and applying it are apart: the same draws give the same plan, whichever backend applies it.
 
 Legend: T frames, H W pixels, C channels (3).
 """
@@ -13,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from videovit.config.errors import UserError
+from videovit.data.transforms import fast_operations, pil_operations
+from videovit.data.transforms.pil_operations import OPERATIONS, Step
+from videovit.data.transforms.spatial import Box
 
-FILL = (128, 128, 128)  # colour of what moves into the frame from outside
 MAX_LEVEL = 10.0
 RESAMPLING = {
     "bilinear": (Image.Resampling.BILINEAR,),
@@ -28,46 +30,15 @@ RESAMPLING = {
     "random": (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC),
 }
 
-Picture = Image.Image
-Operation = Callable[[Picture, float, Image.Resampling], Picture]
+APPLY: dict[str, Callable[[Tensor, Sequence[Step], Box], Tensor]] = {
+    "fast": fast_operations.apply_steps,
+    "pil": pil_operations.apply_steps,
+}
 
 
 class AugmentError(UserError):
-    """A RandAugment string or interpolation that cannot be read."""
+    """A RandAugment string, interpolation or backend that cannot be read."""
 
-
-def _affine(picture: Picture, matrix: tuple[float, ...], resample: Image.Resampling) -> Picture:
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=FILL)
-
-
-def _solarize_add(picture: Picture, amount: float, _: Image.Resampling) -> Picture:
-    table = [min(255, value + int(amount)) if value < 128 else value for value in range(256)]
-    return picture.point(table * 3)
-
-
-def _posterize(picture: Picture, num_bits: float, _: Image.Resampling) -> Picture:
-    # Not ImageOps.posterize: recent Pillow refuses 0 bits, which the highest level asks for; 0 bits are black.
-    mask = 256 - 2 ** (8 - int(num_bits))
-    return picture.point([value & mask for value in range(256)] * 3)
-
-
-OPERATIONS: dict[str, Operation] = {
-    "AutoContrast": lambda picture, _, __: ImageOps.autocontrast(picture),
-    "Equalize": lambda picture, _, __: ImageOps.equalize(picture),
-    "Invert": lambda picture, _, __: ImageOps.invert(picture),
-    "Rotate": lambda picture, degrees, how: picture.rotate(degrees, resample=how, fillcolor=FILL),
-    "Posterize": _posterize,
-    "Solarize": lambda picture, threshold, _: ImageOps.solarize(picture, int(threshold)),
-    "SolarizeAdd": _solarize_add,
-    "Color": lambda picture, factor, _: ImageEnhance.Color(picture).enhance(factor),
-    "Contrast": lambda picture, factor, _: ImageEnhance.Contrast(picture).enhance(factor),
-    "Brightness": lambda picture, factor, _: ImageEnhance.Brightness(picture).enhance(factor),
-    "Sharpness": lambda picture, factor, _: ImageEnhance.Sharpness(picture).enhance(factor),
-    "ShearX": lambda picture, factor, how: _affine(picture, (1, factor, 0, 0, 1, 0), how),
-    "ShearY": lambda picture, factor, how: _affine(picture, (1, 0, 0, factor, 1, 0), how),
-    "TranslateXRel": lambda picture, share, how: _affine(picture, (1, 0, share * picture.width, 0, 1, 0), how),
-    "TranslateYRel": lambda picture, share, how: _affine(picture, (1, 0, 0, 0, 1, share * picture.height), how),
-}
 
 # Operations whose argument may take either sign, with its size at the highest level.
 _SIGNED = {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3, "TranslateXRel": 0.45, "TranslateYRel": 0.45}
@@ -105,14 +76,6 @@ def level_to_argument(name: str, level: float, *, increasing: bool, sign: int) -
     return 0.0
 
 
-def _to_pictures(frames_THWC: Tensor) -> list[Picture]:
-    return [Image.fromarray(frame) for frame in frames_THWC.contiguous().numpy()]
-
-
-def _to_frames(pictures: Sequence[Picture]) -> Tensor:
-    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
-
-
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
     """A few operations drawn with replacement, each applied with a probability.
@@ -124,6 +87,7 @@ class RandAugment:
         level_std: standard deviation of the magnitude; above 100: uniform between 0 and `level`.
         increasing: see `level_to_argument`.
         interpolation: key of RESAMPLING; "random" draws bilinear or bicubic for each operation.
+        backend: key of APPLY; the draws do not depend on it.
     """
 
     level: float = MAX_LEVEL
@@ -132,15 +96,16 @@ class RandAugment:
     level_std: float = 0.0
     increasing: bool = False
     interpolation: str = "bicubic"
+    backend: str = "fast"
 
-    def draw(self, rng: np.random.Generator) -> list[tuple[str, float, Image.Resampling]]:
+    def draw(self, rng: np.random.Generator) -> list[Step]:
         """Draw what happens to a clip.
 
         Args:
             rng: source of randomness.
 
         Returns:
-            (name, argument, interpolation) of the operations to apply, in order; at most `num_ops`.
+            The operations to apply, in order; at most `num_ops`.
         """
         names = list(OPERATIONS)
         choices = RESAMPLING[self.interpolation]
@@ -157,30 +122,24 @@ class RandAugment:
             resample = choices[int(rng.integers(len(choices)))]
             if applied:
                 level = min(max(level, 0.0), MAX_LEVEL)
-                plan.append((name, level_to_argument(name, level, increasing=self.increasing, sign=sign), resample))
+                plan.append(Step(name, level_to_argument(name, level, increasing=self.increasing, sign=sign), resample))
         return plan
 
-    def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> Tensor:
-        """Augment a clip.
+    def apply(self, frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tensor:
+        """Augment a clip as planned.
 
         Args:
             frames_THWC: uint8 (T, H, W, 3).
-            rng: source of randomness.
+            plan: what `draw` gave.
+            window: which part of the augmented frames is wanted.
 
         Returns:
-            uint8 (T, H, W, 3); `frames_THWC` itself when no operation is applied.
+            uint8 (T, h, w, 3), that part; a view of `frames_THWC` when the plan is empty.
         """
-        plan = self.draw(rng)
-        if not plan:
-            return frames_THWC
-        pictures = _to_pictures(frames_THWC)
-        for name, argument, resample in plan:
-            operation = OPERATIONS[name]
-            pictures = [operation(picture, argument, resample) for picture in pictures]
-        return _to_frames(pictures)
+        return APPLY[self.backend](frames_THWC, plan, window)
 
 
-def parse_randaugment(text: str, *, interpolation: str = "bicubic") -> RandAugment:
+def parse_randaugment(text: str, *, interpolation: str = "bicubic", backend: str = "fast") -> RandAugment:
     """Read timm's and PySlowFast's description of RandAugment.
 
         rand-m7-n4-mstd0.5-inc1
@@ -192,15 +151,18 @@ def parse_randaugment(text: str, *, interpolation: str = "bicubic") -> RandAugme
     Args:
         text: "rand" and any of the parts m, n, p, mstd, inc, in any order, joined by "-".
         interpolation: "bilinear", "bicubic", "nearest" or "random".
+        backend: "fast" or "pil".
 
     Returns:
         A RandAugment.
 
     Raises:
-        AugmentError: an unknown or malformed part, a value out of range, or an unknown interpolation.
+        AugmentError: an unknown or malformed part, a value out of range, or an unknown interpolation or backend.
     """
     if interpolation not in RESAMPLING:
         raise AugmentError(f"AUG.INTERPOLATION is {interpolation!r}: expected one of {', '.join(RESAMPLING)}")
+    if backend not in APPLY:
+        raise AugmentError(f"AUG.BACKEND is {backend!r}: expected one of {', '.join(APPLY)}")
     head, *parts = text.split("-")
     values = {"m": MAX_LEVEL, "n": 2.0, "p": 0.5, "mstd": 0.0, "inc": 0.0}
     for part in parts if head == "rand" else [head]:
@@ -223,4 +185,5 @@ def parse_randaugment(text: str, *, interpolation: str = "bicubic") -> RandAugme
         level_std=values["mstd"],
         increasing=bool(values["inc"]),
         interpolation=interpolation,
+        backend=backend,
     )

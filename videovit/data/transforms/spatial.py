@@ -28,6 +28,11 @@ class Box(NamedTuple):
     width: int
 
 
+def cut(frames_THWC: Tensor, box: Box) -> Tensor:
+    """Cut a rectangle out of every frame: a view (T, box.height, box.width, 3) of `frames_THWC`."""
+    return frames_THWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
+
+
 def resize(frames_THWC: Tensor, height: int, width: int) -> Tensor:
     """Scale every frame to a given size, bilinearly.
 
@@ -197,8 +202,7 @@ def resized_crop(frames_THWC: Tensor, box: Box, size: int) -> Tensor:
     Returns:
         uint8 (T, S, S, 3).
     """
-    cut = frames_THWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    return resize(cut, size, size)
+    return resize(cut(frames_THWC, box), size, size)
 
 
 def horizontal_flip(frames_THWC: Tensor) -> Tensor:
