@@ -16,7 +16,6 @@ FIXED = {
     "TEST.CHECKPOINT_TYPE",
     "MODEL.ARCH",
     "MVIT.NORM",
-    "DATA.IN_VAL_CROP_RATIO",  # for images
 }
 
 

@@ -36,7 +36,13 @@ from videovit.data.dataset import (
 )
 from videovit.data.decode import DecodeOptions
 from videovit.data.records import Batch, Item, Sample, collate
-from videovit.data.transforms.pipeline import build_eval_transform, build_train_transform
+from videovit.data.sampling import EvenSpans
+from videovit.data.transforms.pipeline import (
+    build_eval_transform,
+    build_image_eval_transform,
+    build_image_train_transform,
+    build_train_transform,
+)
 
 
 class BatchError(UserError):
@@ -180,6 +186,9 @@ def read_samples(cfg: Config, split: Split) -> list[Sample]:
 
 def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:
     """The data set of a split: how its clips are chosen and cut."""
+    spec = build_spec(cfg, split)
+    if spec.images:
+        return build_image_dataset(cfg, split, samples)
     data, training = cfg.DATA, split == "train"
     num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
     crops: RepeatedCrops | FixedCrops
@@ -190,7 +199,6 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDatas
         crops = FixedCrops(replace(build_eval_transform(cfg, num_crops), crop_size=data.TRAIN_CROP_SIZE))
     else:
         crops = FixedCrops(build_eval_transform(cfg, num_crops))
-    spec = build_spec(cfg, split)
     label: LabelRule = one_class
     if spec.evaluation == "multi-label":
         label = ActionsShown(cfg.MODEL.NUM_CLASSES, whole_video=not training)
@@ -204,6 +212,39 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDatas
         decoding=build_decode_options(cfg, training=training),
         seed=cfg.RNG_SEED,
         replace_unreadable=training,
+    )
+
+
+def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:
+    """The data set of a split of still images: each is a clip of one frame, tested with one view.
+
+    Raises:
+        BatchError: more frames, views or crops are asked for.
+    """
+    wanted = {"DATA.NUM_FRAMES": cfg.DATA.NUM_FRAMES}
+    if split == "test":
+        wanted["TEST.NUM_ENSEMBLE_VIEWS"] = cfg.TEST.NUM_ENSEMBLE_VIEWS
+        wanted["TEST.NUM_SPATIAL_CROPS"] = cfg.TEST.NUM_SPATIAL_CROPS
+    for key, value in wanted.items():
+        if value != 1:
+            raise BatchError(f"{key} is {value}; expected 1: a still image has one frame, and its test one centre crop")
+    crops: RepeatedCrops | FixedCrops
+    if split == "train":
+        crops = RepeatedCrops(build_image_train_transform(cfg), cfg.AUG.NUM_SAMPLE)
+    else:
+        transform = build_image_eval_transform(cfg)
+        if split == "val":
+            transform = replace(transform, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
+        crops = FixedCrops(transform)
+    return ClipDataset(
+        samples,
+        plan=EvenSpans(1, 1, cfg.DATA.TARGET_FPS),
+        crops=crops,
+        num_crops=cfg.AUG.NUM_SAMPLE if split == "train" else 1,
+        backend="image",
+        decoding=replace(build_decode_options(cfg), timeout_s=0.0),  # Pillow does not hang
+        seed=cfg.RNG_SEED,
+        replace_unreadable=split == "train",
     )
 
 

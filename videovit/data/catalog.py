@@ -13,7 +13,7 @@ from typing import Literal
 
 from videovit.config import Config
 from videovit.config.errors import UserError
-from videovit.data.readers import kinetics
+from videovit.data.readers import image_folder, kinetics
 from videovit.data.records import Sample
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
 
@@ -46,6 +46,17 @@ def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
     )
 
 
+def read_images(cfg: Config, split: Split) -> list[Sample]:
+    """The folder `train`, `val` or `test` of DATA.PATH_TO_DATA_DIR, with a folder per class."""
+    return image_folder.read(
+        Path(cfg.DATA.PATH_TO_DATA_DIR) / split,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        separator=cfg.DATA.PATH_LABEL_SEPARATOR,
+        prefix=cfg.DATA.PATH_PREFIX,
+        skip_rows=cfg.DATA.SKIP_ROWS,
+    )
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """A data set: where its samples come from, how clips are taken from them, how a model is judged.
@@ -54,14 +65,19 @@ class DatasetSpec:
         read: the samples of a split.
         plan: the frames of every clip of a video.
         evaluation: "top-k" for one class a video, "multi-label" for mean average precision over `Sample.actions`.
+        images: still images: decoded and cut by rules of their own, and `plan` is not asked.
     """
 
     read: Callable[[Config, Split], list[Sample]]
     plan: Callable[[Config, Split], ClipPlan] = build_spans
     evaluation: Evaluation = "top-k"
+    images: bool = False
 
 
-DATASETS: dict[str, DatasetSpec] = {"kinetics": DatasetSpec(read_kinetics)}
+DATASETS: dict[str, DatasetSpec] = {
+    "kinetics": DatasetSpec(read_kinetics),
+    "imagenet": DatasetSpec(read_images, images=True),
+}
 
 
 def find_dataset(name: str) -> DatasetSpec:

@@ -12,10 +12,11 @@ from torch import nn
 
 from videovit.config import Config
 from videovit.data.build import build_decode_options
+from videovit.data.catalog import find_dataset
 from videovit.data.class_names import read_class_names
 from videovit.data.decode import open_video
 from videovit.data.sampling import span_indices
-from videovit.data.transforms.pipeline import build_eval_transform, build_preparation
+from videovit.data.transforms.pipeline import build_eval_transform, build_image_eval_transform, build_preparation
 from videovit.engine.log import Progress, format_table
 from videovit.engine.loops import autocast
 from videovit.engine.metrics import NonFiniteScoresError
@@ -82,7 +83,9 @@ def predict_video(cfg: Config, model: nn.Module, path: str, device: torch.device
         DecodeError: the file cannot be read.
     """
     names = read_class_names(cfg.DATA.CLASS_NAMES_FILE, cfg.MODEL.NUM_CLASSES, cfg.DATA.PATH_TO_DATA_DIR)
-    transform = build_eval_transform(cfg, num_crops=1)
+    images = find_dataset(cfg.TEST.DATASET).images
+    backend = "image" if images else "pyav"
+    transform = build_image_eval_transform(cfg) if images else build_eval_transform(cfg, num_crops=1)
     prepare = build_preparation(cfg, train=False)
     score = ACTIVATIONS[cfg.MODEL.HEAD_ACT]
     top_k = min(cfg.PREDICT.TOP_K, cfg.MODEL.NUM_CLASSES)
@@ -91,7 +94,7 @@ def predict_video(cfg: Config, model: nn.Module, path: str, device: torch.device
     # PyAV holds one window; decord reads ahead through the whole file (1.4 GB for one frame of a 30-minute movie).
     # The time limit is for data sets: a movie takes as long as it is, one window after the other.
     decoding = dataclasses.replace(build_decode_options(cfg), timeout_s=0.0)
-    with open_video(path, "pyav", decoding) as video, torch.inference_mode(), autocast(device, test_dtype(cfg)):
+    with open_video(path, backend, decoding) as video, torch.inference_mode(), autocast(device, test_dtype(cfg)):
         clip_size = cfg.DATA.SAMPLING_RATE * cfg.DATA.NUM_FRAMES / cfg.DATA.TARGET_FPS * video.fps
         stride = cfg.PREDICT.WINDOW_STRIDE_S * video.fps or clip_size
         starts = window_starts(video.num_frames, clip_size, stride)

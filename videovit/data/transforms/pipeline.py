@@ -15,8 +15,9 @@ from torch import Tensor
 
 from videovit.data.transforms import spatial
 from videovit.data.transforms.erasing import Erasing
+from videovit.data.transforms.image import ImageEvalTransform, ImageTrainTransform
 from videovit.data.transforms.mixup import Mixup
-from videovit.data.transforms.randaugment import RandAugment, parse_randaugment
+from videovit.data.transforms.randaugment import RESAMPLING, RandAugment, parse_randaugment
 
 if TYPE_CHECKING:
     from videovit.config import Config
@@ -241,6 +242,35 @@ def build_preparation(cfg: Config, train: bool) -> Preparation:
         reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
         erasing=erasing,
     )
+
+
+def build_image_train_transform(cfg: Config) -> ImageTrainTransform:
+    """Read the training geometry and RandAugment of still images from the config: always the Inception crop.
+
+    Args:
+        cfg: sections DATA and AUG, with the keys of `build_train_transform`.
+
+    Raises:
+        ValueError: a value cannot be read.
+    """
+    clips = build_train_transform(cfg)
+    return ImageTrainTransform(
+        crop_size=clips.crop_size,
+        area=clips.area or (0.08, 1.0),
+        aspect=clips.aspect,
+        flip_prob=clips.flip_prob,
+        resample=RESAMPLING[cfg.AUG.INTERPOLATION],
+        augment=clips.augment,
+    )
+
+
+def build_image_eval_transform(cfg: Config) -> ImageEvalTransform:
+    """Read the evaluation geometry of still images from the config.
+
+    Args:
+        cfg: DATA.TEST_CROP_SIZE and DATA.IN_VAL_CROP_RATIO.
+    """
+    return ImageEvalTransform(crop_size=cfg.DATA.TEST_CROP_SIZE, crop_ratio=cfg.DATA.IN_VAL_CROP_RATIO)
 
 
 def build_mixup(cfg: Config) -> Mixup | None:

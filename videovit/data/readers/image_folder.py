@@ -1,0 +1,120 @@
+"""Folders of images, a folder per class: ImageNet, and any other data set laid out like it.
+
+    DATA.PATH_TO_DATA_DIR/
+        train/n01440764/n01440764_10026.JPEG     the class is the folder right below the split;
+        train/n01443537/...                      images may lie deeper
+        val/n01440764/ILSVRC2012_val_00000293.JPEG
+        test/...                                 where there is none, the test reads val
+
+Classes are numbered in the order of their folders' names in train/, so a class that val/ lacks shifts no number. A list
+`train.csv`, `val.csv` or `test.csv` beside the folders (`path label` a line, see `readers.kinetics`) is read instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from videovit.data.decode.image_backend import SUFFIXES
+from videovit.data.readers import kinetics
+from videovit.data.records import AnnotationError, Sample
+
+
+def read(
+    split_folder: str | Path, *, num_classes: int, separator: str = " ", prefix: str = "", skip_rows: int = 0
+) -> list[Sample]:
+    """Read the images of a split.
+
+    Args:
+        split_folder: DATA.PATH_TO_DATA_DIR/train, /val or /test.
+        num_classes: number of class folders (MODEL.NUM_CLASSES).
+        separator, prefix, skip_rows: for lists, see `readers.kinetics.read`.
+
+    Returns:
+        The samples, class by class, sorted by name.
+
+    Raises:
+        AnnotationError: there is neither folder nor list, the number of classes is another one, a class of this split
+            is not in train/, or nothing is in the folders.
+
+    Source: the layout of PySlowFast's ImageNet data set (sorted folders; its test reads val).
+    """
+    split_folder = find_split(Path(split_folder))
+    list_file = split_folder.with_name(split_folder.name + ".csv")
+    if list_file.is_file():
+        return kinetics.read(
+            list_file, num_classes=num_classes, separator=separator, prefix=prefix, skip_rows=skip_rows
+        )
+    names = class_folders(split_folder)
+    of_train = split_folder.parent / "train"
+    classes = class_folders(of_train) if of_train.is_dir() else names
+    if len(classes) != num_classes:
+        where = of_train if of_train.is_dir() else split_folder
+        raise AnnotationError(
+            f"{str(where)!r} has {len(classes)} class folders, MODEL.NUM_CLASSES is {num_classes}; they are numbered "
+            f"by name, {shown(classes)}"
+        )
+    numbers = {name: number for number, name in enumerate(classes)}
+    for name in names:
+        if name not in numbers:
+            near = difflib.get_close_matches(name, classes, n=1)
+            hint = f"; nearest: {near[0]!r}" if near else ""
+            raise AnnotationError(f"{str(split_folder / name)!r} is no class of {str(of_train)!r}{hint}")
+    samples = [Sample(path, numbers[name]) for name in names for path in images_below(split_folder / name)]
+    if not samples:
+        raise AnnotationError(
+            f"no images in the class folders of {str(split_folder)!r}, {shown(names)}; known suffixes: "
+            + ", ".join(sorted(SUFFIXES))
+        )
+    return samples
+
+
+def find_split(split_folder: Path) -> Path:
+    """The folder of a split; val for a test that has none of its own.
+
+    Raises:
+        AnnotationError: neither the folder nor a list of this name exists.
+    """
+    places = [split_folder] + ([split_folder.with_name("val")] if split_folder.name == "test" else [])
+    for place in places:
+        if place.is_dir() or place.with_name(place.name + ".csv").is_file():
+            return place
+    raise AnnotationError(
+        f"folder {str(split_folder)!r} does not exist, nor does a list {split_folder.name + '.csv'!r} beside it; "
+        + kinetics.content_of(split_folder.parent)
+    )
+
+
+def class_folders(split_folder: Path) -> list[str]:
+    """The names of the folders right below, sorted: class 0 first.
+
+    Raises:
+        AnnotationError: there are none.
+    """
+    with os.scandir(split_folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise AnnotationError(
+            f"{str(split_folder)!r} has no class folders; expected {split_folder.name}/<class>/<image>, or a list "
+            f"{split_folder.name}.csv beside it ('path label' a line)"
+        )
+    return names
+
+
+def images_below(folder: Path) -> list[str]:
+    """The image files in a folder and below, sorted; hidden files are left out, links to folders followed."""
+    paths = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [
+            os.path.join(place, name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+        ]
+    return sorted(paths)
+
+
+def shown(names: list[str]) -> str:
+    """Some of many names, for an error message."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

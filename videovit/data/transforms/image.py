@@ -1,0 +1,112 @@
+"""Still images (T = 1): the geometry of the ImageNet recipe, on Pillow, whose resampling that recipe is made of.
+
+Unlike a clip an image is cropped first and augmented afterwards, and scaled with antialiasing (bicubic).
+
+Legend: H W pixels, S side of the square crop in pixels, C channels (3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from videovit.data.transforms import spatial
+from videovit.data.transforms.randaugment import RandAugment
+
+
+def resize_box(
+    image_1HWC: Tensor, box: spatial.Box, height: int, width: int, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Tensor:
+    """Cut a rectangle out of an image and scale it, with antialiasing.
+
+    Args:
+        image_1HWC: uint8 (1, H, W, 3).
+        box: inside the image; pixels around it do not count.
+        height, width: in pixels.
+        resample: Pillow's filter.
+
+    Returns:
+        uint8 (1, height, width, 3).
+    """
+    cut = image_1HWC[0, box.top : box.top + box.height, box.left : box.left + box.width]
+    picture = Image.fromarray(np.ascontiguousarray(cut.numpy())).resize((width, height), resample)
+    return torch.from_numpy(np.array(picture))[None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTrainTransform:
+    """Random augmentation of one image: Inception crop, flip, then RandAugment.
+
+    Args:
+        crop_size: S in pixels.
+        area: shares of the image for the Inception crop.
+        aspect: its aspect ratios.
+        flip_prob: probability of mirroring.
+        resample: names of Pillow's filters; one is drawn for each image.
+        augment: RandAugment, or None.
+
+    Source: PySlowFast's ImageNet recipe, which is timm's (order of the steps).
+    """
+
+    crop_size: int
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_prob: float = 0.5
+    resample: tuple[Image.Resampling, ...] = (Image.Resampling.BICUBIC,)
+    augment: RandAugment | None = None
+
+    def __call__(self, image_1HWC: Tensor, rng: np.random.Generator) -> Tensor:
+        """Augment an image.
+
+        Args:
+            image_1HWC: uint8 (1, H, W, 3).
+            rng: source of all randomness.
+
+        Returns:
+            uint8 (1, S, S, 3), contiguous.
+        """
+        height, width = image_1HWC.shape[1:3]
+        box = spatial.inception_box(height, width, rng, area=self.area, aspect=self.aspect)
+        resample = self.resample[int(rng.integers(len(self.resample)))]
+        image = resize_box(image_1HWC, box, self.crop_size, self.crop_size, resample)
+        if self.flip_prob > 0 and rng.random() < self.flip_prob:
+            image = spatial.horizontal_flip(image)
+        return image.contiguous() if self.augment is None else self.augment(image, rng).contiguous()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEvalTransform:
+    """The centre of one image: scaled so that the crop is `crop_ratio` of its shorter side.
+
+    Args:
+        crop_size: S in pixels.
+        crop_ratio: S / shorter side, above 0 and at most 1.
+
+    Source: PySlowFast, DATA.IN_VAL_CROP_RATIO (0.875: 224 of 256); the rounding is torchvision's.
+    """
+
+    crop_size: int
+    crop_ratio: float = 0.875
+
+    def __call__(self, image_1HWC: Tensor) -> list[Tensor]:
+        """Cut the crop of an image.
+
+        Args:
+            image_1HWC: uint8 (1, H, W, 3).
+
+        Returns:
+            One tensor, uint8 (1, S, S, 3), contiguous.
+        """
+        height, width = image_1HWC.shape[1:3]
+        short_side = int(self.crop_size / self.crop_ratio)
+        if height < width:
+            size = short_side, int(short_side * width / height)
+        else:
+            size = int(short_side * height / width), short_side
+        scaled = resize_box(image_1HWC, spatial.Box(0, 0, height, width), *size)
+        top, left = (round((side - self.crop_size) / 2) for side in size)
+        return [scaled[:, top : top + self.crop_size, left : left + self.crop_size].contiguous()]
