@@ -50,7 +50,8 @@ def test_flip_comes_before_randaugment_which_comes_last() -> None:
     both = ImageTrainTransform(**whole, flip_prob=1.0, augment=augment)  # type: ignore[arg-type]
     rng = np.random.default_rng(3)
     ImageTrainTransform(**whole, flip_prob=1.0)(image, rng)  # type: ignore[arg-type]
-    assert torch.equal(both(image, np.random.default_rng(3)), augment(flipped, rng))
+    wanted = augment.apply(flipped, augment.draw(rng), spatial.Box(0, 0, 40, 40))
+    assert torch.equal(both(image, np.random.default_rng(3)), wanted)
 
 
 def test_config_keys() -> None:

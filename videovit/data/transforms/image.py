@@ -32,8 +32,9 @@ def resize_box(
     Returns:
         uint8 (1, height, width, 3).
     """
-    cut = image_1HWC[0, box.top : box.top + box.height, box.left : box.left + box.width]
-    picture = Image.fromarray(np.ascontiguousarray(cut.numpy())).resize((width, height), resample)
+    picture = Image.fromarray(np.ascontiguousarray(spatial.cut(image_1HWC, box)[0].numpy())).resize(
+        (width, height), resample
+    )
     return torch.from_numpy(np.array(picture))[None]
 
 
@@ -75,7 +76,10 @@ class ImageTrainTransform:
         image = resize_box(image_1HWC, box, self.crop_size, self.crop_size, resample)
         if self.flip_prob > 0 and rng.random() < self.flip_prob:
             image = spatial.horizontal_flip(image)
-        return image.contiguous() if self.augment is None else self.augment(image, rng).contiguous()
+        if self.augment is not None:
+            whole = spatial.Box(0, 0, self.crop_size, self.crop_size)
+            image = self.augment.apply(image.contiguous(), self.augment.draw(rng), whole)
+        return image.contiguous()
 
 
 @dataclass(frozen=True, kw_only=True)
