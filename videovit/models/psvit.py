@@ -9,6 +9,7 @@ B images, C channels, H W pixels (T = 1), N tokens, M heads, D head width, K cla
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from videovit.models.heads import ClassifierHead
 from videovit.models.layers import DropPath, Linear, Mlp, add_branch, matmul_dtype
 from videovit.models.position import resize_pos_embed
 from videovit.models.psvit_plan import BASIC, PlanError, PsvitShape, parse_plan
+
+Layers = Sequence[tuple[str, nn.Module]]
+"""The layers of a stage in order: kind, `B` or `S`, and block."""
 
 
 class ImageOnlyError(UserError):
@@ -190,11 +194,14 @@ class PsvitTrunk(nn.Module):
         shape: widths, heads, sizes and what the paper leaves open.
         dropout: of the first tokens.
         head_dropout: in front of the classifier.
+        act_checkpoint: recompute each layer in the backward pass instead of keeping its activations.
     """
 
-    def __init__(self, shape: PsvitShape, *, dropout: float = 0.0, head_dropout: float = 0.0) -> None:
+    def __init__(
+        self, shape: PsvitShape, *, dropout: float = 0.0, head_dropout: float = 0.0, act_checkpoint: bool = False
+    ) -> None:
         super().__init__()
-        self.shape, self.dropout = shape, dropout
+        self.shape, self.dropout, self.act_checkpoint = shape, dropout, act_checkpoint
         d = shape.dims
         self.patch_embed = nn.Conv2d(shape.in_channels, d[0], shape.patch_size, shape.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d[0])) if shape.num_cls else None
@@ -216,7 +223,7 @@ class PsvitTrunk(nn.Module):
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02)
 
-    def embed(self, x_BCTHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _embed(self, x_BCTHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """First tokens, and rows and columns of those that the first pooling sees.
 
         Raises:
@@ -235,7 +242,7 @@ class PsvitTrunk(nn.Module):
         x_BNC = x_BNC + self._positions(0, (rows, columns))
         return nn.functional.dropout(x_BNC, self.dropout, self.training and self.dropout > 0), grid
 
-    def enter(self, stage: int, x_BNC: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    def _enter(self, stage: int, x_BNC: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """Tokens and grid as the layers of `stage` (1 or more) see them, of those that the stage before left."""
         x_BNC, grid = self.pools[stage - 1](x_BNC, grid)
         return (x_BNC + self._positions(stage, grid) if self.shape.pos_embed == "all" else x_BNC), grid
@@ -251,6 +258,43 @@ class PsvitTrunk(nn.Module):
         made_for = (1, side, side) if side else (1, 1, rows)
         stretched = resize_pos_embed(table[:, num_cls:], made_for, (1, *grid))
         return torch.cat([table[:, :num_cls], stretched], dim=1)
+
+    def encode(
+        self, x_BCTHW: Tensor, stages: Sequence[Layers], keep_maps: bool = False
+    ) -> tuple[Tensor, tuple[int, int, int], list[Tensor]]:
+        """Run the layers of a path.
+
+        Args:
+            x_BCTHW: (B, C, 1, H, W), normalised.
+            stages: for each stage its layers in order.
+            keep_maps: return all attention maps, not only compute those that are shared.
+
+        Returns:
+            tokens: (B, N, C) of the last layer, normalised.
+            grid: (1, rows, columns) of what the stage would pool.
+            maps: (B, M, N, N) of every layer; empty without `keep_maps`.
+        """
+        x_BNC, grid = self._embed(x_BCTHW)
+        maps: list[Tensor] = []
+        for stage, layers in enumerate(stages):
+            if stage:
+                x_BNC, grid = self._enter(stage, x_BNC, grid)
+            map_BMNN = None
+            for i, (kind, block) in enumerate(layers):
+                given = None if kind == BASIC else map_BMNN
+                is_shared = any(kind != BASIC for kind, _ in layers[i + 1 : i + 2])
+                x_BNC, map_BMNN = self._run(block, x_BNC, given, is_shared or keep_maps)
+                if keep_maps and map_BMNN is not None:
+                    maps.append(map_BMNN)
+        return self.norm(x_BNC), (1, *grid), maps
+
+    def _run(
+        self, block: nn.Module, x_BNC: Tensor, map_BMNN: Tensor | None, keep_map: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.act_checkpoint and self.training and torch.is_grad_enabled():
+            done: tuple[Tensor, Tensor | None] = checkpoint(block, x_BNC, map_BMNN, keep_map, use_reentrant=False)
+            return done
+        return block(x_BNC, map_BMNN, keep_map)
 
     def classify(self, x_BNC: Tensor) -> Tensor:
         """Logits (B, K) of normalised tokens."""
@@ -281,9 +325,8 @@ class PSViT(PsvitTrunk):
         head_dropout: float = 0.0,
         act_checkpoint: bool = False,
     ) -> None:
-        super().__init__(shape, dropout=dropout, head_dropout=head_dropout)
+        super().__init__(shape, dropout=dropout, head_dropout=head_dropout, act_checkpoint=act_checkpoint)
         self.plan = parse_plan(plan, len(shape.dims))
-        self.act_checkpoint = act_checkpoint
         rates = torch.linspace(0, drop_path, sum(map(len, self.plan)), device="cpu").tolist()
         self.blocks = nn.ModuleList()
         for stage, layers in enumerate(self.plan):
@@ -314,36 +357,16 @@ class PSViT(PsvitTrunk):
             tokens: (B, N, C), a class token that is kept apart first.
             grid: (1, rows, columns) of the others; with 1d pooling one row, with a joint class token one of its tokens.
         """
-        tokens, grid, _ = self._encode(x_BCTHW, keep_maps=False)
+        tokens, grid, _ = self.encode(x_BCTHW, self._stages())
         return tokens, grid
 
     def attention_maps(self, x_BCTHW: Tensor) -> list[Tensor]:
         """Attention of every layer, (B, M, N, N) after the softmax; a sharing layer's is that of the layer before."""
-        return self._encode(x_BCTHW, keep_maps=True)[2]
+        return self.encode(x_BCTHW, self._stages(), keep_maps=True)[2]
 
-    def _encode(self, x_BCTHW: Tensor, keep_maps: bool) -> tuple[Tensor, tuple[int, int, int], list[Tensor]]:
-        x_BNC, grid = self.embed(x_BCTHW)
-        maps: list[Tensor] = []
+    def _stages(self) -> list[Layers]:
         blocks = iter(self.blocks)
-        for stage, layers in enumerate(self.plan):
-            if stage:
-                x_BNC, grid = self.enter(stage, x_BNC, grid)
-            map_BMNN = None
-            for i, kind in enumerate(layers):
-                given = None if kind == BASIC else map_BMNN
-                is_shared = layers[i + 1 : i + 2] not in ("", BASIC)
-                x_BNC, map_BMNN = self._run(next(blocks), x_BNC, given, is_shared or keep_maps)
-                if keep_maps and map_BMNN is not None:
-                    maps.append(map_BMNN)
-        return self.norm(x_BNC), (1, *grid), maps
-
-    def _run(
-        self, block: nn.Module, x_BNC: Tensor, map_BMNN: Tensor | None, keep_map: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        if self.act_checkpoint and self.training and torch.is_grad_enabled():
-            done: tuple[Tensor, Tensor | None] = checkpoint(block, x_BNC, map_BMNN, keep_map, use_reentrant=False)
-            return done
-        return block(x_BNC, map_BMNN, keep_map)
+        return [[(kind, next(blocks)) for kind in layers] for layers in self.plan]
 
 
 def shape_from_config(cfg: Any) -> PsvitShape:

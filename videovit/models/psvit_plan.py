@@ -13,6 +13,8 @@ from functools import cache
 from itertools import product
 from typing import Literal
 
+import numpy as np
+
 from videovit.config.errors import UserError
 
 BASIC, SHARING, IDENTITY = "B", "S", "-"
@@ -213,3 +215,21 @@ def plan_cost(shape: PsvitShape, plan: str) -> Cost:
         for kind in layers:
             total += layer_cost(shape, stage, kind)
     return total
+
+
+def pad_plan(plan: str, num_stages: int, num_cells: int) -> str:
+    """A plan as cells of a supernet: identity cells behind the layers of every stage.
+
+    Raises:
+        PlanError: not a plan, or a stage has more layers than there are cells.
+    """
+    stages = parse_plan(plan, num_stages)
+    if max(map(len, stages)) > num_cells:
+        raise PlanError(f"plan {plan!r}: a stage of {max(map(len, stages))} layers does not fit into {num_cells} cells")
+    return "|".join(stage.ljust(num_cells, IDENTITY) for stage in stages)
+
+
+def draw_plan(rng: np.random.Generator, num_stages: int, num_cells: int) -> str:
+    """A legal plan, every one equally likely."""
+    rows = legal_stages(num_cells)
+    return "|".join(rows[i] for i in rng.integers(len(rows), size=num_stages))
