@@ -154,7 +154,12 @@ def test_plans_and_legal_stages():
 
 @pytest.mark.parametrize(
     ("plan", "message"),
-    [("BB|B", "2 stages, expected 3"), ("B|SB|B", "stage 2 must start with B"), ("B|--|B", "stage 2"), ("B|X|B", "'X'")],
+    [
+        ("BB|B", "2 stages, expected 3"),
+        ("B|SB|B", "stage 2 must start with B"),
+        ("B|--|B", "stage 2"),
+        ("B|X|B", "'X'"),
+    ],
 )
 def test_illegal_plans_are_refused(plan, message):
     with pytest.raises(PlanError, match=message):

@@ -166,6 +166,13 @@ def _orders(cfg: Config) -> Iterator[Broken]:
         yield ("SHUFFLE_EVAL.ORDERS",), "names no order"
 
 
+def _teacher(cfg: Config) -> Iterator[Broken]:
+    if cfg.TRAIN.ENABLE and cfg.DISTILL.TYPE != "none":
+        for name in ("TEACHER_CFG", "CHECKPOINT_FILE_PATH"):
+            if not getattr(cfg.DISTILL, name):
+                yield (f"DISTILL.{name}", "DISTILL.TYPE"), f"is empty, and DISTILL.TYPE is {cfg.DISTILL.TYPE}"
+
+
 RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     _distributed,
     _batches,
@@ -176,4 +183,5 @@ RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     _patches,
     _blocks,
     _orders,
+    _teacher,
 )

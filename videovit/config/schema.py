@@ -23,7 +23,7 @@ from .limits import (
     Range,
     Size,
 )
-from .schema_models import Mvit, Vit
+from .schema_models import Mvit, Psvit, Supernet, Vit
 
 DECODERS = ("decord", "pyav", "torchcodec", "frames", "image")
 LOSSES = ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit")
@@ -204,6 +204,17 @@ class Solver:
 
 
 @dataclass(frozen=True)
+class Distill:
+    """DISTILL (ours): training with a teacher, a trained model with a config of its own."""
+
+    TYPE: Annotated[str, Choice(("none", "soft", "hard"))] = "none"
+    TEACHER_CFG: str = ""
+    CHECKPOINT_FILE_PATH: str = ""  # of the teacher: a file, or the OUTPUT_DIR of its run
+    ALPHA: Fraction = 0.5  # share of the teacher in the loss
+    TAU: AboveZero = 1.0  # temperature of the soft form
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """BENCHMARK: speed of the model, the training step, the loader or decoding. ENABLE to COMPILE are ours."""
 
@@ -251,5 +262,8 @@ class Config:
     MODEL: Model = Model()
     MVIT: Mvit = Mvit()
     VIT: Vit = Vit()
+    PSVIT: Psvit = Psvit()
+    SUPERNET: Supernet = Supernet()
     SOLVER: Solver = Solver()
+    DISTILL: Distill = Distill()
     TENSORBOARD: Tensorboard = Tensorboard()

@@ -69,3 +69,32 @@ class Vit:
     DISTILLED: bool = False  # a second token and head for a teacher's decision
     DROPOUT_RATE: DropRate = 0.0
     DROPPATH_RATE: DropRate = 0.0
+
+
+@dataclass(frozen=True)
+class Psvit:
+    """PSVIT (ours): token pooling and attention sharing; what the paper leaves open is marked *open*."""
+
+    PLAN: str = "BSBB|BSBBB|BSSBS"  # B basic, S sharing layer, | between stages
+    DIMS: tuple[Positive, ...] = (192, 288, 384)  # one per stage
+    HEADS: tuple[Positive, ...] = (3, 6, 6)
+    PATCH_SIZE: Positive = 16  # pixels
+    POOLING: Annotated[str, Choice(("1d", "2d"))] = "1d"
+    POOL_KERNEL: Positive = 3  # open
+    POOL_CONV: Annotated[str, Choice(("dense", "depthwise"))] = "dense"  # open
+    CLS: Annotated[str, Choice(("joint", "apart", "none"))] = "joint"  # open; joint: a token like any other
+    HEAD_INPUT: Annotated[str, Choice(("mean", "cls"))] = "mean"
+    POS_EMBED: Annotated[str, Choice(("first", "all"))] = "first"  # open; stages with position tables
+    SHARED_HEADS: tuple[str, ...] = ()  # open; one string of 0 and 1 per stage, a head each: 1 takes the shared map
+    MLP_RATIO: AboveZero = 4.0
+    QKV_BIAS: bool = True
+    DROPOUT_RATE: DropRate = 0.0
+    DROPPATH_RATE: DropRate = 0.1  # open
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """SUPERNET (ours): the model PSViTSupernet, whose stages are rows of cells."""
+
+    NUM_CELLS: Positive = 6  # of every stage: the most layers that a plan can have there
+    SHARING_OWNS: bool = True  # sharing cells have weights of their own; False: those of the basic layer beside them

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from videovit.config.errors import UserError
 from videovit.data.records import Batch, Failure
 from videovit.data.transforms.mixup import Mixup
+from videovit.engine.distill import Teacher
 from videovit.engine.log import Progress, logger
 from videovit.engine.losses import Loss
 from videovit.engine.optim import Schedule, clip_gradients, set_lr
@@ -50,6 +51,8 @@ class Training:
         model: takes (B, 3, T, H, W), returns logits; wrapped for distributed training or not.
         dtype: of autocast, None for full precision; with float16 a `scaler` is needed.
         accumulate: micro-batches that a batch is cut into; the optimiser step stays that of the whole batch.
+        teacher: also learnt from; a model of two classifiers shows it the second.
+        before_step: called with epoch and step first of all, to choose what is trained in this step.
         seed, rank: together with epoch and step they fix dropout, drop path and mixup.
     """
 
@@ -60,6 +63,8 @@ class Training:
     prepare: Preparation
     device: torch.device
     mixup: Mixup | None = None
+    teacher: Teacher | None = None
+    before_step: Callable[[int, int], None] | None = None
     scaler: torch.amp.GradScaler | None = None
     dtype: torch.dtype | None = None
     accumulate: int = 1
@@ -94,6 +99,8 @@ def train_step(parts: Training, batch: Batch, *, epoch: int, step: int, num_step
     Raises:
         NonFiniteLossError: before the weights are touched.
     """
+    if parts.before_step is not None:
+        parts.before_step(epoch, step)
     source = step_seed(parts.seed, epoch, step, parts.rank)
     torch.manual_seed(int(source.generate_state(1, np.uint64)[0]) & (2**63 - 1))
     lr = parts.schedule(epoch + step / num_steps)
@@ -134,11 +141,21 @@ def _backward(parts: Training, x_BCTHW: Tensor, targets: Tensor) -> Tensor:
         no_sync = getattr(parts.model, "no_sync", None)
         with contextlib.nullcontext() if last or no_sync is None else no_sync():
             with autocast(parts.device, parts.dtype):
-                logits = parts.model(x)
-            loss = parts.loss(logits, y) * (len(x) / len(x_BCTHW))
+                output = parts.model(x)
+                decision = None if parts.teacher is None else parts.teacher.decide(x)
+            loss = _loss(parts, output, decision, y) * (len(x) / len(x_BCTHW))
             torch.autograd.backward(loss if parts.scaler is None else parts.scaler.scale(loss))
         total += loss.detach()
     return total
+
+
+def _loss(parts: Training, output: Tensor | tuple[Tensor, Tensor], decision: Tensor | None, targets: Tensor) -> Tensor:
+    """Loss of the labels and of the teacher; without a teacher both classifiers of a distilled model learn the labels."""
+    logits, distillation = output if isinstance(output, tuple) else (output, output)
+    loss = parts.loss(logits, targets)
+    if parts.teacher is not None and decision is not None:
+        return parts.teacher.blend(loss, distillation, decision)
+    return loss if distillation is logits else (loss + parts.loss(distillation, targets)) / 2
 
 
 def train_epoch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from videovit.engine import distributed
 from videovit.engine.bad_samples import BadSamples
 from videovit.engine.checkpoint import Position, checkpoint_path, find_checkpoints, resume, save_checkpoint
 from videovit.engine.evaluation import validate
+from videovit.engine.distill import build_teacher
 from videovit.engine.log import Progress, logger
 from videovit.engine.loops import (
     LOOK_ON_FILES,
@@ -29,6 +31,7 @@ from videovit.engine.optim import build_optimizer, build_schedule, describe_grou
 from videovit.engine.parts import build_on, load_initial_weights, train_dtype, without_wrapper
 from videovit.engine.run import Run, record_config, report_decoders
 from videovit.models.convert import CheckpointError
+from videovit.models.psvit_supernet import PSViTSupernet
 
 
 def train(cfg: Config, run: Run) -> dict[str, float]:
@@ -139,9 +142,10 @@ def build_training(cfg: Config, run: Run) -> Training:
     """Model, optimiser, schedule, loss and augmentation of the config, on the device of the run."""
     model: nn.Module = build_on(cfg, run.device)
     optimizer = build_optimizer(cfg, model)
+    supernet = model if isinstance(model, PSViTSupernet) else None
     if run.world_size > 1:
         gpus = [run.device.index] if run.device.type == "cuda" else None
-        model = nn.parallel.DistributedDataParallel(model, device_ids=gpus)
+        model = nn.parallel.DistributedDataParallel(model, device_ids=gpus, find_unused_parameters=supernet is not None)
     dtype = train_dtype(cfg)
     return Training(
         model=model,
@@ -151,6 +155,8 @@ def build_training(cfg: Config, run: Run) -> Training:
         prepare=build_preparation(cfg, train=True),
         device=run.device,
         mixup=build_mixup(cfg),
+        teacher=build_teacher(cfg, run.device),
+        before_step=None if supernet is None else partial(supernet.draw_path, cfg.RNG_SEED),
         scaler=torch.amp.GradScaler(run.device.type) if dtype == torch.float16 else None,
         dtype=dtype,
         accumulate=cfg.TRAIN.GRAD_ACCUM_STEPS,

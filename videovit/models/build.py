@@ -8,12 +8,16 @@ from torch import nn
 
 from videovit.config.errors import UserError
 from videovit.models.mvit import mvit_from_config
+from videovit.models.psvit import psvit_from_config
+from videovit.models.psvit_supernet import psvit_supernet_from_config
 from videovit.models.ptv import PTV_MODELS
 from videovit.models.vit import vit_from_config
 
 MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "MViT": mvit_from_config,
     "ViT": vit_from_config,
+    "PSViT": psvit_from_config,
+    "PSViTSupernet": psvit_supernet_from_config,
     **PTV_MODELS,
 }
 

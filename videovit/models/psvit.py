@@ -18,10 +18,12 @@ from torch.utils.checkpoint import checkpoint
 
 from videovit.config.errors import UserError
 from videovit.models.attend import attend
+from videovit.models.derived import forget_derived
 from videovit.models.heads import ClassifierHead
 from videovit.models.layers import DropPath, Linear, Mlp, add_branch, matmul_dtype
 from videovit.models.position import resize_pos_embed
 from videovit.models.psvit_plan import BASIC, PlanError, PsvitShape, parse_plan
+from videovit.models.transformer import drop_path_rates
 
 Layers = Sequence[tuple[str, nn.Module]]
 """The layers of a stage in order: kind, `B` or `S`, and block."""
@@ -212,8 +214,13 @@ class PsvitTrunk(nn.Module):
         self.norm = nn.LayerNorm(d[-1], eps=1e-6)
         self.head = ClassifierHead(d[-1], shape.num_classes, dropout=head_dropout)
 
+    def train(self, mode: bool = True) -> Any:
+        """Switch between training and evaluation; also forgets what was derived from the weights."""
+        forget_derived(self)
+        return super().train(mode)
+
     def init_weights(self) -> None:
-        """As DeiT: truncated normal (0.02) for linear layers and tables, zero biases, PyTorch's own for convolutions."""
+        """Truncated normal (0.02) for linear layers and tables, zero biases, PyTorch's own for convolutions, as DeiT."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -327,7 +334,7 @@ class PSViT(PsvitTrunk):
     ) -> None:
         super().__init__(shape, dropout=dropout, head_dropout=head_dropout, act_checkpoint=act_checkpoint)
         self.plan = parse_plan(plan, len(shape.dims))
-        rates = torch.linspace(0, drop_path, sum(map(len, self.plan)), device="cpu").tolist()
+        rates = drop_path_rates(drop_path, sum(map(len, self.plan)))
         self.blocks = nn.ModuleList()
         for stage, layers in enumerate(self.plan):
             for kind in layers:

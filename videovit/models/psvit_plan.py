@@ -105,7 +105,9 @@ class PsvitShape:
         for _ in range(stage):
             size = (self.pooled(size[0]) if self.pooling == "2d" else 1, self.pooled(size[1]))
         if min(size) < 1:
-            raise PlanError(f"stage {stage + 1}: no tokens left of a {self.image_size} px image (patch_size, pool_kernel)")
+            raise PlanError(
+                f"stage {stage + 1}: no tokens left of a {self.image_size} px image (patch_size, pool_kernel)"
+            )
         return size
 
     def num_tokens(self, stage: int) -> int:

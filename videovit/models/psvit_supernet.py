@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from videovit.models.psvit import Layers, PsvitBlock, PsvitTrunk, shape_from_config
 from videovit.models.psvit_plan import BASIC, IDENTITY, PlanError, PsvitShape, draw_plan, pad_plan, parse_plan
+from videovit.models.transformer import drop_path_rates
 
 
 class PSViTSupernet(PsvitTrunk):
@@ -50,7 +50,7 @@ class PSViTSupernet(PsvitTrunk):
             raise PlanError("shared_heads: head masks need sharing cells with weights of their own (sharing_owns)")
         self.num_cells, self.sharing_owns = num_cells, sharing_owns
         self.set_plan(plan)
-        rates = torch.linspace(0, drop_path, len(shape.dims) * num_cells, device="cpu").tolist()
+        rates = drop_path_rates(drop_path, len(shape.dims) * num_cells)
 
         def cells(own: tuple[int, ...] | None, stage: int) -> nn.ModuleList:
             blocks = (
