@@ -150,7 +150,7 @@ def _backward(parts: Training, x_BCTHW: Tensor, targets: Tensor) -> Tensor:
 
 
 def _loss(parts: Training, output: Tensor | tuple[Tensor, Tensor], decision: Tensor | None, targets: Tensor) -> Tensor:
-    """Loss of the labels and of the teacher; without a teacher both classifiers of a distilled model learn the labels."""
+    """Loss of labels and teacher; without a teacher both classifiers of a distilled model learn the labels."""
     logits, distillation = output if isinstance(output, tuple) else (output, output)
     loss = parts.loss(logits, targets)
     if parts.teacher is not None and decision is not None:

@@ -15,8 +15,8 @@ from videovit.data.transforms.pipeline import build_mixup, build_preparation
 from videovit.engine import distributed
 from videovit.engine.bad_samples import BadSamples
 from videovit.engine.checkpoint import Position, checkpoint_path, find_checkpoints, resume, save_checkpoint
-from videovit.engine.evaluation import validate
 from videovit.engine.distill import build_teacher
+from videovit.engine.evaluation import validate
 from videovit.engine.log import Progress, logger
 from videovit.engine.loops import (
     LOOK_ON_FILES,

@@ -220,7 +220,7 @@ class PsvitTrunk(nn.Module):
         return super().train(mode)
 
     def init_weights(self) -> None:
-        """Truncated normal (0.02) for linear layers and tables, zero biases, PyTorch's own for convolutions, as DeiT."""
+        """As DeiT: truncated normal (0.02) for linear layers and tables, zero biases; convolutions as PyTorch."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
