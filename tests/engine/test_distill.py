@@ -100,7 +100,7 @@ def test_the_teacher_sees_the_mixed_clips_and_faces_the_second_classifier() -> N
     plain = batch().frames_BTHWC.permute(0, 4, 1, 2, 3).float() / 255
     source = np.random.SeedSequence((0, 0, 0, 0))
     source.generate_state(1, np.uint64)
-    mixed, targets = mixup(plain, batch().labels, np.random.default_rng(source))
+    mixed, targets = mixup(plain.clone(), batch().labels, np.random.default_rng(source))
     assert torch.equal(teacher.x, mixed) and not torch.equal(mixed, plain) and not teacher.had_grad
     parts.model.load_state_dict(start)
     first, second = parts.model(mixed)
