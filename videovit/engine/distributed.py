@@ -6,14 +6,18 @@ submitit) is unknown here. Not being able to join is an error, never a run of on
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from videovit.config.errors import UserError
 
@@ -21,8 +25,18 @@ T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
+FAULT = "fault"  # key of the store: what the process that failed first has to say
+LOOK_S = 3.0  # how long a process that lost the others looks for the one at fault
+
+_store: Store | None = None  # shared by the processes of the group, while there is one
+
+
 class LaunchError(UserError):
     """The processes of a run could not be started or could not find each other."""
+
+
+class PeerError(UserError):
+    """This process ends because another one failed; the message is that of the other."""
 
 
 def is_launched() -> bool:
@@ -55,22 +69,111 @@ def process_group(*, use_gpu: bool, backend: str = "auto", timeout_s: float = 60
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
         raise LaunchError(f"distributed run: {', '.join(missing)} not set; needed are {', '.join(VARIABLES)}")
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     name = ("nccl" if use_gpu else "gloo") if backend == "auto" else backend
-    try:
-        dist.init_process_group(
-            name,
-            rank=_env_int("RANK"),
-            world_size=world,
-            timeout=datetime.timedelta(seconds=timeout_s),
-            device_id=device if use_gpu else None,
-        )
-    except (dist.DistError, RuntimeError) as error:
-        raise LaunchError(f"rank {_env_int('RANK')} of {world} could not join at {where} ({name}): {error}") from error
+    global _store
+    _store = _join(name, timeout=datetime.timedelta(seconds=timeout_s), device=device if use_gpu else None)
+    rank, store = dist.get_rank(), _store
     try:
         yield device
-    finally:
+    except BaseException:
+        dist.destroy_process_group()  # now the others notice
+        if rank == 0:
+            _wait_until_told(store, world)
+        raise
+    else:
         dist.destroy_process_group()
+    finally:
+        _store = None
+
+
+def _join(backend: str, *, timeout: datetime.timedelta, device: torch.device | None) -> Store:
+    """Make the process group; returns the store through which its processes found each other."""
+    rank, world = _env_int("RANK"), _env_int("WORLD_SIZE")
+    host, port = os.environ["MASTER_ADDR"], _env_int("MASTER_PORT")
+    # torchrun keeps the store in a process of its own, the same one after it has started the others again
+    is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store: Store | None = None
+    try:
+        tcp = TCPStore(
+            host, port, world, rank == 0 and not is_agents, timeout=timeout, wait_for_workers=False, multi_tenant=True
+        )
+        store = PrefixStore(f"videovit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", tcp)
+        store.set(f"joined/{rank}", socket.gethostname())
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout, device_id=device)
+    except (dist.DistError, RuntimeError) as error:
+        absent: list[int] = []
+        with contextlib.suppress(RuntimeError):  # the store may be what cannot be reached
+            absent = _absent(store, "joined", world) if store else []
+        found = f"; absent: {_ranks(absent)}" if absent else ""
+        where = f"{host}:{port} ({backend}) within {timeout.total_seconds():g} s"
+        raise LaunchError(f"rank {rank} of {world} could not join at {where}{found}: {error}") from error
+    return store
+
+
+@contextmanager
+def naming_the_fault() -> Iterator[None]:
+    """When a process fails, let every process of the group end with the error of the one that failed first.
+
+    The one at fault leaves its message in the store before its absence can make others fail. Those that lost a
+    connection, or waited in vain, look for such a message; where there is none, for processes that are silent.
+
+    Raises:
+        PeerError: another process is at fault.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if _store is None:
+            raise
+        if not _is_lost_connection(error):
+            text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            with contextlib.suppress(RuntimeError):
+                _store.compare_set(FAULT, "", f"rank {rank()}: {text}")
+                _store.set(f"told/{rank()}", "1")
+            raise
+        raise PeerError(_fault(_store, error)) from error
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Whether a collective failed because of others; gloo tells so by its file names only."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _fault(store: Store, error: BaseException) -> str:
+    """Who made the others fail, and why."""
+    try:
+        store.set(f"lost/{rank()}", "1")
+        end = time.monotonic() + LOOK_S
+        while True:
+            if store.check([FAULT]):
+                store.set(f"told/{rank()}", "1")
+                return bytes(store.get(FAULT)).decode()
+            silent = _absent(store, "lost", world_size())
+            if not silent or time.monotonic() > end:
+                store.set(f"told/{rank()}", "1")
+                break
+            time.sleep(0.1)
+    except RuntimeError:  # the store is gone, and rank 0 with it
+        silent = [0]
+    who = f"{_ranks(silent)}: killed, or hangs" if silent else "the connection between the processes was lost"
+    return f"{who} (noticed by rank {rank()}: {str(error).splitlines()[0]})"
+
+
+def _wait_until_told(store: Store, world: int) -> None:
+    """Rank 0 holds the store: it stays for a moment, so that the others can read there whose fault it was."""
+    end = time.monotonic() + LOOK_S
+    with contextlib.suppress(RuntimeError):
+        while _absent(store, "told", world) and time.monotonic() < end:
+            time.sleep(0.05)
+
+
+def _absent(store: Store, what: str, world: int) -> list[int]:
+    """The ranks that have not set their key `what`."""
+    return [r for r in range(world) if not store.check([f"{what}/{r}"])]
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def _device(use_gpu: bool) -> torch.device:

@@ -8,39 +8,26 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
-import sys
 import warnings
 from collections.abc import Callable
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.multiprocessing import get_context
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from videovit.config import Config
-from videovit.config.errors import UserError
 from videovit.engine import distributed
 from videovit.engine.benchmark import benchmark
 from videovit.engine.distributed import LaunchError
 from videovit.engine.evaluation import test
 from videovit.engine.log import RunLog, logger
+from videovit.engine.processes import run_processes
 from videovit.engine.run import Run, record_config
 from videovit.engine.shuffle_eval import shuffle_eval
 from videovit.engine.train import train
 
 Task = Callable[[Config, Run], dict[str, float]]
-
-
-INTERRUPTED = 130  # exit code after Ctrl-C
-
-
-class SpawnedRunError(UserError):
-    """A spawned process stopped with an error; the message is that of the process."""
-
+Results = dict[str, dict[str, float]]
 
 TASKS: dict[str, tuple[Callable[[Config], bool], Task]] = {
     "train": (lambda cfg: cfg.TRAIN.ENABLE, train),
@@ -50,14 +37,15 @@ TASKS: dict[str, tuple[Callable[[Config], bool], Task]] = {
 }
 
 
-def run(cfg: Config) -> dict[str, dict[str, float]]:
+def run(cfg: Config) -> Results:
     """Run the enabled tasks of a config in as many processes as it asks for.
 
     Returns:
-        Task name -> its numbers, as rank 0 has them; empty when the tasks ran in spawned processes of another shard.
+        Task name -> its numbers, as the first process here has them.
 
     Raises:
         LaunchError: processes could not be started or could not find each other, or GPUs are missing.
+        SpawnedRunError: a spawned process failed; the message is that of the one that failed first.
     """
     if distributed.is_launched():
         return run_tasks(cfg)
@@ -66,40 +54,12 @@ def run(cfg: Config) -> dict[str, dict[str, float]]:
     if per_shard * cfg.NUM_SHARDS == 1:
         return run_tasks(cfg)
     host, port = _rendezvous(cfg)
-    results = get_context("spawn").SimpleQueue()
-    children = start_processes(  # type: ignore[no-untyped-call]
-        _child, args=(cfg, per_shard, host, port, results), nprocs=per_shard, join=False, start_method="spawn"
-    )
-    try:
-        while not children.join():
-            pass
-    except KeyboardInterrupt:  # to this process alone or to all of the terminal: either way nobody stays behind
-        for process in children.processes:
-            process.terminate()
-        for process in children.processes:
-            process.join()
-        raise
-    except ProcessRaisedException as error:
-        raise SpawnedRunError(_first_message(results) or str(error)) from error
-    except ProcessExitedException as error:
-        if error.exit_code == INTERRUPTED:
-            raise KeyboardInterrupt from None
-        raise SpawnedRunError(_first_message(results) or str(error)) from error
-    return {} if results.empty() else results.get()
+    names = [f"rank {cfg.SHARD_ID * per_shard + i}" for i in range(per_shard)]
+    results: Results = run_processes(_run_spawned, names, cfg, per_shard, host, port)
+    return results
 
 
-def _first_message(results: SimpleQueue[Any]) -> str | None:
-    """What the process that failed first has to say; the others fail of its absence."""
-    while not results.empty():
-        item = results.get()
-        if isinstance(item, str):
-            return item
-    return None
-
-
-def _child(local_rank: int, cfg: Config, per_shard: int, host: str, port: int, results: SimpleQueue[Any]) -> None:
-    # Ctrl-C reaches every process of the terminal: this one ends quietly, the parent reports.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+def _run_spawned(local_rank: int, cfg: Config, per_shard: int, host: str, port: int) -> Results:
     os.environ.update(
         RANK=str(cfg.SHARD_ID * per_shard + local_rank),
         WORLD_SIZE=str(per_shard * cfg.NUM_SHARDS),
@@ -109,22 +69,14 @@ def _child(local_rank: int, cfg: Config, per_shard: int, host: str, port: int, r
     )
     if cfg.NUM_GPUS == 0 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // per_shard))
-    try:
-        result = run_tasks(cfg, lambda text: results.put(f"rank {os.environ['RANK']}: {text}"))
-    except UserError as error:
-        if isinstance(error, LaunchError):
-            results.put(f"rank {os.environ['RANK']}: {error}")
-        sys.exit(1)
-    if local_rank == 0:
-        results.put(result)
+    return run_tasks(cfg)
 
 
-def run_tasks(cfg: Config, tell: Callable[[str], object] | None = None) -> dict[str, dict[str, float]]:
+def run_tasks(cfg: Config) -> Results:
     """Join the process group of the environment, if any, and run the enabled tasks in order.
 
-    Args:
-        tell: called with the message of a user's error before the group is left, that is, before the other ranks can
-            fail of this one's absence.
+    Raises:
+        PeerError: another process failed first; its message.
     """
     group = distributed.process_group(use_gpu=cfg.NUM_GPUS > 0, backend=cfg.DIST_BACKEND, timeout_s=cfg.DIST_TIMEOUT_S)
     output_dir = Path(cfg.OUTPUT_DIR)
@@ -133,18 +85,14 @@ def run_tasks(cfg: Config, tell: Callable[[str], object] | None = None) -> dict[
     with group as device:
         rank, world_size = distributed.rank(), distributed.world_size()
         tensorboard = Path(cfg.TENSORBOARD.LOG_DIR or "tensorboard") if cfg.TENSORBOARD.ENABLE else None
-        with RunLog(output_dir, rank=rank, tensorboard_dir=output_dir / tensorboard if tensorboard else None) as log:
+        log = RunLog(output_dir, rank=rank, tensorboard_dir=output_dir / tensorboard if tensorboard else None)
+        with log, distributed.naming_the_fault():
             logger.info("%s, process %d of %d", _describe(device), rank + 1, world_size)
             warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
-            try:
-                return _run_enabled(cfg, Run(log, device, rank, world_size))
-            except UserError as error:
-                if tell is not None:
-                    tell(str(error))
-                raise
+            return _run_enabled(cfg, Run(log, device, rank, world_size))
 
 
-def _run_enabled(cfg: Config, run: Run) -> dict[str, dict[str, float]]:
+def _run_enabled(cfg: Config, run: Run) -> Results:
     if not cfg.TRAIN.ENABLE:  # training records its config itself, once it is sure to go on
         fresh = not (Path(cfg.OUTPUT_DIR) / "config.yaml").exists()
         record_config(cfg, run, "config.yaml" if fresh else "config_test.yaml")

@@ -1,0 +1,94 @@
+"""A process group that loses one of its processes: every other process ends soon, and names it."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from videovit.config.errors import UserError
+from videovit.engine import distributed
+from videovit.engine.distributed import LaunchError, PeerError
+
+WORLD = 3
+FAULTY = 1
+
+
+def work(rank: int, how: str, port: int, folder: Path) -> None:
+    """What one rank goes through; how it ended is written to a file."""
+    variables = {"RANK": rank, "WORLD_SIZE": WORLD, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    timeout_s = 3.0 if how in ("absent", "hang") else 60.0
+    if how == "absent" and rank == FAULTY:
+        return
+    began = time.monotonic()
+    try:
+        with distributed.process_group(use_gpu=False, timeout_s=timeout_s), distributed.naming_the_fault():
+            distributed.barrier()
+            if rank == FAULTY:
+                if how == "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                elif how == "hang":
+                    time.sleep(30)
+                    return
+                raise UserError("clip 7 is broken")
+            distributed.mean(torch.ones(4))
+    except (LaunchError, PeerError, UserError) as error:
+        text = f"{type(error).__name__}: {error}\n{time.monotonic() - began}"
+        (folder / str(rank)).write_text(text)
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Callable[[str], dict[int, str]]:
+    """`ends(how)`: rank -> how it ended."""
+
+    def run(how: str) -> dict[int, str]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        context = multiprocessing.get_context("fork")  # torch is imported already
+        children = [context.Process(target=work, args=(rank, how, port, tmp_path)) for rank in range(WORLD)]
+        for child in children:
+            child.start()
+        try:
+            for rank, child in enumerate(children):
+                if rank != FAULTY or how != "hang":
+                    child.join(timeout=60)
+                    assert child.exitcode is not None, f"rank {rank} is still there"
+        finally:
+            for child in children:
+                child.kill()
+                child.join()
+        return {int(path.name): path.read_text() for path in tmp_path.iterdir()}
+
+    return run
+
+
+def test_an_error_is_told_by_all(ends: Callable[[str], dict[int, str]]) -> None:
+    told = ends("error")
+    assert told[FAULTY].startswith("UserError: clip 7 is broken")
+    for rank in (0, 2):
+        assert told[rank].startswith("PeerError: rank 1: clip 7 is broken"), told
+
+
+@pytest.mark.parametrize("how", ["killed", "hang"])
+def test_a_silent_rank_is_named(
+    how: str, ends: Callable[[str], dict[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "LOOK_S", 2.0)
+    told = ends(how)
+    assert set(told) == {0, 2}
+    for text in told.values():
+        assert text.startswith("PeerError: rank 1: killed, or hangs"), told
+
+
+def test_a_rank_that_never_comes_is_named(ends: Callable[[str], dict[int, str]]) -> None:
+    told = ends("absent")
+    assert set(told) == {0, 2}
+    assert all("LaunchError" in text and "within 3 s" in text for text in told.values())
+    assert "absent: rank 1" in told[0]

@@ -1,0 +1,131 @@
+"""Processes that are started together end together, whatever one of them does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from videovit.config.errors import UserError
+from videovit.engine import processes
+from videovit.engine.processes import SpawnedRunError, run_processes
+
+STUBBORN_S = 100.0
+
+
+def behave(i: int, how: str, folder: Path) -> str:
+    """Process 1 does something; the others, deaf to SIGTERM, would stay for long."""
+    (folder / str(i)).write_text(str(os.getpid()))
+    if how == "fine":
+        return f"result of {i}"
+    if i != 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(STUBBORN_S)
+    while len(list(folder.iterdir())) < 3:
+        time.sleep(0.01)
+    if how == "mistake":
+        raise UserError("no such list")
+    if how == "bug":
+        raise ZeroDivisionError("one by none")
+    if how == "exit":
+        os._exit(7)
+    if how == "interrupt":
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(STUBBORN_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ""
+
+
+def names(number: int) -> list[str]:
+    return [f"rank {i}" for i in range(number)]
+
+
+def is_alive(pid: int) -> bool:
+    """Running, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(path.read_text()) for path in folder.iterdir()]
+
+
+def test_the_result_is_that_of_the_first(tmp_path: Path) -> None:
+    assert run_processes(behave, names(2), "fine", tmp_path) == "result of 0"
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("mistake", "rank 1: no such list"),
+        ("bug", "rank 1: ZeroDivisionError: one by none"),
+        ("killed", "rank 1: killed by SIGKILL"),
+        ("exit", "rank 1: ended with exit code 7"),
+    ],
+)
+def test_one_fails(how: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others, which would stay and do not heed SIGTERM, are ended too."""
+    monkeypatch.setattr(processes, "END_S", 0.3)
+    with pytest.raises(SpawnedRunError, match=told):
+        run_processes(behave, names(3), how, tmp_path)
+    assert len(pids(tmp_path)) == 3 and not any(map(is_alive, pids(tmp_path)))
+
+
+def test_ctrl_c_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "END_S", 0.3)
+    with pytest.raises(KeyboardInterrupt):
+        run_processes(behave, names(3), "interrupt", tmp_path)
+    assert not any(map(is_alive, pids(tmp_path)))
+
+
+def answer_signal(i: int, folder: Path) -> None:
+    signal.signal(signal.SIGUSR2, lambda *_: (folder / f"{i} was told").touch())
+    (folder / str(i)).write_text(str(os.getpid()))
+    while not (folder / f"{i} was told").exists():
+        time.sleep(0.01)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_processes
+from videovit.engine.processes import run_processes
+if __name__ == "__main__":
+    run_processes(getattr(test_processes, sys.argv[2]), ["a", "b"], Path(sys.argv[3]))
+"""
+
+
+def start_script(target: str, folder: Path, tmp_path: Path) -> "subprocess.Popen[bytes]":
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    child = subprocess.Popen([sys.executable, script, Path(__file__).parent, target, folder])
+    while len(list(folder.iterdir())) < 2 or not all(path.read_text() for path in folder.iterdir()):
+        assert child.poll() is None
+        time.sleep(0.01)
+    return child
+
+
+def test_signals_are_handed_on(tmp_path: Path) -> None:
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    child = start_script("answer_signal", folder, tmp_path)
+    child.send_signal(signal.SIGUSR2)
+    assert child.wait(timeout=60) == 0
+
+
+def test_none_outlives_its_parent(tmp_path: Path) -> None:
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    child = start_script("answer_signal", folder, tmp_path)
+    child.kill()
+    child.wait()
+    end = time.monotonic() + 30
+    while any(map(is_alive, pids(folder))):
+        assert time.monotonic() < end, "orphans"
+        time.sleep(0.05)
