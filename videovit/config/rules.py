@@ -83,6 +83,19 @@ def _loss(cfg: Config) -> Iterator[Broken]:
         yield ("MODEL.LABEL_SMOOTHING", "MIXUP.ENABLE"), "with MIXUP use MIXUP.LABEL_SMOOTH_VALUE instead"
 
 
+def _whole_videos(cfg: Config) -> Iterator[Broken]:
+    test = cfg.TEST
+    if test.DATASET.lower() != "ssv2" or not (test.ENABLE or cfg.SHUFFLE_EVAL.ENABLE):
+        return
+    for name, clips in (
+        ("NUM_ENSEMBLE_VIEWS", [test.NUM_ENSEMBLE_VIEWS]),
+        ("NUM_TEMPORAL_CLIPS", test.NUM_TEMPORAL_CLIPS),
+    ):
+        if any(number != 1 for number in clips):
+            text = "a clip of ssv2 covers the whole video, so several would be the same; use 1, and NUM_SPATIAL_CROPS 3"
+            yield (f"TEST.{name}", "TEST.DATASET"), text
+
+
 def _learning_rate(cfg: Config) -> Iterator[Broken]:
     solver = cfg.SOLVER
     if cfg.TRAIN.ENABLE and solver.LR_POLICY == "cosine" and solver.COSINE_END_LR > solver.BASE_LR:
@@ -177,6 +190,7 @@ RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     _distributed,
     _batches,
     _multi_label,
+    _whole_videos,
     _loss,
     _learning_rate,
     _crops,

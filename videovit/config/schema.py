@@ -62,6 +62,7 @@ class Test:
     NUM_SPATIAL_CROPS: Annotated[int, Choice((1, 3))] = 3
     NUM_TEMPORAL_CLIPS: tuple[Positive, ...] = ()
     SAVE_RESULTS_PATH: str = ""
+    SPLIT: Annotated[str, Choice(("", "val", "test"))] = ""  # ours; which list the test reads, "": the usual one
     SKIP_UNREADABLE: bool = False  # ours
     MIXED_PRECISION: bool = False  # ours
 

@@ -6,6 +6,7 @@ Functions of (config, split) are the adapters of the table: they turn the config
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Literal
 
 from videovit.config import Config
 from videovit.config.errors import UserError
-from videovit.data.readers import image_folder, kinetics
+from videovit.data.readers import charades, image_folder, kinetics, ssv2
 from videovit.data.records import Sample
-from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
+from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
 
 Split = Literal["train", "val", "test"]
 Evaluation = Literal["top-k", "multi-label"]
@@ -35,10 +36,26 @@ def build_spans(cfg: Config, split: Split) -> ClipPlan:
     )
 
 
+def build_segments(cfg: Config, split: Split) -> ClipPlan:
+    """One clip from the whole video; DATA.SAMPLING_RATE and TEST.NUM_ENSEMBLE_VIEWS have no part in it."""
+    return Segments(cfg.DATA.NUM_FRAMES, random=split == "train")
+
+
+def build_strided(cfg: Config, split: Split) -> ClipPlan:
+    """Clips of frames exactly DATA.SAMPLING_RATE apart."""
+    return StridedClips(
+        cfg.DATA.NUM_FRAMES,
+        cfg.DATA.SAMPLING_RATE,
+        cfg.DATA.TARGET_FPS,
+        num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS if split == "test" else 1,
+        random=split == "train",
+    )
+
+
 def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
-    """`train.csv`, `val.csv` or `test.csv` of DATA.PATH_TO_DATA_DIR."""
+    """`train.csv`, `val.csv` or `test.csv` of DATA.PATH_TO_DATA_DIR; TEST.SPLIT names another for the test."""
     return kinetics.read(
-        Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{split}.csv",
+        Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv",
         num_classes=cfg.MODEL.NUM_CLASSES,
         separator=cfg.DATA.PATH_LABEL_SEPARATOR,
         prefix=cfg.DATA.PATH_PREFIX,
@@ -55,6 +72,39 @@ def read_images(cfg: Config, split: Split) -> list[Sample]:
         prefix=cfg.DATA.PATH_PREFIX,
         skip_rows=cfg.DATA.SKIP_ROWS,
     )
+
+
+def read_ssv2(cfg: Config, split: Split) -> list[Sample]:
+    """Training or validation list; the test is on the validation list too, unless TEST.SPLIT is test."""
+    if split == "train" and cfg.DATA.RANDOM_FLIP:
+        warnings.warn(
+            "DATA.RANDOM_FLIP True: a mirrored video of ssv2 may show another class (left, right)", stacklevel=2
+        )
+    return ssv2.read(
+        cfg.DATA.PATH_TO_DATA_DIR,
+        _listed(split, cfg.TEST.SPLIT, "val"),
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        prefix=cfg.DATA.PATH_PREFIX,
+        frames_fps=cfg.DATA.FRAMES_FPS,
+    )
+
+
+def read_charades(cfg: Config, split: Split) -> list[Sample]:
+    """Training list, or the one list that validation and test share."""
+    return charades.read(
+        cfg.DATA.PATH_TO_DATA_DIR,
+        "train" if split == "train" else "val",
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        prefix=cfg.DATA.PATH_PREFIX,
+        frames_fps=cfg.DATA.FRAMES_FPS,
+    )
+
+
+def _listed(split: Split, choice: str, usual: Split) -> Split:
+    """Which list a split reads: for the test TEST.SPLIT, or the usual one where that is empty."""
+    if split != "test":
+        return split
+    return "val" if (choice or usual) == "val" else "test"
 
 
 @dataclass(frozen=True)
@@ -77,6 +127,8 @@ class DatasetSpec:
 DATASETS: dict[str, DatasetSpec] = {
     "kinetics": DatasetSpec(read_kinetics),
     "imagenet": DatasetSpec(read_images, images=True),
+    "ssv2": DatasetSpec(read_ssv2, plan=build_segments),
+    "charades": DatasetSpec(read_charades, plan=build_strided, evaluation="multi-label"),
 }
 
 

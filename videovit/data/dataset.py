@@ -172,6 +172,9 @@ class ClipDataset(Dataset[Item]):
     def _read_item(self, index: int, rng: np.random.Generator, failures: list[Failure]) -> Item:
         sample = self.samples[index]
         with open_video(sample.path, self._backend, self._decoding) as video:
+            if sample.num_frames not in (None, video.num_frames):
+                reason = f"{video.num_frames} images, but the list names {sample.num_frames}"
+                raise DecodeError(sample.path, reason, video.served_by)
             indices = self._plan(video.num_frames, video.fps, rng)
             wanted = np.unique(np.concatenate(indices))
             frames_NHWC = video.frames(wanted)

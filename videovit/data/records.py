@@ -32,6 +32,7 @@ class Sample:
     """One video of a data set: where it is and what it shows; `start_s`/`end_s` cut it, None for the whole file.
 
     A video has either one class, `label`, or any number of `actions` (multi-label data sets; then `label` is -1).
+    `num_frames` is how many images the folder of a frame list must hold.
     """
 
     path: str
@@ -39,6 +40,7 @@ class Sample:
     start_s: float | None = None
     end_s: float | None = None
     actions: tuple[Action, ...] | None = None
+    num_frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -193,3 +193,78 @@ class EvenSpans:
                 )
             )
         return clips
+
+
+@dataclass(frozen=True)
+class Segments:
+    """One clip from the whole video: `num_sampled` equal segments, a frame of each.
+
+        a video of 11 frames, 4 segments of 2.5 frames; neighbours share their boundary, rounded
+
+        frame      0  1  2  3  4  5  6  7  8  9 10
+        segments  [-----]     [-----]
+                        [--------]  [--------]           0-2, 2-5, 5-8, 8-10
+        test          x     x        x        x          the middle, rounded down
+        training   any frame of each segment, its ends included
+
+    Args:
+        num_sampled: T.
+        random: draw the frame (training) instead of taking the middle (evaluation).
+
+    Source: Temporal Segment Networks (arXiv 1608.00859); boundaries and rounding of PySlowFast's Something-Something.
+    """
+
+    num_sampled: int
+    random: bool = False
+    num_clips: ClassVar[int] = 1
+
+    def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
+        """The (T,) frame indices; `rng` is touched only if `random`."""
+        if num_frames < 1:
+            raise ValueError(f"a video of {num_frames} frames has none to sample")
+        bounds = np.round((num_frames - 1) / self.num_sampled * np.arange(self.num_sampled + 1)).astype(np.int64)
+        if self.random:
+            return [rng.integers(bounds[:-1], bounds[1:], endpoint=True)]
+        return [(bounds[:-1] + bounds[1:]) // 2]
+
+
+@dataclass(frozen=True)
+class StridedClips:
+    """Clips of frames exactly `stride` apart; past either end of the video the outermost frame is repeated.
+
+    In a video longer than the clip, starts are whole frames: drawn in training, else spread from the first possible to
+    the last (a single clip stands in the middle). A shorter video stands anywhere within the clip in training, else at
+    its beginning. At another frame rate than `target_fps` the stride is scaled, and frames are the nearest.
+
+    Args:
+        num_sampled: T.
+        stride: frames from one sample to the next, at `target_fps`.
+        target_fps: the frame rate that `stride` counts in.
+        num_clips: clips a video.
+        random: draw the start (training).
+
+    Source: PySlowFast, sampling of the Charades loader.
+    """
+
+    num_sampled: int
+    stride: int
+    target_fps: float
+    num_clips: int = 1
+    random: bool = False
+
+    def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
+        """The frame indices of each clip; `rng` is touched only if `random`."""
+        if num_frames < 1:
+            raise ValueError(f"a video of {num_frames} frames has none to sample")
+        offsets_T = np.rint(np.arange(self.num_sampled) * (self.stride * fps / self.target_fps)).astype(np.int64)
+        room = num_frames - int(offsets_T[-1]) - 1
+        return [np.clip(start + offsets_T, 0, num_frames - 1) for start in self._starts(room, rng)]
+
+    def _starts(self, room: int, rng: np.random.Generator) -> list[int]:
+        if self.random:
+            low, high = min(room, 0), max(room, 0)
+            return rng.integers(low, high, size=self.num_clips, endpoint=True).tolist()
+        if self.num_clips == 1:
+            return [max(room, 0) // 2]
+        gap = max(room, 0) / (self.num_clips - 1)
+        return [round(gap * clip) for clip in range(self.num_clips)]

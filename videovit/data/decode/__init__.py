@@ -6,6 +6,7 @@ Adding a decoder is one module with an `open_*(path, options) -> Video` function
 from __future__ import annotations
 
 import difflib
+import os
 from os import PathLike, fspath
 
 from videovit.data.decode.decord_backend import open_decord
@@ -31,7 +32,8 @@ def open_video(path: str | PathLike[str], backend: str = "decord", options: Deco
 
     Args:
         path: a file on disk; addresses of other kinds are not opened. For `frames` a folder or list of images.
-        backend: a name in BACKENDS. `decord` is served by `pyav` where decord is not installed.
+        backend: a name in BACKENDS. `decord` is served by `pyav` where decord is not installed, and a folder by
+            `frames` whatever the name.
         options: scaling and limits; with a time limit the video is decoded in a process of its own.
 
     Returns:
@@ -46,6 +48,8 @@ def open_video(path: str | PathLike[str], backend: str = "decord", options: Deco
         near = difflib.get_close_matches(backend, BACKENDS, n=1)
         hint = f"; nearest: {near[0]!r}" if near else ""
         raise ValueError(f"unknown decoding backend {backend!r}; expected one of {sorted(BACKENDS)}{hint}")
+    if os.path.isdir(path):
+        backend = "frames"
     if options.timeout_s > 0:
         return open_limited(fspath(path), backend, BACKENDS, options)
     return BACKENDS[backend](fspath(path), options)

@@ -1,0 +1,117 @@
+"""Charades: the official lists with the videos, or PySlowFast's frame lists.
+
+    Charades_v1_train.csv, Charades_v1_test.csv    a header and a line a video; of its columns these are read:
+        id        46GP8, the name of the video
+        actions   c092 11.90 21.20;c147 0.00 12.60: class, begin and end in seconds; may be empty
+    Charades_v1_480/46GP8.mp4                      the videos
+
+The list called test is the one that results are reported on, and serves validation and test here. Where the folder
+holds frame lists of PySlowFast (train.csv, val.csv), those are read instead.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Literal
+
+from videovit.data.readers import frame_lists
+from videovit.data.readers.annotation_files import PLAIN_NAME, VideoFolder, find_file
+from videovit.data.readers.kinetics import read_lines, refuse
+from videovit.data.records import Action, AnnotationError, Sample
+
+LISTS = {"train": "Charades_v1_train.csv", "val": "Charades_v1_test.csv"}
+VIDEO_FOLDERS = ("Charades_v1_480", "Charades_v1", "videos")
+ACTION = re.compile(r"c(?P<label>\d+)\s+(?P<start>-?[\d.]+)\s+(?P<end>-?[\d.]+)", re.ASCII)
+
+
+def read(
+    folder: str | Path, split: Literal["train", "val"], *, num_classes: int, prefix: str = "", frames_fps: float = 24.0
+) -> list[Sample]:
+    """Read a split.
+
+    Args:
+        folder: of the lists (DATA.PATH_TO_DATA_DIR).
+        split: which list.
+        num_classes: classes must be in 0..num_classes-1 (157).
+        prefix: folder of the videos, or that the paths of the frame list are relative to (DATA.PATH_PREFIX).
+        frames_fps: frame rate of image folders (24 in the official frames).
+
+    Returns:
+        The samples in the order of the list, each with its actions (none is allowed).
+
+    Raises:
+        AnnotationError: the list is missing, empty, or has lines that cannot be used; names all of them.
+    """
+    folder = Path(folder)
+    frame_list = folder / f"{split}.csv"
+    if frame_lists.is_frame_list(frame_list):
+        return list(frame_lists.read(frame_list, num_classes=num_classes, fps=frames_fps, prefix=prefix).values())
+    list_file = find_file(folder, [LISTS[split], frame_list.name])
+    videos = VideoFolder(prefix, folder, usual=VIDEO_FOLDERS, suffix=".mp4")
+    lines = read_lines(list_file)
+    rows = csv.reader(lines)
+    header = [name.strip() for name in next(rows, [])]
+    if "id" not in header or "actions" not in header:
+        raise AnnotationError(
+            f"{list_file}:1: {lines[0][:120]}\n      expected a header with the columns id and actions"
+        )
+    samples: list[Sample] = []
+    problems: list[tuple[int, str, str]] = []
+    seen: dict[str, int] = {}
+    for row in rows:
+        if not row:
+            continue
+        line = rows.line_num
+        name, actions = _parse(row, header, num_classes)
+        if name in seen:
+            actions = f"video {name!r} is listed already, in line {seen[name]}"
+        if isinstance(actions, str):
+            problems.append((line, lines[line - 1], actions))
+            continue
+        seen[name] = line
+        samples.append(Sample(videos.path_of(name), actions=actions))
+    refuse(list_file, problems)
+    if not samples:
+        raise AnnotationError(f"{list_file}: no videos listed below the header")
+    return samples
+
+
+def read_class_names(file: Path) -> list[str]:
+    """Names from Charades_v1_classes.txt: `c000 Holding some clothes` a line."""
+    return [line.partition(" ")[2].strip() for line in read_lines(file) if line.strip()]
+
+
+def _parse(row: list[str], header: list[str], num_classes: int) -> tuple[str, tuple[Action, ...] | str]:
+    """Name and actions of a row, or why it cannot be used."""
+    if len(row) != len(header):
+        return "", f"{len(row)} fields, expected {len(header)}: {','.join(header)}"
+    name = row[header.index("id")].strip()
+    if not PLAIN_NAME.fullmatch(name):
+        return "", f"the id {name!r} is not the name of a video"
+    actions = []
+    for text in row[header.index("actions")].split(";"):
+        if not text.strip():
+            continue
+        action = _parse_action(text.strip(), num_classes)
+        if isinstance(action, str):
+            return name, action
+        actions.append(action)
+    return name, tuple(actions)
+
+
+def _parse_action(text: str, num_classes: int) -> Action | str:
+    found = ACTION.fullmatch(text)
+    if found is None:
+        return f"action {text!r}, expected class, begin and end like 'c092 11.90 21.20'"
+    label = int(found["label"])
+    if label >= num_classes:
+        return f"class c{found['label']} is not in c000..c{num_classes - 1:03d} (MODEL.NUM_CLASSES)"
+    try:
+        start_s, end_s = float(found["start"]), float(found["end"])
+    except ValueError:
+        return f"action {text!r}: its times are not numbers"
+    if not 0 <= start_s <= end_s:
+        return f"action {text!r}: expected 0 <= begin <= end"
+    return Action(label, start_s, end_s)

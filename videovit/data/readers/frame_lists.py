@@ -1,0 +1,163 @@
+"""Frame lists of PySlowFast: one image a line, with the classes seen in it.
+
+    original_vido_id video_id frame_id path labels
+    001YG 0 0 001YG/001YG-000001.jpg "46,81"
+    001YG 0 1 001YG/001YG-000002.jpg ""
+
+(The header is spelled so.) Such lists have millions of lines; they are read line by line, and what is kept is a folder
+a video and the spans of its classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from videovit.data.readers.kinetics import (
+    WHOLE_NUMBER,
+    Folders,
+    content_of,
+    leads_out,
+    refuse,
+    relative_to_either,
+)
+from videovit.data.records import Action, AnnotationError, Sample
+
+COLUMNS = ("original_vido_id", "video_id", "frame_id", "path", "labels")
+
+
+@dataclass(slots=True)
+class _Frames:
+    """What is known of a video so far."""
+
+    line: int
+    folder: str
+    num_frames: int = 0
+    last_id: int = -1
+    last_labels: str = '""'
+    since: dict[int, int] = field(default_factory=dict)  # class -> frame at which its present run began
+    actions: list[tuple[int, int, int]] = field(default_factory=list)  # class, first frame, frame after the last
+
+
+def is_frame_list(list_file: Path) -> bool:
+    """Whether a file exists and begins like a frame list."""
+    if not list_file.is_file():
+        return False
+    with open(list_file, "rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").startswith(COLUMNS[0].encode())
+
+
+def read(
+    list_file: str | Path, *, num_classes: int, fps: float, prefix: str = "", with_labels: bool = True
+) -> dict[str, Sample]:
+    """Read a frame list.
+
+    Args:
+        list_file: the list.
+        num_classes: labels must be in 0..num_classes-1.
+        fps: of the images (DATA.FRAMES_FPS); turns frames into seconds.
+        prefix: folder that every path is relative to (DATA.PATH_PREFIX); then no path may lead out of it.
+        with_labels: read the last column; without it samples have no actions.
+
+    Returns:
+        By the video's name (first column) in the order of the list: a Sample of the folder of its images, with the
+        number of them and an Action for each run of frames that shows a class.
+
+    Raises:
+        AnnotationError: the list is missing, empty, or has lines that cannot be used; names them.
+
+    Source: PySlowFast, image lists of Charades and Something-Something.
+    """
+    list_file = Path(list_file)
+    videos: dict[str, _Frames] = {}
+    problems: list[tuple[int, str, str]] = []
+    for number, line in _lines(list_file):
+        why = _take(videos, line, number, num_classes if with_labels else None)
+        if why is not None:
+            problems.append((number, line, why))
+    refuse(list_file, problems)
+    if not videos:
+        raise AnnotationError(f"{list_file}: no frames listed below the header")
+    folders = Folders()
+    if prefix:
+        outside = [(v.line, v.folder, leads_out(os.path.join(v.folder, "x"), prefix, folders)) for v in videos.values()]
+        refuse(list_file, [(line, folder, why) for line, folder, why in outside if why is not None])
+    samples = {}
+    for name, video in videos.items():
+        if prefix:
+            path = os.path.join(prefix, video.folder)
+        else:
+            path = relative_to_either(video.folder, str(list_file.parent), folders)
+        actions = tuple(Action(k, first / fps, end / fps) for k, first, end in _runs(video)) if with_labels else None
+        samples[name] = Sample(path, actions=actions, num_frames=video.num_frames)
+    return samples
+
+
+def _lines(list_file: Path) -> Iterator[tuple[int, str]]:
+    """(number, line) of every line with something in it, below the header."""
+    number = 0
+    try:
+        with open(list_file, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                text = line.strip()
+                if number == 1:
+                    if tuple(text.split()) != COLUMNS:
+                        raise AnnotationError(
+                            f"{list_file}:1: {text[:120]}\n      expected the header '{' '.join(COLUMNS)}'"
+                        )
+                elif text:
+                    yield number, text
+    except FileNotFoundError:
+        raise AnnotationError(f"list file {str(list_file)!r} does not exist; {content_of(list_file.parent)}") from None
+    except UnicodeDecodeError:
+        raise AnnotationError(f"{list_file}: not UTF-8 text, after line {number}") from None
+    except OSError as error:
+        raise AnnotationError(f"list file {str(list_file)!r} cannot be read: {error.strerror}") from None
+
+
+def _take(videos: dict[str, _Frames], line: str, number: int, num_classes: int | None) -> str | None:
+    """Add a line to its video; why not, if it cannot be used. `num_classes` is None where labels do not matter."""
+    fields = line.split()
+    if len(fields) != len(COLUMNS):
+        return f"{len(fields)} fields, expected {len(COLUMNS)}: {' '.join(COLUMNS)}"
+    name, _, frame_id, path, labels = fields
+    if not frame_id.isascii() or not frame_id.isdigit():
+        return f"frame_id {frame_id!r} is not a whole number"
+    folder = os.path.dirname(path)
+    video = videos.get(name)
+    if video is None:
+        video = videos[name] = _Frames(number, folder)
+    if folder != video.folder:
+        return f"in the folder {folder!r}, but video {name!r} began in {video.folder!r} (line {video.line})"
+    if int(frame_id) <= video.last_id:
+        return f"frame {frame_id} of video {name!r} after frame {video.last_id}: listed twice, or out of order"
+    video.last_id = int(frame_id)
+    why = None
+    if num_classes is not None and labels != video.last_labels:
+        why = _change_labels(video, labels, num_classes)
+    video.num_frames += 1
+    return why
+
+
+def _change_labels(video: _Frames, text: str, num_classes: int) -> str | None:
+    written = [label for label in text.replace('"', "").split(",") if label]
+    for label in written:
+        if not WHOLE_NUMBER.fullmatch(label):
+            return f"label {label!r} is not a whole number"
+        if not 0 <= int(label) < num_classes:
+            return f"label {label} is not in 0..{num_classes - 1} (MODEL.NUM_CLASSES)"
+    video.last_labels = text
+    now = {int(label) for label in written}
+    for k in video.since.keys() - now:
+        video.actions.append((k, video.since.pop(k), video.num_frames))
+    for k in now - video.since.keys():
+        video.since[k] = video.num_frames
+    return None
+
+
+def _runs(video: _Frames) -> list[tuple[int, int, int]]:
+    """(class, first frame, frame after the last) of every run, in the order of their beginnings."""
+    still = [(k, first, video.num_frames) for k, first in video.since.items()]
+    return sorted(video.actions + still, key=lambda run: (run[1], run[0]))

@@ -1,0 +1,160 @@
+"""Something-Something v2: the official labels and lists, with videos or with PySlowFast's frame lists.
+
+    something-something-v2-labels.json        {"Holding something": "0", ...}
+    something-something-v2-train.json         [{"id": "78687", "template": "Holding [something]", ...}, ...]
+    something-something-v2-validation.json    the same
+    something-something-v2-test-answers.csv   42326;Holding something
+    20bn-something-something-v2/78687.webm    the videos
+
+The later release calls them labels/labels.json, labels/train.json and so on; those names are found too. Where the
+folder holds a frame list of PySlowFast (train.csv, val.csv), the videos are the folders of images that it names; what
+it says about labels is not read, the JSON files are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from videovit.data.readers import frame_lists
+from videovit.data.readers.annotation_files import (
+    PLAIN_NAME,
+    VideoFolder,
+    find_file,
+    nearest,
+    read_json,
+    read_json_entries,
+)
+from videovit.data.readers.kinetics import read_lines, refuse
+from videovit.data.records import AnnotationError, Sample
+
+PREFIX = "something-something-v2-"
+LISTS = {"train": "train.json", "val": "validation.json", "test": "test-answers.csv"}
+VIDEO_FOLDERS = ("20bn-something-something-v2", "videos")
+Problem = tuple[int, str, str]
+
+
+def read(
+    folder: str | Path,
+    split: Literal["train", "val", "test"],
+    *,
+    num_classes: int,
+    prefix: str = "",
+    frames_fps: float = 30.0,
+) -> list[Sample]:
+    """Read a split.
+
+    Args:
+        folder: of the annotation files (DATA.PATH_TO_DATA_DIR).
+        split: `test` needs the file of test answers.
+        num_classes: classes must be in 0..num_classes-1.
+        prefix: folder of the videos, or that the paths of the frame list are relative to (DATA.PATH_PREFIX).
+        frames_fps: frame rate of image folders.
+
+    Returns:
+        The samples in the order of the JSON file.
+
+    Raises:
+        AnnotationError: a file is missing or has entries that cannot be used; names all of them.
+    """
+    folder = Path(folder)
+    classes = read_classes(folder, num_classes)
+    list_file = find_file(folder, [PREFIX + LISTS[split], LISTS[split]])
+    entries = _answers(list_file) if split == "test" else _entries(list_file)
+    frame_list = folder / f"{split}.csv"
+    by_name: dict[str, Sample] | None = None
+    if frame_lists.is_frame_list(frame_list):
+        by_name = frame_lists.read(frame_list, num_classes=0, fps=frames_fps, prefix=prefix, with_labels=False)
+    videos = VideoFolder(prefix, folder, usual=VIDEO_FOLDERS, suffix=".webm")
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    seen: dict[str, int] = {}
+    for line, name, template, text in entries:
+        why = _why_not(name, template, classes, seen)
+        if why is None and by_name is not None and name not in by_name:
+            why = f"video {name!r} is not in the frame list {frame_list}"
+        if why is not None:
+            problems.append((line, text, why))
+            continue
+        seen[name] = line
+        label = classes[_plain(template)]
+        if by_name is not None:
+            samples.append(Sample(by_name[name].path, label, num_frames=by_name[name].num_frames))
+        else:
+            samples.append(Sample(videos.path_of(name), label))
+    refuse(list_file, problems)
+    if not samples:
+        raise AnnotationError(f"{list_file}: no videos listed")
+    return samples
+
+
+def read_classes(folder: str | Path, num_classes: int) -> dict[str, int]:
+    """The classes by their names.
+
+    Raises:
+        AnnotationError: the file is missing, of another form, or numbers classes twice or outside 0..num_classes-1.
+    """
+    file = find_file(Path(folder), [PREFIX + "labels.json", "labels.json"])
+    text, content = read_json(file)
+    if not isinstance(content, Mapping):
+        raise AnnotationError(f'{file}:1: expected {{"name": "number"}}, found {text.strip()[:60]!r}')
+    classes: dict[str, int] = {}
+    names: dict[int, str] = {}
+    problems: list[Problem] = []
+    for name, number in content.items():
+        why = None
+        if not str(number).isdigit():
+            why = f"class number {number!r} is not a whole number"
+        elif int(number) >= num_classes:
+            why = f"class {number} is not in 0..{num_classes - 1} (MODEL.NUM_CLASSES)"
+        elif int(number) in names:
+            why = f"class {number} is {names[int(number)]!r} already"
+        else:
+            classes[_plain(name)] = int(number)
+            names[int(number)] = name
+        if why is not None:
+            place = max(text.find(f'"{name}"'), 0)
+            problems.append((text.count("\n", 0, place) + 1, f"{name}: {number}", why))
+    refuse(file, problems)
+    return classes
+
+
+def _plain(template: str) -> str:
+    """A template without the brackets around what stands for an object."""
+    return template.replace("[", "").replace("]", "").strip()
+
+
+def _entries(file: Path) -> list[tuple[int, str, str, str]]:
+    """(line, id, template, text for messages) of a list; what is missing is empty."""
+    return [(line, *_fields(entry)) for line, entry in read_json_entries(file)]
+
+
+def _fields(entry: Any) -> tuple[str, str, str]:
+    if not isinstance(entry, Mapping):
+        return "", "", str(entry)
+    return str(entry.get("id", "")), str(entry.get("template", "")), str(dict(entry))
+
+
+def _answers(file: Path) -> list[tuple[int, str, str, str]]:
+    """The same of the test answers, `id;template` a line."""
+    rows = []
+    for number, line in enumerate(read_lines(file), start=1):
+        if line.strip():
+            fields = [field.strip().strip('"') for field in line.split(";")]
+            name, template = fields if len(fields) == 2 else ("", "")
+            rows.append((number, name, template, line))
+    return rows
+
+
+def _why_not(name: str, template: str, classes: Mapping[str, int], seen: Mapping[str, int]) -> str | None:
+    """Why an entry cannot be used, or None."""
+    if not name or not template:
+        return "expected an id and a template (in test answers: id;template)"
+    if not PLAIN_NAME.fullmatch(name):
+        return f"the id {name!r} is not the name of a video"
+    if name in seen:
+        return f"video {name!r} is listed already, in line {seen[name]}"
+    if _plain(template) not in classes:
+        return f"unknown template {template!r}, expected one of the labels{nearest(_plain(template), tuple(classes))}"
+    return None
