@@ -66,7 +66,7 @@ def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
 def read_images(cfg: Config, split: Split) -> list[Sample]:
     """The folder `train`, `val` or `test` of DATA.PATH_TO_DATA_DIR, with a folder per class."""
     return image_folder.read(
-        Path(cfg.DATA.PATH_TO_DATA_DIR) / split,
+        Path(cfg.DATA.PATH_TO_DATA_DIR) / _listed(split, cfg.TEST.SPLIT, "test"),
         num_classes=cfg.MODEL.NUM_CLASSES,
         separator=cfg.DATA.PATH_LABEL_SEPARATOR,
         prefix=cfg.DATA.PATH_PREFIX,

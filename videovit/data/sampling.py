@@ -263,7 +263,7 @@ class StridedClips:
     def _starts(self, room: int, rng: np.random.Generator) -> list[int]:
         if self.random:
             low, high = min(room, 0), max(room, 0)
-            return rng.integers(low, high, size=self.num_clips, endpoint=True).tolist()
+            return [int(rng.integers(low, high, endpoint=True)) for _ in range(self.num_clips)]
         if self.num_clips == 1:
             return [max(room, 0) // 2]
         gap = max(room, 0) / (self.num_clips - 1)
