@@ -23,7 +23,7 @@ from .limits import (
     Range,
     Size,
 )
-from .schema_models import Mvit, Psvit, Supernet, Vit
+from .schema_models import Mvit, Pit, PsVit, Psvit, Supernet, Vit
 
 DECODERS = ("decord", "pyav", "torchcodec", "frames", "image")
 LOSSES = ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit")
@@ -265,6 +265,8 @@ class Config:
     VIT: Vit = Vit()
     PSVIT: Psvit = Psvit()
     SUPERNET: Supernet = Supernet()
+    PIT: Pit = Pit()
+    PS_VIT: PsVit = PsVit()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     TENSORBOARD: Tensorboard = Tensorboard()

@@ -72,6 +72,43 @@ class Vit:
 
 
 @dataclass(frozen=True)
+class Pit:
+    """PIT (ours): a transformer that pools its tokens between stages; one entry of a list per stage."""
+
+    PATCH_KERNEL: SpaceTime = (1, 16, 16)
+    PATCH_STRIDE: SpaceTime = (1, 8, 8)
+    EMBED_DIMS: tuple[Positive, ...] = (144, 288, 576)
+    NUM_HEADS: tuple[Positive, ...] = (3, 6, 12)
+    DEPTHS: tuple[Positive, ...] = (2, 6, 4)
+    POOL_KERNEL: SpaceTime = (1, 3, 3)
+    POOL_STRIDE: SpaceTime = (1, 2, 2)
+    MLP_RATIO: AboveZero = 4.0
+    DISTILLED: bool = False  # a second token and head for a teacher's decision
+    DROPOUT_RATE: DropRate = 0.0
+    DROPPATH_RATE: DropRate = 0.0
+
+
+@dataclass(frozen=True)
+class PsVit:
+    """PS_VIT (ours): progressive sampling; ITERATIONS blocks move the points, DEPTH blocks follow."""
+
+    EMBED_DIM: Positive = 384
+    NUM_HEADS: Positive = 6
+    ITERATIONS: Positive = 4
+    DEPTH: Positive = 10
+    POINTS: Annotated[tuple[Positive, ...], Size((2,))] = (14, 14)  # over the height and the width of a frame
+    TIME_POINTS: Natural = 0  # over time; 0: one per frame
+    TIME: Annotated[str, Choice(("points", "planes", "frames"))] = "points"  # what moves, or is looked at, in time
+    SHARE_SAMPLER: bool = False  # one block for all iterations
+    GAMMA: AboveZero = 1.0  # factor on the offsets
+    STEM_WIDTH: Positive = 64
+    STEM_DIM: Positive = 256
+    MLP_RATIO: AboveZero = 3.0
+    DROPOUT_RATE: DropRate = 0.0
+    DROPPATH_RATE: DropRate = 0.0
+
+
+@dataclass(frozen=True)
 class Psvit:
     """PSVIT (ours): token pooling and attention sharing; what the paper leaves open is marked *open*."""
 

@@ -8,6 +8,8 @@ from torch import nn
 
 from videovit.config.errors import UserError
 from videovit.models.mvit import mvit_from_config
+from videovit.models.pit import pit_from_config
+from videovit.models.ps_vit import ps_vit_from_config
 from videovit.models.psvit import psvit_from_config
 from videovit.models.psvit_supernet import psvit_supernet_from_config
 from videovit.models.ptv import PTV_MODELS
@@ -18,6 +20,8 @@ MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "ViT": vit_from_config,
     "PSViT": psvit_from_config,
     "PSViTSupernet": psvit_supernet_from_config,
+    "PiT": pit_from_config,
+    "PS_ViT": ps_vit_from_config,
     **PTV_MODELS,
 }
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from videovit.models.convert.adapt import join_qkv, split_qkv
 from videovit.models.convert.eps import pool_norm_eps
+from videovit.models.convert.image_layouts import to_pit
 from videovit.models.convert.read import CheckpointError
 from videovit.models.convert.wrappers import unwrapped
 
@@ -37,13 +38,14 @@ _PYTORCHVIDEO = (
 
 
 def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
-    """Weights of an `MViT` by another project's names, sharing memory with the model where they can.
+    """Weights of an `MViT` or a `PiT` by another project's names, sharing memory with the model where they can.
 
     Args:
-        model: `MViT`.
+        model: `MViT`, `PiT`, or `ViT`, whose names are those of an MViT that pools nothing.
         layout: `pyslowfast` (q, k, v in one projection or three, as the model has them; the patch embedding of images
             4-D), `torchvision` (its `MViT` class) or `pytorchvideo` (0.1.5: separate q, k, v). The eps of the pooling
-            norms is not part of it: torchvision computes with 1e-6, pytorchvideo 0.1.5 with 1e-5.
+            norms is not part of it: torchvision computes with 1e-6, pytorchvideo 0.1.5 with 1e-5. For a `PiT` of
+            images `pit` (naver-ai/pit) or `timm_pit`.
 
     Returns:
         Name -> tensor, detached; `load_pretrained` reads it back exactly.
@@ -58,6 +60,9 @@ def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
     stem = state.get("patch_embed.proj.weight")
     if stem is None or not any(".attn." in name for name in state):
         raise CheckpointError(f"{type(model).__name__} is not an MViT; its own state_dict() has the published names")
+    is_pit = any(".pool.fc." in name for name in state)
+    if is_pit != layout.endswith("pit"):
+        raise CheckpointError(f"{type(model).__name__} cannot be written as {layout}")
     grid = getattr(model, "grid", (0, 0, 0))
     return EXPORTERS[layout](state, grid[0] == 1 and stem.shape[2] == 1)
 
@@ -119,6 +124,8 @@ EXPORTERS: dict[str, Callable[[State, bool], State]] = {
     "pyslowfast": _to_pyslowfast,
     "torchvision": _to_torchvision,
     "pytorchvideo": _to_pytorchvideo,
+    "pit": lambda state, is_image: to_pit(state),
+    "timm_pit": lambda state, is_image: to_pit(state, "transformers.{behind}.pool."),
 }
 
 

@@ -30,7 +30,8 @@ Grid = tuple[int, int, int]
 
 _STEM = "patch_embed.proj.weight"
 _TABLES = ("pos_embed_spatial", "pos_embed_temporal", "pos_embed_class")
-_CONV = re.compile(r"(^patch_embed\.proj|\.attn\.pool_[qkv])\.weight$")
+_CONV = re.compile(r"(^patch_embed\.proj|\.attn\.pool_[qkv]|\.pool\.conv)\.weight$")
+_POINTS = re.compile(r"(\.offset\.(weight|bias)|^pos_layer\.weight)$")
 _REL_POS = re.compile(r"\.attn\.rel_pos_[hwt]$")
 _REL_POS_TIME = re.compile(r"\.attn\.rel_pos_t$")
 _PRETRAINING = ("mask_token", "decoder", "pred_head.", "mask.")
@@ -55,14 +56,21 @@ class Fit:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-def fit(found: State, wanted: State, *, grid: Grid | None, head: str = "head.", inflate: Inflation = "centre") -> Fit:
+def fit(
+    found: State,
+    wanted: State,
+    *,
+    grid: Grid | None,
+    head: str | tuple[str, ...] = "head.",
+    inflate: Inflation = "centre",
+) -> Fit:
     """Match weights to a model.
 
     Args:
         found: tensors by this project's names.
         wanted: the model's state dict.
         grid: (T, H, W) that the model's position tables are made for, in tokens; None: it has none.
-        head: beginning of the classifier's names.
+        head: beginning of the classifier's names, or of each classifier's.
         inflate: how convolutions of images get a time axis.
 
     Returns:
@@ -105,7 +113,8 @@ def is_image(found: State, wanted: State) -> bool:
 
 
 def _num_cls(state: State) -> int:
-    return int("cls_token" in state)
+    """Class tokens: one, with a distillation token two."""
+    return state["cls_token"].shape[1] if "cls_token" in state else 0
 
 
 def _match_qkv(found: State, wanted: State) -> State:
@@ -116,7 +125,7 @@ def _match_qkv(found: State, wanted: State) -> State:
     return join_qkv(found) if joint else split_qkv(found)
 
 
-def _match_head(found: State, wanted: State, head: str, out: Fit) -> State:
+def _match_head(found: State, wanted: State, head: str | tuple[str, ...], out: Fit) -> State:
     """Drop a classifier for other classes, whole."""
     names = [n for n in found if n.startswith(head)]
     if all(n in wanted and found[n].shape == wanted[n].shape for n in names):
@@ -125,7 +134,7 @@ def _match_head(found: State, wanted: State, head: str, out: Fit) -> State:
         target = f", model {_shape(wanted[name])}" if name in wanted else ""
         out.skipped.append(name)
         out.how[name] = f"classifier for other classes: file {_shape(found[name])}{target}"
-    return drop_head(found, (head,))
+    return drop_head(found, (head,) if isinstance(head, str) else head)
 
 
 def _match_tables(found: State, wanted: State, grid: Grid, out: Fit, from_image: bool) -> State:
@@ -166,7 +175,7 @@ def _note(out: Fit, name: str, how: str) -> None:
     out.how[name] = how
 
 
-def _leave(name: str, target: Tensor, out: Fit, head: str, from_image: bool) -> None:
+def _leave(name: str, target: Tensor, out: Fit, head: str | tuple[str, ...], from_image: bool) -> None:
     """A name of the model that the weights lack."""
     if name.startswith(head):
         out.missing.append(name)
@@ -201,6 +210,8 @@ def _change(name: str, value: Tensor, target: Tensor, grid: Grid | None, inflate
     """The value in the target's shape by the rule for its name; None without a rule."""
     if _CONV.search(name):
         return _change_conv(value, target, inflate)
+    if _POINTS.search(name):
+        return _change_axes(value, target, axis=int(name.startswith("pos_layer")))
     if value.dim() != target.dim() or value.shape[-1] != target.shape[-1]:
         return None
     if _REL_POS.search(name):
@@ -221,6 +232,15 @@ def _change_conv(value: Tensor, target: Tensor, inflate: Inflation) -> Tensor | 
     if value.dim() != 5 or target.dim() != 5 or 1 not in (value.shape[2], target.shape[2]):
         return None
     return inflate_kernel(value, target.shape[2], inflate)
+
+
+def _change_axes(value: Tensor, target: Tensor, axis: int) -> Tensor | None:
+    """What is about points (y, x) as about points (t, y, x), with zeros for t, or the reverse."""
+    if (value.shape[axis], target.shape[axis]) == (2, 3):
+        return torch.cat([torch.zeros_like(value.narrow(axis, 0, 1)), value], dim=axis)
+    if (value.shape[axis], target.shape[axis]) == (3, 2):
+        return value.narrow(axis, 1, 2)
+    return None
 
 
 def _resize_square(table_1NC: Tensor, sides: tuple[int, int]) -> Tensor:

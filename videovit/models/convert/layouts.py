@@ -1,4 +1,4 @@
-"""Names of other projects' MViT weights, brought to this project's (which are PySlowFast's).
+"""Names of other projects' weights, brought to this project's (which are PySlowFast's); here those of MViT.
 
 One function per layout, `state -> state`; tensors change their shape only where the other project stores the same
 numbers in another form (torchvision keeps its tables without the leading 1). `detect` tells layouts apart by names.
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
+from videovit.models.convert.image_layouts import detect_image, from_deit, from_pit, from_ps_vit
 from videovit.models.convert.read import CheckpointError
 
 State = dict[str, Tensor]
@@ -80,7 +81,7 @@ def detect(names: Iterable[str]) -> str:
         return "timm"
     if some(r"patch_embed\.patch_model\.|cls_positional_encoding\."):
         return "pytorchvideo_repo" if some(r".*\._attention_pool_[qkv]\.") else "pytorchvideo"
-    return "pyslowfast"
+    return detect_image(names) or "pyslowfast"
 
 
 def from_pyslowfast(state: State) -> State:
@@ -115,7 +116,12 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
     "pytorchvideo_repo": from_pytorchvideo,
     "torchvision": from_torchvision,
     "timm": from_timm,
+    "pit": from_pit,
+    "ps_vit": from_ps_vit,
+    "deit": from_deit,
 }
+# MODEL.MODEL_NAME of the layouts that only one model has.
+MODEL_OF = {"pit": "PiT", "ps_vit": "PS_ViT", "deit": "ViT"}
 
 
 def is_alias(name: str) -> bool:

@@ -13,7 +13,7 @@ from videovit.models.convert.adapt import Inflation
 from videovit.models.convert.eps import pool_norm_eps, set_pool_norm_eps, source_eps
 from videovit.models.convert.fit import Fit, fit
 from videovit.models.convert.hints import config_hints
-from videovit.models.convert.layouts import LAYOUTS, detect
+from videovit.models.convert.layouts import LAYOUTS, MODEL_OF, detect
 from videovit.models.convert.read import CheckpointError, Weights, read_weights
 from videovit.models.convert.report import LoadReport
 from videovit.models.convert.wrappers import unwrapped
@@ -38,7 +38,8 @@ def load_pretrained(
         path_or_state_dict: file (`.pyth`, `.pth`, `.pt`, `.safetensors`); or a state dict, or a container of one.
         source: layout of the weights: `auto` recognises it from the names. `pyslowfast` (and this project's own),
             `pyslowfast_old` (before June 2022), `mvit` (facebookresearch/mvit), `pytorchvideo` (0.1.5),
-            `pytorchvideo_repo`, `torchvision`, `timm`.
+            `pytorchvideo_repo`, `torchvision`, `timm` (MViTv2); `pit` (naver-ai or timm), `ps_vit` (yuexy), `deit`
+            (deit, timm's `vit_*`).
         inflate: how convolutions of images get a time axis: `centre` (MViTv2's recipe), `repeat` (PySlowFast's loader)
             or `mean`.
 
@@ -56,9 +57,9 @@ def load_pretrained(
     wanted = dict(model.state_dict())
     weights = read_weights(path_or_state_dict, wanted)
     head = getattr(model, "head_prefix", "head.")
-    is_mvit = "patch_embed.proj.weight" in wanted
-    layout = source if source != "auto" else detect(weights.state) if is_mvit else "own"
-    if is_mvit:
+    is_transformer = any(name.endswith(".attn.proj.weight") for name in wanted)
+    layout = source if source != "auto" else detect(weights.state) if is_transformer else "own"
+    if is_transformer:
         weights = replace(weights, state=LAYOUTS[layout](weights.state))
     result = fit(weights.state, wanted, grid=getattr(model, "grid", None), head=head, inflate=inflate)
     if result.problems:
@@ -103,6 +104,8 @@ def _complaint(result: Fit, weights: Weights, wanted: Mapping[str, Any], layout:
     lines += [f"  {name}: {why}" for name, why in problems[:_LISTED]]
     if len(problems) > _LISTED:
         lines.append(f"  ... and {len(problems) - _LISTED} more")
+    if layout in MODEL_OF:
+        return "\n".join([*lines, f"weights in this layout are those of MODEL.MODEL_NAME {MODEL_OF[layout]}"])
     theirs, ours = config_hints(weights.state), config_hints(wanted)
     keys = [k for k in theirs if k != "MODEL.NUM_CLASSES" and k in ours and theirs[k] != ours[k]]
     if keys:

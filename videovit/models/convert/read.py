@@ -1,11 +1,13 @@
 """Weight files, read without running anything that they contain.
 
 `.pyth`, `.pth`, `.pt` (tensors and plain values only) and `.safetensors`; containers of PySlowFast and pytorchvideo
-(`model_state`), Lightning (`state_dict`) and timm (`model`), or a bare state dict.
+(`model_state`), Lightning (`state_dict`), timm (`state_dict_ema`, `state_dict`) and DeiT (`model`), or a bare state
+dict.
 """
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import struct
 from collections.abc import Collection, Mapping
@@ -19,7 +21,8 @@ from torch import Tensor
 from videovit.config.errors import UserError
 from videovit.models.convert.wrappers import strip_prefixes
 
-CONTAINERS = ("model_state", "state_dict", "model")
+# Where a trainer kept averaged weights too, those are the ones that it published and tested.
+CONTAINERS = ("model_state", "state_dict_ema", "state_dict", "model")
 _TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # how files written before torch 1.6 begin
 
 # What PyTorch's reader has been seen to raise on files with flipped or missing bytes.
@@ -80,7 +83,9 @@ def read_file(path: str | Path) -> dict[str, Any]:
         return _read_safetensors(path)
     _refuse_plain_pickle(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # timm writes the command line beside the weights: a record of plain values, which runs nothing when it is read.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         raise CheckpointError(f"{path}: {_why(str(error))} ({path.stat().st_size:,} bytes)") from error
     if not isinstance(content, dict):

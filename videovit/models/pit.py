@@ -1,0 +1,247 @@
+"""PiT: a vision transformer whose tokens become fewer and wider from stage to stage, for images and clips.
+
+    overlapping patches -> stage of blocks -> pool -> stage of blocks -> pool -> stage of blocks -> class token -> head
+
+Between stages a depthwise convolution halves the sides of the grid and doubles the channels; the class token, which
+has no place on the grid, goes through a linear layer instead. In a clip patches and pooling may reach over time; with
+one frame and weights that were inflated at the centre the answers are those of the image model.
+
+B clips, C channels, T H W grid in tokens (in x_BCTHW: pixels), N tokens, X class tokens, K classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videovit.models.derived import Derived
+from videovit.models.layers import Linear, PatchEmbed, Triple
+from videovit.models.position import resize_pos_embed
+from videovit.models.transformer import Block, ClassTokenModel, DistilledLogits, SizeError, drop_path_rates
+
+PIT_PRESETS: dict[str, dict[str, Any]] = {
+    "pit_ti": {"dims": (64, 128, 256), "num_heads": (2, 4, 8)},
+    "pit_xs": {"dims": (96, 192, 384), "num_heads": (2, 4, 8)},
+    "pit_s": {"dims": (144, 288, 576), "num_heads": (3, 6, 12)},
+    "pit_b": {
+        "dims": (256, 512, 1024),
+        "num_heads": (4, 8, 16),
+        "depths": (3, 6, 4),
+        "patch_kernel": (1, 14, 14),
+        "patch_stride": (1, 7, 7),
+    },
+}
+"""Arguments of `PiT` for published models; each also with `distilled=True`."""
+
+
+class TokenPool(nn.Module):
+    """Fewer and wider tokens: a depthwise convolution on the grid, a linear layer on the class tokens.
+
+    Args:
+        dim: channels in.
+        dim_out: channels out, a multiple of `dim`.
+        kernel, stride: of the convolution, over (T, H, W); padded by half the kernel.
+
+    Source: PiT (arXiv 2103.16302), section 3.2.
+    """
+
+    def __init__(self, dim: int, dim_out: int, kernel: Triple, stride: Triple) -> None:
+        super().__init__()
+        if dim_out % dim:
+            raise SizeError(f"the channels of a stage, {dim_out}, must be a multiple of those before, {dim}")
+        padding = tuple(k // 2 for k in kernel)
+        self.conv = nn.Conv3d(dim, dim_out, kernel, stride, padding, groups=dim)
+        self.fc = Linear(dim, dim_out)
+
+    def forward(self, x_BNC: Tensor, num_cls: int, grid: Triple) -> tuple[Tensor, Triple]:
+        """Pool.
+
+        Args:
+            x_BNC: class tokens, then the grid row by row.
+            num_cls: X.
+            grid: (T, H, W).
+
+        Returns:
+            (B, X + N', C'), and the new grid.
+        """
+        x_BCTHW = x_BNC[:, num_cls:].transpose(1, 2).unflatten(2, grid)
+        x_BCTHW = self.conv(x_BCTHW)
+        T, H, W = x_BCTHW.shape[2:]
+        tokens = [self.fc(x_BNC[:, :num_cls]), x_BCTHW.flatten(2).transpose(1, 2)]
+        return torch.cat(tokens, dim=1), (T, H, W)
+
+
+class PiTBlock(Block):
+    """A block, and in front of the first one of a later stage the pooling, so that both count as one layer."""
+
+    def __init__(self, dim: int, num_heads: int, *, pool: TokenPool | None = None, **sizes: Any) -> None:
+        super().__init__(dim, num_heads, **sizes)
+        self.pool = pool
+
+
+class PiT(ClassTokenModel):
+    """Pooling-based vision transformer.
+
+    Args:
+        dims: channels of a token in each stage; each a multiple of the one before.
+        num_heads: in each stage.
+        depths: blocks of each stage.
+        num_classes: K.
+        clip_size: (T, H, W) in pixels that the position tables are made for; other sizes stretch them.
+        patch_kernel, patch_stride: of the patch embedding, over (T, H, W); padded in time only, by half the kernel.
+        pool_kernel, pool_stride: between stages, over (T, H, W).
+        in_channels: of the clip.
+        mlp_ratio: hidden channels of the MLPs over those of a token.
+        distilled: a distillation token with a classifier of its own.
+        dropout: of the first tokens, and inside attention and MLP.
+        drop_path: rate of the last block; grows linearly from 0.
+        head_dropout: in front of the classifier.
+        act_checkpoint: recompute each block in the backward pass instead of keeping its activations.
+
+    Raises:
+        SizeError: stages that do not agree in number or width, or a clip smaller than a patch.
+
+    Source: PiT (arXiv 2103.16302); clips are this project's extension.
+    """
+
+    def __init__(
+        self,
+        *,
+        dims: Sequence[int] = (144, 288, 576),
+        num_heads: Sequence[int] = (3, 6, 12),
+        depths: Sequence[int] = (2, 6, 4),
+        num_classes: int = 1000,
+        clip_size: Triple = (1, 224, 224),
+        patch_kernel: Triple = (1, 16, 16),
+        patch_stride: Triple = (1, 8, 8),
+        pool_kernel: Triple = (1, 3, 3),
+        pool_stride: Triple = (1, 2, 2),
+        in_channels: int = 3,
+        mlp_ratio: float = 4.0,
+        distilled: bool = False,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        head_dropout: float = 0.0,
+        act_checkpoint: bool = False,
+    ) -> None:
+        if not len(dims) == len(num_heads) == len(depths):
+            raise SizeError(
+                f"widths {list(dims)}, heads {list(num_heads)} and depths {list(depths)} must name as many stages"
+            )
+        super().__init__(
+            dim=dims[0],
+            dim_out=dims[-1],
+            num_classes=num_classes,
+            distilled=distilled,
+            head_dropout=head_dropout,
+            act_checkpoint=act_checkpoint,
+        )
+        padding = (patch_kernel[0] // 2, 0, 0)
+        self.grid = conv_grid(clip_size, patch_kernel, patch_stride, padding)
+        if min(self.grid) < 1:
+            raise SizeError(f"clips of {tuple(clip_size)} (T, H, W) are smaller than a patch, {tuple(patch_kernel)}")
+        T, H, W = self.grid
+        self.patch_embed = PatchEmbed(in_channels, dims[0], patch_kernel, patch_stride, padding)
+        self.pos_embed_spatial = nn.Parameter(torch.empty(1, H * W, dims[0]))
+        # Zeros, so that a clip starts as a stack of images; an image has no such table.
+        self.pos_embed_temporal = nn.Parameter(torch.zeros(1, T, dims[0])) if T > 1 else None
+        self.pos_dropout = nn.Dropout(dropout)
+        rates = iter(drop_path_rates(drop_path, sum(depths)))
+        sizes = {"mlp_ratio": mlp_ratio, "dropout": dropout}
+        self.blocks = nn.ModuleList()
+        for stage, (dim, heads, depth) in enumerate(zip(dims, num_heads, depths, strict=True)):
+            for i in range(depth):
+                pool = TokenPool(dims[stage - 1], dim, pool_kernel, pool_stride) if stage and i == 0 else None
+                self.blocks.append(PiTBlock(dim, heads, pool=pool, drop_path=next(rates), **sizes))
+        self._derived = Derived()
+        # As published, layers keep PyTorch's own initial values.
+        nn.init.trunc_normal_(self.pos_embed_spatial, std=0.02)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor | DistilledLogits:
+        """Logits of a batch of clips.
+
+        Args:
+            x_BCTHW: (B, C, T, H, W), normalised; images with T = 1.
+
+        Returns:
+            (B, K); the pair of both classifiers while a distilled model trains.
+        """
+        return self.classify(self._encode(x_BCTHW)[0])
+
+    def forward_features(self, x_BCTHW: Tensor) -> tuple[Tensor, Triple]:
+        """Tokens of the last block, normalised.
+
+        Args:
+            x_BCTHW: (B, C, T, H, W), normalised.
+
+        Returns:
+            tokens: (B, X + N, C), class tokens first, then the grid row by row.
+            grid: (T, H, W), N = T * H * W.
+        """
+        x_BNC, grid = self._encode(x_BCTHW)
+        return self.norm(x_BNC), grid
+
+    def _encode(self, x_BCTHW: Tensor) -> tuple[Tensor, Triple]:
+        x_BTHWC = self.patch_embed(x_BCTHW)
+        T, H, W = x_BTHWC.shape[1:4]
+        grid = (T, H, W)
+        tables = (self.pos_embed_spatial, self.pos_embed_temporal)
+        # As published, class tokens have no position.
+        positions = self._derived(("positions", grid), tables, lambda: self._positions(grid))
+        x_BNC = self.with_cls(self.pos_dropout(x_BTHWC.flatten(1, 3) + positions))
+        for block in self.blocks:
+            if block.pool is not None:
+                x_BNC, grid = block.pool(x_BNC, self.num_cls, grid)
+            x_BNC = self.run_block(block, x_BNC)
+        return x_BNC, grid
+
+    def _positions(self, grid: Triple) -> Tensor:
+        """(1, N, C): positions in space plus, in a clip, in time, stretched where `grid` is not the one made for."""
+        T, H, W = self.grid
+        space = resize_pos_embed(self.pos_embed_spatial, (1, H, W), (1, *grid[1:]))
+        if self.pos_embed_temporal is None:
+            return space.repeat(1, grid[0], 1)
+        time = resize_pos_embed(self.pos_embed_temporal, (T, 1, 1), (grid[0], 1, 1))
+        return (time[:, :, None] + space[:, None]).flatten(1, 2)
+
+
+def conv_grid(size: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Triple:
+    """(T, H, W) that a convolution makes of `size`; below 1 where the kernel does not fit."""
+    T, H, W = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
+    return T, H, W
+
+
+def pit_from_config(cfg: Any) -> PiT:
+    """`PiT` from the sections DATA, PIT and MODEL of a config.
+
+    Args:
+        cfg: `videovit.config.Config`.
+
+    Returns:
+        The model, initialised.
+
+    Raises:
+        SizeError: sizes that do not fit together.
+    """
+    p = cfg.PIT
+    crop = cfg.DATA.TRAIN_CROP_SIZE
+    return PiT(
+        dims=p.EMBED_DIMS,
+        num_heads=p.NUM_HEADS,
+        depths=p.DEPTHS,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        clip_size=(cfg.DATA.NUM_FRAMES, crop, crop),
+        patch_kernel=tuple(p.PATCH_KERNEL),
+        patch_stride=tuple(p.PATCH_STRIDE),
+        pool_kernel=tuple(p.POOL_KERNEL),
+        pool_stride=tuple(p.POOL_STRIDE),
+        in_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
+        mlp_ratio=p.MLP_RATIO,
+        distilled=p.DISTILLED,
+        dropout=p.DROPOUT_RATE,
+        drop_path=p.DROPPATH_RATE,
+        head_dropout=cfg.MODEL.DROPOUT_RATE,
+        act_checkpoint=cfg.MODEL.ACT_CHECKPOINT,
+    )
