@@ -14,6 +14,7 @@ from typing import Literal
 
 from videovit.config import Config
 from videovit.config.errors import UserError
+from videovit.data.class_names import read_class_names
 from videovit.data.readers import charades, image_folder, kinetics, ssv2
 from videovit.data.records import Sample
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
@@ -115,20 +116,24 @@ class DatasetSpec:
         read: the samples of a split.
         plan: the frames of every clip of a video.
         evaluation: "top-k" for one class a video, "multi-label" for mean average precision over `Sample.actions`.
+        names_files: where class names may be found when DATA.CLASS_NAMES_FILE is empty, in DATA.PATH_TO_DATA_DIR.
         images: still images: decoded and cut by rules of their own, and `plan` is not asked.
     """
 
     read: Callable[[Config, Split], list[Sample]]
     plan: Callable[[Config, Split], ClipPlan] = build_spans
     evaluation: Evaluation = "top-k"
+    names_files: tuple[str, ...] = ()
     images: bool = False
 
 
 DATASETS: dict[str, DatasetSpec] = {
     "kinetics": DatasetSpec(read_kinetics),
     "imagenet": DatasetSpec(read_images, images=True),
-    "ssv2": DatasetSpec(read_ssv2, plan=build_segments),
-    "charades": DatasetSpec(read_charades, plan=build_strided, evaluation="multi-label"),
+    "ssv2": DatasetSpec(read_ssv2, plan=build_segments, names_files=ssv2.LABELS_FILES),
+    "charades": DatasetSpec(
+        read_charades, plan=build_strided, evaluation="multi-label", names_files=charades.NAMES_FILES
+    ),
 }
 
 
@@ -164,3 +169,16 @@ def build_spec(cfg: Config, split: Split) -> DatasetSpec:
             f"set DATA.MULTI_LABEL {not cfg.DATA.MULTI_LABEL} or choose another data set of {sorted(DATASETS)}"
         )
     return spec
+
+
+def read_names(cfg: Config) -> list[str]:
+    """The name of every class of TEST.DATASET: from DATA.CLASS_NAMES_FILE, else from the release, else "class 7".
+
+    Raises:
+        AnnotationError: the file is missing, of another form, or has not MODEL.NUM_CLASSES names.
+    """
+    folder, path = cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES_FILE
+    if not path:
+        usual = [Path(folder) / name for name in find_dataset(cfg.TEST.DATASET).names_files]
+        path = next((str(place) for place in usual if place.is_file()), "")
+    return read_class_names(path, cfg.MODEL.NUM_CLASSES, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,8 +22,8 @@ def read_class_names(path: str, num_classes: int, folder: str = "") -> list[str]
     """The name of every class.
 
     Args:
-        path: a .json file with a list of names, {name: index} or {index: name}; or a text file with a name per line;
-            empty for none.
+        path: a .json file with a list of names, {name: index} or {index: name}; or a text file with a name per line,
+            behind a number like c012 or not; empty for none.
         num_classes: K.
         folder: looked in too for a relative path that does not exist.
 
@@ -57,7 +58,9 @@ def _read(path: str) -> Any:
         raise AnnotationError(f"{path}: no such file" + (f"; nearest: {file.parent / near[0]}" if near else ""))
     text = file.read_text(encoding="utf-8-sig")
     if file.suffix != ".json":
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+        numbered = all(re.match(rf"c{k:03d}\s", name) for k, name in enumerate(names))  # Charades
+        return [name.partition(" ")[2].strip() if numbered else name for name in names]
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -71,6 +74,8 @@ def _by_index(path: str, content: Mapping[str, Any]) -> dict[int, str]:
             names[value] = key.strip('"')  # Kinetics name files in circulation carry the quotes of their CSV
         elif key.isdigit() and isinstance(value, str):
             names[int(key)] = value
+        elif isinstance(value, str) and value.isdigit():  # Something-Something
+            names[int(value)] = key
         else:
             raise AnnotationError(f"{path}: expected name: index, found {key!r}: {value!r}")
     if len(names) != len(content):

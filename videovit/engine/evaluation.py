@@ -12,7 +12,7 @@ from torch import nn
 
 from videovit.config import Config
 from videovit.data.build import ClipLoader, build_loader
-from videovit.data.catalog import build_spec
+from videovit.data.catalog import build_spec, read_names
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
 from videovit.engine.log import format_table, logger
@@ -63,30 +63,41 @@ def test(cfg: Config, run: Run) -> dict[str, float]:
         What the evaluator of the data set measures, e.g. top1_acc and top5_acc in percent; num_videos, num_views,
         num_skipped; of the last number of clips.
     """
+    names = read_names(cfg)
     model = build_on(cfg, run.device)
     checkpoint = load_for_test(cfg, model)
     result: dict[str, float] = {}
     for num_clips in cfg.TEST.NUM_TEMPORAL_CLIPS or [cfg.TEST.NUM_ENSEMBLE_VIEWS]:
         variant = dataclasses.replace(cfg, TEST=dataclasses.replace(cfg.TEST, NUM_ENSEMBLE_VIEWS=int(num_clips)))
-        result = _test_views(variant, run, model, checkpoint)
+        result = _test_views(variant, run, model, checkpoint, names)
     return result
 
 
-def _test_views(cfg: Config, run: Run, model: nn.Module, checkpoint: str) -> dict[str, float]:
+def _test_views(cfg: Config, run: Run, model: nn.Module, checkpoint: str, names: Sequence[str]) -> dict[str, float]:
     (evaluator,), skipped = run_test_passes(cfg, run, model, [None], name="test")
     result = evaluator.result(skipped=skipped)
     views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
     source = {"split": "test_final", "views": views, "checkpoint": checkpoint}
     run.log.stats("test_final", {**source, **result}, step=cfg.SOLVER.MAX_EPOCH)
     logger.info("\n%s", _format_result(views, result))
-    if cfg.TEST.SAVE_RESULTS_PATH and run.rank == 0:
-        path = Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH
-        if cfg.TEST.NUM_TEMPORAL_CLIPS:
-            path = path.with_stem(f"{path.stem}_{cfg.TEST.NUM_ENSEMBLE_VIEWS}clips")
+    if run.rank == 0:
+        _write(cfg, evaluator, names)
+    return result
+
+
+def _write(cfg: Config, evaluator: Evaluator, names: Sequence[str]) -> None:
+    """Leave the tables and pictures of the test in OUTPUT_DIR, and the scores where TEST.SAVE_RESULTS_PATH says."""
+    folder, suffix = Path(cfg.OUTPUT_DIR), ""
+    if cfg.TEST.NUM_TEMPORAL_CLIPS:
+        suffix = f"_{cfg.TEST.NUM_ENSEMBLE_VIEWS}clips"
+    files = evaluator.write_report(folder, names, suffix=suffix)
+    logger.info("written: %s", ", ".join(map(str, files)))
+    if cfg.TEST.SAVE_RESULTS_PATH:
+        path = folder / cfg.TEST.SAVE_RESULTS_PATH
+        path = path.with_stem(path.stem + suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(evaluator.state(), path)
         logger.info("scores (videos x classes) and labels saved to %s", path)
-    return result
 
 
 def _format_result(views: str, result: dict[str, float]) -> str:

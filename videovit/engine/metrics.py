@@ -6,8 +6,9 @@ Shape letters: B clips, V videos, N views, K classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from typing import Protocol, Self
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from videovit.config.errors import UserError
 from videovit.data.records import Batch
 from videovit.engine import distributed
+from videovit.engine.class_report import confusion_matrix, write_confusion, write_per_class
 
 
 class MissingViewsError(UserError):
@@ -106,6 +108,9 @@ class Evaluator(Protocol):
     def state(self) -> dict[str, Tensor]:
         """What `TEST.SAVE_RESULTS_PATH` keeps."""
 
+    def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
+        """Write tables and pictures of the classes, `names`, into `folder`; the files."""
+
 
 class ViewEnsemble(ABC):
     """Adds up the scores of a video's views, each (video, view) once. What the sum is worth, a subclass says.
@@ -192,6 +197,10 @@ class ViewEnsemble(ABC):
     def measure(self, kept: Tensor) -> dict[str, float]:
         """The measures over the videos `kept`, the most important one first."""
 
+    @abstractmethod
+    def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
+        """See `Evaluator`; about the videos that were evaluated."""
+
     def state(self) -> dict[str, Tensor]:
         """Scores (V, K), summed or maximal over the views, and labels."""
         return {"scores": self.scores_VK, "labels": self.labels}
@@ -215,6 +224,22 @@ class TopK(ViewEnsemble):
             "top5_acc": 100.0 * top5.float().mean().item(),
             "mean_class_acc": float(np.nanmean(per_class_K)),
         }
+
+    def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
+        """Confusion matrix and table of classes: videos, accuracy, and what a class is most often taken for."""
+        kept = self.seen_VN.any(dim=1).numpy()
+        labels_V, predictions_V = self.labels.numpy()[kept], self.predictions()[kept]
+        counts_KK = confusion_matrix(labels_V, predictions_V, len(names))
+        rows: list[list[Any]] = []
+        for k, accuracy in enumerate(class_accuracy(predictions_V, labels_V, len(names)).tolist()):
+            others = counts_KK[k].copy()
+            others[k] = 0
+            wrong = int(others.argmax())
+            taken = [names[wrong], 100.0 * others[wrong] / counts_KK[k].sum()] if others[wrong] else ["", ""]
+            rows.append([names[k], k, int(counts_KK[k].sum()), "" if np.isnan(accuracy) else accuracy, *taken])
+        header = ["class", "number", "videos", "accuracy", "most often taken for", "percent of videos"]
+        tables = write_per_class(folder, header, rows, measure="accuracy", suffix=suffix)
+        return write_confusion(folder, counts_KK, names, suffix) + tables
 
     def predictions(self) -> np.ndarray:
         """(V,) int64: the class with the highest score of each video, -1 where no view was seen."""
@@ -241,6 +266,18 @@ class MultiLabel(ViewEnsemble):
         if not len(occurring):
             raise NoPositivesError(f"none of the {len(kept)} evaluated videos has any class; is it the right list?")
         return {"map": float(occurring.mean()), "num_classes": len(occurring)}
+
+    def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
+        """Table of classes: videos that show them, and average precision."""
+        kept = self.seen_VN.any(dim=1)
+        targets_VK = self.labels[kept].numpy() > 0
+        precision_K = average_precision(self.scores_VK[kept].numpy(), targets_VK).tolist()
+        rows = [
+            [name, k, int(targets_VK[:, k].sum()), "" if np.isnan(precision_K[k]) else precision_K[k]]
+            for k, name in enumerate(names)
+        ]
+        header = ["class", "number", "videos", "average precision"]
+        return write_per_class(folder, header, rows, measure="average precision", suffix=suffix)
 
 
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {"top-k": TopK, "multi-label": MultiLabel}

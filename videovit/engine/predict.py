@@ -12,8 +12,7 @@ from torch import nn
 
 from videovit.config import Config
 from videovit.data.build import build_decode_options
-from videovit.data.catalog import find_dataset
-from videovit.data.class_names import read_class_names
+from videovit.data.catalog import find_dataset, read_names
 from videovit.data.decode import open_video
 from videovit.data.sampling import span_indices
 from videovit.data.transforms.pipeline import build_eval_transform, build_image_eval_transform, build_preparation
@@ -82,7 +81,7 @@ def predict_video(cfg: Config, model: nn.Module, path: str, device: torch.device
     Raises:
         DecodeError: the file cannot be read.
     """
-    names = read_class_names(cfg.DATA.CLASS_NAMES_FILE, cfg.MODEL.NUM_CLASSES, cfg.DATA.PATH_TO_DATA_DIR)
+    names = read_names(cfg)
     images = find_dataset(cfg.TEST.DATASET).images
     backend = "image" if images else "pyav"
     transform = build_image_eval_transform(cfg) if images else build_eval_transform(cfg, num_crops=1)

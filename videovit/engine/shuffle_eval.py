@@ -19,8 +19,8 @@ from torch import Tensor
 
 from videovit.config import Config
 from videovit.config.errors import UserError
-from videovit.data.catalog import build_spec
-from videovit.data.class_names import read_class_groups, read_class_names
+from videovit.data.catalog import build_spec, read_names
+from videovit.data.class_names import read_class_groups
 from videovit.data.records import Batch
 from videovit.data.transforms.reorder import frame_order
 from videovit.engine.evaluation import run_test_passes
@@ -76,7 +76,7 @@ def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
         )
     orders = [BASELINE, *(o for o in cfg.SHUFFLE_EVAL.ORDERS if o != BASELINE)]
     orders = list(dict.fromkeys([*orders, *(f"window{w}" for w in cfg.SHUFFLE_EVAL.WINDOWS)]))
-    names = read_class_names(cfg.DATA.CLASS_NAMES_FILE, cfg.MODEL.NUM_CLASSES, cfg.DATA.PATH_TO_DATA_DIR)
+    names = read_names(cfg)
     groups = read_class_groups(cfg.SHUFFLE_EVAL.CLASS_GROUPS_FILE, names, cfg.DATA.PATH_TO_DATA_DIR)
     runs = [
         (order, cfg.SHUFFLE_EVAL.SEED + k)

@@ -22,6 +22,7 @@ from videovit.data.readers.kinetics import read_lines, refuse
 from videovit.data.records import Action, AnnotationError, Sample
 
 LISTS = {"train": "Charades_v1_train.csv", "val": "Charades_v1_test.csv"}
+NAMES_FILES = ("Charades_v1_classes.txt",)
 VIDEO_FOLDERS = ("Charades_v1_480", "Charades_v1", "videos")
 ACTION = re.compile(r"c(?P<label>\d+)\s+(?P<start>-?[\d.]+)\s+(?P<end>-?[\d.]+)", re.ASCII)
 
@@ -76,11 +77,6 @@ def read(
     if not samples:
         raise AnnotationError(f"{list_file}: no videos listed below the header")
     return samples
-
-
-def read_class_names(file: Path) -> list[str]:
-    """Names from Charades_v1_classes.txt: `c000 Holding some clothes` a line."""
-    return [line.partition(" ")[2].strip() for line in read_lines(file) if line.strip()]
 
 
 def _parse(row: list[str], header: list[str], num_classes: int) -> tuple[str, tuple[Action, ...] | str]:

@@ -31,6 +31,7 @@ from videovit.data.records import AnnotationError, Sample
 
 PREFIX = "something-something-v2-"
 LISTS = {"train": "train.json", "val": "validation.json", "test": "test-answers.csv"}
+LABELS_FILES = (f"{PREFIX}labels.json", "labels.json", f"labels/{PREFIX}labels.json", "labels/labels.json")
 VIDEO_FOLDERS = ("20bn-something-something-v2", "videos")
 Problem = tuple[int, str, str]
 
@@ -95,7 +96,7 @@ def read_classes(folder: str | Path, num_classes: int) -> dict[str, int]:
     Raises:
         AnnotationError: the file is missing, of another form, or numbers classes twice or outside 0..num_classes-1.
     """
-    file = find_file(Path(folder), [PREFIX + "labels.json", "labels.json"])
+    file = find_file(Path(folder), LABELS_FILES[:2])
     text, content = read_json(file)
     if not isinstance(content, Mapping):
         raise AnnotationError(f'{file}:1: expected {{"name": "number"}}, found {text.strip()[:60]!r}')

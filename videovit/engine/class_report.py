@@ -1,0 +1,122 @@
+"""What a test says about each class: tables as CSV, pictures as PNG.
+
+Shape letters: V videos, K classes; of a confusion matrix the rows are true classes, the columns predicted ones.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST_NAME = 40  # letters of a class name in a picture
+DPI = 110
+
+
+def confusion_matrix(
+    labels_V: NDArray[np.int64], predictions_V: NDArray[np.int64], num_classes: int
+) -> NDArray[np.int64]:
+    """(K, K): how many videos of class i were read as class j."""
+    cells = labels_V.astype(np.int64) * num_classes + predictions_V
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def write_confusion(folder: Path, counts_KK: NDArray[np.int64], names: Sequence[str], suffix: str = "") -> list[Path]:
+    """`confusion_matrix.csv` with the counts, and `.png` with the share of each row.
+
+    Args:
+        folder: exists.
+        counts_KK: (K, K), see `confusion_matrix`.
+        names: K class names.
+        suffix: added to the names of the files.
+
+    Returns:
+        The files.
+    """
+    files = [folder / f"confusion_matrix{suffix}.{kind}" for kind in ("csv", "png")]
+    write_csv(
+        files[0], ["true \\ predicted", *names], ([name, *row] for name, row in zip(names, counts_KK, strict=True))
+    )
+    draw_confusion(files[1], counts_KK, names)
+    return files
+
+
+def write_per_class(
+    folder: Path, header: Sequence[str], rows: Sequence[Sequence[Any]], *, measure: str, suffix: str = ""
+) -> list[Path]:
+    """`per_class.csv` with the rows as they are, and `.png` with a bar per class, the worst on top.
+
+    Args:
+        folder: exists.
+        header: names of the columns; the first is the class.
+        rows: one per class; an empty text stands for a number that there is not.
+        measure: the column that is drawn, in percent.
+        suffix: added to the names of the files.
+
+    Returns:
+        The files.
+    """
+    files = [folder / f"per_class{suffix}.{kind}" for kind in ("csv", "png")]
+    write_csv(files[0], header, ([f"{v:.2f}" if isinstance(v, float) else v for v in row] for row in rows))
+    column = list(header).index(measure)
+    draw_per_class(files[1], {row[0]: row[column] for row in rows if row[column] != ""}, measure)
+    return files
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A CSV file with a header, UTF-8."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def draw_confusion(path: Path, counts_KK: NDArray[np.int64], names: Sequence[str]) -> None:
+    """The matrix in shades, each row scaled to its videos; it grows with K, so that all names stay legible."""
+    num_classes = len(names)
+    side, font, room = _sizes(names)
+    share_KK = 100.0 * counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
+    figure, axes = _figure(width=side, height=side, left=room, below=room)
+    image = axes.imshow(share_KK, cmap="viridis", vmin=0.0, vmax=100.0, interpolation="nearest")
+    shown = [name[:LONGEST_NAME] for name in names]
+    axes.set_xticks(range(num_classes), shown, rotation=90, fontsize=font)
+    axes.set_yticks(range(num_classes), shown, fontsize=font)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{int(counts_KK.sum())} videos, {num_classes} classes")
+    figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.6, pad=0.1 / side, aspect=30)
+    if num_classes <= 20:
+        for i, j in zip(*np.nonzero(counts_KK), strict=True):
+            colour = "black" if share_KK[i, j] > 60 else "white"
+            axes.text(j, i, f"{counts_KK[i, j]}", ha="center", va="center", fontsize=font, color=colour)
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_per_class(path: Path, values: dict[str, float], measure: str) -> None:
+    """A bar per class, the lowest on top."""
+    ordered = sorted(values.items(), key=lambda item: -item[1])
+    side, font, room = _sizes(list(values))
+    figure, axes = _figure(width=5.0, height=side, left=room, below=0.3)
+    axes.barh(range(len(ordered)), [value for _, value in ordered])
+    axes.set_yticks(range(len(ordered)), [name[:LONGEST_NAME] for name, _ in ordered], fontsize=font)
+    axes.set(xlabel=f"{measure} (%)", xlim=(0, 100), ylim=(-1, len(ordered)))
+    figure.savefig(path, dpi=DPI)
+
+
+def _sizes(names: Sequence[str]) -> tuple[float, float, float]:
+    """Inches for these names one above the other, their size in points, and inches for the longest."""
+    font = 9.0 if len(names) <= 30 else 6.0
+    longest = max((len(name[:LONGEST_NAME]) for name in names), default=0)
+    return min(max(3.0, len(names) * font * 1.3 / 72), 60.0), font, longest * font * 0.6 / 72
+
+
+def _figure(*, width: float, height: float, left: float, below: float) -> tuple[Any, Any]:
+    """A figure around axes of this size in inches, with room for names on two sides (a layout engine takes seconds)."""
+    from matplotlib.figure import Figure
+
+    whole_w, whole_h = width + left + 1.7, height + below + 1.1
+    figure = Figure(figsize=(whole_w, whole_h))
+    place = ((left + 0.5) / whole_w, (below + 0.6) / whole_h, width / whole_w, height / whole_h)
+    return figure, figure.add_axes(place)
