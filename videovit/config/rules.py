@@ -186,6 +186,13 @@ def _teacher(cfg: Config) -> Iterator[Broken]:
                 yield (f"DISTILL.{name}", "DISTILL.TYPE"), f"is empty, and DISTILL.TYPE is {cfg.DISTILL.TYPE}"
 
 
+def _search(cfg: Config) -> Iterator[Broken]:
+    search = cfg.SEARCH
+    if search.CROSSOVER + search.MUTATION > search.POPULATION:
+        text = f"{search.CROSSOVER} and SEARCH.MUTATION {search.MUTATION} exceed SEARCH.POPULATION {search.POPULATION}"
+        yield ("SEARCH.CROSSOVER", "SEARCH.MUTATION", "SEARCH.POPULATION"), text
+
+
 RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     _distributed,
     _batches,
@@ -198,4 +205,5 @@ RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     _blocks,
     _orders,
     _teacher,
+    _search,
 )

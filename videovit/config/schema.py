@@ -216,6 +216,21 @@ class Distill:
 
 
 @dataclass(frozen=True)
+class Search:
+    """SEARCH (ours): the best plan of a trained PSViTSupernet, by top-1 on the validation list."""
+
+    ENABLE: bool = False
+    MAX_GMACS: AtLeastZero = 0.0  # of one image; 0: no limit
+    GENERATIONS: Positive = 20
+    POPULATION: Positive = 50  # plans of a generation
+    PARENTS: Positive = 10
+    CROSSOVER: Natural = 25  # plans of a generation; the rest of them are random
+    MUTATION: Natural = 25
+    MUTATION_PROB: Fraction = 0.1  # of a cell
+    RANDOM_BASELINE: bool = True  # as many random plans beside them
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """BENCHMARK: speed of the model, the training step, the loader or decoding. ENABLE to COMPILE are ours."""
 
@@ -255,6 +270,7 @@ class Config:
     TEST: Test = Test()
     SHUFFLE_EVAL: ShuffleEval = ShuffleEval()
     PREDICT: Predict = Predict()
+    SEARCH: Search = Search()
     BENCHMARK: Benchmark = Benchmark()
     DATA: Data = Data()
     DATA_LOADER: DataLoader = DataLoader()

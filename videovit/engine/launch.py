@@ -23,6 +23,7 @@ from videovit.engine.evaluation import test
 from videovit.engine.log import RunLog, logger
 from videovit.engine.processes import run_processes
 from videovit.engine.run import Run, record_config
+from videovit.engine.search import search
 from videovit.engine.shuffle_eval import shuffle_eval
 from videovit.engine.train import train
 
@@ -31,6 +32,7 @@ Results = dict[str, dict[str, float]]
 
 TASKS: dict[str, tuple[Callable[[Config], bool], Task]] = {
     "train": (lambda cfg: cfg.TRAIN.ENABLE, train),
+    "search": (lambda cfg: cfg.SEARCH.ENABLE, search),
     "test": (lambda cfg: cfg.TEST.ENABLE, test),
     "shuffle_eval": (lambda cfg: cfg.SHUFFLE_EVAL.ENABLE, shuffle_eval),
     "benchmark": (lambda cfg: cfg.BENCHMARK.ENABLE, benchmark),
