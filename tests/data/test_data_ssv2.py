@@ -15,6 +15,7 @@ from videovit.config import load_config
 from videovit.data.build import build_dataset, build_loader, read_samples
 from videovit.data.readers import ssv2
 from videovit.data.records import AnnotationError, Sample
+from videovit.data.transforms.pipeline import build_preparation
 
 LABELS = {"Holding something": "0", "Putting something on something": "1", "Pushing something from left to right": "2"}
 TRAIN = [
@@ -171,3 +172,12 @@ def test_a_video_that_the_frame_list_lacks(tmp_path: Path) -> None:
     frame_list(folder, {"11": 2})
     with pytest.raises(AnnotationError, match=r"train.json:1: .*\n.*'10' is not in the frame list"):
         ssv2.read(folder, "train", num_classes=3)
+
+
+def test_frames_stay_rgb_with_the_published_files() -> None:
+    """They set REVERSE_INPUT_CHANNEL, because PySlowFast reads these images as BGR."""
+    path = Path(__file__).parents[2] / "configs" / "SSv2" / "MVITv2_S_16x4.yaml"
+    assert load_config(path).DATA.REVERSE_INPUT_CHANNEL
+    assert not build_preparation(load_config(path), train=True).reverse_channels
+    kinetics = load_config(path, ["TRAIN.DATASET", "kinetics"])
+    assert build_preparation(kinetics, train=True).reverse_channels

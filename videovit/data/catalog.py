@@ -117,6 +117,8 @@ class DatasetSpec:
         plan: the frames of every clip of a video.
         evaluation: "top-k" for one class a video, "multi-label" for mean average precision over `Sample.actions`.
         names_files: where class names may be found when DATA.CLASS_NAMES_FILE is empty, in DATA.PATH_TO_DATA_DIR.
+        bgr_there: PySlowFast reads it as BGR, so that its files set DATA.REVERSE_INPUT_CHANNEL to get RGB; frames are
+            RGB here, so the key has no effect.
         images: still images: decoded and cut by rules of their own, and `plan` is not asked.
     """
 
@@ -124,15 +126,20 @@ class DatasetSpec:
     plan: Callable[[Config, Split], ClipPlan] = build_spans
     evaluation: Evaluation = "top-k"
     names_files: tuple[str, ...] = ()
+    bgr_there: bool = False
     images: bool = False
 
 
 DATASETS: dict[str, DatasetSpec] = {
     "kinetics": DatasetSpec(read_kinetics),
     "imagenet": DatasetSpec(read_images, images=True),
-    "ssv2": DatasetSpec(read_ssv2, plan=build_segments, names_files=ssv2.LABELS_FILES),
+    "ssv2": DatasetSpec(read_ssv2, plan=build_segments, names_files=ssv2.LABELS_FILES, bgr_there=True),
     "charades": DatasetSpec(
-        read_charades, plan=build_strided, evaluation="multi-label", names_files=charades.NAMES_FILES
+        read_charades,
+        plan=build_strided,
+        evaluation="multi-label",
+        names_files=charades.NAMES_FILES,
+        bgr_there=True,
     ),
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videovit.data.catalog import find_dataset
 from videovit.data.transforms import spatial
 from videovit.data.transforms.erasing import Erasing
 from videovit.data.transforms.image import ImageEvalTransform, ImageTrainTransform
@@ -227,7 +228,7 @@ def build_preparation(cfg: Config, train: bool) -> Preparation:
     """Read the normalisation, and for training the erasing, from the config.
 
     Args:
-        cfg: sections DATA and AUG.
+        cfg: sections DATA and AUG, and the data set (of some PySlowFast swaps BGR to RGB; see DatasetSpec.bgr_there).
         train: whether random erasing applies (if AUG.ENABLE is on and AUG.RE_PROB is above 0).
 
     Returns:
@@ -236,10 +237,11 @@ def build_preparation(cfg: Config, train: bool) -> Preparation:
     erasing = None
     if train and cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
         erasing = Erasing(prob=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
+    spec = find_dataset(cfg.TRAIN.DATASET if train else cfg.TEST.DATASET)
     return Preparation(
         mean=tuple(cfg.DATA.MEAN),
         std=tuple(cfg.DATA.STD),
-        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
+        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL and not spec.bgr_there,
         erasing=erasing,
     )
 
