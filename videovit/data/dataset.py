@@ -181,7 +181,9 @@ class ClipDataset(Dataset[Item]):
             fps, served_by = video.fps, video.served_by
         clips = []
         for place, indices_T in enumerate(indices):
-            frames_THWC = frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
+            # A clip of every decoded frame, in order, is not copied.
+            in_order = np.array_equal(wanted, indices_T)
+            frames_THWC = frames_NHWC if in_order else frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
             crops = self._crops(frames_THWC, rng)
             label = self._label(sample, indices_T, fps)
             for crop, frames_TSSC in enumerate(crops):

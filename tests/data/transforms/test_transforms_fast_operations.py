@@ -55,6 +55,13 @@ def test_every_operation_equals_pils(name, increasing):
 
 
 @pytest.mark.parametrize("name", sorted(MOVING))
+def test_frames_of_several_tiles(name):
+    step = Step(name, level_to_argument(name, 7.0, increasing=True, sign=1), Image.Resampling.BICUBIC)
+    found = difference(clip(num_frames=1, height=150, width=270), [step])
+    assert found.max() <= 1 and found.float().mean() < 0.01
+
+
+@pytest.mark.parametrize("name", sorted(MOVING))
 def test_nearest_pixels_are_pils_but_for_ties(name):
     for sign in (1, -1):
         argument = level_to_argument(name, 7.0, increasing=True, sign=sign)

@@ -34,6 +34,7 @@ Matrix = tuple[float, float, float, float, float, float]
 FILL = 128  # level of what moves into the frame from outside
 # PIL cuts fractions off where OpenCV rounds. The rest of the half leaves room for the error of float32.
 _CUT_OFF = -0.4999
+_TILE = 128  # pixels; side of the squares in which frames are resampled
 
 
 def apply_steps(frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tensor:
@@ -123,7 +124,19 @@ _MATRICES: dict[str, Callable[[float, int, int], Matrix]] = {
 
 
 def _move(frames: Frames, step: Step, have: Box, want: Box, height: int, width: int) -> Frames:
-    """Resample all frames at the same places: a weighted sum over a few pixels each, done for 3 T numbers at a time."""
+    """Resample all frames at the same places, tile by tile: however large a frame, what is at work stays small."""
+    moved = np.empty((len(frames), want.height, want.width, 3), np.uint8)
+    bottom, right = want.top + want.height, want.left + want.width
+    for top in range(want.top, bottom, _TILE):
+        for left in range(want.left, right, _TILE):
+            tile = Box(top, left, min(_TILE, bottom - top), min(_TILE, right - left))
+            source = _source_window(step, tile, height, width)
+            _cut(moved, tile, want)[:] = _move_tile(_cut(frames, source, have), step, source, tile, height, width)
+    return moved
+
+
+def _move_tile(frames: Frames, step: Step, have: Box, want: Box, height: int, width: int) -> Frames:
+    """A weighted sum over a few pixels each, done for 3 T numbers at a time."""
     a, b, c, d, e, f = _MATRICES[step.name](step.argument, height, width)
     x = want.left + 0.5 + np.arange(want.width)[None]
     y = want.top + 0.5 + np.arange(want.height)[:, None]
