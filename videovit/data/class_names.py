@@ -18,13 +18,13 @@ def find_beside(path: str, folder: str) -> str:
     return str(beside) if path and not Path(path).exists() and beside.exists() else path
 
 
-def read_class_names(path: str, num_classes: int, folder: str = "") -> list[str]:
+def read_class_names(path: str, num_classes: int | None, folder: str = "") -> list[str]:
     """The name of every class.
 
     Args:
         path: a .json file with a list of names, {name: index} or {index: name}; or a text file with a name per line,
             behind a number like c012 or not; empty for none.
-        num_classes: K.
+        num_classes: K; None for as many as the file has.
         folder: looked in too for a relative path that does not exist.
 
     Returns:
@@ -34,17 +34,17 @@ def read_class_names(path: str, num_classes: int, folder: str = "") -> list[str]
         AnnotationError: the file is missing, not of these forms, or has another number of names.
     """
     if not path:
-        return [f"class {k}" for k in range(num_classes)]
+        return [f"class {k}" for k in range(num_classes or 0)]
     path = find_beside(path, folder)
     content = _read(path)
     if isinstance(content, Mapping):
         by_index = _by_index(path, content)
-        names = [by_index.get(k, f"class {k}") for k in range(max(num_classes, max(by_index, default=-1) + 1))]
+        names = [by_index.get(k, f"class {k}") for k in range(max(num_classes or 0, max(by_index, default=-1) + 1))]
     elif isinstance(content, list):
         names = [str(name) for name in content]
     else:
         raise AnnotationError(f"{path}: expected a list of names or a map of name and index, found {content!r:.60}")
-    if len(names) != num_classes:
+    if num_classes is not None and len(names) != num_classes:
         raise AnnotationError(f"{path}: {len(names)} class names, MODEL.NUM_CLASSES is {num_classes}")
     return names
 
