@@ -38,7 +38,9 @@ class Entry:
         split: train, val or test.
         label: name of its class, or "" where a file has none or several.
         place: where it is listed, e.g. "train.csv:12"; "" for files found in folders.
-        clip: what is shown, where the name of the file says so (Kinetics: id and times; ImageNet: the name itself).
+        clip: what is shown, where the name of the file says so (an id, perhaps with times).
+        latest_s: the latest time that is said about a video file, in seconds; it has to lie inside.
+        num_frames: how many images a folder of frames has to hold.
     """
 
     path: str
@@ -46,6 +48,8 @@ class Entry:
     label: str = ""
     place: str = ""
     clip: str = ""
+    latest_s: float = 0.0
+    num_frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What opening a file showed: why it cannot be read ("": it can), and a fingerprint of its content."""
+    """What opening a file showed: why it cannot be read ("": it can), a fingerprint of its content, its length."""
 
     error: str
-    fingerprint: str
+    fingerprint: str = ""
+    num_frames: int = 0
+    duration_s: float = 0.0
 
 
 def look_at(path: str, *, backend: str, timeout_s: float) -> Look:
@@ -77,11 +83,12 @@ def look_at(path: str, *, backend: str, timeout_s: float) -> Look:
     """
     try:
         with open_video(path, backend, replace(DEFAULTS, timeout_s=timeout_s)) as video:
-            last = video.num_frames - 1
+            num_frames, fps = video.num_frames, video.fps
+            last = num_frames - 1
             video.frames(np.unique([0, last // 2, last]))
     except DecodeError as error:
-        return Look(error.reason, "")
-    return Look("", fingerprint(path))
+        return Look(error.reason)
+    return Look("", fingerprint(path), num_frames, num_frames / fps)
 
 
 def fingerprint(path: str) -> str:
@@ -142,11 +149,22 @@ def check_entries(
         )
     )
     for entry in entries:
-        if entry.path in looks and looks[entry.path].error:
-            findings.append(_finding("unreadable", entry, looks[entry.path].error))
+        if entry.path in looks:
+            findings += judge(entry, looks[entry.path])
     findings += find_mislabelled(entries, classes)
     findings += find_duplicates(entries, {path: look.fingerprint for path, look in looks.items()})
     return sorted(findings, key=lambda finding: KINDS.index(finding.kind))
+
+
+def judge(entry: Entry, look: Look) -> Iterator[Finding]:
+    """What a look at a file says against its entry."""
+    if look.error:
+        yield _finding("unreadable", entry, look.error)
+    elif entry.num_frames is not None and look.num_frames != entry.num_frames:
+        yield _finding("missing", entry, f"found {look.num_frames} images, the list names {entry.num_frames}")
+    elif not os.path.isdir(entry.path) and entry.latest_s > look.duration_s:
+        text = f"something is said about second {entry.latest_s:g}, and the video ends at {look.duration_s:.4g}"
+        yield _finding("mislabelled", entry, text)
 
 
 def plain_name(text: str) -> str:

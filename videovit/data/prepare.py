@@ -16,7 +16,7 @@ from videovit.config.errors import UserError
 from videovit.data.check import Entry, Finding, check_entries, summary, write_report
 from videovit.data.class_names import read_class_names
 from videovit.data.readers import kinetics
-from videovit.data.records import AnnotationError
+from videovit.data.records import AnnotationError, Sample
 
 SPLITS = ("train", "val", "test")
 Row = tuple[int, dict[str, str]]
@@ -154,6 +154,33 @@ def entries_of_lists(
             path = path if prefix else kinetics.relative_to_either(path, str(folder), folders)
             entries.append(Entry(path, file.stem, names[row.label], f"{file.name}:{row.number}", clip_of(path)))
     return entries, bad
+
+
+def entries_of_samples(samples: Sequence[Sample], split: str, names: Sequence[str]) -> list[Entry]:
+    """What a reader found, for the check: each file is of a video of its own, called by its name without suffix.
+
+    Args:
+        samples: of the reader.
+        split: theirs.
+        names: of the classes, by number.
+    """
+    return [
+        Entry(
+            sample.path,
+            split,
+            names[sample.label] if sample.actions is None else "",
+            clip=Path(sample.path).stem,
+            latest_s=max((action.start_s for action in sample.actions or ()), default=0.0),
+            num_frames=sample.num_frames,
+        )
+        for sample in samples
+    ]
+
+
+def tell_missing(split: str, samples: Sequence[Sample]) -> None:
+    """Print how many videos of a split are there."""
+    there = sum(os.path.exists(sample.path) for sample in samples)
+    print(f"{split}: {there} videos, {len(samples) - there} missing")
 
 
 def add_check_arguments(parser: argparse.ArgumentParser, *, timeout: bool = True) -> None:
