@@ -79,7 +79,8 @@ def read_devkit(folder: Path) -> tuple[list[str], dict[str, str]]:
     except ImportError as error:
         raise AnnotationError(f"{folder / META}: {error}; it takes SciPy to read it: pip install scipy") from None
     try:
-        table: Any = loadmat(folder / META, squeeze_me=True, struct_as_record=True)["synsets"]
+        with open(folder / META, "rb") as file:
+            table: Any = loadmat(file, squeeze_me=True, struct_as_record=True)["synsets"]
     except FileNotFoundError:
         raise AnnotationError(f"{folder / META} does not exist; {kinetics.content_of(folder)}") from None
     except (KeyError, ValueError, MatReadError) as error:
