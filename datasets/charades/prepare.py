@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout without an install too
 
 from videovit.data import prepare
+from videovit.data.class_names import read_class_names
 from videovit.data.readers import charades
 from videovit.data.readers.annotation_files import find_file
 
@@ -41,7 +42,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see --help."""
     args = parse(argv)
-    names = charades.read_class_names(find_file(args.data, [CLASSES]))
+    names = read_class_names(str(find_file(args.data, [CLASSES])), num_classes=None)
     entries = []
     frames = False
     for split in ("train", "val"):

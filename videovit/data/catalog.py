@@ -131,8 +131,8 @@ class DatasetSpec:
 
 
 DATASETS: dict[str, DatasetSpec] = {
-    "kinetics": DatasetSpec(read_kinetics),
-    "imagenet": DatasetSpec(read_images, images=True),
+    "kinetics": DatasetSpec(read_kinetics, names_files=("classes.json",)),
+    "imagenet": DatasetSpec(read_images, names_files=("classes.json",), images=True),
     "ssv2": DatasetSpec(read_ssv2, plan=build_segments, names_files=ssv2.LABELS_FILES, bgr_there=True),
     "charades": DatasetSpec(
         read_charades,
