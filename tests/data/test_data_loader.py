@@ -37,8 +37,9 @@ def loader(lists: Path, split: str, *opts: object, **arguments: object) -> ClipL
 
 
 def same(left: Batch, right: Batch) -> bool:
-    pairs = zip(left._tensors(), right._tensors(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs) and left.failures == right.failures
+    tensors = ("frames_BTHWC", "labels", "videos_B", "views_B", "erase_seeds_B")
+    equal = all(torch.equal(getattr(left, name), getattr(right, name)) for name in tensors)
+    return equal and left.failures == right.failures
 
 
 def parts(batch: Batch) -> list[tuple[int, int, int, int]]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from videovit.data.sampling import EvenSpans, RandomSpans, random_start, span_indices, view_start
+from videovit.data.sampling import (
+    AroundKeyFrame,
+    EvenSpans,
+    RandomSpans,
+    key_frame_indices,
+    random_start,
+    span_indices,
+    view_start,
+)
 
 LENGTHS = range(1, 201)
 
@@ -103,3 +111,35 @@ def test_jittered_frame_rate_shortens_the_span() -> None:
     rng = np.random.default_rng(0)
     spans = [indices[-1] - indices[0] + 1 for indices in (plan(300, 30.0, rng)[0] for _ in range(300))]
     assert 31 <= min(spans) < 36 and 60 < max(spans) <= 65
+
+
+def around(
+    time_s: float, num_frames: int = 1000, fps: float = 30.0, num_sampled: int = 4, stride: int = 2
+) -> list[int]:
+    return key_frame_indices(
+        num_frames, fps, num_sampled=num_sampled, stride=stride, target_fps=30, time_s=time_s
+    ).tolist()
+
+
+def test_key_frames_by_hand() -> None:
+    # AVA's first key frame: 902 s of images that begin at 900 s is image 60; 16 x 4 frames begin 32 before it.
+    assert around(2.0, num_sampled=16, stride=4) == list(range(28, 92, 4))
+    assert around(2.0) == [56, 58, 60, 62]
+    assert around(0.0) == [0, 0, 0, 2]  # before the video its first frame is repeated
+    assert around(2.0, num_frames=61) == [56, 58, 60, 60]  # after it the last one
+    assert around(1.0, num_sampled=3, stride=3) == [26, 29, 32]  # 9 frames, half of which is 4
+    assert around(1.0, num_sampled=1, stride=1) == [30]
+
+
+def test_key_frames_at_other_frame_rates_are_the_nearest() -> None:
+    # 56, 58, 60, 62 of thirty a second are 44.8, 46.4, 48, 49.6 of 24 and 28, 29, 30, 31 of 15
+    assert around(2.0, fps=24.0) == [45, 46, 48, 50]
+    assert around(2.0, fps=15.0) == [28, 29, 30, 31]
+    # 24000 / 1001 frames a second, one hour in
+    fps = 24000 / 1001
+    assert around(3600.0, num_frames=200_000, fps=fps)[2] == round(3600 * fps)
+
+
+def test_the_plan_counts_from_the_time_stamp_of_the_first_frame() -> None:
+    (indices,) = AroundKeyFrame(16, 4, 30.0, start_s=900.0).at(902.0, 27000, 30.0)
+    assert indices.tolist() == list(range(28, 92, 4))

@@ -69,6 +69,30 @@ def _multi_label(cfg: Config) -> Iterator[Broken]:
         yield ("SHUFFLE_EVAL.ENABLE", "DATA.MULTI_LABEL"), text
 
 
+def _detection(cfg: Config) -> Iterator[Broken]:
+    first, last = cfg.AVA.KEY_FRAMES_S
+    if first > last:
+        yield ("AVA.KEY_FRAMES_S",), f"[{first:g}, {last:g}] must rise"
+    if not cfg.DETECTION.ENABLE:
+        return
+    if cfg.MODEL.LOSS_FUNC not in ("bce", "bce_logit"):
+        text = f"{cfg.MODEL.LOSS_FUNC} takes one class a clip, a box of DETECTION.ENABLE has any number; use bce"
+        yield ("MODEL.LOSS_FUNC", "DETECTION.ENABLE"), text
+    if cfg.MODEL.HEAD_ACT == "softmax":
+        text = "softmax lets the classes of a box compete, with DETECTION.ENABLE it has several at once; use sigmoid"
+        yield ("MODEL.HEAD_ACT", "DETECTION.ENABLE"), text
+    if cfg.TRAIN.ENABLE and cfg.MIXUP.ENABLE:
+        yield ("MIXUP.ENABLE", "DETECTION.ENABLE"), "mixes whole clips, whose boxes do not mix; set it to False"
+    if cfg.TRAIN.ENABLE and cfg.AUG.ENABLE and cfg.AUG.AA_TYPE:
+        text = "RandAugment turns and shifts frames, and boxes would not follow; set it to '' (or AUG.ENABLE to False)"
+        yield ("AUG.AA_TYPE", "AUG.ENABLE", "DETECTION.ENABLE"), text
+    if cfg.TRAIN.ENABLE and cfg.DISTILL.TYPE != "none":
+        yield ("DISTILL.TYPE", "DETECTION.ENABLE"), "a teacher decides about whole clips, not about boxes; use none"
+    if cfg.BENCHMARK.ENABLE and cfg.BENCHMARK.WHAT in ("model", "train"):
+        text = "a detector takes boxes as well; set DETECTION.ENABLE to False to measure the same model on clips"
+        yield ("BENCHMARK.WHAT", "BENCHMARK.ENABLE", "DETECTION.ENABLE"), text
+
+
 def _loss(cfg: Config) -> Iterator[Broken]:
     if cfg.TRAIN.ENABLE and cfg.MODEL.LABEL_SMOOTHING and cfg.MODEL.LOSS_FUNC in ("bce", "bce_logit"):
         yield ("MODEL.LABEL_SMOOTHING", "MODEL.LOSS_FUNC"), f"has no effect on {cfg.MODEL.LOSS_FUNC}; use cross_entropy"
@@ -198,6 +222,7 @@ RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     _batches,
     _multi_label,
     _whole_videos,
+    _detection,
     _loss,
     _learning_rate,
     _crops,

@@ -2,7 +2,7 @@
 
 Names and defaults are SlowFast's, so that its YAML files load unchanged; fields marked *ours* have no counterpart
 there. Lists become tuples, so a loaded `Config` cannot be changed at all. A field's annotation carries its `limits`.
-The sections of the models are in `schema_models`.
+The sections of the models are in `schema_models`, those of detection in `schema_detection`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .limits import (
     Range,
     Size,
 )
+from .schema_detection import Ava, Detection
 from .schema_models import Mvit, Pit, PsVit, Psvit, Supernet, Vit
 
 DECODERS = ("decord", "pyav", "torchcodec", "frames", "image")
@@ -285,4 +286,6 @@ class Config:
     PS_VIT: PsVit = PsVit()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
+    DETECTION: Detection = Detection()
+    AVA: Ava = Ava()
     TENSORBOARD: Tensorboard = Tensorboard()

@@ -25,6 +25,7 @@ from videovit.config.errors import UserError
 from videovit.data.catalog import Split, build_spec
 from videovit.data.dataset import (
     ActionsShown,
+    BoxCrops,
     ClipDataset,
     FixedCrops,
     Key,
@@ -35,6 +36,7 @@ from videovit.data.dataset import (
     random_stream,
 )
 from videovit.data.decode import DecodeOptions
+from videovit.data.detection import build_key_plan, choose_decoder
 from videovit.data.records import Batch, Item, Sample, collate
 from videovit.data.sampling import EvenSpans
 from videovit.data.transforms.pipeline import (
@@ -189,6 +191,8 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDatas
     spec = build_spec(cfg, split)
     if spec.images:
         return build_image_dataset(cfg, split, samples)
+    if spec.evaluation == "detection":
+        return build_key_frame_dataset(cfg, split, samples)
     data, training = cfg.DATA, split == "train"
     num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
     crops: RepeatedCrops | FixedCrops
@@ -209,6 +213,31 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDatas
         num_crops=num_crops,
         label=label,
         backend=data.DECODING_BACKEND,
+        decoding=build_decode_options(cfg, training=training),
+        seed=cfg.RNG_SEED,
+        replace_unreadable=training,
+    )
+
+
+def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:
+    """The data set of a split of key frames: the clip around each, with its boxes; tested with one centre crop."""
+    data, training = cfg.DATA, split == "train"
+    evaluate = build_eval_transform(cfg, 1)
+    if split == "val":
+        evaluate = replace(evaluate, crop_size=data.TRAIN_CROP_SIZE)
+    crops = BoxCrops(
+        transform=build_train_transform(cfg).placed if training else lambda frames, _: evaluate.placed(frames)[0],
+        crop_size=data.TRAIN_CROP_SIZE if training else evaluate.crop_size,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        times=cfg.AUG.NUM_SAMPLE if training else 1,
+        drop_empty=training,
+    )
+    return ClipDataset(
+        samples,
+        plan=build_key_plan(cfg),
+        crops=crops,
+        num_crops=crops.times,
+        backend=choose_decoder(data.DECODING_BACKEND, movies=bool(cfg.AVA.MOVIE_DIR)),
         decoding=build_decode_options(cfg, training=training),
         seed=cfg.RNG_SEED,
         replace_unreadable=training,

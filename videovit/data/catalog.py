@@ -15,12 +15,13 @@ from typing import Literal
 from videovit.config import Config
 from videovit.config.errors import UserError
 from videovit.data.class_names import read_class_names
+from videovit.data.detection import read_ava
 from videovit.data.readers import charades, image_folder, kinetics, ssv2
 from videovit.data.records import Sample
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
 
 Split = Literal["train", "val", "test"]
-Evaluation = Literal["top-k", "multi-label"]
+Evaluation = Literal["top-k", "multi-label", "detection"]
 
 
 def build_spans(cfg: Config, split: Split) -> ClipPlan:
@@ -115,7 +116,8 @@ class DatasetSpec:
     Attributes:
         read: the samples of a split.
         plan: the frames of every clip of a video.
-        evaluation: "top-k" for one class a video, "multi-label" for mean average precision over `Sample.actions`.
+        evaluation: "top-k" for one class a video, "multi-label" for mean average precision over `Sample.actions`,
+            "detection" for boxes on key frames (then `plan` is not asked: the clip is the one around the key frame).
         names_files: where class names may be found when DATA.CLASS_NAMES_FILE is empty, in DATA.PATH_TO_DATA_DIR.
         bgr_there: PySlowFast reads it as BGR, so that its files set DATA.REVERSE_INPUT_CHANNEL to get RGB; frames are
             RGB here, so the key has no effect.
@@ -141,6 +143,7 @@ DATASETS: dict[str, DatasetSpec] = {
         names_files=charades.NAMES_FILES,
         bgr_there=True,
     ),
+    "ava": DatasetSpec(read_ava, evaluation="detection"),
 }
 
 
@@ -163,11 +166,17 @@ def build_spec(cfg: Config, split: Split) -> DatasetSpec:
     """The data set of a split: TRAIN.DATASET for training, TEST.DATASET for validation and test.
 
     Raises:
-        UserError: no such data set, or DATA.MULTI_LABEL does not go with it.
+        UserError: no such data set, or DATA.MULTI_LABEL or DETECTION.ENABLE does not go with it.
     """
     key = "TRAIN.DATASET" if split == "train" else "TEST.DATASET"
     name = cfg.TRAIN.DATASET if split == "train" else cfg.TEST.DATASET
     spec = find_dataset(name)
+    has_boxes = spec.evaluation == "detection"
+    if has_boxes != cfg.DETECTION.ENABLE:
+        raise UserError(
+            f"{key}: {name!r} has classes of {'boxes' if has_boxes else 'videos'}, but DETECTION.ENABLE is "
+            f"{cfg.DETECTION.ENABLE}; set it to {has_boxes}, or choose another data set of {sorted(DATASETS)}"
+        )
     has_several = spec.evaluation == "multi-label"
     if has_several != cfg.DATA.MULTI_LABEL:
         kind = "any number of classes" if has_several else "one class"

@@ -18,8 +18,9 @@ from torch.utils.data import Dataset
 
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.data.decode.protocol import DEFAULTS
-from videovit.data.records import Clip, Failure, Item, Sample
-from videovit.data.sampling import ClipPlan, Indices
+from videovit.data.records import Clip, Failure, Item, KeyFrame, Sample
+from videovit.data.sampling import AroundKeyFrame, ClipPlan, Indices
+from videovit.data.transforms.boxes import Placement, has_area
 
 # A video that cannot be read is replaced by another one at most so often in a row.
 MOST_FAILURES_IN_A_ROW = 10
@@ -60,6 +61,43 @@ class FixedCrops:
     def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> list[Tensor]:
         """One uint8 (T, S, S, 3) per position; `rng` is not touched."""
         return self.transform(frames_THWC)
+
+
+Cut = tuple[Tensor, int | Tensor, Tensor | None]
+"""A crop of a clip (T, S, S, 3), its label, and in detection its boxes (R, 4) in pixels."""
+
+
+@dataclass(frozen=True)
+class BoxCrops:
+    """Detection: crops of a clip with the boxes of its key frame.
+
+    Args:
+        transform: (frames, rng) -> crop, and where the frame lies in it.
+        crop_size: S.
+        num_classes: K.
+        times: how many crops (AUG.NUM_SAMPLE).
+        drop_empty: leave boxes out that lie outside the crop (training); in evaluation every box is judged.
+    """
+
+    transform: Callable[[Tensor, np.random.Generator], tuple[Tensor, Placement]]
+    crop_size: int
+    num_classes: int
+    times: int = 1
+    drop_empty: bool = False
+
+    def cut(self, frames_THWC: Tensor, key: KeyFrame, rng: np.random.Generator) -> list[Cut]:
+        """`times` crops with labels float32 (R, K) and boxes (R, 4); R may be 0."""
+        corners_R4 = torch.tensor([[box.x1, box.y1, box.x2, box.y2] for box in key.boxes]).reshape(-1, 4)
+        target_RK = torch.zeros(len(key.boxes), self.num_classes)
+        for row, box in enumerate(key.boxes):
+            target_RK[row, [class_id - 1 for class_id in box.class_ids]] = 1.0
+        cuts: list[Cut] = []
+        for _ in range(self.times):
+            frames_TSSC, placement = self.transform(frames_THWC, rng)
+            boxes_R4 = placement.boxes(corners_R4, self.crop_size)
+            kept_R = has_area(boxes_R4) if self.drop_empty else torch.ones(len(boxes_R4), dtype=torch.bool)
+            cuts.append((frames_TSSC, target_RK[kept_R], boxes_R4[kept_R]))
+        return cuts
 
 
 LabelRule = Callable[[Sample, Indices, float], int | Tensor]
@@ -118,8 +156,8 @@ class ClipDataset(Dataset[Item]):
         self,
         samples: Sequence[Sample],
         *,
-        plan: ClipPlan,
-        crops: Callable[[Tensor, np.random.Generator], list[Tensor]],
+        plan: ClipPlan | AroundKeyFrame,
+        crops: Callable[[Tensor, np.random.Generator], list[Tensor]] | BoxCrops,
         num_crops: int = 1,
         label: LabelRule = one_class,
         backend: str = "decord",
@@ -175,7 +213,10 @@ class ClipDataset(Dataset[Item]):
             if sample.num_frames not in (None, video.num_frames):
                 reason = f"{video.num_frames} images, but the list names {sample.num_frames}"
                 raise DecodeError(sample.path, reason, video.served_by)
-            indices = self._plan(video.num_frames, video.fps, rng)
+            if isinstance(self._plan, AroundKeyFrame):
+                indices = self._plan.at(_key(sample).time_s, video.num_frames, video.fps)
+            else:
+                indices = self._plan(video.num_frames, video.fps, rng)
             wanted = np.unique(np.concatenate(indices))
             frames_NHWC = video.frames(wanted)
             fps, served_by = video.fps, video.served_by
@@ -184,9 +225,24 @@ class ClipDataset(Dataset[Item]):
             # A clip of every decoded frame, in order, is not copied.
             in_order = np.array_equal(wanted, indices_T)
             frames_THWC = frames_NHWC if in_order else frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
-            crops = self._crops(frames_THWC, rng)
-            label = self._label(sample, indices_T, fps)
-            for crop, frames_TSSC in enumerate(crops):
+            for crop, cut in enumerate(self._cut(frames_THWC, sample, indices_T, fps, rng)):
+                frames_TSSC, label, boxes_R4 = cut
                 view = place * self._num_crops + crop
-                clips.append(Clip(frames_TSSC, label, index, view, int(rng.integers(2**63))))
+                clips.append(Clip(frames_TSSC, label, index, view, int(rng.integers(2**63)), boxes_R4))
         return Item(clips, failures, served_by)
+
+    def _cut(
+        self, frames_THWC: Tensor, sample: Sample, indices_T: Indices, fps: float, rng: np.random.Generator
+    ) -> list[Cut]:
+        """The crops of a clip, with their labels."""
+        if isinstance(self._crops, BoxCrops):
+            return self._crops.cut(frames_THWC, _key(sample), rng)
+        crops = self._crops(frames_THWC, rng)
+        label = self._label(sample, indices_T, fps)
+        return [(crop, label, None) for crop in crops]
+
+
+def _key(sample: Sample) -> KeyFrame:
+    if sample.key is None:
+        raise ValueError(f"{sample.path}: a sample without a key frame, which detection needs")
+    return sample.key

@@ -1,14 +1,16 @@
 """What travels through the data path: samples from a list, clips from a decoder, batches to a model.
 
-Shape letters: B clips, T frames, H W pixels, C channels, K classes.
+Shape letters: B clips, T frames, H W pixels, C channels, K classes, R boxes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from videovit.config.errors import UserError
@@ -28,11 +30,33 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """A person on a key frame: corners as fractions of the frame, classes from 1, score of the detector (1: none)."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    class_ids: tuple[int, ...] = ()
+    score: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFrame:
+    """A moment of a video and the boxes on it; `time_s` is the annotation's time stamp."""
+
+    video: str
+    time_s: float
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One video of a data set: where it is and what it shows; `start_s`/`end_s` cut it, None for the whole file.
 
-    A video has either one class, `label`, or any number of `actions` (multi-label data sets; then `label` is -1).
-    `num_frames` is how many images the folder of a frame list must hold.
+    A video has either one class, `label`, or any number of `actions` (multi-label data sets; then `label` is -1). With
+    a `key` the sample is one key frame of the video, and its boxes have the classes. `num_frames` is how many images
+    the folder of a frame list must hold.
     """
 
     path: str
@@ -41,6 +65,7 @@ class Sample:
     end_s: float | None = None
     actions: tuple[Action, ...] | None = None
     num_frames: int | None = None
+    key: KeyFrame | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +81,9 @@ class Failure:
 class Clip:
     """T cropped frames of one video: uint8 (T, H, W, 3), with the places of its video and view in the data set.
 
-    `label` is a class, or in multi-label data sets float (K,) of zeros and ones. `erase_seed` decides where random
-    erasing hits this clip, later, on the device of the batch.
+    `label` is a class, or in multi-label data sets float (K,) of zeros and ones. In detection `boxes_R4` are x1, y1,
+    x2, y2 in pixels of the crop, and `label` is (R, K). `erase_seed` decides where random erasing hits this clip,
+    later, on the device of the batch.
     """
 
     frames_THWC: Tensor
@@ -65,6 +91,7 @@ class Clip:
     video: int
     view: int
     erase_seed: int
+    boxes_R4: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +110,10 @@ class Item:
 class Batch:
     """Clips side by side, every field with B entries.
 
-    `labels` are int64 (B,) class numbers, or in multi-label data sets float32 (B, K) of zeros and ones. `failures` are
-    the videos that could not be read, `served_by` the decoders of the others, one entry a video.
+    `labels` are int64 (B,) class numbers, or in multi-label data sets float32 (B, K) of zeros and ones. In detection
+    `boxes_R5` are the boxes of all clips, in their order: the index of the clip in the batch, then x1, y1, x2, y2 in
+    pixels; `labels` are then (R, K). `failures` are the videos that could not be read, `served_by` the decoders of the
+    others, one entry a video.
     """
 
     frames_BTHWC: Tensor
@@ -94,19 +123,18 @@ class Batch:
     erase_seeds_B: Tensor
     failures: list[Failure]
     served_by: tuple[str, ...] = ()
+    boxes_R5: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.frames_BTHWC.shape[0])
 
     def to(self, device: torch.device | str) -> Batch:
         """This batch on `device`; pinned memory is copied without waiting."""
-        return self._with(
-            *(field.to(device, non_blocking=field.is_pinned()) for field in self._tensors()),
-        )
+        return self._each(lambda field: field.to(device, non_blocking=field.is_pinned()))
 
     def pin_memory(self) -> Batch:
         """This batch in page-locked memory, for fast copies to a GPU (called by the data loader)."""
-        return self._with(*(field.pin_memory() for field in self._tensors()))
+        return self._each(Tensor.pin_memory)
 
     def split(self, num_clips: int) -> Iterator[Batch]:
         """Cut into consecutive batches of at most `num_clips` clips, without copying.
@@ -123,15 +151,40 @@ class Batch:
         if num_clips < 1:
             raise ValueError(f"num_clips must be at least 1, found {num_clips}")
         for start in range(0, max(len(self), 1), num_clips):
-            piece = self._with(*(field[start : start + num_clips] for field in self._tensors()))
+            piece = self._clips(start, start + num_clips)
             yield piece if start == 0 else replace(piece, failures=[], served_by=())
 
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        return self.frames_BTHWC, self.labels, self.videos_B, self.views_B, self.erase_seeds_B
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **changed)
 
-    def _with(self, *tensors: Tensor) -> Batch:
-        frames_BTHWC, labels, videos_B, views_B, erase_seeds_B = tensors
-        return Batch(frames_BTHWC, labels, videos_B, views_B, erase_seeds_B, self.failures, self.served_by)
+    def _clips(self, start: int, stop: int) -> Batch:
+        """The clips from `start` up to `stop`, with their boxes."""
+        here = slice(start, stop)
+        labels, boxes_R5 = clip_labels(self.labels, self.boxes_R5, start, stop)
+        return replace(
+            self,
+            frames_BTHWC=self.frames_BTHWC[here],
+            labels=labels,
+            videos_B=self.videos_B[here],
+            views_B=self.views_B[here],
+            erase_seeds_B=self.erase_seeds_B[here],
+            boxes_R5=boxes_R5,
+        )
+
+
+def clip_labels(labels: Tensor, boxes_R5: Tensor | None, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+    """Labels and boxes of the clips from `start` up to `stop` of a batch, which are then counted from 0.
+
+    Args:
+        labels: (B,) or (B, K), or (R, K) with boxes.
+        boxes_R5: of the batch, or None.
+    """
+    if boxes_R5 is None:
+        return labels[start:stop], None
+    inside_R = (boxes_R5[:, 0] >= start) & (boxes_R5[:, 0] < stop)
+    return labels[inside_R], boxes_R5[inside_R] - boxes_R5.new_tensor([start, 0, 0, 0, 0])
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -157,11 +210,18 @@ def collate(items: Sequence[Item]) -> Batch:
         erase_seeds_B=torch.tensor([clip.erase_seed for clip in clips], dtype=torch.int64),
         failures=failures,
         served_by=tuple(item.served_by for item in items if item.served_by),
+        boxes_R5=_join_boxes(clips),
     )
 
 
 def _stack_labels(labels: Sequence[int | Tensor]) -> Tensor:
     rows = [label for label in labels if isinstance(label, Tensor)]
     if rows:
-        return torch.stack(rows)
+        return torch.cat(rows) if rows[0].ndim == 2 else torch.stack(rows)
     return torch.tensor(labels, dtype=torch.int64)
+
+
+def _join_boxes(clips: Sequence[Clip]) -> Tensor | None:
+    numbered = [(place, clip.boxes_R4) for place, clip in enumerate(clips)]
+    rows = [F.pad(boxes_R4, (1, 0), value=float(place)) for place, boxes_R4 in numbered if boxes_R4 is not None]
+    return torch.cat(rows) if rows else None

@@ -268,3 +268,64 @@ class StridedClips:
             return [max(room, 0) // 2]
         gap = max(room, 0) / (self.num_clips - 1)
         return [round(gap * clip) for clip in range(self.num_clips)]
+
+
+def key_frame_indices(
+    num_frames: int, fps: float, *, num_sampled: int, stride: int, target_fps: float, time_s: float
+) -> Indices:
+    """Frame indices of the clip around a point in time: half of it before, half of it from there on.
+
+        num_sampled 4, stride 2, key frame 10: a span of 8 frames that begins 4 before the key frame
+
+        frame   5  6  7  8  9 10 11 12 13 14
+        clip       x     x     K     x
+
+    Args:
+        num_frames: frames in the video, at least 1.
+        fps: frame rate of the video.
+        num_sampled: frames in the clip.
+        stride: distance between sampled frames, at `target_fps`.
+        target_fps: the frame rate that `stride` counts in; in a video of another rate the nearest frames are taken.
+        time_s: the key frame, in seconds from the first frame of the video.
+
+    Returns:
+        (num_sampled,) int64, never decreasing, inside the video: its first and last frame are repeated.
+
+    Raises:
+        ValueError: num_frames is below 1.
+
+    Source: PySlowFast, AVA data set (its centre is the frame at `time_s`, after half of the span).
+    """
+    if num_frames < 1:
+        raise ValueError(f"a video of {num_frames} frames has none to sample")
+    at_target = time_s * target_fps - num_sampled * stride // 2 + stride * np.arange(num_sampled)
+    indices: Indices = np.floor(at_target * (fps / target_fps) + 0.5).astype(np.int64).clip(0, num_frames - 1)
+    return indices
+
+
+@dataclass(frozen=True)
+class AroundKeyFrame:
+    """One clip around a key frame, always the same.
+
+    Attributes:
+        start_s: time stamp of a video's first frame, in seconds.
+    """
+
+    num_sampled: int
+    stride: int
+    target_fps: float
+    start_s: float = 0.0
+    num_clips: int = 1
+
+    def at(self, time_s: float, num_frames: int, fps: float) -> list[Indices]:
+        """The frame indices of the clip around the time stamp `time_s`."""
+        return [
+            key_frame_indices(
+                num_frames,
+                fps,
+                num_sampled=self.num_sampled,
+                stride=self.stride,
+                target_fps=self.target_fps,
+                time_s=time_s - self.start_s,
+            )
+        ]

@@ -12,9 +12,11 @@ from torch import nn
 
 from videovit.config import Config
 from videovit.data.build import ClipLoader, build_loader
-from videovit.data.catalog import build_spec, read_names
+from videovit.data.catalog import Split, build_spec, read_names
+from videovit.data.detection import read_truth
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
+from videovit.engine.detection import BoxEvaluator
 from videovit.engine.log import format_table, logger
 from videovit.engine.loops import Inference, Pass, evaluate
 from videovit.engine.losses import build_loss
@@ -30,16 +32,19 @@ COLUMNS = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean cla
 def validate(cfg: Config, run: Run, model: nn.Module, *, epoch: int) -> dict[str, float]:
     """One centre clip, one centre crop of every validation video; every video once. (SlowFast's draws at random.)"""
     loader = build_loader(cfg, "val", rank=run.rank, world_size=run.world_size)
-    evaluator = _evaluator(cfg, loader)
+    evaluator = _evaluator(cfg, loader, "val")
     loss = LossSink(build_loss(cfg.MODEL.LOSS_FUNC))
     parts = _inference(
         cfg, run, model, dtype=train_dtype(cfg), clips_per_step=cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS // run.world_size
     )
-    passes = [Pass(SinkGroup(ScoreSink(evaluator, cfg.MODEL.HEAD_ACT), loss))]
+    scores = ScoreSink(evaluator, cfg.MODEL.HEAD_ACT)
+    # Proposals of a person detector have no labels, and so no loss.
+    passes = [Pass(scores if isinstance(evaluator, BoxEvaluator) else SinkGroup(scores, loss))]
     evaluate(parts, loader, passes, run.progress("validation", len(loader), log_period=cfg.LOG_PERIOD))
     report_decoders(loader)
     result = evaluator.gather().result(skipped=_skipped(parts, loader))
-    values = {"epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}", "loss": loss.result(), **_with_errors(result)}
+    losses = {} if isinstance(evaluator, BoxEvaluator) else {"loss": loss.result()}
+    values = {"epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}", **losses, **_with_errors(result)}
     run.log.stats("val_epoch", values, step=epoch + 1)
     return {name: value for name, value in result.items() if not name.startswith("num_")}
 
@@ -77,6 +82,8 @@ def _test_views(cfg: Config, run: Run, model: nn.Module, checkpoint: str, names:
     (evaluator,), skipped = run_test_passes(cfg, run, model, [None], name="test")
     result = evaluator.result(skipped=skipped)
     views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
+    if isinstance(evaluator, BoxEvaluator):
+        views = "key frames"
     source = {"split": "test_final", "views": views, "checkpoint": checkpoint}
     run.log.stats("test_final", {**source, **result}, step=cfg.SOLVER.MAX_EPOCH)
     logger.info("\n%s", _format_result(views, result))
@@ -128,7 +135,7 @@ def run_test_passes(
         One gathered Evaluator per change, and the indices of the videos that were left out as unreadable.
     """
     loader = build_loader(cfg, "test", rank=run.rank, world_size=run.world_size)
-    evaluators = [_evaluator(cfg, loader) for _ in changes]
+    evaluators = [_evaluator(cfg, loader, "test") for _ in changes]
     passes = [Pass(ScoreSink(e, cfg.MODEL.HEAD_ACT), c) for e, c in zip(evaluators, changes, strict=True)]
     clips_per_step = cfg.TEST.BATCH_SIZE * cfg.NUM_SHARDS // run.world_size
     parts = _inference(cfg, run, model, dtype=test_dtype(cfg), clips_per_step=clips_per_step)
@@ -154,8 +161,11 @@ def _inference(cfg: Config, run: Run, model: nn.Module, *, dtype: torch.dtype | 
     )
 
 
-def _evaluator(cfg: Config, loader: ClipLoader) -> Evaluator:
-    return EVALUATORS[build_spec(cfg, "test").evaluation](
+def _evaluator(cfg: Config, loader: ClipLoader, split: Split) -> Evaluator:
+    evaluation = build_spec(cfg, split).evaluation
+    if evaluation == "detection":
+        return BoxEvaluator(loader.dataset.samples, read_truth(cfg, split), num_classes=cfg.MODEL.NUM_CLASSES)
+    return EVALUATORS[evaluation](
         num_videos=len(loader.dataset.samples),
         num_views=loader.dataset.num_views,
         num_classes=cfg.MODEL.NUM_CLASSES,

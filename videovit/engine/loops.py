@@ -6,14 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from videovit.config.errors import UserError
-from videovit.data.records import Batch, Failure
+from videovit.data.records import Batch, Failure, clip_labels
 from videovit.data.transforms.mixup import Mixup
 from videovit.engine.distill import Teacher
 from videovit.engine.log import Progress, logger
@@ -110,7 +110,7 @@ def train_step(parts: Training, batch: Batch, *, epoch: int, step: int, num_step
     targets: Tensor = batch.labels
     if parts.mixup is not None:
         x_BCTHW, targets = parts.mixup(x_BCTHW, targets, np.random.default_rng(source))
-    loss = _backward(parts, x_BCTHW, targets)
+    loss = _backward(parts, x_BCTHW, targets, batch.boxes_R5)
     if parts.scaler is not None:
         parts.scaler.unscale_(parts.optimizer)
     norm = clip_gradients(parts.model, max_norm=parts.max_norm, max_value=parts.max_value)
@@ -131,19 +131,39 @@ def train_step(parts: Training, batch: Batch, *, epoch: int, step: int, num_step
     return StepResult(loss, norm, lr)
 
 
-def _backward(parts: Training, x_BCTHW: Tensor, targets: Tensor) -> Tensor:
-    """Accumulate the gradients of the mean loss over the batch, in `parts.accumulate` pieces; returns that loss."""
+def call_model(model: nn.Module, x_BCTHW: Tensor, boxes_R5: Tensor | None) -> Any:
+    """What the model says about clips, or in detection about their boxes."""
+    return model(x_BCTHW) if boxes_R5 is None else model(x_BCTHW, boxes_R5)
+
+
+def _pieces(
+    x_BCTHW: Tensor, targets: Tensor, boxes_R5: Tensor | None, number: int
+) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    """Input, targets and boxes of `number` micro-batches; those without a clip are left out."""
+    pieces, start = [], 0
+    for x in x_BCTHW.tensor_split(number):
+        if len(x):
+            pieces.append((x, *clip_labels(targets, boxes_R5, start, start + len(x))))
+        start += len(x)
+    return pieces
+
+
+def _backward(parts: Training, x_BCTHW: Tensor, targets: Tensor, boxes_R5: Tensor | None = None) -> Tensor:
+    """Accumulate the gradients of the mean loss over the batch (its clips, or boxes), in `parts.accumulate` pieces.
+
+    Returns:
+        That loss.
+    """
     total = torch.zeros((), device=parts.device)
-    pieces = list(zip(x_BCTHW.tensor_split(parts.accumulate), targets.tensor_split(parts.accumulate), strict=True))
-    pieces = [(x, y) for x, y in pieces if len(x)]
-    for i, (x, y) in enumerate(pieces):
+    pieces = _pieces(x_BCTHW, targets, boxes_R5, parts.accumulate)
+    for i, (x, y, boxes) in enumerate(pieces):
         last = i == len(pieces) - 1
         no_sync = getattr(parts.model, "no_sync", None)
         with contextlib.nullcontext() if last or no_sync is None else no_sync():
             with autocast(parts.device, parts.dtype):
-                output = parts.model(x)
+                output = call_model(parts.model, x, boxes)
                 decision = None if parts.teacher is None else parts.teacher.decide(x)
-            loss = _loss(parts, output, decision, y) * (len(x) / len(x_BCTHW))
+            loss = _loss(parts, output, decision, y) * (len(y) / max(1, len(targets)))
             torch.autograd.backward(loss if parts.scaler is None else parts.scaler.scale(loss))
         total += loss.detach()
     return total
@@ -258,7 +278,7 @@ def _infer(parts: Inference, batch: Batch, passes: Sequence[Pass]) -> None:
         x_BCTHW = parts.prepare(chunk.frames_BTHWC, None)
         for one in passes:
             changed = x_BCTHW if one.change is None else one.change(x_BCTHW, chunk)
-            one.sink.update(chunk, parts.model(changed))
+            one.sink.update(chunk, call_model(parts.model, changed, chunk.boxes_R5))
 
 
 def name_unreadable(failures: Sequence[Failure]) -> str:

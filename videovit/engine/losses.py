@@ -33,7 +33,9 @@ def build_loss(name: str, *, label_smoothing: float = 0.0) -> Loss:
         def binary_cross_entropy(logits_BK: Tensor, targets: Tensor) -> Tensor:
             if targets.ndim == 1:
                 targets = F.one_hot(targets, logits_BK.shape[1])
-            return F.binary_cross_entropy_with_logits(logits_BK.float(), targets.to(torch.float32))
+            # Not the mean of torch: a batch without a single box has the loss 0, and gradients of zeros.
+            total = F.binary_cross_entropy_with_logits(logits_BK.float(), targets.to(torch.float32), reduction="sum")
+            return total / max(1, logits_BK.numel())
 
         return binary_cross_entropy
     raise ValueError(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from videovit.config import Config
+from videovit.config.errors import UserError
 from videovit.data.build import build_decode_options
 from videovit.data.catalog import find_dataset, read_names
 from videovit.data.decode import open_video
@@ -80,7 +81,13 @@ def predict_video(cfg: Config, model: nn.Module, path: str, device: torch.device
 
     Raises:
         DecodeError: the file cannot be read.
+        UserError: the model is a detector.
     """
+    if cfg.DETECTION.ENABLE:
+        raise UserError(
+            "DETECTION.ENABLE: prediction names what a whole video shows; a detector needs the boxes of people. List "
+            "them in a file of proposals (AVA.TEST_PREDICT_BOX_LISTS) and run the test, which writes detections.csv"
+        )
     names = read_names(cfg)
     images = find_dataset(cfg.TEST.DATASET).images
     backend = "image" if images else "pyav"

@@ -10,6 +10,7 @@ from torch import nn
 
 from videovit.config import Config, dump_config
 from videovit.data.build import build_loader, read_samples
+from videovit.data.detection import read_truth
 from videovit.data.records import Failure
 from videovit.data.transforms.pipeline import build_mixup, build_preparation
 from videovit.engine import distributed
@@ -86,6 +87,8 @@ def _check_lists(cfg: Config) -> None:
         AnnotationError: a list cannot be used.
         UnreadableVideosError: videos of the validation list are not there.
     """
+    if cfg.DETECTION.ENABLE:
+        read_truth(cfg, "val")
     if cfg.TEST.ENABLE or cfg.SHUFFLE_EVAL.ENABLE:
         read_samples(cfg, "test")
     paths = [sample.path for sample in read_samples(cfg, "val")]

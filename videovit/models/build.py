@@ -13,6 +13,7 @@ from videovit.models.ps_vit import ps_vit_from_config
 from videovit.models.psvit import psvit_from_config
 from videovit.models.psvit_supernet import psvit_supernet_from_config
 from videovit.models.ptv import PTV_MODELS
+from videovit.models.roi_head import detector_from_config
 from videovit.models.vit import vit_from_config
 
 MODELS: dict[str, Callable[[Any], nn.Module]] = {
@@ -37,7 +38,8 @@ def build_model(cfg: Any) -> nn.Module:
         cfg: `videovit.config.Config`.
 
     Returns:
-        A module with `forward(x_BCTHW) -> logits (B, K)` and `forward_features(x_BCTHW) -> (tokens, grid)`.
+        A module with `forward(x_BCTHW) -> logits (B, K)` and `forward_features(x_BCTHW) -> (tokens, grid)`; with
+        DETECTION.ENABLE a Detector, `forward(x_BCTHW, boxes_R5) -> logits (R, K)`.
 
     Raises:
         UnknownModelError: `MODEL.MODEL_NAME` is unknown; the message has the nearest name.
@@ -46,4 +48,5 @@ def build_model(cfg: Any) -> nn.Module:
     if name not in MODELS:
         nearest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
         raise UnknownModelError(f"MODEL.MODEL_NAME is {name!r}; known: {', '.join(MODELS)}; nearest: {nearest}")
-    return MODELS[name](cfg)
+    model = MODELS[name](cfg)
+    return detector_from_config(model, cfg) if cfg.DETECTION.ENABLE else model

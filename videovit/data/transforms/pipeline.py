@@ -15,6 +15,7 @@ from torch import Tensor
 
 from videovit.data.catalog import find_dataset
 from videovit.data.transforms import spatial
+from videovit.data.transforms.boxes import Placement
 from videovit.data.transforms.erasing import Erasing
 from videovit.data.transforms.image import ImageEvalTransform, ImageTrainTransform
 from videovit.data.transforms.mixup import Mixup
@@ -56,7 +57,12 @@ class TrainTransform:
         Returns:
             uint8 (T, S, S, 3), contiguous.
         """
+        return self.placed(frames_THWC, rng)[0]
+
+    def placed(self, frames_THWC: Tensor, rng: np.random.Generator) -> tuple[Tensor, Placement]:
+        """The same clip, and where the frame lies in it (RandAugment's own shifts and turns are not counted)."""
         height, width = frames_THWC.shape[1:3]
+        side = self.crop_size
         plan = [] if self.augment is None else self.augment.draw(rng)
         window = spatial.Box(0, 0, height, width)
         if self.area is not None:
@@ -67,13 +73,18 @@ class TrainTransform:
         else:
             frames = spatial.cut(frames_THWC, window)
         if self.area is not None:
-            frames = spatial.resize(frames, self.crop_size, self.crop_size)
+            frames = spatial.resize(frames, side, side)
+            x, y = side / window.width, side / window.height
+            placement = Placement(width * x, height * y, -window.left * x, -window.top * y)
         else:
             size = spatial.random_short_side(*self.short_side, rng, inverse_uniform=self.inverse_uniform)
-            frames = spatial.random_crop(spatial.resize_short_side(frames, size), self.crop_size, rng)
+            frames = spatial.resize_short_side(frames, size)
+            top, left = spatial.random_corner(frames, side, rng)
+            placement = Placement(frames.shape[2], frames.shape[1]).cropped(top, left)
+            frames = frames[:, top : top + side, left : left + side]
         if self.flip_prob > 0 and rng.random() < self.flip_prob:
-            frames = spatial.horizontal_flip(frames)
-        return frames.contiguous()
+            frames, placement = spatial.horizontal_flip(frames), placement.mirrored(side)
+        return frames.contiguous(), placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +119,18 @@ class EvalTransform:
         Returns:
             `num_crops` tensors, uint8 (T, S, S, 3), contiguous, in the order of their positions.
         """
-        scaled = spatial.resize_short_side(frames_THWC, self.short_side)
-        positions = (1,) if self.num_crops == 1 else (0, 1, 2)
-        return [spatial.uniform_crop(scaled, self.crop_size, position).contiguous() for position in positions]
+        return [frames for frames, _ in self.placed(frames_THWC)]
+
+    def placed(self, frames_THWC: Tensor) -> list[tuple[Tensor, Placement]]:
+        """The same crops, each with where the frame lies in it."""
+        scaled, side = spatial.resize_short_side(frames_THWC, self.short_side), self.crop_size
+        placement = Placement(scaled.shape[2], scaled.shape[1])
+        crops = []
+        for position in (1,) if self.num_crops == 1 else (0, 1, 2):
+            top, left = spatial.uniform_corner(scaled, side, position)
+            cut = scaled[:, top : top + side, left : left + side]
+            crops.append((cut.contiguous(), placement.cropped(top, left)))
+        return crops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,10 +258,11 @@ def build_preparation(cfg: Config, train: bool) -> Preparation:
     if train and cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
         erasing = Erasing(prob=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
     spec = find_dataset(cfg.TRAIN.DATASET if train else cfg.TEST.DATASET)
+    reverse = cfg.AVA.BGR if cfg.DETECTION.ENABLE else cfg.DATA.REVERSE_INPUT_CHANNEL and not spec.bgr_there
     return Preparation(
         mean=tuple(cfg.DATA.MEAN),
         std=tuple(cfg.DATA.STD),
-        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL and not spec.bgr_there,
+        reverse_channels=reverse,
         erasing=erasing,
     )
 

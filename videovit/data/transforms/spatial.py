@@ -114,11 +114,15 @@ def random_crop(frames_THWC: Tensor, size: int, rng: np.random.Generator) -> Ten
     Raises:
         ValueError: the frames are smaller than the crop.
     """
+    top, left = random_corner(frames_THWC, size, rng)
+    return frames_THWC[:, top : top + size, left : left + size]
+
+
+def random_corner(frames_THWC: Tensor, size: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Top and left of the square that `random_crop` cuts with the same `rng`."""
     _check_fits(frames_THWC, size)
     height, width = frames_THWC.shape[1:3]
-    top = int(rng.integers(0, height - size + 1))
-    left = int(rng.integers(0, width - size + 1))
-    return frames_THWC[:, top : top + size, left : left + size]
+    return int(rng.integers(0, height - size + 1)), int(rng.integers(0, width - size + 1))
 
 
 def uniform_crop(frames_THWC: Tensor, size: int, position: int) -> Tensor:
@@ -141,6 +145,12 @@ def uniform_crop(frames_THWC: Tensor, size: int, position: int) -> Tensor:
 
     Source: PySlowFast, transform.uniform_crop (an odd margin leaves the larger half on the left and top).
     """
+    top, left = uniform_corner(frames_THWC, size, position)
+    return frames_THWC[:, top : top + size, left : left + size]
+
+
+def uniform_corner(frames_THWC: Tensor, size: int, position: int) -> tuple[int, int]:
+    """Top and left of the square that `uniform_crop` cuts."""
     if position not in (0, 1, 2):
         raise ValueError(f"crop position {position}: expected 0 (left, top), 1 (centre) or 2 (right, bottom)")
     _check_fits(frames_THWC, size)
@@ -150,7 +160,7 @@ def uniform_crop(frames_THWC: Tensor, size: int, position: int) -> Tensor:
         top = 0 if position == 0 else height - size
     elif position != 1:
         left = 0 if position == 0 else width - size
-    return frames_THWC[:, top : top + size, left : left + size]
+    return top, left
 
 
 def inception_box(

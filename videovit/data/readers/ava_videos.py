@@ -1,0 +1,69 @@
+"""Where the videos of an AVA-style data set are: movies, folders of frames, or the frame lists of PySlowFast."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from videovit.data.readers import frame_lists
+from videovit.data.readers.ava import check_there
+from videovit.data.records import AnnotationError, Sample
+from videovit.data.video_files import VIDEO_SUFFIXES
+
+
+def find_movies(folder: str | Path) -> dict[str, Sample]:
+    """The video files of a folder by their names without the suffix.
+
+    Raises:
+        AnnotationError: no such folder, or two files of the same name.
+    """
+    movies: dict[str, Sample] = {}
+    for name in _listing(folder, "AVA.MOVIE_DIR"):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in VIDEO_SUFFIXES or name.startswith("."):
+            continue
+        if stem in movies:
+            raise AnnotationError(
+                f"{folder}: {name} and {os.path.basename(movies[stem].path)} are the same video {stem!r}"
+            )
+        movies[stem] = Sample(os.path.join(folder, name))
+    return movies
+
+
+def find_frame_folders(folder: str | Path) -> dict[str, Sample]:
+    """The folders of images in `folder`, by their names.
+
+    Raises:
+        AnnotationError: no such folder.
+    """
+    return {
+        name: Sample(os.path.join(folder, name))
+        for name in _listing(folder, "AVA.FRAME_DIR")
+        if os.path.isdir(os.path.join(folder, name))
+    }
+
+
+def _listing(folder: str | Path, key: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise AnnotationError(f"{key}: {str(folder)!r} cannot be listed: {error.strerror}") from None
+
+
+def read_frame_lists(paths: Iterable[str | Path], *, fps: float, frame_dir: str) -> dict[str, Sample]:
+    """Videos of PySlowFast's frame lists: folders of images, with the number of them.
+
+    Args:
+        paths: the lists (AVA.TRAIN_LISTS or AVA.TEST_LISTS).
+        fps: of the images.
+        frame_dir: folder that their paths count from (AVA.FRAME_DIR).
+
+    Raises:
+        AnnotationError: a list cannot be used.
+    """
+    videos: dict[str, Sample] = {}
+    for path in paths:
+        check_there(Path(path))
+        videos |= frame_lists.read(path, num_classes=0, fps=fps, prefix=frame_dir, with_labels=False)
+    return videos
