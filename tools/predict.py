@@ -44,7 +44,7 @@ def main() -> None:
         print(f"warning: NUM_GPUS {cfg.NUM_GPUS}, and no GPU is here: on the CPU", file=sys.stderr)
     device = torch.device("cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu")
     model = build_model(cfg).to(device).eval()
-    load_checkpoint_for_test(model, args.checkpoint)
+    load_checkpoint_for_test(model, args.checkpoint, use_ema=cfg.TEST.USE_EMA)
     predictions, failures = [], []
     for path in args.videos:
         try:

@@ -20,8 +20,8 @@ from videovit.engine.checkpoint import (
     find_checkpoints,
     load_model,
     resume,
-    save_checkpoint,
 )
+from videovit.engine.saving import snapshot, write_checkpoint
 from videovit.models import build_model
 from videovit.models.convert import CheckpointError, pool_norm_eps, set_pool_norm_eps
 
@@ -39,7 +39,7 @@ def save(folder: Path, epoch: int, step: int = 0, seed: int = 0) -> Path:
     model, optimizer = parts(seed)
     position = Position(epoch, step)
     path = checkpoint_path(folder, position)
-    save_checkpoint(path, model=model, position=position, cfg_text="A: 1\n", optimizer=optimizer)
+    write_checkpoint(path, snapshot(model, position=position, cfg_text="A: 1\n", optimizer=optimizer))
     return path
 
 
@@ -66,8 +66,11 @@ def test_slowfast_keys(tmp_path: Path) -> None:
         "model_state",
         "optimizer_state",
         "scaler_state",
+        "ema_state",
+        "ema_updates",
         "cfg",
         "pool_norm_eps",
+        "versions",
     }
     assert state["epoch"] == 2  # index of the last finished epoch
 
@@ -90,7 +93,7 @@ def test_the_eps_of_the_pooling_norms_travels_with_the_weights(tmp_path: Path) -
     first, second = (build_model(load_config(None, opts.split())) for _ in range(2))
     set_pool_norm_eps(first, 1e-5)
     path = checkpoint_path(tmp_path, Position(1))
-    save_checkpoint(path, model=first, position=Position(1), cfg_text="")
+    write_checkpoint(path, snapshot(first, position=Position(1), cfg_text=""))
     load_model(second, path)
     assert pool_norm_eps(second) == 1e-5
 
@@ -99,7 +102,7 @@ def test_another_optimiser_or_length_of_the_epoch_is_refused(tmp_path: Path) -> 
     model, optimizer = parts()
     position = Position(1, 2, num_steps=5)
     path = checkpoint_path(tmp_path, position)
-    save_checkpoint(path, model=model, position=position, cfg_text="", optimizer=optimizer)
+    write_checkpoint(path, snapshot(model, position=position, cfg_text="", optimizer=optimizer))
     sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     with pytest.raises(CheckpointError, match="another optimiser.*another OUTPUT_DIR"):
         resume(tmp_path, model=model, optimizer=sgd, scaler=None, num_steps=5)
@@ -189,12 +192,14 @@ SAVER = """
 import sys, torch
 from pathlib import Path
 from torch import nn
-from videovit.engine.checkpoint import Position, checkpoint_path, save_checkpoint
+from videovit.engine.checkpoint import Position, checkpoint_path
+from videovit.engine.saving import snapshot, write_checkpoint
 folder = Path(sys.argv[1])
 model = nn.Linear(2000, 1000)
 for epoch in range(1, 10_000):
     nn.init.constant_(model.weight, epoch)
-    save_checkpoint(checkpoint_path(folder, Position(epoch)), model=model, position=Position(epoch), cfg_text="")
+    state = snapshot(model, position=Position(epoch), cfg_text="")
+    write_checkpoint(checkpoint_path(folder, Position(epoch)), state)
     if epoch == 2:
         print("saving", flush=True)
 """

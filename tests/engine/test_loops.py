@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from videovit.data.records import Batch, Failure
+from videovit.engine.guards import NonFiniteLossError
 from videovit.engine.log import Progress
 from videovit.engine.loops import (
     Inference,
-    NonFiniteLossError,
     Pass,
     Training,
     UnreadableVideosError,

@@ -120,6 +120,11 @@ def _whole_videos(cfg: Config) -> Iterator[Broken]:
             yield (f"TEST.{name}", "TEST.DATASET"), text
 
 
+def _average(cfg: Config) -> Iterator[Broken]:
+    if cfg.TRAIN.ENABLE and cfg.TEST.USE_EMA and not cfg.TRAIN.EMA_DECAY:
+        yield ("TEST.USE_EMA", "TRAIN.EMA_DECAY"), "there is no moving average with TRAIN.EMA_DECAY 0; 0.999 is usual"
+
+
 def _learning_rate(cfg: Config) -> Iterator[Broken]:
     solver = cfg.SOLVER
     if cfg.TRAIN.ENABLE and solver.LR_POLICY == "cosine" and solver.COSINE_END_LR > solver.BASE_LR:
@@ -224,6 +229,7 @@ RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     _whole_videos,
     _detection,
     _loss,
+    _average,
     _learning_rate,
     _crops,
     _patches,

@@ -39,6 +39,8 @@ class Train:
     BATCH_SIZE: Positive = 64  # videos a step and shard
     EVAL_PERIOD: Positive = 10  # epochs
     CHECKPOINT_PERIOD: Positive = 10  # epochs
+    CHECKPOINT_MINUTES: AtLeastZero = 0.0  # ours; also within an epoch, so often; 0: never
+    CHECKPOINT_KEEP: Natural = 5  # ours; newest files of whole epochs that stay; 0: all
     AUTO_RESUME: bool = True
     CHECKPOINT_FILE_PATH: str = ""
     CHECKPOINT_TYPE: Annotated[str, Choice(("pytorch",))] = "pytorch"
@@ -46,6 +48,10 @@ class Train:
     MIXED_PRECISION_DTYPE: Annotated[str, Choice(("bf16", "fp16"))] = "bf16"  # ours
     GRAD_ACCUM_STEPS: Positive = 1  # ours
     MAX_STEPS: Natural = 0  # ours; optimiser steps, 0: no limit
+    EMA_DECAY: DropRate = 0.0  # ours; moving average of the weights, 0: none; DeiT: 0.99996
+    NONFINITE: Annotated[str, Choice(("raise", "skip"))] = "raise"  # ours; a loss or gradient norm that is not finite
+    NONFINITE_IN_A_ROW: Positive = 10  # ours; steps that `skip` leaves out in a row
+    TRACE: bool = False  # ours; what every step trained on, in OUTPUT_DIR/trace_rank<N>.jsonl
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Test:
     SAVE_RESULTS_PATH: str = ""
     SPLIT: Annotated[str, Choice(("", "val", "test"))] = ""  # ours; which list the test reads, "": the usual one
     SKIP_UNREADABLE: bool = False  # ours
+    USE_EMA: bool = False  # ours; the moving average (TRAIN.EMA_DECAY) in validation, test and prediction
     MIXED_PRECISION: bool = False  # ours
 
 

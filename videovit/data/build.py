@@ -8,13 +8,11 @@ training, 10 videos, global batches of 4, 2 ranks; the permutation of an epoch i
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -45,6 +43,7 @@ from videovit.data.transforms.pipeline import (
     build_image_train_transform,
     build_train_transform,
 )
+from videovit.data.workers import Board, signals_blocked
 
 
 class BatchError(UserError):
@@ -114,12 +113,15 @@ class ClipLoader(DataLoader[Item]):
     dataset: ClipDataset
     sampler: EpochSampler
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, dataset: ClipDataset, *, rank: int = 0, num_workers: int = 0, **kwargs: Any) -> None:
+        self.board = Board(dataset.samples, num_workers=num_workers, rank=rank)
+        super().__init__(dataset, num_workers=num_workers, worker_init_fn=self.board.start_worker, **kwargs)
         self.served_by: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        return self._counted(super().__iter__())
+        with signals_blocked():
+            batches = super().__iter__()
+        return self._counted(batches)
 
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -164,14 +166,14 @@ def build_loader(cfg: Config, split: Split, *, rank: int = 0, world_size: int = 
     num_workers = cfg.DATA_LOADER.NUM_WORKERS
     return ClipLoader(
         dataset,
+        rank=rank,
+        num_workers=num_workers,
         batch_size=batch_size,
         sampler=sampler,
-        num_workers=num_workers,
         collate_fn=collate,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         timeout=cfg.DATA_LOADER.TIMEOUT if num_workers > 0 else 0,
-        worker_init_fn=start_worker,
         generator=torch.Generator(),  # its own, so that a loader leaves the global random state alone
     )
 
@@ -316,10 +318,3 @@ def eval_batch_size(cfg: Config, split: Split, num_views: int, world_size: int) 
     """
     clips = cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE
     return max(1, clips * cfg.NUM_SHARDS // world_size // num_views)
-
-
-def start_worker(worker: int) -> None:
-    """Set up a worker process: one thread, and Ctrl-C left to the main process."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

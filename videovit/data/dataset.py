@@ -21,6 +21,7 @@ from videovit.data.decode.protocol import DEFAULTS
 from videovit.data.records import Clip, Failure, Item, KeyFrame, Sample
 from videovit.data.sampling import AroundKeyFrame, ClipPlan, Indices
 from videovit.data.transforms.boxes import Placement, has_area
+from videovit.data.workers import NOTHING, note_reading
 
 # A video that cannot be read is replaced by another one at most so often in a row.
 MOST_FAILURES_IN_A_ROW = 10
@@ -209,6 +210,7 @@ class ClipDataset(Dataset[Item]):
 
     def _read_item(self, index: int, rng: np.random.Generator, failures: list[Failure]) -> Item:
         sample = self.samples[index]
+        note_reading(index)
         with open_video(sample.path, self._backend, self._decoding) as video:
             if sample.num_frames not in (None, video.num_frames):
                 reason = f"{video.num_frames} images, but the list names {sample.num_frames}"
@@ -229,6 +231,7 @@ class ClipDataset(Dataset[Item]):
                 frames_TSSC, label, boxes_R4 = cut
                 view = place * self._num_crops + crop
                 clips.append(Clip(frames_TSSC, label, index, view, int(rng.integers(2**63)), boxes_R4))
+        note_reading(NOTHING)
         return Item(clips, failures, served_by)
 
     def _cut(

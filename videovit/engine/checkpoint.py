@@ -1,16 +1,13 @@
-"""Checkpoints of a run: written atomically, and found again.
+"""Checkpoints of a run: found again, and loaded (saving.py writes them).
 
 Files are SlowFast's: `OUTPUT_DIR/checkpoints/checkpoint_epoch_00010.pyth` with the keys epoch, model_state,
-optimizer_state, scaler_state and cfg; ours adds step (steps done in the epoch that follows) and pool_norm_eps.
+optimizer_state, scaler_state and cfg; ours adds step (steps done in the epoch that follows) of num_steps,
+pool_norm_eps, ema_state and ema_updates (the moving average of the weights), and versions.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +15,11 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from videovit.engine import distributed
 from videovit.engine.log import logger
-from videovit.models.convert import CheckpointError, pool_norm_eps, set_pool_norm_eps
+from videovit.models.convert import CheckpointError, set_pool_norm_eps
 from videovit.models.convert.read import read_file
 
 FILE_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_step_(\d+))?\.pyth$")
@@ -54,61 +52,21 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=order, reverse=True)
 
 
-def save_checkpoint(
-    path: Path,
-    *,
-    model: nn.Module,
-    position: Position,
-    cfg_text: str,
-    optimizer: torch.optim.Optimizer | None = None,
-    scaler: torch.amp.GradScaler | None = None,
-) -> None:
-    """Write a checkpoint to a temporary name, flush it to disk, then rename: a reader never sees half a file.
-
-    Raises:
-        CheckpointError: the disk is full or not writable; the partial file is removed, older ones are untouched.
-    """
-    state = {
-        "epoch": position.epoch - 1,  # SlowFast: index of the last finished epoch
-        "step": position.step,
-        "num_steps": position.num_steps,
-        "model_state": model.state_dict(),
-        "optimizer_state": optimizer.state_dict() if optimizer else None,
-        "scaler_state": scaler.state_dict() if scaler else None,
-        "cfg": cfg_text,
-        "pool_norm_eps": pool_norm_eps(model),  # follows the weights, whatever the config says
-    }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(".checkpoint_epoch_*.tmp"):  # by a run that was killed while saving
-            left.unlink(missing_ok=True)
-        with open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch wraps a failing write of its zip writer in a RuntimeError
-        folder = next(p for p in path.parents if p.is_dir())
-        free = shutil.disk_usage(folder).free
-        full = " (disk full)" if getattr(error, "errno", None) == errno.ENOSPC else ""
-        raise CheckpointError(f"{path}: could not be written{full}, {free:,} bytes free: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)  # there only when the write was cut short, by Ctrl-C too
-
-
-def load_model(model: nn.Module, path: Path) -> dict[str, Any]:
+def load_model(model: nn.Module, path: Path, *, key: str = "model_state") -> dict[str, Any]:
     """Load the weights of a checkpoint of this engine, strictly; returns the checkpoint's content.
+
+    Args:
+        key: "model_state", or "ema_state" for the moving average.
 
     Raises:
         CheckpointError: unreadable, or its names or shapes are not those of `model`; the first of each are listed.
     """
     state = read_file(path)
-    if not isinstance(state.get("model_state"), dict):
-        raise CheckpointError(f"{path}: expected the key 'model_state', found {sorted(map(str, state))[:5]}")
-    _check_fit(model.state_dict(), state["model_state"], path)
-    model.load_state_dict(state["model_state"])
+    if not isinstance(state.get(key), dict):
+        hint = "; it was trained without TRAIN.EMA_DECAY" if key == "ema_state" else ""
+        raise CheckpointError(f"{path}: expected the key {key!r}, found {sorted(map(str, state))[:5]}{hint}")
+    _check_fit(model.state_dict(), state[key], path)
+    model.load_state_dict(state[key])
     if state.get("pool_norm_eps"):
         set_pool_norm_eps(model, state["pool_norm_eps"])
     return state
@@ -137,8 +95,10 @@ def resume(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
+    ema: AveragedModel | None = None,
     cfg_text: str = "",
     num_steps: int = 0,
+    global_batch: int = 0,
 ) -> Position | None:
     """Continue from the newest checkpoint in `output_dir` that can be read; a damaged one is passed over aloud.
 
@@ -146,7 +106,9 @@ def resume(
 
     Args:
         cfg_text: of this run; keys that shape training and differ from the earlier run's are named in a warning.
+        ema: moving average of the weights; begins with the weights themselves where the file has none.
         num_steps: steps of an epoch now, which a stop in the middle of an epoch must agree with; 0 is not compared.
+        global_batch: videos a step now; the same.
 
     Returns:
         Where training stands, or None when there is no checkpoint.
@@ -165,14 +127,12 @@ def resume(
                 logger.warning("warning: passed over: %s", error)
             continue
         position = Position(int(state["epoch"]) + 1, int(state.get("step", 0)), int(state.get("num_steps", 0)))
-        if position.step and num_steps and position.num_steps != num_steps:
-            raise CheckpointError(
-                f"{path} stands at step {position.step} of {position.num_steps} of an epoch that now has {num_steps} "
-                f"steps: another TRAIN.BATCH_SIZE or another list? Go on with the earlier ones, or {ANOTHER_START}"
-            )
+        _check_epoch(path, position, state, num_steps=num_steps, global_batch=global_batch)
         _load_optimizer(optimizer, state.get("optimizer_state"), path)
         if scaler is not None and state.get("scaler_state"):
             scaler.load_state_dict(state["scaler_state"])
+        if ema is not None:
+            _load_ema(ema, model, state, path)
         if distributed.rank() == 0:
             changes = changed_keys(str(state.get("cfg") or ""), cfg_text)
             if changes:
@@ -186,6 +146,33 @@ def resume(
 
 
 ANOTHER_START = "start anew in another OUTPUT_DIR"
+
+
+def _check_epoch(path: Path, position: Position, state: dict[str, Any], *, num_steps: int, global_batch: int) -> None:
+    """A stop in the middle of an epoch goes on with the same batches only."""
+    versions = state.get("versions")
+    batch_before = int(versions.get("global_batch", 0)) if isinstance(versions, dict) else 0
+    if position.step and num_steps and position.num_steps != num_steps:
+        raise CheckpointError(
+            f"{path} stands at step {position.step} of {position.num_steps} of an epoch that now has {num_steps} "
+            f"steps: another TRAIN.BATCH_SIZE or another list? Go on with the earlier ones, or {ANOTHER_START}"
+        )
+    if position.step and global_batch and batch_before not in (0, global_batch):
+        raise CheckpointError(
+            f"{path} stands in the middle of an epoch of {batch_before} videos a step, and now a step has "
+            f"{global_batch} (TRAIN.BATCH_SIZE x NUM_SHARDS): samples would be lost or doubled. Take {batch_before}, "
+            f"or {ANOTHER_START}"
+        )
+
+
+def _load_ema(ema: AveragedModel, model: nn.Module, state: dict[str, Any], path: Path) -> None:
+    if isinstance(state.get("ema_state"), dict):
+        _check_fit(ema.module.state_dict(), state["ema_state"], path)
+        ema.module.load_state_dict(state["ema_state"])
+        ema.n_averaged.fill_(int(state.get("ema_updates", 0)))
+    else:
+        ema.module.load_state_dict(model.state_dict())
+        logger.warning("warning: %s holds no moving average (TRAIN.EMA_DECAY): it begins with its weights", path)
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any] | None, path: Path) -> None:
@@ -214,6 +201,9 @@ FREE = (
     "MAX_STEPS",
     "EVAL_PERIOD",
     "CHECKPOINT_PERIOD",
+    "CHECKPOINT_MINUTES",
+    "CHECKPOINT_KEEP",
+    "TRACE",
     "AUTO_RESUME",
 )
 

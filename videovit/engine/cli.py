@@ -10,6 +10,7 @@ from pathlib import Path
 
 from videovit.config import Config, load_config
 from videovit.config.errors import UserError
+from videovit.engine.preemption import INTERRUPTED, Preempted
 
 
 class SomeFailedError(UserError):
@@ -70,19 +71,25 @@ def load(path: str, opts: Sequence[str]) -> Config:
 
 
 def exit_code(main: Callable[[], None], *, hint: str = "") -> int:
-    """Call `main`; 0 when it returns, 1 after an error of the user's making (its message is printed), 130 after Ctrl-C.
+    """Call `main` and say how it went.
+
+    0: it returned; 1: an error of the user's making (its message is printed); 130: Ctrl-C; 75: a signal of a scheduler
+    ended it after training was saved, and the same command goes on.
 
     Other errors are bugs and keep their traceback.
 
     Args:
-        hint: what to say after Ctrl-C.
+        hint: what to say after Ctrl-C and such signals.
     """
     try:
         main()
     except UserError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
+    except Preempted as stop:
+        print(f"\n{stop}{hint and '; '}{hint}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print(f"\ninterrupted{hint and '; '}{hint}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0

@@ -11,7 +11,7 @@ import datetime
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -220,6 +220,18 @@ def mean(values: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(values)
         values /= dist.get_world_size()
     return values
+
+
+def highest(values: Sequence[float | torch.Tensor]) -> list[float]:
+    """The largest of each number over all ranks, on every rank; scalars, wherever they live."""
+    if not dist.is_initialized():
+        return [float(value) for value in values]
+    on_gpu = dist.get_backend() == "nccl"
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    row = torch.stack([torch.as_tensor(value, dtype=torch.float32).to(device) for value in values])
+    dist.all_reduce(row, op=dist.ReduceOp.MAX)
+    numbers: list[float] = row.tolist()
+    return numbers
 
 
 def barrier() -> None:

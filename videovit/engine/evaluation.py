@@ -22,6 +22,7 @@ from videovit.engine.loops import Inference, Pass, evaluate
 from videovit.engine.losses import build_loss
 from videovit.engine.metrics import EVALUATORS, Evaluator
 from videovit.engine.parts import build_on, load_for_test, test_dtype, train_dtype
+from videovit.engine.preemption import stoppable
 from videovit.engine.run import Run, report_decoders
 from videovit.engine.sinks import LossSink, ScoreSink, SinkGroup
 
@@ -40,7 +41,8 @@ def validate(cfg: Config, run: Run, model: nn.Module, *, epoch: int) -> dict[str
     scores = ScoreSink(evaluator, cfg.MODEL.HEAD_ACT)
     # Proposals of a person detector have no labels, and so no loss.
     passes = [Pass(scores if isinstance(evaluator, BoxEvaluator) else SinkGroup(scores, loss))]
-    evaluate(parts, loader, passes, run.progress("validation", len(loader), log_period=cfg.LOG_PERIOD))
+    batches = stoppable(loader, len(loader))
+    evaluate(parts, batches, passes, run.progress("validation", len(loader), log_period=cfg.LOG_PERIOD))
     report_decoders(loader)
     result = evaluator.gather().result(skipped=_skipped(parts, loader))
     losses = {} if isinstance(evaluator, BoxEvaluator) else {"loss": loss.result()}
@@ -139,7 +141,7 @@ def run_test_passes(
     passes = [Pass(ScoreSink(e, cfg.MODEL.HEAD_ACT), c) for e, c in zip(evaluators, changes, strict=True)]
     clips_per_step = cfg.TEST.BATCH_SIZE * cfg.NUM_SHARDS // run.world_size
     parts = _inference(cfg, run, model, dtype=test_dtype(cfg), clips_per_step=clips_per_step)
-    evaluate(parts, loader, passes, run.progress(name, len(loader), log_period=cfg.LOG_PERIOD))
+    evaluate(parts, stoppable(loader, len(loader)), passes, run.progress(name, len(loader), log_period=cfg.LOG_PERIOD))
     report_decoders(loader)
     return [evaluator.gather() for evaluator in evaluators], _skipped(parts, loader)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from videovit.config import Config
+from videovit.data.workers import workers_named
 from videovit.engine import distributed
 from videovit.engine.benchmark import benchmark
 from videovit.engine.distributed import LaunchError
@@ -48,6 +49,7 @@ def run(cfg: Config) -> Results:
     Raises:
         LaunchError: processes could not be started or could not find each other, or GPUs are missing.
         SpawnedRunError: a spawned process failed; the message is that of the one that failed first.
+        Preempted: a signal ended the run after training was saved.
     """
     if distributed.is_launched():
         return run_tasks(cfg)
@@ -91,7 +93,8 @@ def run_tasks(cfg: Config) -> Results:
         with log, distributed.naming_the_fault():
             logger.info("%s, process %d of %d", _describe(device), rank + 1, world_size)
             warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
-            return _run_enabled(cfg, Run(log, device, rank, world_size))
+            with workers_named():
+                return _run_enabled(cfg, Run(log, device, rank, world_size))
 
 
 def _run_enabled(cfg: Config, run: Run) -> Results:

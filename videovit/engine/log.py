@@ -104,6 +104,13 @@ class RunLog:
                 if isinstance(value, int | float):
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
 
+    def reported(self, kind: str, epoch: int) -> bool:
+        """Whether an earlier run of this folder reported `kind` of `epoch` (from 1); for rank 0."""
+        path = self.output_dir / "stats.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        records = (simplejson.loads(line) for line in lines if f'"{kind}"' in line and line.endswith("}"))
+        return any(r["_type"] == kind and str(r.get("epoch")).startswith(f"{epoch}/") for r in records)
+
 
 def _rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -11,14 +11,18 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from videovit.config.errors import UserError
 from videovit.data.records import Batch, Failure, clip_labels
 from videovit.data.transforms.mixup import Mixup
+from videovit.engine import distributed
 from videovit.engine.distill import Teacher
+from videovit.engine.guards import NonFiniteGuard, StepFacts
 from videovit.engine.log import Progress, logger
 from videovit.engine.losses import Loss
 from videovit.engine.optim import Schedule, clip_gradients, set_lr
+from videovit.engine.trace import Trace
 
 Preparation = Callable[[Tensor, Tensor | None], Tensor]
 """uint8 (B, T, H, W, 3) and erasing seeds (B,) or None -> float (B, 3, T, H, W)."""
@@ -29,10 +33,6 @@ LOOK_ON_FILES = 20
 
 class UnreadableVideosError(UserError):
     """Evaluation met videos that cannot be read."""
-
-
-class NonFiniteLossError(UserError):
-    """The loss or the gradient norm is NaN or infinite."""
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
@@ -54,6 +54,9 @@ class Training:
         teacher: also learnt from; a model of two classifiers shows it the second.
         before_step: called with epoch and step first of all, to choose what is trained in this step.
         seed, rank: together with epoch and step they fix dropout, drop path and mixup.
+        ema: moving average of the weights, updated after every step; None for none.
+        guard: what happens where the loss or the gradient norm is not finite.
+        wishes: asked once a step: the signal that asks this process to stop (0: none), and whether it wants to save.
     """
 
     model: nn.Module
@@ -72,15 +75,27 @@ class Training:
     max_value: float | None = None
     seed: int = 0
     rank: int = 0
+    ema: AveragedModel | None = None
+    guard: NonFiniteGuard = field(default_factory=NonFiniteGuard)
+    wishes: Callable[[], tuple[int, bool]] = lambda: (0, False)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Loss and gradient norm (before clipping) of one optimiser step, still on the device; and the rate used."""
+    """What one optimiser step gave.
+
+    Attributes:
+        loss, grad_norm: of this rank, before clipping; still on the device.
+        lr: the rate used.
+        stop: the signal that asks any of the ranks to stop, 0 for none; the same on all ranks, as `save`.
+        save: whether any rank wants a checkpoint now.
+    """
 
     loss: Tensor
     grad_norm: Tensor
     lr: float
+    stop: int = 0
+    save: bool = False
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int) -> np.random.SeedSequence:
@@ -88,16 +103,19 @@ def step_seed(seed: int, epoch: int, step: int, rank: int) -> np.random.SeedSequ
     return np.random.SeedSequence((seed, epoch, step, rank))
 
 
-def train_step(parts: Training, batch: Batch, *, epoch: int, step: int, num_steps: int) -> StepResult:
+def train_step(
+    parts: Training, batch: Batch, *, epoch: int, step: int, num_steps: int, trace: Trace | None = None
+) -> StepResult:
     """One optimiser step on one batch.
 
     Args:
         batch: on the CPU; moved to the device here.
         epoch, step: position; the learning rate is that of epoch + step / num_steps.
         num_steps: steps in the epoch.
+        trace: writes down what the step trains on.
 
     Raises:
-        NonFiniteLossError: before the weights are touched.
+        NonFiniteLossError: before the weights are touched, on all ranks.
     """
     if parts.before_step is not None:
         parts.before_step(epoch, step)
@@ -110,25 +128,40 @@ def train_step(parts: Training, batch: Batch, *, epoch: int, step: int, num_step
     targets: Tensor = batch.labels
     if parts.mixup is not None:
         x_BCTHW, targets = parts.mixup(x_BCTHW, targets, np.random.default_rng(source))
+    if trace is not None:
+        trace.record(epoch, step, batch, x_BCTHW, targets)
     loss = _backward(parts, x_BCTHW, targets, batch.boxes_R5)
     if parts.scaler is not None:
         parts.scaler.unscale_(parts.optimizer)
     norm = clip_gradients(parts.model, max_norm=parts.max_norm, max_value=parts.max_value)
     # With a scaler an infinite norm is its business: it skips the step and lowers the scale.
-    if not torch.isfinite(loss) or (parts.scaler is None and not torch.isfinite(norm)):
-        videos = ", ".join(map(str, batch.videos_B.tolist()[:8]))
-        raise NonFiniteLossError(
-            f"epoch {epoch + 1}, step {step + 1}: loss {loss.item():g}, gradient norm {norm.item():g}, learning rate "
-            f"{lr:g}, videos {videos} of the training list (from 0); the weights were not touched. The usual "
-            "cures: lower SOLVER.BASE_LR, longer SOLVER.WARMUP_EPOCHS, SOLVER.CLIP_GRAD_L2NORM 1.0, bf16 for fp16"
-        )
-    if parts.scaler is not None:
-        parts.scaler.step(parts.optimizer)
-        parts.scaler.update()
-    else:
-        parts.optimizer.step()
+    finite = torch.isfinite(loss) & (torch.isfinite(norm) | (parts.scaler is not None))
+    bad, stop, save = distributed.highest([~finite, *parts.wishes()])
+    if bad:
+        parts.guard.refuse(StepFacts(epoch, step, lr, float(loss), float(norm), parts.seed, parts.rank, batch))
+    _update(parts, skip=bool(bad))
     parts.optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss, norm, lr)
+    return StepResult(loss, norm, lr, int(stop), bool(save))
+
+
+def _update(parts: Training, *, skip: bool) -> None:
+    """The optimiser step, unless it is to be skipped, and what follows it."""
+    if not skip:
+        parts.guard.passed()
+        if parts.scaler is None:
+            parts.optimizer.step()
+        else:
+            parts.scaler.step(parts.optimizer)
+        if parts.ema is not None:
+            parts.ema.update_parameters(without_wrapper(parts.model))
+    if parts.scaler is not None:
+        parts.scaler.update()
+        parts.guard.check_scale(parts.scaler.get_scale())
+
+
+def without_wrapper(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, or the model itself."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def call_model(model: nn.Module, x_BCTHW: Tensor, boxes_R5: Tensor | None) -> Any:
@@ -179,7 +212,13 @@ def _loss(parts: Training, output: Tensor | tuple[Tensor, Tensor], decision: Ten
 
 
 def train_epoch(
-    parts: Training, batches: Iterable[Batch], *, epoch: int, num_steps: int, progress: Progress
+    parts: Training,
+    batches: Iterable[Batch],
+    *,
+    epoch: int,
+    num_steps: int,
+    progress: Progress,
+    trace: Trace | None = None,
 ) -> Iterator[tuple[int, StepResult, Batch]]:
     """Train on the batches of one epoch; the caller may stop in the middle.
 
@@ -187,13 +226,14 @@ def train_epoch(
         batches: those of the steps from `progress.first` on, in order.
         epoch: index of the epoch, from 0.
         num_steps: steps of the whole epoch.
+        trace: see `train_step`.
 
     Yields:
         (step, result, batch) after every optimiser step.
     """
     parts.model.train()
     for step, batch in progress.over(batches):
-        result = train_step(parts, batch, epoch=epoch, step=step, num_steps=num_steps)
+        result = train_step(parts, batch, epoch=epoch, step=step, num_steps=num_steps, trace=trace)
         progress.count(len(batch), loss=result.loss.item(), lr=result.lr)
         yield step, result, batch
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from videovit.config import Config
 
@@ -132,6 +133,20 @@ def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
         kind = torch.optim.AdamW if method == "adamw" else torch.optim.Adam
         return kind(groups, lr=solver.BASE_LR, betas=betas, eps=1e-8, fused=True)
     raise ValueError(f"SOLVER.OPTIMIZING_METHOD: found {method!r}, expected one of sgd, adam, adamw")
+
+
+def build_ema(model: nn.Module, decay: float) -> AveragedModel | None:
+    """The moving average of the weights, begun with those after the first step; None for a decay of 0.
+
+    average <- decay * average + (1 - decay) * weights after every step; buffers are averaged too.
+
+    Source: DeiT (arXiv 2012.12877) uses 0.99996.
+    """
+    if not decay:
+        return None
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return average.requires_grad_(False)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

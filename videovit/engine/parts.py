@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from videovit.engine import distributed
 from videovit.engine.checkpoint import find_checkpoints, load_model
 from videovit.engine.log import logger
 from videovit.models import build_model, load_pretrained
-from videovit.models.convert.read import CheckpointError
+from videovit.models.convert.read import CheckpointError, read_file
 from videovit.models.macs import count_macs, count_params
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,11 +53,6 @@ def test_dtype(cfg: Config) -> torch.dtype | None:
     return DTYPES[cfg.TRAIN.MIXED_PRECISION_DTYPE] if cfg.TEST.MIXED_PRECISION else None
 
 
-def without_wrapper(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, or the model itself."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-
 def load_initial_weights(cfg: Config, model: nn.Module) -> None:
     """Weights of `TRAIN.CHECKPOINT_FILE_PATH` as a starting point for training; nothing when it is empty.
 
@@ -80,11 +76,12 @@ def load_for_test(cfg: Config, model: nn.Module) -> str:
             does not fit: other weights than the ones meant are not evaluated in its place.
     """
     found = find_checkpoints(Path(cfg.OUTPUT_DIR))
+    key = "ema_state" if cfg.TEST.USE_EMA else "model_state"
     if cfg.TEST.CHECKPOINT_FILE_PATH:
-        path = load_checkpoint_for_test(model, cfg.TEST.CHECKPOINT_FILE_PATH)
+        path = load_checkpoint_for_test(model, cfg.TEST.CHECKPOINT_FILE_PATH, use_ema=cfg.TEST.USE_EMA)
     elif found:
         path = str(found[0])
-        load_model(model, found[0])
+        load_model(model, found[0], key=key)
     elif cfg.TRAIN.CHECKPOINT_FILE_PATH:
         path = load_checkpoint_for_test(model, cfg.TRAIN.CHECKPOINT_FILE_PATH)
     else:
@@ -95,11 +92,12 @@ def load_for_test(cfg: Config, model: nn.Module) -> str:
     return path
 
 
-def load_checkpoint_for_test(model: nn.Module, path: str) -> str:
+def load_checkpoint_for_test(model: nn.Module, path: str, *, use_ema: bool = False) -> str:
     """All weights of `path`, the head included: a model with a new head has nothing to tell.
 
     Args:
         path: a checkpoint file, or the OUTPUT_DIR of a run, whose newest checkpoint is taken.
+        use_ema: take the moving average of the weights, which the file must hold.
 
     Returns:
         The file.
@@ -112,10 +110,17 @@ def load_checkpoint_for_test(model: nn.Module, path: str) -> str:
         if not found:
             raise CheckpointError(f"{path}: a folder without checkpoints/checkpoint_epoch_*.pyth")
         path = str(found[0])
-    report = load_pretrained(model, path)
+    report = load_pretrained(model, _average_of(path) if use_ema else path)
     if report.missing or report.skipped:
         raise CheckpointError(
             f"{path} does not hold all weights of this model (is MODEL.NUM_CLASSES right?):\n{report}"
         )
     logger.info("weights of %s:\n%s", path, report)
     return path
+
+
+def _average_of(path: str) -> dict[str, Any]:
+    content = read_file(path)
+    if not isinstance(content.get("ema_state"), dict):
+        raise CheckpointError(f"{path} holds no moving average of weights, but TEST.USE_EMA is True")
+    return {**content, "model_state": content["ema_state"]}

@@ -17,15 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import FrameType
 from typing import Any
 
 from videovit.config.errors import UserError
+from videovit.data.workers import BLOCKED, signals_blocked
+from videovit.engine import preemption
+from videovit.engine.preemption import INTERRUPTED, Preempted
 
-INTERRUPTED = 130  # exit code after Ctrl-C
 ORPHANED = 1
 END_S = 5.0  # how long a process may take to end when asked to
-FORWARDED = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class SpawnedRunError(UserError):
@@ -34,10 +34,11 @@ class SpawnedRunError(UserError):
 
 @dataclass(frozen=True)
 class Told:
-    """What a child says at its end: its result, or what went wrong."""
+    """What a child says at its end: its result, what went wrong, or that a signal ended it."""
 
     result: Any = None
     error: str = ""
+    stop: Preempted | None = None
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Child:
 def run_processes(target: Callable[..., Any], names: Sequence[str], *args: Any) -> Any:
     """Call `target(i, *args)` in one new process per name.
 
-    Signals that ask to stop (SIGTERM, SIGUSR2) are handed on to every process; it is theirs to answer them.
+    The first signal that asks to stop (SIGTERM, SIGUSR2, Ctrl-C) is handed on to every process; it is theirs to answer.
 
     Args:
         target: a function of a module; a UserError of it, or any other, ends all processes.
@@ -88,26 +89,35 @@ def run_processes(target: Callable[..., Any], names: Sequence[str], *args: Any) 
 
     Raises:
         SpawnedRunError: with the message of the process that failed first.
-        KeyboardInterrupt: Ctrl-C, here or in one of the processes.
+        Preempted: a signal ended them, after they had saved what there was to save.
+        KeyboardInterrupt: Ctrl-C, here or in one of the processes, with nothing to save or for the second time.
     """
     context = multiprocessing.get_context("spawn")
     children: list[Child] = []
     try:
-        with _handing_on(children):
+        with _handing_on(children) as asked:
             for i, name in enumerate(names):
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_child, args=(target, i, name, sender, args), name=name)
-                process.start()
+                with signals_blocked():  # until it listens, see _child
+                    process.start()
                 sender.close()
                 children.append(Child(name, process, receiver))
-            _watch(children)
-        return children[0].told.result if children[0].told else None
+            _watch(children, asked)
+        told = children[0].told or Told()
+        if told.stop is not None:
+            raise Preempted(asked() or told.stop.signum, told.stop.saved)
+        return told.result
     finally:
         _end(children)
 
 
-def _watch(children: list[Child]) -> None:
-    """Return when all have ended well, raise when the first has not."""
+def _watch(children: list[Child], asked: Callable[[], int]) -> None:
+    """Return when all have ended well, raise when the first has not.
+
+    Args:
+        asked: the signal that this process was sent, 0 for none.
+    """
     running = list(children)
     while running:
         sources: list[Any] = [c.process.sentinel for c in running]
@@ -116,6 +126,8 @@ def _watch(children: list[Child]) -> None:
         for child in running:
             child.listen()
         for child in running:
+            if asked() and child.process.exitcode in (-signal.SIGTERM, -signal.SIGUSR2):  # it had nothing to save
+                raise KeyboardInterrupt if asked() == signal.SIGINT else Preempted(asked())
             if problem := child.problem():
                 child.process.join(END_S)  # its traceback may still be on the way
                 raise SpawnedRunError(problem)
@@ -136,31 +148,39 @@ def _end(children: list[Child]) -> None:
 
 
 @contextmanager
-def _handing_on(children: list[Child]) -> Iterator[None]:
-    """While this lasts, a signal to this process goes to all children (only the main thread can do so)."""
+def _handing_on(children: list[Child]) -> Iterator[Callable[[], int]]:
+    """While this lasts, the first signal to this process goes to all children (only the main thread can do so).
 
-    def hand_on(number: int, _: FrameType | None) -> None:
+    Yields:
+        A function that says which signal it was, 0 for none.
+    """
+
+    def hand_on(number: int) -> None:
+        # A terminal's Ctrl-C reaches the children too, and twice would mean at once.
         for child in children:
             if child.process.pid is not None and child.process.is_alive():
-                os.kill(child.process.pid, number)
+                os.kill(child.process.pid, signal.SIGTERM if number == signal.SIGINT else number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: 0
         return
-    before = {number: signal.signal(number, hand_on) for number in FORWARDED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with preemption.install() as asked:
+        asked.forward = hand_on
+        try:
+            yield asked.requested
+        finally:
+            asked.forward = None
 
 
 def _child(target: Callable[..., Any], i: int, name: str, pipe: Connection, args: tuple[Any, ...]) -> None:
     # Ctrl-C reaches every process of the terminal: this one ends quietly, the parent reports.
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         pipe.send(Told(result=target(i, *args)))
+    except Preempted as stop:
+        pipe.send(Told(stop=stop))
     except UserError as error:
         pipe.send(Told(error=f"{name}: {error}"))
         sys.exit(1)

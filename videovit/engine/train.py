@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,15 +11,17 @@ import torch
 from torch import nn
 
 from videovit.config import Config, dump_config
-from videovit.data.build import build_loader, read_samples
+from videovit.data.build import ClipLoader, build_loader, read_samples
 from videovit.data.detection import read_truth
 from videovit.data.records import Failure
 from videovit.data.transforms.pipeline import build_mixup, build_preparation
-from videovit.engine import distributed
+from videovit.engine import distributed, preemption
 from videovit.engine.bad_samples import BadSamples
-from videovit.engine.checkpoint import Position, checkpoint_path, find_checkpoints, resume, save_checkpoint
+from videovit.engine.checkpoint import Position, checkpoint_path, find_checkpoints, resume
 from videovit.engine.distill import build_teacher
 from videovit.engine.evaluation import validate
+from videovit.engine.guards import NonFiniteGuard
+from videovit.engine.lock import output_lock
 from videovit.engine.log import Progress, logger
 from videovit.engine.loops import (
     LOOK_ON_FILES,
@@ -26,11 +30,15 @@ from videovit.engine.loops import (
     UnreadableVideosError,
     name_unreadable,
     train_epoch,
+    without_wrapper,
 )
 from videovit.engine.losses import build_loss
-from videovit.engine.optim import build_optimizer, build_schedule, describe_groups
-from videovit.engine.parts import build_on, load_initial_weights, train_dtype, without_wrapper
+from videovit.engine.optim import build_ema, build_optimizer, build_schedule, describe_groups
+from videovit.engine.parts import build_on, load_initial_weights, train_dtype
+from videovit.engine.preemption import Preempted
 from videovit.engine.run import Run, record_config, report_decoders
+from videovit.engine.saving import Saver, snapshot
+from videovit.engine.trace import Trace
 from videovit.models.convert import CheckpointError
 from videovit.models.psvit_supernet import PSViTSupernet
 
@@ -40,44 +48,138 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
 
     Returns:
         The last validation's top1_acc and top5_acc in percent (empty when there was none).
+
+    Raises:
+        Preempted: a signal asked for it; training is saved.
+        LockError: another job trains in the same folder.
     """
-    loader = build_loader(cfg, "train", rank=run.rank, world_size=run.world_size)
-    parts = build_training(cfg, run)
-    num_videos, num_steps = len(loader.dataset.samples), len(loader)
-    _check_lists(cfg)
-    start = _starting_point(cfg, parts, num_steps)
-    record_config(cfg, run, "config.yaml")
-    bad = BadSamples(Path(cfg.OUTPUT_DIR), num_samples=num_videos, max_fraction=cfg.DATA.MAX_BAD_FRACTION)
-    logger.info("training: %d videos, %d steps an epoch, %s", num_videos, num_steps, describe_groups(parts.optimizer))
-    max_steps = cfg.TRAIN.MAX_STEPS or num_steps * cfg.SOLVER.MAX_EPOCH
-    if start.epoch >= cfg.SOLVER.MAX_EPOCH or start.epoch * num_steps + start.step >= max_steps:
+    output_dir = Path(cfg.OUTPUT_DIR)
+    with (
+        preemption.install() as asked,
+        output_lock(output_dir),
+        Saver(output_dir, minutes=cfg.TRAIN.CHECKPOINT_MINUTES, keep=cfg.TRAIN.CHECKPOINT_KEEP) as saver,
+    ):
+        loader = build_loader(cfg, "train", rank=run.rank, world_size=run.world_size)
+        parts = build_training(cfg, run, paths=[sample.path for sample in loader.dataset.samples])
+        parts.wishes = lambda: (asked.requested(), saver.due())
+        _check_lists(cfg)
+        start = _starting_point(cfg, parts, len(loader))
+        record_config(cfg, run, "config.yaml")
+        session = _Session(cfg, run, parts, loader, saver, start)
+        logger.info(
+            "training: %d videos, %d steps an epoch, %s",
+            len(loader.dataset.samples),
+            len(loader),
+            describe_groups(parts.optimizer),
+        )
+        return _train_from(session, start)
+
+
+@dataclass
+class _Session:
+    """A training run that is under way; `position` is where its weights stand."""
+
+    cfg: Config
+    run: Run
+    parts: Training
+    loader: ClipLoader
+    saver: Saver
+    position: Position
+
+    @property
+    def num_steps(self) -> int:
+        """Of an epoch."""
+        return len(self.loader)
+
+    @property
+    def last_step(self) -> int:
+        """Steps of the whole training."""
+        whole = self.num_steps * self.cfg.SOLVER.MAX_EPOCH
+        return min(self.cfg.TRAIN.MAX_STEPS or whole, whole)
+
+    @property
+    def steps_done(self) -> int:
+        return self.position.epoch * self.num_steps + self.position.step
+
+    @property
+    def ended(self) -> bool:
+        return self.steps_done >= self.last_step
+
+
+def _train_from(session: _Session, start: Position) -> dict[str, float]:
+    cfg = session.cfg
+    samples = session.loader.dataset.samples
+    bad = BadSamples(Path(cfg.OUTPUT_DIR), num_samples=len(samples), max_fraction=cfg.DATA.MAX_BAD_FRACTION)
+    if session.ended:
         logger.info("nothing to train: %d epochs and %d steps are done already", start.epoch, start.step)
-    result: dict[str, float] = {}
-    for epoch in range(start.epoch, cfg.SOLVER.MAX_EPOCH):
-        first_step = start.step if epoch == start.epoch else 0
-        last_step = min(num_steps, max_steps - epoch * num_steps)
-        if first_step >= last_step:
-            break
-        loader.sampler.set_epoch(epoch, first_step)
-        name = f"epoch {epoch + 1}/{cfg.SOLVER.MAX_EPOCH}"
-        progress = run.progress(name, num_steps, first=first_step, log_period=cfg.LOG_PERIOD)
-        for step, done, batch in train_epoch(parts, loader, epoch=epoch, num_steps=num_steps, progress=progress):
-            bad.record(batch.failures)
-            if (step + 1) % cfg.LOG_PERIOD == 0:
-                _report_step(cfg, run, epoch=epoch, step=step, num_steps=num_steps, done=done, progress=progress)
-            if step + 1 == last_step:
-                break
-        bad.sync()
-        report_decoders(loader)
-        _report_epoch(cfg, run, epoch=epoch, progress=progress, num_bad=len(bad))
-        is_last = epoch + 1 == cfg.SOLVER.MAX_EPOCH or epoch * num_steps + last_step == max_steps
-        if last_step < num_steps:
-            _save(cfg, run, parts, Position(epoch, last_step, num_steps))
-        elif is_last or (epoch + 1) % cfg.TRAIN.CHECKPOINT_PERIOD == 0:
-            _save(cfg, run, parts, Position(epoch + 1))
-        if is_last or (epoch + 1) % cfg.TRAIN.EVAL_PERIOD == 0:
-            result = validate(cfg, run, without_wrapper(parts.model), epoch=epoch)
+    result = _validate_when_due(session, again=True) if session.steps_done else {}
+    while not session.ended:
+        _train_epoch(session, bad)
+        due = (session.position.epoch % cfg.TRAIN.CHECKPOINT_PERIOD) == 0
+        if session.ended or (due and not session.position.step):
+            _save(session)
+        result = _validate_when_due(session) or result
+    session.saver.join()
+    distributed.barrier()
     return result
+
+
+def _train_epoch(session: _Session, bad: BadSamples) -> None:
+    """Train to the end of the epoch, or of training; saves where a rank asks for it."""
+    cfg, run, loader, num_steps = session.cfg, session.run, session.loader, session.num_steps
+    epoch, first_step = session.position.epoch, session.position.step
+    last_step = min(num_steps, session.last_step - epoch * num_steps)
+    loader.sampler.set_epoch(epoch, first_step)
+    trace = Trace(Path(cfg.OUTPUT_DIR), run.rank, [s.path for s in loader.dataset.samples]) if cfg.TRAIN.TRACE else None
+    progress = run.progress(
+        f"epoch {epoch + 1}/{cfg.SOLVER.MAX_EPOCH}", last_step, first=first_step, log_period=cfg.LOG_PERIOD
+    )
+    batches = train_epoch(session.parts, loader, epoch=epoch, num_steps=num_steps, progress=progress, trace=trace)
+    for step, done, batch in batches:
+        bad.record(batch.failures)
+        session.position = Position(epoch, step + 1, num_steps) if step + 1 < num_steps else Position(epoch + 1)
+        session.saver.check()
+        if (step + 1) % cfg.LOG_PERIOD == 0:
+            _report_step(session, epoch=epoch, step=step, done=done, progress=progress)
+        if done.stop:
+            bad.sync()
+            raise _stop(session, done.stop)
+        if step + 1 == last_step:
+            break
+        if done.save:
+            _save(session)
+    bad.sync()
+    report_decoders(loader)
+    _report_epoch(session, epoch=epoch, progress=progress, num_bad=len(bad))
+
+
+def _validate_when_due(session: _Session, *, again: bool = False) -> dict[str, float]:
+    """Validate where the position asks for it; with `again` only where an earlier run did not come to its end.
+
+    Raises:
+        Preempted: a signal came; training is saved, and the next run validates.
+    """
+    cfg, position = session.cfg, session.position
+    epoch = position.epoch if position.step else position.epoch - 1
+    if not session.ended and (position.step or position.epoch % cfg.TRAIN.EVAL_PERIOD):
+        return {}
+    if again and distributed.gather(session.run.rank == 0 and session.run.log.reported("val_epoch", epoch + 1))[0]:
+        return {}
+    parts = session.parts
+    model = parts.ema.module if parts.ema is not None and cfg.TEST.USE_EMA else without_wrapper(parts.model)
+    try:
+        return validate(cfg, session.run, model, epoch=epoch)
+    except Preempted as stop:
+        raise _stop(session, stop.signum) from None
+
+
+def _stop(session: _Session, signum: int) -> Preempted:
+    """Save, on all ranks together, and say so."""
+    if session.saver.position != session.position:
+        _save(session)
+    session.saver.join()
+    distributed.barrier()  # nobody leaves before the file is there
+    return Preempted(signum, str(checkpoint_path(Path(session.cfg.OUTPUT_DIR), session.position)))
 
 
 def _check_lists(cfg: Config) -> None:
@@ -111,8 +213,10 @@ def _starting_point(cfg: Config, parts: Training, num_steps: int) -> Position:
             model=model,
             optimizer=parts.optimizer,
             scaler=parts.scaler,
+            ema=parts.ema,
             cfg_text=dump_config(cfg),
             num_steps=num_steps,
+            global_batch=_global_batch(cfg),
         )
     elif find_checkpoints(output_dir):
         raise CheckpointError(
@@ -126,26 +230,38 @@ def _starting_point(cfg: Config, parts: Training, num_steps: int) -> Position:
     return position or Position()
 
 
-def _save(cfg: Config, run: Run, parts: Training, position: Position) -> None:
-    if run.rank == 0:
-        path = checkpoint_path(Path(cfg.OUTPUT_DIR), position)
-        save_checkpoint(
-            path,
-            model=without_wrapper(parts.model),
-            position=position,
-            cfg_text=dump_config(cfg),
-            optimizer=parts.optimizer,
-            scaler=parts.scaler,
-        )
-        logger.info("saved %s", path)
-    distributed.barrier()
+def _save(session: _Session) -> None:
+    """Begin to write a checkpoint of the position; called on all ranks, written by rank 0."""
+    parts, saver = session.parts, session.saver
+    state = snapshot(
+        without_wrapper(parts.model),
+        position=session.position,
+        cfg_text=dump_config(session.cfg),
+        optimizer=parts.optimizer,
+        scaler=parts.scaler,
+        ema=parts.ema,
+        global_batch=_global_batch(session.cfg),
+    )
+    saver.position = session.position
+    if session.run.rank == 0:
+        saver.save(session.position, state)
 
 
-def build_training(cfg: Config, run: Run) -> Training:
-    """Model, optimiser, schedule, loss and augmentation of the config, on the device of the run."""
+def _global_batch(cfg: Config) -> int:
+    """Videos that a step of all ranks takes."""
+    return cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
+
+
+def build_training(cfg: Config, run: Run, *, paths: Sequence[str] = ()) -> Training:
+    """Model, optimiser, schedule, loss and augmentation of the config, on the device of the run.
+
+    Args:
+        paths: of the training list, to name videos in messages.
+    """
     model: nn.Module = build_on(cfg, run.device)
     optimizer = build_optimizer(cfg, model)
     supernet = model if isinstance(model, PSViTSupernet) else None
+    ema = build_ema(model, cfg.TRAIN.EMA_DECAY)
     if run.world_size > 1:
         gpus = [run.device.index] if run.device.type == "cuda" else None
         model = nn.parallel.DistributedDataParallel(model, device_ids=gpus, find_unused_parameters=supernet is not None)
@@ -167,12 +283,18 @@ def build_training(cfg: Config, run: Run) -> Training:
         max_value=cfg.SOLVER.CLIP_GRAD_VAL,
         seed=cfg.RNG_SEED,
         rank=run.rank,
+        ema=ema,
+        guard=NonFiniteGuard(
+            cfg.TRAIN.NONFINITE,
+            most_in_a_row=cfg.TRAIN.NONFINITE_IN_A_ROW,
+            output_dir=Path(cfg.OUTPUT_DIR),
+            paths=paths,
+        ),
     )
 
 
-def _report_step(
-    cfg: Config, run: Run, *, epoch: int, step: int, num_steps: int, done: StepResult, progress: Progress
-) -> None:
+def _report_step(session: _Session, *, epoch: int, step: int, done: StepResult, progress: Progress) -> None:
+    cfg, run, num_steps = session.cfg, session.run, session.num_steps
     loss, norm = distributed.mean(torch.stack([done.loss.float(), done.grad_norm.float()])).tolist()
     seconds = progress.elapsed_s / (step + 1 - progress.first)
     values = {
@@ -183,18 +305,20 @@ def _report_step(
         "lr": done.lr,
         "dt": seconds,
         "dt_data": progress.data_s / (step + 1 - progress.first),
-        "eta": progress.eta((cfg.SOLVER.MAX_EPOCH - epoch - 1) * num_steps),
+        "eta": progress.eta(session.last_step - epoch * num_steps - progress.total),
         "clips_per_s": progress.clips_per_s * run.world_size,
         "gpu_mem_gb": torch.cuda.max_memory_allocated() / 2**30 if run.device.type == "cuda" else 0.0,
     }
     run.log.stats("train_iter", values, step=epoch * num_steps + step + 1)
 
 
-def _report_epoch(cfg: Config, run: Run, *, epoch: int, progress: Progress, num_bad: int) -> None:
+def _report_epoch(session: _Session, *, epoch: int, progress: Progress, num_bad: int) -> None:
+    cfg, run = session.cfg, session.run
     values = {
         "epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
         "clips_per_s": progress.clips_per_s * run.world_size,
         "data_share": progress.data_s / progress.elapsed_s,
         "bad_samples": num_bad,
+        "skipped_steps": session.parts.guard.num_skipped,
     }
     run.log.stats("train_epoch", values, step=epoch + 1)

@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 
 from videovit.data.decode.protocol import ClosingVideo, DecodeError, DecodeOptions, Indices, Video
+from videovit.data.workers import signals_blocked
 
 Opener = Callable[[str, DecodeOptions], Video]
 
@@ -63,7 +64,7 @@ class Helper:
     def __init__(self, backends: Mapping[str, Opener]) -> None:
         self.backends = dict(backends)
         ours, theirs = Pipe()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), signals_blocked():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the helper runs none of them
             self._pid = os.fork()
         if self._pid == 0:
