@@ -129,7 +129,7 @@ def build_ways(cfg: Config, samples: list[Sample], args: argparse.Namespace) -> 
         BASELINE: build_way(cfg, samples, args, usual=True),
         "ours, AUG.BACKEND pil": build_way(variant(BACKEND="pil"), samples, args),
         "ours, AUG.BACKEND fast": build_way(variant(BACKEND="fast"), samples, args),
-        "ours, no RandAugment": build_way(variant(AA_TYPE=""), samples, args),
+        "ours, no RandAugment": build_way(variant(AA_TYPE="", COLOR_JITTER=0.0), samples, args),
     }
 
 

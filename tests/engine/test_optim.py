@@ -1,12 +1,18 @@
 """Learning rate at fractional epochs, parameter groups, gradient clipping."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
+from runs import ROOT
+from timm.optim import param_groups_layer_decay
+from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from videovit.config import load_config
+from videovit.config import Config, load_config
 from videovit.engine.optim import (
     build_optimizer,
     build_schedule,
@@ -16,6 +22,7 @@ from videovit.engine.optim import (
     layer_of,
     set_lr,
 )
+from videovit.models.build import build_model
 
 KINETICS = (
     "NUM_SHARDS 16 SOLVER.BASE_LR 0.0001 SOLVER.COSINE_END_LR 1e-6 SOLVER.WARMUP_START_LR 1e-6 "
@@ -41,6 +48,17 @@ def test_schedule_moves_within_an_epoch() -> None:
 def test_cosine_without_offset_starts_at_epoch_zero() -> None:
     schedule = build_schedule(load_config(None, ["SOLVER.BASE_LR", "1.0", "SOLVER.MAX_EPOCH", "10"]))
     assert schedule(5.0) == pytest.approx(0.5)
+
+
+def test_warmup_and_cosine_are_timms() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.6e-3)
+    theirs = CosineLRScheduler(
+        optimizer, t_initial=170, lr_min=1.6e-5, warmup_t=30, warmup_lr_init=1.6e-5, warmup_prefix=True
+    )
+    ours = build_schedule(load_config(None, KINETICS))
+    for epoch in range(200):
+        theirs.step(epoch)
+        assert ours(epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), epoch
 
 
 def test_relative_steps() -> None:
@@ -70,7 +88,7 @@ def test_groups_by_dimension_and_name() -> None:
 
 def test_layer_decay_lowers_the_rate_of_early_layers() -> None:
     toy = Toy()
-    groups = group_parameters(list(toy.named_parameters()), weight_decay=0.1, layer_decay=0.5, depth=2)
+    groups = group_parameters(list(toy.named_parameters()), weight_decay=0.1, layer_decay=0.5)
     scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
     assert scale[id(toy.head.weight)] == 1.0
     assert scale[id(toy.blocks[1].weight)] == 0.5
@@ -80,6 +98,80 @@ def test_layer_decay_lowers_the_rate_of_early_layers() -> None:
     optimizer = torch.optim.SGD(groups, lr=1.0)
     set_lr(optimizer, 0.2)
     assert sorted({g["lr"] for g in optimizer.param_groups}) == pytest.approx([0.025, 0.05, 0.1, 0.2])
+
+
+def test_layer_decay_counts_the_blocks_of_the_model() -> None:
+    """MVIT.DEPTH, 16 unless set, says nothing about other models."""
+    optimizer = build_optimizer(load_config(None, ["SOLVER.LAYER_DECAY", "0.5"]), Toy())
+    assert {group["lr_scale"] for group in optimizer.param_groups} == {1.0, 0.5, 0.25, 0.125}
+
+
+def test_layer_decay_equals_timms() -> None:
+    """On timm's own ViT; but for the final norm, which timm counts to the last block, BEiT and PySlowFast do not."""
+    with torch.device("meta"):
+        vit = timm.create_model("vit_tiny_patch16_224", depth=4, num_classes=5)
+    named = list(vit.named_parameters())
+    ours = group_parameters(
+        named,
+        weight_decay=0.05,
+        zero_decay_1d=True,
+        zero_decay_names=vit.no_weight_decay(),
+        layer_decay=0.75,
+    )
+    theirs = param_groups_layer_decay(vit, 0.05, vit.no_weight_decay(), layer_decay=0.75)
+
+    def by_name(groups: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+        of = {id(p): (g["weight_decay"], round(g["lr_scale"], 9)) for g in groups for p in g["params"]}
+        return {name: of[id(p)] for name, p in named}
+
+    found, wanted = by_name(ours), by_name(theirs)
+    assert {name for name in found if found[name] != wanted[name]} == {"norm.weight", "norm.bias"}
+    assert found["norm.weight"] == (0.0, 1.0) and wanted["norm.weight"] == (0.0, 0.75)
+
+
+def published(name: str) -> tuple[Config, nn.Module]:
+    """A shipped config and its model, without values."""
+    cfg = load_config(ROOT / "configs" / name)
+    with torch.device("meta"):
+        return cfg, build_model(cfg)
+
+
+def test_published_weight_decay_groups() -> None:
+    cfg, model = published("Kinetics/MVIT_B_16x4_CONV.yaml")
+    optimizer = build_optimizer(cfg, model.to_empty(device="cpu"))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert {(g["weight_decay"], g["betas"], g["eps"]) for g in optimizer.param_groups} == {
+        (0.05, (0.9, 0.999), 1e-8),
+        (0.0, (0.9, 0.999), 1e-8),
+    }
+    line = describe_groups(optimizer)
+    assert "decayed: 108 tensors, 36,518,784 parameters; not decayed: 205 tensors, 91,888 parameters" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "depth"),
+    [("Kinetics/MVIT_B_16x4_CONV.yaml", 0.2, 16), ("Kinetics/MVIT_B_32x3_CONV.yaml", 0.3, 24)],
+)
+def test_published_drop_path_grows_linearly(name: str, last: float, depth: int) -> None:
+    _, model = published(name)
+    rates = [block.drop_path.rate for block in model.blocks]  # type: ignore[union-attr]
+    assert rates == pytest.approx(np.linspace(0, last, depth).tolist())
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_sgd_is_torchs_rule_with_momentum(nesterov: bool) -> None:
+    """Against the update written out, with decay."""
+    opts = f"SOLVER.MOMENTUM 0.9 SOLVER.NESTEROV {nesterov} SOLVER.WEIGHT_DECAY 0.1 SOLVER.BASE_LR 0.05"
+    layer = nn.Linear(3, 2, bias=False)
+    weight, momentum = layer.weight.detach().clone(), torch.zeros(2, 3)
+    optimizer = build_optimizer(load_config(None, opts.split()), layer)
+    for step in range(3):
+        layer.weight.grad = torch.full((2, 3), step + 1.0)
+        optimizer.step()
+        grad = step + 1.0 + 0.1 * weight
+        momentum = 0.9 * momentum + grad
+        weight = weight - 0.05 * (grad + 0.9 * momentum if nesterov else momentum)
+    torch.testing.assert_close(layer.weight.detach(), weight)
 
 
 @pytest.mark.parametrize("method", ["sgd", "adam", "adamw"])

@@ -41,7 +41,6 @@ IGNORED: dict[str, str] = {
     "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": "prefixes of wrappers are recognised and left out",
     "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": "a loss that is not finite stops the run",
     "DATA.DECODING_SHORT_SIZE": "DATA.DECODE_SHORT_SIDE scales large frames while they are decoded",
-    "AUG.COLOR_JITTER": "SlowFast's video recipes do not apply it either",
     "BENCHMARK.NUM_EPOCHS": _LOADER,
     "BENCHMARK.LOG_PERIOD": _LOADER,
     "BENCHMARK.SHUFFLE": _LOADER,

@@ -152,6 +152,7 @@ class Aug:
     AA_TYPE: str = "rand-m9-mstd0.5-inc1"
     INTERPOLATION: Annotated[str, Choice(("bicubic", "bilinear", "nearest", "random"))] = "bicubic"
     BACKEND: Annotated[str, Choice(("fast", "pil"))] = "fast"  # ours; how RandAugment is computed, see docs
+    COLOR_JITTER: AtLeastZero | None = 0.4  # in the place of RandAugment, when AA_TYPE is empty
     RE_PROB: Fraction = 0.25
     RE_MODE: Annotated[str, Choice(("pixel", "const", "rand"))] = "pixel"
     RE_COUNT: Positive = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,12 +66,21 @@ def build_schedule(cfg: Config) -> Schedule:
     return with_warmup(schedule, epochs=solver.WARMUP_EPOCHS, start=solver.WARMUP_START_LR * scale)
 
 
+_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+_EMBEDDING = re.compile(r"(?:^|\.)(patch_embed|cls_token|pos_embed|pos_layer|stem)")
+
+
+def num_blocks(names: Iterable[str]) -> int:
+    """How many blocks the parameters of a model belong to, by their names."""
+    return max((int(block.group(1)) + 1 for block in map(_BLOCK.search, names) if block), default=0)
+
+
 def layer_of(name: str, depth: int) -> int:
     """Which of `depth + 2` layers a parameter belongs to: 0 the embedding, 1..depth the blocks, depth + 1 the head."""
-    block = re.search(r"(?:^|\.)blocks\.(\d+)\.", name)
+    block = _BLOCK.search(name)
     if block:
         return int(block.group(1)) + 1
-    return 0 if re.search(r"(?:^|\.)(patch_embed|cls_token|pos_embed)", name) else depth + 1
+    return 0 if _EMBEDDING.search(name) else depth + 1
 
 
 def group_parameters(
@@ -81,7 +90,6 @@ def group_parameters(
     zero_decay_1d: bool = False,
     zero_decay_names: Collection[str] = (),
     layer_decay: float = 1.0,
-    depth: int = 0,
 ) -> list[dict[str, Any]]:
     """Sort parameters into optimiser groups with equal weight decay and learning-rate factor.
 
@@ -90,12 +98,13 @@ def group_parameters(
         weight_decay: of the ordinary group.
         zero_decay_1d: no decay on 1-D parameters and on every `.bias`.
         zero_decay_names: full names that get no decay either (position and class embeddings).
-        layer_decay: learning-rate factor from one layer to the one below it (BEiT, arXiv 2106.08254).
-        depth: number of blocks, for `layer_decay`.
+        layer_decay: learning-rate factor from one layer to the one below it (BEiT, arXiv 2106.08254); blocks count
+            through all stages, the final norm belongs to the head.
 
     Returns:
         Groups with the keys params, weight_decay and lr_scale.
     """
+    depth = num_blocks(name for name, _ in named)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named:
         if not parameter.requires_grad:
@@ -120,7 +129,6 @@ def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
         zero_decay_1d=solver.ZERO_WD_1D_PARAM,
         zero_decay_names=embeddings if cfg.MVIT.ZERO_DECAY_POS_CLS else (),
         layer_decay=solver.LAYER_DECAY,
-        depth=cfg.MVIT.DEPTH,
     )
     method = solver.OPTIMIZING_METHOD
     betas = (float(solver.BETAS[0]), float(solver.BETAS[1]))

@@ -1,8 +1,11 @@
 """Random erasing of normalised clips."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
+from timm.data.random_erasing import RandomErasing
 
 from videovit.data.transforms.erasing import Erasing, erase, erase_boxes
 
@@ -72,6 +75,37 @@ def test_probability_areas_and_places():
     assert 0.27 < aspects.min() < 0.34 and 2.9 < aspects.max() < 3.6
     assert all(box.top + box.height <= 112 and box.left + box.width <= 160 for box in boxes)
     assert max(box.left + box.width for box in boxes) == 160 and min(box.top for box in boxes) == 0
+
+
+class PythonRandom:
+    """Python's generator by the names of numpy's, so that timm and we draw the same numbers."""
+
+    def random(self):
+        return random.random()
+
+    def uniform(self, low, high):
+        return random.uniform(low, high)
+
+    def integers(self, low, high):
+        return low if high - low == 1 else random.randint(low, high - 1)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_rectangles_are_timms(count):
+    theirs = RandomErasing(probability=0.6, mode="const", max_count=count, device="cpu")
+    num_erased = 0
+    for seed in range(150):
+        image = torch.ones(3, 40, 60)
+        random.seed(seed)
+        theirs(image)
+        random.seed(seed)
+        boxes = erase_boxes(40, 60, PythonRandom(), prob=0.6, count=count)
+        ours = torch.ones(3, 40, 60)
+        for top, left, height, width in boxes:
+            ours[:, top : top + height, left : left + width] = 0
+        assert torch.equal(ours, image), seed
+        num_erased += bool(boxes)
+    assert 60 < num_erased < 120
 
 
 def test_several_rectangles_share_the_area():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from timm.data.mixup import Mixup as TimmMixup
 from timm.data.mixup import mixup_target
 
 from videovit.data.transforms.mixup import Mixup, cutmix_box, mix_clips, mix_targets, paste_clips
@@ -25,6 +26,41 @@ def test_targets_equal_timm(lam, smoothing):
     ours = mix_targets(labels, 10, lam, smoothing)
     assert torch.allclose(ours, mixup_target(labels, 10, lam, smoothing), atol=1e-7)
     assert torch.allclose(ours.sum(1), torch.ones(6), atol=1e-6)
+
+
+class LegacyRandom:
+    """numpy's global generator by the names of the new ones, so that timm and we draw the same numbers."""
+
+    random = staticmethod(np.random.rand)
+    beta = staticmethod(np.random.beta)
+    integers = staticmethod(np.random.randint)
+
+
+def test_whole_batches_equal_timms():
+    """Clips, lambda and targets. timm's rectangle is a pixel larger where its side is odd; PySlowFast's is not."""
+    settings = dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=0.8, label_smoothing=0.1, num_classes=7)
+    ours, theirs = Mixup(**settings), TimmMixup(**settings, mode="batch")
+    x, labels = torch.randn(4, 3, 2, 24, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 0, 6, 3])
+    num_equal = num_mixed = 0
+    for seed in range(120):
+        np.random.seed(seed)
+        wanted, wanted_targets = theirs(x.flatten(1, 2).clone(), labels)
+        np.random.seed(seed)
+        found, targets = ours(x.clone(), labels, LegacyRandom())
+        equal = torch.allclose(found.flatten(1, 2), wanted, atol=1e-6)
+        if not equal:
+            np.random.seed(seed)
+            lam, cut = ours.draw(LegacyRandom())
+            sides = int(24 * np.sqrt(1 - lam)), int(32 * np.sqrt(1 - lam))
+            assert cut and any(side % 2 for side in sides), seed
+            box, _ = cutmix_box(24, 32, lam, LegacyRandom())
+            differing = (found.flatten(1, 2) != wanted).any(1).any(0)
+            assert differing.sum() <= box.height + box.width + 1
+            continue
+        torch.testing.assert_close(targets, wanted_targets)
+        num_equal += 1
+        num_mixed += not torch.equal(found, x)
+    assert num_equal > 60 and num_mixed > 40
 
 
 def test_smoothing_gives_every_class_its_share():

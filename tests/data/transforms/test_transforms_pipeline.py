@@ -6,6 +6,7 @@ import torch
 
 from videovit.config import load_config
 from videovit.data.transforms import spatial
+from videovit.data.transforms.color_jitter import ColorJitter
 from videovit.data.transforms.pipeline import (
     EvalTransform,
     Preparation,
@@ -83,7 +84,15 @@ def test_augmentation_only_when_enabled():
     assert (augment.level, augment.num_ops, augment.interpolation) == (9.0, 6, "bilinear")
     assert (erasing.prob, erasing.mode, erasing.count) == (0.3, "pixel", 2)
     assert build_preparation(on, train=False).erasing is None
-    assert build_train_transform(config(AUG__ENABLE=True, AUG__AA_TYPE="")).augment is None
+
+
+def test_colour_jitter_where_there_is_no_randaugment():
+    jitter = build_train_transform(config(AUG__ENABLE=True, AUG__AA_TYPE="", AUG__BACKEND="pil")).augment
+    assert jitter == ColorJitter(strength=0.4, backend="pil")
+    assert build_train_transform(config(AUG__ENABLE=False, AUG__AA_TYPE="")).augment is None
+    for off in (0, None):
+        cfg = config(AUG__ENABLE=True, AUG__AA_TYPE="", AUG__COLOR_JITTER=off)
+        assert build_train_transform(cfg).augment is None
 
 
 def test_one_crop_is_the_centre_of_the_training_scale():

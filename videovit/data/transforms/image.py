@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from videovit.data.transforms import spatial
-from videovit.data.transforms.randaugment import RandAugment
+from videovit.data.transforms.randaugment import Augment
 
 
 def resize_box(
@@ -48,7 +48,7 @@ class ImageTrainTransform:
         aspect: its aspect ratios.
         flip_prob: probability of mirroring.
         resample: names of Pillow's filters; one is drawn for each image.
-        augment: RandAugment, or None.
+        augment: RandAugment, colour jitter, or None.
 
     Source: PySlowFast's ImageNet recipe, which is timm's (order of the steps).
     """
@@ -58,7 +58,7 @@ class ImageTrainTransform:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip_prob: float = 0.5
     resample: tuple[Image.Resampling, ...] = (Image.Resampling.BICUBIC,)
-    augment: RandAugment | None = None
+    augment: Augment | None = None
 
     def __call__(self, image_1HWC: Tensor, rng: np.random.Generator) -> Tensor:
         """Augment an image.

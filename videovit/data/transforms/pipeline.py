@@ -16,10 +16,11 @@ from torch import Tensor
 from videovit.data.catalog import find_dataset
 from videovit.data.transforms import spatial
 from videovit.data.transforms.boxes import Placement
+from videovit.data.transforms.color_jitter import ColorJitter
 from videovit.data.transforms.erasing import Erasing
 from videovit.data.transforms.image import ImageEvalTransform, ImageTrainTransform
 from videovit.data.transforms.mixup import Mixup
-from videovit.data.transforms.randaugment import RESAMPLING, RandAugment, parse_randaugment
+from videovit.data.transforms.randaugment import RESAMPLING, Augment, parse_randaugment
 
 if TYPE_CHECKING:
     from videovit.config import Config
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
-    """Random augmentation of one clip: RandAugment, then crop, then flip.
+    """Random augmentation of one clip: RandAugment or colour jitter, then crop, then flip.
 
     Args:
         crop_size: S in pixels.
@@ -36,7 +37,7 @@ class TrainTransform:
         area: shares of the frame for the Inception crop; None: scale jitter and random crop.
         aspect: aspect ratios for the Inception crop.
         flip_prob: probability of mirroring the clip.
-        augment: RandAugment, or None.
+        augment: RandAugment, colour jitter, or None.
     """
 
     crop_size: int
@@ -45,7 +46,7 @@ class TrainTransform:
     area: tuple[float, float] | None = None
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip_prob: float = 0.5
-    augment: RandAugment | None = None
+    augment: Augment | None = None
 
     def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> Tensor:
         """Augment a clip; all its frames get the same treatment.
@@ -185,8 +186,30 @@ def _pair(values: Sequence[float], default: tuple[float, float], key: str) -> tu
     return float(values[0]), float(values[1])
 
 
+def build_augment(cfg: Config) -> Augment | None:
+    """Read RandAugment or colour jitter from the config.
+
+    Args:
+        cfg: section AUG.
+
+    Returns:
+        With AUG.ENABLE: RandAugment when AUG.AA_TYPE is set, else colour jitter when AUG.COLOR_JITTER is above 0.
+
+    Raises:
+        AugmentError: AUG.AA_TYPE cannot be read.
+
+    Source: timm, create_transform, which PySlowFast uses for images: RandAugment takes the place of colour jitter.
+    """
+    aug = cfg.AUG
+    if aug.ENABLE and aug.AA_TYPE:
+        return parse_randaugment(aug.AA_TYPE, interpolation=aug.INTERPOLATION, backend=aug.BACKEND)
+    if aug.ENABLE and aug.COLOR_JITTER:
+        return ColorJitter(strength=aug.COLOR_JITTER, backend=aug.BACKEND)
+    return None
+
+
 def build_train_transform(cfg: Config) -> TrainTransform:
-    """Read the training geometry and RandAugment from the config.
+    """Read the training geometry and augmentation from the config.
 
     The Inception crop is used when DATA.TRAIN_JITTER_SCALES_RELATIVE or DATA.TRAIN_JITTER_ASPECT_RELATIVE is set (the
     one left empty has its usual value: [0.08, 1] and [3/4, 4/3]), else DATA.TRAIN_JITTER_SCALES and a random crop.
@@ -195,7 +218,7 @@ def build_train_transform(cfg: Config) -> TrainTransform:
         cfg: sections DATA and AUG.
 
     Returns:
-        A TrainTransform; without RandAugment unless AUG.ENABLE is on and AUG.AA_TYPE is set.
+        A TrainTransform.
 
     Raises:
         ValueError: a value cannot be read.
@@ -206,9 +229,6 @@ def build_train_transform(cfg: Config) -> TrainTransform:
     area = None
     if scales or aspects:
         area = _pair(scales, (0.08, 1.0), "DATA.TRAIN_JITTER_SCALES_RELATIVE")
-    augment = None
-    if cfg.AUG.ENABLE and cfg.AUG.AA_TYPE:
-        augment = parse_randaugment(cfg.AUG.AA_TYPE, interpolation=cfg.AUG.INTERPOLATION, backend=cfg.AUG.BACKEND)
     return TrainTransform(
         crop_size=cfg.DATA.TRAIN_CROP_SIZE,
         short_side=(cfg.DATA.TRAIN_JITTER_SCALES[0], cfg.DATA.TRAIN_JITTER_SCALES[1]),
@@ -216,7 +236,7 @@ def build_train_transform(cfg: Config) -> TrainTransform:
         area=area,
         aspect=_pair(aspects, (3 / 4, 4 / 3), "DATA.TRAIN_JITTER_ASPECT_RELATIVE"),
         flip_prob=0.5 if cfg.DATA.RANDOM_FLIP else 0.0,
-        augment=augment,
+        augment=build_augment(cfg),
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -34,6 +35,16 @@ APPLY: dict[str, Callable[[Tensor, Sequence[Step], Box], Tensor]] = {
     "fast": fast_operations.apply_steps,
     "pil": pil_operations.apply_steps,
 }
+
+
+class Augment(Protocol):
+    """A random change of a clip that is drawn first and applied later: RandAugment, ColorJitter."""
+
+    def draw(self, rng: np.random.Generator) -> list[Step]:
+        """Draw what happens to a clip."""
+
+    def apply(self, frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tensor:
+        """Apply what was drawn; uint8 (T, H, W, 3) to the window (T, h, w, 3) of the result."""
 
 
 class AugmentError(UserError):
