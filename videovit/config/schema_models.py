@@ -54,6 +54,7 @@ class Mvit:
     HEAD_INIT_SCALE: AtLeastZero = 1.0
     USE_MEAN_POOLING: bool = False
     USE_FIXED_SINCOS_POS: bool = False
+    SHARE_ATTENTION: tuple[Natural, ...] = ()  # ours; blocks that use the attention map of the block before them
 
 
 @dataclass(frozen=True)

@@ -95,21 +95,36 @@ def relative_terms(q_BTHWMD: Tensor, rows: Sequence[Tensor | None]) -> list[Tens
 def attend_relative_plain(
     q_BTHWMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float, terms: Terms, kv_grid: Grid
 ) -> Tensor:
-    """Attention with relative positions as it is defined: every axis adds its term to the scores.
+    """Attention with relative positions as it is defined, with a tensor of the size of the scores.
 
-    Counted on `meta`; elsewhere it only serves to test `attend_relative`, which gives the same without a tensor of
-    the size of the scores.
+    Counted on `meta`; elsewhere it only serves to test `attend_relative`, which gives the same without that tensor.
+    Arguments and result as there, but for the keys' grid.
+    """
+    return apply_map(relative_map(q_BTHWMD, k_BLMD, scale, terms, kv_grid), v_BLMD)
+
+
+def attention_map(q_BNMD: Tensor, k_BLMD: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T * scale), (B, M, N, L)."""
+    return (q_BNMD.transpose(1, 2) @ (k_BLMD * scale).permute(0, 2, 3, 1)).softmax(dim=-1)
+
+
+def apply_map(map_BMNL: Tensor, v_BLMD: Tensor) -> Tensor:
+    """Values (B, L, M, D) weighted by an attention map (B, M, N, L): (B, N, M, D)."""
+    return (map_BMNL.to(v_BLMD.dtype) @ v_BLMD.transpose(1, 2)).transpose(1, 2)
+
+
+def relative_map(q_BTHWMD: Tensor, k_BLMD: Tensor, scale: float, terms: Terms, kv_grid: Grid) -> Tensor:
+    """`attention_map` with relative positions: every axis adds its term to the scores.
 
     Args:
         q_BTHWMD: queries of the grid.
-        k_BLMD, v_BLMD: keys and values; where L exceeds the grid by one, the first is the class token, which has no
-            position.
+        k_BLMD: keys; where L exceeds the grid by one, the first is the class token, which has no position.
         scale: factor on the scores, terms included.
         terms: from `relative_terms`.
-        kv_grid: (T', H', W') of keys and values.
+        kv_grid: (T', H', W') of the keys.
 
     Returns:
-        (B, N, M, D), N = T * H * W.
+        (B, M, N, L), N = T * H * W.
     """
     q_BNMD = q_BTHWMD.flatten(1, 3)
     B, N, M, _ = q_BNMD.shape
@@ -121,7 +136,7 @@ def attend_relative_plain(
             bias = bias + term.flatten(1, 3).transpose(1, 2).reshape(B, M, N, *shape)
     bias_BMNL = F.pad(bias.reshape(B, M, N, num_grid), (k_BLMD.shape[1] - num_grid, 0))
     scores_BMNL = (q_BNMD.transpose(1, 2) @ k_BLMD.permute(0, 2, 3, 1) + bias_BMNL) * scale
-    return (scores_BMNL.softmax(dim=-1) @ v_BLMD.transpose(1, 2)).transpose(1, 2)
+    return scores_BMNL.softmax(dim=-1)
 
 
 def key_positions(kv_grid: Grid, axes: Sequence[bool], num_cls: int, like: Tensor) -> Tensor:

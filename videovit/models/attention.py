@@ -8,13 +8,22 @@ C channels that enter, E = M * D channels of q, k or v, J relative-position colu
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videovit.models.attend import attend, attend_relative, attend_relative_plain, key_positions, relative_terms
+from videovit.models.attend import (
+    apply_map,
+    attend,
+    attend_relative,
+    attend_relative_plain,
+    attention_map,
+    key_positions,
+    relative_map,
+    relative_terms,
+)
 from videovit.models.derived import Derived
 from videovit.models.layers import linear, matmul_dtype
 from videovit.models.mvit_schedule import BlockSpec
@@ -25,10 +34,24 @@ PoolMode = Literal["conv", "max", "avg"]
 Grid = tuple[int, int, int]
 
 
+class AttentionMaps(NamedTuple):
+    """What a block attended to, after the softmax.
+
+    Attributes:
+        grid_BMNL: of the grid's queries, None where only the class token was asked for.
+        cls_BM1L: of the class token, None without one.
+    """
+
+    grid_BMNL: Tensor | None
+    cls_BM1L: Tensor | None
+
+
 class MultiscaleAttention(nn.Module):
     """Attention over pooled tokens.
 
-    Parameter names are PySlowFast's: qkv (or q, k, v), proj, pool_{q,k,v}, norm_{q,k,v}, rel_pos_{t,h,w}.
+    Parameter names are PySlowFast's: qkv (or q, k, v), proj, pool_{q,k,v}, norm_{q,k,v}, rel_pos_{t,h,w}. A block whose
+    `spec.shares_map` is set uses the maps of the block before it and has only v, proj, pool_v and norm_v; there are no
+    queries for `residual_pooling` to add.
 
     Args:
         spec: widths, heads, kernels and strides of the block.
@@ -36,7 +59,7 @@ class MultiscaleAttention(nn.Module):
         mode: pooling operator; `conv` is depthwise and followed by a LayerNorm, the others have no parameters.
         qkv_bias: whether the projections into q, k, v have biases.
         separate_qkv: three projections in the state dict instead of one.
-        residual_pooling: add the pooled queries to the output (grid tokens only).
+        residual_pooling: add the pooled queries to the output (grid tokens only), where they are computed.
         rel_pos_spatial: relative positions along H and W.
         rel_pos_temporal: relative positions along T.
         pool_norm_eps: eps of the pooling LayerNorms.
@@ -66,11 +89,12 @@ class MultiscaleAttention(nn.Module):
         self.residual_pooling = residual_pooling
         self.dropout = dropout
         self.separate_qkv = separate_qkv
-        for name, dim in (("q", 1), ("k", 1), ("v", 1)) if separate_qkv else (("qkv", 3),):
-            self.add_module(name, nn.Linear(spec.dim, dim * spec.dim_attention, bias=qkv_bias))
+        joint = not separate_qkv and not spec.shares_map
+        for name in "v" if spec.shares_map else ("qkv",) if joint else "qkv":
+            self.add_module(name, nn.Linear(spec.dim, len(name) * spec.dim_attention, bias=qkv_bias))
         self.proj = nn.Linear(spec.dim_attention, spec.dim_attention)
         self._add_pooling(pool_norm_eps)
-        self._add_rel_pos(grid, rel_pos_spatial, rel_pos_temporal)
+        self._add_rel_pos(grid, rel_pos_spatial and not spec.shares_map, rel_pos_temporal and not spec.shares_map)
         self._derived = Derived()
 
     def _add_pooling(self, eps: float) -> None:
@@ -80,7 +104,7 @@ class MultiscaleAttention(nn.Module):
             ("k", spec.pools_kv, spec.kernel_kv, spec.stride_kv),
             ("v", spec.pools_kv, spec.kernel_kv, spec.stride_kv),
         ):
-            has_weights = pools and self.mode == "conv"
+            has_weights = pools and self.mode == "conv" and (name == "v" or not spec.shares_map)
             conv = nn.Conv3d(self.width, self.width, kernel, stride, groups=self.width, bias=False)
             self.add_module(f"pool_{name}", conv if has_weights else None)
             self.add_module(f"norm_{name}", nn.LayerNorm(self.width, eps=eps) if has_weights else None)
@@ -108,33 +132,64 @@ class MultiscaleAttention(nn.Module):
         tables = [t for t in (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w) if t is not None]
         return tables if self.pool_q is None else [*tables, self.pool_q.weight]
 
-    def forward(self, x_BTHWC: Tensor, cls_B1C: Tensor | None, cls_only: bool = False) -> tuple[Tensor | None, ...]:
+    def forward(
+        self,
+        x_BTHWC: Tensor,
+        cls_B1C: Tensor | None,
+        cls_only: bool = False,
+        maps: AttentionMaps | None = None,
+        keep_maps: bool = False,
+    ) -> tuple[Tensor | None, Tensor | None, AttentionMaps | None]:
         """Attend.
 
         Args:
             x_BTHWC: grid tokens, normalised.
             cls_B1C: class token, normalised, or None.
             cls_only: compute the output of the class token alone.
+            maps: those of another block, to be used in place of own ones.
+            keep_maps: return the maps; they are computed as a whole, which is slower.
 
         Returns:
-            (B, T', H', W', E) or None with `cls_only`, and (B, 1, E) or None without a class token.
+            (B, T', H', W', E) or None with `cls_only`; (B, 1, E) or None without a class token; the maps that were
+            handed in or are kept, else None.
         """
         x_BTHWC = x_BTHWC.to(matmul_dtype(x_BTHWC))
+        if maps is not None:
+            return *self._attend_with(maps, x_BTHWC, cls_B1C, cls_only), maps
         k_BLMD, v_BLMD, kv_grid = self._keys_and_values(x_BTHWC, cls_B1C)
-        cls_B1E = None
+        cls_B1E = grid_BMNL = cls_BM1L = None
         if cls_B1C is not None:
             q_B1MD = self._normed(self.norm_q, self._heads(self._project_q(cls_B1C)))
-            cls_B1E = self._output(attend(q_B1MD, k_BLMD, v_BLMD, self.scale).flatten(2))
+            cls_BM1L = attention_map(q_B1MD, k_BLMD, self.scale) if keep_maps else None
+            out_B1MD = attend(q_B1MD, k_BLMD, v_BLMD, self.scale) if cls_BM1L is None else apply_map(cls_BM1L, v_BLMD)
+            cls_B1E = self._output(out_B1MD.flatten(2))
         if cls_only:
-            return None, cls_B1E
+            return None, cls_B1E, AttentionMaps(None, cls_BM1L) if keep_maps else None
         q_BTHWE = self._project_q(x_BTHWC)
         if self.spec.pools_q:
             q_BTHWE = self._pool(q_BTHWE, (self.pool_q,), self.spec.kernel_q, self.spec.stride_q)
         q_BTHWMD = self._normed(self.norm_q, self._heads(q_BTHWE))
-        out_BNMD = self._attend_grid(q_BTHWMD, k_BLMD, v_BLMD, kv_grid)
+        if keep_maps:
+            grid_BMNL = self._grid_map(q_BTHWMD, k_BLMD, kv_grid)
+            out_BNMD = apply_map(grid_BMNL, v_BLMD)
+        else:
+            out_BNMD = self._attend_grid(q_BTHWMD, k_BLMD, v_BLMD, kv_grid)
         if self.residual_pooling:
             out_BNMD = out_BNMD + q_BTHWMD.flatten(1, 3)
-        return self._output(out_BNMD.reshape(*q_BTHWMD.shape[:4], -1)), cls_B1E
+        out_BTHWE = self._output(out_BNMD.reshape(*q_BTHWMD.shape[:4], -1))
+        return out_BTHWE, cls_B1E, AttentionMaps(grid_BMNL, cls_BM1L) if keep_maps else None
+
+    def _attend_with(
+        self, maps: AttentionMaps, x_BTHWC: Tensor, cls_B1C: Tensor | None, cls_only: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Own values, weighted by the maps of another block, whose queries stood where these tokens stand."""
+        v_BLMD = self._values(x_BTHWC, cls_B1C)
+        cls_B1E = grid_BTHWE = None
+        if maps.cls_BM1L is not None:
+            cls_B1E = self._output(apply_map(maps.cls_BM1L, v_BLMD).flatten(2))
+        if maps.grid_BMNL is not None and not cls_only:
+            grid_BTHWE = self._output(apply_map(maps.grid_BMNL, v_BLMD).reshape(*x_BTHWC.shape[:4], -1))
+        return grid_BTHWE, cls_B1E
 
     def _project_q(self, x: Tensor) -> Tensor:
         E = self.spec.dim_attention
@@ -148,6 +203,13 @@ class MultiscaleAttention(nn.Module):
             bias = None if self.qkv.bias is None else self.qkv.bias[E:]
             return linear(x, self.qkv.weight[E:], bias, self._derived, "kv")
         return torch.cat([linear(x, p.weight, p.bias, self._derived, n) for n, p in (("k", self.k), ("v", self.v))], -1)
+
+    def _project_v(self, x: Tensor) -> Tensor:
+        E = self.spec.dim_attention
+        if self.spec.shares_map or self.separate_qkv:
+            return linear(x, self.v.weight, self.v.bias, self._derived, "v")
+        bias = None if self.qkv.bias is None else self.qkv.bias[2 * E :]
+        return linear(x, self.qkv.weight[2 * E :], bias, self._derived, "v")
 
     def _output(self, x: Tensor) -> Tensor:
         out = linear(x, self.proj.weight, self.proj.bias, self._derived, "proj")
@@ -190,6 +252,16 @@ class MultiscaleAttention(nn.Module):
         k_BLMD, v_BLMD = self._normed(self.norm_k, kv_B2LMD[0]), self._normed(self.norm_v, kv_B2LMD[1])
         return k_BLMD, v_BLMD, tuple(kv_BTHWX.shape[1:4])
 
+    def _values(self, x_BTHWC: Tensor, cls_B1C: Tensor | None) -> Tensor:
+        """Pooled values alone, class token first: (B, L, M, D)."""
+        v_BTHWE = self._project_v(x_BTHWC)
+        if self.spec.pools_kv:
+            v_BTHWE = self._pool(v_BTHWE, (self.pool_v,), self.spec.kernel_kv, self.spec.stride_kv)
+        v_BLE = v_BTHWE.flatten(1, 3)
+        if cls_B1C is not None:
+            v_BLE = torch.cat([self._project_v(cls_B1C), v_BLE], dim=1)
+        return self._normed(self.norm_v, self._heads(v_BLE))
+
     def _read_by_pooling(self, x_BTHWC: Tensor) -> tuple[Tensor, Grid]:
         """The tokens that a pooling with gaps between its windows reads, and the stride that then fits."""
         _, _, H, W, _ = x_BTHWC.shape
@@ -199,17 +271,30 @@ class MultiscaleAttention(nn.Module):
 
     def _attend_grid(self, q_BTHWMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, kv_grid: Grid) -> Tensor:
         """Attention of the grid tokens, with relative positions where the block has them: (B, N, M, D)."""
-        tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
-        axes = [table is not None for table in tables]
-        if not any(axes):
+        terms = self._terms(q_BTHWMD, kv_grid)
+        if terms is None:
             return attend(q_BTHWMD.flatten(1, 3), k_BLMD, v_BLMD, self.scale)
-        terms = relative_terms(q_BTHWMD, [self._relative_rows(a, q_BTHWMD.shape[1 + a], kv_grid[a]) for a in range(3)])
         if q_BTHWMD.is_meta:
             return attend_relative_plain(q_BTHWMD, k_BLMD, v_BLMD, self.scale, terms, kv_grid)
         num_cls = k_BLMD.shape[1] - math.prod(kv_grid)
         key = ("positions", kv_grid, num_cls, k_BLMD.dtype, k_BLMD.device)
+        axes = [term is not None for term in terms]
         positions_LX = self._derived(key, (), lambda: key_positions(kv_grid, axes, num_cls, k_BLMD))
         return attend_relative(q_BTHWMD, k_BLMD, v_BLMD, self.scale, terms, positions_LX)
+
+    def _grid_map(self, q_BTHWMD: Tensor, k_BLMD: Tensor, kv_grid: Grid) -> Tensor:
+        """What `_attend_grid` weights the values by, (B, M, N, L)."""
+        terms = self._terms(q_BTHWMD, kv_grid)
+        if terms is None:
+            return attention_map(q_BTHWMD.flatten(1, 3), k_BLMD, self.scale)
+        return relative_map(q_BTHWMD, k_BLMD, self.scale, terms, kv_grid)
+
+    def _terms(self, q_BTHWMD: Tensor, kv_grid: Grid) -> list[Tensor | None] | None:
+        """Relative terms of the queries, None in a block without relative positions."""
+        if all(table is None for table in (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)):
+            return None
+        rows = [self._relative_rows(a, q_BTHWMD.shape[1 + a], kv_grid[a]) for a in range(3)]
+        return relative_terms(q_BTHWMD, rows)
 
     def _relative_rows(self, axis: int, num_q: int, num_k: int) -> Tensor | None:
         """Relative rows of one axis (num_q, num_k, D), over the scale: the scores are multiplied by it as a whole."""

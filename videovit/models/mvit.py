@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videovit.config.errors import UserError
-from videovit.models.attention import MultiscaleAttention, PoolMode
+from videovit.models.attention import AttentionMaps, MultiscaleAttention, PoolMode
 from videovit.models.derived import Derived, forget_derived, forget_passing
 from videovit.models.heads import ClassifierHead
 from videovit.models.layers import DropPath, Linear, Mlp, PatchEmbed, add_branch
-from videovit.models.mvit_schedule import BlockSpec, expand
+from videovit.models.mvit_schedule import BlockSpec, expand, share_maps
 from videovit.models.pooling import max_pool
 from videovit.models.position import resize_pos_embed
 
@@ -74,30 +74,36 @@ class MultiscaleBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x_BTHWC: Tensor, cls_B1C: Tensor | None, cls_only: bool = False
-    ) -> tuple[Tensor | None, Tensor | None]:
+        self,
+        x_BTHWC: Tensor,
+        cls_B1C: Tensor | None,
+        cls_only: bool = False,
+        maps: AttentionMaps | None = None,
+        keep_maps: bool = False,
+    ) -> tuple[Tensor | None, Tensor | None, AttentionMaps | None]:
         """The block's output tokens.
 
         Args:
             x_BTHWC: grid tokens.
             cls_B1C: class token or None.
             cls_only: leave out what only the grid's output needs.
+            maps, keep_maps: as in `MultiscaleAttention.forward`.
 
         Returns:
-            Grid (B, T', H', W', C') or None with `cls_only`; class token (B, 1, C') or None.
+            Grid (B, T', H', W', C') or None with `cls_only`; class token (B, 1, C') or None; maps or None.
         """
         normed = self.norm1(x_BTHWC)
         normed_cls = None if cls_B1C is None else self.norm1(cls_B1C)
-        branch, branch_cls = self.attn(normed, normed_cls, cls_only)
+        branch, branch_cls, maps = self.attn(normed, normed_cls, cls_only, maps, keep_maps)
         factors, mlp_factors = self.drop_path.draw(x_BTHWC), self.drop_path.draw(x_BTHWC)
         if cls_B1C is not None:
             shortcut_cls = self.proj(normed_cls) if self.widens_in_attention else cls_B1C
             cls_B1C = self._add_mlp(add_branch(shortcut_cls, branch_cls, factors), mlp_factors)
         if cls_only:
-            return None, cls_B1C
+            return None, cls_B1C, maps
         shortcut = self._pool_shortcut(self.proj(normed) if self.widens_in_attention else x_BTHWC)
         del normed
-        return self._add_mlp(add_branch(shortcut, branch, factors), mlp_factors), cls_B1C
+        return self._add_mlp(add_branch(shortcut, branch, factors), mlp_factors), cls_B1C, maps
 
     def _pool_shortcut(self, x_BTHWC: Tensor) -> Tensor:
         """Bring the shortcut to the resolution of the queries: maximum over windows of stride + 1."""
@@ -299,17 +305,34 @@ class MViT(nn.Module):
         tokens = x_BTHWC.flatten(1, 3)
         return self.norm(tokens if cls_B1C is None else torch.cat([cls_B1C, tokens], dim=1)), grid
 
-    def _encode(self, x_BCTHW: Tensor, cls_only: bool) -> tuple[Tensor | None, Tensor | None]:
-        """All blocks; with `cls_only` the last one computes the class token alone."""
+    def attention_maps(self, x_BCTHW: Tensor) -> list[AttentionMaps]:
+        """What every block attends to, after the softmax; keys are the class token, where there is one, then the grid.
+
+        Args:
+            x_BCTHW: (B, C, T, H, W), normalised.
+        """
+        maps: list[AttentionMaps] = []
+        self._encode(x_BCTHW, cls_only=False, kept=maps)
+        return maps
+
+    def _encode(
+        self, x_BCTHW: Tensor, cls_only: bool, kept: list[AttentionMaps] | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """All blocks; with `cls_only` the last one computes the class token alone; fills `kept` with attention maps."""
         x_BTHWC, cls_B1C = self._embed(x_BCTHW)
         last = len(self.blocks) - 1
+        maps = None
         for i, block in enumerate(self.blocks):
-            shortened = cls_only and i == last
+            given = maps if self.specs[i].shares_map else None
+            keep = kept is not None or (i < last and self.specs[i + 1].shares_map)
+            arguments = (x_BTHWC, cls_B1C, cls_only and i == last, given, keep)
             if self.act_checkpoint and self.training and torch.is_grad_enabled():
-                x_BTHWC, cls_B1C = checkpoint(block, x_BTHWC, cls_B1C, shortened, use_reentrant=False)
+                x_BTHWC, cls_B1C, maps = checkpoint(block, *arguments, use_reentrant=False)
             else:
-                x_BTHWC, cls_B1C = block(x_BTHWC, cls_B1C, shortened)
+                x_BTHWC, cls_B1C, maps = block(*arguments)
             forget_passing(block)
+            if kept is not None:
+                kept.append(maps)
         if cls_only and torch.is_grad_enabled():
             # What only grid queries read would get no gradient at all: optimisers would then skip its weight decay, and
             # DistributedDataParallel would wait for it. It gets the zeros that it would have got.
@@ -385,6 +408,7 @@ def mvit_from_config(cfg: Any) -> MViT:
         kernel_rule=m.POOL_KERNEL_RULE,
         dim_mul_in_attention=m.DIM_MUL_IN_ATT,
     )
+    blocks = share_maps(blocks, m.SHARE_ATTENTION)
     patch_kernel, patch_stride, patch_padding = m.PATCH_KERNEL, m.PATCH_STRIDE, m.PATCH_PADDING
     if m.PATCH_2D:
         patch_kernel, patch_stride, patch_padding = (1, *patch_kernel), (1, *patch_stride), (0, *patch_padding)

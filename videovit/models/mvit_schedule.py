@@ -6,7 +6,7 @@ a loop over specs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from videovit.config.errors import UserError
@@ -37,6 +37,7 @@ class BlockSpec:
         num_heads: attention heads; each is `dim_attention / num_heads` wide.
         kernel_q, stride_q: query pooling over (T, H, W); both all ones where queries are not pooled.
         kernel_kv, stride_kv: the same for keys and values.
+        shares_map: use the attention map of the block before instead of queries and keys of its own.
     """
 
     dim: int
@@ -47,6 +48,7 @@ class BlockSpec:
     stride_q: Triple = NO_POOLING
     kernel_kv: Triple = NO_POOLING
     stride_kv: Triple = NO_POOLING
+    shares_map: bool = False
 
     @property
     def pools_q(self) -> bool:
@@ -166,6 +168,56 @@ def expand(
         )
         dim = dim_out
     return specs
+
+
+def share_maps(specs: Sequence[BlockSpec], blocks: Sequence[int]) -> list[BlockSpec]:
+    """Let some blocks use the attention map of the block before them.
+
+    A map fits where heads, queries and keys stand at the same places, so that of MViT-B only blocks 5 to 13 can share.
+
+    Args:
+        specs: of all blocks.
+        blocks: numbers of those that share; a run of them uses the map of the last block in front of it.
+
+    Returns:
+        The specs, `shares_map` set.
+
+    Raises:
+        ScheduleError: a block that cannot share; the message says why, and which can.
+
+    Source: PSViT (arXiv 2108.03428) for the sharing; in MViT it is ours.
+    """
+    shared = list(specs)
+    for block in blocks:
+        reason = _why_not_shared(specs, block)
+        if reason:
+            legal = [i for i in range(len(specs)) if not _why_not_shared(specs, i)]
+            raise ScheduleError(f"SHARE_ATTENTION: block {block} {reason}; blocks that can share: {legal}")
+        shared[block] = replace(specs[block], shares_map=True)
+    return shared
+
+
+def _why_not_shared(specs: Sequence[BlockSpec], block: int) -> str:
+    """Why the map of the block before does not fit, "" where it does."""
+    if not 0 < block < len(specs):
+        return f"has no block before it among the {len(specs)}"
+    before, spec = specs[block - 1], specs[block]
+    if spec.stride_q != NO_POOLING:
+        return f"starts a stage: it pools its queries by {spec.stride_q}"
+    if spec.dim != spec.dim_attention:
+        return f"starts a stage: it widens its channels from {spec.dim} to {spec.dim_attention}"
+    if spec.num_heads != before.num_heads:
+        return f"has {spec.num_heads} heads, the block before it {before.num_heads}"
+    strides = tuple(s * q for s, q in zip(spec.stride_kv, before.stride_q, strict=True))
+    if strides != before.stride_kv:
+        return (
+            f"has other keys than the block before it: pooled by {strides}, counted from that block's input, "
+            f"and by {before.stride_kv}"
+        )
+    odd = all(k % 2 for k in (*spec.kernel_kv, *before.kernel_kv, *before.kernel_q))
+    if not odd and (spec.kernel_kv != before.kernel_kv or before.stride_q != NO_POOLING):
+        return f"pools keys with the kernel {spec.kernel_kv}, the block before it with {before.kernel_kv}"
+    return ""
 
 
 def _adaptive_strides(first: Triple, strides_q: dict[int, Triple], depth: int) -> dict[int, Triple]:
