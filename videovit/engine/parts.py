@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,11 @@ def build_on(cfg: Config, device: torch.device) -> nn.Module:
 
 
 def describe_model(cfg: Config) -> str:
-    """One line: name, parameters, and multiply-adds of one training clip (papers call them FLOPs).
-
-    The multiply-adds of a detector are those of the same model with a classifier for clips.
-    """
+    """One line: name, parameters, and multiply-adds of one training clip (papers call them FLOPs)."""
     with torch.device("meta"):
         model = build_model(cfg)
-        classifier = build_model(replace(cfg, DETECTION=replace(cfg.DETECTION, ENABLE=False)))
     size = cfg.DATA.TRAIN_CROP_SIZE
-    gmacs = count_macs(classifier, (1, 3, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
+    gmacs = count_macs(model, (1, 3, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
     clip = f"{cfg.DATA.NUM_FRAMES} x {size} x {size}"
     return f"{cfg.MODEL.MODEL_NAME}: {count_params(model):,} parameters, {gmacs:.3f} GMACs for a clip of {clip}"
 

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from videovit.models.roi_head import Detector
+
 
 def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     """Multiply-adds of convolutions, linear layers and attention for one forward pass, counted on `meta`.
@@ -15,7 +17,7 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     documentation. (fvcore's totals add 5 per LayerNorm output.)
 
     Args:
-        model: left as it is; a copy on `meta` is run in evaluation mode.
+        model: left as it is; a copy on `meta` is run in evaluation mode. A Detector is given one box.
         input_size: shape of the input, batch first.
 
     Returns:
@@ -23,7 +25,10 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     """
     twin = deepcopy(model).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        twin(torch.empty(*input_size, device="meta"))
+        inputs = [torch.empty(*input_size, device="meta")]
+        if isinstance(twin, Detector):
+            inputs.append(torch.empty(1, 5, device="meta"))
+        twin(*inputs)
     return counter.get_total_flops() // 2
 
 
