@@ -25,7 +25,7 @@ from torchvision.transforms.functional import to_tensor
 from tqdm import tqdm
 
 from videovit.config import Config
-from videovit.data.build import ClipLoader, EpochSampler, build_dataset, start_worker
+from videovit.data.build import ClipLoader, EpochSampler, build_dataset
 from videovit.data.dataset import RepeatedCrops
 from videovit.data.decode import DecodeError, open_video
 from videovit.data.records import Batch, Sample, collate
@@ -113,7 +113,6 @@ def build_way(cfg: Config, samples: list[Sample], args: argparse.Namespace, *, u
         sampler=EpochSampler(len(samples), batch_size=args.batch, seed=cfg.RNG_SEED),
         num_workers=args.workers,
         collate_fn=collate,
-        worker_init_fn=start_worker,
         generator=torch.Generator(),
     )
     return Way(loader, lambda batch: batch.frames_BTHWC if usual else prepare(batch.frames_BTHWC, batch.erase_seeds_B))
