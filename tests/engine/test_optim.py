@@ -106,6 +106,29 @@ def test_layer_decay_counts_the_blocks_of_the_model() -> None:
     assert {group["lr_scale"] for group in optimizer.param_groups} == {1.0, 0.5, 0.25, 0.125}
 
 
+@pytest.mark.parametrize("name", ["PiT", "PS_ViT", "ViT", "MViT"])
+def test_every_model_has_its_layers(name: str) -> None:
+    """Layer decay knows the embedding, the blocks and the head of each; positions and class tokens are not decayed."""
+    options = ["MODEL.MODEL_NAME", name, "SOLVER.LAYER_DECAY", "0.5", "SOLVER.OPTIMIZING_METHOD", "adamw"]
+    cfg = load_config(opts=[*options, "MVIT.DEPTH", "14", "VIT.DEPTH", "14", "PIT.DEPTHS", "[2, 8, 4]"])
+    with torch.device("meta"):
+        model = build_model(cfg)
+    optimizer = build_optimizer(cfg, model)
+    scale = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    plain = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
+    assert set(scale.values()) == {0.5**i for i in range(16)}
+    layers: dict[int, set[str]] = {}
+    for parameter, tensor in model.named_parameters():
+        layer = round(15 + math.log2(scale[id(tensor)]))
+        part = parameter.split(".")[0] if not parameter.startswith("blocks.") else parameter.split(".")[1]
+        layers.setdefault(layer, set()).add(part)
+        assert (id(tensor) in plain) == parameter.startswith(("pos_embed", "cls_token"))
+    assert layers.pop(15) == {"norm", "head"}
+    tables = {"cls_token", "pos_embed", "pos_embed_spatial", "pos_embed_temporal"}
+    assert layers.pop(0) <= {"patch_embed", "stem", "pos_layer"} | tables
+    assert layers == {i + 1: {str(i)} for i in range(14)}
+
+
 def test_layer_decay_equals_timms() -> None:
     """On timm's own ViT; but for the final norm, which timm counts to the last block, BEiT and PySlowFast do not."""
     with torch.device("meta"):

@@ -1,14 +1,21 @@
 """ViT: equal to an MViT that pools nothing, two classifiers when distilled, any size of clip."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
 
 from videovit.config import load_config
-from videovit.models import build_model, expand
+from videovit.models import build_model, expand, load_pretrained
+from videovit.models.convert import CheckpointError
 from videovit.models.mvit import MViT
+from videovit.models.pit import PiT
 from videovit.models.transformer import DistilledLogits, SizeError
 from videovit.models.vit import ViT
 
+VIT_B = Path(__file__).resolve().parents[2] / "configs/Kinetics/VIT_B_8x8.yaml"
 SMALL = {"dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5, "patch_size": (2, 4, 4)}
 
 
@@ -26,6 +33,44 @@ def test_equals_an_mvit_that_pools_nothing():
     torch.testing.assert_close(vit(x), mvit(x), atol=1e-6, rtol=1e-5)
     for found, wanted in zip(vit.forward_features(x), mvit.forward_features(x), strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_papers_baseline_is_the_same_by_both_classes():
+    """Names and shapes of all weights, from one file."""
+    states = []
+    for options in ([], ["MODEL.MODEL_NAME", "ViT"]):
+        with torch.device("meta"):
+            model = build_model(load_config(VIT_B, options))
+        states.append({name: tensor.shape for name, tensor in model.state_dict().items()})
+        assert [block.drop_path.rate for block in model.blocks][-1] == 0.2
+        assert model.head.dropout.p == 0.5
+    assert isinstance(model, ViT)
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_equals_timm(distilled):
+    torch.manual_seed(0)
+    kind = VisionTransformerDistilled if distilled else VisionTransformer
+    theirs = kind(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=5).eval()
+    image = {**SMALL, "patch_size": (1, 8, 8)}
+    ours = ViT(**image, clip_size=(1, 32, 32), distilled=distilled).eval()
+    report = load_pretrained(ours, {"model": theirs.state_dict()})
+    assert (report.source, report.resized, report.skipped, report.missing) == ("deit", [], [], [])
+    x = clip(2, 3, 1, 32, 32)
+    torch.testing.assert_close(ours(x), theirs(x[:, :, 0]), atol=1e-5, rtol=1e-5)
+    # The same weights for clips: positions of every frame are those of the image.
+    clips = ViT(**image, clip_size=(3, 16, 16), distilled=distilled).eval()
+    report = load_pretrained(clips, theirs.state_dict())
+    assert "pos_embed" in report.resized
+    table = clips.pos_embed[0, -12:].view(3, 4, 24)
+    assert torch.equal(table[0], table[2]) and clips(clip(1, 3, 3, 16, 16)).shape == (1, 5)
+
+
+def test_a_wrong_model_is_named_with_the_right_one():
+    theirs = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=5)
+    with pytest.raises(CheckpointError, match="MODEL_NAME ViT"):
+        load_pretrained(PiT(dims=(8,), num_heads=(1,), depths=(1,)), theirs.state_dict())
 
 
 def test_other_sizes_stretch_the_positions():

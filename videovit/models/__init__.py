@@ -10,6 +10,7 @@ from videovit.models.convert import (
     save_safetensors,
 )
 from videovit.models.macs import count_macs, count_params
+from videovit.models.maps import attention_maps
 from videovit.models.mvit import MViT, mvit_from_config
 from videovit.models.mvit_schedule import BlockSpec, ScheduleError, expand
 
@@ -21,6 +22,7 @@ __all__ = [
     "MViT",
     "ScheduleError",
     "UnknownModelError",
+    "attention_maps",
     "build_model",
     "config_hints",
     "count_macs",

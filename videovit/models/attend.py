@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videovit.models.maps import record, recording
+
 Grid = tuple[int, int, int]
 # One term per axis (t, h, w): (B, T, H, W, M, X), or None where the axis has no relative positions.
 Terms = Sequence[Tensor | None]
@@ -35,6 +37,10 @@ def attend(q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float) -> Tens
     Returns:
         (B, N, M, D').
     """
+    if recording():
+        map_BMNL = ((q_BNMD * scale).transpose(1, 2) @ k_BLMD.permute(0, 2, 3, 1)).softmax(dim=-1)
+        record(map_BMNL)
+        return (map_BMNL @ v_BLMD.transpose(1, 2)).transpose(1, 2)
     if q_BNMD.is_meta or _products_are_quicker(q_BNMD, k_BLMD):
         return attend_in_chunks(q_BNMD, k_BLMD, v_BLMD, scale)
     q, k, v = q_BNMD.transpose(1, 2), k_BLMD.transpose(1, 2), v_BLMD.transpose(1, 2)
