@@ -37,6 +37,7 @@ setup(
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
         "safetensors": ["safetensors>=0.4"],
+        "timm": ["timm>=1.0.11"],
         "torchcodec": ["torchcodec>=0.7"],
         "dev": [
             "setuptools>=70.1",

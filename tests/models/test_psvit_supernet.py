@@ -62,12 +62,13 @@ def test_paths_are_a_function_of_seed_epoch_and_step():
 
     def path(*position):
         model.draw_path(*position)
-        return model.plan
+        return model.path
 
     paths = {position: path(*position) for position in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]}
     assert len(set(paths.values())) == 4
     assert all(path(*position) == drawn for position, drawn in paths.items())
     assert torch.equal(torch.get_rng_state(), state)
+    assert model.eval().path == model.plan == "BSB---|BS----|B-----"
 
 
 def test_all_legal_plans_are_drawn_equally_often():

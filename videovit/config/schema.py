@@ -27,6 +27,7 @@ from .schema_detection import Ava, Detection
 from .schema_models import Mvit, Pit, PsVit, Psvit, Supernet, Vit
 
 DECODERS = ("decord", "pyav", "torchcodec", "frames", "image")
+OPTIMIZERS = ("sgd", "adam", "adamw", "adamp")
 LOSSES = ("cross_entropy", "soft_cross_entropy", "bce", "bce_logit")
 
 
@@ -201,7 +202,7 @@ class Solver:
     MAX_EPOCH: Positive = 300
     WARMUP_EPOCHS: AtLeastZero = 0.0
     WARMUP_START_LR: AtLeastZero = 0.01
-    OPTIMIZING_METHOD: Annotated[str, Choice(("sgd", "adam", "adamw"), aliases=(("mt_adamw", "adamw"),))] = "sgd"
+    OPTIMIZING_METHOD: Annotated[str, Choice(OPTIMIZERS, aliases=(("mt_adamw", "adamw"),))] = "sgd"
     MOMENTUM: DropRate = 0.9
     DAMPENING: Fraction = 0.0
     NESTEROV: bool = True

@@ -13,9 +13,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from videovit.config import Config
+from videovit.config.errors import UserError
 
 Schedule = Callable[[float], float]
 """Fractional epoch -> learning rate."""
+
+
+class MissingLibraryError(UserError):
+    """An optimiser of a library that is not installed."""
 
 
 def half_cosine(epoch: float, *, base: float, end: float, first: float, last: float) -> float:
@@ -137,10 +142,28 @@ def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=nesterov
         )
+    if method == "adamp":
+        return _adamp()(groups, lr=solver.BASE_LR, betas=betas, eps=1e-8, delta=0.1, wd_ratio=0.1)
     if method in ("adam", "adamw"):
         kind = torch.optim.AdamW if method == "adamw" else torch.optim.Adam
         return kind(groups, lr=solver.BASE_LR, betas=betas, eps=1e-8, fused=True)
-    raise ValueError(f"SOLVER.OPTIMIZING_METHOD: found {method!r}, expected one of sgd, adam, adamw")
+    raise ValueError(f"SOLVER.OPTIMIZING_METHOD: found {method!r}, expected one of sgd, adam, adamw, adamp")
+
+
+def _adamp() -> type[torch.optim.Optimizer]:
+    """AdamP (arXiv 2006.08217), with which PiT was trained, of timm, where its authors' code is kept.
+
+    Raises:
+        MissingLibraryError: timm is not installed.
+    """
+    try:
+        from timm.optim.adamp import AdamP
+    except ImportError as error:
+        raise MissingLibraryError(
+            "SOLVER.OPTIMIZING_METHOD adamp needs timm (pip install timm); the nearest optimiser without it is adamw"
+        ) from error
+    kind: type[torch.optim.Optimizer] = AdamP
+    return kind
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel | None:

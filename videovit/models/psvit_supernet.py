@@ -22,7 +22,7 @@ class PSViTSupernet(PsvitTrunk):
 
     Args:
         shape: widths, heads, sizes.
-        plan: the path taken until another is set.
+        plan: the path taken until another is set, or in training drawn.
         num_cells: cells of every stage.
         sharing_owns: sharing cells have norms, values, projection and MLP of their own; else they use those of the
             basic layer of the same cell, which halves the supernet.
@@ -73,7 +73,7 @@ class PSViTSupernet(PsvitTrunk):
         self.init_weights()
 
     def set_plan(self, plan: str) -> None:
-        """Take this path from now on: cells, or a plan of layers, which fill the first cells of their stage.
+        """Take this path, in training until the next is drawn: cells, or layers, which fill the first cells of a stage.
 
         Raises:
             PlanError: not a legal plan of this supernet.
@@ -83,14 +83,20 @@ class PSViTSupernet(PsvitTrunk):
         stages = plan.replace(" ", "").split("|")
         fits = all(len(stage) == self.num_cells for stage in stages)
         self.plan = "|".join(stages) if fits else pad_plan(plan, num_stages, self.num_cells)
+        self._drawn: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The cells that are run now: the plan, in training the path that was drawn."""
+        return self._drawn if self.training and self._drawn else self.plan
 
     def draw_path(self, seed: int, epoch: int, step: int) -> None:
-        """Take a path that depends on seed, epoch and step alone, hence the same on every rank; all are equally likely.
+        """Train a path that depends on seed, epoch and step alone, hence the same on every rank; all equally likely.
 
         Nothing is drawn from PyTorch's generators.
         """
         rng = np.random.default_rng(np.random.SeedSequence((seed, epoch, step), spawn_key=(1,)))
-        self.set_plan(draw_plan(rng, len(self.shape.dims), self.num_cells))
+        self._drawn = draw_plan(rng, len(self.shape.dims), self.num_cells)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Logits (B, K) of normalised images (B, C, 1, H, W), along the path."""
@@ -108,7 +114,7 @@ class PSViTSupernet(PsvitTrunk):
     def _stages(self) -> list[Layers]:
         return [
             [(kind, self._block(stage, i, kind)) for i, kind in enumerate(cells) if kind != IDENTITY]
-            for stage, cells in enumerate(self.plan.split("|"))
+            for stage, cells in enumerate(self.path.split("|"))
         ]
 
     def _block(self, stage: int, cell: int, kind: str) -> nn.Module:
