@@ -150,7 +150,7 @@ def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
     raise ValueError(f"SOLVER.OPTIMIZING_METHOD: found {method!r}, expected one of sgd, adam, adamw, adamp")
 
 
-def _adamp() -> type[torch.optim.Optimizer]:
+def _adamp() -> Callable[..., torch.optim.Optimizer]:
     """AdamP (arXiv 2006.08217), with which PiT was trained, of timm, where its authors' code is kept.
 
     Raises:
@@ -162,7 +162,7 @@ def _adamp() -> type[torch.optim.Optimizer]:
         raise MissingLibraryError(
             "SOLVER.OPTIMIZING_METHOD adamp needs timm (pip install timm); the nearest optimiser without it is adamw"
         ) from error
-    kind: type[torch.optim.Optimizer] = AdamP
+    kind: Callable[..., torch.optim.Optimizer] = AdamP
     return kind
 
 
