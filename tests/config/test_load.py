@@ -133,7 +133,7 @@ def test_values_of_a_file_are_read_by_the_type_of_the_field(tmp_path: Path) -> N
         ("MVIT.DIM_MUL", "[[1, 2, 3]]", "found [1, 2, 3], expected 2 values"),
         ("MVIT.DIM_MUL", "[1, 2.0]", "found '1', expected a list such as [1]"),
         ("MVIT.NORM", "batchnorm", "found 'batchnorm', expected 'layernorm'"),
-        ("SOLVER.OPTIMIZING_METHOD", "admaw", "expected 'sgd' or 'adam' or 'adamw'; did you mean adamw?"),
+        ("SOLVER.OPTIMIZING_METHOD", "admaw", "or 'adamw' or 'adamp'; did you mean adamw?"),
         ("DATA.DECODING_BACKEND", "pyva", "or 'frames' or 'image'; did you mean pyav?"),
         ("TEST.NUM_SPATIAL_CROPS", "2", "found '2', expected 1 or 3"),
         ("OUTPUT_DIR", "\udcff", "expected UTF-8 text"),
