@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,8 @@ from runs import ROOT, TINY, run_tool, stats
 from videos import write_video
 
 from videovit.data import prepare
+from videovit.data.check import Entry, check_entries
+from videovit.data.decode import BACKENDS, DecodeOptions, Video, open_pyav
 from videovit.data.records import AnnotationError
 
 COLOURS = [(220, 40, 40), (40, 220, 40), (40, 40, 220)]
@@ -366,6 +369,46 @@ def test_charades_release(charades: Path, tmp_path: Path, capsys: pytest.Capture
     assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 1, "mislabelled": 1, "duplicate": 1}
     assert "second 3, and the video ends at 0.4" in " ".join(row["detail"] for row in findings(tmp_path / "check.csv"))
     assert "val: 1 videos show no action" in capsys.readouterr().out
+
+
+def test_folders_of_frames_are_counted(ssv2: Path, tmp_path: Path) -> None:
+    shutil.copytree(ssv2, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.webm"))
+    for split, first, number in (("train", 100, 12), ("val", 200, 6)):
+        rows = ["original_vido_id video_id frame_id path labels"]
+        for name in range(first, first + number):
+            (tmp_path / str(name)).mkdir()
+            for i in range(3):
+                Image.fromarray(picture(0, 10 * name + i)).save(tmp_path / str(name) / f"{i}.jpg")
+                rows.append(f'{name} {name} {i} {name}/{i}.jpg ""')
+        (tmp_path / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    assert run("ssv2", "--data", tmp_path, "--check", "--workers", 1) == 0
+    (tmp_path / "101/1.jpg").unlink()
+    (tmp_path / "102/2.jpg").write_bytes(b"nothing")
+    shutil.rmtree(tmp_path / "205")
+    assert run("ssv2", "--data", tmp_path, "--check", "--workers", 1) == 1
+    details = {Path(row["path"]).name: row["detail"] for row in findings(tmp_path / "check.csv")}
+    assert details.keys() == {"101", "102", "205"}
+    assert details["101"] == "found 2 images, the list names 3" and "not an image" in details["102"]
+
+
+def test_a_decoder_that_hangs_or_crashes_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_bad(path: str, options: DecodeOptions) -> Video:
+        if "spin" in path:
+            while True:
+                pass
+        if "crash" in path:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return open_pyav(path, options)
+
+    monkeypatch.setitem(BACKENDS, "bad", open_bad)
+    names = ["good0", "spin", "good1", "crash", "good2"]
+    entries = [Entry(str(film(tmp_path / f"{name}.mp4", 0, i)), "train") for i, name in enumerate(names)]
+    found = check_entries(entries, backend="bad", workers=2, timeout_s=1.0, quiet=True)
+    assert [(finding.kind, Path(finding.path).stem) for finding in found] == [
+        ("unreadable", "spin"),
+        ("unreadable", "crash"),
+    ]
+    assert "took longer than" in found[0].detail and "crashed (SIGSEGV)" in found[1].detail
 
 
 def test_each_data_set_trains_and_is_tested_by_its_protocol(
