@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from videos import write_list, write_video
+
+from videovit.config import Config
+from videovit.engine import cli, launch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,3 +105,42 @@ def stats(output_dir: Path, kind: str) -> list[dict[str, Any]]:
     """Records of one kind in stats.jsonl."""
     lines = (output_dir / "stats.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["_type"] == kind]
+
+
+def start_ranks(cfg: Config, world_size: int = 1, call: Callable[[Config], object] = launch.run) -> list[BaseProcess]:
+    """Fork the processes of a run from this one, which costs no import; a single one has no launcher's environment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=_rank, args=(cfg, rank, world_size, port, call)) for rank in range(world_size)]
+    for process in ranks:
+        process.start()
+    return list(ranks)
+
+
+def _rank(cfg: Config, rank: int, world_size: int, port: int, call: Callable[[Config], object]) -> None:
+    if world_size > 1:
+        words = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in words.items()}, MASTER_ADDR="127.0.0.1")
+    sys.exit(cli.exit_code(lambda: call(cfg) and None))
+
+
+def exit_codes(ranks: list[BaseProcess]) -> list[int | None]:
+    """Wait for the processes; one that does not end within a minute is killed."""
+    for process in ranks:
+        process.join(60)
+        process.kill()
+    return [process.exitcode for process in ranks]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Look every few milliseconds until `condition` holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.005)
+
+
+def num_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0

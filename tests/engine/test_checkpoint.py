@@ -1,11 +1,6 @@
 """Checkpoints: atomic, found again, damaged ones passed over, never able to run code."""
 
-import errno
-import os
 import pickle
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +16,7 @@ from videovit.engine.checkpoint import (
     load_model,
     resume,
 )
+from videovit.engine.optim import build_ema
 from videovit.engine.saving import snapshot, write_checkpoint
 from videovit.models import build_model
 from videovit.models.convert import CheckpointError, pool_norm_eps, set_pool_norm_eps
@@ -174,47 +170,48 @@ def test_untrusted_file_runs_no_code(tmp_path: Path, plain_pickle: bool) -> None
     assert not witness.exists()
 
 
-def test_a_failing_write_keeps_the_older_file_and_removes_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    older = save(tmp_path, 1)
+def test_the_moving_average_is_resumed_or_begins_with_the_weights(tmp_path: Path) -> None:
+    model, optimizer = parts(seed=1)
+    ema = build_ema(model, 0.5)
+    assert ema is not None
+    ema.update_parameters(model)
+    nn.init.zeros_(model.weight)
+    ema.update_parameters(model)
+    position = Position(1)
+    path = checkpoint_path(tmp_path, position)
+    write_checkpoint(path, snapshot(model, position=position, cfg_text="", optimizer=optimizer, ema=ema))
+    other, other_optimizer = parts(seed=2)
+    found = build_ema(other, 0.5)
+    resume(tmp_path, model=other, optimizer=other_optimizer, scaler=None, ema=found)
+    assert found is not None and found.n_averaged == 2
+    assert torch.equal(found.module.weight, ema.module.weight) and found.module.weight.any()
+    load_model(other, path, key="ema_state")
+    assert torch.equal(other.weight, ema.module.weight)
 
-    def full(fd: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match="disk full.*bytes free"):
-        save(tmp_path, 2)
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [older.name]
-
-
-SAVER = """
-import sys, torch
-from pathlib import Path
-from torch import nn
-from videovit.engine.checkpoint import Position, checkpoint_path
-from videovit.engine.saving import snapshot, write_checkpoint
-folder = Path(sys.argv[1])
-model = nn.Linear(2000, 1000)
-for epoch in range(1, 10_000):
-    nn.init.constant_(model.weight, epoch)
-    state = snapshot(model, position=Position(epoch), cfg_text="")
-    write_checkpoint(checkpoint_path(folder, Position(epoch)), state)
-    if epoch == 2:
-        print("saving", flush=True)
-"""
+    write_checkpoint(path, snapshot(model, position=position, cfg_text="", optimizer=optimizer))
+    resume(tmp_path, model=other, optimizer=other_optimizer, scaler=None, ema=found)
+    assert torch.equal(found.module.weight, model.weight)
+    with pytest.raises(CheckpointError, match="'ema_state'.*TRAIN.EMA_DECAY"):
+        load_model(other, path, key="ema_state")
 
 
-def test_killed_while_saving_leaves_only_whole_files(tmp_path: Path) -> None:
-    for round_ in range(3):
-        folder = tmp_path / str(round_)
-        with subprocess.Popen([sys.executable, "-c", SAVER, str(folder)], stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None and child.stdout.readline() == "saving\n"
-            time.sleep(0.05 + 0.037 * round_)
-            child.kill()
-        found = find_checkpoints(folder)
-        assert len(found) >= 2
-        for path in found[:3]:
-            model = nn.Linear(2000, 1000)
-            state = load_model(model, path)
-            assert torch.equal(model.weight, torch.full_like(model.weight, state["epoch"] + 1))
+def test_an_epoch_does_not_go_on_with_another_global_batch(tmp_path: Path) -> None:
+    model, optimizer = parts()
+    position = Position(1, 2, num_steps=5)
+    state = snapshot(model, position=position, cfg_text="", optimizer=optimizer, global_batch=8)
+    write_checkpoint(checkpoint_path(tmp_path, position), state)
+    with pytest.raises(CheckpointError, match="8 videos a step, and now a step has 16"):
+        resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=5, global_batch=16)
+    assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=5, global_batch=8) == position
+
+
+def test_the_scaler_of_half_precision_is_resumed(tmp_path: Path) -> None:
+    model, optimizer = parts()
+    scaler, other = torch.amp.GradScaler("cpu", init_scale=4.0), torch.amp.GradScaler("cpu")
+    scaler.scale(model(torch.full((1, 3), float("inf"))).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    state = snapshot(model, position=Position(1), cfg_text="", optimizer=optimizer, scaler=scaler)
+    write_checkpoint(checkpoint_path(tmp_path, Position(1)), state)
+    resume(tmp_path, model=model, optimizer=optimizer, scaler=other)
+    assert other.state_dict() == scaler.state_dict() and other.get_scale() == 2.0

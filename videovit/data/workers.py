@@ -78,9 +78,9 @@ class Board:
         if killed:
             pids = {int(number) for number in killed[1].split(",")}
             found = [row for row in self.rows.tolist() if row[0] in pids]
-            hint = "; memory is the usual reason: lower DATA_LOADER.NUM_WORKERS takes less" if "Killed" in text else ""
-            how = killed[2].strip().rstrip(".")
-            return f"rank {self._rank}: a data loader worker {how}{self._reading(found)}{hint}" if found else None
+            how = killed[2].strip().rstrip(".").replace("exited unexpectedly", "was killed or crashed")
+            hint = "memory is the usual reason, and lower DATA_LOADER.NUM_WORKERS takes less"
+            return f"rank {self._rank}: a data loader worker {how}{self._reading(found)}; {hint}" if found else None
         late = re.search(r"DataLoader timed out after ([\d.]+) seconds", text)
         busy = [row for row in self.rows.tolist() if row[1] != NOTHING]
         if not late or not busy:

@@ -1,0 +1,91 @@
+"""Workers of a data loader: deaf to the signals of schedulers, named when they die or hang."""
+
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from videovit.data.build import ClipLoader, EpochSampler
+from videovit.data.dataset import ClipDataset
+from videovit.data.records import Batch, Clip, Item, Sample, collate
+from videovit.data.sampling import EvenSpans
+from videovit.data.workers import WorkerError, note_reading, workers_named
+
+SAMPLES = [Sample(f"video{i}.mp4", 0) for i in range(8)]
+
+
+class Scripted(ClipDataset):
+    """Items without videos; `act(index)` runs in the worker."""
+
+    def __init__(self, act: Callable[[int], object]) -> None:
+        super().__init__(SAMPLES, plan=EvenSpans(1, 1, 30.0), crops=lambda frames, rng: [frames])
+        self._act = act
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        note_reading(key[1])
+        self._act(key[1])
+        return Item([Clip(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), 0, key[1], 0, os.getpid())], [])
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Workers of one test do not outlive it."""
+    yield
+    gc.collect()
+
+
+def read(act: Callable[[int], object], *, num_workers: int = 2, timeout: float = 0) -> list[Batch]:
+    """All batches of one video each, in the way that tasks read them."""
+    loader = ClipLoader(
+        Scripted(act),
+        rank=3,
+        num_workers=num_workers,
+        batch_size=1,
+        sampler=EpochSampler(len(SAMPLES), batch_size=1),
+        collate_fn=collate,
+        timeout=timeout,
+    )
+    with workers_named():
+        return list(loader)
+
+
+def kill_at_3(index: int) -> None:
+    if index == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang_at_3(index: int) -> None:
+    if index == 3:
+        time.sleep(600)
+
+
+def signal_oneself(index: int) -> None:
+    for signum in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), signum)
+
+
+def test_a_killed_worker_is_named() -> None:
+    told = r"rank 3: a data loader worker .*killed.* video 3 of the list, 'video3.mp4'.*NUM_WORKERS"
+    with pytest.raises(WorkerError, match=told):
+        read(kill_at_3)
+
+
+def test_a_worker_that_hangs_is_ended() -> None:
+    start = time.monotonic()
+    with pytest.raises(WorkerError, match=r"rank 3: no batch .* for 1.* s \(DATA_LOADER.TIMEOUT\).*video3.mp4"):
+        read(hang_at_3, num_workers=1, timeout=1)
+    gc.collect()
+    assert time.monotonic() - start < 60  # not the 600 s that it sleeps
+
+
+def test_signals_of_a_scheduler_do_not_end_workers() -> None:
+    assert len(read(signal_oneself)) == len(SAMPLES)
+
+
+def test_other_errors_stay_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="of another kind"), workers_named():
+        raise RuntimeError("of another kind")
