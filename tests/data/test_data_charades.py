@@ -9,6 +9,7 @@ import pytest
 
 from videovit.data.dataset import ActionsShown
 from videovit.data.readers import charades, frame_lists
+from videovit.data.readers.annotation_files import VideoFolder
 from videovit.data.records import Action, AnnotationError, Sample
 
 HEADER = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length"
@@ -119,3 +120,11 @@ def test_frame_lists_stay_in_their_folder(tmp_path: Path) -> None:
     file.write_text("path label\n")
     with pytest.raises(AnnotationError, match="expected the header 'original_vido_id"):
         frame_lists.read(file, num_classes=6, fps=24.0)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", ""])
+def test_names_of_videos_are_no_paths(name: str, tmp_path: Path) -> None:
+    folder = VideoFolder(str(tmp_path), tmp_path, usual=(), suffix=".mp4")
+    assert folder.path_of("A") == str(tmp_path / "A.mp4")
+    with pytest.raises(AnnotationError, match="leads out of the folder"):
+        folder.path_of(name)

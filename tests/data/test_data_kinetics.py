@@ -173,3 +173,8 @@ def test_catalogue(tmp_path: Path) -> None:
     assert find_dataset("Kinetics").read(cfg, "val") == [Sample("/a.mp4", 1)]
     with pytest.raises(ValueError, match=r"unknown data set 'kinetic'.*nearest: 'kinetics'"):
         find_dataset("kinetic")
+
+
+def test_a_file_that_is_too_large_for_a_list(tmp_path, monkeypatch):
+    monkeypatch.setattr(kinetics, "LARGEST_LIST", 10)
+    assert "this is no list of videos" in error(tmp_path, "a.mp4 0\nb.mp4 1\n")

@@ -122,6 +122,13 @@ def test_changed_keys_are_named() -> None:
     assert changed_keys("", now) == []
 
 
+def test_the_config_in_a_checkpoint_is_read_with_care() -> None:
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+    now = dump_config(load_config(None))
+    for text in (bomb, "SOLVER: {BASE_LR: !!python/object/apply:os.system [exit]}", "a: [", "[" * 500):
+        assert changed_keys(text, now) == []
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     model, optimizer = parts()
     assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None) is None

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from videovit.config.tree import Mapping, Node, TreeError, parse_tree, written
 from videovit.engine import distributed
 from videovit.engine.log import logger
 from videovit.models.convert import CheckpointError, set_pool_norm_eps
@@ -209,14 +209,22 @@ FREE = (
 
 
 def changed_keys(before: str, now: str) -> list[str]:
-    """Keys that shape training and differ between two dumped configs, as "SOLVER.BASE_LR 0.1 (was 0.003)"."""
-    first, second = (_flat(yaml.safe_load(text) or {}) for text in (before, now))
+    """Keys that shape training and differ between two dumped configs, as "SOLVER.BASE_LR 0.1 (was 0.003)".
+
+    The first is text of a file, which may be anyone's: it is read as configs are, with limits; nothing where it cannot.
+    """
+    try:
+        first, second = (_flat(parse_tree(text)) for text in (before, now))
+    except TreeError:
+        return []
     shared = [key for key in second if key in first and key.split(".")[0] in SHAPING and key.split(".")[-1] not in FREE]
     return [f"{key} {second[key]} (was {first[key]})" for key in shared if first[key] != second[key]]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+def _flat(node: Node, prefix: str = "") -> dict[str, str]:
+    if not isinstance(node, Mapping):
+        return {prefix: written(node)}
+    flat: dict[str, str] = {}
+    for key, value in node.pairs:
+        flat.update(_flat(value, f"{prefix}.{key.text}" if prefix else key.text))
     return flat

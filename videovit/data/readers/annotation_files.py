@@ -64,7 +64,13 @@ class VideoFolder:
                         self._by_name.setdefault(name, entry.name)
 
     def path_of(self, name: str) -> str:
-        """Where the video is, or would be."""
+        """Where the video is, or would be.
+
+        Raises:
+            AnnotationError: the name is a path, which may lead anywhere.
+        """
+        if os.path.basename(name) != name or name in ("", ".."):
+            raise AnnotationError(f"{name!r} is no name of a video in {self.folder!r}: it leads out of the folder")
         return os.path.join(self.folder, self._by_name.get(name, name + self._suffix))
 
 

@@ -19,6 +19,7 @@ from videovit.data.records import AnnotationError, Sample
 
 MOST_PROBLEMS_SHOWN = 20
 LONGEST_LINE_SHOWN = 120
+LARGEST_LIST = 1 << 30  # bytes
 USUAL_SEPARATORS = frozenset(" ,\t")
 LAST_FIELD = re.compile(r"(?P<path>.*)[,\t ](?P<label>[^,\t ]+)", re.DOTALL)
 WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
@@ -76,9 +77,11 @@ def read_lines(list_file: Path) -> list[str]:
     """The lines of a list file, without line ends and byte order mark.
 
     Raises:
-        AnnotationError: there is no such file, or it is not text.
+        AnnotationError: there is no such file, it is too large, or it is not text.
     """
     try:
+        if list_file.stat().st_size > LARGEST_LIST:
+            raise AnnotationError(f"{list_file}: larger than {LARGEST_LIST >> 20} MiB; this is no list of videos")
         text = list_file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise AnnotationError(f"list file {str(list_file)!r} does not exist; {content_of(list_file.parent)}") from None
