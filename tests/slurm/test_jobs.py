@@ -1,0 +1,236 @@
+"""Runs on a Slurm cluster that lose their machine in every way, and end as if nothing had been.
+
+All jobs run side by side, each on two nodes of its own, 2 x 2 processes; `make test-slurm` brings up the cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+SUBMIT = [sys.executable, str(ROOT / "tools/submit.py"), "--cfg", str(ROOT / "configs/Demo/MVIT_TINY.yaml")]
+NUM_STEPS = 6  # of an epoch: 96 videos, 2 x 8 a step
+SHORT, LONG = 5, 14  # epochs; the rate is the same in all of them, so a long run begins with a short one
+OPTS = f"""
+TRAIN.BATCH_SIZE 8 TRAIN.EVAL_PERIOD 100 TRAIN.CHECKPOINT_PERIOD 1
+TEST.ENABLE False SHUFFLE_EVAL.ENABLE False SOLVER.LR_POLICY steps_with_relative_lrs SOLVER.STEPS [0] SOLVER.LRS [1.0]
+MODEL.DROPOUT_RATE 0.1 MVIT.DROPPATH_RATE 0.1 LOG_PERIOD 1 DIST_TIMEOUT_S 100 SOLVER.MAX_EPOCH {SHORT}
+""".split()
+PATIENCE_S = 280.0
+
+pytestmark = pytest.mark.skipif("SLURM_TEST_FOLDER" not in os.environ, reason="make test-slurm brings up the cluster")
+
+
+@dataclass
+class Run:
+    """A submitted job and what happened to it."""
+
+    folder: Path
+    job_id: str
+    restarts: int = 0
+    hits: list[int] = field(default_factory=list)  # steps done when it was interfered with
+
+    @property
+    def steps(self) -> list[tuple[int, int, float]]:
+        """(epoch, step, loss) as the run reported them, in order, counted from 1."""
+        path = self.folder / "stats.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        return [
+            (int(r["epoch"].split("/")[0]), int(r["iter"].split("/")[0]), r["loss"])
+            for r in records
+            if r["_type"] == "train_iter"
+        ]
+
+    @property
+    def state(self) -> str:
+        return slurm("sacct", "-nXP", "-j", self.job_id, "-o", "State").strip()
+
+    def logs(self) -> str:
+        return "\n".join(f"== {p.name}\n{p.read_text()[-1500:]}" for p in sorted(self.folder.glob("jobs/*_log.err")))
+
+    def wait_for(self, what: str, ready: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not ready():
+            assert time.monotonic() < end, f"{what}: not in {PATIENCE_S:g} s; {self.state}\n{self.logs()}"
+            time.sleep(0.2)
+
+    def reach(self, num_steps: int) -> None:
+        """Wait until so many steps were reported."""
+        self.wait_for(f"step {num_steps}", lambda: len(self.steps) >= num_steps)
+        self.hits.append(len(self.steps))
+
+    def finish(self) -> Run:
+        """Wait until the job is over for good."""
+        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY")
+        self.wait_for("the end", lambda: self.state.startswith(over))
+        said = slurm("scontrol", "show", "job", self.job_id)
+        self.restarts = int(re.findall(r"Restarts=(\d+)", said)[0])
+        return self
+
+    def node_of(self, rank: int) -> str:
+        nodes = slurm("squeue", "-h", "-j", self.job_id, "-o", "%N").strip()
+        return slurm("scontrol", "show", "hostnames", nodes).split()[rank // 2]
+
+    def pid_of(self, rank: int) -> int:
+        """The process of a rank, as this side of the namespaces numbers it."""
+        wanted = {f"SLURM_JOB_ID={self.job_id}", f"SLURM_PROCID={rank}"}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes().split(b"\0")
+                variables = set((process / "environ").read_text(errors="replace").split("\0"))
+            except OSError:
+                continue
+            if b"submitit.core._submit" in command and wanted <= variables and b"srun" not in command:
+                return int(process.name)
+        raise AssertionError(f"no process of rank {rank}\n{self.logs()}")
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def submit(folder: Path, nodes: str, *args: str, opts: list[str] | None = None) -> Run:
+    done = subprocess.run(
+        [*SUBMIT, "--nodes", "2", "--tasks-per-node", "2", "--timeout-hours", "0.2", *args]
+        + (["--nodelist", nodes] if nodes else [])
+        + [*OPTS, "OUTPUT_DIR", str(folder), *(opts or [])],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return Run(folder, re.findall(r"^job (\d+)", done.stdout)[0])
+
+
+def undisturbed(folder: Path, data: list[str]) -> Run:
+    return submit(folder, "node[1-2]", opts=[*data, "SOLVER.MAX_EPOCH", str(LONG)]).finish()
+
+
+def user_signal(folder: Path, data: list[str]) -> Run:
+    """Twice, in different epochs."""
+    run = submit(folder, "node[3-4]", opts=data)
+    for num_steps in (NUM_STEPS - 2, 2 * NUM_STEPS + 1):
+        run.reach(num_steps)
+        slurm("scancel", "--signal=USR2", run.job_id)
+    return run.finish()
+
+
+def preemption(folder: Path, data: list[str]) -> Run:
+    """A job of a higher partition wants the nodes."""
+    run = submit(folder, "node[5-6]", "--partition", "scavenge", opts=data)
+    run.reach(NUM_STEPS + 2)
+    slurm("srun", "-p", "main", "-w", "node[5-6]", "-N2", "-t1", "sleep", "1")
+    return run.finish()
+
+
+def killed_process(folder: Path, data: list[str]) -> Run:
+    run = submit(folder, "node[7-8]", opts=data)
+    run.reach(2 * NUM_STEPS + 2)
+    os.kill(run.pid_of(3), signal.SIGKILL)
+    return run.finish()
+
+
+def power_cut(folder: Path, data: list[str]) -> Run:
+    """Of the second node; node11 stands by."""
+    nodes = [f"node{i}" for i in range(1, 14) if i not in (9, 10, 11)]
+    run = submit(folder, "", "--exclude", ",".join(nodes), opts=data)
+    run.reach(2 * NUM_STEPS + 2)
+    os.kill(int((Path(os.environ["SLURM_TEST_PIDS"]) / run.node_of(3)).read_text()), signal.SIGKILL)
+    return run.finish()
+
+
+def time_limit(folder: Path, data: list[str]) -> Run:
+    """Of one minute; the signal comes 5 to 35 s after the start."""
+    args = ["--timeout-hours", "0.016", "--signal-delay", "50"]
+    return submit(folder, "node[12-13]", *args, opts=[*data, "SOLVER.MAX_EPOCH", str(LONG)]).finish()
+
+
+def spawned(folder: Path, data: list[str]) -> Run:
+    """The same four ranks without Slurm."""
+    command = [sys.executable, str(ROOT / "tools/run_net.py"), *SUBMIT[2:], *OPTS, *data, "OUTPUT_DIR", str(folder)]
+    command += ["NUM_CPU_PROCS", "4", "TRAIN.BATCH_SIZE", "16"]
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
+    return Run(folder, "")
+
+
+SCENARIOS = (undisturbed, time_limit, power_cut, killed_process, preemption, user_signal, spawned)
+
+
+@pytest.fixture(scope="session")
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Run]]]:
+    """Those that the selected tests are about, started at once."""
+    names = " ".join(item.name for item in request.session.items)
+    wanted = [s for s in SCENARIOS if s in (undisturbed, spawned) or s.__name__ in names]
+    folder = tmp_path_factory.mktemp("runs")
+    prepare = [sys.executable, str(ROOT / "datasets/demo/prepare.py"), "--output", str(folder / "data")]
+    subprocess.run([*prepare, "--train", "96", "--val", "12", "--test", "12"], check=True, capture_output=True)
+    data = ["DATA.PATH_TO_DATA_DIR", str(folder / "data"), "DATA_LOADER.NUM_WORKERS", "0"]
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        yield {s.__name__: pool.submit(s, folder / s.__name__, data) for s in wanted}
+
+
+def weights(run: Run, epoch: int) -> dict[str, torch.Tensor]:
+    path = run.folder / f"checkpoints/checkpoint_epoch_{epoch:05d}.pyth"
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return dict(state["model_state"])
+
+
+def assert_same(run: Run, reference: Run, epochs: int) -> None:
+    """The same weights, bit for bit, and the same loss in every step, so the same samples."""
+    ours, theirs = weights(run, epochs), weights(reference, epochs)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
+    expected = {(epoch, step): loss for epoch, step, loss in reference.steps}
+    for epoch, step, loss in run.steps:
+        assert loss == expected[epoch, step], (epoch, step)
+
+
+def all_steps(epochs: int) -> list[tuple[int, int]]:
+    return [(epoch, step) for epoch in range(1, epochs + 1) for step in range(1, NUM_STEPS + 1)]
+
+
+def test_the_demo_trains_like_four_spawned_processes(runs: dict[str, Future[Run]]) -> None:
+    run = runs["undisturbed"].result()
+    assert run.state == "COMPLETED" and run.restarts == 0, run.logs()
+    assert [step[:2] for step in run.steps] == all_steps(LONG)
+    assert_same(runs["spawned"].result(), run, SHORT)
+
+
+@pytest.mark.parametrize("name", ["user_signal", "preemption", "time_limit"])
+def test_a_warned_job_loses_nothing(name: str, runs: dict[str, Future[Run]]) -> None:
+    """It saves, is requeued, and no step is done twice."""
+    run, epochs = runs[name].result(), LONG if name == "time_limit" else SHORT
+    assert run.state == "COMPLETED", run.logs()
+    assert run.restarts >= (2 if name == "user_signal" else 1)
+    assert [step[:2] for step in run.steps] == all_steps(epochs)
+    assert_same(run, runs["undisturbed"].result(), epochs)
+
+
+@pytest.mark.parametrize("name", ["killed_process", "power_cut"])
+def test_a_job_without_warning_goes_on_from_its_checkpoint(name: str, runs: dict[str, Future[Run]]) -> None:
+    """Steps after the checkpoint are done again, with the same samples."""
+    if name == "power_cut" and "SLURM_TEST_POWER_CUT" not in os.environ:
+        pytest.skip("the nodes share one process namespace here")
+    run = runs[name].result()
+    assert run.state == "COMPLETED", run.logs()
+    assert run.restarts == 1
+    done = [step[:2] for step in run.steps]
+    assert sorted(set(done)) == all_steps(SHORT)
+    assert 0 < len(done) - len(set(done)) < NUM_STEPS + 1
+    assert_same(run, runs["undisturbed"].result(), SHORT)
