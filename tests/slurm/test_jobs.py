@@ -26,7 +26,7 @@ SUBMIT = [sys.executable, str(ROOT / "tools/submit.py"), "--cfg", str(ROOT / "co
 NUM_STEPS = 6  # of an epoch: 96 videos, 2 x 8 a step
 SHORT, LONG = 5, 14  # epochs; the rate is the same in all of them, so a long run begins with a short one
 OPTS = f"""
-TRAIN.BATCH_SIZE 8 TRAIN.EVAL_PERIOD 100 TRAIN.CHECKPOINT_PERIOD 1
+TRAIN.BATCH_SIZE 8 TRAIN.EVAL_PERIOD 100 TRAIN.CHECKPOINT_PERIOD 1 TRAIN.CHECKPOINT_KEEP 0
 TEST.ENABLE False SHUFFLE_EVAL.ENABLE False SOLVER.LR_POLICY steps_with_relative_lrs SOLVER.STEPS [0] SOLVER.LRS [1.0]
 MODEL.DROPOUT_RATE 0.1 MVIT.DROPPATH_RATE 0.1 LOG_PERIOD 1 DIST_TIMEOUT_S 100 SOLVER.MAX_EPOCH {SHORT}
 """.split()

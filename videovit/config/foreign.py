@@ -34,7 +34,7 @@ IGNORED: dict[str, str] = {
     "BN.NUM_SYNC_DEVICES": _BATCHNORM,
     "BN.GLOBAL_SYNC": _BATCHNORM,
     "MODEL.FROZEN_BN": _BATCHNORM,
-    "MODEL.FP16_ALLREDUCE": "gradients are averaged in their own precision",
+    "MODEL.FP16_ALLREDUCE": "TRAIN.GRAD_COMPRESSION says in which precision gradients are averaged",
     "TRAIN.CHECKPOINT_INFLATE": "image weights are inflated wherever the model needs it",
     "TRAIN.CHECKPOINT_IN_INIT": "image weights are recognised by their shapes",
     "TRAIN.CHECKPOINT_EPOCH_RESET": "TRAIN.CHECKPOINT_FILE_PATH gives weights only; training starts at epoch 0",

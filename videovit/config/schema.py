@@ -53,6 +53,8 @@ class Train:
     NONFINITE: Annotated[str, Choice(("raise", "skip"))] = "raise"  # ours; a loss or gradient norm that is not finite
     NONFINITE_IN_A_ROW: Positive = 10  # ours; steps that `skip` leaves out in a row
     TRACE: bool = False  # ours; what every step trained on, in OUTPUT_DIR/trace_rank<N>.jsonl
+    FIND_UNUSED_PARAMETERS: bool = False  # ours; for models that leave parameters out of some steps, on several ranks
+    GRAD_COMPRESSION: Annotated[str, Choice(("none", "bf16", "fp16"))] = "none"  # ours; of gradients between ranks
 
 
 @dataclass(frozen=True)

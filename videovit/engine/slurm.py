@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import submitit
 from submitit.core.utils import DelayedSubmission, JobPaths
@@ -97,11 +97,14 @@ class Job:
         _remove_left_overs()
         _check_code(self.code)
         _export_environment()
-        from videovit.engine import launch
+        from videovit.engine import launch, preemption
         from videovit.engine.distributed import PeerError
 
         try:
-            return [launch.run(cfg) for cfg in self.configs]
+            with preemption.install() as asked:
+                return [launch.run(cfg) for cfg in self.configs]
+        except preemption.Preempted as stop:
+            give_way(stop.signum, asked.previous[signal.SIGUSR2])
         except PeerError as error:  # no result: the process at fault leaves one, or the state of the job tells
             print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(1)
@@ -161,7 +164,7 @@ def _export_environment() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", cores)
 
 
-def give_way(signum: int, previous: Any) -> None:
+def give_way(signum: int, previous: Any) -> NoReturn:
     """After the run has saved: have the job requeued, and never return.
 
     Args:

@@ -34,6 +34,7 @@ from videovit.engine.loops import (
 )
 from videovit.engine.losses import build_loss
 from videovit.engine.optim import build_ema, build_optimizer, build_schedule, describe_groups
+from videovit.engine.parallel import replicate
 from videovit.engine.parts import build_on, load_initial_weights, train_dtype
 from videovit.engine.preemption import Preempted
 from videovit.engine.run import Run, record_config, report_decoders
@@ -263,8 +264,8 @@ def build_training(cfg: Config, run: Run, *, paths: Sequence[str] = ()) -> Train
     supernet = model if isinstance(model, PSViTSupernet) else None
     ema = build_ema(model, cfg.TRAIN.EMA_DECAY)
     if run.world_size > 1:
-        gpus = [run.device.index] if run.device.type == "cuda" else None
-        model = nn.parallel.DistributedDataParallel(model, device_ids=gpus, find_unused_parameters=supernet is not None)
+        find_unused = cfg.TRAIN.FIND_UNUSED_PARAMETERS or supernet is not None
+        model = replicate(model, run.device, find_unused=find_unused, compression=cfg.TRAIN.GRAD_COMPRESSION)
     dtype = train_dtype(cfg)
     return Training(
         model=model,
