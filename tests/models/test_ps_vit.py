@@ -1,5 +1,7 @@
 """PS-ViT: the sampler against a direct sum, the iterations against the paper's equations, clips, weights, keys."""
 
+import argparse
+
 import pytest
 import torch
 from torch import nn
@@ -233,6 +235,23 @@ def test_weights_of_the_authors():
     published["ps_layers.1.position_layer.bias"][0] += 1
     with pytest.raises(CheckpointError, match=r"ps_layers.1.position_layer.bias should be a copy"):
         load_pretrained(twin, published)
+
+
+def test_a_file_with_a_command_line_in_it(tmp_path):
+    """As timm's saver writes it: an argparse.Namespace of plain values is read, of anything else it is not."""
+    model = restless(small())
+    state = with_norms_named(theirs_of(model))
+    content = {"epoch": 309, "arch": "ps_vit_b_14", "state_dict": {n: torch.zeros_like(t) for n, t in state.items()}}
+    content |= {"state_dict_ema": state, "version": 2, "metric": 81.7}
+    torch.save(
+        content | {"args": argparse.Namespace(lr=5e-4, data="imagenet", aug_splits=0)}, tmp_path / "good.pth.tar"
+    )
+    twin = small()
+    load_pretrained(twin, tmp_path / "good.pth.tar")
+    assert torch.equal(twin.pos_layer.weight, model.pos_layer.weight)
+    torch.save(content | {"args": argparse.Namespace(folder=tmp_path)}, tmp_path / "odd.pth.tar")
+    with pytest.raises(CheckpointError, match="objects other than tensors and plain values"):
+        load_pretrained(twin, tmp_path / "odd.pth.tar")
 
 
 def test_sizes_that_do_not_fit_are_named():
