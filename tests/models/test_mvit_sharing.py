@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from mvit_variants import TINY, TINY_V2, clip, mvit_v1_b, mvit_v2_s, perturb, tiny, tiny_v2, v1_blocks, v2_s_blocks
+from mvit_variants import TINY, TINY_V2, clip, mvit_v1_b, mvit_v2_s, perturb, tiny, v1_blocks, v2_s_blocks
 
 from videovit.config import load_config
-from videovit.models import build_model, count_macs, count_params
+from videovit.models import attention_maps, build_model, count_macs, count_params
+from videovit.models.convert import CheckpointError
+from videovit.models.convert.export import export_state_dict
 from videovit.models.mvit import MultiscaleBlock
 from videovit.models.mvit_schedule import ScheduleError, expand, share_maps
 
@@ -87,11 +89,16 @@ def shared_model(**changes):
 
 def test_a_run_of_blocks_uses_one_map():
     model = shared_model().eval()
-    maps = model.attention_maps(clip(2, 3, 8, 32, 32))
+    maps = attention_maps(model, clip(2, 3, 8, 32, 32))
     assert len(maps) == 6
-    assert all(torch.equal(maps[i].grid_BMNL, maps[2].grid_BMNL) for i in (3, 4))
-    assert maps[5].cls_BM1L.shape[-1] == maps[5].grid_BMNL.shape[-1]
-    torch.testing.assert_close(maps[4].grid_BMNL.sum(-1), torch.ones(maps[4].grid_BMNL.shape[:-1]))
+    assert torch.equal(maps[3], maps[2]) and torch.equal(maps[4], maps[2]) and maps[1].shape != maps[2].shape
+    for map_BMNL in maps:
+        torch.testing.assert_close(map_BMNL.sum(-1), torch.ones(map_BMNL.shape[:-1]))
+
+
+def test_other_projects_have_no_place_for_it():
+    with pytest.raises(CheckpointError, match=r"blocks\.3\.attn\.v\.weight"):
+        export_state_dict(shared_model(), "torchvision")
 
 
 def test_checkpointing_passes_the_map_and_its_gradient():
@@ -103,17 +110,6 @@ def test_checkpointing_passes_the_map_and_its_gradient():
         gradients.append({n: p.grad for n, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
-
-
-def test_keeping_maps_changes_no_logits():
-    torch.manual_seed(0)
-    model = perturb(tiny_v2()).eval()
-    x_BCTHW = clip(2, 3, 8, 32, 32)
-    kept = []
-    grid, cls = model._encode(x_BCTHW, cls_only=False, kept=kept)
-    tokens = model.norm(torch.cat([cls, grid.flatten(1, 3)], dim=1))
-    torch.testing.assert_close(tokens, model.forward_features(x_BCTHW)[0])
-    assert len(kept) == 4
 
 
 @pytest.mark.parametrize(("build", "blocks"), [(mvit_v1_b, v1_blocks), (mvit_v2_s, v2_s_blocks)])

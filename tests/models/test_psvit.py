@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from videovit.models import attention_maps
 from videovit.models.macs import count_macs, count_params
 from videovit.models.psvit import ImageOnlyError, PSViT, PsvitBlock, SharingAttention
 from videovit.models.psvit_plan import PlanError, PsvitShape, legal_stages, parse_plan, plan_cost, sharing_pattern
@@ -131,7 +132,7 @@ def test_maps_and_checkpointing_change_nothing():
     logits = model(images)
     logits.sum().backward()
     plain = {name: p.grad.clone() for name, p in model.named_parameters()}
-    maps = model.attention_maps(images)
+    maps = attention_maps(model, images)
     assert [m.shape[-1] for m in maps] == [82] * 3 + [41] * 2 + [21] * 4
     assert torch.equal(maps[1], maps[0]) and not torch.equal(maps[2], maps[0])
     torch.testing.assert_close(maps[-1].sum(-1), torch.ones(2, 4, 21))

@@ -38,9 +38,7 @@ def attend(q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float) -> Tens
         (B, N, M, D').
     """
     if recording():
-        map_BMNL = ((q_BNMD * scale).transpose(1, 2) @ k_BLMD.permute(0, 2, 3, 1)).softmax(dim=-1)
-        record(map_BMNL)
-        return (map_BMNL @ v_BLMD.transpose(1, 2)).transpose(1, 2)
+        return apply_map(attention_map(q_BNMD, k_BLMD, scale), v_BLMD)
     if q_BNMD.is_meta or _products_are_quicker(q_BNMD, k_BLMD):
         return attend_in_chunks(q_BNMD, k_BLMD, v_BLMD, scale)
     q, k, v = q_BNMD.transpose(1, 2), k_BLMD.transpose(1, 2), v_BLMD.transpose(1, 2)
@@ -116,6 +114,7 @@ def attention_map(q_BNMD: Tensor, k_BLMD: Tensor, scale: float) -> Tensor:
 
 def apply_map(map_BMNL: Tensor, v_BLMD: Tensor) -> Tensor:
     """Values (B, L, M, D) weighted by an attention map (B, M, N, L): (B, N, M, D)."""
+    record(map_BMNL)
     return (map_BMNL.to(v_BLMD.dtype) @ v_BLMD.transpose(1, 2)).transpose(1, 2)
 
 

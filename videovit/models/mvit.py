@@ -305,34 +305,20 @@ class MViT(nn.Module):
         tokens = x_BTHWC.flatten(1, 3)
         return self.norm(tokens if cls_B1C is None else torch.cat([cls_B1C, tokens], dim=1)), grid
 
-    def attention_maps(self, x_BCTHW: Tensor) -> list[AttentionMaps]:
-        """What every block attends to, after the softmax; keys are the class token, where there is one, then the grid.
-
-        Args:
-            x_BCTHW: (B, C, T, H, W), normalised.
-        """
-        maps: list[AttentionMaps] = []
-        self._encode(x_BCTHW, cls_only=False, kept=maps)
-        return maps
-
-    def _encode(
-        self, x_BCTHW: Tensor, cls_only: bool, kept: list[AttentionMaps] | None = None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """All blocks; with `cls_only` the last one computes the class token alone; fills `kept` with attention maps."""
+    def _encode(self, x_BCTHW: Tensor, cls_only: bool) -> tuple[Tensor | None, Tensor | None]:
+        """All blocks; with `cls_only` the last one computes the class token alone."""
         x_BTHWC, cls_B1C = self._embed(x_BCTHW)
         last = len(self.blocks) - 1
         maps = None
         for i, block in enumerate(self.blocks):
             given = maps if self.specs[i].shares_map else None
-            keep = kept is not None or (i < last and self.specs[i + 1].shares_map)
+            keep = i < last and self.specs[i + 1].shares_map
             arguments = (x_BTHWC, cls_B1C, cls_only and i == last, given, keep)
             if self.act_checkpoint and self.training and torch.is_grad_enabled():
                 x_BTHWC, cls_B1C, maps = checkpoint(block, *arguments, use_reentrant=False)
             else:
                 x_BTHWC, cls_B1C, maps = block(*arguments)
             forget_passing(block)
-            if kept is not None:
-                kept.append(maps)
         if cls_only and torch.is_grad_enabled():
             # What only grid queries read would get no gradient at all: optimisers would then skip its weight decay, and
             # DistributedDataParallel would wait for it. It gets the zeros that it would have got.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videovit.config.errors import UserError
-from videovit.models.attend import attend
+from videovit.models.attend import apply_map, attend, attention_map
 from videovit.models.derived import forget_derived
 from videovit.models.heads import ClassifierHead
 from videovit.models.layers import DropPath, Linear, Mlp, add_branch, matmul_dtype
@@ -90,7 +90,7 @@ class SharingAttention(nn.Module):
             elif self.own_heads:
                 own = torch.tensor(self.own_heads, device=x_BNC.device)
                 map_BMNN = map_BMNN.index_copy(1, own, self._map(x_BNC).to(map_BMNN.dtype))
-            out_BNMD = (map_BMNN.to(v_BNMD.dtype) @ v_BNMD.transpose(1, 2)).transpose(1, 2)
+            out_BNMD = apply_map(map_BMNN, v_BNMD)
         out = self.proj(out_BNMD.flatten(2))
         return nn.functional.dropout(out, self.dropout, self.training and self.dropout > 0), map_BMNN
 
@@ -102,8 +102,7 @@ class SharingAttention(nn.Module):
 
     def _map(self, x_BNC: Tensor) -> Tensor:
         q_BNMD, k_BNMD = self._queries_and_keys(x_BNC)
-        scores_BMNN = (q_BNMD * self.scale).transpose(1, 2) @ k_BNMD.permute(0, 2, 3, 1)
-        return scores_BMNN.softmax(dim=-1)
+        return attention_map(q_BNMD, k_BNMD, self.scale)
 
 
 class PsvitBlock(nn.Module):
@@ -266,23 +265,18 @@ class PsvitTrunk(nn.Module):
         stretched = resize_pos_embed(table[:, num_cls:], made_for, (1, *grid))
         return torch.cat([table[:, :num_cls], stretched], dim=1)
 
-    def encode(
-        self, x_BCTHW: Tensor, stages: Sequence[Layers], keep_maps: bool = False
-    ) -> tuple[Tensor, tuple[int, int, int], list[Tensor]]:
+    def encode(self, x_BCTHW: Tensor, stages: Sequence[Layers]) -> tuple[Tensor, tuple[int, int, int]]:
         """Run the layers of a path.
 
         Args:
             x_BCTHW: (B, C, 1, H, W), normalised.
             stages: for each stage its layers in order.
-            keep_maps: return all attention maps, not only compute those that are shared.
 
         Returns:
             tokens: (B, N, C) of the last layer, normalised.
             grid: (1, rows, columns) of what the stage would pool.
-            maps: (B, M, N, N) of every layer; empty without `keep_maps`.
         """
         x_BNC, grid = self._embed(x_BCTHW)
-        maps: list[Tensor] = []
         for stage, layers in enumerate(stages):
             if stage:
                 x_BNC, grid = self._enter(stage, x_BNC, grid)
@@ -290,10 +284,8 @@ class PsvitTrunk(nn.Module):
             for i, (kind, block) in enumerate(layers):
                 given = None if kind == BASIC else map_BMNN
                 is_shared = any(kind != BASIC for kind, _ in layers[i + 1 : i + 2])
-                x_BNC, map_BMNN = self._run(block, x_BNC, given, is_shared or keep_maps)
-                if keep_maps and map_BMNN is not None:
-                    maps.append(map_BMNN)
-        return self.norm(x_BNC), (1, *grid), maps
+                x_BNC, map_BMNN = self._run(block, x_BNC, given, is_shared)
+        return self.norm(x_BNC), (1, *grid)
 
     def _run(
         self, block: nn.Module, x_BNC: Tensor, map_BMNN: Tensor | None, keep_map: bool
@@ -364,12 +356,7 @@ class PSViT(PsvitTrunk):
             tokens: (B, N, C), a class token that is kept apart first.
             grid: (1, rows, columns) of the others; with 1d pooling one row, with a joint class token one of its tokens.
         """
-        tokens, grid, _ = self.encode(x_BCTHW, self._stages())
-        return tokens, grid
-
-    def attention_maps(self, x_BCTHW: Tensor) -> list[Tensor]:
-        """Attention of every layer, (B, M, N, N) after the softmax; a sharing layer's is that of the layer before."""
-        return self.encode(x_BCTHW, self._stages(), keep_maps=True)[2]
+        return self.encode(x_BCTHW, self._stages())
 
     def _stages(self) -> list[Layers]:
         blocks = iter(self.blocks)

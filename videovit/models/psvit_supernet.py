@@ -104,12 +104,7 @@ class PSViTSupernet(PsvitTrunk):
 
     def forward_features(self, x_BCTHW: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         """Tokens of the last layer of the path, normalised, and their grid, as `PSViT.forward_features`."""
-        tokens, grid, _ = self.encode(x_BCTHW, self._stages())
-        return tokens, grid
-
-    def attention_maps(self, x_BCTHW: Tensor) -> list[Tensor]:
-        """Attention of every layer of the path, as `PSViT.attention_maps`."""
-        return self.encode(x_BCTHW, self._stages(), keep_maps=True)[2]
+        return self.encode(x_BCTHW, self._stages())
 
     def _stages(self) -> list[Layers]:
         return [

@@ -51,7 +51,7 @@ def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
         Name -> tensor, detached; `load_pretrained` reads it back exactly.
 
     Raises:
-        CheckpointError: an unknown layout, or one that has no place for a table of this model.
+        CheckpointError: an unknown layout, or one that has no place for a table of this model, or attention that is shared.
     """
     if layout not in EXPORTERS:
         raise CheckpointError(f"layout is {layout!r}; known: {', '.join(EXPORTERS)}")
@@ -60,6 +60,9 @@ def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
     stem = state.get("patch_embed.proj.weight")
     if stem is None or not any(".attn." in name for name in state):
         raise CheckpointError(f"{type(model).__name__} is not an MViT; its own state_dict() has the published names")
+    values = [n for n in state if n.endswith(".attn.v.weight") and n.replace(".v.", ".k.") not in state]
+    if values:
+        raise CheckpointError(f"other projects share no attention between blocks, this model does ({values[0]})")
     is_pit = any(".pool.fc." in name for name in state)
     if is_pit != layout.endswith("pit"):
         raise CheckpointError(f"{type(model).__name__} cannot be written as {layout}")
