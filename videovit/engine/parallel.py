@@ -1,19 +1,15 @@
-"""One model on several processes: replicated with averaged gradients, or with its weights sharded among them."""
+"""One model on several processes, replicated, with averaged gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 HOOKS = {"bf16": default_hooks.bf16_compress_hook, "fp16": default_hooks.fp16_compress_hook}
 
@@ -75,26 +71,3 @@ def replicate(
     if compression != "none":
         wrapped.register_comm_hook(None, HOOKS[compression])
     return wrapped
-
-
-def shard(model: nn.Module, device: torch.device) -> nn.Module:
-    """Divide weights, gradients and optimiser state among all processes (FSDP2), in place, block by block.
-
-    Weights of a block are gathered when it computes and let go after; its activations are computed again in the
-    backward pass. To be called before the optimiser is made; names of parameters stay.
-
-    Source: PyTorch `fully_shard`; ZeRO stage 3 (arXiv 1910.02054).
-    """
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    blocks = [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
-    for block in blocks:
-        if any(True for _ in block.parameters()):
-            # inside, so that the weights are gathered once for both the second forward and the backward pass
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-            fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    return model
-
-
-def is_sharded(model: nn.Module) -> bool:
-    return isinstance(model, FSDPModule)

@@ -51,7 +51,7 @@ def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
         Name -> tensor, detached; `load_pretrained` reads it back exactly.
 
     Raises:
-        CheckpointError: an unknown layout, or one that has no place for a table of this model, or attention that is shared.
+        CheckpointError: an unknown layout, or one that has no place for a table of this model, or shared attention.
     """
     if layout not in EXPORTERS:
         raise CheckpointError(f"layout is {layout!r}; known: {', '.join(EXPORTERS)}")
