@@ -236,7 +236,7 @@ def test_bad_files(tmp_path: Path, numbered: Numbered, backend: str) -> None:
     (tmp_path / "folder.mp4").mkdir()
     for name, reason in {
         "missing.mp4": "file does not exist",
-        "folder.mp4": "is a folder, not a file",
+        "folder.mp4": "a folder without images",
         "empty.mp4": "empty file (0 bytes)",
         "text.mp4": "damaged, or not a video file",
         "random.mp4": "damaged, or not a video file",
