@@ -122,6 +122,7 @@ def test_timm():
 
 @pytest.mark.parametrize(("name", "depths"), [("mvitv2_tiny", (1, 2, 5, 2)), ("mvitv2_small", (1, 2, 11, 2))])
 def test_timm_at_full_size(name, depths):
+    torch.manual_seed(0)  # for some weights rounding moves a maximum, and with it a gradient
     reference, model = perturb(timm.create_model(name)), image_v2(depths, 96, 224, 1000)
     load_pretrained(model, {"model": reference.state_dict()})
     images = clip(1, 3, 224, 224)
