@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from videovit.config import load_config
-from videovit.models import build_model, load_pretrained
+from videovit.models import build_model, export_state_dict, load_pretrained
 from videovit.models.convert import CheckpointError
 from videovit.models.ps_vit import ProgressiveSamplingViT, initial_points, sample_map
 from videovit.models.transformer import SizeError
@@ -221,6 +221,50 @@ def with_norms_named(state):
     return {name.replace("stem.1.bn", "stem.1."): tensor for name, tensor in state.items()}
 
 
+def test_weights_by_the_authors_names_and_back():
+    model = restless(small())
+    published = with_norms_named(theirs_of(model))
+    del published["point_coord"]
+    written = export_state_dict(model, "ps_vit")
+    assert written.keys() == published.keys()
+    assert all(torch.equal(tensor, published[name]) for name, tensor in written.items())
+    twin = small()
+    report = load_pretrained(twin, {"state_dict_ema": written})
+    assert (report.source, report.resized, report.skipped, report.missing) == ("ps_vit", [], [], [])
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, twin.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "layout", "reason"),
+    [
+        ({"num_frames": 4}, "ps_vit", "for images"),
+        ({"share_sampler": True}, "ps_vit", "a block for every iteration"),
+        ({"gamma": 0.5}, "ps_vit", "gamma 1.0"),
+        ({}, "pyslowfast", "cannot be written as pyslowfast"),
+    ],
+)
+def test_exports_that_make_no_sense_are_refused(changes, layout, reason):
+    with pytest.raises(CheckpointError, match=reason):
+        export_state_dict(small(**changes), layout)
+
+
+def test_without_a_class_token_the_mean_is_classified():
+    with_cls, without = restless(small()), small(cls_token=False)
+    assert "cls_token" not in without.state_dict()
+    without.load_state_dict({n: t for n, t in with_cls.state_dict().items() if n != "cls_token"})
+    x = clip(2, 3, 1, 32, 32)
+    tokens, grid = without.forward_features(x)
+    assert grid == (1, 3, 3) and tokens.shape == (2, 9, 16)
+    torch.testing.assert_close(without(x), without.head(tokens.mean(dim=1)))
+    alone = small(cls_token=False)
+    report = load_pretrained(alone, export_state_dict(without, "ps_vit"))
+    assert (report.skipped, report.missing) == ([], [])
+    torch.testing.assert_close(alone(x), without(x), atol=0, rtol=0)
+    frames = small(num_frames=4, time="frames", cls_token=False)
+    assert frames.forward_features(clip(2, 3, 4, 32, 32))[0].shape == (2, 36, 16)
+
+
 def test_weights_of_the_authors():
     model = restless(small())
     published = with_norms_named(theirs_of(model))
@@ -273,5 +317,6 @@ def test_keys_reach_the_model():
     assert model.blocks[0].offset.out_features == 2 and model.blocks[1].offset is None
     assert model.blocks[0].mlp.fc1.out_features == 32 and model.blocks[0].attn.dropout.p == 0.1
     assert [round(block.drop_path.rate, 3) for block in model.blocks] == [0.0, 0.1, 0.2]
-    shared = build_model(load_config(opts=[*options, "PS_VIT.SHARE_SAMPLER", "True"]))
+    shared = build_model(load_config(opts=[*options, "PS_VIT.SHARE_SAMPLER", "True", "PS_VIT.CLS_TOKEN", "False"]))
+    assert shared.cls_token is None
     assert len(shared.blocks) == 2 and round(shared.blocks[0].drop_path.rate, 3) == 0.05

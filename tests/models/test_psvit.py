@@ -1,35 +1,35 @@
 """PSViT: published counts, the closed form of its cost, attention sharing, every open choice, refusals."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from videovit.config import load_config
 from videovit.models import attention_maps
 from videovit.models.macs import count_macs, count_params
-from videovit.models.psvit import ImageOnlyError, PSViT, PsvitBlock, SharingAttention
+from videovit.models.psvit import PSVIT_PRESETS, ImageOnlyError, PSViT, PsvitBlock, SharingAttention, shape_from_config
 from videovit.models.psvit_plan import PlanError, PsvitShape, legal_stages, parse_plan, plan_cost, sharing_pattern
 
-# name, shape, plan, params, GMACs of the reconstructions
-TINY_16 = PsvitShape((192, 288, 384), (3, 6, 6))
-SMALL_8 = PsvitShape((144, 256, 384), (3, 4, 6), patch_size=8)
-TINY_8 = PsvitShape((64, 144, 192), (1, 3, 3), patch_size=8)
-SMALL_16 = PsvitShape((288, 512, 768), (6, 8, 12))
-BASE_8 = PsvitShape((288, 512, 768), (6, 8, 12), patch_size=8)
-
-
-def shape_2d(*dims, heads):
-    return PsvitShape(dims, heads, patch_size=8, pooling="2d", cls="none")
-
-
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/ImageNet"
+TINY_16, TINY_8 = (PSVIT_PRESETS[name]["shape"] for name in ("psvit_1d_tiny", "psvit_tiny_8"))
 FLAT = PsvitShape((192,), (3,))
+
+
+def preset(name):
+    return PSVIT_PRESETS[name]["shape"], PSVIT_PRESETS[name]["plan"]
+
+
+# shape, plan, params, GMACs
 PUBLISHED = [
-    (TINY_16, "B S B B | B S B B B | B S S B S", 15_589_288, "1.355"),
-    (SMALL_8, "BSBB|BSSSS|BSBBB", 13_893_048, "4.889"),
-    (TINY_8, "BSBB|BBBB|BBBBB", 3_785_720, "1.540"),
-    (SMALL_16, "BSB|BSBBB|BSBSB", 53_816_680, "3.976"),
-    (BASE_8, "BBBS|BBBB|BBBBBB", 61.6e6, "18.99"),
-    (shape_2d(96, 192, 384, heads=(3, 6, 12)), "BB|BSBB|BBSBB", 11.8e6, "1.301"),
-    (shape_2d(192, 384, 768, heads=(3, 6, 12)), "BSBS|BSBB|BB", 26.9e6, "4.403"),
-    (shape_2d(288, 576, 1152, heads=(6, 9, 18)), "BSBSBS|BSBSBS|BSBBSB", 126.7e6, "15.455"),
+    (*preset("psvit_1d_tiny"), 15_589_288, "1.355"),
+    (*preset("psvit_1d_small"), 13_893_048, "4.889"),
+    (*preset("psvit_tiny_8"), 3_785_720, "1.540"),
+    (*preset("psvit_small_16"), 53_816_680, "3.976"),
+    (*preset("psvit_1d_base"), 61.6e6, "18.99"),
+    (*preset("psvit_2d_tiny"), 11.8e6, "1.301"),
+    (*preset("psvit_2d_small"), 26.9e6, "4.403"),
+    (*preset("psvit_2d_base"), 126.7e6, "15.455"),
     (PsvitShape((192, 192, 192), (3, 3, 3)), "BBBB|BBBBBBBB|BBBBBBBBBBBBBBBBBBBB", None, "1.296"),
     (PsvitShape((192, 256, 384), (3, 4, 6)), "BBBB|BBBB|BBBB", None, "1.160"),
     (FLAT, sharing_pattern(12, 2), None, "1.122"),
@@ -89,7 +89,7 @@ def test_every_open_choice_runs_and_costs_what_the_formula_says(choices):
 def test_token_counts_of_the_paper():
     assert [TINY_16.num_tokens(s) for s in range(3)] == [197, 99, 50]
     assert [TINY_8.num_tokens(s) for s in range(3)] == [785, 393, 197]
-    assert [shape_2d(8, 8, 8, heads=(1, 1, 1)).num_tokens(s) for s in range(3)] == [784, 196, 49]
+    assert [preset("psvit_2d_tiny")[0].num_tokens(s) for s in range(3)] == [784, 196, 49]
 
 
 def test_sharing_equals_a_layer_that_is_handed_the_same_map():
@@ -142,6 +142,12 @@ def test_maps_and_checkpointing_change_nothing():
     model(images).sum().backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, plain[name])
+
+
+def test_presets_are_the_shipped_configs():
+    for name, arguments in PSVIT_PRESETS.items():
+        cfg = load_config(CONFIGS / f"{name.upper()}.yaml")
+        assert (shape_from_config(cfg), cfg.PSVIT.PLAN) == (arguments["shape"], arguments["plan"])
 
 
 def test_plans_and_legal_stages():

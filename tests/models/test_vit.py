@@ -80,6 +80,17 @@ def test_other_sizes_stretch_the_positions():
     assert tokens.shape == (1, 1 + 90, 24)
 
 
+def test_without_positions_in_time_the_order_of_frames_does_not_matter():
+    torch.manual_seed(0)
+    vit = ViT(**{**SMALL, "patch_size": (1, 4, 4)}, clip_size=(4, 16, 16)).eval()
+    x, order = clip(2, 3, 4, 16, 16), [2, 0, 3, 1]
+    assert not torch.allclose(vit(x[:, :, order]), vit(x), atol=1e-4)
+    with torch.no_grad():
+        table = vit.pos_embed[:, 1:].view(1, 4, 16, 24)
+        table.copy_(table.mean(dim=1, keepdim=True).expand_as(table))
+    torch.testing.assert_close(vit(x[:, :, order]), vit(x), atol=1e-5, rtol=1e-5)
+
+
 def test_distilled_answers_in_pairs_while_training():
     vit = ViT(**SMALL, clip_size=(2, 8, 8), distilled=True)
     x = clip(3, 3, 2, 8, 8)

@@ -102,6 +102,7 @@ class PsVit:
     TIME: Annotated[str, Choice(("points", "planes", "frames"))] = "points"  # what moves, or is looked at, in time
     SHARE_SAMPLER: bool = False  # one block for all iterations
     GAMMA: AboveZero = 1.0  # factor on the offsets
+    CLS_TOKEN: bool = True  # what is classified; False: the mean of all tokens
     STEM_WIDTH: Positive = 64
     STEM_DIM: Positive = 256
     MLP_RATIO: AboveZero = 3.0

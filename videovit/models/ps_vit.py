@@ -2,7 +2,7 @@
 
     convolutions, every frame on its own -> a regular grid of points on their map
     -> per iteration: read the map at the points, add positions, one block, move the points
-    -> class token in front -> blocks -> class token -> head
+    -> class token in front -> blocks -> class token (or the mean of all tokens) -> head
 
 (PS for progressive sampling; PSViT, pooling and sharing, is another model.) A point is (t, y, x) in index units of the
 map: whole numbers are its elements. Image pixels are 4 times as many, and index p looks at pixel 4 p.
@@ -169,6 +169,7 @@ class ProgressiveSamplingViT(ClassTokenModel):
             of all frames attend to each other; `frames`: every frame is an image of its own, and features are averaged.
         share_sampler: one block and one offset layer for all iterations.
         gamma: factor on the offsets.
+        cls_token: whether a class token is classified; False: the mean of the tokens, which have none among them.
         num_classes: K.
         num_frames: T of the clips it is made for; with 1 there are no parameters about time.
         in_channels: of the clip.
@@ -197,6 +198,7 @@ class ProgressiveSamplingViT(ClassTokenModel):
         time: Time = "points",
         share_sampler: bool = False,
         gamma: float = 1.0,
+        cls_token: bool = True,
         num_classes: int = 1000,
         num_frames: int = 1,
         in_channels: int = 3,
@@ -212,6 +214,7 @@ class ProgressiveSamplingViT(ClassTokenModel):
             dim=dim,
             dim_out=dim,
             num_classes=num_classes,
+            cls_token=cls_token,
             head_dropout=head_dropout,
             eps=1e-5,
             act_checkpoint=act_checkpoint,
@@ -250,7 +253,8 @@ class ProgressiveSamplingViT(ClassTokenModel):
         if self.pos_layer.in_features == 3:
             with torch.no_grad():
                 self.pos_layer.weight[:, 0] = 0.0
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Logits of a batch of clips.
@@ -262,8 +266,8 @@ class ProgressiveSamplingViT(ClassTokenModel):
             (B, K).
         """
         x_BNC, num_frames = self._encode(x_BCTHW)
-        cls_BC = self._mean_of_frames(self.norm(x_BNC[:, 0]), num_frames)
-        logits: Tensor = self.head(cls_BC)
+        found_BC = self.norm(x_BNC[:, 0]) if self.num_cls else self.norm(x_BNC).mean(dim=1)
+        logits: Tensor = self.head(self._mean_of_frames(found_BC, num_frames))
         return logits
 
     def forward_features(self, x_BCTHW: Tensor) -> tuple[Tensor, Triple]:
@@ -273,15 +277,15 @@ class ProgressiveSamplingViT(ClassTokenModel):
             x_BCTHW: (B, C, T, H, W), normalised.
 
         Returns:
-            tokens: (B, 1 + N, C), class token first, then the points in the order of their initial grid.
+            tokens: (B, X + N, C), class token first, then the points in the order of their initial grid.
             grid: (T, H, W) of that grid, N = T * H * W.
         """
         x_BNC, num_frames = self._encode(x_BCTHW)
         x_BNC = self.norm(x_BNC)
-        cls_B1C = self._mean_of_frames(x_BNC[:, :1], num_frames)
-        tokens_BNC = x_BNC[:, 1:].reshape(x_BCTHW.shape[0], -1, x_BNC.shape[-1])
+        cls_BXC = self._mean_of_frames(x_BNC[:, : self.num_cls], num_frames)
+        tokens_BNC = x_BNC[:, self.num_cls :].reshape(x_BCTHW.shape[0], -1, x_BNC.shape[-1])
         T, (H, W) = tokens_BNC.shape[1] // (self.points[0] * self.points[1]), self.points
-        return torch.cat([cls_B1C, tokens_BNC], dim=1), (T, H, W)
+        return torch.cat([cls_BXC, tokens_BNC], dim=1), (T, H, W)
 
     def sampling_points(self, x_BCTHW: Tensor) -> Tensor:
         """Where the model looks.
@@ -385,6 +389,7 @@ def ps_vit_from_config(cfg: Any) -> ProgressiveSamplingViT:
         time=p.TIME,
         share_sampler=p.SHARE_SAMPLER,
         gamma=p.GAMMA,
+        cls_token=p.CLS_TOKEN,
         num_classes=cfg.MODEL.NUM_CLASSES,
         num_frames=cfg.DATA.NUM_FRAMES,
         in_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],

@@ -28,6 +28,20 @@ from videovit.models.transformer import drop_path_rates
 Layers = Sequence[tuple[str, nn.Module]]
 """The layers of a stage in order: kind, `B` or `S`, and block."""
 
+_PATCHES_8: dict[str, Any] = {"patch_size": 8}
+_GRID: dict[str, Any] = {"patch_size": 8, "pooling": "2d", "cls": "none"}
+PSVIT_PRESETS: dict[str, dict[str, Any]] = {
+    "psvit_1d_tiny": {"shape": PsvitShape((192, 288, 384), (3, 6, 6)), "plan": "BSBB|BSBBB|BSSBS"},
+    "psvit_1d_small": {"shape": PsvitShape((144, 256, 384), (3, 4, 6), **_PATCHES_8), "plan": "BSBB|BSSSS|BSBBB"},
+    "psvit_1d_base": {"shape": PsvitShape((288, 512, 768), (6, 8, 12), **_PATCHES_8), "plan": "BBBS|BBBB|BBBBBB"},
+    "psvit_tiny_8": {"shape": PsvitShape((64, 144, 192), (1, 3, 3), **_PATCHES_8), "plan": "BSBB|BBBB|BBBBB"},
+    "psvit_small_16": {"shape": PsvitShape((288, 512, 768), (6, 8, 12)), "plan": "BSB|BSBBB|BSBSB"},
+    "psvit_2d_tiny": {"shape": PsvitShape((96, 192, 384), (3, 6, 12), **_GRID), "plan": "BB|BSBB|BBSBB"},
+    "psvit_2d_small": {"shape": PsvitShape((192, 384, 768), (3, 6, 12), **_GRID), "plan": "BSBS|BSBB|BB"},
+    "psvit_2d_base": {"shape": PsvitShape((288, 576, 1152), (6, 9, 18), **_GRID), "plan": "BSBSBS|BSBSBS|BSBBSB"},
+}
+"""Arguments of `PSViT` that come to the published counts: all reconstructions, see `docs/psvit.md`."""
+
 
 class ImageOnlyError(UserError):
     """PSViT was given clips of more than one frame."""

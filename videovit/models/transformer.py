@@ -110,6 +110,7 @@ class ClassTokenModel(nn.Module):
         dim: channels of the first tokens.
         dim_out: channels of the last tokens.
         num_classes: K.
+        cls_token: whether there is a class token at all; a model without one has to say what it classifies by.
         distilled: whether there is a distillation token with a classifier of its own.
         head_dropout: in front of the classifiers.
         eps: of the last norm.
@@ -125,15 +126,16 @@ class ClassTokenModel(nn.Module):
         dim: int,
         dim_out: int,
         num_classes: int,
+        cls_token: bool = True,
         distilled: bool = False,
         head_dropout: float = 0.0,
         eps: float = 1e-6,
         act_checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.num_cls = 2 if distilled else 1
+        self.num_cls = cls_token + distilled
         self.act_checkpoint = act_checkpoint
-        self.cls_token = nn.Parameter(torch.zeros(1, self.num_cls, dim))
+        self.cls_token = nn.Parameter(torch.zeros(1, self.num_cls, dim)) if self.num_cls else None
         self.norm = nn.LayerNorm(dim_out, eps=eps)
         self.head = ClassifierHead(dim_out, num_classes, dropout=head_dropout)
         self.head_dist = ClassifierHead(dim_out, num_classes, dropout=head_dropout) if distilled else None
@@ -145,6 +147,8 @@ class ClassTokenModel(nn.Module):
 
     def with_cls(self, x_BNC: Tensor) -> Tensor:
         """(B, X + N, C): the class tokens in front of (B, N, C)."""
+        if self.cls_token is None:
+            return x_BNC
         cls_BXC = self.cls_token.to(x_BNC.dtype).expand(x_BNC.shape[0], -1, -1)
         return torch.cat([cls_BXC, x_BNC], dim=1)
 

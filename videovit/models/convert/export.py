@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from videovit.models.convert.adapt import join_qkv, split_qkv
 from videovit.models.convert.eps import pool_norm_eps
-from videovit.models.convert.image_layouts import to_pit
+from videovit.models.convert.image_layouts import to_pit, to_ps_vit
 from videovit.models.convert.read import CheckpointError
 from videovit.models.convert.wrappers import unwrapped
 
@@ -38,36 +38,47 @@ _PYTORCHVIDEO = (
 
 
 def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
-    """Weights of an `MViT` or a `PiT` by another project's names, sharing memory with the model where they can.
+    """Weights of a model by another project's names, sharing memory with the model where they can.
 
     Args:
-        model: `MViT`, `PiT`, or `ViT`, whose names are those of an MViT that pools nothing.
+        model: `MViT`, `PiT`, `ProgressiveSamplingViT`, or `ViT`, whose names are those of an MViT that pools nothing.
         layout: `pyslowfast` (q, k, v in one projection or three, as the model has them; the patch embedding of images
             4-D), `torchvision` (its `MViT` class) or `pytorchvideo` (0.1.5: separate q, k, v). The eps of the pooling
             norms is not part of it: torchvision computes with 1e-6, pytorchvideo 0.1.5 with 1e-5. For a `PiT` of
-            images `pit` (naver-ai/pit) or `timm_pit`.
+            images `pit` (naver-ai/pit) or `timm_pit`. For a PS-ViT of images `ps_vit` (yuexy/PS-ViT) without the
+            buffer `point_coord`: theirs to compute (`strict=False`).
 
     Returns:
         Name -> tensor, detached; `load_pretrained` reads it back exactly.
 
     Raises:
-        CheckpointError: an unknown layout, or one that has no place for a table of this model, or shared attention.
+        CheckpointError: an unknown layout, or one that has no place for a table of this model, or for what it shares.
     """
     if layout not in EXPORTERS:
         raise CheckpointError(f"layout is {layout!r}; known: {', '.join(EXPORTERS)}")
     model = unwrapped(model)
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    stem = state.get("patch_embed.proj.weight")
+    stem = state.get("patch_embed.proj.weight", state.get("stem.conv.weight"))
     if stem is None or not any(".attn." in name for name in state):
         raise CheckpointError(f"{type(model).__name__} is not an MViT; its own state_dict() has the published names")
     values = [n for n in state if n.endswith(".attn.v.weight") and n.replace(".v.", ".k.") not in state]
     if values:
         raise CheckpointError(f"other projects share no attention between blocks, this model does ({values[0]})")
-    is_pit = any(".pool.fc." in name for name in state)
-    if is_pit != layout.endswith("pit"):
+    if layout not in _layouts_of(state):
         raise CheckpointError(f"{type(model).__name__} cannot be written as {layout}")
+    if getattr(model, "share_sampler", False) or getattr(model, "gamma", 1.0) != 1.0:
+        raise CheckpointError(f"{layout} has a block for every iteration and gamma 1.0, this model has not")
     grid = getattr(model, "grid", (0, 0, 0))
     return EXPORTERS[layout](state, grid[0] == 1 and stem.shape[2] == 1)
+
+
+def _layouts_of(state: State) -> set[str]:
+    """The layouts that the model of these names can be written in."""
+    if "pos_layer.weight" in state:
+        return {"ps_vit"}
+    if any(".pool.fc." in name for name in state):
+        return {"pit", "timm_pit"}
+    return {"pyslowfast", "torchvision", "pytorchvideo"}
 
 
 def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn.Module | None = None) -> None:
@@ -129,6 +140,7 @@ EXPORTERS: dict[str, Callable[[State, bool], State]] = {
     "pytorchvideo": _to_pytorchvideo,
     "pit": lambda state, is_image: to_pit(state),
     "timm_pit": lambda state, is_image: to_pit(state, "transformers.{behind}.pool."),
+    "ps_vit": lambda state, is_image: to_ps_vit(state),
 }
 
 

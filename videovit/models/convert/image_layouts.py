@@ -1,4 +1,5 @@
-"""Names of published image transformers (PiT, PS-ViT, DeiT and ViT), brought to this project's, and PiT's back.
+"""Names of published image transformers (PiT, PS-ViT, DeiT and ViT), brought to this project's, and those of PiT and
+PS-ViT back.
 
 here                  naver-ai/pit, timm                yuexy/PS-ViT                     deit, timm
 blocks.i              transformers.s.blocks.j           ps_layers.t.transformer_layer,   blocks.i
@@ -35,6 +36,15 @@ _PS_VIT = (
     (r"^ps_layers\.(\d+)\.transformer_layer\.", r"blocks.\1."),
     (r"^ps_layers\.(\d+)\.offset_layer\.", r"blocks.\1.offset."),
     _HEAD,
+)
+_TO_PS_VIT = (
+    (r"^stem\.conv\.", "stem.0."),
+    (r"^stem\.norm\.", "stem.1."),
+    (r"^stem\.units\.0\.", "stem.4."),
+    (r"^stem\.units\.1\.", "stem.5."),
+    (r"^(stem\.[45])\.norm", r"\1.bn"),
+    (r"^(stem\.[45])\.shortcut\.", r"\1.downsample."),
+    (r"\.projection\.", "."),
 )
 
 
@@ -124,6 +134,34 @@ def from_ps_vit(state: State) -> State:
         for pattern, replacement in _PS_VIT:
             name = re.sub(pattern, replacement, name)
         renamed[name] = tensor
+    return renamed
+
+
+def to_ps_vit(state: State) -> State:
+    """The reverse of `from_ps_vit`, for a PS-ViT of images with a block of its own for every iteration.
+
+    Their model also keeps its first points, `point_coord`, which follow from the size of the image: not written.
+
+    Raises:
+        CheckpointError: the weights are about time, which the layout has no place for.
+    """
+    if state["pos_layer.weight"].shape[1] > 2:
+        raise CheckpointError("this layout of PS-ViT is for images; the model has weights over time")
+    iterations = 1 + sum(name.endswith(".offset.weight") for name in state)
+    renamed = {}
+    for old, tensor in state.items():
+        name = old
+        for pattern, replacement in _TO_PS_VIT:
+            name = re.sub(pattern, replacement, name)
+        if match := re.match(r"blocks\.(\d+)\.(offset\.)?", old):
+            number, rest = int(match[1]), old[match.end() :]
+            layer = "offset_layer" if match[2] else "transformer_layer"
+            start = f"ps_layers.{number}.{layer}." if number < iterations else f"trans_layers.{number - iterations}."
+            name = start + rest
+        renamed[name] = tensor
+    for kind in ("weight", "bias"):
+        copies = {f"ps_layers.{i}.position_layer.{kind}": state[f"pos_layer.{kind}"] for i in range(iterations)}
+        renamed.update(copies)
     return renamed
 
 
