@@ -30,14 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 
 from videovit.data import prepare
 from videovit.data.check import Finding
-from videovit.data.readers import kinetics
+from videovit.data.readers.annotation_files import Problem, content_of, nearest, read_lines, refuse
 from videovit.data.readers.image_folder import class_folders, images_below
-from videovit.data.readers.kinetics import refuse
 from videovit.data.records import AnnotationError
 
 SYNSET = re.compile(r"n\d{8}", re.ASCII)
 META, GROUND_TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
-Problem = tuple[int, str, str]
 
 
 def read_words(file: Path) -> dict[str, str]:
@@ -48,7 +46,7 @@ def read_words(file: Path) -> dict[str, str]:
     """
     words: dict[str, str] = {}
     problems: list[Problem] = []
-    for number, line in enumerate(kinetics.read_lines(file), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         synset, _, name = line.strip().replace("\t", " ").partition(" ")
         if not synset:
             continue
@@ -82,14 +80,14 @@ def read_devkit(folder: Path) -> tuple[list[str], dict[str, str]]:
         with open(folder / META, "rb") as file:
             table: Any = loadmat(file, squeeze_me=True, struct_as_record=True)["synsets"]
     except FileNotFoundError:
-        raise AnnotationError(f"{folder / META} does not exist; {kinetics.content_of(folder)}") from None
+        raise AnnotationError(f"{folder / META} does not exist; {content_of(folder)}") from None
     except (KeyError, ValueError, MatReadError) as error:
         raise AnnotationError(f"{folder / META}: not the table of ILSVRC 2012's development kit: {error}") from None
     by_id = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
     words = {str(row["WNID"]): str(row["words"]) for row in table}
     synsets: list[str] = []
     problems: list[Problem] = []
-    for number, line in enumerate(kinetics.read_lines(folder / GROUND_TRUTH), start=1):
+    for number, line in enumerate(read_lines(folder / GROUND_TRUTH), start=1):
         if not line.strip():
             continue
         if not line.strip().isdigit() or int(line) not in by_id:
@@ -113,7 +111,7 @@ def read_val_labels(file: Path) -> list[str] | dict[str, str]:
     Raises:
         AnnotationError: missing, or a line is of another form.
     """
-    lines = [line for line in kinetics.read_lines(file)]
+    lines = [line for line in read_lines(file)]
     if lines[0].startswith("ImageId"):
         by_name = {}
         problems = []
@@ -155,7 +153,7 @@ def list_flat(
     if strange:
         raise AnnotationError(
             f"the validation labels name {len(strange)} classes without a folder in train/, such as {strange[0]!r}"
-            + prepare.nearest(strange[0], classes)
+            + nearest(strange[0], tuple(classes))
         )
     rows: list[tuple[str, int]] = []
     found = set()
@@ -198,9 +196,7 @@ def prepare_lists(
     """
     splits = [split for split in prepare.SPLITS if (images / split).is_dir()]
     if not splits:
-        raise AnnotationError(
-            f"--images {str(images)!r} has no folder train, val or test; {kinetics.content_of(images)}"
-        )
+        raise AnnotationError(f"--images {str(images)!r} has no folder train, val or test; {content_of(images)}")
     classes = {name: number for number, name in enumerate(class_folders(images / splits[0]))}
     missing: list[Finding] = []
     for split in splits:
@@ -210,7 +206,7 @@ def prepare_lists(
             names = class_folders(images / split)
             strange = [name for name in names if name not in classes]
             if strange:
-                near = prepare.nearest(strange[0], classes)
+                near = nearest(strange[0], tuple(classes))
                 raise AnnotationError(f"{str(images / split / strange[0])!r} is no class of {splits[0]}/{near}")
             rows = [(path, classes[name]) for name in names for path in images_below(images / split / name)]
         prepare.write_list(

@@ -29,15 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 
 from videovit.data import prepare
 from videovit.data.check import Finding, plain_name
-from videovit.data.readers import kinetics
-from videovit.data.readers.kinetics import refuse
+from videovit.data.readers.annotation_files import Problem, content_of, nearest, refuse
 from videovit.data.records import AnnotationError
 from videovit.data.video_files import VIDEO_SUFFIXES
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
 SPLIT_NAMES = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 TIMED = re.compile(r"(?P<id>[\w-]{11})_(?P<start>\d{6})_(?P<end>\d{6})", re.ASCII)
-Problem = tuple[int, str, str]
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def prepare_release(
         _, label, place = unknown[0]
         raise AnnotationError(
             f"{place}: unknown class {label!r} ({len(unknown)} rows have unknown classes); expected one of the "
-            f"{len(classes)} of {classes_file}{prepare.nearest(label, classes)}"
+            f"{len(classes)} of {classes_file}{nearest(label, tuple(classes))}"
         )
     files = VideoFiles(folders)
     lists: dict[str, list[tuple[str, int]]] = {clip.split: [] for clip in clips}
@@ -213,7 +211,7 @@ def prepare_tree(
         AnnotationError: no videos, loose videos, or a folder that `classes_file` does not name.
     """
     if not folder.is_dir():
-        raise AnnotationError(f"--tree {str(folder)!r}: no such folder; {kinetics.content_of(folder.parent)}")
+        raise AnnotationError(f"--tree {str(folder)!r}: no such folder; {content_of(folder.parent)}")
     videos = [Path(path).relative_to(folder) for path in sorted(videos_below(str(folder)))]
     if not videos:
         raise AnnotationError(f"no videos below {str(folder)!r}; known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}")
@@ -228,7 +226,7 @@ def prepare_tree(
         name = video.parts[depth - 1]
         if name not in classes:
             raise AnnotationError(
-                f"{str(folder / name)!r} is no class of {classes_file}{prepare.nearest(name, classes)}"
+                f"{str(folder / name)!r} is no class of {classes_file}{nearest(name, tuple(classes))}"
             )
         split = SPLIT_NAMES[video.parts[0]] if divided else prepare.split_of(video.as_posix(), fractions, seed)
         lists.setdefault(split, []).append((prepare.listed_path(str(folder / video), output), classes[name]))

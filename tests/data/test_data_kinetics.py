@@ -8,7 +8,7 @@ import pytest
 
 from videovit.config import load_config
 from videovit.data.catalog import find_dataset
-from videovit.data.readers import kinetics
+from videovit.data.readers import annotation_files, kinetics
 from videovit.data.records import AnnotationError, Sample
 
 
@@ -176,5 +176,5 @@ def test_catalogue(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_for_a_list(tmp_path, monkeypatch):
-    monkeypatch.setattr(kinetics, "LARGEST_LIST", 10)
+    monkeypatch.setattr(annotation_files, "LARGEST_LIST", 10)
     assert "this is no list of videos" in error(tmp_path, "a.mp4 0\nb.mp4 1\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import difflib
 import hashlib
 import json
 import os
@@ -15,7 +14,8 @@ from pathlib import Path
 from videovit.config.errors import UserError
 from videovit.data.check import Entry, Finding, check_entries, summary, write_report
 from videovit.data.class_names import read_class_names
-from videovit.data.readers import kinetics
+from videovit.data.readers import kinetics, listed_paths
+from videovit.data.readers.annotation_files import Problem, content_of, nearest, read_lines, refuse
 from videovit.data.records import AnnotationError, Sample
 
 SPLITS = ("train", "val", "test")
@@ -35,17 +35,17 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
     Raises:
         AnnotationError: missing, not text, a column is missing, or rows have more or fewer fields than the header.
     """
-    lines = kinetics.read_lines(file)
+    lines = read_lines(file)
     reader = csv.reader(lines)
     header = [name.strip() for name in next(reader, [])]
     lacking = [name for name in columns if name not in header]
     if lacking:
         raise AnnotationError(
             f"{file}:1: found the columns {', '.join(header) or '(none)'}; expected {', '.join(columns)}"
-            + nearest(lacking[0], header)
+            + nearest(lacking[0], tuple(header))
         )
     rows: list[Row] = []
-    problems: list[tuple[int, str, str]] = []
+    problems: list[Problem] = []
     for values in reader:
         if not any(value.strip() for value in values):
             continue
@@ -54,14 +54,8 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
             problems.append((reader.line_num, lines[reader.line_num - 1], why))
         else:
             rows.append((reader.line_num, {name: value.strip() for name, value in zip(header, values, strict=True)}))
-    kinetics.refuse(file, problems)
+    refuse(file, problems)
     return rows
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest one, if there is one."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; nearest: {near[0]!r}" if near else ""
 
 
 def number_classes(names: Iterable[str], classes_file: str = "") -> dict[str, int]:
@@ -104,7 +98,7 @@ def write_class_names(file: Path, classes: Mapping[str, int]) -> None:
 def listed_path(path: str, output: Path) -> str:
     """How a list in `output` names a file: relative to `output` when it lies below, else absolute."""
     absolute, folder = os.path.abspath(path), os.path.abspath(output)
-    return os.path.relpath(absolute, folder) if kinetics.is_inside(absolute, folder) else absolute
+    return os.path.relpath(absolute, folder) if listed_paths.is_inside(absolute, folder) else absolute
 
 
 def split_of(name: str, fractions: Mapping[str, float], seed: int) -> str:
@@ -143,15 +137,15 @@ def entries_of_lists(
     bad: list[Finding] = []
     files = [folder / f"{split}.csv" for split in SPLITS if (folder / f"{split}.csv").is_file()]
     if not files:
-        raise AnnotationError(f"no train.csv, val.csv or test.csv in {str(folder)!r}; {kinetics.content_of(folder)}")
-    folders = kinetics.Folders()
+        raise AnnotationError(f"no train.csv, val.csv or test.csv in {str(folder)!r}; {content_of(folder)}")
+    folders = listed_paths.Folders()
     for file in files:
-        lines = kinetics.read_lines(file)
+        lines = read_lines(file)
         rows, problems = kinetics.parse_rows(lines, num_classes=len(classes), separator=" ", skip=0)
         bad += [Finding("bad row", text, why, file.stem, f"{file.name}:{number}") for number, text, why in problems]
         for row in rows:
             path = os.path.join(prefix, row.path) if prefix else row.path
-            path = path if prefix else kinetics.relative_to_either(path, str(folder), folders)
+            path = path if prefix else listed_paths.relative_to_either(path, str(folder), folders)
             entries.append(Entry(path, file.stem, names[row.label], f"{file.name}:{row.number}", clip_of(path)))
     return entries, bad
 

@@ -1,4 +1,4 @@
-"""Finding annotation files and videos of an official release, and JSON with line numbers."""
+"""What readers share: lines of a file, one error for all bad lines, files and videos of a release, JSON with lines."""
 
 from __future__ import annotations
 
@@ -11,11 +11,64 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from videovit.data.readers.kinetics import content_of, read_lines
 from videovit.data.records import AnnotationError
 from videovit.data.video_files import VIDEO_SUFFIXES
 
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
+WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
+MOST_PROBLEMS_SHOWN = 20
+LONGEST_LINE_SHOWN = 120
+LARGEST_LIST = 1 << 30  # bytes
+
+Problem = tuple[int, str, str]
+"""A line that cannot be used: its number (from 1), what it says, and why."""
+
+
+def read_lines(list_file: Path) -> list[str]:
+    """The lines of a list file, without line ends and byte order mark.
+
+    Raises:
+        AnnotationError: there is no such file, it is too large, or it is not text.
+    """
+    try:
+        if list_file.stat().st_size > LARGEST_LIST:
+            raise AnnotationError(f"{list_file}: larger than {LARGEST_LIST >> 20} MiB; this is no list of videos")
+        text = list_file.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise AnnotationError(f"list file {str(list_file)!r} does not exist; {content_of(list_file.parent)}") from None
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise AnnotationError(f"{list_file}:{number}: not UTF-8 text (byte {error.object[error.start]:#04x})") from None
+    except OSError as error:
+        raise AnnotationError(f"list file {str(list_file)!r} cannot be read: {error.strerror}") from None
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def content_of(folder: Path) -> str:
+    """What is in a folder, for an error message."""
+    if not folder.is_dir():
+        return f"nor does its folder {str(folder)!r} (DATA.PATH_TO_DATA_DIR)"
+    names = sorted(entry.name for entry in folder.iterdir())
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return f"its folder {str(folder)!r} (DATA.PATH_TO_DATA_DIR) holds {shown or 'nothing'}"
+
+
+def refuse(list_file: Path, problems: Sequence[Problem]) -> None:
+    """Raise one error that shows the first problems and says how many there are.
+
+    Raises:
+        AnnotationError: there is at least one.
+    """
+    if not problems:
+        return
+    shown = [
+        f"  {list_file}:{number}: {text if len(text) <= LONGEST_LINE_SHOWN else text[:LONGEST_LINE_SHOWN] + '...'!s}"
+        f"\n      {why}"
+        for number, text, why in problems[:MOST_PROBLEMS_SHOWN]
+    ]
+    count = "1 line" if len(problems) == 1 else f"{len(problems)} lines"
+    more = "" if len(problems) <= MOST_PROBLEMS_SHOWN else f"\n  ... and {len(problems) - MOST_PROBLEMS_SHOWN} more"
+    raise AnnotationError(f"{list_file}: {count} cannot be used:\n" + "\n".join(shown) + more)
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path:

@@ -20,12 +20,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from videovit.data.readers.kinetics import WHOLE_NUMBER, read_lines, refuse
+from videovit.data.readers.annotation_files import WHOLE_NUMBER, Problem, read_lines, refuse
 from videovit.data.records import AnnotationError, Box, KeyFrame, Sample
 
 Key = tuple[str, float]
 Corners = tuple[float, float, float, float]
-Problem = tuple[int, str, str]
 
 # Proposals of a detector may reach over the edge by rounding; they are cut off there.
 OVERHANG = 1e-3

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from videovit.data.readers import frame_lists
-from videovit.data.readers.annotation_files import PLAIN_NAME, VideoFolder, find_file
-from videovit.data.readers.kinetics import read_lines, refuse
+from videovit.data.readers.annotation_files import PLAIN_NAME, Problem, VideoFolder, find_file, read_lines, refuse
 from videovit.data.records import Action, AnnotationError, Sample
 
 LISTS = {"train": "Charades_v1_train.csv", "val": "Charades_v1_test.csv"}
@@ -59,7 +58,7 @@ def read(
             f"{list_file}:1: {lines[0][:120]}\n      expected a header with the columns id and actions"
         )
     samples: list[Sample] = []
-    problems: list[tuple[int, str, str]] = []
+    problems: list[Problem] = []
     seen: dict[str, int] = {}
     for row in rows:
         if not row:

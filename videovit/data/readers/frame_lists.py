@@ -15,14 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from videovit.data.readers.kinetics import (
-    WHOLE_NUMBER,
-    Folders,
-    content_of,
-    leads_out,
-    refuse,
-    relative_to_either,
-)
+from videovit.data.readers.annotation_files import WHOLE_NUMBER, Problem, content_of, refuse
+from videovit.data.readers.listed_paths import Folders, leads_out, relative_to_either
 from videovit.data.records import Action, AnnotationError, Sample
 
 COLUMNS = ("original_vido_id", "video_id", "frame_id", "path", "labels")
@@ -72,7 +66,7 @@ def read(
     """
     list_file = Path(list_file)
     videos: dict[str, _Frames] = {}
-    problems: list[tuple[int, str, str]] = []
+    problems: list[Problem] = []
     for number, line in _lines(list_file):
         why = _take(videos, line, number, num_classes if with_labels else None)
         if why is not None:

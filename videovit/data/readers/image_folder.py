@@ -18,6 +18,7 @@ from pathlib import Path
 
 from videovit.data.decode.image_backend import SUFFIXES
 from videovit.data.readers import kinetics
+from videovit.data.readers.annotation_files import content_of
 from videovit.data.records import AnnotationError, Sample
 
 
@@ -82,7 +83,7 @@ def find_split(split_folder: Path) -> Path:
             return place
     raise AnnotationError(
         f"folder {str(split_folder)!r} does not exist, nor does a list {split_folder.name + '.csv'!r} beside it; "
-        + kinetics.content_of(split_folder.parent)
+        + content_of(split_folder.parent)
     )
 
 

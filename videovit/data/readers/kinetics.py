@@ -12,17 +12,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from videovit.data.readers.annotation_files import WHOLE_NUMBER, Problem, read_lines, refuse
+from videovit.data.readers.listed_paths import Folders, leads_out, relative_to_either
 from videovit.data.records import AnnotationError, Sample
 
-MOST_PROBLEMS_SHOWN = 20
-LONGEST_LINE_SHOWN = 120
-LARGEST_LIST = 1 << 30  # bytes
 USUAL_SEPARATORS = frozenset(" ,\t")
 LAST_FIELD = re.compile(r"(?P<path>.*)[,\t ](?P<label>[^,\t ]+)", re.DOTALL)
-WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,41 +71,10 @@ def read(
     return [Sample(os.path.join(prefix, row.path), row.label) for row in rows]
 
 
-def read_lines(list_file: Path) -> list[str]:
-    """The lines of a list file, without line ends and byte order mark.
-
-    Raises:
-        AnnotationError: there is no such file, it is too large, or it is not text.
-    """
-    try:
-        if list_file.stat().st_size > LARGEST_LIST:
-            raise AnnotationError(f"{list_file}: larger than {LARGEST_LIST >> 20} MiB; this is no list of videos")
-        text = list_file.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise AnnotationError(f"list file {str(list_file)!r} does not exist; {content_of(list_file.parent)}") from None
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise AnnotationError(f"{list_file}:{number}: not UTF-8 text (byte {error.object[error.start]:#04x})") from None
-    except OSError as error:
-        raise AnnotationError(f"list file {str(list_file)!r} cannot be read: {error.strerror}") from None
-    return [line.removesuffix("\r") for line in text.split("\n")]
-
-
-def content_of(folder: Path) -> str:
-    """What is in a folder, for an error message."""
-    if not folder.is_dir():
-        return f"nor does its folder {str(folder)!r} (DATA.PATH_TO_DATA_DIR)"
-    names = sorted(entry.name for entry in folder.iterdir())
-    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    return f"its folder {str(folder)!r} (DATA.PATH_TO_DATA_DIR) holds {shown or 'nothing'}"
-
-
-def parse_rows(
-    lines: Iterable[str], *, num_classes: int, separator: str, skip: int
-) -> tuple[list[Row], list[tuple[int, str, str]]]:
+def parse_rows(lines: Iterable[str], *, num_classes: int, separator: str, skip: int) -> tuple[list[Row], list[Problem]]:
     """Split every line into path and label; lines that cannot be used come back as (number, content, why)."""
     rows: list[Row] = []
-    problems: list[tuple[int, str, str]] = []
+    problems: list[Problem] = []
     for number, line in enumerate(lines, start=1):
         text = line.strip()
         if number <= skip or not text:
@@ -149,88 +116,3 @@ def unquote(text: str) -> str:
     if len(text) >= 2 and text[0] == text[-1] == '"':
         return text[1:-1].replace('""', '"')
     return text
-
-
-def refuse(list_file: Path, problems: list[tuple[int, str, str]]) -> None:
-    """Raise one error that shows the first problems and says how many there are.
-
-    Raises:
-        AnnotationError: there is at least one.
-    """
-    if not problems:
-        return
-    shown = [
-        f"  {list_file}:{number}: {text if len(text) <= LONGEST_LINE_SHOWN else text[:LONGEST_LINE_SHOWN] + '...'!s}"
-        f"\n      {why}"
-        for number, text, why in problems[:MOST_PROBLEMS_SHOWN]
-    ]
-    count = "1 line" if len(problems) == 1 else f"{len(problems)} lines"
-    more = "" if len(problems) <= MOST_PROBLEMS_SHOWN else f"\n  ... and {len(problems) - MOST_PROBLEMS_SHOWN} more"
-    raise AnnotationError(f"{list_file}: {count} cannot be used:\n" + "\n".join(shown) + more)
-
-
-@dataclass(slots=True)
-class Folders:
-    """Remembers what is in each folder, so that a long list costs one look per folder and not one per video."""
-
-    _entries: dict[str, dict[str, bool]] = field(default_factory=dict)
-    _real: dict[str, str] = field(default_factory=dict)
-
-    def has(self, path: str) -> bool:
-        """Whether a file stands at `path`."""
-        folder, name = os.path.split(path)
-        return name in self._listing(folder)
-
-    def real(self, path: str) -> str:
-        """The path with its symbolic links followed."""
-        folder, name = os.path.split(path)
-        if self._listing(folder).get(name, False) or name in ("", ".", ".."):
-            return os.path.realpath(path)
-        return os.path.join(self.real_folder(folder), name)
-
-    def real_folder(self, folder: str) -> str:
-        """A folder with its symbolic links followed."""
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(folder)
-        return self._real[folder]
-
-    def _listing(self, folder: str) -> dict[str, bool]:
-        """Name -> whether it is a symbolic link; nothing for a folder that cannot be listed."""
-        if folder not in self._entries:
-            try:
-                with os.scandir(folder or ".") as entries:
-                    self._entries[folder] = {entry.name: entry.is_symlink() for entry in entries}
-            except OSError:
-                self._entries[folder] = {}
-        return self._entries[folder]
-
-
-def relative_to_either(path: str, root: str, folders: Folders) -> str:
-    """`path` itself, or `root/path` when only that exists (or only its folder does)."""
-    if os.path.isabs(path) or folders.has(path):
-        return path
-    under_root = os.path.join(root, path)
-    if folders.has(under_root):
-        return under_root
-    only_there = os.path.isdir(os.path.dirname(under_root)) and not os.path.isdir(os.path.dirname(path) or ".")
-    return under_root if only_there else path
-
-
-def leads_out(path: str, prefix: str, folders: Folders) -> str | None:
-    """Why a listed path must not be joined to the prefix, or None when it stays inside."""
-    if os.path.isabs(path):
-        return f"an absolute path, but paths count from DATA.PATH_PREFIX {prefix!r}"
-    joined = os.path.join(prefix, path)
-    if not is_inside(os.path.normpath(joined), os.path.normpath(prefix)):
-        return f"leads out of DATA.PATH_PREFIX {prefix!r}"
-    real = folders.real(joined)
-    if not is_inside(real, folders.real_folder(prefix)):
-        return f"leads out of DATA.PATH_PREFIX {prefix!r} by a symbolic link, to {real!r}"
-    return None
-
-
-def is_inside(path: str, folder: str) -> bool:
-    """Whether a normalised path lies below a normalised folder."""
-    if folder == ".":
-        return not (path == ".." or path.startswith("../"))
-    return path.startswith(folder.rstrip(os.sep) + os.sep)

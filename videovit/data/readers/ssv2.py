@@ -20,20 +20,21 @@ from typing import Any, Literal
 from videovit.data.readers import frame_lists
 from videovit.data.readers.annotation_files import (
     PLAIN_NAME,
+    Problem,
     VideoFolder,
     find_file,
     nearest,
     read_json,
     read_json_entries,
+    read_lines,
+    refuse,
 )
-from videovit.data.readers.kinetics import read_lines, refuse
 from videovit.data.records import AnnotationError, Sample
 
 PREFIX = "something-something-v2-"
 LISTS = {"train": "train.json", "val": "validation.json", "test": "test-answers.csv"}
 LABELS_FILES = (f"{PREFIX}labels.json", "labels.json", f"labels/{PREFIX}labels.json", "labels/labels.json")
 VIDEO_FOLDERS = ("20bn-something-something-v2", "videos")
-Problem = tuple[int, str, str]
 
 
 def read(
