@@ -5,6 +5,7 @@ import torch
 
 from videovit.config import load_config
 from videovit.models import UnknownModelError, build_model
+from videovit.models.layers import SizeError
 from videovit.models.mvit import MViT, UnsupportedModelError
 
 SMALL = [
@@ -54,3 +55,33 @@ def test_unknown_model_is_named_with_the_nearest():
     with pytest.raises(ValueError, match="MViT") as caught:
         build_model(load_config(opts=["MODEL.MODEL_NAME", "MVit"]))
     assert type(caught.value).__name__ in (UnknownModelError.__name__, "ConfigError")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MViT", ["DATA.NUM_FRAMES", "1"]),
+        ("MViT", ["DATA.NUM_FRAMES", "1", "MVIT.USE_ABS_POS", "False", "MVIT.REL_POS_TEMPORAL", "True"]),
+        ("MViT", ["DATA.TRAIN_CROP_SIZE", "3"]),
+        ("ViT", ["DATA.NUM_FRAMES", "1", "VIT.PATCH_SIZE", "[2, 16, 16]"]),
+        ("ViT", ["DATA.TRAIN_CROP_SIZE", "15"]),
+        ("PiT", ["DATA.TRAIN_CROP_SIZE", "15"]),
+    ],
+)
+def test_clips_smaller_than_a_patch_are_refused_by_their_keys(name, options):
+    """One frame and a patch step of two used to end in PyTorch's words about the position table."""
+    with pytest.raises(SizeError, match=r"DATA\.NUM_FRAMES.*DATA\.TRAIN_CROP_SIZE"):
+        built("MODEL.MODEL_NAME", name, *options)
+
+
+@pytest.mark.parametrize("name", ["MViT", "ViT", "PiT"])
+def test_a_clip_too_small_for_a_built_model_is_refused(name):
+    model = built("MODEL.MODEL_NAME", name).eval()
+    with pytest.raises(SizeError, match=r"\(4, 0, 5\) \(T, H, W\) are smaller than a patch"):
+        model(torch.zeros(1, 3, 4, 0, 5))
+
+
+def test_a_grid_that_pooling_uses_up_has_one_token_left():
+    relative = ["MVIT.REL_POS_SPATIAL", "True", "MVIT.USE_ABS_POS", "False", "DATA.TRAIN_CROP_SIZE", "8"]
+    model = built(*relative, "MVIT.POOL_Q_STRIDE", "[[0,1,2,2],[1,1,2,2]]", "MVIT.POOL_KV_STRIDE_ADAPTIVE", "None")
+    assert model(torch.zeros(1, 3, 4, 8, 8)).shape == (1, 7)

@@ -9,8 +9,8 @@ from torch import nn
 from videovit.config import load_config
 from videovit.models import build_model, export_state_dict, load_pretrained
 from videovit.models.convert import CheckpointError
+from videovit.models.layers import SizeError
 from videovit.models.ps_vit import ProgressiveSamplingViT, initial_points, sample_map
-from videovit.models.transformer import SizeError
 
 SMALL = {"dim": 16, "num_heads": 2, "iterations": 3, "depth": 1, "points": (3, 3), "num_classes": 5}
 STEM = {"stem_width": 4, "stem_dim": 8}

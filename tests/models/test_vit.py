@@ -10,9 +10,10 @@ from timm.models.vision_transformer import VisionTransformer
 from videovit.config import load_config
 from videovit.models import build_model, expand, load_pretrained
 from videovit.models.convert import CheckpointError
+from videovit.models.layers import SizeError
 from videovit.models.mvit import MViT
 from videovit.models.pit import PiT
-from videovit.models.transformer import DistilledLogits, SizeError
+from videovit.models.transformer import DistilledLogits
 from videovit.models.vit import ViT
 
 VIT_B = Path(__file__).resolve().parents[2] / "configs/Kinetics/VIT_B_8x8.yaml"

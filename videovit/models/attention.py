@@ -114,7 +114,7 @@ class MultiscaleAttention(nn.Module):
             return nn.Parameter(torch.zeros(2 * size - 1, self.width))
 
         def longest(axis: int) -> int:
-            return max(grid[axis] // self.spec.stride_q[axis], grid[axis] // self.spec.stride_kv[axis])
+            return max(1, grid[axis] // self.spec.stride_q[axis], grid[axis] // self.spec.stride_kv[axis])
 
         # As published: the temporal table covers the unpooled clip, the spatial ones the finer of the pooled sides.
         self.rel_pos_h = table(longest(1)) if spatial else None

@@ -3,15 +3,22 @@
 B clips, C channels, T H W pixels; a leading `...` stands for any token layout.
 """
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videovit.config.errors import UserError
 from videovit.models.derived import Derived
 
 Triple = tuple[int, int, int]
+
+
+class SizeError(UserError):
+    """Widths, heads or sizes of a model, or the size of a clip, that do not fit together."""
+
 
 # Elements of a weight that is worth keeping twice. Larger ones stand in the coarse stages, where few tokens meet them:
 # 3 % of their time is not worth the memory. Under autocast they are converted for one block at a time.
@@ -114,8 +121,29 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv3d(in_channels, dim, kernel, stride, padding)
 
+    def grid(self, size: Sequence[int]) -> Triple:
+        """(T', H', W') of a clip of `size` (T, H, W).
+
+        Raises:
+            SizeError: the clip is smaller than a patch.
+        """
+        sizes = zip(size, self.proj.kernel_size, self.proj.stride, self.proj.padding, strict=True)
+        T, H, W = ((n + 2 * p - k) // s + 1 for n, k, s, p in sizes)
+        if min(T, H, W) < 1:
+            raise SizeError(
+                f"clips of {tuple(size)} (T, H, W) are smaller than a patch, {self.proj.kernel_size}, with padding "
+                f"{self.proj.padding}; see DATA.NUM_FRAMES, DATA.TRAIN_CROP_SIZE, DATA.TEST_CROP_SIZE, and the patch "
+                "in the section of the model"
+            )
+        return T, H, W
+
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """(B, T', H', W', dim) of (B, in_channels, T, H, W)."""
+        """(B, T', H', W', dim) of (B, in_channels, T, H, W).
+
+        Raises:
+            SizeError: the clip is smaller than a patch.
+        """
+        self.grid(x_BCTHW.shape[2:])
         # Asking for channels last through the small weight spares transposing the large output.
         weight = self.proj.weight.contiguous(memory_format=torch.channels_last_3d)
         tokens = F.conv3d(x_BCTHW, weight, self.proj.bias, self.proj.stride, self.proj.padding)

@@ -21,7 +21,7 @@ from videovit.config.errors import UserError
 from videovit.models.attention import AttentionMaps, MultiscaleAttention, PoolMode
 from videovit.models.derived import Derived, forget_derived, forget_passing
 from videovit.models.heads import ClassifierHead
-from videovit.models.layers import DropPath, Linear, Mlp, PatchEmbed, add_branch
+from videovit.models.layers import DropPath, Linear, Mlp, PatchEmbed, SizeError, add_branch
 from videovit.models.mvit_schedule import BlockSpec, expand, share_maps
 from videovit.models.pooling import max_pool
 from videovit.models.position import resize_pos_embed
@@ -164,6 +164,9 @@ class MViT(nn.Module):
         pool_norm_eps: of the LayerNorms behind pooling convolutions (1e-5 in old PySlowFast and pytorchvideo 0.1.5).
         act_checkpoint: recompute each block in the backward pass instead of keeping its activations.
 
+    Raises:
+        SizeError: clips smaller than a patch, or than the step to the next one.
+
     Source: MViT (arXiv 2104.11227); MViTv2 (arXiv 2112.01526).
     """
 
@@ -202,8 +205,15 @@ class MViT(nn.Module):
         self.specs = tuple(blocks)
         dim, dim_out = self.specs[0].dim, self.specs[-1].dim_out
         self.mean_pooling, self.act_checkpoint, self.dropout = mean_pooling, act_checkpoint, dropout
-        self.grid: Triple = tuple(n // s for n, s in zip(clip_size, patch_stride, strict=True))
         self.patch_embed = PatchEmbed(in_channels, dim, patch_kernel, patch_stride, patch_padding)
+        self.patch_embed.grid(clip_size)
+        self.grid: Triple = tuple(n // s for n, s in zip(clip_size, patch_stride, strict=True))
+        if min(self.grid) < 1:
+            raise SizeError(
+                f"clips of {tuple(clip_size)} (T, H, W) are shorter than a step from patch to patch, "
+                f"{tuple(patch_stride)}: DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE must reach MVIT.PATCH_STRIDE (for "
+                "images: DATA.NUM_FRAMES 1 and MVIT.PATCH_2D True, or a stride of 1 in time)"
+            )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
         self._add_pos_embed(dim, use_abs_pos and sep_pos_embed, use_abs_pos and not sep_pos_embed)
         self.norm_stem = nn.LayerNorm(dim, eps=norm_eps) if norm_stem else None
@@ -227,7 +237,7 @@ class MViT(nn.Module):
                 pool_norm_eps=pool_norm_eps,
             )
             self.blocks.append(block)
-            grid = tuple(n // s for n, s in zip(grid, spec.stride_q, strict=True))
+            grid = tuple(max(1, n // s) for n, s in zip(grid, spec.stride_q, strict=True))
         self.norm = nn.LayerNorm(dim_out, eps=norm_eps)
         self.head = ClassifierHead(dim_out, num_classes, dropout=head_dropout, init_scale=head_init_scale)
         self._derived = Derived()
@@ -369,6 +379,7 @@ def mvit_from_config(cfg: Any) -> MViT:
 
     Raises:
         ScheduleError: sparse lists that do not fit together.
+        SizeError: clips smaller than a patch.
         UnsupportedModelError: a variant of SlowFast's that is not built here.
     """
     m = cfg.MVIT

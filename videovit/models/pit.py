@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from videovit.models.derived import Derived
-from videovit.models.layers import Linear, PatchEmbed, Triple
+from videovit.models.layers import Linear, PatchEmbed, SizeError, Triple
 from videovit.models.position import resize_pos_embed
-from videovit.models.transformer import Block, ClassTokenModel, DistilledLogits, SizeError, drop_path_rates
+from videovit.models.transformer import Block, ClassTokenModel, DistilledLogits, drop_path_rates
 
 PIT_PRESETS: dict[str, dict[str, Any]] = {
     "pit_ti": {"dims": (64, 128, 256), "num_heads": (2, 4, 8)},
@@ -138,11 +138,9 @@ class PiT(ClassTokenModel):
             act_checkpoint=act_checkpoint,
         )
         padding = (patch_kernel[0] // 2, 0, 0)
-        self.grid = conv_grid(clip_size, patch_kernel, patch_stride, padding)
-        if min(self.grid) < 1:
-            raise SizeError(f"clips of {tuple(clip_size)} (T, H, W) are smaller than a patch, {tuple(patch_kernel)}")
-        T, H, W = self.grid
         self.patch_embed = PatchEmbed(in_channels, dims[0], patch_kernel, patch_stride, padding)
+        self.grid = self.patch_embed.grid(clip_size)
+        T, H, W = self.grid
         self.pos_embed_spatial = nn.Parameter(torch.empty(1, H * W, dims[0]))
         # Zeros, so that a clip starts as a stack of images; an image has no such table.
         self.pos_embed_temporal = nn.Parameter(torch.zeros(1, T, dims[0])) if T > 1 else None
@@ -205,12 +203,6 @@ class PiT(ClassTokenModel):
             return space.repeat(1, grid[0], 1)
         time = resize_pos_embed(self.pos_embed_temporal, (T, 1, 1), (grid[0], 1, 1))
         return (time[:, :, None] + space[:, None]).flatten(1, 2)
-
-
-def conv_grid(size: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Triple:
-    """(T, H, W) that a convolution makes of `size`; below 1 where the kernel does not fit."""
-    T, H, W = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
-    return T, H, W
 
 
 def pit_from_config(cfg: Any) -> PiT:

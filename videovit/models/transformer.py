@@ -9,15 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videovit.config.errors import UserError
 from videovit.models.attend import attend
 from videovit.models.derived import forget_derived, forget_passing
 from videovit.models.heads import ClassifierHead
-from videovit.models.layers import DropPath, Linear, Mlp, add_branch
-
-
-class SizeError(UserError):
-    """Widths, heads or sizes of a model that do not fit together."""
+from videovit.models.layers import DropPath, Linear, Mlp, SizeError, add_branch
 
 
 class DistilledLogits(NamedTuple):

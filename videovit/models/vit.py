@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from videovit.models.derived import Derived
 from videovit.models.layers import PatchEmbed, Triple
 from videovit.models.position import resize_pos_embed
-from videovit.models.transformer import Block, ClassTokenModel, DistilledLogits, SizeError, drop_path_rates
+from videovit.models.transformer import Block, ClassTokenModel, DistilledLogits, drop_path_rates
 
 VIT_PRESETS: dict[str, dict[str, Any]] = {
     "deit_ti": {"dim": 192, "num_heads": 3},
@@ -80,11 +80,9 @@ class ViT(ClassTokenModel):
             head_dropout=head_dropout,
             act_checkpoint=act_checkpoint,
         )
-        T, H, W = (n // p for n, p in zip(clip_size, patch_size, strict=True))
-        if not T * H * W:
-            raise SizeError(f"clips of {clip_size} (T, H, W) are smaller than a patch, {patch_size}")
-        self.grid: Triple = (T, H, W)
         self.patch_embed = PatchEmbed(in_channels, dim, patch_size, patch_size, (0, 0, 0))
+        self.grid = self.patch_embed.grid(clip_size)
+        T, H, W = self.grid
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_cls + T * H * W, dim))
         self.pos_dropout = nn.Dropout(dropout)
         sizes = {"mlp_ratio": mlp_ratio, "qkv_bias": qkv_bias, "dropout": dropout}
