@@ -111,7 +111,7 @@ def test_a_decoder_that_hangs_or_crashes_costs_one_file(tmp_path: Path, monkeypa
         ("unreadable", "spin"),
         ("unreadable", "crash"),
     ]
-    assert "took longer than" in found[0].detail and "crashed (SIGSEGV)" in found[1].detail
+    assert "took longer than --timeout 1 s" in found[0].detail and "crashed (SIGSEGV)" in found[1].detail
 
 
 def test_each_data_set_trains_and_is_tested_by_its_protocol(

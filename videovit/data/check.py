@@ -82,7 +82,7 @@ def look_at(path: str, *, backend: str, timeout_s: float) -> Look:
         timeout_s: seconds a video may take; 0 for no limit.
     """
     try:
-        with open_video(path, backend, replace(DEFAULTS, timeout_s=timeout_s)) as video:
+        with open_video(path, backend, replace(DEFAULTS, timeout_s=timeout_s, timeout_name="--timeout")) as video:
             num_frames, fps = video.num_frames, video.fps
             last = num_frames - 1
             video.frames(np.unique([0, last // 2, last]))

@@ -203,7 +203,7 @@ class LimitedVideo(ClosingVideo):
         self._path = path
         self._backend = backend
         self._helper: Helper | None = helper
-        self._limit_s = options.timeout_s
+        self._limit = f"{options.timeout_name} {options.timeout_s:g}"
         self._left_s = options.timeout_s
         self._end = weakref.finalize(self, helper.end)
         try:
@@ -239,7 +239,7 @@ class LimitedVideo(ClosingVideo):
                 self._drop()
         self._left_s -= time.monotonic() - start
         if answer is None:
-            reason = f"took longer than DATA.DECODE_TIMEOUT_S {self._limit_s:g} s; its decoder was ended"
+            reason = f"took longer than {self._limit} s; its decoder was ended"
             raise DecodeError(self._path, reason, self._backend)
         if answer[0] == "error":
             raise answer[1]

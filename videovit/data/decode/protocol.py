@@ -29,6 +29,7 @@ class DecodeOptions:
         max_frames: frames of the longest video that is read.
         frames_fps: frame rate of folders and lists of images, which have none of their own.
         timeout_s: seconds that one video may take, opening it and decoding, before its decoder is ended; 0: no limit.
+        timeout_name: what the user sets that limit with, for messages.
     """
 
     short_side: int = 0
@@ -36,6 +37,7 @@ class DecodeOptions:
     max_frames: int = 1_000_000
     frames_fps: float = 30.0
     timeout_s: float = 0.0
+    timeout_name: str = "DATA.DECODE_TIMEOUT_S"
 
 
 DEFAULTS = DecodeOptions()
