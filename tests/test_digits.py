@@ -24,3 +24,10 @@ def test_a_small_mvit_learns_to_read_digits(tmp_path: Path) -> None:
     run_tool("run_net.py", "--cfg", ROOT / "configs/Digits/MVIT_TINY.yaml", *opts, "DATA_LOADER.NUM_WORKERS", 0)
     (result,) = stats(out, "test_final")
     assert result["num_videos"] == 364 and result["top1_acc"] >= 80.0  # 98 to 99 after all 20 epochs; chance is 10
+
+    # A folder stands for the images in it.
+    predict = ["--cfg", out / "config.yaml", "--checkpoint", out, "--json", out / "p.json", data / "val" / "7"]
+    run_tool("predict.py", *predict)
+    sevens = json.loads((out / "p.json").read_text())
+    assert [p["path"] for p in sevens] == sorted(map(str, (data / "val" / "7").iterdir()))
+    assert sum(p["top"][0]["class"] == "seven" for p in sevens) > len(sevens) / 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from runs import TINY, run_tool, stats, write_config
 from videos import write_video
 
@@ -80,12 +81,26 @@ def rows_of(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
+def predict(out: Path, videos: list[Path]) -> list[dict[str, Any]]:
+    """What tools/predict.py says with the config and weights of a run."""
+    run_tool(
+        "predict.py", "--cfg", out / "config.yaml", "--checkpoint", out, "--json", out / "p.json", *videos,
+    )  # fmt: skip
+    return json.loads((out / "p.json").read_text())
+
+
+def told(said: dict[str, Any]) -> dict[str, float]:
+    """The score of each class."""
+    return {entry["class"]: entry["score"] for entry in said["top"]}
+
+
 def test_something_something(tmp_path: Path) -> None:
     data = write_ssv2(tmp_path / "data", num_train=24, num_val=9)
     out = tmp_path / "out"
     opts = ["TRAIN.DATASET", "ssv2", "TEST.DATASET", "ssv2", "DATA.PATH_TO_DATA_DIR", data, "OUTPUT_DIR", out]
     opts += ["TEST.NUM_ENSEMBLE_VIEWS", 1, "SOLVER.MAX_EPOCH", 4, "TRAIN.EVAL_PERIOD", 2, "LOG_PERIOD", 10]
     opts += ["TRAIN.CHECKPOINT_PERIOD", 4, "SHUFFLE_EVAL.ENABLE", True, "SHUFFLE_EVAL.NUM_SEEDS", 1]
+    opts += ["TEST.SAVE_RESULTS_PATH", "scores.pt"]
     done = run_tool("run_net.py", "--cfg", write_config(tmp_path, TINY), *opts)
     (result,) = stats(out, "test_final")
     assert result["views"] == "1 clips x 3 crops" and (result["num_videos"], result["num_views"]) == (9, 27)
@@ -98,6 +113,14 @@ def test_something_something(tmp_path: Path) -> None:
     assert sum(int(matrix[k][k]) for k in (1, 2, 3)) == round(9 * result["top1_acc"] / 100)
     assert [row[2] for row in rows_of(out / "per_class.csv")[1:]] == ["3", "3", "3"]
     assert (out / "confusion_matrix.png").stat().st_size > 1000 and (out / "per_class.png").exists()
+    # Prediction takes the one clip of the whole video, and three crops of it, as the test did.
+    videos = [data / "20bn-something-something-v2" / f"{24 + i + 1}.webm" for i in range(3)]
+    predicted = predict(out, videos)
+    assert [p["views"] for p in predicted] == ["1 windows x 3 crops, mean score"] * 3
+    assert [len(p["windows"]) for p in predicted] == [1, 1, 1]
+    kept = torch.load(out / "scores.pt", weights_only=True)["scores"][:3] / 3
+    for prediction, scores_K in zip(predicted, kept, strict=True):
+        assert told(prediction) == pytest.approx(dict(zip(matrix[0][1:], scores_K.tolist(), strict=True)), abs=1e-4)
     # One place is bright in all frames: their order changes nothing.
     (shuffled,) = stats(out, "shuffle_eval")
     assert shuffled["shuffled_top1_acc"] == pytest.approx(result["top1_acc"], abs=12)
@@ -122,3 +145,9 @@ def test_charades(tmp_path: Path) -> None:
     chance = np.mean([100 * int(row[2]) / 13 for row in table[1:]])
     assert result["map"] > chance + 20
     assert [record["num_videos"] for record in stats(out, "val_epoch")] == [13, 13]
+    # Prediction: windows of 8 frames back to back, the highest of all views for each class.
+    (prediction,) = predict(out, [data / "Charades_v1_480" / "TE000.mp4"])
+    assert prediction["views"] == "3 windows x 3 crops, highest score of each class"
+    windows = [told(window) for window in prediction["windows"]]
+    assert told(prediction) == pytest.approx({name: max(scores[name] for scores in windows) for name in windows[0]})
+    assert sum(told(prediction).values()) != pytest.approx(1, abs=1e-3)  # sigmoid: classes do not compete

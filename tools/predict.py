@@ -15,15 +15,17 @@ import torch
 from videovit.data.decode import DecodeError
 from videovit.engine import cli
 from videovit.engine.parts import load_checkpoint_for_test
-from videovit.engine.predict import format_prediction, predict_video
+from videovit.engine.predict import format_prediction, list_inputs, predict_video
 from videovit.models import build_model
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Class names come from DATA.CLASS_NAMES_FILE. Long videos are read in windows, averaged at the end; "
-        "PREDICT.TOP_K and PREDICT.WINDOW_STRIDE_S change how many classes are shown and how windows overlap.",
+        epilog="Class names come from DATA.CLASS_NAMES_FILE. Videos are read in windows, with the frames, crops and "
+        "joining of scores of the test (TEST.DATASET, TEST.NUM_SPATIAL_CROPS, DATA.ENSEMBLE_METHOD); PREDICT.TOP_K and "
+        "PREDICT.WINDOW_STRIDE_S change how many classes are shown and how windows overlap. A folder is a video of "
+        "frames, or, for a model of still images, all images in it.",
     )
     parser.add_argument("--cfg", required=True, metavar="FILE", help="the config that the model was trained with")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="its weights")
@@ -43,10 +45,11 @@ def main() -> None:
     if cfg.NUM_GPUS > 0 and not torch.cuda.is_available():
         print(f"warning: NUM_GPUS {cfg.NUM_GPUS}, and no GPU is here: on the CPU", file=sys.stderr)
     device = torch.device("cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu")
+    videos = list_inputs(cfg, args.videos)
     model = build_model(cfg).to(device).eval()
     load_checkpoint_for_test(model, args.checkpoint, use_ema=cfg.TEST.USE_EMA)
     predictions, failures = [], []
-    for path in args.videos:
+    for path in videos:
         try:
             prediction = predict_video(cfg, model, path, device)
         except DecodeError as error:
@@ -58,7 +61,7 @@ def main() -> None:
     if args.json:
         Path(args.json).write_text(simplejson.dumps([*predictions, *failures], indent=1) + "\n", encoding="utf-8")
     if failures:
-        raise cli.SomeFailedError(f"{len(failures)} of {len(args.videos)} videos could not be read")
+        raise cli.SomeFailedError(f"{len(failures)} of {len(videos)} videos could not be read")
 
 
 if __name__ == "__main__":

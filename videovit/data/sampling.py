@@ -13,7 +13,7 @@ distance is therefore slightly above the stride, (span - 1) / (num_sampled - 1).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -32,6 +32,12 @@ class ClipPlan(Protocol):
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
         """The (T,) frame indices of each clip of a video of `num_frames` frames."""
+
+    def span(self, num_frames: int, fps: float) -> float:
+        """Frames that a clip stands for, from its first one to where the next clip may begin."""
+
+    def window(self, start: float, num_frames: int, fps: float) -> Indices:
+        """The (T,) frame indices of a clip that begins at frame `start`, as in evaluation."""
 
 
 def span_length(fps: float, *, num_sampled: int, stride: int, target_fps: float) -> float:
@@ -128,44 +134,50 @@ def view_start(
 
 
 @dataclass(frozen=True)
-class RandomSpans:
-    """Training: `num_clips` spans, each anywhere in the video; the frame rate may be jittered up by `jitter_fps`."""
+class Spans:
+    """Clips that cover a length of time; where they start, a subclass says."""
 
     num_sampled: int
     stride: int
     target_fps: float
     num_clips: int = 1
+
+    def span(self, num_frames: int, fps: float) -> float:
+        """See `ClipPlan`."""
+        return span_length(fps, num_sampled=self.num_sampled, stride=self.stride, target_fps=self.target_fps)
+
+    def window(self, start: float, num_frames: int, fps: float) -> Indices:
+        """See `ClipPlan`."""
+        return span_indices(
+            num_frames,
+            fps,
+            num_sampled=self.num_sampled,
+            stride=self.stride,
+            target_fps=self.target_fps,
+            start=start,
+        )
+
+
+@dataclass(frozen=True)
+class RandomSpans(Spans):
+    """Training: `num_clips` spans, each anywhere in the video; the frame rate may be jittered up by `jitter_fps`."""
+
     jitter_fps: float = 0.0
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
         """The frame indices of each clip; draws from `rng`."""
-        target_fps = self.target_fps + float(rng.uniform(0.0, self.jitter_fps))
-        clips = []
-        for _ in range(self.num_clips):
-            start = random_start(
-                num_frames, fps, num_sampled=self.num_sampled, stride=self.stride, target_fps=target_fps, rng=rng
-            )
-            clips.append(
-                span_indices(
-                    num_frames,
-                    fps,
-                    num_sampled=self.num_sampled,
-                    stride=self.stride,
-                    target_fps=target_fps,
-                    start=start,
-                )
-            )
-        return clips
+        spans = replace(self, target_fps=self.target_fps + float(rng.uniform(0.0, self.jitter_fps)))
+        sizes = {"num_sampled": self.num_sampled, "stride": self.stride}
+        return [
+            spans.window(random_start(num_frames, fps, **sizes, target_fps=spans.target_fps, rng=rng), num_frames, fps)
+            for _ in range(self.num_clips)
+        ]
 
 
 @dataclass(frozen=True)
-class EvenSpans:
+class EvenSpans(Spans):
     """Evaluation: `num_clips` spans spread over the video, always the same ones."""
 
-    num_sampled: int
-    stride: int
-    target_fps: float
-    num_clips: int = 1
     use_offset: bool = True
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
@@ -182,16 +194,7 @@ class EvenSpans:
                 num_views=self.num_clips,
                 use_offset=self.use_offset,
             )
-            clips.append(
-                span_indices(
-                    num_frames,
-                    fps,
-                    num_sampled=self.num_sampled,
-                    stride=self.stride,
-                    target_fps=self.target_fps,
-                    start=start,
-                )
-            )
+            clips.append(self.window(start, num_frames, fps))
         return clips
 
 
@@ -227,6 +230,14 @@ class Segments:
             return [rng.integers(bounds[:-1], bounds[1:], endpoint=True)]
         return [(bounds[:-1] + bounds[1:]) // 2]
 
+    def span(self, num_frames: int, fps: float) -> float:
+        """See `ClipPlan`: the whole video."""
+        return float(num_frames)
+
+    def window(self, start: float, num_frames: int, fps: float) -> Indices:
+        """See `ClipPlan`; there is one place for it, whatever `start`."""
+        return replace(self, random=False)(num_frames, fps, np.random.default_rng(0))[0]
+
 
 @dataclass(frozen=True)
 class StridedClips:
@@ -256,9 +267,22 @@ class StridedClips:
         """The frame indices of each clip; `rng` is touched only if `random`."""
         if num_frames < 1:
             raise ValueError(f"a video of {num_frames} frames has none to sample")
-        offsets_T = np.rint(np.arange(self.num_sampled) * (self.stride * fps / self.target_fps)).astype(np.int64)
-        room = num_frames - int(offsets_T[-1]) - 1
-        return [np.clip(start + offsets_T, 0, num_frames - 1) for start in self._starts(room, rng)]
+        room = num_frames - int(self._offsets(fps)[-1]) - 1
+        return [self.window(start, num_frames, fps) for start in self._starts(room, rng)]
+
+    def span(self, num_frames: int, fps: float) -> float:
+        """See `ClipPlan`."""
+        return span_length(fps, num_sampled=self.num_sampled, stride=self.stride, target_fps=self.target_fps)
+
+    def window(self, start: float, num_frames: int, fps: float) -> Indices:
+        """See `ClipPlan`; it begins with a whole frame."""
+        return np.clip(int(start) + self._offsets(fps), 0, num_frames - 1)
+
+    def _offsets(self, fps: float) -> Indices:
+        offsets_T: Indices = np.rint(np.arange(self.num_sampled) * (self.stride * fps / self.target_fps)).astype(
+            np.int64
+        )
+        return offsets_T
 
     def _starts(self, room: int, rng: np.random.Generator) -> list[int]:
         if self.random:

@@ -1,9 +1,18 @@
-"""What is in this video: a trained model on any video file, without a list, in constant memory."""
+"""What is in this video: a trained model on any video file, without a list, in constant memory.
+
+Frames, crops and the joining of scores are those of the test of TEST.DATASET, but that clips stand back to back over
+the whole video where the test takes a fixed number of them:
+
+    kinetics    windows of NUM_FRAMES * SAMPLING_RATE frames, mean of softmax scores
+    charades    windows of frames SAMPLING_RATE apart, each class its highest sigmoid score
+    ssv2        one clip from the whole video
+    imagenet    one image; a folder is each of the images in it
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +24,7 @@ from videovit.config.errors import UserError
 from videovit.data.build import build_decode_options
 from videovit.data.catalog import find_dataset, read_names
 from videovit.data.decode import open_video
-from videovit.data.sampling import span_indices
+from videovit.data.readers.image_folder import images_below
 from videovit.data.transforms.pipeline import build_eval_transform, build_image_eval_transform, build_preparation
 from videovit.engine.log import Progress, format_table
 from videovit.engine.loops import autocast
@@ -23,24 +32,34 @@ from videovit.engine.metrics import NonFiniteScoresError
 from videovit.engine.parts import test_dtype
 from videovit.engine.sinks import ACTIVATIONS
 
+Join = Callable[[torch.Tensor], torch.Tensor]
+JOINED: dict[str, tuple[Join, str]] = {
+    "sum": (lambda scores_VK: scores_VK.mean(dim=0), "mean score"),
+    "max": (lambda scores_VK: scores_VK.amax(dim=0), "highest score of each class"),
+}
+"""DATA.ENSEMBLE_METHOD -> (V views, K) to (K,), and what to call it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """The best classes of a whole video, and of each of its windows.
 
     Attributes:
-        top: (class name, score) from the best on; scores of the windows averaged.
+        top: (class name, score) from the best on; scores of the windows joined as DATA.ENSEMBLE_METHOD says.
         windows: (start_s, end_s, top) of each window, in seconds.
+        views: how many views there were, and how their scores were joined.
     """
 
     path: str
     top: list[tuple[str, float]]
     windows: list[tuple[float, float, list[tuple[str, float]]]]
+    views: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "path": self.path,
+            "views": self.views,
             "top": [{"class": name, "score": score} for name, score in self.top],
             "windows": [
                 {"start_s": a, "end_s": b, "top": [{"class": n, "score": s} for n, s in top]}
@@ -69,8 +88,30 @@ def window_starts(num_frames: int, clip_size: float, stride: float) -> list[floa
     return starts if last - starts[-1] < 1.0 else [*starts, last]
 
 
+def list_inputs(cfg: Config, names: Sequence[str]) -> list[str]:
+    """What to predict: a folder is a video of frames, or for a model of still images each image in it.
+
+    Raises:
+        UserError: a folder without images; a detector.
+    """
+    if cfg.DETECTION.ENABLE:
+        raise UserError(
+            "DETECTION.ENABLE: prediction names what a whole video shows; a detector needs the boxes of people. List "
+            "them in a file of proposals (AVA.TEST_PREDICT_BOX_LISTS) and run the test, which writes detections.csv"
+        )
+    if not find_dataset(cfg.TEST.DATASET).images:
+        return list(names)
+    found: list[str] = []
+    for name in names:
+        images = images_below(Path(name)) if Path(name).is_dir() else [name]
+        if not images:
+            raise UserError(f"{name}: a folder without images, and TEST.DATASET {cfg.TEST.DATASET} is about images")
+        found += images
+    return found
+
+
 def predict_video(cfg: Config, model: nn.Module, path: str, device: torch.device, *, quiet: bool = False) -> Prediction:
-    """Slide over a video and average the scores of all windows.
+    """Score all windows of a video and join them.
 
     The frames of one window are in memory at a time, however long the video.
 
@@ -81,48 +122,37 @@ def predict_video(cfg: Config, model: nn.Module, path: str, device: torch.device
 
     Raises:
         DecodeError: the file cannot be read.
-        UserError: the model is a detector.
     """
-    if cfg.DETECTION.ENABLE:
-        raise UserError(
-            "DETECTION.ENABLE: prediction names what a whole video shows; a detector needs the boxes of people. List "
-            "them in a file of proposals (AVA.TEST_PREDICT_BOX_LISTS) and run the test, which writes detections.csv"
-        )
     names = read_names(cfg)
-    images = find_dataset(cfg.TEST.DATASET).images
-    backend = "image" if images else "pyav"
-    transform = build_image_eval_transform(cfg) if images else build_eval_transform(cfg, num_crops=1)
+    spec = find_dataset(cfg.TEST.DATASET)
+    plan, num_crops = spec.plan(cfg, "test"), 1 if spec.images else cfg.TEST.NUM_SPATIAL_CROPS
+    transform = build_image_eval_transform(cfg) if spec.images else build_eval_transform(cfg, num_crops)
     prepare = build_preparation(cfg, train=False)
     score = ACTIVATIONS[cfg.MODEL.HEAD_ACT]
     top_k = min(cfg.PREDICT.TOP_K, cfg.MODEL.NUM_CLASSES)
     windows: list[tuple[float, float, list[tuple[str, float]]]] = []
-    total_K = torch.zeros(cfg.MODEL.NUM_CLASSES)
+    scores_WK: list[torch.Tensor] = []
+    join, how = JOINED[cfg.DATA.ENSEMBLE_METHOD]
     # PyAV holds one window; decord reads ahead through the whole file (1.4 GB for one frame of a 30-minute movie).
     # The time limit is for data sets: a movie takes as long as it is, one window after the other.
     decoding = dataclasses.replace(build_decode_options(cfg), timeout_s=0.0)
+    backend = "image" if spec.images else "pyav"
     with open_video(path, backend, decoding) as video, torch.inference_mode(), autocast(device, test_dtype(cfg)):
-        clip_size = cfg.DATA.SAMPLING_RATE * cfg.DATA.NUM_FRAMES / cfg.DATA.TARGET_FPS * video.fps
+        clip_size = plan.span(video.num_frames, video.fps)
         stride = cfg.PREDICT.WINDOW_STRIDE_S * video.fps or clip_size
         starts = window_starts(video.num_frames, clip_size, stride)
         progress = Progress(Path(path).name, len(starts), quiet=quiet)
         for _, start in progress.over(starts):
-            indices = span_indices(
-                video.num_frames,
-                video.fps,
-                num_sampled=cfg.DATA.NUM_FRAMES,
-                stride=cfg.DATA.SAMPLING_RATE,
-                target_fps=cfg.DATA.TARGET_FPS,
-                start=start,
-            )
-            (clip_TSSC,) = transform(video.frames(indices))
-            scores_K = score(model(prepare(clip_TSSC[None].to(device), None)))[0].cpu()
+            clips_VTSSC = torch.stack(transform(video.frames(plan.window(start, video.num_frames, video.fps))))
+            scores_K = join(score(model(prepare(clips_VTSSC.to(device), None))).cpu())
             if not torch.isfinite(scores_K).all():
                 raise NonFiniteScoresError(f"{path}: the model's scores are not finite; are the weights broken?")
-            total_K += scores_K
+            scores_WK.append(scores_K)
             end = min(start + clip_size, video.num_frames)
             windows.append((start / video.fps, end / video.fps, _top(scores_K, names, top_k)))
             progress.count(1)
-    return Prediction(path, _top(total_K / len(windows), names, top_k), windows)
+    views = f"{len(windows)} windows x {num_crops} crops, {how}"
+    return Prediction(path, _top(join(torch.stack(scores_WK)), names, top_k), windows, views)
 
 
 def _top(scores_K: torch.Tensor, names: Sequence[str], k: int) -> list[tuple[str, float]]:
@@ -133,4 +163,4 @@ def _top(scores_K: torch.Tensor, names: Sequence[str], k: int) -> list[tuple[str
 def format_prediction(prediction: Prediction) -> str:
     """The table that is printed for one video."""
     rows = [[name, f"{100 * score:.1f}"] for name, score in prediction.top]
-    return f"{prediction.path}  ({len(prediction.windows)} windows)\n" + format_table(["class", "score %"], rows)
+    return f"{prediction.path}  ({prediction.views})\n" + format_table(["class", "score %"], rows)
