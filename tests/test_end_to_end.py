@@ -136,22 +136,26 @@ def test_stopped_after_some_steps_and_resumed_in_the_epoch(
         assert torch.equal(resumed["model_state"][name], tensor), name
 
 
-def test_ctrl_c_ends_cleanly(data: Path, config: Path, tmp_path: Path) -> None:
-    for procs, whole_group in ((1, True), (2, True), (2, False)):  # a terminal's signal, and a supervisor's
-        out = tmp_path / f"{procs}{whole_group}"
-        command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(config), "OUTPUT_DIR", str(out)]
-        command += ["DATA.PATH_TO_DATA_DIR", str(data), "SOLVER.MAX_EPOCH", "500", "NUM_CPU_PROCS", str(procs)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
-            assert child.stderr is not None
-            said = ""
-            for line in child.stderr:
-                said += line
-                if '"iter": "2/3"' in line and "killpg" not in said:
-                    os.killpg(child.pid, signal.SIGINT) if whole_group else os.kill(child.pid, signal.SIGINT)
-                    said += "killpg"
-        assert child.returncode == 130
-        assert "Traceback" not in said
-        assert "the same command goes on" in said
+@pytest.mark.parametrize(("procs", "whole_group", "times"), [(1, True, 1), (2, True, 2), (2, False, 1)])
+def test_ctrl_c_ends_cleanly(
+    procs: int, whole_group: bool, times: int, data: Path, config: Path, tmp_path: Path
+) -> None:
+    """As a terminal sends it, to all processes, and as a supervisor does, to the first; the second one ends at once."""
+    command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(config), "OUTPUT_DIR", str(tmp_path)]
+    command += ["DATA.PATH_TO_DATA_DIR", str(data), "SOLVER.MAX_EPOCH", "500", "NUM_CPU_PROCS", str(procs)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
+        assert child.stderr is not None
+        said = ""
+        for line in child.stderr:
+            said += line
+            if times and ('"iter": "2/3"' in line or "once more ends the run at once" in line):
+                times -= 1
+                os.killpg(child.pid, signal.SIGINT) if whole_group else os.kill(child.pid, signal.SIGINT)
+    assert child.returncode == 130
+    assert "Traceback" not in said
+    assert "the same command goes on" in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)  # nobody is left
 
 
 @pytest.fixture

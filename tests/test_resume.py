@@ -1,9 +1,11 @@
 """Killed, preempted, continued on other processes: the same weights, or the same samples."""
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from runs import exit_codes, num_lines, start_ranks, stats, wait_for, write_config, write_data
 
 from videovit.config import Config, load_config
-from videovit.engine import launch
+from videovit.engine import distributed, launch, lock, loops
 
 RICH = (
     "SOLVER.MAX_EPOCH 4 TRAIN.EVAL_PERIOD 4 TEST.ENABLE False TRAIN.TRACE True TRAIN.EMA_DECAY 0.9 TEST.USE_EMA True "
@@ -128,17 +130,20 @@ def test_a_signal_to_one_of_two_ranks_ends_both_at_the_same_step(make: Make, tmp
     assert not (tmp_path / ".videovit.lock").exists()
 
 
-def test_a_signal_in_validation_leaves_it_for_the_next_start(make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_signal_in_validation_leaves_it_for_the_next_start(world_size: int, make: Make, tmp_path: Path) -> None:
+    """A signal to the last rank alone."""
     cfg = make(tmp_path, f"{PLAIN} TRAIN.EVAL_PERIOD 1 SOLVER.MAX_EPOCH 2 TRAIN.CHECKPOINT_PERIOD 2")
 
     def run_with_a_signal(cfg: Config) -> None:
         def infer(*args: Any) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
+            if distributed.rank() == world_size - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
 
         pytest.MonkeyPatch().setattr("videovit.engine.loops._infer", infer)  # in the child alone
         launch.run(cfg)
 
-    assert exit_codes(start_ranks(cfg, call=run_with_a_signal)) == [75]
+    assert exit_codes(start_ranks(cfg, world_size, call=run_with_a_signal)) == [75] * world_size
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_epoch_00001.pyth"]
     assert not stats(tmp_path, "val_epoch")
     launch.run(cfg)
@@ -146,6 +151,81 @@ def test_a_signal_in_validation_leaves_it_for_the_next_start(make: Make, tmp_pat
     assert [r["iter"] for r in stats(tmp_path, "train_iter")] == ["1/3", "2/3", "3/3"] * 2
     launch.run(cfg)  # nothing is trained or validated again
     assert len(stats(tmp_path, "val_epoch")) == 2
+
+
+def test_a_signal_while_a_checkpoint_is_written(whole: Path, make: Make, tmp_path: Path) -> None:
+    """The file is finished, the run ends with another one, and the next start goes on from there."""
+    cfg = make(tmp_path, RICH)
+    checkpoints = tmp_path / "checkpoints"
+
+    def run_on_a_slow_disk(cfg: Config) -> None:
+        flush = os.fsync
+
+        def wait_for_the_signal(handle: int) -> None:
+            if not (tmp_path / "told").exists():
+                (tmp_path / "writing").touch()
+                wait_for((tmp_path / "told").exists)
+            flush(handle)
+
+        pytest.MonkeyPatch().setattr(os, "fsync", wait_for_the_signal)  # in the child alone
+        launch.run(cfg)
+
+    (child,) = start_ranks(cfg, call=run_on_a_slow_disk)
+    wait_for((tmp_path / "writing").exists)
+    assert all(path.suffix == ".tmp" for path in checkpoints.iterdir())
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGTERM)
+    os.kill(child.pid, signal.SIGUSR2)
+    (tmp_path / "told").touch()
+    assert exit_codes([child]) == [75]
+    names = sorted(path.name for path in checkpoints.iterdir())
+    assert names == ["checkpoint_epoch_00000_step_000001.pyth", "checkpoint_epoch_00000_step_000002.pyth"]
+    assert checkpoint(tmp_path, names[0])["step"] == 1
+    launch.run(cfg)
+    assert_same_training(whole, tmp_path)
+
+
+def test_the_second_ctrl_c_ends_a_run_at_once(whole: Path, make: Make, tmp_path: Path) -> None:
+    """In the middle of a step, which is lost, and nothing else is."""
+    cfg = make(tmp_path, RICH)
+
+    def run_with_two_signals(cfg: Config) -> None:
+        backward = loops._backward
+
+        def interrupted(*args: Any) -> torch.Tensor:
+            if num_lines(tmp_path / "stats.jsonl") == 5:  # 3 steps, the epoch, one step
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            return backward(*args)
+
+        pytest.MonkeyPatch().setattr(loops, "_backward", interrupted)  # in the child alone
+        launch.run(cfg)
+
+    assert exit_codes(start_ranks(cfg, call=run_with_two_signals)) == [130]
+    assert num_lines(tmp_path / "stats.jsonl") == 5
+    assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == "checkpoint_epoch_00001_step_000001.pyth"
+    assert not (tmp_path / lock.NAME).exists()
+    launch.run(cfg)
+    assert_same_training(whole, tmp_path)
+
+
+def test_a_run_whose_folder_was_taken_over_stops(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was silent for long: its machine was asleep, or did not reach the file system."""
+    monkeypatch.setattr(lock, "BEAT_S", 0.05)
+    (sleeper,) = start_ranks(make(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500 TRAIN.CHECKPOINT_PERIOD 500"))
+    wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 2)
+    assert sleeper.pid is not None
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    long_ago = time.time() - lock.SILENT_S - 5
+    os.utime(tmp_path / lock.NAME, (long_ago, long_ago))
+    ours = dataclasses.replace(lock.this_process(), host="node7", place="node7")
+    monkeypatch.setattr(lock, "this_process", lambda: ours)
+    with lock.output_lock(tmp_path) as held:
+        os.kill(sleeper.pid, signal.SIGCONT)
+        assert exit_codes([sleeper]) == [1]
+        held(True)
+    assert f"was taken over by process {os.getpid()} on node7" in (tmp_path / "stdout.log").read_text()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.fixture(scope="module")

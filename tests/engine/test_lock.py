@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from videovit.engine import lock
 from videovit.engine.lock import NAME, SILENT_S, LockError, Owner, output_lock, this_process
 
 
@@ -79,3 +80,36 @@ def test_a_requeued_slurm_job_takes_its_folder_again(tmp_path: Path, monkeypatch
 def test_a_damaged_lock_is_taken_over(text: str, tmp_path: Path) -> None:
     (tmp_path / NAME).write_text(text)
     take(tmp_path)
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_an_owner_that_lost_its_folder_notices(removed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once where it looks, and after the next beat where it does not; the lock of the other stays."""
+    monkeypatch.setattr(lock, "BEAT_S", 0.01)
+    with output_lock(tmp_path) as held:
+        held(True)
+        other = write(tmp_path, host="node7", place="node7 boot", pid=1)
+        if removed:
+            other.unlink()
+        told = "its lock was removed" if removed else "was taken over by process 1 on node7"
+        with pytest.raises(LockError, match=f"{told}.*saves nothing more"):
+            held(True)
+    assert other.exists() is not removed
+    other.unlink(missing_ok=True)
+    with output_lock(tmp_path) as held:
+        other.unlink()
+        end = time.monotonic() + 30
+        with pytest.raises(LockError):
+            while time.monotonic() < end:
+                held(False)
+
+
+def test_a_folder_that_cannot_be_read_for_a_while_is_not_lost(tmp_path: Path) -> None:
+    with output_lock(tmp_path) as held:
+        (tmp_path / NAME).rename(tmp_path / "aside")
+        (tmp_path / NAME).mkdir()  # reading it is an error, for root too
+        held(True)
+        (tmp_path / NAME).rmdir()
+        (tmp_path / "aside").rename(tmp_path / NAME)
+        held(True)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Processes that are started together end together, whatever one of them does."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,11 +19,12 @@ STUBBORN_S = 100.0
 
 def behave(i: int, how: str, folder: Path) -> str:
     """Process 1 does something; the others, deaf to SIGTERM, would stay for long."""
-    (folder / str(i)).write_text(str(os.getpid()))
     if how == "fine":
         return f"result of {i}"
     if i != 1:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (folder / f"{i} {os.getpid()}").touch()
+    if i != 1:
         time.sleep(STUBBORN_S)
     while len(list(folder.iterdir())) < 3:
         time.sleep(0.01)
@@ -52,7 +54,15 @@ def is_alive(pid: int) -> bool:
 
 
 def pids(folder: Path) -> list[int]:
-    return [int(path.read_text()) for path in folder.iterdir()]
+    return [int(path.name.split()[1]) for path in folder.iterdir() if "told" not in path.name]
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes as copies of this one, which need not import torch anew; and little patience with stubborn ones."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
+    monkeypatch.setattr(processes, "END_S", 0.3)
 
 
 def test_the_result_is_that_of_the_first(tmp_path: Path) -> None:
@@ -68,16 +78,37 @@ def test_the_result_is_that_of_the_first(tmp_path: Path) -> None:
         ("exit", "rank 1: ended with exit code 7"),
     ],
 )
-def test_one_fails(how: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("forked")
+def test_one_fails(how: str, told: str, tmp_path: Path) -> None:
     """The others, which would stay and do not heed SIGTERM, are ended too."""
-    monkeypatch.setattr(processes, "END_S", 0.3)
     with pytest.raises(SpawnedRunError, match=told):
         run_processes(behave, names(3), how, tmp_path)
     assert len(pids(tmp_path)) == 3 and not any(map(is_alive, pids(tmp_path)))
 
 
-def test_ctrl_c_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "END_S", 0.3)
+@pytest.mark.usefixtures("forked")
+def test_a_death_between_two_looks_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = processes.Child.problem
+
+    def look_and_pause(child: processes.Child) -> str:
+        said = look(child)
+        if not said:
+            child.process.join()
+        return said
+
+    monkeypatch.setattr(processes.Child, "problem", look_and_pause)
+    monkeypatch.setattr(processes, "wait", lambda sources: sources)  # does not wait until there is something to see
+    with pytest.raises(SpawnedRunError, match="rank 0: killed by SIGKILL"):
+        run_processes(die, names(1))
+
+
+def die(i: int) -> None:
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("forked")
+def test_ctrl_c_in_one(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_processes(behave, names(3), "interrupt", tmp_path)
     assert not any(map(is_alive, pids(tmp_path)))
@@ -85,7 +116,7 @@ def test_ctrl_c_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def answer_signal(i: int, folder: Path) -> None:
     signal.signal(signal.SIGUSR2, lambda *_: (folder / f"{i} was told").touch())
-    (folder / str(i)).write_text(str(os.getpid()))
+    (folder / f"{i} {os.getpid()}").touch()
     while not (folder / f"{i} was told").exists():
         time.sleep(0.01)
 
@@ -105,7 +136,7 @@ def start_script(target: str, folder: Path, tmp_path: Path) -> "subprocess.Popen
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     child = subprocess.Popen([sys.executable, script, Path(__file__).parent, target, folder])
-    while len(list(folder.iterdir())) < 2 or not all(path.read_text() for path in folder.iterdir()):
+    while len(list(folder.iterdir())) < 2:
         assert child.poll() is None
         time.sleep(0.01)
     return child

@@ -2,7 +2,8 @@
 
 The file holds host, process, job and start time, and its modification time is renewed while the owner lives. A lock
 is taken over, with a warning, when its owner is certainly gone: its process on this machine is dead, the same Slurm job
-was requeued, or it has given no sign of life for a while.
+was requeued, or it has given no sign of life for a while. An owner that comes back from such a silence (a machine asleep,
+a file system that hung) finds that the folder is no longer its own, and stops.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,9 +74,16 @@ def this_process() -> Owner:
     )
 
 
+Check = Callable[[bool], None]
+"""Raises LockError where the folder is no longer ours: with True by a look at it, with False by the last one."""
+
+
 @contextlib.contextmanager
-def output_lock(folder: Path) -> Iterator[None]:
+def output_lock(folder: Path) -> Iterator[Check]:
     """Hold the folder for this run; a collective call, in which rank 0 acts.
+
+    Yields:
+        What makes sure that the folder is still held; on rank 0, while the others have nothing to look after.
 
     Raises:
         LockError: on all ranks, when another job holds it.
@@ -90,7 +98,7 @@ def output_lock(folder: Path) -> Iterator[None]:
     if problem:
         raise LockError(problem)
     try:
-        yield
+        yield lock.check if lock is not None else lambda look: None
     finally:
         if lock is not None:
             lock.release()
@@ -105,6 +113,7 @@ class _Lock:
             self._take()
         except OSError as error:
             raise LockError(f"OUTPUT_DIR {folder} cannot be locked: {error}") from error
+        self._lost = ""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
         self._thread.start()
@@ -142,22 +151,41 @@ class _Lock:
             )
         logger.warning("warning: took over OUTPUT_DIR %s from %s: %s", self._path.parent, other, why)
 
-    def _is_ours(self) -> bool:
+    def check(self, look: bool) -> None:
+        """See `Check`.
+
+        Raises:
+            LockError: says who has the folder now.
+        """
+        if look:
+            self._look()
+        if self._lost:
+            raise LockError(f"OUTPUT_DIR {self._path.parent} {self._lost}; this run stops, and saves nothing more there")
+
+    def _look(self) -> bool:
+        """Whether the file is ours; false too where that cannot be seen."""
         try:
-            return _parse(self._path.read_text(encoding="utf-8")) == self._owner
-        except OSError:
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            self._lost = "is no longer locked by this run: its lock was removed, or taken over and given back"
             return False
+        except OSError:  # a folder that cannot be read is told by the next checkpoint
+            return False
+        owner = _parse(text)
+        if owner != self._owner:
+            self._lost = f"was taken over by {owner or 'another job'}, which had no sign of life from this one"
+        return owner == self._owner
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT_S):
-            with contextlib.suppress(OSError):  # a folder that is gone or full is told by the next checkpoint
-                if self._is_ours():
+            if self._look():
+                with contextlib.suppress(OSError):
                     os.utime(self._path)
 
     def release(self) -> None:
         self._end.set()
         self._thread.join()
-        if self._is_ours():
+        if self._look():
             with contextlib.suppress(OSError):
                 self._path.unlink()
 

@@ -123,6 +123,8 @@ def _watch(children: list[Child], asked: Callable[[], int]) -> None:
         sources: list[Any] = [c.process.sentinel for c in running]
         sources += [c.pipe for c in running if c.told is None]
         wait(sources)
+        # Looked at first: whoever is gone by now has said all that it had to say.
+        alive = [c for c in running if c.process.is_alive()]
         for child in running:
             child.listen()
         for child in running:
@@ -131,7 +133,7 @@ def _watch(children: list[Child], asked: Callable[[], int]) -> None:
             if problem := child.problem():
                 child.process.join(END_S)  # its traceback may still be on the way
                 raise SpawnedRunError(problem)
-        running = [c for c in running if c.process.is_alive()]
+        running = alive
 
 
 def _end(children: list[Child]) -> None:

@@ -21,7 +21,7 @@ from videovit.engine.checkpoint import Position, checkpoint_path, find_checkpoin
 from videovit.engine.distill import build_teacher
 from videovit.engine.evaluation import validate
 from videovit.engine.guards import NonFiniteGuard
-from videovit.engine.lock import output_lock
+from videovit.engine.lock import Check, output_lock
 from videovit.engine.log import Progress, logger
 from videovit.engine.loops import (
     LOOK_ON_FILES,
@@ -52,12 +52,12 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
 
     Raises:
         Preempted: a signal asked for it; training is saved.
-        LockError: another job trains in the same folder.
+        LockError: another job trains in the same folder, or has taken it over.
     """
     output_dir = Path(cfg.OUTPUT_DIR)
     with (
         preemption.install() as asked,
-        output_lock(output_dir),
+        output_lock(output_dir) as held,
         Saver(output_dir, minutes=cfg.TRAIN.CHECKPOINT_MINUTES, keep=cfg.TRAIN.CHECKPOINT_KEEP) as saver,
     ):
         loader = build_loader(cfg, "train", rank=run.rank, world_size=run.world_size)
@@ -66,7 +66,7 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
         _check_lists(cfg)
         start = _starting_point(cfg, parts, len(loader))
         record_config(cfg, run, "config.yaml")
-        session = _Session(cfg, run, parts, loader, saver, start)
+        session = _Session(cfg, run, parts, loader, saver, held, start)
         logger.info(
             "training: %d videos, %d steps an epoch, %s",
             len(loader.dataset.samples),
@@ -85,6 +85,7 @@ class _Session:
     parts: Training
     loader: ClipLoader
     saver: Saver
+    held: Check
     position: Position
 
     @property
@@ -140,6 +141,7 @@ def _train_epoch(session: _Session, bad: BadSamples) -> None:
         bad.record(batch.failures)
         session.position = Position(epoch, step + 1, num_steps) if step + 1 < num_steps else Position(epoch + 1)
         session.saver.check()
+        session.held(False)
         if (step + 1) % cfg.LOG_PERIOD == 0:
             _report_step(session, epoch=epoch, step=step, done=done, progress=progress)
         if done.stop:
@@ -245,6 +247,7 @@ def _save(session: _Session) -> None:
     )
     saver.position = session.position
     if session.run.rank == 0:
+        session.held(True)
         saver.save(session.position, state)
 
 
