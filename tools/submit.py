@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
 
 from videovit.config import Config
-from videovit.engine import cli, slurm
+from videovit.engine import cli, launch, slurm
 
 SWEEP_HELP = """sweeps:
   --array FILE makes one job of every line of FILE: KEY VALUE pairs on top of those of the command line, # for remarks.
@@ -40,15 +40,23 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str],
     cli.add_config_arguments(parser)
     default = slurm.Request()
     add = parser.add_argument
-    add("--cluster", choices=slurm.CLUSTERS, default="slurm", help="local: processes here; debug: in this process")
+    clusters = (*slurm.CLUSTERS, "debug")
+    add(
+        "--cluster", choices=clusters, default="slurm", help="local: processes here; debug: by this one, with no limits"
+    )
     add("--nodes", type=_positive, default=1, help="machines (NUM_SHARDS; default 1)")
-    add("--gpus-per-node", type=int, help="GPUs, and processes, of a node (NUM_GPUS; default: the config's)")
+    add("--gpus-per-node", type=_not_negative, help="GPUs, and processes, of a node (NUM_GPUS; default: the config's)")
     add("--tasks-per-node", type=_positive, help="on CPU clusters: processes of a node (NUM_CPU_PROCS)")
     add("--cpus-per-task", type=_positive, help="cores of a process: one and its DATA_LOADER.NUM_WORKERS")
     add("--mem", help="memory of a node, e.g. 64GB; 0: all")
-    add("--timeout-hours", type=float, default=default.timeout_hours, help="of one stretch (default %(default)g)")
+    add("--timeout-hours", type=_hours, default=default.timeout_hours, help="of one stretch (default %(default)g)")
     add("--signal-delay", type=_positive, default=default.warn_s, metavar="S", help="told so long before (%(default)s)")
-    add("--requeues", type=int, default=default.requeues, help="after time limits, after crashes (%(default)s)")
+    add(
+        "--requeues",
+        type=_not_negative,
+        default=default.requeues,
+        help="after time limits, after crashes (%(default)s)",
+    )
     for name in ("partition", "account", "qos", "constraint", "exclude", "nodelist", "comment"):
         add(f"--{name}", help="as of sbatch")
     add("--name", default=default.name, help="of the job (default %(default)s)")
@@ -67,6 +75,20 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is negative")
+    return number
+
+
+def _hours(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no time")
     return number
 
 
@@ -93,7 +115,10 @@ def sweep(file: Path | None) -> list[tuple[str, list[str]]]:
         raise cli.ArgumentError(f"--array {file}: {error}") from error
     jobs = []
     for number, line in enumerate(lines, start=1):
-        words = shlex.split(line, comments=True)
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError as error:
+            raise cli.ArgumentError(f"{file}:{number}: {error}: {line!r}") from error
         if len(words) % 2:
             raise cli.ArgumentError(f"{file}:{number}: expected KEY VALUE pairs, found {len(words)} words: {line!r}")
         if words:
@@ -103,37 +128,57 @@ def sweep(file: Path | None) -> list[tuple[str, list[str]]]:
     return jobs
 
 
+def base_folder(file: str, opts: Sequence[str]) -> str:
+    """OUTPUT_DIR before a line of a sweep has its say."""
+    given = [value for key, value in zip(opts[::2], opts[1::2], strict=False) if key == "OUTPUT_DIR"]
+    return given[-1] if given else cli.load(file, opts).OUTPUT_DIR
+
+
 def load_all(files: Sequence[str], opts: Sequence[str], jobs: Sequence[tuple[str, list[str]]]) -> list[list[Config]]:
     """The configs of every job; every mistake in them is told now, not when the job starts."""
     loaded = []
     for name, words in jobs:
-        folder = next((opts[i + 1] for i in range(len(opts) - 2, -1, -2) if opts[i] == "OUTPUT_DIR"), None)
         configs = []
         for file in files:
             extra = []
             if name and "OUTPUT_DIR" not in words[::2]:
-                base = folder or cli.load(file, opts).OUTPUT_DIR
-                extra = ["OUTPUT_DIR", os.path.join(base, name)]
+                extra = ["OUTPUT_DIR", os.path.join(base_folder(file, opts), name)]
             configs.append(cli.load(file, [*opts, *words, *extra]))
         loaded.append(configs)
-    folders = [cfg.OUTPUT_DIR for configs in loaded for cfg in configs if cfg.TRAIN.ENABLE]
+    _check_all([cfg for configs in loaded for cfg in configs])
+    return loaded
+
+
+def _check_all(configs: Sequence[Config]) -> None:
+    """What must differ between runs differs, and what must be the same is."""
+    folders = [cfg.OUTPUT_DIR for cfg in configs if cfg.TRAIN.ENABLE]
     twice = sorted({folder for folder in folders if folders.count(folder) > 1})
     if twice:
         raise cli.ArgumentError(f"several runs train in one OUTPUT_DIR: {', '.join(twice)}; give each its own")
-    return loaded
+    shapes = sorted({(cfg.NUM_SHARDS, cfg.NUM_GPUS, cfg.NUM_GPUS or cfg.NUM_CPU_PROCS) for cfg in configs})
+    if len(shapes) > 1:
+        told = "; ".join(f"{nodes} x {number} ({gpus} GPUs)" for nodes, gpus, number in shapes)
+        raise cli.ArgumentError(
+            f"the runs want different nodes x processes: {told}; --nodes, --gpus-per-node and --tasks-per-node set them"
+        )
 
 
 def main() -> None:
     args, files, opts = parse()
-    if args.cluster == "debug":
-        args.nodes = 1  # all processes are started by this one
     loaded = load_all(files, [*opts, *processes(args)], sweep(args.array))
     first = loaded[0][0]
+    if args.cluster == "debug":
+        if args.nodes > 1:
+            raise cli.ArgumentError(f"--nodes {args.nodes}: --cluster debug is this machine alone; use --nodes 1")
+        for configs in loaded:
+            for cfg in configs:
+                launch.run(cfg)
+        return
     names = ("cluster", "name", "nodes", "cpus_per_task", "mem", "timeout_hours", "requeues")
     names += ("partition", "account", "qos", "constraint", "exclude", "nodelist", "comment")
     request = slurm.Request(
         **{name: getattr(args, name) for name in names},
-        job_dir=args.job_dir or Path(first.OUTPUT_DIR) / "jobs",
+        job_dir=args.job_dir or Path(base_folder(files[0], opts) if args.array else first.OUTPUT_DIR) / "jobs",
         warn_s=args.signal_delay,
         tasks_per_node=first.NUM_GPUS or first.NUM_CPU_PROCS,
         gpus_per_node=first.NUM_GPUS,

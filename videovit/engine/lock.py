@@ -2,8 +2,8 @@
 
 The file holds host, process, job and start time, and its modification time is renewed while the owner lives. A lock
 is taken over, with a warning, when its owner is certainly gone: its process on this machine is dead, the same Slurm job
-was requeued, or it has given no sign of life for a while. An owner that comes back from such a silence (a machine asleep,
-a file system that hung) finds that the folder is no longer its own, and stops.
+was requeued, or it has given no sign of life for a while. An owner that comes back from such a silence (a machine
+asleep, a file system that hung) finds that the folder is no longer its own, and stops.
 """
 
 from __future__ import annotations
@@ -160,7 +160,9 @@ class _Lock:
         if look:
             self._look()
         if self._lost:
-            raise LockError(f"OUTPUT_DIR {self._path.parent} {self._lost}; this run stops, and saves nothing more there")
+            raise LockError(
+                f"OUTPUT_DIR {self._path.parent} {self._lost}; this run stops, and saves nothing more there"
+            )
 
     def _look(self) -> bool:
         """Whether the file is ours; false too where that cannot be seen."""

@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,8 +34,9 @@ import videovit
 from videovit.config import Config
 from videovit.config.errors import UserError
 
-CLUSTERS = ("slurm", "local", "debug")
+CLUSTERS = ("slurm", "local")
 PACKAGE = Path(videovit.__file__).parent
+LOCAL_REQUEUES = 5  # submitit's local controller starts a job no more than six times
 WAIT_FOR_END_S = 600.0  # how long a process that has saved waits for Slurm to end it
 SIGNALLED = 128  # exit codes from here on tell of a signal
 
@@ -75,6 +76,12 @@ class Request:
     nodelist: str | None = None
     comment: str | None = None
 
+    @property
+    def timeout_s(self) -> float:
+        """The limit in seconds; Slurm counts whole minutes."""
+        seconds = self.timeout_hours * 3600
+        return math.ceil(seconds / 60) * 60 if self.cluster == "slurm" else seconds
+
 
 @dataclass(frozen=True)
 class Job:
@@ -95,8 +102,8 @@ class Job:
             Per config: task -> its numbers.
         """
         _remove_left_overs()
-        _check_code(self.code)
         _export_environment()
+        _check_code(self.code)
         from videovit.engine import launch, preemption
         from videovit.engine.distributed import PeerError
 
@@ -127,15 +134,17 @@ def _check_code(code: tuple[tuple[str, str], ...]) -> None:
     """What runs is what was there when the job was submitted.
 
     Raises:
-        SubmitError: files have changed since.
+        SubmitError: files have changed since; its message is in the log too.
     """
     changed = sorted({name for name, _ in set(code) ^ set(fingerprint())})
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise SubmitError(
+        problem = (
             f"the code in {PACKAGE} is not what it was when the job was submitted: {', '.join(changed[:5])}{more}. "
             "Submit it again: it goes on from its checkpoints. With --snapshot a job takes a copy of the code along"
         )
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        raise SubmitError(problem)
 
 
 def _remove_left_overs() -> None:
@@ -144,8 +153,6 @@ def _remove_left_overs() -> None:
     A half-written pickle makes the next requeue fail; a result of an earlier end would be taken for that of the job.
     """
     environment = submitit.JobEnvironment()
-    if environment.cluster == "debug":
-        return
     paths = environment.paths
     paths.result_pickle.unlink(missing_ok=True)
     if environment.global_rank == 0:
@@ -154,11 +161,11 @@ def _remove_left_overs() -> None:
 
 def _export_environment() -> None:
     """The variables by which the processes find each other; whatever the user's shell had set is replaced."""
-    if submitit.JobEnvironment().cluster == "debug":
-        return  # in the process that submits: it starts the others itself
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
     submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    if submitit.JobEnvironment().cluster == "local":  # a machine need not know itself by its name
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
     cores = os.environ.get("SLURM_CPUS_PER_TASK")
     if cores:
         os.environ.setdefault("OMP_NUM_THREADS", cores)
@@ -174,8 +181,10 @@ def give_way(signum: int, previous: Any) -> NoReturn:
     """
     environment = submitit.JobEnvironment()
     if signum == signal.SIGUSR2 and environment.global_rank == 0 and callable(previous):
-        # the requeue makes Slurm end this process, perhaps before the command that asks for it has returned
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # the requeue makes Slurm end this process, perhaps before the command that asks for it has returned; and a
+        # second SIGUSR2 would begin a second one
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
         previous(signal.SIGUSR2, None)
     if environment.cluster == "slurm":
         # Whoever ends now, ends the others with it, perhaps before the requeue is asked for. Slurm ends all of them.
@@ -198,8 +207,9 @@ def submit(jobs: Sequence[Job], request: Request, *, code: Path = PACKAGE.parent
         SubmitError: there is no such cluster here, or it refuses; with its words.
     """
     executor = build_executor(request, code)
+    common_folder(request.job_dir).mkdir(parents=True, exist_ok=True)
     try:
-        with _environment(code):
+        with _environment(code), _output_kept(request):
             if len(jobs) == 1:
                 return [executor.submit(jobs[0])]
             with executor.batch():
@@ -213,17 +223,38 @@ def submit(jobs: Sequence[Job], request: Request, *, code: Path = PACKAGE.parent
 def _environment(code: Path) -> Iterator[None]:
     """The environment that a job is submitted in: its code comes first, and nothing of a job around this process.
 
+    PYTHONSAFEPATH, since `python -m` would put the working directory, often a checkout, before PYTHONPATH.
     submitit takes SLURM_CONF out too, but without it sbatch may not find the cluster.
     """
     before = dict(os.environ)
     try:
         with submitit.helpers.clean_env():
             kept = {name: before[name] for name in ("SLURM_CONF",) if name in before}
-            os.environ.update(kept, PYTHONPATH=_python_path(code))
+            os.environ.update(kept, PYTHONPATH=_python_path(code), PYTHONSAFEPATH="1")
             yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def _output_kept(request: Request) -> Iterator[None]:
+    """A local job goes on when this process has ended: it does not hold its terminal, or the pipe that it writes to."""
+    if request.cluster != "local":
+        yield
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    try:
+        with open(common_folder(request.job_dir) / "local.log", "ab") as file:
+            for number, _ in kept:
+                os.dup2(file.fileno(), number)
+        yield
+    finally:
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 def _python_path(code: Path) -> str:
@@ -243,26 +274,30 @@ def build_executor(request: Request, code: Path = PACKAGE.parent) -> submitit.Au
         )
     if request.cluster != "slurm" and request.nodes > 1:
         raise SubmitError(f"--nodes {request.nodes}: --cluster {request.cluster} is this machine alone; use --nodes 1")
+    if request.warn_s >= request.timeout_s:
+        raise SubmitError(
+            f"--signal-delay {request.warn_s}: the time limit is {request.timeout_s:g} s; the run is told so many seconds "
+            "before it, and saves in them"
+        )
     executor = submitit.AutoExecutor(
         request.job_dir,
         cluster=request.cluster,
         slurm_max_num_timeout=request.requeues,
-        local_max_num_timeout=request.requeues,
+        local_max_num_timeout=min(request.requeues, LOCAL_REQUEUES),
     )
     parameters: dict[str, Any] = {
         "name": request.name,
-        "timeout_min": max(1, math.ceil(request.timeout_hours * 60)),
+        "timeout_min": math.ceil(request.timeout_s / 60),
         "nodes": request.nodes,
         "tasks_per_node": request.tasks_per_node,
         "gpus_per_node": request.gpus_per_node or None,
     }
     if request.cluster == "slurm":
         parameters |= _slurm_parameters(request, code)
-    if request.cluster == "local":
-        parameters |= {"local_signal_delay_s": request.warn_s}
     executor.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
-    if request.cluster == "local":  # submitit's own unit is the minute, too coarse for trying things out
-        executor._executor.parameters["timeout_min"] = request.timeout_hours * 60
+    if request.cluster == "local":
+        # not by update_parameters, which knows neither the delay nor fractions of minutes
+        executor.parameters |= {"signal_delay_s": request.warn_s, "timeout_min": request.timeout_s / 60}
     return executor
 
 
@@ -276,7 +311,10 @@ def _slurm_parameters(request: Request, code: Path) -> dict[str, Any]:
         "cpus_per_task": request.cpus_per_task,
         "slurm_signal_delay_s": request.warn_s,
         "slurm_srun_args": srun,
-        "slurm_setup": [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "slurm_setup": [
+            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            "export PYTHONSAFEPATH=1",
+        ],
         "slurm_teardown": _teardown(request),
         "slurm_additional_parameters": {"requeue" if request.requeues else "no-requeue": True},
     }
@@ -309,8 +347,12 @@ def take_snapshot(job_dir: Path) -> Path:
     if not folder.exists():
         partial = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.copytree(PACKAGE, partial / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-        with suppress(FileExistsError):
+        try:
             partial.rename(folder)
+        except OSError:
+            shutil.rmtree(partial)
+            if not folder.exists():  # made by another submission meanwhile
+                raise
     return folder
 
 
@@ -321,8 +363,6 @@ def common_folder(job_dir: Path) -> Path:
 
 def describe(job: submitit.Job[Any], configs: Sequence[Config], request: Request) -> str:
     """What the user wants to know after submitting: which job, where its log is, how to follow and how to stop it."""
-    if request.cluster == "debug":
-        return f"done: {job.result()}"
     log = job.paths.stderr
     size = f"{request.nodes} x {request.tasks_per_node} processes"
     lines = [
@@ -337,5 +377,5 @@ def describe(job: submitit.Job[Any], configs: Sequence[Config], request: Request
             f"  pause:    scancel --signal=USR2 {job.job_id}    (saves, and goes back to the queue)",
         ]
     else:
-        lines += [f"  cancel:   kill -INT {job.job_id}"]
+        lines += [f"  stop:     kill {job.job_id}    (saves; submitted again it goes on)"]
     return "\n".join(lines)
