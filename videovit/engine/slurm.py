@@ -276,8 +276,8 @@ def build_executor(request: Request, code: Path = PACKAGE.parent) -> submitit.Au
         raise SubmitError(f"--nodes {request.nodes}: --cluster {request.cluster} is this machine alone; use --nodes 1")
     if request.warn_s >= request.timeout_s:
         raise SubmitError(
-            f"--signal-delay {request.warn_s}: the time limit is {request.timeout_s:g} s; the run is told so many seconds "
-            "before it, and saves in them"
+            f"--signal-delay {request.warn_s}: the time limit is {request.timeout_s:g} s; the run is told so long "
+            "before it, and saves"
         )
     executor = submitit.AutoExecutor(
         request.job_dir,
