@@ -1,5 +1,6 @@
 """Whole runs through the command line, as a user starts them."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT, run_tool, stats, write_config, write_data
+from runs import ROOT, run_tool, stats, wait_for, write_config, write_data
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +155,17 @@ def test_ctrl_c_ends_cleanly(
     assert child.returncode == 130
     assert "Traceback" not in said
     assert "the same command goes on" in said
-    with pytest.raises(ProcessLookupError):
-        os.killpg(child.pid, 0)  # nobody is left
+    wait_for(lambda: not living(child.pid))  # a helper of multiprocessing ends after the rest
+
+
+def living(group: int) -> list[str]:
+    """Processes of a group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+            found += [path.parent.name] if int(its_group) == group and state not in "ZX" else []
+    return found
 
 
 @pytest.fixture
