@@ -3,10 +3,12 @@
 
     python tools/submit.py --nodes 2 --gpus-per-node 8 --partition gpu --timeout-hours 24 \\
         --cfg configs/Kinetics/MVIT_B_16x4_CONV.yaml DATA.PATH_TO_DATA_DIR /data/k400 OUTPUT_DIR /runs/mvit_b
+    python tools/submit.py --cluster local --timeout-hours 2 --cfg configs/Demo/MVIT_TINY.yaml OUTPUT_DIR /runs/demo
 
 The job goes on by itself after its time limit, a preemption, a lost node or a killed process, from the newest
 checkpoint in OUTPUT_DIR. Its config is the one at submission; its code must still be that of the submission when it
-starts, unless --snapshot takes a copy along. As everywhere, batch sizes are those of one node (a shard).
+starts, unless --snapshot takes a copy along. As everywhere, batch sizes are those of one node (a shard). All about it:
+docs/slurm.md
 """
 
 from __future__ import annotations
