@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,16 +61,29 @@ def test_two_processes_give_the_same(trained: tuple[Path, Path], tmp_path: Path)
 
 
 def test_a_movie_that_cannot_be_read_is_named_or_left_out(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Two movies to test, of which one is no movie: what is left out is not judged as missed either."""
     config, out = trained
-    text = config.read_text().replace(f"MOVIE_DIR: {config.parent}", f"MOVIE_DIR: {tmp_path}")
+    notes = shutil.copytree(config.parent / "annotations", tmp_path / "annotations")
+    for name in ("", "_proposals"):
+        rows = (notes / f"train{name}.csv").read_text().splitlines(keepends=True)
+        with open(notes / f"val{name}.csv", "a") as file:
+            file.writelines(row for row in rows if row.startswith("movie_2,"))
     (tmp_path / "movies").mkdir()
     (tmp_path / "movies" / "movie_3.mkv").write_bytes(b"not a movie")
+    for movie in range(3):  # the training list is not read, but names them
+        shutil.copy(config.parent / "movies" / f"movie_{movie}.mkv", tmp_path / "movies")
     broken = tmp_path / "broken.yaml"
-    broken.write_text(text)
-    done = run_tool(
-        "run_net.py", "--cfg", broken, "OUTPUT_DIR", tmp_path / "out", "TRAIN.ENABLE", False,
-        *("TEST.CHECKPOINT_FILE_PATH", out), check=False,
-    )  # fmt: skip
+    broken.write_text(config.read_text().replace(str(config.parent), str(tmp_path)))
+    opts = ["OUTPUT_DIR", tmp_path / "out", "TRAIN.ENABLE", False, "TEST.CHECKPOINT_FILE_PATH", out]
+    done = run_tool("run_net.py", "--cfg", broken, *opts, check=False)
     assert done.returncode == 1
     assert "movie_3.mkv" in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
+
+    done = run_tool("run_net.py", "--cfg", broken, *opts, "TEST.SKIP_UNREADABLE", True)
+    (tested,) = stats(tmp_path / "out", "test_final")
+    assert (tested["num_videos"], tested["num_boxes"], tested["num_skipped"]) == (18, 36, 18)
+    assert "18 of 36" in done.stderr + done.stdout and "left out" in done.stderr + done.stdout
+    assert tested["map"] > 80
+    rows = (tmp_path / "out" / "detections.csv").read_text().splitlines()
+    assert {row.split(",")[0] for row in rows} == {"movie_2"}
