@@ -120,6 +120,8 @@ item { name: 'a "b" }' id: 3 }
 def test_class_lists_of_both_kinds(tmp_path: Path) -> None:
     path = write(tmp_path, LABELS, name="classes.pbtxt")
     assert read_label_map(path, 3) == {1: "bend/bow (at the waist)", 3: 'a "b" }'}
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_label_map(path, 3) == {1: "bend/bow (at the waist)", 3: 'a "b" }'}
 
 
 @pytest.mark.parametrize(

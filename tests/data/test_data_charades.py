@@ -112,6 +112,31 @@ def test_bad_frame_lists(row: str, told: str, tmp_path: Path) -> None:
         frame_lists.read(file, num_classes=6, fps=24.0)
 
 
+def test_frame_lists_with_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_bytes(
+        b"\xef\xbb\xbf" + frames(['A 0 0 A/1.jpg "5"', "", 'A 0 1 A/2.jpg "5"']).replace("\n", "\r\n").encode()
+    )
+    assert frame_lists.is_frame_list(file)
+    read = frame_lists.read(file, num_classes=6, fps=1.0, prefix="/images")
+    assert read == {"A": Sample("/images/A", actions=(Action(5, 0.0, 2.0),), num_frames=2)}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "does not exist"),
+        (FRAMES.encode() + b'\nA 0 0 A/\xff.jpg ""\n', "not UTF-8 text, after line"),
+        (FRAMES.encode(), "no frames listed below the header"),
+    ],
+)
+def test_frame_lists_that_are_none(content: bytes | None, told: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(AnnotationError, match=f"train.csv.*{told}"):
+        frame_lists.read(tmp_path / "train.csv", num_classes=6, fps=24.0)
+
+
 def test_frame_lists_stay_in_their_folder(tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
     file.write_text(frames(['A 0 0 ../../A/1.jpg ""']))
