@@ -30,5 +30,13 @@ def test_config_matches_its_header(path):
     assert f"{macs / 1e9:.{len(places)}f}" == giga_macs
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_headers_say_what_to_expect_from_what_and_how_to_start_it(path):
+    text = path.read_text(encoding="utf-8")
+    command = rf"python tools/run_net\.py --cfg configs/{path.parent.name}/{path.name}( |$)"
+    for line in ("expected: ", "recipe: ", command):
+        assert re.search(f"^# {line}", text, re.MULTILINE), f"{path} has no line '# {line}'"
+
+
 def test_there_are_configs():
     assert len(list(CONFIGS.glob("*/*.yaml"))) >= 27
