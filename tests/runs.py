@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from videos import write_list, write_video
 
 from videovit.config import Config
@@ -120,10 +121,16 @@ def start_ranks(cfg: Config, world_size: int = 1, call: Callable[[Config], objec
 
 
 def _rank(cfg: Config, rank: int, world_size: int, port: int, call: Callable[[Config], object]) -> None:
+    renew_threads()
     if world_size > 1:
         words = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in words.items()}, MASTER_ADDR="127.0.0.1")
     sys.exit(cli.exit_code(lambda: call(cfg) and None))
+
+
+def renew_threads() -> None:
+    """For a forked process, first of all; PyTorch renews its threads at the first use, and two at once would fail."""
+    torch.set_num_threads(1)
 
 
 def exit_codes(ranks: list[BaseProcess]) -> list[int | None]:

@@ -1,15 +1,12 @@
 """Several processes train one model: like one process, and the same whenever they were started."""
 
-import multiprocessing
-import os
-import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from groups import run_group
 from torch import Tensor, nn
 
-from videovit.engine import distributed, parallel
+from videovit.engine import parallel
 
 CPU = torch.device("cpu")
 
@@ -49,27 +46,6 @@ def average(rank: int, folder: Path) -> None:
         torch.manual_seed(rank)
         net(torch.randn(4, 8)).square().mean().backward()
         torch.save(net.module.weight.grad, folder / f"{name}{rank}.pt")
-
-
-def member(rank: int, world: int, port: int, target: Callable[[int, Path], None], folder: Path) -> None:
-    variables = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in variables.items()})
-    with distributed.process_group(use_gpu=False, timeout_s=60):
-        target(rank, folder)
-
-
-def run_group(target: Callable[[int, Path], None], world: int, folder: Path) -> None:
-    """`target(rank, folder)` in `world` forked processes: torch is imported already."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    children = [context.Process(target=member, args=(r, world, port, target, folder)) for r in range(world)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(timeout=120)
-    assert [child.exitcode for child in children] == [0] * world
 
 
 def assert_equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:

@@ -139,7 +139,7 @@ def test_old_files_go_and_the_newest_stays(
     ]
     assert names(tmp_path) == kept
 
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", refuse)

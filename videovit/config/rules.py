@@ -36,6 +36,24 @@ def _distributed(cfg: Config) -> Iterator[Broken]:
             yield keys, f"fp16 needs a GPU and NUM_GPUS is 0; use bf16 or {section}.MIXED_PRECISION False"
 
 
+def _sharding(cfg: Config) -> Iterator[Broken]:
+    train, key = cfg.TRAIN, "TRAIN.SHARD_MODEL"
+    if not (train.ENABLE and train.SHARD_MODEL):
+        return
+    if cfg.MODEL.MODEL_NAME not in ("MViT", "ViT") or cfg.DETECTION.ENABLE:
+        what = "a detector" if cfg.DETECTION.ENABLE else cfg.MODEL.MODEL_NAME
+        yield (key, "MODEL.MODEL_NAME", "DETECTION.ENABLE"), f"{what} is not sharded, MViT and ViT are; set it to False"
+    if train.MIXED_PRECISION and train.MIXED_PRECISION_DTYPE == "fp16":
+        yield (
+            ("TRAIN.MIXED_PRECISION_DTYPE", key),
+            "the gradients of a sharded model are not scaled as fp16 asks; use bf16",
+        )
+    if train.GRAD_COMPRESSION != "none":
+        yield ("TRAIN.GRAD_COMPRESSION", key), "sharded gradients are sent as they are; use none"
+    if cfg.SOLVER.OPTIMIZING_METHOD == "adamp":
+        yield ("SOLVER.OPTIMIZING_METHOD", key), "adamp projects whole tensors, which no process has; use adamw"
+
+
 def _batches(cfg: Config) -> Iterator[Broken]:
     if not cfg.TRAIN.ENABLE:
         return
@@ -224,6 +242,7 @@ def _search(cfg: Config) -> Iterator[Broken]:
 
 RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     _distributed,
+    _sharding,
     _batches,
     _multi_label,
     _whole_videos,

@@ -54,6 +54,7 @@ class Train:
     NONFINITE_IN_A_ROW: Positive = 10  # ours; steps that `skip` leaves out in a row
     TRACE: bool = False  # ours; what every step trained on, in OUTPUT_DIR/trace_rank<N>.jsonl
     FIND_UNUSED_PARAMETERS: bool = False  # ours; for models that leave parameters out of some steps, on several ranks
+    SHARD_MODEL: bool = False  # ours; weights, gradients, moments spread over the processes, see docs/scaling.md
     GRAD_COMPRESSION: Annotated[str, Choice(("none", "bf16", "fp16"))] = "none"  # ours; of gradients between ranks
 
 

@@ -2,7 +2,8 @@
 
 Files are SlowFast's: `OUTPUT_DIR/checkpoints/checkpoint_epoch_00010.pyth` with the keys epoch, model_state,
 optimizer_state, scaler_state and cfg; ours adds step (steps done in the epoch that follows) of num_steps,
-pool_norm_eps, ema_state and ema_updates (the moving average of the weights), and versions.
+pool_norm_eps, ema_state and ema_updates (the moving average of the weights), and versions. A sharded run writes folders
+on its way, `checkpoint_epoch_00010.dcp`, which are read as those files are.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from torch.optim.swa_utils import AveragedModel
 from videovit.config.tree import Mapping, Node, TreeError, parse_tree, written
 from videovit.engine import distributed
 from videovit.engine.log import logger
+from videovit.engine.parallel import as_in, load_whole
 from videovit.models.convert import CheckpointError, set_pool_norm_eps
 from videovit.models.convert.read import read_file
+from videovit.models.convert.shards import SUFFIX
 
-FILE_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_step_(\d+))?\.pyth$")
+FILE_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_step_(\d+))?\.(pyth|dcp)$")
 
 
 @dataclass(frozen=True)
@@ -34,21 +37,24 @@ class Position:
     num_steps: int = 0
 
 
-def checkpoint_path(output_dir: Path, position: Position) -> Path:
-    """The file of a position: `checkpoint_epoch_00003.pyth`, mid-epoch `checkpoint_epoch_00003_step_000120.pyth`."""
+def checkpoint_path(output_dir: Path, position: Position, *, sharded: bool = False) -> Path:
+    """The file of a position: `checkpoint_epoch_00003.pyth`, mid-epoch `checkpoint_epoch_00003_step_000120.pyth`.
+
+    Sharded ones are folders that end in `.dcp`.
+    """
     step = f"_step_{position.step:06d}" if position.step else ""
-    return output_dir / "checkpoints" / f"checkpoint_epoch_{position.epoch:05d}{step}.pyth"
+    return output_dir / "checkpoints" / f"checkpoint_epoch_{position.epoch:05d}{step}{SUFFIX if sharded else '.pyth'}"
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoints of a run, newest (furthest in training) first."""
+    """The checkpoints of a run, newest (furthest in training) first, of one position the file before the folder."""
 
-    def order(path: Path) -> tuple[int, int]:
+    def order(path: Path) -> tuple[int, int, bool]:
         match = FILE_NAME.search(path.name)
-        return (int(match.group(1)), int(match.group(2) or 0)) if match else (-1, -1)
+        return (int(match[1]), int(match[2] or 0), match[3] == "pyth") if match else (-1, -1, False)
 
     folder = output_dir / "checkpoints"
-    found = [p for p in folder.glob("checkpoint_epoch_*.pyth") if FILE_NAME.search(p.name)] if folder.is_dir() else []
+    found = [p for p in folder.glob("checkpoint_epoch_*") if FILE_NAME.search(p.name)] if folder.is_dir() else []
     return sorted(found, key=order, reverse=True)
 
 
@@ -66,7 +72,7 @@ def load_model(model: nn.Module, path: Path, *, key: str = "model_state") -> dic
         hint = "; it was trained without TRAIN.EMA_DECAY" if key == "ema_state" else ""
         raise CheckpointError(f"{path}: expected the key {key!r}, found {sorted(map(str, state))[:5]}{hint}")
     _check_fit(model.state_dict(), state[key], path)
-    model.load_state_dict(state[key])
+    load_whole(model, state[key])
     if state.get("pool_norm_eps"):
         set_pool_norm_eps(model, state["pool_norm_eps"])
     return state
@@ -168,7 +174,7 @@ def _check_epoch(path: Path, position: Position, state: dict[str, Any], *, num_s
 def _load_ema(ema: AveragedModel, model: nn.Module, state: dict[str, Any], path: Path) -> None:
     if isinstance(state.get("ema_state"), dict):
         _check_fit(ema.module.state_dict(), state["ema_state"], path)
-        ema.module.load_state_dict(state["ema_state"])
+        load_whole(ema.module, state["ema_state"])
         ema.n_averaged.fill_(int(state.get("ema_updates", 0)))
     else:
         ema.module.load_state_dict(model.state_dict())
@@ -188,9 +194,16 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any] | No
             f"{path} was written with another optimiser or other parameter groups (SOLVER.OPTIMIZING_METHOD, "
             f"ZERO_WD_1D_PARAM, LAYER_DECAY, MVIT.ZERO_DECAY_POS_CLS); take the earlier ones, or {ANOTHER_START}"
         )
-    optimizer.load_state_dict(state)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {i: {k: _cut(parameters[i], v) for k, v in values.items()} for i, values in state["state"].items()}
+    optimizer.load_state_dict({**state, "state": moments})
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
+
+
+def _cut(parameter: nn.Parameter, value: Any) -> Any:
+    """What is kept for every element of a parameter, cut as the parameter is."""
+    return as_in(parameter, value) if isinstance(value, torch.Tensor) and value.shape == parameter.shape else value
 
 
 SHAPING = ("MODEL", "MVIT", "SOLVER", "AUG", "MIXUP", "DATA", "TRAIN", "RNG_SEED", "NUM_SHARDS")

@@ -22,6 +22,7 @@ from videovit.engine.guards import NonFiniteGuard, StepFacts
 from videovit.engine.log import Progress, logger
 from videovit.engine.losses import Loss
 from videovit.engine.optim import Schedule, clip_gradients, set_lr
+from videovit.engine.parallel import without_sync
 from videovit.engine.trace import Trace
 
 Preparation = Callable[[Tensor, Tensor | None], Tensor]
@@ -48,7 +49,7 @@ class Training:
     """What a training step needs besides the batch.
 
     Attributes:
-        model: takes (B, 3, T, H, W), returns logits; wrapped for distributed training or not.
+        model: takes (B, 3, T, H, W), returns logits; replicated, sharded or alone.
         dtype: of autocast, None for full precision; with float16 a `scaler` is needed.
         accumulate: micro-batches that a batch is cut into; the optimiser step stays that of the whole batch.
         teacher: also learnt from; a model of two classifiers shows it the second.
@@ -191,8 +192,7 @@ def _backward(parts: Training, x_BCTHW: Tensor, targets: Tensor, boxes_R5: Tenso
     pieces = _pieces(x_BCTHW, targets, boxes_R5, parts.accumulate)
     for i, (x, y, boxes) in enumerate(pieces):
         last = i == len(pieces) - 1
-        no_sync = getattr(parts.model, "no_sync", None)
-        with contextlib.nullcontext() if last or no_sync is None else no_sync():
+        with contextlib.nullcontext() if last else without_sync(parts.model):
             with autocast(parts.device, parts.dtype):
                 output = call_model(parts.model, x, boxes)
                 decision = None if parts.teacher is None else parts.teacher.decide(x)

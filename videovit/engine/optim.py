@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from videovit.config import Config
@@ -193,11 +194,14 @@ def clip_gradients(model: nn.Module, *, max_norm: float | None, max_value: float
         Total L2 norm before clipping, a scalar; not finite when any gradient is not.
     """
     parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()  # of sharded gradients: over all processes
     if max_value is not None:
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         nn.utils.clip_grad_value_(parameters, max_value)
-        return norm
-    return nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+    elif max_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def describe_groups(optimizer: torch.optim.Optimizer) -> str:

@@ -1,14 +1,18 @@
-"""One model on several processes, replicated, with averaged gradients."""
+"""One model on several processes: replicated, or sharded (weights, gradients, moments); gradients are averaged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 HOOKS = {"bf16": default_hooks.bf16_compress_hook, "fp16": default_hooks.fp16_compress_hook}
@@ -71,3 +75,60 @@ def replicate(
     if compression != "none":
         wrapped.register_comm_hook(None, HOOKS[compression])
     return wrapped
+
+
+def shard(model: nn.Module, device: torch.device) -> nn.Module:
+    """Leave on every process only its part of each parameter; so are gradients, and the moments of an optimiser.
+
+    A block's parameters are gathered for its forward and backward pass, and let go of in between. The last block stays
+    with the rest of the model, since MViT reads some of its parameters outside of it.
+
+    Args:
+        model: with a list of `blocks`; the same weights on every process. It is changed in place.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for block in list(model.get_submodule("blocks").children())[:-1]:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether `shard` was here."""
+    return isinstance(model, FSDPModule)
+
+
+@contextmanager
+def without_sync(model: nn.Module) -> Iterator[None]:
+    """Gradients of backward passes in this block stay in their process; those of the next one take them along."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(False)
+        yield
+        model.set_requires_gradient_sync(True)
+    elif isinstance(model, DistributedDataParallel):
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def whole(value: Any) -> Any:
+    """Nested dicts and lists with their sharded tensors in one piece; a collective call."""
+    if isinstance(value, DTensor):
+        return value.full_tensor()
+    if isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    return [whole(item) for item in value] if isinstance(value, list) else value
+
+
+def as_in(like: Tensor, value: Tensor) -> Tensor:
+    """A whole tensor, the same on every process, cut as `like` is: of no effect where that one is whole too."""
+    if not isinstance(like, DTensor):
+        return value
+    # No rank has to send anything: all hold the whole tensor.
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load weights in one piece into a model that may be sharded; names and shapes are those of the model."""
+    model.load_state_dict({name: as_in(own, state[name]) for name, own in model.state_dict().items()})

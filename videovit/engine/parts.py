@@ -12,8 +12,11 @@ from videovit.config import Config
 from videovit.engine import distributed
 from videovit.engine.checkpoint import find_checkpoints, load_model
 from videovit.engine.log import logger
+from videovit.engine.parallel import is_sharded, load_whole, whole
 from videovit.models import build_model, load_pretrained
+from videovit.models.convert import pool_norm_eps, set_pool_norm_eps
 from videovit.models.convert.read import CheckpointError, read_file
+from videovit.models.convert.shards import SUFFIX
 from videovit.models.macs import count_macs, count_params
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,6 +41,22 @@ def describe_model(cfg: Config) -> str:
     return f"{cfg.MODEL.MODEL_NAME}: {count_params(model):,} parameters, {gmacs:.3f} GMACs for a clip of {clip}"
 
 
+def in_one_piece(cfg: Config, model: nn.Module, device: torch.device) -> nn.Module:
+    """The model itself, or where it is sharded a whole copy of it on this process; a collective call."""
+    if not is_sharded(model):
+        return model
+    copy: nn.Module = build_model(cfg).to(device)
+    copy.load_state_dict(whole(model.state_dict()))
+    _copy_eps(model, copy)
+    return copy
+
+
+def _copy_eps(source: nn.Module, target: nn.Module) -> None:
+    eps = pool_norm_eps(source)
+    if eps is not None:
+        set_pool_norm_eps(target, eps)
+
+
 def train_dtype(cfg: Config) -> torch.dtype | None:
     """The autocast type of training, None for full precision."""
     return DTYPES[cfg.TRAIN.MIXED_PRECISION_DTYPE] if cfg.TRAIN.MIXED_PRECISION else None
@@ -55,7 +74,11 @@ def load_initial_weights(cfg: Config, model: nn.Module) -> None:
     command again: `TRAIN.AUTO_RESUME` finds its checkpoints in `OUTPUT_DIR`.)
     """
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
-        report = load_pretrained(model, cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        target = build_model(cfg) if is_sharded(model) else model
+        report = load_pretrained(target, cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        if target is not model:
+            load_whole(model, target.state_dict())
+            _copy_eps(target, model)
         if distributed.rank() == 0:
             logger.info("weights of %s:\n%s", cfg.TRAIN.CHECKPOINT_FILE_PATH, report)
 
@@ -91,7 +114,7 @@ def load_checkpoint_for_test(model: nn.Module, path: str, *, use_ema: bool = Fal
     """All weights of `path`, the head included: a model with a new head has nothing to tell.
 
     Args:
-        path: a checkpoint file, or the OUTPUT_DIR of a run, whose newest checkpoint is taken.
+        path: a checkpoint (file, or folder of a sharded one), or the OUTPUT_DIR of a run, whose newest one is taken.
         use_ema: take the moving average of the weights, which the file must hold.
 
     Returns:
@@ -100,10 +123,10 @@ def load_checkpoint_for_test(model: nn.Module, path: str, *, use_ema: bool = Fal
     Raises:
         CheckpointError: unreadable, or a weight is missing or has another shape.
     """
-    if Path(path).is_dir():
+    if Path(path).is_dir() and Path(path).suffix != SUFFIX:
         found = find_checkpoints(Path(path))
         if not found:
-            raise CheckpointError(f"{path}: a folder without checkpoints/checkpoint_epoch_*.pyth")
+            raise CheckpointError(f"{path}: a folder without checkpoints/checkpoint_epoch_*")
         path = str(found[0])
     report = load_pretrained(model, _average_of(path) if use_ema else path)
     if report.missing or report.skipped:

@@ -12,6 +12,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -86,28 +87,53 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         CheckpointError: a weight is not finite, or the disk is full or not writable; the partial file is removed,
             older ones are untouched.
     """
-    _refuse_nan(path, state)
+    refuse_nan(path, {part: state.get(part) for part in WEIGHTS})
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(".checkpoint_epoch_*.tmp"):  # by a run that was killed while saving
-            left.unlink(missing_ok=True)
-        with open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
+        clear_partial(path.parent)
+        save_flushed(state, partial)
         os.replace(partial, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch wraps a failing write of its zip writer in a RuntimeError
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        folder = next(p for p in path.parents if p.is_dir())
-        free = shutil.disk_usage(folder).free
-        full = " (disk full)" if _is_full(error) else ""
-        raise CheckpointError(f"{path}: could not be written{full}, {free:,} bytes free: {error}") from error
+        raise not_written(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)  # there only when the write was cut short, by Ctrl-C too
+
+
+def clear_partial(folder: Path) -> None:
+    """Remove what runs that were killed while saving, or while removing, have left in `checkpoints`."""
+    for left in folder.glob(".checkpoint_epoch_*.tmp"):
+        remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or the folder of a sharded checkpoint; one that is not there any more is no error."""
+    if path.is_dir():
+        # Half a folder must not look like a checkpoint.
+        gone = path if path.suffix == ".tmp" else path.rename(path.with_name(f".{path.name}.old.tmp"))
+        shutil.rmtree(gone)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def save_flushed(state: dict[str, Any], path: Path) -> None:
+    """`torch.save`, and wait until it is on the disk."""
+    with open(path, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def not_written(path: Path, error: BaseException) -> CheckpointError:
+    """What to tell about a checkpoint that could not be written."""
+    folder = next(p for p in path.parents if p.is_dir())
+    free = shutil.disk_usage(folder).free
+    full = " (disk full)" if _is_full(error) else ""
+    return CheckpointError(f"{path}: could not be written{full}, {free:,} bytes free: {error}")
 
 
 def _is_full(error: BaseException) -> bool:
@@ -119,7 +145,8 @@ def _is_full(error: BaseException) -> bool:
     return False
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -127,8 +154,13 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _refuse_nan(path: Path, state: dict[str, Any]) -> None:
-    bad = [f"{part}{name}" for part in WEIGHTS for name in _not_finite(state.get(part))]
+def refuse_nan(path: Path, state: Mapping[str, Any]) -> None:
+    """Nothing, unless a weight, average or moment is not finite.
+
+    Raises:
+        CheckpointError: one is; the first are named.
+    """
+    bad = [f"{part}{name}" for part, values in state.items() for name in _not_finite(values)]
     if bad:
         raise CheckpointError(f"{path}: not written, since values are not finite: {', '.join(bad[:5])}")
 
@@ -156,9 +188,13 @@ def prune(output_dir: Path, *, keep: int, never: Path) -> None:
         if path == never:
             continue
         try:
-            path.unlink()
+            remove(path)
         except OSError as error:
             logger.warning("warning: the old checkpoint %s could not be removed: %s", path, error.strerror)
+
+
+Writer = Callable[[Path, dict[str, Any]], None]
+"""`write_checkpoint`, or a `sharded.ShardWriter`'s counterpart."""
 
 
 class Saver:
@@ -170,14 +206,18 @@ class Saver:
         output_dir: of the run.
         minutes: between two checkpoints within an epoch; 0 for none.
         keep: see `prune`.
+
+    Attributes:
+        position, path: of the last checkpoint; the same on all ranks.
     """
 
     def __init__(self, output_dir: Path, *, minutes: float = 0.0, keep: int = 0) -> None:
         self._output_dir, self._minutes, self._keep = output_dir, minutes, keep
         self._last = time.monotonic()
         self._thread: threading.Thread | None = None
-        self._error: CheckpointError | None = None
-        self.position: Position | None = None  # of the last checkpoint
+        self._error: Exception | None = None
+        self.position: Position | None = None
+        self.path: Path | None = None
 
     def __enter__(self) -> Saver:
         return self
@@ -190,34 +230,40 @@ class Saver:
             return
         try:
             self.join()
-        except CheckpointError as second:
+        except (CheckpointError, RuntimeError) as second:
             logger.error("error: %s", second)
 
     def due(self) -> bool:
         """Whether the time for a checkpoint within the epoch has come."""
         return bool(self._minutes) and time.monotonic() - self._last > 60 * self._minutes
 
-    def save(self, position: Position, state: dict[str, Any]) -> Path:
-        """Copy the state and begin to write it; an earlier file is finished first.
+    def save(self, position: Position, state: dict[str, Any], *, write_shards: Writer | None = None) -> Path:
+        """Copy the state and begin to write it; an earlier file is finished first. Called on all ranks.
+
+        Args:
+            write_shards: writes a folder, with a part from every rank; without it rank 0 writes a file.
 
         Raises:
             CheckpointError: the earlier file could not be written.
         """
         self.join()
-        path, copy = checkpoint_path(self._output_dir, position), to_host(state)
-        self._thread = threading.Thread(target=self._write, args=(path, copy), name="checkpoint writer")
-        self._thread.start()
-        self._last, self.position = time.monotonic(), position
+        path = checkpoint_path(self._output_dir, position, sharded=write_shards is not None)
+        if write_shards is not None or distributed.rank() == 0:
+            arguments = (path, to_host(state), write_shards or write_checkpoint)
+            self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint writer")
+            self._thread.start()
+        self._last, self.position, self.path = time.monotonic(), position, path
         return path
 
-    def _write(self, path: Path, state: dict[str, Any]) -> None:
+    def _write(self, path: Path, state: dict[str, Any], write: Writer) -> None:
         try:
-            write_checkpoint(path, state)
-        except CheckpointError as error:
+            write(path, state)
+        except (CheckpointError, RuntimeError) as error:  # the latter where the other processes were lost
             self._error = error
             return
-        logger.info("saved %s", path)
-        prune(self._output_dir, keep=self._keep, never=path)
+        if distributed.rank() == 0:
+            logger.info("saved %s", path)
+            prune(self._output_dir, keep=self._keep, never=path)
 
     def check(self) -> None:
         """Report a write that failed.

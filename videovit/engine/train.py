@@ -17,7 +17,7 @@ from videovit.data.records import Failure
 from videovit.data.transforms.pipeline import build_mixup, build_preparation
 from videovit.engine import distributed, preemption
 from videovit.engine.bad_samples import BadSamples
-from videovit.engine.checkpoint import Position, checkpoint_path, find_checkpoints, resume
+from videovit.engine.checkpoint import Position, find_checkpoints, resume
 from videovit.engine.distill import build_teacher
 from videovit.engine.evaluation import validate
 from videovit.engine.guards import NonFiniteGuard
@@ -34,11 +34,12 @@ from videovit.engine.loops import (
 )
 from videovit.engine.losses import build_loss
 from videovit.engine.optim import build_ema, build_optimizer, build_schedule, describe_groups
-from videovit.engine.parallel import replicate
-from videovit.engine.parts import build_on, load_initial_weights, train_dtype
+from videovit.engine.parallel import is_sharded, replicate, shard, whole
+from videovit.engine.parts import build_on, in_one_piece, load_initial_weights, train_dtype
 from videovit.engine.preemption import Preempted
 from videovit.engine.run import Run, record_config, report_decoders
 from videovit.engine.saving import Saver, snapshot
+from videovit.engine.sharded import ShardWriter
 from videovit.engine.trace import Trace
 from videovit.models.convert import CheckpointError
 from videovit.models.psvit_supernet import PSViTSupernet
@@ -66,7 +67,8 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
         _check_lists(cfg)
         start = _starting_point(cfg, parts, len(loader))
         record_config(cfg, run, "config.yaml")
-        session = _Session(cfg, run, parts, loader, saver, held, start)
+        shards = ShardWriter(cfg.DIST_TIMEOUT_S) if is_sharded(parts.model) else None
+        session = _Session(cfg, run, parts, loader, saver, held, start, shards)
         logger.info(
             "training: %d videos, %d steps an epoch, %s",
             len(loader.dataset.samples),
@@ -78,7 +80,7 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
 
 @dataclass
 class _Session:
-    """A training run that is under way; `position` is where its weights stand."""
+    """A training run that is under way; `position` is where its weights stand, `shards` for sharded ones."""
 
     cfg: Config
     run: Run
@@ -87,6 +89,7 @@ class _Session:
     saver: Saver
     held: Check
     position: Position
+    shards: ShardWriter | None = None
 
     @property
     def num_steps(self) -> int:
@@ -170,6 +173,8 @@ def _validate_when_due(session: _Session, *, again: bool = False) -> dict[str, f
         return {}
     parts = session.parts
     model = parts.ema.module if parts.ema is not None and cfg.TEST.USE_EMA else without_wrapper(parts.model)
+    # Ranks may have different numbers of batches, and the forward pass of a sharded model waits for all of them.
+    model = in_one_piece(cfg, model, session.run.device)
     try:
         return validate(cfg, session.run, model, epoch=epoch)
     except Preempted as stop:
@@ -182,7 +187,7 @@ def _stop(session: _Session, signum: int) -> Preempted:
         _save(session)
     session.saver.join()
     distributed.barrier()  # nobody leaves before the file is there
-    return Preempted(signum, str(checkpoint_path(Path(session.cfg.OUTPUT_DIR), session.position)))
+    return Preempted(signum, str(session.saver.path))
 
 
 def _check_lists(cfg: Config) -> None:
@@ -234,8 +239,8 @@ def _starting_point(cfg: Config, parts: Training, num_steps: int) -> Position:
 
 
 def _save(session: _Session) -> None:
-    """Begin to write a checkpoint of the position; called on all ranks, written by rank 0."""
-    parts, saver = session.parts, session.saver
+    """Begin to write a checkpoint of the position; a sharded run's last one is a file like any other's."""
+    parts = session.parts
     state = snapshot(
         without_wrapper(parts.model),
         position=session.position,
@@ -245,10 +250,12 @@ def _save(session: _Session) -> None:
         ema=parts.ema,
         global_batch=_global_batch(session.cfg),
     )
-    saver.position = session.position
     if session.run.rank == 0:
         session.held(True)
-        saver.save(session.position, state)
+    if session.shards is None or session.ended:
+        session.saver.save(session.position, whole(state))
+    else:
+        session.saver.save(session.position, state, write_shards=session.shards.write)
 
 
 def _global_batch(cfg: Config) -> int:
@@ -263,10 +270,15 @@ def build_training(cfg: Config, run: Run, *, paths: Sequence[str] = ()) -> Train
         paths: of the training list, to name videos in messages.
     """
     model: nn.Module = build_on(cfg, run.device)
-    optimizer = build_optimizer(cfg, model)
     supernet = model if isinstance(model, PSViTSupernet) else None
     ema = build_ema(model, cfg.TRAIN.EMA_DECAY)
-    if run.world_size > 1:
+    sharded = cfg.TRAIN.SHARD_MODEL and run.world_size > 1
+    if sharded:
+        model = shard(model, run.device)
+        if ema is not None:
+            shard(ema.module, run.device)
+    optimizer = build_optimizer(cfg, model)
+    if run.world_size > 1 and not sharded:
         find_unused = cfg.TRAIN.FIND_UNUSED_PARAMETERS or supernet is not None
         model = replicate(model, run.device, find_unused=find_unused, compression=cfg.TRAIN.GRAD_COMPRESSION)
     dtype = train_dtype(cfg)

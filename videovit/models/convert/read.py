@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from videovit.config.errors import UserError
+from videovit.models.convert.shards import SUFFIX, read_shards
 from videovit.models.convert.wrappers import strip_prefixes
 
 # Where a trainer kept averaged weights too, those are the ones that it published and tested.
@@ -65,7 +67,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """The content of a weight file, on the CPU.
 
     Args:
-        path: `.safetensors`, or anything that `torch.save` wrote.
+        path: `.safetensors`, or anything that `torch.save` wrote; or the folder of a sharded checkpoint, `.dcp`.
 
     Returns:
         The top-level dict as it stands in the file.
@@ -75,22 +77,37 @@ def read_file(path: str | Path) -> dict[str, Any]:
             values (numpy numbers among them).
     """
     path = Path(path)
-    if not path.is_file():
+    is_folder = path.suffix == SUFFIX and path.is_dir()
+    if not path.is_file() and not is_folder:
         siblings = sorted(p.name for p in path.parent.glob("*.p*th")) if path.parent.is_dir() else []
         hint = f"; in that folder: {', '.join(siblings[-5:])}" if siblings else ""
         raise CheckpointError(f"{path}: no such weight file{hint}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    content = _read_folder(path) if is_folder else _read_pickle(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
+    return content
+
+
+def _read_folder(path: Path) -> Any:
+    try:
+        return read_shards(path)
+    except CheckpointException as error:
+        reason: BaseException = next(iter(error.failures.values()))[0]
+    except _DAMAGED as error:
+        reason = error
+    raise CheckpointError(f"{path}: {_why(str(reason))}") from reason
+
+
+def _read_pickle(path: Path) -> Any:
     _refuse_plain_pickle(path)
     try:
         # timm writes the command line beside the weights: a record of plain values, which runs nothing when it is read.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         raise CheckpointError(f"{path}: {_why(str(error))} ({path.stat().st_size:,} bytes)") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
-    return content
 
 
 def read_weights(source: str | Path | Mapping[str, Any], own_names: Collection[str] = ()) -> Weights:
