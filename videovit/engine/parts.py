@@ -101,7 +101,7 @@ def load_for_test(cfg: Config, model: nn.Module) -> str:
         path = str(found[0])
         load_model(model, found[0], key=key)
     elif cfg.TRAIN.CHECKPOINT_FILE_PATH:
-        path = load_checkpoint_for_test(model, cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        path = load_checkpoint_for_test(model, cfg.TRAIN.CHECKPOINT_FILE_PATH, use_ema=cfg.TEST.USE_EMA)
     else:
         raise CheckpointError(
             f"nothing to test: no checkpoint in {cfg.OUTPUT_DIR}/checkpoints, and TEST.CHECKPOINT_FILE_PATH is empty"
