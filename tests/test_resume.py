@@ -103,8 +103,9 @@ def test_the_trace_and_the_average_are_what_they_should_be(whole: Path) -> None:
     }
 
 
-def test_five_steps_a_kill_and_seven_steps(whole: Path, make: Make, tmp_path: Path) -> None:
-    cfg = make(tmp_path, RICH)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_five_steps_a_kill_and_seven_steps(num_workers: int, whole: Path, make: Make, tmp_path: Path) -> None:
+    cfg = make(tmp_path, f"{RICH} DATA_LOADER.NUM_WORKERS {num_workers}")
     (child,) = start_ranks(cfg)
     wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 6)  # 3 steps, the epoch, 2 steps
     child.kill()
@@ -211,9 +212,11 @@ def test_the_second_ctrl_c_ends_a_run_at_once(whole: Path, make: Make, tmp_path:
 def test_a_run_whose_folder_was_taken_over_stops(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was silent for long: its machine was asleep, or did not reach the file system."""
     monkeypatch.setattr(lock, "BEAT_S", 0.05)
-    (sleeper,) = start_ranks(make(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500 TRAIN.CHECKPOINT_PERIOD 500"))
+    cfg = make(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500 TRAIN.CHECKPOINT_PERIOD 500")
+    (sleeper,) = start_ranks(cfg)
     wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 2)
     assert sleeper.pid is not None
+    assert exit_codes(start_ranks(cfg)) == [1]  # nobody takes it over while it lives
     os.kill(sleeper.pid, signal.SIGSTOP)
     long_ago = time.time() - lock.SILENT_S - 5
     os.utime(tmp_path / lock.NAME, (long_ago, long_ago))
