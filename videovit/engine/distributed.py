@@ -127,8 +127,10 @@ def naming_the_fault() -> Iterator[None]:
             raise
         if not _is_lost_connection(error):
             text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            if not text.startswith(f"rank {rank()}: "):
+                text = f"rank {rank()}: {text}"
             with contextlib.suppress(RuntimeError):
-                _store.compare_set(FAULT, "", f"rank {rank()}: {text}")
+                _store.compare_set(FAULT, "", text)
                 _store.set(f"told/{rank()}", "1")
             raise
         raise PeerError(_fault(_store, error)) from error

@@ -184,7 +184,8 @@ def _child(target: Callable[..., Any], i: int, name: str, pipe: Connection, args
     except Preempted as stop:
         pipe.send(Told(stop=stop))
     except UserError as error:
-        pipe.send(Told(error=f"{name}: {error}"))
+        text = str(error)
+        pipe.send(Told(error=text if text.startswith(f"{name}: ") else f"{name}: {text}"))
         sys.exit(1)
     except BaseException as error:
         pipe.send(Told(error=f"{name}: {type(error).__name__}: {error}"))
