@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,8 +13,10 @@ import pytest
 from PIL import Image
 
 from videovit.config import ConfigError, load_config
+from videovit.engine import preemption
 from videovit.engine.evolution import Evolution, SearchError, Space, crossed, mutated
 from videovit.engine.launch import run
+from videovit.engine.preemption import Preempted
 from videovit.models.psvit_plan import PsvitShape, draw_plan, legal_stages, plan_cost
 
 SHAPE = PsvitShape((16, 32), (2, 4), image_size=16, patch_size=4, num_classes=2)
@@ -146,6 +150,10 @@ def test_a_search_that_was_cut_off_goes_on_as_if_it_had_not_been(searched):
     written = json.loads(path.read_text())
     path.write_text(json.dumps({**written, "candidates": rows[:4]}))
     alone = replace(cfg, TRAIN=replace(cfg.TRAIN, ENABLE=False))
+    with preemption.install(), pytest.raises(Preempted):  # the signal of a scheduler
+        os.kill(os.getpid(), signal.SIGUSR2)
+        run(alone)
+    assert candidates(cfg) == rows[:4]
     run(alone)
     assert candidates(cfg) == rows
     with pytest.raises(SearchError, match="another search"):

@@ -27,6 +27,7 @@ from videovit.engine.evolution import Evolution, SearchError, Space
 from videovit.engine.log import format_table, logger
 from videovit.engine.loops import Inference, Pass, evaluate
 from videovit.engine.parts import build_on, load_for_test, test_dtype
+from videovit.engine.preemption import stoppable
 from videovit.engine.run import Run
 from videovit.models.psvit_supernet import PSViTSupernet
 
@@ -72,6 +73,7 @@ def search(cfg: Config, run: Run) -> dict[str, float]:
 
     Raises:
         SearchError: the model is not a supernet, no plan is cheap enough, or the folder holds another search.
+        Preempted: a scheduler's signal; whole generations are written down, and the next run goes on.
     """
     model = build_on(cfg, run.device)
     if not isinstance(model, PSViTSupernet):
@@ -140,7 +142,8 @@ def _scorer(cfg: Config, run: Run, model: PSViTSupernet) -> Callable[[str, Seque
     def scores(name: str, plans: Sequence[str]) -> list[float]:
         sinks = [HitSink() for _ in plans]
         passes = [Pass(sink, along(plan)) for sink, plan in zip(sinks, plans, strict=True)]
-        evaluate(parts, loader, passes, run.progress(name, len(loader), log_period=cfg.LOG_PERIOD))
+        progress = run.progress(name, len(loader), log_period=cfg.LOG_PERIOD)
+        evaluate(parts, stoppable(loader, len(loader)), passes, progress)
         return [sink.result() for sink in sinks]
 
     return scores

@@ -111,6 +111,7 @@ class Job:
             with preemption.install() as asked:
                 return [launch.run(cfg) for cfg in self.configs]
         except preemption.Preempted as stop:
+            print(stop, file=sys.stderr, flush=True)
             give_way(stop.signum, asked.previous[signal.SIGUSR2])
         except PeerError as error:  # no result: the process at fault leaves one, or the state of the job tells
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -176,9 +177,11 @@ def give_way(signum: int, previous: Any) -> NoReturn:
 
     Args:
         signum: what reached the run. SIGUSR2 wants a requeue, which the first process asks for; after SIGTERM Slurm
-            ends or requeues the job by itself.
+            ends or requeues the job by itself. SIGINT was somebody's wish to end it.
         previous: submitit's handler of SIGUSR2.
     """
+    if signum == signal.SIGINT:
+        sys.exit(1)
     environment = submitit.JobEnvironment()
     if signum == signal.SIGUSR2 and environment.global_rank == 0 and callable(previous):
         # the requeue makes Slurm end this process, perhaps before the command that asks for it has returned; and a
