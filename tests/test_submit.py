@@ -213,17 +213,25 @@ def test_every_option_reaches_sbatch(
     assert (cfg.NUM_SHARDS, cfg.NUM_GPUS, cfg.SOLVER.MAX_EPOCH) == (2, 4, 2)
 
 
+@pytest.mark.parametrize("folder", ["jobs", "jobs/%j/a b"])
 def test_a_crash_is_requeued_so_many_times_and_an_error_is_not(
-    words: list[str], call: Call, cluster: Path, tmp_path: Path
+    folder: str, words: list[str], call: Call, cluster: Path, tmp_path: Path
 ) -> None:
-    call(["--requeues", "2", *words, "OUTPUT_DIR", str(tmp_path / "out")])
+    jobs = ["--job-dir", str(tmp_path / folder)]
+    call(["--requeues", "2", *jobs, *words, "OUTPUT_DIR", str(tmp_path / "out")])
+    result = tmp_path / folder.replace("%j", "123") / "123_1_result.pkl"
+    result.touch()  # of the process with the error; the others were ended
+    codes = [run_script(cluster, tmp_path, ENDS_WITH=code).returncode for code in ("0", "1", "143")]
+    assert codes == [0, 1, 143] and not (cluster / "scontrol.log").exists()
+    result.unlink()
     codes = [run_script(cluster, tmp_path, ENDS_WITH=code).returncode for code in ("0", "1", "137", "143", "137")]
     assert codes == [0, 1, 137, 143, 137]
     assert (cluster / "scontrol.log").read_text().splitlines() == ["requeue 123"] * 2
     array = {"SLURM_ARRAY_JOB_ID": "120", "SLURM_ARRAY_TASK_ID": "2"}
+    (tmp_path / folder.replace("%j", "120_2")).mkdir(parents=True, exist_ok=True)
     assert run_script(cluster, tmp_path, ENDS_WITH="137", **array).returncode == 137
     assert (cluster / "scontrol.log").read_text().splitlines()[2:] == ["requeue 120_2"]
-    call(["--requeues", "0", *words, "OUTPUT_DIR", str(tmp_path / "out")])
+    call(["--requeues", "0", *jobs, *words, "OUTPUT_DIR", str(tmp_path / "out")])
     assert run_script(cluster, tmp_path, ENDS_WITH="137").returncode == 137
     assert len((cluster / "scontrol.log").read_text().splitlines()) == 3 and "no-requeue" in flags(cluster)
 

@@ -326,17 +326,22 @@ def _slurm_parameters(request: Request, code: Path) -> dict[str, Any]:
 def _teardown(request: Request) -> list[str]:
     """After srun: a crash (a signal ended a process) asks for a requeue, an error of the run does not.
 
-    Crashes are counted in a file: Slurm's own count holds preemptions too.
+    The exit code alone cannot tell: srun ends the other processes after an error, which looks like a crash where it
+    finds them already leaving. But a process with an error has left a result before. Crashes are counted in a file:
+    Slurm's own count holds preemptions too.
     """
     if not request.requeues:
         return []
-    counter = shlex.quote(str(common_folder(request.job_dir))) + '/"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"'
+    parts = str(request.job_dir.absolute()).split("%j")
+    folder = '"$job"'.join(map(shlex.quote, parts))
     return [
         "code=$?",
-        f'crashes={counter}_"${{SLURM_ARRAY_TASK_ID:-0}}"_crashes.txt',
-        f'if [ "$code" -ge {SIGNALLED} ] && [ "$(cat "$crashes" 2>/dev/null | wc -l)" -lt {request.requeues} ]; then',
+        'job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"',
+        f'crashes={folder}/"$job"_crashes.txt',
+        f'if [ "$code" -ge {SIGNALLED} ] && ! ls {folder}/"$job"_*_result.pkl >/dev/null 2>&1 &&',
+        f'  [ "$(cat "$crashes" 2>/dev/null | wc -l)" -lt {request.requeues} ]; then',
         '  echo "exit code $code at $(date)" >> "$crashes"',
-        '  scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"',
+        '  scontrol requeue "$job"',
         "  sleep 120",
         "fi",
         'exit "$code"',
