@@ -88,7 +88,7 @@ def test_a_local_job_comes_back_after_its_time_limit(
 ) -> None:
     whole, out = reference(words, tmp_path / "whole", 1), tmp_path / "out"
     monkeypatch.setattr(slurm, "Job", HeldJob)
-    limit = ["--timeout-hours", 45 / 3600, "--signal-delay", 30]
+    limit = ["--timeout-hours", 60 / 3600, "--signal-delay", 35]  # time enough to start on a busy machine
     (job,) = call(["--cluster", "local", *limit, *words, "OUTPUT_DIR", str(out)])
     told = capfd.readouterr().out
     assert f"job {job.job_id} (1 x 1 processes): {out}\n" in told and f"tail -F {job.paths.stderr}" in told
