@@ -291,11 +291,11 @@ def test_without_slurm(words: list[str], call: Call, tmp_path: Path, monkeypatch
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of the code, in which the tests may change things."""
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the code, from which is submitted, and in which the tests may change things."""
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / "videovit", folder / "videovit", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(slurm, "PACKAGE", folder / "videovit")
     return folder
 
 
@@ -305,22 +305,18 @@ def change(checkout: Path) -> None:
 
 
 def test_a_snapshot_runs_though_the_code_has_changed(
-    words: list[str], checkout: Path, cluster: Path, tmp_path: Path
+    words: list[str], call: Call, checkout: Path, cluster: Path, tmp_path: Path
 ) -> None:
     """Also where the job starts in the changed checkout, as it does on a cluster."""
-    command = [sys.executable, "tools/submit.py", "--snapshot", *words, "SOLVER.MAX_EPOCH", "1"]
-    subprocess.run([*command, "OUTPUT_DIR", tmp_path / "out"], cwd=checkout, check=True, timeout=120)
+    (job,) = call(["--snapshot", *words, "SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(tmp_path / "out")])
     change(checkout)
     done = run_script(cluster, checkout)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/checkpoints/checkpoint_epoch_00001.pyth").exists()
-    assert [path.name for path in next((tmp_path / "out/jobs").glob("code-*")).iterdir()] == ["videovit"]
+    assert [path.name for path in next(job.paths.folder.glob("code-*")).iterdir()] == ["videovit"]
 
 
-def test_changed_code_is_refused(
-    words: list[str], call: Call, checkout: Path, cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(slurm, "PACKAGE", checkout / "videovit")
+def test_changed_code_is_refused(words: list[str], call: Call, checkout: Path, cluster: Path, tmp_path: Path) -> None:
     (job,) = call([*words, "OUTPUT_DIR", str(tmp_path / "out")])
     change(checkout)
     done = run_script(cluster, ROOT)
