@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import stats, write_config, write_data
+from runs import exit_codes, start_ranks, stats, write_config, write_data
 
 from videovit.config import load_config
 from videovit.engine.benchmark import measure_matrix_peak, time_steps
@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"), num_train=4, num_test=1)
 
 
-@pytest.mark.parametrize("what", ["model", "train", "loader", "decode"])
+@pytest.mark.parametrize("what", ["model", "train", "sync", "loader", "decode"])
 def test_each_benchmark_reports_its_rows(what: str, data: Path, tmp_path: Path) -> None:
     opts = f"DATA.PATH_TO_DATA_DIR {data} OUTPUT_DIR {tmp_path} TRAIN.ENABLE False TEST.ENABLE False "
     opts += f"BENCHMARK.ENABLE True BENCHMARK.NUM_STEPS 2 BENCHMARK.WHAT {what}"
@@ -47,3 +47,13 @@ def test_each_benchmark_reports_its_rows(what: str, data: Path, tmp_path: Path) 
     if what in ("model", "train"):
         assert [row["row"] for row in rows] == ["fp32", "bf16"]
         assert all(row["params"] == 28211 and 0 < row["share_of_peak_%"] < 100 for row in rows)
+
+
+def test_averaging_gradients_is_measured_on_all_processes(tmp_path: Path) -> None:
+    opts = f"OUTPUT_DIR {tmp_path} TRAIN.ENABLE False TEST.ENABLE False BENCHMARK.ENABLE True BENCHMARK.NUM_STEPS 2 "
+    opts += "BENCHMARK.WHAT sync BENCHMARK.BATCH_SIZE 2"
+    assert exit_codes(start_ranks(load_config(write_config(tmp_path), opts.split()), 2)) == [0, 0]
+    (row,) = stats(tmp_path, "benchmark")
+    assert row["row"] == "2 processes" and row["gradients_mb"] == pytest.approx(4e-6 * 28211)
+    assert row["share_of_step_%"] == pytest.approx(100 * (1 - row["alone_s"] / row["step_s"]))
+    assert row["clips_per_s"] == pytest.approx(4 / row["step_s"], rel=1e-4)

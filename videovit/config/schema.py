@@ -245,10 +245,10 @@ class Search:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """BENCHMARK: speed of the model, the training step, the loader or decoding. ENABLE to COMPILE are ours."""
+    """BENCHMARK: speed of model, training step, averaging gradients, loader, decoding. ENABLE to COMPILE are ours."""
 
     ENABLE: bool = False
-    WHAT: Annotated[str, Choice(("model", "train", "loader", "decode"))] = "model"
+    WHAT: Annotated[str, Choice(("model", "train", "sync", "loader", "decode"))] = "model"
     BATCH_SIZE: Positive = 1  # clips
     NUM_STEPS: Positive = 10  # timed steps, after a warm-up
     COMPILE: bool = False  # also a compiled row on a CPU; on a GPU there always is one

@@ -1,4 +1,4 @@
-"""How fast is it: the model alone, the training step, the loader, decoding (`BENCHMARK.WHAT`).
+"""How fast is it: the model alone, the training step, the loader, decoding, averaging gradients (`BENCHMARK.WHAT`).
 
 Times are medians over steps after a warm-up; on a GPU by CUDA events. Share of peak is the multiply-adds of the model
 against the fastest matrix product that this machine shows in the same run, in the same number type.
@@ -11,8 +11,9 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from videovit.data.build import build_decode_options, build_loader, read_samples
 from videovit.data.decode.timing import measure_decode
 from videovit.data.records import Batch
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
+from videovit.engine import distributed
 from videovit.engine.log import format_table, logger
 from videovit.engine.loops import autocast, train_step
+from videovit.engine.parallel import without_sync
 from videovit.engine.parts import build_on
 from videovit.engine.run import Run
 from videovit.engine.train import build_training
@@ -177,10 +180,7 @@ def benchmark_model(cfg: Config, run: Run) -> list[dict[str, Any]]:
 
 def benchmark_train(cfg: Config, run: Run) -> list[dict[str, Any]]:
     """The whole training step on one random batch: preparation, mixup, forward, backward, clipping, optimiser."""
-    size, num = cfg.DATA.TRAIN_CROP_SIZE, cfg.BENCHMARK.BATCH_SIZE
-    index = torch.arange(num)
-    frames = torch.randint(0, 256, (num, cfg.DATA.NUM_FRAMES, size, size, 3), dtype=torch.uint8)
-    batch = Batch(frames, index % cfg.MODEL.NUM_CLASSES, index, index * 0, index, [])
+    batch = _random_batch(cfg)
     rows = []
     for name, dtype, compiled in _variants(cfg, run.device):
         parts = build_training(cfg, run)
@@ -197,8 +197,43 @@ def benchmark_train(cfg: Config, run: Run) -> list[dict[str, Any]]:
 
         timing = time_steps(step, run.device, num_steps=cfg.BENCHMARK.NUM_STEPS)
         # A backward pass is two more products of the same size for every product of the forward pass.
-        rows.append(_model_row(name, timing, num, params, gmacs, 3 * gmacs, peak))
+        rows.append(_model_row(name, timing, len(batch), params, gmacs, 3 * gmacs, peak))
     return rows
+
+
+def _random_batch(cfg: Config) -> Batch:
+    size, num = cfg.DATA.TRAIN_CROP_SIZE, cfg.BENCHMARK.BATCH_SIZE
+    index = torch.arange(num)
+    frames = torch.randint(0, 256, (num, cfg.DATA.NUM_FRAMES, size, size, 3), dtype=torch.uint8)
+    return Batch(frames, index % cfg.MODEL.NUM_CLASSES, index, index * 0, index, [])
+
+
+def benchmark_sync(cfg: Config, run: Run) -> list[dict[str, Any]]:
+    """What averaging gradients over the processes costs: training steps with it and without it, in turns."""
+    batch, parts = _random_batch(cfg), build_training(cfg, run)
+    parts.model.train()
+
+    def step(*, sync: bool) -> None:
+        with nullcontext() if sync else without_sync(parts.model):
+            train_step(parts, batch, epoch=0, step=0, num_steps=1000)
+
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(WARMUP_STEPS + cfg.BENCHMARK.NUM_STEPS):
+        for sync, times in seconds.items():
+            distributed.barrier()  # waiting for a process that is late is not part of it
+            taken = _time_once(partial(step, sync=sync), run.device)
+            times += [taken] if number >= WARMUP_STEPS else []
+    both, alone = (statistics.median(seconds[sync]) for sync in (True, False))
+    return [
+        {
+            "row": f"{run.world_size} processes",
+            "clips_per_s": len(batch) * run.world_size / both,
+            "step_s": both,
+            "alone_s": alone,
+            "share_of_step_%": 100.0 * (1.0 - alone / both),
+            "gradients_mb": 4e-6 * count_params(parts.model),
+        }
+    ]
 
 
 def _model_row(
@@ -258,6 +293,7 @@ def benchmark_decode(cfg: Config, run: Run) -> list[dict[str, Any]]:
 BENCHMARKS: dict[str, Callable[[Config, Run], Sequence[dict[str, Any]]]] = {
     "model": benchmark_model,
     "train": benchmark_train,
+    "sync": benchmark_sync,
     "loader": benchmark_loader,
     "decode": benchmark_decode,
 }
