@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from groups import run_group
+from runs import exit_codes, start_ranks, stats, write_config, write_data
 from torch import Tensor, nn
 
+from videovit.config import load_config
 from videovit.engine import parallel
 
 CPU = torch.device("cpu")
@@ -40,7 +43,7 @@ def resume_in_the_middle(rank: int, folder: Path) -> None:
 
 def average(rank: int, folder: Path) -> None:
     """Gradients of one step with and without compression."""
-    for name in ("none", "bf16"):
+    for name in ("none", "bf16", "fp16"):
         net = parallel.replicate(nn.Linear(8, 2), CPU, compression=name)
         net.module.load_state_dict({"weight": torch.ones(2, 8), "bias": torch.zeros(2)})
         torch.manual_seed(rank)
@@ -75,7 +78,23 @@ def test_gradients_are_averaged_and_may_be_compressed(tmp_path: Path) -> None:
     expected = (each[0] + each[1]) / 2
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"none{rank}.pt"), expected)
-        rounded = torch.load(tmp_path / f"bf16{rank}.pt")
-        torch.testing.assert_close(rounded, expected, rtol=2**-6, atol=2**-8)
-        assert not torch.equal(rounded, expected)
-        assert torch.equal(rounded, rounded.bfloat16().float())
+        for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+            rounded = torch.load(tmp_path / f"{name}{rank}.pt")
+            torch.testing.assert_close(rounded, expected, rtol=2**-6, atol=2**-8)
+            assert not torch.equal(rounded, expected)
+            assert torch.equal(rounded, rounded.to(dtype).float())
+
+
+def test_more_processes_than_videos_measure_what_one_does(tmp_path: Path) -> None:
+    """Of four ranks one validates nothing; gradients travel in bf16 meanwhile."""
+    data, file = write_data(tmp_path / "data", num_train=4, num_test=3), write_config(tmp_path)
+    opts = f"DATA.PATH_TO_DATA_DIR {data} TEST.ENABLE False SOLVER.BASE_LR 0.0 SOLVER.MAX_EPOCH 1 "
+    opts += "TRAIN.GRAD_COMPRESSION bf16 OUTPUT_DIR"
+    found = []
+    for world_size in (1, 4):
+        out = tmp_path / str(world_size)
+        assert exit_codes(start_ranks(load_config(file, [*opts.split(), str(out)]), world_size)) == [0] * world_size
+        found += [{k: v for k, v in record.items() if k != "time"} for record in stats(out, "val_epoch")]
+    assert found[0]["num_videos"] == 3
+    assert found[0].pop("loss") == pytest.approx(found[1].pop("loss"), rel=1e-6)
+    assert found[0] == found[1]

@@ -123,9 +123,8 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(
     cfg = make(tmp_path, RICH + SHARDED)
     ranks = start_ranks(cfg, 2)
     wait_for(lambda: num_lines(tmp_path / "trace_rank0.jsonl") >= 5)
-    for rank in ranks:
-        rank.kill()
-    assert exit_codes(ranks) == [-signal.SIGKILL] * 2
+    ranks[1].kill()  # the other one waits for nobody, nor does the thread that writes
+    assert exit_codes(ranks) == [1, -signal.SIGKILL]
     assert "checkpoint_epoch_00002.pyth" not in names(tmp_path)
     (tmp_path / "checkpoints/.checkpoint_epoch_00009.dcp.tmp").mkdir()
     assert exit_codes(start_ranks(cfg, 2)) == [0, 0]
@@ -291,6 +290,16 @@ def test_what_one_process_cannot_write_none_does(tmp_path: Path) -> None:
         assert_close(read_file(path)["model_state"], dict(weights), atol=0.0)
     prune(tmp_path, keep=1, never=tmp_path)
     assert names(tmp_path) == ["checkpoint_epoch_00003.dcp"]
+
+
+def test_a_loss_that_is_not_finite_stops_all_and_is_not_saved(make: Make, tmp_path: Path) -> None:
+    opts = f"{PLAIN}{SHARDED} SOLVER.BASE_LR 1e30 TRAIN.CHECKPOINT_MINUTES 0.000001 SOLVER.MAX_EPOCH 9"
+    assert exit_codes(start_ranks(make(tmp_path, opts), 2)) == [1, 1]
+    log = (tmp_path / "stdout.log").read_text()
+    assert "the weights were not touched" in log and "not written" not in log
+    assert (tmp_path / "nan_dump_rank1.pt").exists()
+    for path in find_checkpoints(tmp_path):
+        assert all(torch.isfinite(w).all() for w in read_file(path)["model_state"].values())
 
 
 def save_when_due(rank: int, folder: Path) -> None:
