@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 CODE := videovit tools tests datasets setup.py
 DEMO := output/demo
 
-.PHONY: help setup demo test check format format-check lint types clean clean-demo
+.PHONY: help setup demo test test-slurm check format format-check lint types clean clean-demo
 
 help:
 	@echo "make demo    set up, render the demo data set, train, test and shuffle-test a small MViT (under 10 minutes)"
 	@echo "make test    set up and run the tests"
 	@echo "make check   format check, lint, types, tests"
+	@echo "make test-slurm   as root on Debian: start a Slurm cluster of virtual nodes here, test runs on it, remove it"
 	@echo "make format  put the code into the house format"
 	@echo "make clean   remove .venv, output/ and caches"
 
@@ -45,6 +46,10 @@ clean-demo:
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# 13 nodes: two for each of the runs that go on side by side, one in reserve
+test-slurm: setup
+	$(BIN)/python tests/slurm/cluster.py --nodes 13 $(BIN)/python -m pytest tests/slurm
 
 check: setup format-check lint types test
 

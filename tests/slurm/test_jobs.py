@@ -1,6 +1,6 @@
 """Runs on a Slurm cluster that lose their machine in every way, and end as if nothing had been.
 
-All jobs run side by side, each on two nodes of its own, 2 x 2 processes; `make test-slurm` brings up the cluster.
+Jobs run side by side, each on two nodes of its own, 2 x 2 processes; `make test-slurm` brings up the cluster.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,11 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = [sys.executable, str(ROOT / "tools/submit.py"), "--cfg", str(ROOT / "configs/Demo/MVIT_TINY.yaml")]
-NUM_STEPS = 6  # of an epoch: 96 videos, 2 x 8 a step
-SHORT, LONG = 5, 14  # epochs; the rate is the same in all of them, so a long run begins with a short one
+NUM_STEPS, EPOCHS = 6, 3  # steps of an epoch: 96 videos, 2 x 8 a step
 OPTS = f"""
-TRAIN.BATCH_SIZE 8 TRAIN.EVAL_PERIOD 100 TRAIN.CHECKPOINT_PERIOD 1 TRAIN.CHECKPOINT_KEEP 0
-TEST.ENABLE False SHUFFLE_EVAL.ENABLE False SOLVER.LR_POLICY steps_with_relative_lrs SOLVER.STEPS [0] SOLVER.LRS [1.0]
-MODEL.DROPOUT_RATE 0.1 MVIT.DROPPATH_RATE 0.1 LOG_PERIOD 1 DIST_TIMEOUT_S 100 SOLVER.MAX_EPOCH {SHORT}
+TRAIN.BATCH_SIZE 8 TRAIN.EVAL_PERIOD 100 TRAIN.CHECKPOINT_PERIOD 1 TRAIN.CHECKPOINT_KEEP 0 TEST.ENABLE False
+SHUFFLE_EVAL.ENABLE False SOLVER.MAX_EPOCH {EPOCHS} MODEL.DROPOUT_RATE 0.1 MVIT.DROPPATH_RATE 0.1 LOG_PERIOD 1
+DIST_TIMEOUT_S 100
 """.split()
 PATIENCE_S = 280.0
 
@@ -42,7 +42,6 @@ class Run:
     folder: Path
     job_id: str
     restarts: int = 0
-    hits: list[int] = field(default_factory=list)  # steps done when it was interfered with
 
     @property
     def steps(self) -> list[tuple[int, int, float]]:
@@ -72,7 +71,6 @@ class Run:
     def reach(self, num_steps: int) -> None:
         """Wait until so many steps were reported."""
         self.wait_for(f"step {num_steps}", lambda: len(self.steps) >= num_steps)
-        self.hits.append(len(self.steps))
 
     def finish(self) -> Run:
         """Wait until the job is over for good."""
@@ -100,6 +98,16 @@ class Run:
         raise AssertionError(f"no process of rank {rank}\n{self.logs()}")
 
 
+def is_warned(pid: int) -> bool:
+    """Whether a process that stands still has SIGUSR2 waiting; or it is gone, since the warning came earlier."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    waiting = int(re.findall(r"^ShdPnd:\s*(\w+)", status, re.MULTILINE)[0], 16)
+    return bool(waiting >> (signal.SIGUSR2 - 1) & 1)
+
+
 def slurm(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
@@ -118,7 +126,7 @@ def submit(folder: Path, nodes: str, *args: str, opts: list[str] | None = None) 
 
 
 def undisturbed(folder: Path, data: list[str]) -> Run:
-    return submit(folder, "node[1-2]", opts=[*data, "SOLVER.MAX_EPOCH", str(LONG)]).finish()
+    return submit(folder, "node[1-2]", opts=data).finish()
 
 
 def user_signal(folder: Path, data: list[str]) -> Run:
@@ -134,7 +142,7 @@ def preemption(folder: Path, data: list[str]) -> Run:
     """A job of a higher partition wants the nodes."""
     run = submit(folder, "node[5-6]", "--partition", "scavenge", opts=data)
     run.reach(NUM_STEPS + 2)
-    slurm("srun", "-p", "main", "-w", "node[5-6]", "-N2", "-t1", "sleep", "1")
+    slurm("srun", "-p", "main", "-w", "node[5-6]", "-N2", "--exclusive", "-t1", "sleep", "1")
     return run.finish()
 
 
@@ -155,9 +163,15 @@ def power_cut(folder: Path, data: list[str]) -> Run:
 
 
 def time_limit(folder: Path, data: list[str]) -> Run:
-    """Of one minute; the signal comes 5 to 35 s after the start."""
-    args = ["--timeout-hours", "0.016", "--signal-delay", "50"]
-    return submit(folder, "node[12-13]", *args, opts=[*data, "SOLVER.MAX_EPOCH", str(LONG)]).finish()
+    """Of two minutes; one process stands still, and all with it, until Slurm's warning is waiting for it."""
+    run = submit(folder, "node[12-13]", "--timeout-hours", "0.033", "--signal-delay", "20", opts=data)
+    run.reach(NUM_STEPS + 2)
+    pid = run.pid_of(3)
+    os.kill(pid, signal.SIGSTOP)
+    run.wait_for("Slurm's warning", lambda: is_warned(pid))
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+    return run.finish()
 
 
 def spawned(folder: Path, data: list[str]) -> Run:
@@ -168,7 +182,7 @@ def spawned(folder: Path, data: list[str]) -> Run:
     return Run(folder, "")
 
 
-SCENARIOS = (undisturbed, time_limit, power_cut, killed_process, preemption, user_signal, spawned)
+SCENARIOS = (time_limit, undisturbed, power_cut, preemption, killed_process, user_signal, spawned)
 
 
 @pytest.fixture(scope="session")
@@ -180,19 +194,19 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     prepare = [sys.executable, str(ROOT / "datasets/demo/prepare.py"), "--output", str(folder / "data")]
     subprocess.run([*prepare, "--train", "96", "--val", "12", "--test", "12"], check=True, capture_output=True)
     data = ["DATA.PATH_TO_DATA_DIR", str(folder / "data"), "DATA_LOADER.NUM_WORKERS", "0"]
-    with ThreadPoolExecutor(len(wanted)) as pool:
+    with ThreadPoolExecutor(4) as pool:  # more at once only wait for processors
         yield {s.__name__: pool.submit(s, folder / s.__name__, data) for s in wanted}
 
 
-def weights(run: Run, epoch: int) -> dict[str, torch.Tensor]:
-    path = run.folder / f"checkpoints/checkpoint_epoch_{epoch:05d}.pyth"
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    path = run.folder / f"checkpoints/checkpoint_epoch_{EPOCHS:05d}.pyth"
     state: dict[str, Any] = torch.load(path, weights_only=True)
     return dict(state["model_state"])
 
 
-def assert_same(run: Run, reference: Run, epochs: int) -> None:
+def assert_same(run: Run, reference: Run) -> None:
     """The same weights, bit for bit, and the same loss in every step, so the same samples."""
-    ours, theirs = weights(run, epochs), weights(reference, epochs)
+    ours, theirs = weights(run), weights(reference)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert torch.equal(ours[name], tensor), name
@@ -201,25 +215,24 @@ def assert_same(run: Run, reference: Run, epochs: int) -> None:
         assert loss == expected[epoch, step], (epoch, step)
 
 
-def all_steps(epochs: int) -> list[tuple[int, int]]:
-    return [(epoch, step) for epoch in range(1, epochs + 1) for step in range(1, NUM_STEPS + 1)]
+ALL_STEPS = [(epoch, step) for epoch in range(1, EPOCHS + 1) for step in range(1, NUM_STEPS + 1)]
 
 
 def test_the_demo_trains_like_four_spawned_processes(runs: dict[str, Future[Run]]) -> None:
     run = runs["undisturbed"].result()
     assert run.state == "COMPLETED" and run.restarts == 0, run.logs()
-    assert [step[:2] for step in run.steps] == all_steps(LONG)
-    assert_same(runs["spawned"].result(), run, SHORT)
+    assert [step[:2] for step in run.steps] == ALL_STEPS
+    assert_same(runs["spawned"].result(), run)
 
 
 @pytest.mark.parametrize("name", ["user_signal", "preemption", "time_limit"])
 def test_a_warned_job_loses_nothing(name: str, runs: dict[str, Future[Run]]) -> None:
     """It saves, is requeued, and no step is done twice."""
-    run, epochs = runs[name].result(), LONG if name == "time_limit" else SHORT
+    run = runs[name].result()
     assert run.state == "COMPLETED", run.logs()
     assert run.restarts >= (2 if name == "user_signal" else 1)
-    assert [step[:2] for step in run.steps] == all_steps(epochs)
-    assert_same(run, runs["undisturbed"].result(), epochs)
+    assert [step[:2] for step in run.steps] == ALL_STEPS
+    assert_same(run, runs["undisturbed"].result())
 
 
 @pytest.mark.parametrize("name", ["killed_process", "power_cut"])
@@ -231,6 +244,6 @@ def test_a_job_without_warning_goes_on_from_its_checkpoint(name: str, runs: dict
     assert run.state == "COMPLETED", run.logs()
     assert run.restarts == 1
     done = [step[:2] for step in run.steps]
-    assert sorted(set(done)) == all_steps(SHORT)
+    assert sorted(set(done)) == ALL_STEPS
     assert 0 < len(done) - len(set(done)) < NUM_STEPS + 1
-    assert_same(run, runs["undisturbed"].result(), SHORT)
+    assert_same(run, runs["undisturbed"].result())
