@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -84,6 +86,25 @@ def test_a_worker_that_hangs_is_ended() -> None:
 
 def test_signals_of_a_scheduler_do_not_end_workers() -> None:
     assert len(read(signal_oneself)) == len(SAMPLES)
+
+
+ORPHAN = """
+import os, time
+from videovit.data.workers import Board
+board, parent = Board([], num_workers=1, rank=0), os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == parent:
+    time.sleep(0.01)
+board.start_worker(0)
+time.sleep(600)
+"""
+
+
+def test_a_worker_whose_parent_died_meanwhile_does_not_begin() -> None:
+    subprocess.run(
+        [sys.executable, "-c", ORPHAN], check=True, stdout=subprocess.PIPE, timeout=120
+    )  # to its last process
 
 
 def test_other_errors_stay_as_they_are() -> None:

@@ -26,6 +26,7 @@ from videovit.data.records import Sample
 
 BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 NOTHING = -1
+LOOK_S = 5.0  # how often a worker looks whether its parent lives
 
 _row: NDArray[np.int64] | None = None  # in a worker: its own row of the board
 
@@ -58,6 +59,7 @@ class Board:
         self.rows.share_memory_()  # type: ignore[no-untyped-call]
         self._samples = samples
         self._rank = rank
+        self._owner = os.getpid()
         if num_workers:
             _boards.add(self)
 
@@ -69,8 +71,8 @@ class Board:
         _row = self.rows[worker].numpy()
         _row[0] = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
-        if hasattr(signal, "sigwaitinfo"):
-            threading.Thread(target=_end_when_parent_asks, daemon=True).start()
+        if hasattr(signal, "sigtimedwait"):
+            threading.Thread(target=_end_with, args=(self._owner,), daemon=True).start()
 
     def explain(self, text: str) -> str | None:
         """What PyTorch's message about a worker of this loader means: which rank, which video; None for another's."""
@@ -125,8 +127,14 @@ def workers_named() -> Iterator[None]:
         raise WorkerError(told) from error
 
 
-def _end_when_parent_asks() -> None:
-    while True:
-        info = signal.sigwaitinfo({signal.SIGTERM})
-        if info is not None and info.si_pid == os.getppid():
-            os._exit(0)
+def _end_with(parent: int) -> None:
+    """End this process when its parent asks for it, or is gone.
+
+    PyTorch's own look at the parent takes the one that it finds at its beginning for the right one; where that is
+    killed while a worker starts, the worker would stay for ever.
+    """
+    while os.getppid() == parent:
+        info = signal.sigtimedwait({signal.SIGTERM}, LOOK_S)
+        if info is not None and info.si_pid == parent:
+            break
+    os._exit(0)
