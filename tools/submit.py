@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
 
 from videovit.config import Config
-from videovit.engine import cli, launch, slurm
+from videovit.engine import cli, slurm
 
 SWEEP_HELP = """sweeps:
   --array FILE makes one job of every line of FILE: KEY VALUE pairs on top of those of the command line, # for remarks.
@@ -172,6 +172,8 @@ def main() -> None:
     if args.cluster == "debug":
         if args.nodes > 1:
             raise cli.ArgumentError(f"--nodes {args.nodes}: --cluster debug is this machine alone; use --nodes 1")
+        from videovit.engine import launch  # brings torch, which submitting can do without
+
         for configs in loaded:
             for cfg in configs:
                 launch.run(cfg)

@@ -7,7 +7,8 @@ import pytest
 
 from videovit.engine import preemption
 from videovit.engine.cli import exit_code
-from videovit.engine.preemption import Preempted, stoppable
+from videovit.engine.loops import stoppable
+from videovit.engine.preemption import Preempted
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])

@@ -18,11 +18,10 @@ from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
 from videovit.engine.detection import BoxEvaluator
 from videovit.engine.log import format_table, logger
-from videovit.engine.loops import Inference, Pass, evaluate
+from videovit.engine.loops import Inference, Pass, evaluate, stoppable
 from videovit.engine.losses import build_loss
 from videovit.engine.metrics import EVALUATORS, Evaluator
 from videovit.engine.parts import build_on, load_for_test, test_dtype, train_dtype
-from videovit.engine.preemption import stoppable
 from videovit.engine.run import Run, report_decoders
 from videovit.engine.sinks import LossSink, ScoreSink, SinkGroup
 

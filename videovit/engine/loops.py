@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,15 +16,17 @@ from torch.optim.swa_utils import AveragedModel
 from videovit.config.errors import UserError
 from videovit.data.records import Batch, Failure, clip_labels
 from videovit.data.transforms.mixup import Mixup
-from videovit.engine import distributed
+from videovit.engine import distributed, preemption
 from videovit.engine.distill import Teacher
 from videovit.engine.guards import NonFiniteGuard, StepFacts
 from videovit.engine.log import Progress, logger
 from videovit.engine.losses import Loss
 from videovit.engine.optim import Schedule, clip_gradients, set_lr
 from videovit.engine.parallel import without_sync
+from videovit.engine.preemption import Preempted
 from videovit.engine.trace import Trace
 
+T = TypeVar("T")
 Preparation = Callable[[Tensor, Tensor | None], Tensor]
 """uint8 (B, T, H, W, 3) and erasing seeds (B,) or None -> float (B, 3, T, H, W)."""
 
@@ -308,6 +310,35 @@ def evaluate(parts: Inference, batches: Iterable[Batch], passes: Sequence[Pass],
         raise UnreadableVideosError(name_unreadable(parts.unreadable))
     for failure in parts.unreadable:
         logger.warning("warning: left out: %s: %s", failure.path, failure.reason)
+
+
+def stoppable(batches: Iterable[T], num_steps: int) -> Iterator[T]:
+    """The batches, left on all ranks together once a signal has reached one of them; a collective call.
+
+    Args:
+        batches: at most `num_steps` of them; other ranks may have other numbers.
+        num_steps: of this rank.
+
+    Raises:
+        Preempted: on every rank, at the same step. Nothing is saved here.
+    """
+    asked = preemption.installed()
+    if asked is None:
+        yield from batches
+        return
+    rest = max(distributed.gather(num_steps))
+    for batch in batches:
+        _stop_if_any(asked.requested())
+        rest -= 1
+        yield batch
+    for _ in range(rest):
+        _stop_if_any(asked.requested())
+
+
+def _stop_if_any(signum: int) -> None:
+    (highest,) = distributed.highest([signum])
+    if highest:
+        raise Preempted(int(highest))
 
 
 def _infer(parts: Inference, batch: Batch, passes: Sequence[Pass]) -> None:

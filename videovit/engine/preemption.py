@@ -18,13 +18,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
-from videovit.engine import distributed
-
-T = TypeVar("T")
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -108,29 +105,6 @@ def install() -> Iterator[Preemption]:
         _installed = None
 
 
-def stoppable(batches: Iterable[T], num_steps: int) -> Iterator[T]:
-    """The batches, left on all ranks together once a signal has reached one of them; a collective call.
-
-    Args:
-        batches: at most `num_steps` of them; other ranks may have other numbers.
-        num_steps: of this rank.
-
-    Raises:
-        Preempted: on every rank, at the same step. Nothing is saved here.
-    """
-    if _installed is None:
-        yield from batches
-        return
-    rest = max(distributed.gather(num_steps))
-    for batch in batches:
-        _stop_if_any(_installed.requested())
-        rest -= 1
-        yield batch
-    for _ in range(rest):
-        _stop_if_any(_installed.requested())
-
-
-def _stop_if_any(signum: int) -> None:
-    (highest,) = distributed.highest([signum])
-    if highest:
-        raise Preempted(int(highest))
+def installed() -> Preemption | None:
+    """What `install` gave, while its block lasts."""
+    return _installed

@@ -25,9 +25,8 @@ from videovit.engine import distributed
 from videovit.engine.evaluation import clips_at_once
 from videovit.engine.evolution import Evolution, SearchError, Space
 from videovit.engine.log import format_table, logger
-from videovit.engine.loops import Inference, Pass, evaluate
+from videovit.engine.loops import Inference, Pass, evaluate, stoppable
 from videovit.engine.parts import build_on, load_for_test, test_dtype
-from videovit.engine.preemption import stoppable
 from videovit.engine.run import Run
 from videovit.models.psvit_supernet import PSViTSupernet
 
