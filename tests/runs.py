@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -139,6 +140,13 @@ def exit_codes(ranks: list[BaseProcess]) -> list[int | None]:
         process.join(60)
         process.kill()
     return [process.exitcode for process in ranks]
+
+
+def freeze(pid: int) -> None:
+    """Stop a process; its threads stop one after the other, and one of them may write meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    wait_for(lambda: all(state.read_text().rpartition(")")[2].split()[0] == "T" for state in tasks.glob("*/stat")))
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:

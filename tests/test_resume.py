@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import exit_codes, num_lines, start_ranks, stats, wait_for, write_config, write_data
+from runs import exit_codes, freeze, num_lines, start_ranks, stats, wait_for, write_config, write_data
 
 from videovit.config import Config, load_config
 from videovit.engine import distributed, launch, lock, loops
@@ -217,7 +217,7 @@ def test_a_run_whose_folder_was_taken_over_stops(make: Make, tmp_path: Path, mon
     wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 2)
     assert sleeper.pid is not None
     assert exit_codes(start_ranks(cfg)) == [1]  # nobody takes it over while it lives
-    os.kill(sleeper.pid, signal.SIGSTOP)
+    freeze(sleeper.pid)
     long_ago = time.time() - lock.SILENT_S - 5
     os.utime(tmp_path / lock.NAME, (long_ago, long_ago))
     ours = dataclasses.replace(lock.this_process(), host="node7", place="node7")
