@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from runs import Make, write_config, write_data
 from videos import write_video
+
+from videovit.config import Config, load_config
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -46,3 +49,16 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return path if path.exists() else write_video(path, **arguments)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """`make(output_dir, "KEY VALUE ...")`: config of a tiny run; the data are the same for all, to be read alone."""
+    home = tmp_path_factory.mktemp("home")
+    data, file = write_data(home / "data"), write_config(home)
+
+    def config(output_dir: Path, opts: str) -> Config:
+        common = ["DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(output_dir)]
+        return load_config(file, [*common, *opts.split()])
+
+    return config

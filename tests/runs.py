@@ -20,9 +20,10 @@ import torch
 from videos import write_list, write_video
 
 from videovit.config import Config
-from videovit.engine import cli, launch
+from videovit.engine import cli, distributed, launch
 
 ROOT = Path(__file__).resolve().parents[1]
+Make = Callable[..., Config]
 
 TINY = """
 TRAIN: {BATCH_SIZE: 4, EVAL_PERIOD: 2, CHECKPOINT_PERIOD: 1}
@@ -111,22 +112,36 @@ def stats(output_dir: Path, kind: str) -> list[dict[str, Any]]:
 
 def start_ranks(cfg: Config, world_size: int = 1, call: Callable[[Config], object] = launch.run) -> list[BaseProcess]:
     """Fork the processes of a run from this one, which costs no import; a single one has no launcher's environment."""
+    return _fork(world_size, lambda rank: sys.exit(cli.exit_code(lambda: call(cfg) and None)))
+
+
+def run_group(target: Callable[[int, Path], None], world_size: int, folder: Path) -> None:
+    """`target(rank, folder)` in forked processes that can talk to each other, without a run around them."""
+
+    def member(rank: int) -> None:
+        with distributed.process_group(use_gpu=False, timeout_s=60):
+            target(rank, folder)
+
+    assert exit_codes(_fork(world_size, member)) == [0] * world_size
+
+
+def _fork(world_size: int, target: Callable[[int], None]) -> list[BaseProcess]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+
+    def member(rank: int) -> None:
+        renew_threads()
+        if world_size > 1:
+            words = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+            os.environ.update({name: str(value) for name, value in words.items()}, MASTER_ADDR="127.0.0.1")
+        target(rank)
+
     context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=_rank, args=(cfg, rank, world_size, port, call)) for rank in range(world_size)]
+    ranks = [context.Process(target=member, args=(rank,)) for rank in range(world_size)]
     for process in ranks:
         process.start()
     return list(ranks)
-
-
-def _rank(cfg: Config, rank: int, world_size: int, port: int, call: Callable[[Config], object]) -> None:
-    renew_threads()
-    if world_size > 1:
-        words = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in words.items()}, MASTER_ADDR="127.0.0.1")
-    sys.exit(cli.exit_code(lambda: call(cfg) and None))
 
 
 def renew_threads() -> None:
@@ -135,9 +150,9 @@ def renew_threads() -> None:
 
 
 def exit_codes(ranks: list[BaseProcess]) -> list[int | None]:
-    """Wait for the processes; one that does not end within a minute is killed."""
+    """Wait for the processes; one that does not end within two minutes is killed."""
     for process in ranks:
-        process.join(60)
+        process.join(120)
         process.kill()
     return [process.exitcode for process in ranks]
 

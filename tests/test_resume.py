@@ -6,15 +6,14 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import exit_codes, freeze, num_lines, start_ranks, stats, wait_for, write_config, write_data
+from runs import Make, exit_codes, freeze, num_lines, start_ranks, stats, wait_for
 
-from videovit.config import Config, load_config
+from videovit.config import Config
 from videovit.engine import distributed, launch, lock, loops
 
 RICH = (
@@ -23,21 +22,6 @@ RICH = (
     "TRAIN.CHECKPOINT_MINUTES 0.000001"
 )
 PLAIN = "MVIT.DROPPATH_RATE 0 MODEL.DROPOUT_RATE 0 SOLVER.MAX_EPOCH 1 TEST.ENABLE False TRAIN.TRACE True"
-
-Make = Callable[..., Config]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Config of a run in a folder: `make(folder, "KEY VALUE ...")`."""
-    home = tmp_path_factory.mktemp("home")
-    data, file = write_data(home / "data"), write_config(home)
-
-    def config(output_dir: Path, opts: str) -> Config:
-        common = ["DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(output_dir)]
-        return load_config(file, [*common, *opts.split()])
-
-    return config
 
 
 @pytest.fixture(scope="module")

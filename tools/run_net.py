@@ -21,12 +21,7 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str],
     parser.add_argument("--num_shards", type=int, help="number of machines (NUM_SHARDS)")
     parser.add_argument("--shard_id", type=int, help="which of them this is, from 0 (SHARD_ID)")
     parser.add_argument("--init_method", help="where the machines meet: tcp://HOST:PORT")
-    args, others = parser.parse_known_args(argv)
-    unknown = [word for word in others if word.startswith("--")]
-    if unknown:
-        parser.error(f"unknown: {' '.join(unknown)}; see --help")
-    files, opts = cli.split_config_arguments(args.cfg, [*others, *args.opts])
-    return args, files, opts
+    return cli.parse_with_config(parser, argv)
 
 
 def main() -> None:

@@ -65,12 +65,7 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str],
     add("--job-dir", type=Path, help="logs and submitit's files; %%j is the job id (default OUTPUT_DIR/jobs)")
     add("--array", type=Path, metavar="FILE", help="a sweep, see below")
     add("--snapshot", action="store_true", help="copy the code to the job folder and run that")
-    args, others = parser.parse_known_args(argv)
-    unknown = [word for word in others if word.startswith("--")]
-    if unknown:
-        parser.error(f"unknown: {' '.join(unknown)}; see --help")
-    files, opts = cli.split_config_arguments(args.cfg, [*others, *args.opts])
-    return args, files, opts
+    return cli.parse_with_config(parser, argv)
 
 
 def _positive(text: str) -> int:

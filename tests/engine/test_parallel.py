@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from groups import run_group
-from runs import exit_codes, start_ranks, stats, write_config, write_data
+from runs import exit_codes, run_group, start_ranks, stats, write_config, write_data
 from torch import Tensor, nn
 
 from videovit.config import load_config

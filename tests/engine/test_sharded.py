@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from groups import run_group
-from runs import exit_codes, num_lines, start_ranks, stats, wait_for, write_config, write_data
+from runs import Make, exit_codes, num_lines, run_group, start_ranks, stats, wait_for
 from torch import Tensor, nn
 
-from videovit.config import Config, ConfigError, load_config
+from videovit.config import Config, ConfigError
 from videovit.engine import launch, parallel, preemption
 from videovit.engine.checkpoint import Position, checkpoint_path, find_checkpoints
 from videovit.engine.saving import Saver, prune, snapshot
@@ -36,21 +35,6 @@ PLAIN = (  # AdamW would turn the last bits of vanishing gradients into whole st
     "SOLVER.BASE_LR 0.01 SOLVER.CLIP_GRAD_L2NORM 0.5"
 )
 SHARDED = " TRAIN.SHARD_MODEL True"
-
-Make = Callable[..., Config]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Config of a run in a folder: `make(folder, "KEY VALUE ...")`."""
-    home = tmp_path_factory.mktemp("home")
-    data, file = write_data(home / "data"), write_config(home)
-
-    def config(output_dir: Path, opts: str) -> Config:
-        common = ["DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(output_dir)]
-        return load_config(file, [*common, *opts.split()])
-
-    return config
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -144,18 +144,15 @@ class Spans:
 
     def span(self, num_frames: int, fps: float) -> float:
         """See `ClipPlan`."""
-        return span_length(fps, num_sampled=self.num_sampled, stride=self.stride, target_fps=self.target_fps)
+        return span_length(fps, **self._clip)
 
     def window(self, start: float, num_frames: int, fps: float) -> Indices:
         """See `ClipPlan`."""
-        return span_indices(
-            num_frames,
-            fps,
-            num_sampled=self.num_sampled,
-            stride=self.stride,
-            target_fps=self.target_fps,
-            start=start,
-        )
+        return span_indices(num_frames, fps, **self._clip, start=start)
+
+    @property
+    def _clip(self) -> dict[str, Any]:
+        return {"num_sampled": self.num_sampled, "stride": self.stride, "target_fps": self.target_fps}
 
 
 @dataclass(frozen=True)
@@ -167,9 +164,8 @@ class RandomSpans(Spans):
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
         """The frame indices of each clip; draws from `rng`."""
         spans = replace(self, target_fps=self.target_fps + float(rng.uniform(0.0, self.jitter_fps)))
-        sizes = {"num_sampled": self.num_sampled, "stride": self.stride}
         return [
-            spans.window(random_start(num_frames, fps, **sizes, target_fps=spans.target_fps, rng=rng), num_frames, fps)
+            spans.window(random_start(num_frames, fps, **spans._clip, rng=rng), num_frames, fps)
             for _ in range(self.num_clips)
         ]
 
@@ -182,20 +178,9 @@ class EvenSpans(Spans):
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
         """The frame indices of each clip; `rng` is not touched."""
-        clips = []
-        for view in range(self.num_clips):
-            start = view_start(
-                num_frames,
-                fps,
-                num_sampled=self.num_sampled,
-                stride=self.stride,
-                target_fps=self.target_fps,
-                view=view,
-                num_views=self.num_clips,
-                use_offset=self.use_offset,
-            )
-            clips.append(self.window(start, num_frames, fps))
-        return clips
+        views = {**self._clip, "num_views": self.num_clips, "use_offset": self.use_offset}
+        starts = [view_start(num_frames, fps, **views, view=view) for view in range(self.num_clips)]
+        return [self.window(start, num_frames, fps) for start in starts]
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,22 @@ def split_config_arguments(words: Sequence[str], opts: Sequence[str]) -> tuple[l
     return list(words[:num_files]), rest
 
 
+def parse_with_config(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """Parse with a parser that has `add_config_arguments`, where KEY VALUE pairs may stand between the options.
+
+    Returns:
+        The arguments, the config files, and the KEY VALUE pairs.
+    """
+    args, others = parser.parse_known_args(argv)
+    unknown = [word for word in others if word.startswith("--")]
+    if unknown:
+        parser.error(f"unknown: {' '.join(unknown)}; see --help")
+    files, opts = split_config_arguments(args.cfg, [*others, *args.opts])
+    return args, files, opts
+
+
 def load(path: str, opts: Sequence[str]) -> Config:
     """load_config, with its warnings as plain lines on stderr instead of Python's two-line form."""
     with warnings.catch_warnings(record=True) as caught:

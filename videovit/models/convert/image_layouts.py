@@ -26,25 +26,15 @@ from videovit.models.convert.read import CheckpointError
 State = dict[str, Tensor]
 
 _HEAD = (r"^(head|head_dist)\.(weight|bias)$", r"\1.projection.\2")
-_PS_VIT = (
-    (r"^stem\.0\.", "stem.conv."),
-    (r"^stem\.1\.", "stem.norm."),
-    (r"^stem\.4\.", "stem.units.0."),
-    (r"^stem\.5\.", "stem.units.1."),
-    (r"^(stem\.units\.\d)\.bn", r"\1.norm"),
-    (r"^(stem\.units\.\d)\.downsample\.", r"\1.shortcut."),
-    (r"^ps_layers\.(\d+)\.transformer_layer\.", r"blocks.\1."),
-    (r"^ps_layers\.(\d+)\.offset_layer\.", r"blocks.\1.offset."),
-    _HEAD,
-)
-_TO_PS_VIT = (
-    (r"^stem\.conv\.", "stem.0."),
-    (r"^stem\.norm\.", "stem.1."),
-    (r"^stem\.units\.0\.", "stem.4."),
-    (r"^stem\.units\.1\.", "stem.5."),
-    (r"^(stem\.[45])\.norm", r"\1.bn"),
-    (r"^(stem\.[45])\.shortcut\.", r"\1.downsample."),
-    (r"\.projection\.", "."),
+_PS_VIT_STEM = (  # theirs, ours; read from the left on the way here, and from the right on the way back
+    ("stem.0.", "stem.conv."),
+    ("stem.1.", "stem.norm."),
+    ("stem.4.bn", "stem.units.0.norm"),
+    ("stem.5.bn", "stem.units.1.norm"),
+    ("stem.4.downsample.", "stem.units.0.shortcut."),
+    ("stem.5.downsample.", "stem.units.1.shortcut."),
+    ("stem.4.", "stem.units.0."),
+    ("stem.5.", "stem.units.1."),
 )
 
 
@@ -131,9 +121,9 @@ def from_ps_vit(state: State) -> State:
         if old in copies or old == "point_coord":
             continue
         name = re.sub(r"^trans_layers\.(\d+)\.", lambda m: f"blocks.{int(m[1]) + iterations}.", old)
-        for pattern, replacement in _PS_VIT:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
+        name = re.sub(r"^ps_layers\.(\d+)\.transformer_layer\.", r"blocks.\1.", name)
+        name = re.sub(r"^ps_layers\.(\d+)\.offset_layer\.", r"blocks.\1.offset.", name)
+        renamed[re.sub(*_HEAD, _with_start(name, _PS_VIT_STEM))] = tensor
     return renamed
 
 
@@ -150,9 +140,7 @@ def to_ps_vit(state: State) -> State:
     iterations = 1 + sum(name.endswith(".offset.weight") for name in state)
     renamed = {}
     for old, tensor in state.items():
-        name = old
-        for pattern, replacement in _TO_PS_VIT:
-            name = re.sub(pattern, replacement, name)
+        name = _with_start(old.replace(".projection.", "."), [(ours, theirs) for theirs, ours in _PS_VIT_STEM])
         if match := re.match(r"blocks\.(\d+)\.(offset\.)?", old):
             number, rest = int(match[1]), old[match.end() :]
             layer = "offset_layer" if match[2] else "transformer_layer"
@@ -163,6 +151,14 @@ def to_ps_vit(state: State) -> State:
         copies = {f"ps_layers.{i}.position_layer.{kind}": state[f"pos_layer.{kind}"] for i in range(iterations)}
         renamed.update(copies)
     return renamed
+
+
+def _with_start(name: str, starts: Iterable[tuple[str, str]]) -> str:
+    """The name with the first of the old starts that it has made the new one."""
+    for old, new in starts:
+        if name.startswith(old):
+            return new + name[len(old) :]
+    return name
 
 
 def from_deit(state: State) -> State:
