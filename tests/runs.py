@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -92,13 +95,25 @@ def write_config(folder: Path, text: str = TINY) -> Path:
 
 
 def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Start tools/<tool> as a user does; the output is kept."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / tool), *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    """Run tools/<tool> in a fork of this process, which has torch already; the output is kept."""
+    command = [str(ROOT / "tools" / tool), *map(str, args)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+
+        def main() -> None:
+            renew_threads()
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(fd, "w"), line_buffering=True) for fd in (1, 2))
+            sys.argv = command
+            runpy.run_path(command[0], run_name="__main__")
+
+        process = multiprocessing.get_context("fork").Process(target=main)
+        process.start()
+        (code,) = exit_codes([process], seconds=300)
+        assert code is not None
+        out.seek(0)
+        err.seek(0)
+        done = subprocess.CompletedProcess(command, code, out.read(), err.read())
     if check and done.returncode != 0:
         raise AssertionError(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
@@ -149,10 +164,10 @@ def renew_threads() -> None:
     torch.set_num_threads(1)
 
 
-def exit_codes(ranks: list[BaseProcess]) -> list[int | None]:
-    """Wait for the processes; one that does not end within two minutes is killed."""
+def exit_codes(ranks: Sequence[BaseProcess], seconds: float = 120) -> list[int | None]:
+    """Wait for the processes; one that does not end in time is killed."""
     for process in ranks:
-        process.join(120)
+        process.join(seconds)
         process.kill()
     return [process.exitcode for process in ranks]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
 
-from videovit.engine import cli, launch
+from videovit.engine import cli
 
 
 def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str], list[str]]:
@@ -32,6 +32,8 @@ def main() -> None:
     folders = [cfg.OUTPUT_DIR for cfg in configs if cfg.TRAIN.ENABLE]
     if len(set(folders)) < len(folders):
         raise cli.ArgumentError(f"several configs train in one OUTPUT_DIR: {', '.join(folders)}; give each its own")
+    from videovit.engine import launch  # brings torch, which --help and a mistake in a config can do without
+
     for cfg in configs:
         launch.run(cfg)
 

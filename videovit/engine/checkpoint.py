@@ -22,8 +22,7 @@ from videovit.engine import distributed
 from videovit.engine.log import logger
 from videovit.engine.parallel import as_in, load_whole
 from videovit.models.convert import CheckpointError, set_pool_norm_eps
-from videovit.models.convert.read import read_file
-from videovit.models.convert.shards import SUFFIX
+from videovit.models.convert.read import SHARDED_SUFFIX, read_file
 
 FILE_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_step_(\d+))?\.(pyth|dcp)$")
 
@@ -43,7 +42,8 @@ def checkpoint_path(output_dir: Path, position: Position, *, sharded: bool = Fal
     Sharded ones are folders that end in `.dcp`.
     """
     step = f"_step_{position.step:06d}" if position.step else ""
-    return output_dir / "checkpoints" / f"checkpoint_epoch_{position.epoch:05d}{step}{SUFFIX if sharded else '.pyth'}"
+    suffix = SHARDED_SUFFIX if sharded else ".pyth"
+    return output_dir / "checkpoints" / f"checkpoint_epoch_{position.epoch:05d}{step}{suffix}"
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from videovit.config import Config
@@ -195,7 +194,7 @@ def clip_gradients(model: nn.Module, *, max_norm: float | None, max_value: float
     """
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if isinstance(norm, DTensor):
+    if hasattr(norm, "full_tensor"):
         norm = norm.full_tensor()  # of sharded gradients: over all processes
     if max_value is not None:
         nn.utils.clip_grad_value_(parameters, max_value)

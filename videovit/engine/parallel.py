@@ -1,4 +1,7 @@
-"""One model on several processes: replicated, or sharded (weights, gradients, moments); gradients are averaged."""
+"""One model on several processes: replicated, or sharded (weights, gradients, moments); gradients are averaged.
+
+What sharding needs of PyTorch is imported where it is used, and told by its methods: importing it takes half a second.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 HOOKS = {"bf16": default_hooks.bf16_compress_hook, "fp16": default_hooks.fp16_compress_hook}
@@ -86,6 +86,9 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
     Args:
         model: with a list of `blocks`; the same weights on every process. It is changed in place.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for block in list(model.get_submodule("blocks").children())[:-1]:
         fully_shard(block, mesh=mesh)
@@ -95,16 +98,17 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether `shard` was here."""
-    return isinstance(model, FSDPModule)
+    return hasattr(model, "set_requires_gradient_sync")  # of FSDPModule
 
 
 @contextmanager
 def without_sync(model: nn.Module) -> Iterator[None]:
     """Gradients of backward passes in this block stay in their process; those of the next one take them along."""
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(False)
+    if is_sharded(model):
+        sharded: Any = model
+        sharded.set_requires_gradient_sync(False)
         yield
-        model.set_requires_gradient_sync(True)
+        sharded.set_requires_gradient_sync(True)
     elif isinstance(model, DistributedDataParallel):
         with model.no_sync():
             yield
@@ -114,7 +118,7 @@ def without_sync(model: nn.Module) -> Iterator[None]:
 
 def whole(value: Any) -> Any:
     """Nested dicts and lists with their sharded tensors in one piece; a collective call."""
-    if isinstance(value, DTensor):
+    if hasattr(value, "full_tensor"):
         return value.full_tensor()
     if isinstance(value, dict):
         return {key: whole(item) for key, item in value.items()}
@@ -123,8 +127,11 @@ def whole(value: Any) -> Any:
 
 def as_in(like: Tensor, value: Tensor) -> Tensor:
     """A whole tensor, the same on every process, cut as `like` is: of no effect where that one is whole too."""
-    if not isinstance(like, DTensor):
+    if not hasattr(like, "device_mesh"):
         return value
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
     # No rank has to send anything: all hold the whole tensor.
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 

@@ -15,8 +15,7 @@ from videovit.engine.log import logger
 from videovit.engine.parallel import is_sharded, load_whole, whole
 from videovit.models import build_model, load_pretrained
 from videovit.models.convert import pool_norm_eps, set_pool_norm_eps
-from videovit.models.convert.read import CheckpointError, read_file
-from videovit.models.convert.shards import SUFFIX
+from videovit.models.convert.read import SHARDED_SUFFIX, CheckpointError, read_file
 from videovit.models.macs import count_macs, count_params
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -123,7 +122,7 @@ def load_checkpoint_for_test(model: nn.Module, path: str, *, use_ema: bool = Fal
     Raises:
         CheckpointError: unreadable, or a weight is missing or has another shape.
     """
-    if Path(path).is_dir() and Path(path).suffix != SUFFIX:
+    if Path(path).is_dir() and Path(path).suffix != SHARDED_SUFFIX:
         found = find_checkpoints(Path(path))
         if not found:
             raise CheckpointError(f"{path}: a folder without checkpoints/checkpoint_epoch_*")

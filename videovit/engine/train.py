@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -39,10 +40,12 @@ from videovit.engine.parts import build_on, in_one_piece, load_initial_weights, 
 from videovit.engine.preemption import Preempted
 from videovit.engine.run import Run, record_config, report_decoders
 from videovit.engine.saving import Saver, snapshot
-from videovit.engine.sharded import ShardWriter
 from videovit.engine.trace import Trace
 from videovit.models.convert import CheckpointError
 from videovit.models.psvit_supernet import PSViTSupernet
+
+if TYPE_CHECKING:
+    from videovit.engine.sharded import ShardWriter
 
 
 def train(cfg: Config, run: Run) -> dict[str, float]:
@@ -67,8 +70,7 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
         _check_lists(cfg)
         start = _starting_point(cfg, parts, len(loader))
         record_config(cfg, run, "config.yaml")
-        shards = ShardWriter(cfg.DIST_TIMEOUT_S) if is_sharded(parts.model) else None
-        session = _Session(cfg, run, parts, loader, saver, held, start, shards)
+        session = _Session(cfg, run, parts, loader, saver, held, start, _shard_writer(cfg, parts.model))
         logger.info(
             "training: %d videos, %d steps an epoch, %s",
             len(loader.dataset.samples),
@@ -188,6 +190,14 @@ def _stop(session: _Session, signum: int) -> Preempted:
     session.saver.join()
     distributed.barrier()  # nobody leaves before the file is there
     return Preempted(signum, str(session.saver.path))
+
+
+def _shard_writer(cfg: Config, model: nn.Module) -> ShardWriter | None:
+    if not is_sharded(model):
+        return None
+    from videovit.engine.sharded import ShardWriter  # brings half a second of imports
+
+    return ShardWriter(cfg.DIST_TIMEOUT_S)
 
 
 def _check_lists(cfg: Config) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from videovit.config.errors import UserError
 from videovit.models.heads import ClassifierHead
@@ -67,6 +66,8 @@ class RoIHead(nn.Module):
         Returns:
             (R, K).
         """
+        from torchvision.ops import roi_align  # takes a second to import, and classification has no boxes
+
         _, height, width = grid
         num_tokens = grid[0] * height * width
         grid_BTHWC = tokens_BNC[:, tokens_BNC.shape[1] - num_tokens :].unflatten(1, grid)

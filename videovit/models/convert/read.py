@@ -17,12 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from videovit.config.errors import UserError
-from videovit.models.convert.shards import SUFFIX, read_shards
 from videovit.models.convert.wrappers import strip_prefixes
 
+SHARDED_SUFFIX = ".dcp"  # of a folder
 # Where a trainer kept averaged weights too, those are the ones that it published and tested.
 CONTAINERS = ("model_state", "state_dict_ema", "state_dict", "model")
 _TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # how files written before torch 1.6 begin
@@ -77,7 +76,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
             values (numpy numbers among them).
     """
     path = Path(path)
-    is_folder = path.suffix == SUFFIX and path.is_dir()
+    is_folder = path.suffix == SHARDED_SUFFIX and path.is_dir()
     if not path.is_file() and not is_folder:
         siblings = sorted(p.name for p in path.parent.glob("*.p*th")) if path.parent.is_dir() else []
         hint = f"; in that folder: {', '.join(siblings[-5:])}" if siblings else ""
@@ -91,6 +90,11 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def _read_folder(path: Path) -> Any:
+    # torch.distributed.checkpoint takes a second to import, and most readers never see such a folder.
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    from videovit.models.convert.shards import read_shards
+
     try:
         return read_shards(path)
     except CheckpointException as error:

@@ -18,7 +18,6 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata
 
-SUFFIX = ".dcp"
 REST = "rest.pyth"
 INDEX = ".metadata"
 
