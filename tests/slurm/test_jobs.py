@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import freeze
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = [sys.executable, str(ROOT / "tools/submit.py"), "--cfg", str(ROOT / "configs/Demo/MVIT_TINY.yaml")]
@@ -85,7 +86,7 @@ class Run:
         """Wait for so many steps, then let the last process stand still, and all with it; its number."""
         self.reach(num_steps)
         pid = self.pid_of(1)
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         return pid
 
     def last_node(self) -> str:
@@ -95,15 +96,19 @@ class Run:
     def pid_of(self, rank: int) -> int:
         """The process of a rank, as this side of the namespaces numbers it."""
         wanted = {f"SLURM_JOB_ID={self.job_id}", f"SLURM_PROCID={rank}"}
+        found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 command = (process / "cmdline").read_bytes().split(b"\0")
                 variables = set((process / "environ").read_text(errors="replace").split("\0"))
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
             if b"submitit.core._submit" in command and wanted <= variables and b"srun" not in command:
-                return int(process.name)
-        raise AssertionError(f"no process of rank {rank}\n{self.logs()}")
+                found[int(process.name)] = parent
+        first = [pid for pid, parent in found.items() if parent not in found]  # the others decode for it
+        assert len(first) == 1, f"processes of rank {rank}: {found}\n{self.logs()}"
+        return first[0]
 
 
 def is_warned(pid: int) -> bool:
