@@ -184,6 +184,11 @@ def time_limit(folder: Path, data: list[str]) -> Run:
     return run.finish()
 
 
+def mistake(folder: Path, data: list[str]) -> Run:
+    """There are no such data."""
+    return submit(folder, "node[1-2]", opts=["DATA.PATH_TO_DATA_DIR", str(folder / "nowhere")]).finish()
+
+
 def spawned(folder: Path, data: list[str], number: int = 4) -> Run:
     """So many ranks without Slurm."""
     command = [sys.executable, str(ROOT / "tools/run_net.py"), *SUBMIT[2:], *OPTS, *data, "OUTPUT_DIR", str(folder)]
@@ -198,14 +203,15 @@ def spawned_two(folder: Path, data: list[str]) -> Run:
 
 
 LOSSES = (time_limit, power_cut, preemption, killed_process, user_signal)
-SCENARIOS = (*LOSSES[:3], spawned_two, *LOSSES[3:], undisturbed, spawned)  # the long ones first
+SCENARIOS = (*LOSSES[:3], spawned_two, *LOSSES[3:], mistake, undisturbed, spawned)  # the long ones first
 
 
 @pytest.fixture(scope="session")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Run]]]:
     """Those that the selected tests are about, started at once."""
     names = " ".join(item.name for item in request.session.items)
-    wanted = [s for s in SCENARIOS if s not in LOSSES or s.__name__ in names]
+    impossible = () if "SLURM_TEST_POWER_CUT" in os.environ else (power_cut,)
+    wanted = [s for s in SCENARIOS if (s not in LOSSES or s.__name__ in names) and s not in impossible]
     folder = tmp_path_factory.mktemp("runs")
     prepare = [sys.executable, str(ROOT / "datasets/demo/prepare.py"), "--output", str(folder / "data")]
     subprocess.run([*prepare, "--train", "96", "--val", "12", "--test", "12"], check=True, capture_output=True)
@@ -254,7 +260,7 @@ def test_a_warned_job_loses_nothing(name: str, runs: dict[str, Future[Run]]) -> 
 @pytest.mark.parametrize("name", ["killed_process", "power_cut"])
 def test_a_job_without_warning_goes_on_from_its_checkpoint(name: str, runs: dict[str, Future[Run]]) -> None:
     """Steps after the checkpoint are done again, with the same samples."""
-    if name == "power_cut" and "SLURM_TEST_POWER_CUT" not in os.environ:
+    if name not in runs:
         pytest.skip("the nodes share one process namespace here")
     run = runs[name].result()
     assert run.state == "COMPLETED", run.logs()
@@ -263,3 +269,10 @@ def test_a_job_without_warning_goes_on_from_its_checkpoint(name: str, runs: dict
     assert sorted(set(done)) == ALL_STEPS
     assert 0 < len(done) - len(set(done)) < NUM_STEPS + 1
     assert_same(run, runs["spawned_two"].result())
+
+
+def test_a_job_that_cannot_work_is_not_tried_again(runs: dict[str, Future[Run]]) -> None:
+    run = runs["mistake"].result()
+    assert run.state == "FAILED" and run.restarts == 0, run.logs()
+    (log,) = run.folder.glob("jobs/*_0_log.err")
+    assert re.search(r"^error: .*nowhere", log.read_text(), re.MULTILINE) and "Traceback" not in run.logs()
