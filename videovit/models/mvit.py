@@ -10,6 +10,7 @@ a counter reports the cost as published.
 B clips, C channels, T H W grid in tokens (in x_BCTHW: pixels), N tokens, K classes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,8 +29,8 @@ from videovit.models.position import resize_pos_embed
 
 Triple = tuple[int, int, int]
 
-# Hidden values of the MLP that are held at once in CPU inference: few enough to stay in the cache.
-_CHUNK_HIDDEN = 800_000
+# Hidden values of the MLP that are held at once in CPU inference: few enough to stay near the cores.
+_CHUNK_HIDDEN = 2_400_000
 
 
 class UnsupportedModelError(UserError):
@@ -115,12 +116,14 @@ class MultiscaleBlock(nn.Module):
 
     def _add_mlp(self, x: Tensor, factors_B: Tensor | None) -> Tensor:
         """The second half of the block, on tokens (B, ..., C)."""
-        rows = max(256, _CHUNK_HIDDEN // self.mlp.fc1.out_features)
         num_rows = x.numel() // x.shape[-1]
+        num_chunks = round(num_rows * self.mlp.fc1.out_features / _CHUNK_HIDDEN)
         plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu" or self.training
-        if plain or num_rows <= rows:
+        if plain or num_chunks < 2:
             return self._mlp_with_shortcut(x, factors_B)
-        # Row by row the result is the same, and the wide hidden layer never leaves the cache.
+        # Row by row the result is the same, and the wide hidden layer never leaves the cache; of equal chunks none is
+        # too small to keep all cores busy.
+        rows = math.ceil(num_rows / num_chunks)
         tokens = x.reshape(num_rows, -1)
         out = tokens.new_empty(num_rows, self.spec.dim_out) if tokens.shape[-1] != self.spec.dim_out else tokens
         for start in range(0, num_rows, rows):
