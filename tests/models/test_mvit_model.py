@@ -13,7 +13,7 @@ from mvit_variants import TINY, TINY_V2, clip, perturb, q_strides_everywhere, ti
 from plain_mvit import plain_logits
 
 from videovit.models import attention as attention_module
-from videovit.models import expand
+from videovit.models import expand, mvit_block
 from videovit.models import mvit as mvit_module
 from videovit.models.derived import Derived
 
@@ -88,20 +88,39 @@ def test_variant_equals_plain_implementation(name):
 def test_inference_in_chunks_of_rows_is_the_same(name, monkeypatch):
     model, rows = made(name), []
     x = small_clip(model)
-    plain = mvit_module.MultiscaleBlock._mlp_with_shortcut
+    plain = mvit_block.MultiscaleBlock._mlp_with_shortcut
 
     def watched(block, tokens, factors_B):
         rows.append(tokens.numel() // tokens.shape[-1])
         return plain(block, tokens, factors_B)
 
-    monkeypatch.setattr(mvit_module.MultiscaleBlock, "_mlp_with_shortcut", watched)
+    monkeypatch.setattr(mvit_block.MultiscaleBlock, "_mlp_with_shortcut", watched)
     with torch.no_grad():
         expected = model(x)
         assert max(rows) == 512  # 2 clips of 4 x 8 x 8 tokens
         rows.clear()
-        monkeypatch.setattr(mvit_module, "_CHUNK_HIDDEN", 12_000)
+        monkeypatch.setattr(mvit_block, "_CHUNK_HIDDEN", 12_000)
         torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
         assert max(rows) < 512 and rows[1:4] == [171, 171, 170]  # equal parts
+
+
+@pytest.mark.parametrize("name", ["v1", "v2", "v2 no class token"])
+@pytest.mark.parametrize("num_bytes", [1, 50_000])
+def test_inference_in_groups_of_clips_is_the_same(name, num_bytes, monkeypatch):
+    model = made(name)
+    x = small_clip(model).repeat(3, 1, 1, 1, 1)[:5] * torch.arange(1, 6).view(5, 1, 1, 1, 1)
+    with torch.no_grad():
+        expected = model(x)
+        plain, sizes = mvit_block.MultiscaleBlock._forward, []
+
+        def watched(block, tokens, *others):
+            sizes.append(len(tokens))
+            return plain(block, tokens, *others)
+
+        monkeypatch.setattr(mvit_block.MultiscaleBlock, "_forward", watched)
+        monkeypatch.setattr(mvit_block, "_GROUP_BYTES", num_bytes)
+        torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
+        assert sizes[:2] == ([1, 1] if num_bytes == 1 else [3, 2])
 
 
 @pytest.mark.parametrize("name", ["v1", "v2", "v1 mean pooling", "v2 no class token"])

@@ -8,7 +8,7 @@ from videovit.config import load_config
 from videovit.models import attention_maps, build_model, count_macs, count_params
 from videovit.models.convert import CheckpointError
 from videovit.models.convert.export import export_state_dict
-from videovit.models.mvit import MultiscaleBlock
+from videovit.models.mvit_block import MultiscaleBlock
 from videovit.models.mvit_schedule import ScheduleError, expand, share_maps
 
 # Two blocks behind the start of a stage see equal grids of queries and keys.

@@ -10,7 +10,6 @@ a counter reports the cost as published.
 B clips, C channels, T H W grid in tokens (in x_BCTHW: pixels), N tokens, K classes.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,121 +18,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videovit.config.errors import UserError
-from videovit.models.attention import AttentionMaps, MultiscaleAttention, PoolMode
+from videovit.models.attention import MultiscaleAttention, PoolMode
 from videovit.models.derived import Derived, forget_derived, forget_passing
 from videovit.models.heads import ClassifierHead
-from videovit.models.layers import DropPath, Linear, Mlp, PatchEmbed, SizeError, add_branch
+from videovit.models.layers import PatchEmbed, SizeError
+from videovit.models.mvit_block import MultiscaleBlock
 from videovit.models.mvit_schedule import BlockSpec, expand, share_maps
-from videovit.models.pooling import max_pool
 from videovit.models.position import resize_pos_embed
 
 Triple = tuple[int, int, int]
 
-# Hidden values of the MLP that are held at once in CPU inference: few enough to stay near the cores.
-_CHUNK_HIDDEN = 2_400_000
-
 
 class UnsupportedModelError(UserError):
     """A config switches on something that `MViT` does not have."""
-
-
-class MultiscaleBlock(nn.Module):
-    """Pre-norm attention and MLP, each with a shortcut, on a grid and an optional class token.
-
-    Where the channels change, the shortcut is a projection of the normalised tokens: in front of the attention with
-    `spec.dim_attention == spec.dim_out` (MViTv2), else beside the MLP.
-
-    Args:
-        spec: widths, heads, kernels and strides.
-        grid: (T, H, W) that relative tables are sized for, in tokens.
-        mlp_ratio: hidden over attention channels.
-        drop_path: probability of leaving a branch out.
-        dropout: inside attention and MLP.
-        eps: of the block's norms.
-        attention: further arguments of `MultiscaleAttention`.
-    """
-
-    def __init__(
-        self,
-        spec: BlockSpec,
-        grid: Triple,
-        *,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
-        dropout: float = 0.0,
-        eps: float = 1e-6,
-        **attention: Any,
-    ) -> None:
-        super().__init__()
-        self.spec = spec
-        self.norm1 = nn.LayerNorm(spec.dim, eps=eps)
-        self.attn = MultiscaleAttention(spec, grid, dropout=dropout, **attention)
-        self.norm2 = nn.LayerNorm(spec.dim_attention, eps=eps)
-        self.mlp = Mlp(spec.dim_attention, int(spec.dim_attention * mlp_ratio), spec.dim_out, dropout=dropout)
-        self.proj = Linear(spec.dim, spec.dim_out) if spec.dim != spec.dim_out else None
-        self.widens_in_attention = self.proj is not None and spec.dim_attention == spec.dim_out
-        self.drop_path = DropPath(drop_path)
-
-    def forward(
-        self,
-        x_BTHWC: Tensor,
-        cls_B1C: Tensor | None,
-        cls_only: bool = False,
-        maps: AttentionMaps | None = None,
-        keep_maps: bool = False,
-    ) -> tuple[Tensor | None, Tensor | None, AttentionMaps | None]:
-        """The block's output tokens.
-
-        Args:
-            x_BTHWC: grid tokens.
-            cls_B1C: class token or None.
-            cls_only: leave out what only the grid's output needs.
-            maps, keep_maps: as in `MultiscaleAttention.forward`.
-
-        Returns:
-            Grid (B, T', H', W', C') or None with `cls_only`; class token (B, 1, C') or None; maps or None.
-        """
-        normed = self.norm1(x_BTHWC)
-        normed_cls = None if cls_B1C is None else self.norm1(cls_B1C)
-        branch, branch_cls, maps = self.attn(normed, normed_cls, cls_only, maps, keep_maps)
-        factors, mlp_factors = self.drop_path.draw(x_BTHWC), self.drop_path.draw(x_BTHWC)
-        if cls_B1C is not None:
-            shortcut_cls = self.proj(normed_cls) if self.widens_in_attention else cls_B1C
-            cls_B1C = self._add_mlp(add_branch(shortcut_cls, branch_cls, factors), mlp_factors)
-        if cls_only:
-            return None, cls_B1C, maps
-        shortcut = self._pool_shortcut(self.proj(normed) if self.widens_in_attention else x_BTHWC)
-        del normed
-        return self._add_mlp(add_branch(shortcut, branch, factors), mlp_factors), cls_B1C, maps
-
-    def _pool_shortcut(self, x_BTHWC: Tensor) -> Tensor:
-        """Bring the shortcut to the resolution of the queries: maximum over windows of stride + 1."""
-        stride = self.spec.stride_q
-        if stride == (1, 1, 1):
-            return x_BTHWC
-        kernel = tuple(s + 1 if s > 1 else s for s in stride)
-        return max_pool(x_BTHWC, kernel, stride)
-
-    def _add_mlp(self, x: Tensor, factors_B: Tensor | None) -> Tensor:
-        """The second half of the block, on tokens (B, ..., C)."""
-        num_rows = x.numel() // x.shape[-1]
-        num_chunks = round(num_rows * self.mlp.fc1.out_features / _CHUNK_HIDDEN)
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu" or self.training
-        if plain or num_chunks < 2:
-            return self._mlp_with_shortcut(x, factors_B)
-        # Row by row the result is the same, and the wide hidden layer never leaves the cache; of equal chunks none is
-        # too small to keep all cores busy.
-        rows = math.ceil(num_rows / num_chunks)
-        tokens = x.reshape(num_rows, -1)
-        out = tokens.new_empty(num_rows, self.spec.dim_out) if tokens.shape[-1] != self.spec.dim_out else tokens
-        for start in range(0, num_rows, rows):
-            out[start : start + rows] = self._mlp_with_shortcut(tokens[start : start + rows], None)
-        return out.view(*x.shape[:-1], -1)
-
-    def _mlp_with_shortcut(self, x: Tensor, factors_B: Tensor | None) -> Tensor:
-        normed = self.norm2(x)
-        shortcut = x if self.proj is None or self.widens_in_attention else self.proj(normed)
-        return add_branch(shortcut, self.mlp(normed), factors_B)
 
 
 class MViT(nn.Module):
