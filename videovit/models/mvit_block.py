@@ -109,7 +109,7 @@ class MultiscaleBlock(nn.Module):
         maps: AttentionMaps | None = None,
         keep_maps: bool = False,
     ) -> Outputs:
-        normed = self.norm1(x_BTHWC)
+        normed = self.norm1(x_BTHWC).to(matmul_dtype(x_BTHWC))  # under autocast nobody reads it as float32
         normed_cls = None if cls_B1C is None else self.norm1(cls_B1C)
         branch, branch_cls, maps = self.attn(normed, normed_cls, cls_only, maps, keep_maps)
         factors, mlp_factors = self.drop_path.draw(x_BTHWC), self.drop_path.draw(x_BTHWC)
