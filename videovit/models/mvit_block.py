@@ -21,7 +21,7 @@ Outputs = tuple[Tensor | None, Tensor | None, AttentionMaps | None]  # grid, cla
 
 # Both were measured (docs/performance.md): more leaves the cache, less keeps cores waiting.
 _GROUP_BYTES = 5_000_000  # of the tokens of a group of clips
-_CHUNK_HIDDEN = 2_400_000  # hidden values of an MLP that are held at once
+_CHUNK_BYTES = 6_400_000  # of the hidden layer of an MLP that is held at once
 
 
 class MultiscaleBlock(nn.Module):
@@ -133,7 +133,7 @@ class MultiscaleBlock(nn.Module):
     def _add_mlp(self, x: Tensor, factors_B: Tensor | None) -> Tensor:
         """The second half of the block, on tokens (B, ..., C)."""
         num_rows = x.numel() // x.shape[-1]
-        num_chunks = round(num_rows * self.mlp.fc1.out_features / _CHUNK_HIDDEN)
+        num_chunks = round(num_rows * self.mlp.fc1.out_features * matmul_dtype(x).itemsize / _CHUNK_BYTES)
         if num_chunks < 2 or not self._in_parts(x):
             return self._mlp_with_shortcut(x, factors_B)
         # of equal chunks none is too small to keep all cores busy
