@@ -97,9 +97,9 @@ class MultiscaleBlock(nn.Module):
         return math.ceil(x_BTHWC.shape[0] / group_size)
 
     def _in_parts(self, x: Tensor) -> bool:
-        """Whether this is inference on a CPU."""
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or self.training
-        return x.device.type == "cpu" and not plain
+        """Whether this is inference on a CPU, and no compiler is looking."""
+        watched = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return x.device.type == "cpu" and not (self.training or torch.is_grad_enabled() or watched)
 
     def _forward(
         self,
