@@ -81,12 +81,23 @@ class MultiscaleBlock(nn.Module):
             Grid (B, T', H', W', C') or None with `cls_only`; class token (B, 1, C') or None; maps or None.
         """
         num_groups = self._num_groups(x_BTHWC)
-        if num_groups < 2 or cls_only or keep_maps or maps is not None:
-            return self._forward(x_BTHWC, cls_B1C, cls_only, maps, keep_maps)
-        groups = x_BTHWC.chunk(num_groups)
-        cls_groups = [None] * len(groups) if cls_B1C is None else cls_B1C.chunk(num_groups)
-        grids, tokens, _ = zip(*map(self._forward, groups, cls_groups), strict=True)
-        return torch.cat(grids), None if cls_B1C is None else torch.cat(tokens), None
+        if num_groups > 1 and maps is None and not (cls_only or keep_maps):
+            groups = x_BTHWC.chunk(num_groups)
+            cls_groups = [None] * len(groups) if cls_B1C is None else cls_B1C.chunk(num_groups)
+            grids, tokens, _ = zip(*map(self.forward, groups, cls_groups), strict=True)
+            return torch.cat(grids), None if cls_B1C is None else torch.cat(tokens), None
+        normed = self.norm1(x_BTHWC).to(matmul_dtype(x_BTHWC))  # under autocast nobody reads it as float32
+        normed_cls = None if cls_B1C is None else self.norm1(cls_B1C)
+        branch, branch_cls, maps = self.attn(normed, normed_cls, cls_only, maps, keep_maps)
+        factors, mlp_factors = self.drop_path.draw(x_BTHWC), self.drop_path.draw(x_BTHWC)
+        if cls_B1C is not None:
+            shortcut_cls = self.proj(normed_cls) if self.widens_in_attention else cls_B1C
+            cls_B1C = self._add_mlp(add_branch(shortcut_cls, branch_cls, factors), mlp_factors)
+        if cls_only:
+            return None, cls_B1C, maps
+        shortcut = self._pool_shortcut(self.proj(normed) if self.widens_in_attention else x_BTHWC)
+        del normed
+        return self._add_mlp(add_branch(shortcut, branch, factors), mlp_factors), cls_B1C, maps
 
     def _num_groups(self, x_BTHWC: Tensor) -> int:
         """How many groups of clips to take the batch apart into."""
@@ -100,27 +111,6 @@ class MultiscaleBlock(nn.Module):
         """Whether this is inference on a CPU, and no compiler is looking."""
         watched = torch.compiler.is_compiling() or torch.jit.is_tracing()
         return x.device.type == "cpu" and not (self.training or torch.is_grad_enabled() or watched)
-
-    def _forward(
-        self,
-        x_BTHWC: Tensor,
-        cls_B1C: Tensor | None,
-        cls_only: bool = False,
-        maps: AttentionMaps | None = None,
-        keep_maps: bool = False,
-    ) -> Outputs:
-        normed = self.norm1(x_BTHWC).to(matmul_dtype(x_BTHWC))  # under autocast nobody reads it as float32
-        normed_cls = None if cls_B1C is None else self.norm1(cls_B1C)
-        branch, branch_cls, maps = self.attn(normed, normed_cls, cls_only, maps, keep_maps)
-        factors, mlp_factors = self.drop_path.draw(x_BTHWC), self.drop_path.draw(x_BTHWC)
-        if cls_B1C is not None:
-            shortcut_cls = self.proj(normed_cls) if self.widens_in_attention else cls_B1C
-            cls_B1C = self._add_mlp(add_branch(shortcut_cls, branch_cls, factors), mlp_factors)
-        if cls_only:
-            return None, cls_B1C, maps
-        shortcut = self._pool_shortcut(self.proj(normed) if self.widens_in_attention else x_BTHWC)
-        del normed
-        return self._add_mlp(add_branch(shortcut, branch, factors), mlp_factors), cls_B1C, maps
 
     def _pool_shortcut(self, x_BTHWC: Tensor) -> Tensor:
         """Bring the shortcut to the resolution of the queries: maximum over windows of stride + 1."""
