@@ -137,7 +137,7 @@ def run_group(target: Callable[[int, Path], None], world_size: int, folder: Path
         with distributed.process_group(use_gpu=False, timeout_s=60):
             target(rank, folder)
 
-    assert exit_codes(_fork(world_size, member)) == [0] * world_size
+    assert exit_codes(_fork(world_size, member), seconds=120) == [0] * world_size
 
 
 def _fork(world_size: int, target: Callable[[int], None]) -> list[BaseProcess]:
@@ -164,7 +164,7 @@ def renew_threads() -> None:
     torch.set_num_threads(1)
 
 
-def exit_codes(ranks: Sequence[BaseProcess], seconds: float = 120) -> list[int | None]:
+def exit_codes(ranks: Sequence[BaseProcess], seconds: float = 60) -> list[int | None]:
     """Wait for the processes; one that does not end in time is killed."""
     for process in ranks:
         process.join(seconds)

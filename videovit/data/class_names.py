@@ -36,7 +36,7 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
     if not path:
         return [f"class {k}" for k in range(num_classes or 0)]
     path = find_beside(path, folder)
-    content = _read(path)
+    content = _read(path, folder)
     if isinstance(content, Mapping):
         by_index = _by_index(path, content)
         names = [by_index.get(k, f"class {k}") for k in range(max(num_classes or 0, max(by_index, default=-1) + 1))]
@@ -49,13 +49,15 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
     return names
 
 
-def _read(path: str) -> Any:
+def _read(path: str, folder: str) -> Any:
     file = Path(path)
     if not file.is_file():
         near = (
             get_close_matches(file.name, [p.name for p in file.parent.glob("*")], n=1) if file.parent.is_dir() else []
         )
-        raise AnnotationError(f"{path}: no such file" + (f"; nearest: {file.parent / near[0]}" if near else ""))
+        beside = f", nor {Path(folder) / path}" if folder else ""
+        hint = f"; nearest: {file.parent / near[0]}" if near else ""
+        raise AnnotationError(f"{path}: no such file{beside}{hint}")
     text = file.read_text(encoding="utf-8-sig")
     if file.suffix != ".json":
         names = [line.strip() for line in text.splitlines() if line.strip()]
@@ -94,7 +96,7 @@ def read_class_groups(path: str, names: Sequence[str], folder: str = "") -> dict
     if not path:
         return {}
     path = find_beside(path, folder)
-    content = _read(path)
+    content = _read(path, folder)
     if not isinstance(content, Mapping) or not all(isinstance(v, list) for v in content.values()):
         raise AnnotationError(f"{path}: expected {{group: [class names or indices]}}")
     return {group: [_index_of(path, member, names) for member in members] for group, members in content.items()}
