@@ -14,6 +14,7 @@ from runs import run_tool
 from videos import copy_packets, read_barcodes, rotate, write_list, write_video
 
 from videovit.data.decode import open_video
+from videovit.data.readers.kinetics import quote, split_line
 from videovit.data.records import AnnotationError
 from videovit.data.video_files import ListedVideo, find_videos
 
@@ -124,11 +125,32 @@ def test_names_of_new_files_may_not_collide(folder: Path, tmp_path: Path) -> Non
     assert done.returncode == 1 and "would both become" in done.stderr
 
 
+def test_lists_are_read_as_training_reads_them(folder: Path, tmp_path: Path) -> None:
+    name = 'of "a", \u2028b,.mp4'
+    (folder / "open.mkv").rename(folder / name)
+    (folder / "odd.csv").write_text(f"{quote(name)} 3\n" + '"closed one.mp4","4"\nvfr.mp4\n', encoding="utf-8-sig")
+    assert find_videos([str(folder / "odd.csv")]) == [
+        ListedVideo(str(folder / name), name, "3"),
+        ListedVideo(str(folder / "closed one.mp4"), "closed one.mp4", "4"),
+        ListedVideo(str(folder / "vfr.mp4"), "vfr.mp4"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a b.mp4", '"a" b.mp4', '"a".mp4', "a,.mp4", " a.mp4", "a ,", "a", "ü\u3000"])
+def test_quoted_paths_are_read_back(name: str) -> None:
+    assert split_line(f"{quote(name)} 3", " ") == (name, "3")
+
+
 def test_videos_by_name(folder: Path) -> None:
     listed = find_videos([str(folder / "list.csv"), str(folder / "open.mkv")])
     assert [video.written for video in listed][:2] == ["closed one.mp4", "open.mkv"] and len(listed) == 7
     assert listed[2] == ListedVideo(str(folder / "sub/cut.mp4"), "sub/cut.mp4", "2")
     assert len(find_videos([str(folder)])) == 7
+    (folder / "._closed one.mp4").write_bytes(b"what macOS leaves beside a file")
+    (folder / "linked").symlink_to(folder / "sub")
+    (folder / "sub" / "up").symlink_to(folder)
+    found = [video.written for video in find_videos([str(folder)])]
+    assert found[:2] == ["closed one.mp4", "linked/cut.mp4"] and len(found) == 8
     assert find_videos([str(folder / "list.csv")], prefix="/data")[0].path == "/data/closed one.mp4"
     (folder / "empty").mkdir()
     with pytest.raises(AnnotationError, match="no videos in"):

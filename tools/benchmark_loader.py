@@ -71,8 +71,8 @@ class FloatTransform:
         transform, data = build_train_transform(self.cfg), self.cfg.DATA
         plan = transform.augment.draw(rng) if isinstance(transform.augment, RandAugment) else []
         pictures = [Image.fromarray(frame) for frame in frames_THWC.numpy()]
-        for name, argument, resample in plan:
-            pictures = [OPERATIONS[name](picture, argument, resample) for picture in pictures]
+        for step in plan:
+            pictures = [OPERATIONS[step.name](picture, step) for picture in pictures]
         x_TCHW = torch.stack([to_tensor(picture) for picture in pictures])
         x_TCHW = (x_TCHW - torch.tensor(data.MEAN).view(3, 1, 1)) / torch.tensor(data.STD).view(3, 1, 1)
         height, width = x_TCHW.shape[2:]

@@ -27,6 +27,7 @@ from videovit.data.decode.limited import call_limited
 from videovit.data.decode.probe import Probe, probe_video
 from videovit.data.decode.protocol import DEFAULTS, scaled_size
 from videovit.data.decode.pyav_backend import ERRORS, open_container, open_pyav, plain_reason
+from videovit.data.readers.kinetics import quote
 from videovit.data.video_files import ListedVideo, find_videos
 from videovit.engine import cli
 from videovit.engine.log import Progress
@@ -201,7 +202,7 @@ def write_list(folder: Path, videos: list[ListedVideo], pairs: list[tuple[str, s
     """A list of the new files with the labels of the old ones; paths relative to the folder."""
     path = folder / "videos.csv"
     rows = [
-        f"{os.path.relpath(target, folder)} {video.label}".rstrip()
+        f"{quote(os.path.relpath(target, folder))} {video.label}".rstrip()
         for video, (source, target) in zip(videos, pairs, strict=True)
         if source not in failed
     ]

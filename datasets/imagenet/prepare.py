@@ -30,8 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 
 from videovit.data import prepare
 from videovit.data.check import Finding
+from videovit.data.decode.image_backend import SUFFIXES
+from videovit.data.folders import files_below
 from videovit.data.readers.annotation_files import Problem, content_of, nearest, read_lines, refuse
-from videovit.data.readers.image_folder import class_folders, images_below
+from videovit.data.readers.image_folder import class_folders
 from videovit.data.records import AnnotationError
 
 SYNSET = re.compile(r"n\d{8}", re.ASCII)
@@ -157,7 +159,7 @@ def list_flat(
         )
     rows: list[tuple[str, int]] = []
     found = set()
-    for path in images_below(folder):
+    for path in files_below(folder, SUFFIXES):
         name = Path(path).stem
         if name not in labels:
             raise AnnotationError(
@@ -208,7 +210,7 @@ def prepare_lists(
             if strange:
                 near = nearest(strange[0], tuple(classes))
                 raise AnnotationError(f"{str(images / split / strange[0])!r} is no class of {splits[0]}/{near}")
-            rows = [(path, classes[name]) for name in names for path in images_below(images / split / name)]
+            rows = [(path, classes[name]) for name in names for path in files_below(images / split / name, SUFFIXES)]
         prepare.write_list(
             output / f"{split}.csv", [(prepare.listed_path(path, output), label) for path, label in rows]
         )

@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 
 from videovit.data import prepare
 from videovit.data.check import Finding, plain_name
+from videovit.data.folders import VIDEO_SUFFIXES, files_below
 from videovit.data.readers.annotation_files import Problem, content_of, nearest, refuse
 from videovit.data.records import AnnotationError
-from videovit.data.video_files import VIDEO_SUFFIXES
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
 SPLIT_NAMES = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
@@ -119,7 +119,7 @@ class VideoFiles:
         for folder in folders:
             if not os.path.isdir(folder):
                 raise AnnotationError(f"--videos {folder!r}: no such folder")
-            for path in sorted(videos_below(folder)):
+            for path in files_below(folder, VIDEO_SUFFIXES):
                 self.num_files += 1
                 self._by_stem[os.path.splitext(os.path.basename(path))[0]].append(path)
 
@@ -135,16 +135,6 @@ class VideoFiles:
             return any(SPLIT_NAMES.get(part) == clip.split for part in parts), plain_name(clip.label) in parts
 
         return max(found, key=fits, default=None)
-
-
-def videos_below(folder: str) -> list[str]:
-    """All video files in a folder and its folders, hidden ones apart."""
-    return [
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")
-    ]
 
 
 def prepare_release(
@@ -212,7 +202,7 @@ def prepare_tree(
     """
     if not folder.is_dir():
         raise AnnotationError(f"--tree {str(folder)!r}: no such folder; {content_of(folder.parent)}")
-    videos = [Path(path).relative_to(folder) for path in sorted(videos_below(str(folder)))]
+    videos = [Path(path).relative_to(folder) for path in files_below(folder, VIDEO_SUFFIXES)]
     if not videos:
         raise AnnotationError(f"no videos below {str(folder)!r}; known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}")
     divided = all(video.parts[0] in SPLIT_NAMES for video in videos)

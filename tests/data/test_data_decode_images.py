@@ -34,9 +34,12 @@ def test_folder(tmp_path: Path, pattern: str) -> None:
 
 def test_list(tmp_path: Path) -> None:
     write_images(tmp_path / "frames", [f"{number}.png" for number in range(5)])
-    (tmp_path / "video.txt").write_text("frames/4.png\n\nframes/0.png\n" + str(tmp_path / "frames" / "2.png") + "\n")
-    with open_video(tmp_path / "video.txt", "frames") as video:
-        assert read_barcodes(video.frames(np.arange(3))) == [4, 0, 2]
+    text = "frames/4.png\n\nframes/0.png\n" + str(tmp_path / "frames" / "2.png") + "\n"
+    (tmp_path / "video.txt").write_text(text)
+    (tmp_path / "windows.txt").write_text(text, encoding="utf-8-sig", newline="\r\n")
+    for name in ("video.txt", "windows.txt"):
+        with open_video(tmp_path / name, "frames") as video:
+            assert read_barcodes(video.frames(np.arange(3))) == [4, 0, 2]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif"])
@@ -54,6 +57,25 @@ def test_colours(tmp_path: Path, mode: str) -> None:
     Image.fromarray(barcode(0x1234)).convert(mode).save(path)
     with open_video(path, "image") as video:
         assert np.array_equal(video.frames(np.array([0]))[0], barcode(0x1234))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_16_bits_of_grey_keep_their_shades(tmp_path: Path, name: str) -> None:
+    shades = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    if name == "a.pgm":
+        (tmp_path / name).write_bytes(b"P5 64 48 65535\n" + shades.astype(">u2").tobytes())
+    else:
+        Image.fromarray(shades).save(tmp_path / name)
+    with open_video(tmp_path / name, "image") as video:
+        image = video.frames(np.array([0]))[0].numpy()
+    assert np.array_equal(image, np.repeat((shades // 256).astype(np.uint8)[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_32_bits_of_grey_are_refused(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "a.tif")
+    with pytest.raises(DecodeError, match="32 bits"), open_video(tmp_path / "a.tif", "image") as video:
+        video.frames(np.array([0]))
 
 
 @pytest.mark.parametrize("short_side", [0, 24])

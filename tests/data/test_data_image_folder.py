@@ -41,6 +41,14 @@ def test_classes_are_numbered_by_name_and_images_found_at_any_depth(tmp_path: Pa
     assert read(tmp_path / "train") == [("train/a/x.jpg", 0), ("train/b c/2.PNG", 1), ("train/b c/deep/1.webp", 1)]
 
 
+def test_links_to_folders_are_followed_but_not_round_in_circles(tmp_path: Path) -> None:
+    write_images(tmp_path, "elsewhere/3.png", "train/a/1.png", "train/b/2.png")
+    (tmp_path / "train/a/more").symlink_to(tmp_path / "elsewhere")
+    for place, target in (("train/a/self", "."), ("train/a/up", ".."), ("elsewhere/back", tmp_path / "train/a")):
+        (tmp_path / place).symlink_to(target)
+    assert read(tmp_path / "train") == [("train/a/1.png", 0), ("train/a/more/3.png", 0), ("train/b/2.png", 1)]
+
+
 def test_a_class_that_val_lacks_shifts_no_number(tmp_path: Path) -> None:
     write_images(tmp_path, "train/a/1.png", "train/b/1.png", "val/b/2.png")
     assert read(tmp_path / "val") == [("val/b/2.png", 1)]

@@ -42,7 +42,7 @@ def error(folder: Path, content: str | bytes, **arguments: object) -> str:
         ("/a/ü\u2028.mp4 3", "/a/ü\u2028.mp4", 3),
     ],
 )
-@pytest.mark.parametrize("separator", [" ", ",", "\t"])
+@pytest.mark.parametrize("separator", [" ", ",", "\t", ""])
 def test_spellings(tmp_path: Path, line: str, path: str, label: int, separator: str) -> None:
     assert read(tmp_path, line + "\n", separator=separator) == [(path, label)]
 

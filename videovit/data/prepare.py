@@ -83,8 +83,7 @@ def write_list(file: Path, rows: Iterable[tuple[str, int]]) -> None:
     for path, label in rows:
         if "\n" in path or "\r" in path:
             raise AnnotationError(f"{path!r}: a line break in the name of a file; rename it")
-        quoted = path != path.strip() or path.endswith(",") or path[:1] == '"'
-        lines.append('"{}" {}\n'.format(path.replace('"', '""'), label) if quoted else f"{path} {label}\n")
+        lines.append(f"{kinetics.quote(path)} {label}\n")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(lines), encoding="utf-8")
 

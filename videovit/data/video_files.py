@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videovit.data.folders import VIDEO_SUFFIXES, files_below
+from videovit.data.readers.annotation_files import WHOLE_NUMBER, read_lines
+from videovit.data.readers.kinetics import split_line, unquote
 from videovit.data.records import AnnotationError
 
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp", ".ogv"}
-)
 LIST_SUFFIXES = frozenset({".csv", ".txt", ".lst", ".tsv"})
-# A path, then an optional separator and label; paths may hold spaces.
-ROW = re.compile(r"(?P<path>.+?)(?:[ ,\t]+(?P<label>-?\d+))?\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +38,7 @@ def find_videos(names: Sequence[str], *, prefix: str = "") -> list[ListedVideo]:
     for name in names:
         place = Path(name)
         if place.is_dir():
-            files = sorted(file for file in place.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
-            videos = [ListedVideo(str(file), str(file.relative_to(place))) for file in files]
+            videos = [ListedVideo(file, os.path.relpath(file, place)) for file in files_below(place, VIDEO_SUFFIXES)]
         elif place.suffix.lower() in LIST_SUFFIXES:
             videos = _videos_of_list(place, prefix)
         else:
@@ -55,17 +51,16 @@ def find_videos(names: Sequence[str], *, prefix: str = "") -> list[ListedVideo]:
 
 
 def _videos_of_list(place: Path, prefix: str) -> list[ListedVideo]:
-    try:
-        lines = place.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{place}: {error}") from None
     videos = []
-    for line in lines:
-        row = ROW.fullmatch(line.strip())
-        if row is not None:
-            written = row["path"]
-            path = os.path.join(prefix, written) if prefix else written
-            if not prefix and not os.path.exists(path):
-                path = os.path.join(place.parent, written)
-            videos.append(ListedVideo(path, written, row["label"] or ""))
+    for line in read_lines(place):
+        text = line.strip()
+        if not text:
+            continue
+        fields = split_line(text, " ")
+        labelled = fields is not None and WHOLE_NUMBER.fullmatch(fields[1]) is not None
+        written, label = fields if fields is not None and labelled else (unquote(text), "")
+        path = os.path.join(prefix, written) if prefix else written
+        if not prefix and not os.path.exists(path):
+            path = os.path.join(place.parent, written)
+        videos.append(ListedVideo(path, written, label))
     return videos

@@ -24,7 +24,8 @@ from videovit.config.errors import UserError
 from videovit.data.build import build_decode_options
 from videovit.data.catalog import find_dataset, read_names
 from videovit.data.decode import open_video
-from videovit.data.readers.image_folder import images_below
+from videovit.data.decode.image_backend import SUFFIXES
+from videovit.data.folders import files_below
 from videovit.data.transforms.pipeline import build_eval_transform, build_image_eval_transform, build_preparation
 from videovit.engine.log import Progress, format_table
 from videovit.engine.loops import autocast
@@ -103,7 +104,7 @@ def list_inputs(cfg: Config, names: Sequence[str]) -> list[str]:
         return list(names)
     found: list[str] = []
     for name in names:
-        images = images_below(Path(name)) if Path(name).is_dir() else [name]
+        images = files_below(name, SUFFIXES) if Path(name).is_dir() else [name]
         if not images:
             raise UserError(f"{name}: a folder without images, and TEST.DATASET {cfg.TEST.DATASET} is about images")
         found += images

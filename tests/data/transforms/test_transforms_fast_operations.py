@@ -78,6 +78,16 @@ def test_flat_and_tiny_frames(name, shape):
     assert difference(frames, [Step(name, argument, Image.Resampling.BICUBIC)]).max() <= 1
 
 
+@pytest.mark.parametrize("name", sorted(MOVING))
+def test_what_moves_in_from_outside_has_the_colour_that_was_asked_for(name):
+    fill = (10, 100, 200)
+    step = Step(name, level_to_argument(name, 10.0, increasing=True, sign=1), Image.Resampling.BICUBIC, fill)
+    frames = clip()
+    fast, pil = (module.apply_steps(frames, [step], whole(frames)) for module in (fast_operations, pil_operations))
+    outside = (pil == torch.tensor(fill)).all(dim=-1)
+    assert outside.float().mean() > 0.05 and torch.equal((fast == torch.tensor(fill)).all(dim=-1), outside)
+
+
 def test_whole_plans_stay_close_to_pils():
     """A level more or less may be carried over a threshold by the next operation, seldom."""
     augment = parse_randaugment("rand-m7-n4-mstd0.5-inc1-p1", interpolation="random")

@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.transforms_factory import transforms_imagenet_train
 from torchvision.transforms import v2
 
 from videovit.config import load_config
 from videovit.data.transforms import spatial
 from videovit.data.transforms.image import ImageEvalTransform, ImageTrainTransform
-from videovit.data.transforms.pipeline import build_image_eval_transform, build_image_train_transform
+from videovit.data.transforms.pipeline import (
+    build_image_eval_transform,
+    build_image_train_transform,
+    build_train_transform,
+)
 from videovit.data.transforms.randaugment import RandAugment
 
 
@@ -64,3 +69,16 @@ def test_config_keys() -> None:
     opts += ["AUG.ENABLE", "True", "AUG.INTERPOLATION", "random", "DATA.TRAIN_JITTER_SCALES_RELATIVE", "[0.5, 1.0]"]
     train = build_image_train_transform(load_config(None, opts))
     assert train.area == (0.5, 1.0) and train.augment is not None and len(train.resample) == 2
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_moves_into_an_image_has_the_mean_colour_as_timm_has_it(reverse: bool) -> None:
+    mean = (0.485, 0.456, 0.406)
+    text = "rand-m9-mstd0.5-inc1"
+    theirs = transforms_imagenet_train(48, auto_augment=text, mean=mean).transforms[2].ops[0].kwargs["fillcolor"]
+    opts = ["AUG.ENABLE", "True", "AUG.AA_TYPE", text, "DATA.MEAN", str(list(mean[::-1] if reverse else mean))]
+    cfg = load_config(None, [*opts, "DATA.NUM_FRAMES", "1", "DATA.REVERSE_INPUT_CHANNEL", str(reverse)])
+    ours = build_image_train_transform(cfg).augment
+    assert isinstance(ours, RandAugment) and ours.fill == theirs
+    clips = build_train_transform(cfg).augment
+    assert isinstance(clips, RandAugment) and clips.fill == (128, 128, 128)  # PySlowFast's for videos

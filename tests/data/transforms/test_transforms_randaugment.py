@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from videovit.data.transforms import randaugment
+from videovit.data.transforms.pil_operations import Step
 from videovit.data.transforms.randaugment import OPERATIONS, AugmentError, RandAugment, parse_randaugment
 from videovit.data.transforms.spatial import Box
 
@@ -53,7 +54,7 @@ def test_operation_equals_timm(name, sign, increasing, monkeypatch):
         for resample in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR):
             picture = Image.fromarray(scene())
             argument = randaugment.level_to_argument(name, level, increasing=increasing, sign=sign)
-            ours = OPERATIONS[name](picture, argument, resample)
+            ours = OPERATIONS[name](picture, Step(name, argument, resample))
             if name == "Posterize" and argument == 0:  # recent Pillow cannot do it, older ones give black
                 assert not np.asarray(ours).any()
                 continue
@@ -129,11 +130,11 @@ def test_a_clip_equals_timms_operations_frame_by_frame(monkeypatch):
     for seed in range(10):
         plan = augment.draw(np.random.default_rng(seed))
         pictures = [Image.fromarray(frame.numpy()) for frame in frames]
-        for name, argument, resample in plan:
+        for name, argument, resample, fill in plan:
             timm_name = f"{name}Increasing" if name in INCREASING else name
             function = timm_augment.NAME_TO_OP[timm_name]
             arguments = (argument,) if timm_augment.LEVEL_TO_ARG[timm_name] else ()
-            options = {"fillcolor": (128, 128, 128), "resample": resample}
+            options = {"fillcolor": fill, "resample": resample}
             pictures = [function(picture, *arguments, **dict(options)) for picture in pictures]
         expected = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
         assert torch.equal(augmented(augment, frames, seed), expected)
@@ -144,10 +145,10 @@ def test_frequencies_and_levels():
     rng = np.random.default_rng(0)
     plans = [augment.draw(rng) for _ in range(4000)]
     assert abs(np.mean([len(plan) for plan in plans]) - 2.0) < 0.06  # four drawn, half applied
-    names = [name for plan in plans for name, _, _ in plan]
+    names = [step.name for plan in plans for step in plan]
     shares = np.array([names.count(name) for name in OPERATIONS]) / len(names)
     assert np.all(np.abs(shares - 1 / 15) < 0.01)
-    angles = np.array([argument for plan in plans for name, argument, _ in plan if name == "Rotate"])
+    angles = np.array([step.argument for plan in plans for step in plan if step.name == "Rotate"])
     assert abs((angles > 0).mean() - 0.5) < 0.1
     assert abs(np.abs(angles).mean() - 21.0) < 0.4 and abs(np.abs(angles).std() - 1.5) < 0.3
 
@@ -155,7 +156,7 @@ def test_frequencies_and_levels():
 def test_uniform_levels():
     rng = np.random.default_rng(0)
     plans = [parse_randaugment("rand-m8-n1-p1-mstd101").draw(rng) for _ in range(6000)]
-    angles = np.abs([argument for plan in plans for name, argument, _ in plan if name == "Rotate"])
+    angles = np.abs([step.argument for plan in plans for step in plan if step.name == "Rotate"])
     assert angles.max() <= 24.0 and abs(angles.mean() - 12.0) < 1.2
 
 

@@ -87,7 +87,7 @@ def images_in(folder: str) -> list[str]:
 def images_of_list(path: str) -> list[str]:
     """Paths of the images that a list names, one a line."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DecodeError(path, shorten(error), "frames") from None
     folder = os.path.dirname(path)
@@ -144,7 +144,7 @@ class ImageVideo(ClosingVideo):
                     size = scaled_size(*image.size, self._options.short_side)
                     if size != image.size:
                         image.draft("RGB", size)  # JPEG: decodes less
-                    upright = ImageOps.exif_transpose(image.convert("RGB"))
+                    upright = ImageOps.exif_transpose(to_rgb(image))
                     turned = (upright.width > upright.height) != (image.width > image.height)
                     return np.asarray(upright.resize(size[::-1] if turned else size))
         except DecodeError:
@@ -153,3 +153,18 @@ class ImageVideo(ClosingVideo):
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else shorten(error)
             place = "" if name == self._path else f"{name}: "
             raise DecodeError(self._path, place + reason, self.served_by) from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image with three channels of 8 bits; of 16 bits of grey the higher ones, where Pillow would give white.
+
+    Raises:
+        ValueError: numbers of 32 bits, of which nobody says which is white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        grey.info = image.info
+        return grey.convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel; convert it to 8 or 16")
+    return image.convert("RGB")

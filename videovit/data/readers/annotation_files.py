@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from videovit.data.folders import VIDEO_SUFFIXES
 from videovit.data.records import AnnotationError
-from videovit.data.video_files import VIDEO_SUFFIXES
 
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
 WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from videovit.data.folders import VIDEO_SUFFIXES
 from videovit.data.readers import frame_lists
 from videovit.data.readers.ava import check_there
 from videovit.data.records import AnnotationError, Sample
-from videovit.data.video_files import VIDEO_SUFFIXES
 
 
 def find_movies(folder: str | Path) -> dict[str, Sample]:

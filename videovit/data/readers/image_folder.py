@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 
 from videovit.data.decode.image_backend import SUFFIXES
+from videovit.data.folders import files_below
 from videovit.data.readers import kinetics
 from videovit.data.readers.annotation_files import content_of
 from videovit.data.records import AnnotationError, Sample
@@ -62,7 +63,7 @@ def read(
             near = difflib.get_close_matches(name, classes, n=1)
             hint = f"; nearest: {near[0]!r}" if near else ""
             raise AnnotationError(f"{str(split_folder / name)!r} is no class of {str(of_train)!r}{hint}")
-    samples = [Sample(path, numbers[name]) for name in names for path in images_below(split_folder / name)]
+    samples = [Sample(path, numbers[name]) for name in names for path in files_below(split_folder / name, SUFFIXES)]
     if not samples:
         raise AnnotationError(
             f"no images in the class folders of {str(split_folder)!r}, {shown(names)}; known suffixes: "
@@ -101,19 +102,6 @@ def class_folders(split_folder: Path) -> list[str]:
             f"{split_folder.name}.csv beside it ('path label' a line)"
         )
     return names
-
-
-def images_below(folder: Path) -> list[str]:
-    """The image files in a folder and below, sorted; hidden files are left out, links to folders followed."""
-    paths = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [
-            os.path.join(place, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    return sorted(paths)
 
 
 def shown(names: list[str]) -> str:

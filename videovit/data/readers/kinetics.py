@@ -101,7 +101,7 @@ def split_line(text: str, separator: str) -> tuple[str, str] | None:
 
     The path loses the quotes that a CSV writer puts around it; the label too.
     """
-    if separator not in USUAL_SEPARATORS and separator in text:
+    if separator and separator not in USUAL_SEPARATORS and separator in text:
         path, _, label = text.rpartition(separator)
     else:
         found = LAST_FIELD.fullmatch(text)
@@ -116,3 +116,9 @@ def unquote(text: str) -> str:
     if len(text) >= 2 and text[0] == text[-1] == '"':
         return text[1:-1].replace('""', '"')
     return text
+
+
+def quote(path: str) -> str:
+    """A path as a list may hold it, in quotes where `split_line` would otherwise read another one."""
+    needed = path != path.strip() or path.endswith(",") or path[:1] == '"'
+    return '"{}"'.format(path.replace('"', '""')) if needed else path

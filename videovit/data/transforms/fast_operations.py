@@ -31,7 +31,6 @@ Frames = NDArray[np.uint8]
 Matrix = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f): the pixel at (x, y) comes from (a x + b y + c, d x + e y + f); the first centre is (0.5, 0.5)."""
 
-FILL = 128  # level of what moves into the frame from outside
 # PIL cuts fractions off where OpenCV rounds. The rest of the half leaves room for the error of float32.
 _CUT_OFF = -0.4999
 _TILE = 128  # pixels; side of the squares in which frames are resampled
@@ -155,7 +154,7 @@ def _move_tile(frames: Frames, step: Step, have: Box, want: Box, height: int, wi
     )
     # Rounded and kept within 0..255.
     levels = np.asarray(cv2.add(moved.numpy(), _CUT_OFF, dtype=cv2.CV_8U), np.uint8)  # type: ignore[call-overload]
-    levels[(x_N < 0) | (x_N >= width) | (y_N < 0) | (y_N >= height)] = FILL
+    levels[(x_N < 0) | (x_N >= width) | (y_N < 0) | (y_N >= height)] = np.repeat(step.fill, num_frames)
     by_frame = np.asarray(cv2.transpose(levels.reshape(-1, num_frames)), np.uint8)
     return by_frame.reshape(num_frames, want.height, want.width, 3)
 

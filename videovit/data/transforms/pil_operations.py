@@ -15,10 +15,9 @@ from torch import Tensor
 
 from videovit.data.transforms.spatial import Box, cut
 
-FILL = (128, 128, 128)  # colour of what moves into the frame from outside
+FILL = (128, 128, 128)
 
 Picture = Image.Image
-Operation = Callable[[Picture, float, Image.Resampling], Picture]
 
 
 class Step(NamedTuple):
@@ -28,44 +27,49 @@ class Step(NamedTuple):
         name: key of OPERATIONS.
         argument: see `randaugment.level_to_argument`.
         resample: for the operations that move pixels.
+        fill: for the same, the colour of what moves into the frame from outside.
     """
 
     name: str
     argument: float
     resample: Image.Resampling
+    fill: tuple[int, int, int] = FILL
 
 
-def _affine(picture: Picture, matrix: tuple[float, ...], resample: Image.Resampling) -> Picture:
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=FILL)
+Operation = Callable[[Picture, Step], Picture]
 
 
-def _solarize_add(picture: Picture, amount: float, _: Image.Resampling) -> Picture:
-    table = [min(255, value + int(amount)) if value < 128 else value for value in range(256)]
+def _affine(picture: Picture, step: Step, matrix: tuple[float, ...]) -> Picture:
+    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, resample=step.resample, fillcolor=step.fill)
+
+
+def _solarize_add(picture: Picture, step: Step) -> Picture:
+    table = [min(255, value + int(step.argument)) if value < 128 else value for value in range(256)]
     return picture.point(table * 3)
 
 
-def _posterize(picture: Picture, num_bits: float, _: Image.Resampling) -> Picture:
+def _posterize(picture: Picture, step: Step) -> Picture:
     # Not ImageOps.posterize: recent Pillow refuses 0 bits, which the highest level asks for; 0 bits are black.
-    mask = 256 - 2 ** (8 - int(num_bits))
+    mask = 256 - 2 ** (8 - int(step.argument))
     return picture.point([value & mask for value in range(256)] * 3)
 
 
 OPERATIONS: dict[str, Operation] = {
-    "AutoContrast": lambda picture, _, __: ImageOps.autocontrast(picture),
-    "Equalize": lambda picture, _, __: ImageOps.equalize(picture),
-    "Invert": lambda picture, _, __: ImageOps.invert(picture),
-    "Rotate": lambda picture, degrees, how: picture.rotate(degrees, resample=how, fillcolor=FILL),
+    "AutoContrast": lambda picture, step: ImageOps.autocontrast(picture),
+    "Equalize": lambda picture, step: ImageOps.equalize(picture),
+    "Invert": lambda picture, step: ImageOps.invert(picture),
+    "Rotate": lambda picture, step: picture.rotate(step.argument, resample=step.resample, fillcolor=step.fill),
     "Posterize": _posterize,
-    "Solarize": lambda picture, threshold, _: ImageOps.solarize(picture, int(threshold)),
+    "Solarize": lambda picture, step: ImageOps.solarize(picture, int(step.argument)),
     "SolarizeAdd": _solarize_add,
-    "Color": lambda picture, factor, _: ImageEnhance.Color(picture).enhance(factor),
-    "Contrast": lambda picture, factor, _: ImageEnhance.Contrast(picture).enhance(factor),
-    "Brightness": lambda picture, factor, _: ImageEnhance.Brightness(picture).enhance(factor),
-    "Sharpness": lambda picture, factor, _: ImageEnhance.Sharpness(picture).enhance(factor),
-    "ShearX": lambda picture, factor, how: _affine(picture, (1, factor, 0, 0, 1, 0), how),
-    "ShearY": lambda picture, factor, how: _affine(picture, (1, 0, 0, factor, 1, 0), how),
-    "TranslateXRel": lambda picture, share, how: _affine(picture, (1, 0, share * picture.width, 0, 1, 0), how),
-    "TranslateYRel": lambda picture, share, how: _affine(picture, (1, 0, 0, 0, 1, share * picture.height), how),
+    "Color": lambda picture, step: ImageEnhance.Color(picture).enhance(step.argument),
+    "Contrast": lambda picture, step: ImageEnhance.Contrast(picture).enhance(step.argument),
+    "Brightness": lambda picture, step: ImageEnhance.Brightness(picture).enhance(step.argument),
+    "Sharpness": lambda picture, step: ImageEnhance.Sharpness(picture).enhance(step.argument),
+    "ShearX": lambda picture, step: _affine(picture, step, (1, step.argument, 0, 0, 1, 0)),
+    "ShearY": lambda picture, step: _affine(picture, step, (1, 0, 0, step.argument, 1, 0)),
+    "TranslateXRel": lambda picture, step: _affine(picture, step, (1, 0, step.argument * picture.width, 0, 1, 0)),
+    "TranslateYRel": lambda picture, step: _affine(picture, step, (1, 0, 0, 0, 1, step.argument * picture.height)),
 }
 
 
@@ -84,6 +88,6 @@ def apply_steps(frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tenso
         pictures = [Image.fromarray(frame) for frame in frames_THWC.contiguous().numpy()]
         for step in plan:
             operation = OPERATIONS[step.name]
-            pictures = [operation(picture, step.argument, step.resample) for picture in pictures]
+            pictures = [operation(picture, step) for picture in pictures]
         frames_THWC = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
     return cut(frames_THWC, window)

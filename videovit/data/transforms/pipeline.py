@@ -6,7 +6,7 @@ Legend: B clips, C channels, T frames, H W pixels, S side of the square crop in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ from videovit.data.transforms.color_jitter import ColorJitter
 from videovit.data.transforms.erasing import Erasing
 from videovit.data.transforms.image import ImageEvalTransform, ImageTrainTransform
 from videovit.data.transforms.mixup import Mixup
-from videovit.data.transforms.randaugment import RESAMPLING, Augment, parse_randaugment
+from videovit.data.transforms.randaugment import RESAMPLING, Augment, RandAugment, parse_randaugment
 
 if TYPE_CHECKING:
     from videovit.config import Config
@@ -290,6 +290,8 @@ def build_preparation(cfg: Config, train: bool) -> Preparation:
 def build_image_train_transform(cfg: Config) -> ImageTrainTransform:
     """Read the training geometry and RandAugment of still images from the config: always the Inception crop.
 
+    What RandAugment moves into an image from outside has the mean colour, DATA.MEAN; into a clip, grey 128.
+
     Args:
         cfg: sections DATA and AUG, with the keys of `build_train_transform`.
 
@@ -297,13 +299,18 @@ def build_image_train_transform(cfg: Config) -> ImageTrainTransform:
         ValueError: a value cannot be read.
     """
     clips = build_train_transform(cfg)
+    augment = clips.augment
+    if isinstance(augment, RandAugment):
+        mean = cfg.DATA.MEAN[::-1] if cfg.DATA.REVERSE_INPUT_CHANNEL else cfg.DATA.MEAN
+        red, green, blue = (min(255, round(255 * value)) for value in mean)
+        augment = replace(augment, fill=(red, green, blue))
     return ImageTrainTransform(
         crop_size=clips.crop_size,
         area=clips.area or (0.08, 1.0),
         aspect=clips.aspect,
         flip_prob=clips.flip_prob,
         resample=RESAMPLING[cfg.AUG.INTERPOLATION],
-        augment=clips.augment,
+        augment=augment,
     )
 
 

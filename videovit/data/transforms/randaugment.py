@@ -20,7 +20,7 @@ from torch import Tensor
 
 from videovit.config.errors import UserError
 from videovit.data.transforms import fast_operations, pil_operations
-from videovit.data.transforms.pil_operations import OPERATIONS, Step
+from videovit.data.transforms.pil_operations import FILL, OPERATIONS, Step
 from videovit.data.transforms.spatial import Box
 
 MAX_LEVEL = 10.0
@@ -99,6 +99,7 @@ class RandAugment:
         increasing: see `level_to_argument`.
         interpolation: key of RESAMPLING; "random" draws bilinear or bicubic for each operation.
         backend: key of APPLY; the draws do not depend on it.
+        fill: colour of what moves into the frame from outside.
     """
 
     level: float = MAX_LEVEL
@@ -108,6 +109,7 @@ class RandAugment:
     increasing: bool = False
     interpolation: str = "bicubic"
     backend: str = "fast"
+    fill: tuple[int, int, int] = FILL
 
     def draw(self, rng: np.random.Generator) -> list[Step]:
         """Draw what happens to a clip.
@@ -133,7 +135,8 @@ class RandAugment:
             resample = choices[int(rng.integers(len(choices)))]
             if applied:
                 level = min(max(level, 0.0), MAX_LEVEL)
-                plan.append(Step(name, level_to_argument(name, level, increasing=self.increasing, sign=sign), resample))
+                argument = level_to_argument(name, level, increasing=self.increasing, sign=sign)
+                plan.append(Step(name, argument, resample, self.fill))
         return plan
 
     def apply(self, frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tensor:
