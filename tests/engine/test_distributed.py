@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.testing._internal.distributed.fake_pg
+from runs import run_group
 
 from videovit.config.errors import UserError
 from videovit.engine import distributed
@@ -37,7 +40,7 @@ def work(rank: int, how: str, port: int, folder: Path) -> None:
                     time.sleep(30)
                     return
                 raise UserError("clip 7 is broken")
-            distributed.mean(torch.ones(4))
+            distributed.mean([1.0])
     except (LaunchError, PeerError, UserError) as error:
         text = f"{type(error).__name__}: {error}\n{time.monotonic() - began}"
         (folder / str(rank)).write_text(text)
@@ -92,3 +95,27 @@ def test_a_rank_that_never_comes_is_named(ends: Callable[[str], dict[int, str]])
     assert set(told) == {0, 2}
     assert all("LaunchError" in text and "within 3 s" in text for text in told.values())
     assert "absent: rank 1" in told[0]
+
+
+def agree(rank: int, folder: Path) -> None:
+    distributed.barrier()
+    found = distributed.gather(rank), distributed.highest([rank, torch.tensor(-rank)]), distributed.mean([rank, 1])
+    assert found == ([0, 1], [1, 0], [0.5, 1]), found
+
+
+def test_what_processes_agree_on_never_takes_the_way_of_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GPUs, where nccl is in the place of a backend that sends nothing."""
+    assert "fake" in dist.Backend.backend_list, "registered by importing fake_pg"
+    monkeypatch.setitem(distributed.BACKENDS, "gloo", distributed.BACKENDS["nccl"].replace("nccl", "fake"))
+    run_group(agree, 2, tmp_path)
+
+
+def test_a_machine_that_knows_itself_by_its_loopback_device_only_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    assert "set GLOO_SOCKET_IFNAME" in distributed._hint("192.0.2.1")
+    assert not distributed._hint("127.0.0.1"), "all processes are here"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    assert not distributed._hint("192.0.2.1")

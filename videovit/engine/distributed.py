@@ -2,6 +2,9 @@
 
 RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are all that is read; who set them (our spawn, torchrun,
 submitit) is unknown here. Not being able to join is an error, never a run of one.
+
+Whatever the processes agree on here travels in host memory, by gloo, on GPUs too: a process that dies closes its
+connections, and the others know at once, where nccl would wait for its watchdog. Gradients and weights take nccl.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import contextlib
 import datetime
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +27,7 @@ from videovit.config.errors import UserError
 
 T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
+BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}  # DIST_BACKEND -> of each kind of memory
 
 FAULT = "fault"  # key of the store: what the process that failed first has to say
 LOOK_S = 3.0  # how long a process that lost the others looks for the one at fault
@@ -52,7 +56,7 @@ def process_group(*, use_gpu: bool, backend: str = "auto", timeout_s: float = 60
 
     Args:
         use_gpu: compute on `cuda:LOCAL_RANK`, otherwise on the CPU.
-        backend: "nccl", "gloo", or "auto" (nccl on a GPU, gloo on the CPU).
+        backend: of tensors on a GPU: "nccl", "gloo", or "auto" (nccl). Those in host memory always take gloo.
         timeout_s: how long joining, or one collective, may take, in seconds.
 
     Yields:
@@ -69,14 +73,14 @@ def process_group(*, use_gpu: bool, backend: str = "auto", timeout_s: float = 60
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
         raise LaunchError(f"distributed run: {', '.join(missing)} not set; needed are {', '.join(VARIABLES)}")
-    name = ("nccl" if use_gpu else "gloo") if backend == "auto" else backend
+    name = BACKENDS[("nccl" if use_gpu else "gloo") if backend == "auto" else backend]
     global _store
     _store = _join(name, timeout=datetime.timedelta(seconds=timeout_s), device=device if use_gpu else None)
     rank, store = dist.get_rank(), _store
     try:
         yield device
     except BaseException:
-        dist.destroy_process_group()  # now the others notice
+        _leave()  # now the others notice
         if rank == 0:
             _wait_until_told(store, world)
         raise
@@ -105,9 +109,25 @@ def _join(backend: str, *, timeout: datetime.timedelta, device: torch.device | N
         with contextlib.suppress(RuntimeError):  # the store may be what cannot be reached
             absent = _absent(store, "joined", world) if store else []
         found = f"; absent: {_ranks(absent)}" if absent else ""
+        hint = "" if absent else _hint(host)
         where = f"{host}:{port} ({backend}) within {timeout.total_seconds():g} s"
-        raise LaunchError(f"rank {rank} of {world} could not join at {where}{found}: {error}") from error
+        raise LaunchError(f"rank {rank} of {world} could not join at {where}{found}: {error}{hint}") from error
     return store
+
+
+def _hint(master: str) -> str:
+    """Why the others may not find this machine: gloo gives them the address that its own name stands for."""
+    name, variable = socket.gethostname(), "GLOO_SOCKET_IFNAME"
+    if variable in os.environ or _is_loopback(master) or not _is_loopback(name):
+        return ""
+    return f"\n{name} is here a name of the loopback device, which nobody else reaches: set {variable} (say, to eth0)"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return socket.gethostbyname(host).startswith("127.")
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -159,6 +179,13 @@ def _fault(store: Store, error: BaseException) -> str:
         silent = [0]
     who = f"{_ranks(silent)}: killed, or hangs" if silent else "the connection between the processes was lost"
     return f"{who} (noticed by rank {rank()}: {str(error).splitlines()[0]})"
+
+
+def _leave() -> None:
+    """Leave the group after a failure, without waiting long for what will not come: nccl first ends what is under way."""
+    leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+    leaving.start()
+    leaving.join(LOOK_S)
 
 
 def _wait_until_told(store: Store, world: int) -> None:
@@ -215,28 +242,25 @@ def gather(value: T) -> list[T]:
     return values  # type: ignore[return-value]
 
 
-def mean(values: torch.Tensor) -> torch.Tensor:
-    """Elementwise mean over ranks of a float tensor on this process's device."""
-    if dist.is_initialized():
-        values = values.clone()
-        dist.all_reduce(values)
-        values /= dist.get_world_size()
-    return values
+def mean(values: Sequence[float | torch.Tensor]) -> list[float]:
+    """The mean of each number over all ranks, on every rank; scalars, wherever they live."""
+    row = _reduce(values, dist.ReduceOp.SUM)
+    return [value / world_size() for value in row]
 
 
 def highest(values: Sequence[float | torch.Tensor]) -> list[float]:
     """The largest of each number over all ranks, on every rank; scalars, wherever they live."""
-    if not dist.is_initialized():
-        return [float(value) for value in values]
-    on_gpu = dist.get_backend() == "nccl"
-    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-    row = torch.stack([torch.as_tensor(value, dtype=torch.float32).to(device) for value in values])
-    dist.all_reduce(row, op=dist.ReduceOp.MAX)
+    return _reduce(values, dist.ReduceOp.MAX)
+
+
+def _reduce(values: Sequence[float | torch.Tensor], how: dist.ReduceOp.RedOpType) -> list[float]:
+    row = torch.tensor([float(value) for value in values])
+    if dist.is_initialized():
+        dist.all_reduce(row, op=how)
     numbers: list[float] = row.tolist()
     return numbers
 
 
 def barrier() -> None:
     """Wait until every rank is here."""
-    if dist.is_initialized():
-        dist.barrier()
+    highest([0])

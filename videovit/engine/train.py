@@ -321,7 +321,7 @@ def build_training(cfg: Config, run: Run, *, paths: Sequence[str] = ()) -> Train
 
 def _report_step(session: _Session, *, epoch: int, step: int, done: StepResult, progress: Progress) -> None:
     cfg, run, num_steps = session.cfg, session.run, session.num_steps
-    loss, norm = distributed.mean(torch.stack([done.loss.float(), done.grad_norm.float()])).tolist()
+    loss, norm = distributed.mean([done.loss, done.grad_norm])
     seconds = progress.elapsed_s / (step + 1 - progress.first)
     values = {
         "epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
