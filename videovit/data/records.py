@@ -6,8 +6,7 @@ Shape letters: B clips, T frames, H W pixels, C channels, K classes, R boxes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -129,11 +128,14 @@ class Batch:
         return int(self.frames_BTHWC.shape[0])
 
     def to(self, device: torch.device | str) -> Batch:
-        """This batch on `device`; pinned memory is copied without waiting."""
+        """This batch with what a model reads on `device`; pinned memory is copied without waiting.
+
+        Places in the data set and seeds stay in host memory, where they are read: a GPU would be waited for.
+        """
         return self._each(lambda field: field.to(device, non_blocking=field.is_pinned()))
 
     def pin_memory(self) -> Batch:
-        """This batch in page-locked memory, for fast copies to a GPU (called by the data loader)."""
+        """This batch with what a model reads in page-locked memory, for fast copies (called by the data loader)."""
         return self._each(Tensor.pin_memory)
 
     def split(self, num_clips: int) -> Iterator[Batch]:
@@ -155,9 +157,8 @@ class Batch:
             yield piece if start == 0 else replace(piece, failures=[], served_by=())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **changed)
+        boxes_R5 = None if self.boxes_R5 is None else change(self.boxes_R5)
+        return replace(self, frames_BTHWC=change(self.frames_BTHWC), labels=change(self.labels), boxes_R5=boxes_R5)
 
     def _clips(self, start: int, stop: int) -> Batch:
         """The clips from `start` up to `stop`, with their boxes."""
