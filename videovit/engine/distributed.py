@@ -182,7 +182,7 @@ def _fault(store: Store, error: BaseException) -> str:
 
 
 def _leave() -> None:
-    """Leave the group after a failure, without waiting long for what will not come: nccl first ends what is under way."""
+    """Leave the group after a failure; nccl first ends what is under way, which may never come: do not wait long."""
     leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
     leaving.start()
     leaving.join(LOOK_S)
