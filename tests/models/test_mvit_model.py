@@ -179,6 +179,24 @@ def test_export():
         torch.testing.assert_close(exported(x), model(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*deprecated")
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_trace(name):
+    model = made(name)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, small_clip(model), check_trace=False)
+        x = small_clip(model, batch=3, seed=1)
+        torch.testing.assert_close(traced(x), model(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_an_empty_batch_has_no_logits(name):
+    model = made(name)
+    assert model(small_clip(model)[:0]).shape == (0, 5)
+    with torch.inference_mode():
+        assert model(small_clip(model)[:0]).shape == (0, 5)
+
+
 def test_activation_checkpointing_changes_nothing():
     for name in ("v1", "v2"):
         model = made(name).train()
@@ -224,6 +242,22 @@ def test_train_and_eval_forget_derived_tensors():
     assert sum(len(d) for d in held) > 20
     model.eval()
     assert sum(len(d) for d in held) == 0
+
+
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_inference_follows_a_fused_optimiser(name):
+    """It moves neither version nor address of a parameter."""
+    model = made(name)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    x = small_clip(model)
+    with torch.no_grad():
+        before = model(x)
+    model(x).square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = model(x)
+    assert (after - before).abs().max() > 0.1
+    torch.testing.assert_close(after, model(x), atol=1e-5, rtol=1e-5)
 
 
 def test_training_only_randomness():

@@ -1,6 +1,7 @@
 """PS-ViT: the sampler against a direct sum, the iterations against the paper's equations, clips, weights, keys."""
 
 import argparse
+import copy
 
 import pytest
 import torch
@@ -131,6 +132,15 @@ def test_coordinates_stay_precise_under_autocast():
     assert points.dtype == torch.float32
     assert not torch.equal(points, points.bfloat16().float())
     torch.testing.assert_close(logits.float(), model(x), atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision(dtype):
+    model = restless(small())
+    x = clip(1, 3, 1, 32, 32)
+    narrow = copy.deepcopy(model).to(dtype)(x.to(dtype))
+    assert narrow.dtype == dtype
+    torch.testing.assert_close(narrow.float(), model(x), atol=0.1, rtol=0.1)
 
 
 def test_shared_sampler_is_one_block_for_all_iterations():

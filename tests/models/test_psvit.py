@@ -86,6 +86,15 @@ def test_every_open_choice_runs_and_costs_what_the_formula_says(choices):
     assert model.eval()(torch.randn(1, 3, 1, 48, 48)).shape == (1, 5)
 
 
+def test_exported_for_any_number_of_images():
+    model = PSViT(shape=small(), plan="BSB|BS|BSSB").eval()
+    with torch.no_grad():
+        batch = {0: torch.export.Dim("batch", max=8)}
+        exported = torch.export.export(model, (torch.randn(2, 3, 1, 36, 36),), dynamic_shapes=(batch,)).module()
+        images = torch.randn(3, 3, 1, 36, 36)
+        torch.testing.assert_close(exported(images), model(images), atol=1e-5, rtol=1e-5)
+
+
 def test_token_counts_of_the_paper():
     assert [TINY_16.num_tokens(s) for s in range(3)] == [197, 99, 50]
     assert [TINY_8.num_tokens(s) for s in range(3)] == [785, 393, 197]

@@ -176,7 +176,7 @@ class MultiscaleAttention(nn.Module):
             out_BNMD = self._attend_grid(q_BTHWMD, k_BLMD, v_BLMD, kv_grid)
         if self.residual_pooling:
             out_BNMD = out_BNMD + q_BTHWMD.flatten(1, 3)
-        out_BTHWE = self._output(out_BNMD.reshape(*q_BTHWMD.shape[:4], -1))
+        out_BTHWE = self._output(out_BNMD.flatten(2).unflatten(1, q_BTHWMD.shape[1:4]))
         return out_BTHWE, cls_B1E, AttentionMaps(grid_BMNL, cls_BM1L) if keep_maps else None
 
     def _attend_with(
@@ -188,7 +188,7 @@ class MultiscaleAttention(nn.Module):
         if maps.cls_BM1L is not None:
             cls_B1E = self._output(apply_map(maps.cls_BM1L, v_BLMD).flatten(2))
         if maps.grid_BMNL is not None and not cls_only:
-            grid_BTHWE = self._output(apply_map(maps.grid_BMNL, v_BLMD).reshape(*x_BTHWC.shape[:4], -1))
+            grid_BTHWE = self._output(apply_map(maps.grid_BMNL, v_BLMD).flatten(2).unflatten(1, x_BTHWC.shape[1:4]))
         return grid_BTHWE, cls_B1E
 
     def _project_q(self, x: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ class Derived:
     """Remembers tensors made from parameters until one of the parameters changes.
 
     Only when gradients are off and no compiler is looking; otherwise every call computes, so training, `torch.compile`
-    and `torch.export` see plain operations. A change is noticed by the parameter's version counter and address.
-    Writing through `param.data` or a NumPy view moves neither: call `train()` or `eval()` on the model afterwards (both
-    forget everything), as every evaluation loop does anyway.
+    and `torch.export` see plain operations. A change is noticed by the parameter's version counter and address; a fused
+    optimiser moves neither, so a forward with gradients, without which it has nothing to do, forgets everything.
+    Writing through `param.data` or a NumPy view moves neither too: call `train()` or `eval()` on the model afterwards
+    (both forget everything), as every evaluation loop does anyway.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class Derived:
         Returns:
             The tensor, not to be written to.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self.forget_in_training() or torch.compiler.is_compiling():
             return make()
         tensors = [t for t in sources if t is not None]
         if any(t.is_meta or t.is_inference() for t in tensors):
@@ -49,6 +50,12 @@ class Derived:
             if passing:
                 self._passing.add(key)
         return known[1]
+
+    def forget_in_training(self) -> bool:
+        """Forget everything if gradients are on, and say whether they are."""
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self.clear()
+        return torch.is_grad_enabled()
 
     def clear(self) -> None:
         """Forget everything."""

@@ -53,7 +53,7 @@ def linear(
         (..., C').
     """
     dtype = matmul_dtype(x)
-    if not _can_pack(x, weight, dtype):
+    if derived.forget_in_training() or not _can_pack(x, weight, dtype):
         y = F.linear(x, weight, bias)
         return F.gelu(y) if gelu else y
     packed, key = weight, (name, dtype)
@@ -68,7 +68,7 @@ def linear(
 
 
 def _can_pack(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if x.device.type != "cpu" or type(x) is not Tensor or weight.is_inference():
         return False

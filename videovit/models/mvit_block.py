@@ -122,9 +122,11 @@ class MultiscaleBlock(nn.Module):
 
     def _add_mlp(self, x: Tensor, factors_B: Tensor | None) -> Tensor:
         """The second half of the block, on tokens (B, ..., C)."""
+        if not self._in_parts(x):
+            return self._mlp_with_shortcut(x, factors_B)
         num_rows = x.numel() // x.shape[-1]
         num_chunks = round(num_rows * self.mlp.fc1.out_features * matmul_dtype(x).itemsize / _CHUNK_BYTES)
-        if num_chunks < 2 or not self._in_parts(x):
+        if num_chunks < 2:
             return self._mlp_with_shortcut(x, factors_B)
         # of equal chunks none is too small to keep all cores busy
         rows = math.ceil(num_rows / num_chunks)

@@ -344,7 +344,7 @@ class ProgressiveSamplingViT(ClassTokenModel):
             with _full_precision(map_BCTHW):
                 read_BNC = sample_map(map_BCTHW, moved_BN3) + self._positions(points_BN3, (T, H, W))
                 x_BNC = read_BNC if x_BNC is None else read_BNC + x_BNC
-            x_BNC = self.run_block(block, x_BNC)
+            x_BNC = self.run_block(block, x_BNC.to(self.norm.weight.dtype))
             yield x_BNC, points_BN3
             if i < self.iterations - 1:
                 with _full_precision(map_BCTHW):

@@ -255,7 +255,7 @@ class PsvitTrunk(nn.Module):
         rows, columns = x_BCHW.shape[-2:]
         x_BNC = x_BCHW.flatten(2).transpose(1, 2)
         if self.cls_token is not None:
-            cls_B1C = self.cls_token.to(x_BNC.dtype).expand(len(x_BNC), -1, -1)
+            cls_B1C = self.cls_token.to(x_BNC.dtype).expand(x_BNC.shape[0], -1, -1)
             x_BNC = torch.cat([cls_B1C, x_BNC], dim=1)
         joint = 1 if self.shape.cls == "joint" else 0
         grid = (rows, columns) if self.shape.pooling == "2d" else (1, rows * columns + joint)
