@@ -1,6 +1,7 @@
 """Learning rate at fractional epochs, parameter groups, gradient clipping."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -122,11 +123,37 @@ def test_every_model_has_its_layers(name: str) -> None:
         layer = round(15 + math.log2(scale[id(tensor)]))
         part = parameter.split(".")[0] if not parameter.startswith("blocks.") else parameter.split(".")[1]
         layers.setdefault(layer, set()).add(part)
-        assert (id(tensor) in plain) == parameter.startswith(("pos_embed", "cls_token"))
+        is_norm = re.match(r"stem\..*(norm\d?|shortcut\.1)\.", parameter)  # of batches
+        assert (id(tensor) in plain) == bool(is_norm or parameter.startswith(("pos_embed", "cls_token")))
     assert layers.pop(15) == {"norm", "head"}
     tables = {"cls_token", "pos_embed", "pos_embed_spatial", "pos_embed_temporal"}
     assert layers.pop(0) <= {"patch_embed", "stem", "pos_layer"} | tables
     assert layers == {i + 1: {str(i)} for i in range(14)}
+
+
+@pytest.mark.parametrize("spared", [True, False])
+def test_relative_positions_are_spared_with_the_absolute_ones(spared: bool) -> None:
+    cfg = load_config(ROOT / "configs/Kinetics/MVITv2_S_16x4.yaml", ["MVIT.ZERO_DECAY_POS_CLS", str(spared)])
+    with torch.device("meta"):
+        model = build_model(cfg)
+    groups = build_optimizer(cfg, model).param_groups
+    plain = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
+    tables = [p for name, p in model.named_parameters() if "rel_pos" in name or name == "cls_token"]
+    assert len(tables) == 3 * 16 + 1
+    assert {id(p) in plain for p in tables} == {spared}
+
+
+def test_batch_norms_are_not_decayed() -> None:
+    network = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.LayerNorm(4))
+    decay = {id(p): g["weight_decay"] for g in build_optimizer(load_config(), network).param_groups for p in g["params"]}
+    assert {name: decay[id(p)] for name, p in network.named_parameters()} == {
+        "0.weight": 1e-4,
+        "0.bias": 1e-4,
+        "1.weight": 0.0,
+        "1.bias": 0.0,
+        "2.weight": 1e-4,
+        "2.bias": 1e-4,
+    }
 
 
 def test_layer_decay_equals_timms() -> None:

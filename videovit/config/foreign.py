@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _CNN = "belongs to convolutional networks"
-_BATCHNORM = "there is no batch normalisation here"
+_BATCHNORM = "MViT has no batch norms; those of other models are PyTorch's own"
 _SELF_SUPERVISED = "belongs to self-supervised training"
 _LOADER = "belongs to SlowFast's loader benchmark; see BENCHMARK.WHAT"
 _REVERSIBLE = "belongs to reversible MViT"
@@ -28,7 +28,7 @@ IGNORED: dict[str, str] = {
     "BN.*": _BATCHNORM,
     "BN.USE_PRECISE_STATS": _BATCHNORM,
     "BN.NUM_BATCHES_PRECISE": _BATCHNORM,
-    "BN.WEIGHT_DECAY": _BATCHNORM,
+    "BN.WEIGHT_DECAY": "batch norms, where a model has them, are not decayed",
     "BN.NORM_TYPE": _BATCHNORM,
     "BN.NUM_SPLITS": _BATCHNORM,
     "BN.NUM_SYNC_DEVICES": _BATCHNORM,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase as _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from videovit.config import Config
@@ -102,7 +103,7 @@ def group_parameters(
         named: (name, parameter) pairs; frozen parameters are left out.
         weight_decay: of the ordinary group.
         zero_decay_1d: no decay on 1-D parameters and on every `.bias`.
-        zero_decay_names: full names that get no decay either (position and class embeddings).
+        zero_decay_names: full names that get no decay either (positions, class tokens, batch norms).
         layer_decay: learning-rate factor from one layer to the one below it (BEiT, arXiv 2106.08254); blocks count
             through all stages, the final norm belongs to the head.
 
@@ -123,16 +124,20 @@ def group_parameters(
 def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of `SOLVER.*` over the trainable parameters of `model`.
 
-    AdamW and Adam run fused, which is the same arithmetic in one pass: 3 times faster on a CPU.
+    Batch norms are not decayed (SlowFast's BN.WEIGHT_DECAY is 0 unless set). AdamW and Adam run fused, which is the
+    same arithmetic in one pass: 3 times faster on a CPU.
     """
     solver = cfg.SOLVER
     named = list(model.named_parameters())
-    embeddings = [name for name, _ in named if re.search(r"(?:^|\.)(cls_token|pos_embed)", name)]
+    norms = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
+    spared = {name for name, parameter in named if id(parameter) in norms}
+    if cfg.MVIT.ZERO_DECAY_POS_CLS:
+        spared |= {name for name, _ in named if re.search(r"(?:^|\.)(cls_token|pos_embed|rel_pos)", name)}
     groups = group_parameters(
         named,
         weight_decay=solver.WEIGHT_DECAY,
         zero_decay_1d=solver.ZERO_WD_1D_PARAM,
-        zero_decay_names=embeddings if cfg.MVIT.ZERO_DECAY_POS_CLS else (),
+        zero_decay_names=spared,
         layer_decay=solver.LAYER_DECAY,
     )
     method = solver.OPTIMIZING_METHOD
