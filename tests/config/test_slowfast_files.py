@@ -95,7 +95,7 @@ def test_what_is_left_out_is_said_once(tmp_path: Path) -> None:
     said = [str(warning.message) for warning in caught]
     assert len(said) == 2
     assert all(key in said[0] for key in ("BN.USE_PRECISE_STATS", "BN.NUM_BATCHES_PRECISE", "PREFETCH.NUM_LOADERS"))
-    assert said[0].count("batch normalisation") == 1
+    assert said[0].count("batch norms") == 1
     assert "DATA.DECODING_BACKEND: torchvision is taken as decord" in said[1]
 
 

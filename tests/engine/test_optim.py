@@ -145,7 +145,8 @@ def test_relative_positions_are_spared_with_the_absolute_ones(spared: bool) -> N
 
 def test_batch_norms_are_not_decayed() -> None:
     network = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.LayerNorm(4))
-    decay = {id(p): g["weight_decay"] for g in build_optimizer(load_config(), network).param_groups for p in g["params"]}
+    groups = build_optimizer(load_config(), network).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert {name: decay[id(p)] for name, p in network.named_parameters()} == {
         "0.weight": 1e-4,
         "0.bias": 1e-4,

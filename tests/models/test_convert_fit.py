@@ -276,6 +276,25 @@ def test_pretraining_extras_are_skipped():
     assert report.how["mask_token"] == "belongs to pretraining"
 
 
+def test_a_model_pretrained_by_masking_starts_a_classifier():
+    """PySlowFast's MaskFeat has no last norm and no classifier, but layers that predict and filters of its target."""
+    source, model = perturb(tiny_v2()), tiny_v2(mean_pooling=True)
+    state = {name: t for name, t in source.state_dict().items() if not name.startswith(("norm.", "head."))}
+    theirs = {
+        "mask_token": torch.zeros(1, 1, 16),
+        "hogs.0.weight_x": torch.zeros(3, 1, 3, 3),
+        "hogs.0.weight_y": torch.zeros(3, 1, 3, 3),
+        "pred_head.projections.0.weight": torch.zeros(108, 64),
+    }
+    report = load_pretrained(model, {"model_state": {**state, **theirs}})
+    assert sorted(report.skipped) == sorted(theirs)
+    assert sorted(report.missing) == ["head.projection.bias", "head.projection.weight", "norm.bias", "norm.weight"]
+    assert torch.equal(model.norm.weight, torch.ones(64))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items() if name in state)
+    with pytest.raises(CheckpointError, match=r"norm\.weight: missing"):
+        load_pretrained(tiny_v2(), state)
+
+
 def test_any_module_loads_by_its_own_names():
     source, model = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     assert load_pretrained(model, source.state_dict()).loaded == ["weight", "bias"]

@@ -13,7 +13,7 @@ from videovit.models import expand, load_pretrained
 from videovit.models.mvit import MViT
 
 
-def image_v2(depths, dim, side, num_classes):
+def image_v2(depths, dim, side, num_classes, cls_token=False):
     """Our MViTv2 for images, as timm builds it."""
     starts, depth = [sum(depths[:i]) for i in range(1, len(depths))], sum(depths)
     factors = [[i, 2.0] for i in starts]
@@ -29,7 +29,7 @@ def image_v2(depths, dim, side, num_classes):
         dim_mul_in_attention=True,
     )
     patch = {"patch_kernel": (1, 7, 7), "patch_stride": (1, 4, 4), "patch_padding": (0, 3, 3)}
-    extras = {"cls_token": False, "use_abs_pos": False, "rel_pos_spatial": True, "residual_pooling": True}
+    extras = {"cls_token": cls_token, "use_abs_pos": False, "rel_pos_spatial": True, "residual_pooling": True}
     return MViT(blocks=blocks, num_classes=num_classes, clip_size=(1, side, side), **patch, **extras)
 
 
@@ -114,8 +114,20 @@ def test_pytorchvideo_joint_positions_and_unpooled_last_stage():
 def test_timm():
     reference, model = perturb(timm_tiny()), image_v2((1, 2, 1), 16, 32, 5)
     report = load_pretrained(model, reference.state_dict())
-    assert report.source == "timm"
+    assert report.source == "timm" and not report.notes
     assert sorted(report.loaded) == sorted(model.state_dict())
+    images = clip(2, 3, 32, 32)
+    check_equal(reference, model, images.unsqueeze(2), images)
+
+
+def test_timm_with_a_class_token_differs_and_says_so():
+    """There residual pooling adds its queries too; without residual pooling both are the same."""
+    reference, model = perturb(timm_tiny(cls_token=True)), image_v2((1, 2, 1), 16, 32, 5, cls_token=True)
+    assert "class token" in load_pretrained(model, reference.state_dict()).notes[0]
+    for module in (*reference.modules(), *model.modules()):
+        if hasattr(module, "residual_pooling"):
+            module.residual_pooling = False
+    assert not load_pretrained(model, reference.state_dict()).notes
     images = clip(2, 3, 32, 32)
     check_equal(reference, model, images.unsqueeze(2), images)
 

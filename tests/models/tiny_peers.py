@@ -46,7 +46,7 @@ def torchvision_tiny(schedule, v2):
     )
 
 
-def timm_tiny():
+def timm_tiny(cls_token=False):
     """timm's MViTv2 with few and narrow blocks."""
-    cfg = MultiScaleVitCfg(depths=(1, 2, 1), embed_dim=16, stride_q=((1, 1), (2, 2), (2, 2)))
+    cfg = MultiScaleVitCfg(depths=(1, 2, 1), embed_dim=16, stride_q=((1, 1), (2, 2), (2, 2)), use_cls_token=cls_token)
     return MultiScaleVit(cfg, img_size=32, num_classes=5, drop_path_rate=0.0)

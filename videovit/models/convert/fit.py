@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -34,7 +35,7 @@ _CONV = re.compile(r"(^patch_embed\.proj|\.attn\.pool_[qkv]|\.pool\.conv)\.weigh
 _POINTS = re.compile(r"(\.offset\.(weight|bias)|^pos_layer\.weight)$")
 _REL_POS = re.compile(r"\.attn\.rel_pos_[hwt]$")
 _REL_POS_TIME = re.compile(r"\.attn\.rel_pos_t$")
-_PRETRAINING = ("mask_token", "decoder", "pred_head.", "mask.")
+_PRETRAINING = ("mask_token", "decoder", "dec_pos_embed", "pred_head.", "hogs.", "mask.")
 
 
 @dataclass
@@ -77,15 +78,21 @@ def fit(
         A `Fit`; its `problems` say what does not fit.
     """
     out = Fit()
+    excused = {}
+    if any(name.startswith(_PRETRAINING) for name in found):
+        excused = dict.fromkeys(("norm.weight", "norm.bias"), "not part of pretraining: keeps its initial values")
     from_image = grid is not None and grid[0] > 1 and is_image(found, wanted)
     to_image = grid is not None and grid[0] == 1 and not is_image(found, wanted)
+    if from_image:
+        reason = "not in the weights of an image model: keeps its initial values"
+        excused |= dict.fromkeys(("cls_token", "pos_embed_class"), reason)
     found = _match_qkv(found, wanted)
     found = _match_head(found, wanted, head, out)
     if grid is not None:
         found = _match_tables(found, wanted, grid, out, from_image)
     for name, target in wanted.items():
         if name not in found:
-            _leave(name, target, out, head, from_image)
+            _leave(name, target, out, head, excused)
         else:
             _place(name, found[name], target, out, grid, inflate)
     for name in found:
@@ -175,14 +182,14 @@ def _note(out: Fit, name: str, how: str) -> None:
     out.how[name] = how
 
 
-def _leave(name: str, target: Tensor, out: Fit, head: str | tuple[str, ...], from_image: bool) -> None:
+def _leave(name: str, target: Tensor, out: Fit, head: str | tuple[str, ...], excused: Mapping[str, str]) -> None:
     """A name of the model that the weights lack."""
     if name.startswith(head):
         out.missing.append(name)
         out.how.setdefault(name, "classifier: keeps its initial values")
-    elif from_image and name in ("cls_token", "pos_embed_class"):
+    elif name in excused:
         out.missing.append(name)
-        out.how[name] = "not in the weights of an image model: keeps its initial values"
+        out.how[name] = excused[name]
     else:
         out.problems[name] = f"missing in the weights, model {_shape(target)}"
 

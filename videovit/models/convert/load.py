@@ -31,7 +31,8 @@ def load_pretrained(
     """Load weights into a model, strictly but for what a change of classes, size or medium asks for.
 
     Tolerated, and reported: a classifier for another number of classes (dropped), position tables for another size
-    (stretched), weights of an image model for clips and the reverse, q, k, v as one projection or three.
+    (stretched), weights of an image model for clips and the reverse, q, k, v as one projection or three, the last norm
+    missing after pretraining by masking.
 
     Args:
         model: from `build_model`, or any module whose names are those of the weights; wrapped or not.
@@ -57,6 +58,7 @@ def load_pretrained(
     wanted = dict(model.state_dict())
     weights = read_weights(path_or_state_dict, wanted)
     head = getattr(model, "head_prefix", "head.")
+    notes = _class_token_notes(model, weights)
     is_transformer = any(name.endswith(".attn.proj.weight") for name in wanted)
     layout = source if source != "auto" else detect(weights.state) if is_transformer else "own"
     if is_transformer:
@@ -64,7 +66,7 @@ def load_pretrained(
     result = fit(weights.state, wanted, grid=getattr(model, "grid", None), head=head, inflate=inflate)
     if result.problems:
         raise CheckpointError(_complaint(result, weights, wanted, layout))
-    eps, notes = _match_eps(model, weights, layout, asked=source != "auto")
+    eps, eps_notes = _match_eps(model, weights, layout, asked=source != "auto")
     wanted.update(result.state)
     model.load_state_dict(wanted)
     return LoadReport(
@@ -74,9 +76,22 @@ def load_pretrained(
         skipped=result.skipped,
         missing=result.missing,
         how=result.how,
-        notes=notes,
+        notes=notes + eps_notes,
         pool_norm_eps=eps,
     )
+
+
+def _class_token_notes(model: nn.Module, weights: Weights) -> list[str]:
+    """What to say where images were classified by a class token with pooled queries added, told by 2-D pooling."""
+    has_flat_pools = any(n.endswith(".attn.pool_q.weight") and t.dim() == 4 for n, t in weights.state.items())
+    is_image = (getattr(model, "grid", None) or (0,))[0] == 1
+    adds_queries = any(getattr(module, "residual_pooling", False) for module in model.modules())
+    if not (has_flat_pools and is_image and adds_queries and getattr(model, "cls_token", None) is not None):
+        return []
+    return [
+        "in facebookresearch/mvit and timm the class token too gets its queries added by residual pooling, here and in "
+        "PySlowFast it does not: logits differ from theirs until it is trained"
+    ]
 
 
 def _match_eps(model: nn.Module, weights: Weights, layout: str, *, asked: bool) -> tuple[float | None, list[str]]:
