@@ -105,6 +105,26 @@ def test_reencode(folder: Path, tmp_path: Path, fastdecode: bool) -> None:
     assert times[0] == times[1]
 
 
+def test_reencoding_keeps_the_colours(tmp_path: Path) -> None:
+    """HD video has another matrix than the standard definition one that is assumed where none is named."""
+    kinds = {"hd.mp4": ("yuv420p", "colormatrix=bt709"), "full.mp4": ("yuvj420p", "fullrange=on:colormatrix=bt709")}
+    for name, (pix_fmt, params) in kinds.items():
+        with av.open(str(tmp_path / name), "w") as file:
+            stream = file.add_stream("libx264", rate=10, options={"crf": "5", "x264-params": params})
+            stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+            levels = np.concatenate([np.full(64 * 48, 80), np.full(32 * 24, 90), np.full(32 * 24, 180)]).astype(
+                np.uint8
+            )
+            frame = av.VideoFrame.from_ndarray(levels.reshape(72, 64), format=pix_fmt)
+            file.mux([*stream.encode(frame), *stream.encode(None)])
+    run_tool("reencode_videos.py", tmp_path, "--output", tmp_path / "new", "--crf", "5")
+    for name in kinds:
+        for backend in ("pyav", "decord"):
+            with open_video(tmp_path / name, backend) as old, open_video(tmp_path / "new" / name, backend) as new:
+                colours = [video.frames(np.array([0]))[0, 20, 20].int() for video in (old, new)]
+            assert (colours[0] - colours[1]).abs().max() <= 2, (name, colours)
+
+
 def test_reencoding_goes_on(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new"
     arguments = [folder / "closed one.mp4", folder / "open.mkv", "--output", out, "--preset", "ultrafast"]

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange
 
 from videovit.data.decode import DecodeError
 from videovit.data.decode.limited import call_limited
@@ -32,6 +33,7 @@ from videovit.data.video_files import ListedVideo, find_videos
 from videovit.engine import cli
 from videovit.engine.log import Progress
 
+RGB_MATRIX = 0  # FFmpeg's number for "red, green, blue and nothing else"
 TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns to the left
 EXPECTED = """Measured on Kinetics videos (340x256, a key frame every 250 frames), clips of 16 frames, every fourth:
 with a key frame every 32 frames decoding takes half the CPU time and files grow by 4 %; with --fastdecode less than
@@ -90,11 +92,13 @@ def shown_frames(path: str) -> Iterator[Any]:
 
 
 def convert(frame: Any, settings: Settings) -> Any:
-    """A frame scaled, turned upright, in yuv420p with even sides, as x264 and every player want it."""
+    """A frame scaled, turned upright, in yuv420p of 16 to 235 with even sides, as x264 and every player want it."""
     turns = round(frame.rotation / 90) % 4
     width, height = scaled_size(frame.width, frame.height, settings.short_side)
     width, height = max(2, width // 2 * 2), max(2, height // 2 * 2)
-    scaled = frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", threads=1)
+    scaled = frame.reformat(
+        width, height, "yuv420p", interpolation="BICUBIC", dst_color_range=ColorRange.MPEG, threads=1
+    )
     if not turns:
         return scaled
     graph = av.filter.Graph()
@@ -104,6 +108,17 @@ def convert(frame: Any, settings: Settings) -> Any:
     graph.link_nodes(*chain).configure()
     graph.push(scaled)
     return graph.pull()
+
+
+def note_colours(frame: Any, context: Any) -> None:
+    """Note in the new file which colours its numbers stand for, as the source says of its frames.
+
+    Without the note decoders take them for those of standard definition, and all colours of an HD video would change.
+    """
+    if frame.colorspace != RGB_MATRIX:
+        context.colorspace = frame.colorspace
+    context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
+    context.color_range = ColorRange.MPEG
 
 
 def encode(source: str, target: str, settings: Settings) -> int:
@@ -126,6 +141,7 @@ def encode(source: str, target: str, settings: Settings) -> int:
                 output.width, output.height, output.pix_fmt = new.width, new.height, "yuv420p"
                 output.codec_context.thread_count = 1
                 output.codec_context.time_base = time_base
+                note_colours(frame, output.codec_context)
                 first_pts = frame.pts or 0
             # Times must rise: a file that tells none, or the same twice, gets steps of the mean frame rate.
             step = max(1, round(1 / (rate * time_base)))
