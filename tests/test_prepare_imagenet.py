@@ -21,9 +21,12 @@ def labels_of(list_file: Path) -> list[int]:
 
 
 def test_imagenet_release(imagenet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (imagenet / "test").mkdir()  # released without answers
+    shutil.copy(imagenet / "val/ILSVRC2012_val_00000001.JPEG", imagenet / "test/ILSVRC2012_test_00000001.JPEG")
     devkit = ["--images", imagenet, "--devkit", imagenet / "devkit", "--check", "--workers", 1]
     assert run("imagenet", *devkit) == 0
-    assert "18 entries checked: nothing wrong" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "18 entries checked: nothing wrong" in told and "test: its images are in no class folders" in told
     assert (
         labels_of(imagenet / "val.csv") == [0, 1, 2] * 2
         and labels_of(imagenet / "train.csv") == [0] * 4 + [1] * 4 + [2] * 4

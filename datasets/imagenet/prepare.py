@@ -202,6 +202,9 @@ def prepare_lists(
     classes = {name: number for number, name in enumerate(class_folders(images / splits[0]))}
     missing: list[Finding] = []
     for split in splits:
+        if split == "test" and not any(entry.is_dir() for entry in os.scandir(images / split)):
+            print("test: its images are in no class folders, and are left out")
+            continue
         if split == "val" and labels is not None:
             rows, missing = list_flat(images / split, labels, classes)
         else:

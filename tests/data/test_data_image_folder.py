@@ -57,6 +57,9 @@ def test_a_class_that_val_lacks_shifts_no_number(tmp_path: Path) -> None:
 def test_the_test_reads_val_unless_there_is_a_test_folder(tmp_path: Path) -> None:
     write_images(tmp_path, "train/a/1.png", "train/b/1.png", "val/b/2.png")
     assert read(tmp_path / "test") == [("val/b/2.png", 1)]
+    write_images(tmp_path, "test/loose.png")  # as in the release of ImageNet
+    with pytest.warns(UserWarning, match="has no class folders: .*; the test reads val"):
+        assert read(tmp_path / "test") == [("val/b/2.png", 1)]
     write_images(tmp_path, "test/a/3.png")
     assert read(tmp_path / "test") == [("test/a/3.png", 0)]
 

@@ -4,7 +4,7 @@
         train/n01440764/n01440764_10026.JPEG     the class is the folder right below the split;
         train/n01443537/...                      images may lie deeper
         val/n01440764/ILSVRC2012_val_00000293.JPEG
-        test/...                                 where there is none, the test reads val
+        test/...                                 where there is none with class folders, the test reads val
 
 Classes are numbered in the order of their folders' names in train/, so a class that val/ lacks shifts no number. A list
 `train.csv`, `val.csv` or `test.csv` beside the folders (`path label` a line, see `readers.kinetics`) is read instead.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from pathlib import Path
 
 from videovit.data.decode.image_backend import SUFFIXES
@@ -43,7 +44,7 @@ def read(
     Source: the layout of PySlowFast's ImageNet data set (sorted folders; its test reads val).
     """
     split_folder = find_split(Path(split_folder))
-    list_file = split_folder.with_name(split_folder.name + ".csv")
+    list_file = _list_of(split_folder)
     if list_file.is_file():
         return kinetics.read(
             list_file, num_classes=num_classes, separator=separator, prefix=prefix, skip_rows=skip_rows
@@ -73,19 +74,31 @@ def read(
 
 
 def find_split(split_folder: Path) -> Path:
-    """The folder of a split; val for a test that has none of its own.
+    """The folder of a split; val for a test that has no classes: no folder and no list, or nothing but loose images.
 
     Raises:
         AnnotationError: neither the folder nor a list of this name exists.
     """
-    places = [split_folder] + ([split_folder.with_name("val")] if split_folder.name == "test" else [])
-    for place in places:
-        if place.is_dir() or place.with_name(place.name + ".csv").is_file():
-            return place
+    val = split_folder.with_name("val")
+    if split_folder.name == "test" and not _has_classes(split_folder) and _has_classes(val):
+        if split_folder.is_dir():
+            text = f"{str(split_folder)!r} has no class folders: nobody says what its images show; the test reads val"
+            warnings.warn(text, stacklevel=2)
+        return val
+    if split_folder.is_dir() or _list_of(split_folder).is_file():
+        return split_folder
     raise AnnotationError(
-        f"folder {str(split_folder)!r} does not exist, nor does a list {split_folder.name + '.csv'!r} beside it; "
+        f"folder {str(split_folder)!r} does not exist, nor does a list {_list_of(split_folder).name!r} beside it; "
         + content_of(split_folder.parent)
     )
+
+
+def _list_of(split_folder: Path) -> Path:
+    return split_folder.with_name(split_folder.name + ".csv")
+
+
+def _has_classes(split_folder: Path) -> bool:
+    return _list_of(split_folder).is_file() or (split_folder.is_dir() and bool(_class_folders(split_folder)))
 
 
 def class_folders(split_folder: Path) -> list[str]:
@@ -94,14 +107,18 @@ def class_folders(split_folder: Path) -> list[str]:
     Raises:
         AnnotationError: there are none.
     """
-    with os.scandir(split_folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    names = _class_folders(split_folder)
     if not names:
         raise AnnotationError(
             f"{str(split_folder)!r} has no class folders; expected {split_folder.name}/<class>/<image>, or a list "
-            f"{split_folder.name}.csv beside it ('path label' a line)"
+            f"{_list_of(split_folder).name} beside it ('path label' a line)"
         )
     return names
+
+
+def _class_folders(split_folder: Path) -> list[str]:
+    with os.scandir(split_folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def shown(names: list[str]) -> str:
