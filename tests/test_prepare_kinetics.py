@@ -82,6 +82,13 @@ def test_own_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         shutil.copytree(tmp_path / "own", tmp_path / "divided" / split)
     assert run("kinetics", "--output", tmp_path / "d", "--tree", tmp_path / "divided") == 0
     assert "val: 81 videos listed" in capsys.readouterr().out and not (tmp_path / "d/test.csv").exists()
+    (tmp_path / "divided/train").rename(tmp_path / "divided/Train")
+    (tmp_path / "divided/val").rename(tmp_path / "divided/valid")
+    assert run("kinetics", "--output", tmp_path / "d2", "--tree", tmp_path / "divided") == 0
+    assert "val: 81 videos listed\n2 classes" in capsys.readouterr().out
+    (tmp_path / "divided/Train").rename(tmp_path / "divided/training")
+    assert run("kinetics", "--output", tmp_path / "d3", "--tree", tmp_path / "divided") == 1
+    assert "holds 'valid' with folders, as of a split, and 'training'" in capsys.readouterr().err
     (tmp_path / "names.txt").write_text("stir\npour mix\n")
     assert (
         run("kinetics", "--output", tmp_path / "e", "--tree", tmp_path / "own", "--classes", tmp_path / "names.txt")

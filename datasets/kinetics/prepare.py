@@ -34,7 +34,7 @@ from videovit.data.readers.annotation_files import Problem, content_of, nearest,
 from videovit.data.records import AnnotationError
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
-SPLIT_NAMES = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
 TIMED = re.compile(r"(?P<id>[\w-]{11})_(?P<start>\d{6})_(?P<end>\d{6})", re.ASCII)
 
 
@@ -198,14 +198,14 @@ def prepare_tree(
         Class name -> number.
 
     Raises:
-        AnnotationError: no videos, loose videos, or a folder that `classes_file` does not name.
+        AnnotationError: no videos, loose videos, a folder that `classes_file` does not name, or classes beside splits.
     """
     if not folder.is_dir():
         raise AnnotationError(f"--tree {str(folder)!r}: no such folder; {content_of(folder.parent)}")
     videos = [Path(path).relative_to(folder) for path in files_below(folder, VIDEO_SUFFIXES)]
     if not videos:
         raise AnnotationError(f"no videos below {str(folder)!r}; known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}")
-    divided = all(video.parts[0] in SPLIT_NAMES for video in videos)
+    divided = is_divided(folder, videos)
     depth = 2 if divided else 1
     loose = [video for video in videos if len(video.parts) <= depth]
     if loose:
@@ -218,7 +218,7 @@ def prepare_tree(
             raise AnnotationError(
                 f"{str(folder / name)!r} is no class of {classes_file}{nearest(name, tuple(classes))}"
             )
-        split = SPLIT_NAMES[video.parts[0]] if divided else prepare.split_of(video.as_posix(), fractions, seed)
+        split = SPLIT_NAMES[video.parts[0].lower()] if divided else prepare.split_of(video.as_posix(), fractions, seed)
         lists.setdefault(split, []).append((prepare.listed_path(str(folder / video), output), classes[name]))
     prepare.write_class_names(output / "classes.json", classes)
     for split in sorted(lists, key=prepare.SPLITS.index):
@@ -227,6 +227,22 @@ def prepare_tree(
         names = [name for name, number in classes.items() if number in absent]
         print(f"{split}: {len(lists[split])} videos listed" + (f", none of {', '.join(names[:5])}" if names else ""))
     return classes
+
+
+def is_divided(folder: Path, videos: Sequence[Path]) -> bool:
+    """Whether videos stand in folders train, val and test (in any case) with class folders, and not in class folders.
+
+    Raises:
+        AnnotationError: some do and others do not.
+    """
+    classes = {video.parts[0] for video in videos if video.parts[0].lower() not in SPLIT_NAMES}
+    splits = {video.parts[0] for video in videos if len(video.parts) > 2} - classes
+    if splits and classes:
+        raise AnnotationError(
+            f"{str(folder)!r} holds {min(splits)!r} with folders, as of a split, and {min(classes)!r}; expected splits "
+            f"({', '.join(SPLIT_NAMES)}) with a folder per class each, or a folder per class"
+        )
+    return not classes
 
 
 def clip_of(path: str) -> str:
