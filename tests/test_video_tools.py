@@ -139,6 +139,15 @@ def test_reencoding_goes_on(folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == ["closed one.mp4", "open.mp4", "videos.csv"]
 
 
+def test_benchmark_of_decoding_leaves_out_what_a_peer_cannot_read(tmp_path: Path) -> None:
+    write_video(tmp_path / "plain.mp4", num_frames=8)
+    write_video(tmp_path / "new.mp4", num_frames=8, codec="libsvtav1")
+    done = run_tool("benchmark_decode.py", tmp_path, "--rounds", 1, "--views", 1, "--json", tmp_path / "a.json")
+    rows = {row["way"]: row for row in json.loads((tmp_path / "a.json").read_text())}
+    assert rows["ours, decord (default)"]["num_clips"] == (1 if "decord" in rows else 2)
+    assert ("left out, decord cannot read it" in done.stderr) == ("decord" in rows)
+
+
 def test_names_of_new_files_may_not_collide(folder: Path, tmp_path: Path) -> None:
     write_video(folder / "open.mp4", num_frames=3)
     done = run_tool("reencode_videos.py", folder, "--output", tmp_path / "new", check=False)
