@@ -248,12 +248,27 @@ def test_a_sweep_is_one_array(words: list[str], call: Call, cluster: Path, tmp_p
     assert jobs[0].paths.folder == tmp_path / "out/jobs"
 
 
+def test_the_nodes_of_the_config_are_those_of_the_job(
+    words: list[str], call: Call, cluster: Path, tmp_path: Path
+) -> None:
+    """A run that is meant for two machines never gets one, wherever the number stands."""
+    lines = tmp_path / "sweep.txt"
+    lines.write_text("NUM_SHARDS 2\n")
+    here = [*words, "OUTPUT_DIR", str(tmp_path / "out")]
+    for asked in (["NUM_SHARDS", "2"], ["--array", str(lines)]):
+        (job,) = call([*here, *asked])
+        (cfg,) = submitit.core.utils.DelayedSubmission.load(job.paths.submitted_pickle).function.configs
+        assert (flags(cluster)["nodes"], cfg.NUM_SHARDS) == ("2", 2), asked
+    call([*here, "NUM_SHARDS", "2", "--nodes", "3"])
+    assert flags(cluster)["nodes"] == "3"
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
         ("SOLVER.BASE_LR", r"sweep.txt:2: expected KEY VALUE pairs, found 1 words"),
         ("SOLVER.BASE_LR '1", r"sweep.txt:2: No closing quotation"),
-        ("SOLVER.BASE_LRR 1", r"SOLVER.BASE_LRR.*SOLVER.BASE_LR"),
+        ("SOLVER.BASE_LRR 1", r"sweep.txt:2: .*SOLVER.BASE_LRR.*SOLVER.BASE_LR"),
         ("OUTPUT_DIR {out}/1", r"several runs train in one OUTPUT_DIR: .*/1"),
         ("NUM_CPU_PROCS 2", r"1 x 1 \(0 GPUs\); 1 x 2 \(0 GPUs\)"),
     ],

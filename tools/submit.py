@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
 
 from videovit.config import Config
+from videovit.config.errors import UserError
 from videovit.engine import cli, slurm
 
 SWEEP_HELP = """sweeps:
@@ -46,7 +47,7 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str],
     add(
         "--cluster", choices=clusters, default="slurm", help="local: processes here; debug: by this one, with no limits"
     )
-    add("--nodes", type=_positive, default=1, help="machines (NUM_SHARDS; default 1)")
+    add("--nodes", type=_positive, help="machines (NUM_SHARDS; default: the config's)")
     add("--gpus-per-node", type=_not_negative, help="GPUs, and processes, of a node (NUM_GPUS; default: the config's)")
     add("--tasks-per-node", type=_positive, help="on CPU clusters: processes of a node (NUM_CPU_PROCS)")
     add("--cpus-per-task", type=_positive, help="cores of a process: one and its DATA_LOADER.NUM_WORKERS")
@@ -94,7 +95,7 @@ def processes(args: argparse.Namespace) -> list[str]:
     if args.gpus_per_node and args.tasks_per_node not in (None, args.gpus_per_node):
         text = f"--tasks-per-node {args.tasks_per_node} with --gpus-per-node {args.gpus_per_node}"
         raise cli.ArgumentError(f"{text}: there is one process to a GPU; leave --tasks-per-node out")
-    opts = ["NUM_SHARDS", str(args.nodes)]
+    opts = ["NUM_SHARDS", str(args.nodes)] if args.nodes else []
     if args.tasks_per_node and not args.gpus_per_node:
         opts += ["NUM_GPUS", "0", "NUM_CPU_PROCS", str(args.tasks_per_node)]
     elif args.gpus_per_node is not None:
@@ -131,16 +132,19 @@ def base_folder(file: str, opts: Sequence[str]) -> str:
     return given[-1] if given else cli.load(file, opts).OUTPUT_DIR
 
 
-def load_all(files: Sequence[str], opts: Sequence[str], jobs: Sequence[tuple[str, list[str]]]) -> list[list[Config]]:
+def load_all(files: Sequence[str], opts: Sequence[str], array: Path | None) -> list[list[Config]]:
     """The configs of every job; every mistake in them is told now, not when the job starts."""
     loaded = []
-    for name, words in jobs:
+    for name, words in sweep(array):
         configs = []
         for file in files:
             extra = []
             if name and "OUTPUT_DIR" not in words[::2]:
                 extra = ["OUTPUT_DIR", os.path.join(base_folder(file, opts), name)]
-            configs.append(cli.load(file, [*opts, *words, *extra]))
+            try:
+                configs.append(cli.load(file, [*opts, *words, *extra]))
+            except UserError as error:
+                raise cli.ArgumentError(f"{array}:{name}: {error}") if name else error from None
         loaded.append(configs)
     _check_all([cfg for configs in loaded for cfg in configs])
     return loaded
@@ -162,23 +166,24 @@ def _check_all(configs: Sequence[Config]) -> None:
 
 def main() -> None:
     args, files, opts = parse()
-    loaded = load_all(files, [*opts, *processes(args)], sweep(args.array))
+    loaded = load_all(files, [*opts, *processes(args)], args.array)
     first = loaded[0][0]
     if args.cluster == "debug":
-        if args.nodes > 1:
-            raise cli.ArgumentError(f"--nodes {args.nodes}: --cluster debug is this machine alone; use --nodes 1")
+        if first.NUM_SHARDS > 1:
+            raise cli.ArgumentError(f"--nodes {first.NUM_SHARDS}: --cluster debug is this machine alone; use --nodes 1")
         from videovit.engine import launch  # brings torch, which submitting can do without
 
         for configs in loaded:
             for cfg in configs:
                 launch.run(cfg)
         return
-    names = ("cluster", "name", "nodes", "cpus_per_task", "mem", "timeout_hours", "requeues")
+    names = ("cluster", "name", "cpus_per_task", "mem", "timeout_hours", "requeues")
     names += ("partition", "account", "qos", "constraint", "exclude", "nodelist", "comment")
     request = slurm.Request(
         **{name: getattr(args, name) for name in names},
         job_dir=args.job_dir or Path(base_folder(files[0], opts) if args.array else first.OUTPUT_DIR) / "jobs",
         warn_s=args.signal_delay,
+        nodes=first.NUM_SHARDS,
         tasks_per_node=first.NUM_GPUS or first.NUM_CPU_PROCS,
         gpus_per_node=first.NUM_GPUS,
     )
