@@ -33,9 +33,11 @@ def test_counts_go_on_after_a_restart_even_behind_half_a_line(tmp_path: Path) ->
     with open(tmp_path / "bad_samples.jsonl", "a") as file:
         file.write('{"path": "b.m')
     second = BadSamples(tmp_path, num_samples=10, max_fraction=0.5)
-    second.record([Failure("a.mp4", "empty file", "decord")])
-    second.sync()
-    assert [(entry["path"], entry["count"]) for entry in lines(tmp_path)] == [("a.mp4", 2)]
+    second.record([Failure("a.mp4", "empty file", "decord"), Failure("c.mp4", "empty file", "decord")])
+    third = BadSamples(tmp_path, num_samples=10, max_fraction=0.5)  # the second was killed before it came to the end
+    third.record([Failure("a.mp4", "empty file", "decord")])
+    third.sync()
+    assert [(entry["path"], entry["count"]) for entry in lines(tmp_path)] == [("a.mp4", 2), ("c.mp4", 1)]
 
 
 def test_files_of_an_earlier_run_may_have_been_mended(tmp_path: Path) -> None:

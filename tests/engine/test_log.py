@@ -18,6 +18,16 @@ def test_stats_go_to_the_log_and_to_the_file(tmp_path: Path) -> None:
     assert record == {"_type": "val_epoch", "epoch": "1/2", "top1_err": 12.3456789, "loss": None}
 
 
+def test_what_was_reported_is_known_behind_half_a_line(tmp_path: Path) -> None:
+    """What a full disk left of a record does not keep the run from going on, once and again."""
+    for _ in range(2):
+        with RunLog(tmp_path) as log:
+            assert not log.reported("val_epoch", 2)
+            (tmp_path / "stats.jsonl").open("a").write('{"_type": "val_epoch", "epoch": "2/')
+            log.stats("val_epoch", {"epoch": "12/20"})
+            assert log.reported("val_epoch", 12) and not log.reported("val_epoch", 1)
+
+
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     with RunLog(tmp_path / "run", rank=1) as log:
         log.stats("val_epoch", {"a": 1})

@@ -12,6 +12,7 @@ import simplejson
 from videovit.config.errors import UserError
 from videovit.data.records import Failure
 from videovit.engine import distributed
+from videovit.engine.json_lines import append_record, read_records
 from videovit.engine.log import logger
 
 
@@ -37,10 +38,8 @@ class BadSamples:
         self._known: dict[str, dict[str, Any]] = {}  # from before the last sync, all ranks
         self._new: dict[str, dict[str, Any]] = {}  # since then, this rank
         self._met: set[str] = set()  # by this run, earlier ones left out: their files may have been mended
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                if line.endswith("}"):  # a killed run may have left half a line
-                    _add(self._known, simplejson.loads(line))
+        for entry in read_records(self.path, word='"count"'):
+            _add(self._known, entry)
 
     def __len__(self) -> int:
         return len(self._known.keys() | self._new.keys())
@@ -55,8 +54,7 @@ class BadSamples:
             entry = {"path": failure.path, "reason": failure.reason, "backend": failure.backend, "count": 1}
             if failure.path not in self._known and failure.path not in self._new:
                 logger.warning("warning: unreadable, replaced: %s: %s", failure.path, failure.reason)
-                with open(self.path, "a", encoding="utf-8") as file:
-                    file.write(simplejson.dumps(entry) + "\n")
+                append_record(self.path, entry)
             _add(self._new, entry)
             self._met.add(failure.path)
         self._check()

@@ -20,6 +20,7 @@ import simplejson
 from tqdm import tqdm
 
 from videovit.config.errors import UserError
+from videovit.engine.json_lines import append_record, read_records
 
 T = TypeVar("T")
 logger = logging.getLogger("videovit")
@@ -97,8 +98,7 @@ class RunLog:
         record = {"_type": kind, **values}
         rounded = {name: _rounded(value) for name, value in sorted(record.items())}
         logger.info("json_stats: %s", simplejson.dumps(rounded, ignore_nan=True))
-        with open(self.output_dir / "stats.jsonl", "a", encoding="utf-8") as file:
-            file.write(simplejson.dumps(record, ignore_nan=True) + "\n")
+        append_record(self.output_dir / "stats.jsonl", record)
         if self._writer is not None and step is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -106,10 +106,8 @@ class RunLog:
 
     def reported(self, kind: str, epoch: int) -> bool:
         """Whether an earlier run of this folder reported `kind` of `epoch` (from 1); for rank 0."""
-        path = self.output_dir / "stats.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        records = (simplejson.loads(line) for line in lines if f'"{kind}"' in line and line.endswith("}"))
-        return any(r["_type"] == kind and str(r.get("epoch")).startswith(f"{epoch}/") for r in records)
+        records = read_records(self.output_dir / "stats.jsonl", word=f'"{kind}"')
+        return any(r.get("_type") == kind and str(r.get("epoch")).startswith(f"{epoch}/") for r in records)
 
 
 def _rounded(value: Any) -> Any:

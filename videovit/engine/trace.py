@@ -6,10 +6,10 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import simplejson
 from torch import Tensor
 
 from videovit.data.records import Batch
+from videovit.engine.json_lines import append_record
 
 
 class Trace:
@@ -37,8 +37,7 @@ class Trace:
             "targets": targets.tolist(),
             "input": _checksum(x_BCTHW),
         }
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(simplejson.dumps(line) + "\n")
+        append_record(self._path, line)
 
 
 def _checksum(tensor: Tensor) -> int:
