@@ -5,8 +5,10 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
 from videovit.engine.log import Progress, RunLog, format_table, logger
+from videovit.engine.run import Run
 
 
 def test_stats_go_to_the_log_and_to_the_file(tmp_path: Path) -> None:
@@ -53,6 +55,17 @@ def test_plain_lines_when_not_on_a_terminal(tmp_path: Path) -> None:
     assert len(said) == 2
     assert all(word in said[1] for word in ("epoch 1/2", "step 4/4", "clips/s", "data", "compute", "eta", "loss 0.5"))
     assert progress.num_clips == 12
+
+
+def test_rates_are_those_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line of a step and the stats, of one rank of four that has seen 50 clips in two seconds."""
+    monkeypatch.setattr(Progress, "elapsed_s", 2.0)
+    with RunLog(tmp_path) as log:
+        progress = Run(log, torch.device("cpu"), rank=0, world_size=4).progress("test", 1, log_period=1)
+        for _ in progress.over("a"):
+            progress.count(50)
+    assert " 100.0 clips/s " in (tmp_path / "stdout.log").read_text()
+    assert progress.clips_per_s == 100.0
 
 
 def test_steps_of_a_resumed_epoch_go_on_counting() -> None:

@@ -255,10 +255,10 @@ def _model_row(
 def benchmark_loader(cfg: Config, run: Run) -> list[dict[str, Any]]:
     """The training loader, from files to batches, without a model; the first pass over the files is not counted."""
     loader = build_loader(cfg, "train", rank=run.rank, world_size=run.world_size)
-    progress = run.progress("loader", len(loader) * 2, log_period=cfg.LOG_PERIOD)
     num_clips, start = 0, time.perf_counter()
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
+        progress = run.progress(f"loader, pass {epoch + 1}/2", len(loader), log_period=cfg.LOG_PERIOD)
         num_clips, start = 0, time.perf_counter()
         for _, batch in progress.over(loader):
             num_clips += len(batch)

@@ -139,12 +139,23 @@ class Progress:
         first: steps already done in an earlier run (mid-epoch resume).
         log_period: plain lines come every so many steps.
         quiet: neither bar nor lines (ranks above 0).
+        num_processes: that do the same beside this one, each on clips of its own; rates are those of all together.
     """
 
-    def __init__(self, name: str, total: int, *, first: int = 0, log_period: int = 10, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        *,
+        first: int = 0,
+        log_period: int = 10,
+        quiet: bool = False,
+        num_processes: int = 1,
+    ) -> None:
         self.name, self.total, self.first, self.log_period, self.quiet = name, total, first, max(1, log_period), quiet
         self.step = first
-        self.num_clips = 0
+        self.num_clips = 0  # of this process
+        self.num_processes = num_processes
         self.data_s = 0.0  # seconds spent waiting for the loader
         self.last_data_s = 0.0
         self._start = time.monotonic()
@@ -192,7 +203,7 @@ class Progress:
 
     @property
     def clips_per_s(self) -> float:
-        return self.num_clips / self.elapsed_s
+        return self.num_clips * self.num_processes / self.elapsed_s
 
     def summary(self) -> str:
         share = self.data_s / self.elapsed_s

@@ -24,7 +24,10 @@ class Run:
     world_size: int = 1
 
     def progress(self, name: str, total: int, *, first: int = 0, log_period: int = 10) -> Progress:
-        return Progress(name, total, first=first, log_period=log_period, quiet=self.rank != 0)
+        quiet = self.rank != 0
+        return Progress(
+            name, total, first=first, log_period=log_period, quiet=quiet, num_processes=self.world_size
+        )
 
 
 def record_config(cfg: Config, run: Run, name: str) -> None:

@@ -332,7 +332,7 @@ def _report_step(session: _Session, *, epoch: int, step: int, done: StepResult, 
         "dt": seconds,
         "dt_data": progress.data_s / (step + 1 - progress.first),
         "eta": progress.eta(session.last_step - epoch * num_steps - progress.total),
-        "clips_per_s": progress.clips_per_s * run.world_size,
+        "clips_per_s": progress.clips_per_s,
         "gpu_mem_gb": torch.cuda.max_memory_allocated() / 2**30 if run.device.type == "cuda" else 0.0,
     }
     run.log.stats("train_iter", values, step=epoch * num_steps + step + 1)
@@ -342,7 +342,7 @@ def _report_epoch(session: _Session, *, epoch: int, progress: Progress, num_bad:
     cfg, run = session.cfg, session.run
     values = {
         "epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}",
-        "clips_per_s": progress.clips_per_s * run.world_size,
+        "clips_per_s": progress.clips_per_s,
         "data_share": progress.data_s / progress.elapsed_s,
         "bad_samples": num_bad,
         "skipped_steps": session.parts.guard.num_skipped,
