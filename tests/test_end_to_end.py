@@ -286,6 +286,16 @@ def test_nothing_to_test_is_an_error(config: Path, data: Path, tmp_path: Path) -
     assert done.returncode == 1 and "TEST.CHECKPOINT_FILE_PATH is empty" in done.stderr
 
 
+def test_scores_that_could_not_be_saved_are_refused_before_the_test(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "scores").mkdir()
+    opts = ["OUTPUT_DIR", tmp_path, "TRAIN.ENABLE", "False", "SHUFFLE_EVAL.ENABLE", "False"]
+    opts += ["TEST.CHECKPOINT_FILE_PATH", trained, "TEST.SAVE_RESULTS_PATH", "scores"]
+    done = run_tool("run_net.py", "--cfg", trained / "config.yaml", *opts, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"TEST.SAVE_RESULTS_PATH: {tmp_path / 'scores'} is a folder" in done.stderr
+    assert "test  step" not in done.stderr
+
+
 def test_too_many_gpus_is_an_error(config: Path, data: Path, tmp_path: Path) -> None:
     wanted = torch.cuda.device_count() + 1
     opts = ["DATA.PATH_TO_DATA_DIR", data, "OUTPUT_DIR", tmp_path, "NUM_GPUS", wanted, "TRAIN.BATCH_SIZE", 4 * wanted]
@@ -321,6 +331,9 @@ def test_prediction(trained: Path, data: Path, tmp_path: Path) -> None:
     done = run_tool("predict.py", *args, data / "test0.mp4", tmp_path / "absent.mp4", check=False)
     assert done.returncode == 1 and "absent.mp4" in done.stderr and "Traceback" not in done.stderr
     assert "test0.mp4" in done.stdout  # the others are still told
+
+    done = run_tool("predict.py", *args[:-1], tmp_path, videos[0], check=False)
+    assert done.returncode == 1 and f"--json {tmp_path}: is a folder" in done.stderr and "test0" not in done.stdout
 
 
 def test_help() -> None:

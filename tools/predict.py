@@ -41,6 +41,8 @@ def main() -> None:
     args = parse()
     cfg = cli.load(args.cfg, args.opts)
     if args.json:
+        if Path(args.json).is_dir():
+            raise cli.ArgumentError(f"--json {args.json}: is a folder, expected the name of a file")
         Path(args.json).resolve().parent.mkdir(parents=True, exist_ok=True)
     if cfg.NUM_GPUS > 0 and not torch.cuda.is_available():
         print(f"warning: NUM_GPUS {cfg.NUM_GPUS}, and no GPU is here: on the CPU", file=sys.stderr)
@@ -57,7 +59,7 @@ def main() -> None:
             failures.append({"path": path, "error": str(error)})
             continue
         predictions.append(prediction.as_dict())
-        print(format_prediction(prediction), end="\n\n")
+        print(format_prediction(prediction, in_percent=cfg.MODEL.HEAD_ACT != "none"), end="\n\n")
     if args.json:
         Path(args.json).write_text(simplejson.dumps([*predictions, *failures], indent=1) + "\n", encoding="utf-8")
     if failures:

@@ -47,3 +47,20 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "go on" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         exit_code(bug)
+
+
+def test_a_disk_or_folder_that_takes_nothing_is_no_bug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def write_to_a_folder() -> None:
+        tmp_path.write_text("")
+
+    def write_to_a_full_disk() -> None:
+        Path("/dev/full").write_text("text")
+
+    def look_for_a_file() -> None:
+        (tmp_path / "absent").read_text()
+
+    assert exit_code(write_to_a_folder) == exit_code(write_to_a_full_disk) == 1
+    told = capsys.readouterr().err
+    assert f"error: [Errno 21] Is a directory: '{tmp_path}'" in told and "error: [Errno 28] No space left" in told
+    with pytest.raises(FileNotFoundError):
+        exit_code(look_for_a_file)

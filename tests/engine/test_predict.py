@@ -14,7 +14,7 @@ from videovit.config import Config, load_config
 from videovit.config.errors import UserError
 from videovit.data.decode import DecodeError
 from videovit.data.sampling import EvenSpans, RandomSpans, Segments, StridedClips
-from videovit.engine.predict import list_inputs, predict_video, window_starts
+from videovit.engine.predict import Prediction, format_prediction, list_inputs, predict_video, window_starts
 from videovit.models import build_model
 
 IMAGES = "TEST.DATASET imagenet DATA.NUM_FRAMES 1 MVIT.PATCH_KERNEL [1,7,7] MVIT.PATCH_STRIDE [1,4,4] \
@@ -53,6 +53,13 @@ def test_a_model_of_images_takes_images_and_folders_of_them(tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: a folder without images, and TEST.DATASET imagenet is about images"):
         list_inputs(cfg, [str(tmp_path / "empty")])
+
+
+def test_only_shares_are_shown_in_percent() -> None:
+    prediction = Prediction("a.mp4", [("walk", 0.25), ("sit", -3.5)], [], "1 windows")
+    assert format_prediction(prediction).split()[-4:] == ["walk", "25.0", "sit", "-350.0"]
+    told = format_prediction(prediction, in_percent=False)
+    assert told.split()[-4:] == ["walk", "0.25", "sit", "-3.50"] and "%" not in told
 
 
 def test_a_folder_of_frames_is_one_video(tmp_path: Path) -> None:

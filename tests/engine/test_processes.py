@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
 
 from videovit.config.errors import UserError
 from videovit.engine import processes
+from videovit.engine.distributed import PeerError
 from videovit.engine.processes import SpawnedRunError, run_processes
 
 STUBBORN_S = 100.0
+DEAF_TO = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # when this module is imported
 
 
 def behave(i: int, how: str, folder: Path) -> str:
@@ -30,6 +33,8 @@ def behave(i: int, how: str, folder: Path) -> str:
         time.sleep(0.01)
     if how == "mistake":
         raise UserError("no such list")
+    if how == "other":
+        raise PeerError("rank 2: no such list")
     if how == "bug":
         raise ZeroDivisionError("one by none")
     if how == "exit":
@@ -69,10 +74,22 @@ def test_the_result_is_that_of_the_first(tmp_path: Path) -> None:
     assert run_processes(behave, names(2), "fine", tmp_path) == "result of 0"
 
 
+def deaf_at_birth(i: int) -> set[int]:
+    return DEAF_TO
+
+
+def test_a_process_hears_no_signal_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while it imports would be a traceback beside what the run has to say."""
+    for name in ("_fd", "_pid"):  # as in a new program, where the first process starts this helper too
+        monkeypatch.setattr(resource_tracker._resource_tracker, name, None)
+    assert run_processes(deaf_at_birth, names(1)) >= {signal.SIGINT, signal.SIGTERM}
+
+
 @pytest.mark.parametrize(
     ("how", "told"),
     [
         ("mistake", "rank 1: no such list"),
+        ("other", "^rank 2: no such list"),
         ("bug", "rank 1: ZeroDivisionError: one by none"),
         ("killed", "rank 1: killed by SIGKILL"),
         ("exit", "rank 1: ended with exit code 7"),

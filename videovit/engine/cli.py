@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,6 +12,10 @@ from pathlib import Path
 from videovit.config import Config, load_config
 from videovit.config.errors import UserError
 from videovit.engine.preemption import INTERRUPTED, Preempted
+
+
+# A disk is full or read-only, or a folder is not ours: nothing that the program could do better.
+NOT_OURS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR))
 
 
 class SomeFailedError(UserError):
@@ -89,8 +94,8 @@ def load(path: str, opts: Sequence[str]) -> Config:
 def exit_code(main: Callable[[], None], *, hint: str = "") -> int:
     """Call `main` and say how it went.
 
-    0: it returned; 1: an error of the user's making (its message is printed); 130: Ctrl-C; 75: a signal of a scheduler
-    ended it after training was saved, and the same command goes on.
+    0: it returned; 1: an error of the user's making or of the machine (its message is printed); 130: Ctrl-C; 75: a
+    signal of a scheduler ended it after training was saved, and the same command goes on.
 
     Other errors are bugs and keep their traceback.
 
@@ -100,6 +105,11 @@ def exit_code(main: Callable[[], None], *, hint: str = "") -> int:
     try:
         main()
     except UserError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in NOT_OURS:
+            raise
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
     except Preempted as stop:

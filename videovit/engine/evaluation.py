@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from videovit.config import Config
+from videovit.config.errors import UserError
 from videovit.data.build import ClipLoader, build_loader
 from videovit.data.catalog import Split, build_spec, read_names
 from videovit.data.detection import read_truth
@@ -23,6 +25,7 @@ from videovit.engine.losses import build_loss
 from videovit.engine.metrics import EVALUATORS, Evaluator
 from videovit.engine.parts import build_on, load_for_test, test_dtype, train_dtype
 from videovit.engine.run import Run, report_decoders
+from videovit.engine.saving import not_written, save_flushed
 from videovit.engine.sinks import LossSink, ScoreSink, SinkGroup
 
 CPU_PIXELS = 1_000_000  # one clip of 16 x 224 x 224, or 30 of 8 x 64 x 64: what the caches of a CPU are good for
@@ -68,8 +71,13 @@ def test(cfg: Config, run: Run) -> dict[str, float]:
     Returns:
         What the evaluator of the data set measures, e.g. top1_acc and top5_acc in percent; num_videos, num_views,
         num_skipped; of the last number of clips.
+
+    Raises:
+        UserError: the scores could not be saved where TEST.SAVE_RESULTS_PATH says, among others.
     """
     names = read_names(cfg)
+    if cfg.TEST.SAVE_RESULTS_PATH and run.rank == 0:
+        _make_room(Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH)
     model = build_on(cfg, run.device)
     checkpoint = load_for_test(cfg, model)
     result: dict[str, float] = {}
@@ -77,6 +85,17 @@ def test(cfg: Config, run: Run) -> dict[str, float]:
         variant = dataclasses.replace(cfg, TEST=dataclasses.replace(cfg.TEST, NUM_ENSEMBLE_VIEWS=int(num_clips)))
         result = _test_views(variant, run, model, checkpoint, names)
     return result
+
+
+def _make_room(path: Path) -> None:
+    """The folder for the scores; where there can be none, that is told before the test and not behind it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"TEST.SAVE_RESULTS_PATH: {path.parent} cannot be made: {error.strerror}") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        problem = "is a folder, expected the name of a file" if path.is_dir() else "cannot be written there"
+        raise UserError(f"TEST.SAVE_RESULTS_PATH: {path} {problem}")
 
 
 def _test_views(cfg: Config, run: Run, model: nn.Module, checkpoint: str, names: Sequence[str]) -> dict[str, float]:
@@ -103,8 +122,10 @@ def _write(cfg: Config, evaluator: Evaluator, names: Sequence[str]) -> None:
     if cfg.TEST.SAVE_RESULTS_PATH:
         path = folder / cfg.TEST.SAVE_RESULTS_PATH
         path = path.with_stem(path.stem + suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(evaluator.state(), path)
+        try:
+            save_flushed(evaluator.state(), path)
+        except (OSError, RuntimeError) as error:
+            raise not_written(path, error) from error
         logger.info("scores (videos x classes) and labels saved to %s", path)
 
 

@@ -161,7 +161,12 @@ def _top(scores_K: torch.Tensor, names: Sequence[str], k: int) -> list[tuple[str
     return [(names[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
 
 
-def format_prediction(prediction: Prediction) -> str:
-    """The table that is printed for one video."""
-    rows = [[name, f"{100 * score:.1f}"] for name, score in prediction.top]
-    return f"{prediction.path}  ({prediction.views})\n" + format_table(["class", "score %"], rows)
+def format_prediction(prediction: Prediction, *, in_percent: bool = True) -> str:
+    """The table that is printed for one video.
+
+    Args:
+        in_percent: the scores are shares of 1; otherwise logits (MODEL.HEAD_ACT none).
+    """
+    rows = [[name, f"{100 * score:.1f}" if in_percent else f"{score:.2f}"] for name, score in prediction.top]
+    header = ["class", "score %" if in_percent else "logit"]
+    return f"{prediction.path}  ({prediction.views})\n" + format_table(header, rows)

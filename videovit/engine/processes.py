@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from videovit.config.errors import UserError
 from videovit.data.workers import BLOCKED, signals_blocked
 from videovit.engine import preemption
+from videovit.engine.distributed import PeerError
 from videovit.engine.preemption import INTERRUPTED, Preempted
 
 ORPHANED = 1
@@ -94,6 +96,7 @@ def run_processes(target: Callable[..., Any], names: Sequence[str], *args: Any) 
     """
     context = multiprocessing.get_context("spawn")
     children: list[Child] = []
+    resource_tracker.ensure_running()  # started by the first process otherwise, it would have that one hear all signals
     try:
         with _handing_on(children) as asked:
             for i, name in enumerate(names):
@@ -185,7 +188,8 @@ def _child(target: Callable[..., Any], i: int, name: str, pipe: Connection, args
         pipe.send(Told(stop=stop))
     except UserError as error:
         text = str(error)
-        pipe.send(Told(error=text if text.startswith(f"{name}: ") else f"{name}: {text}"))
+        is_named = isinstance(error, PeerError) or text.startswith(f"{name}: ")
+        pipe.send(Told(error=text if is_named else f"{name}: {text}"))
         sys.exit(1)
     except BaseException as error:
         pipe.send(Told(error=f"{name}: {type(error).__name__}: {error}"))
