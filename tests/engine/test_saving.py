@@ -128,9 +128,9 @@ def test_old_files_go_and_the_newest_stays(
 ) -> None:
     for position in (*(Position(epoch) for epoch in range(1, 6)), *(Position(5, step, 9) for step in (1, 2, 3))):
         newest = save(tmp_path, position)
-    prune(tmp_path, keep=0, never=newest)
+    prune(tmp_path, keep=0, newest=newest)
     assert len([n for n in names(tmp_path) if "step" not in n]) == 5
-    prune(tmp_path, keep=2, never=newest)
+    prune(tmp_path, keep=2, newest=newest)
     kept = [
         "checkpoint_epoch_00004.pyth",
         "checkpoint_epoch_00005.pyth",
@@ -143,9 +143,21 @@ def test_old_files_go_and_the_newest_stays(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    prune(tmp_path, keep=1, never=newest)  # a warning and no more
+    prune(tmp_path, keep=1, newest=newest)  # a warning and no more
     assert names(tmp_path) == kept
     assert "checkpoint_epoch_00004.pyth could not be removed: Permission denied" in caplog.text
     monkeypatch.undo()
-    prune(tmp_path, keep=1, never=checkpoint_path(tmp_path, Position(4)))
-    assert names(tmp_path) == kept
+    prune(tmp_path, keep=1, newest=newest)
+    assert names(tmp_path) == kept[1:]
+
+
+def test_files_beyond_the_newest_do_not_crowd_out_the_ones_that_can_be_used(tmp_path: Path) -> None:
+    """They were passed over when the run went on, damaged or of another model: neither counted nor removed."""
+    for epoch in (1, 2, 3):
+        newest = save(tmp_path, Position(epoch))
+    beyond = [checkpoint_path(tmp_path, Position(epoch, step, 9)) for epoch in (3, 8, 9) for step in (0, 5)][1:]
+    for path in beyond:
+        path.write_bytes(b"damaged")
+    prune(tmp_path, keep=2, newest=newest)
+    kept = [checkpoint_path(tmp_path, Position(epoch)) for epoch in (2, 3)]
+    assert names(tmp_path) == sorted(path.name for path in [*kept, *beyond])

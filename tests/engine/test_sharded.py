@@ -272,7 +272,7 @@ def test_what_one_process_cannot_write_none_does(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint_epoch_00001.dcp", "checkpoint_epoch_00003.dcp"]
     for path in find_checkpoints(tmp_path):
         assert_close(read_file(path)["model_state"], dict(weights), atol=0.0)
-    prune(tmp_path, keep=1, never=tmp_path)
+    prune(tmp_path, keep=1, newest=checkpoint_path(tmp_path, Position(3), sharded=True))
     assert names(tmp_path) == ["checkpoint_epoch_00003.dcp"]
 
 

@@ -172,21 +172,21 @@ def _not_finite(value: Any, name: str = "") -> list[str]:
     return [found for key, item in items for found in _not_finite(item, f"{name}.{key}")]
 
 
-def prune(output_dir: Path, *, keep: int, never: Path) -> None:
+def prune(output_dir: Path, *, keep: int, newest: Path) -> None:
     """Remove old checkpoints: all but the newest `keep` of whole epochs, and MID_EPOCH_KEPT of those in an epoch.
 
     A file that cannot be removed is left with a warning.
 
     Args:
         keep: 0 keeps all of whole epochs.
-        never: stays in any case.
+        newest: the one just written. What is further in training was passed over by this run, being damaged or of
+            another model; it is left alone, and does not count.
     """
     found = find_checkpoints(output_dir)
+    found = found[found.index(newest) :] if newest in found else []
     middle = [path for path in found if (match := FILE_NAME.search(path.name)) and match.group(2)]
     whole = [path for path in found if path not in middle]
     for path in (whole[keep:] if keep else []) + middle[MID_EPOCH_KEPT:]:
-        if path == never:
-            continue
         try:
             remove(path)
         except OSError as error:
@@ -263,7 +263,7 @@ class Saver:
             return
         if distributed.rank() == 0:
             logger.info("saved %s", path)
-            prune(self._output_dir, keep=self._keep, never=path)
+            prune(self._output_dir, keep=self._keep, newest=path)
 
     def check(self) -> None:
         """Report a write that failed.
