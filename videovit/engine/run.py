@@ -25,9 +25,7 @@ class Run:
 
     def progress(self, name: str, total: int, *, first: int = 0, log_period: int = 10) -> Progress:
         quiet = self.rank != 0
-        return Progress(
-            name, total, first=first, log_period=log_period, quiet=quiet, num_processes=self.world_size
-        )
+        return Progress(name, total, first=first, log_period=log_period, quiet=quiet, num_processes=self.world_size)
 
 
 def record_config(cfg: Config, run: Run, name: str) -> None:
