@@ -89,6 +89,9 @@ def test_nothing_can_be_changed_after_loading() -> None:
         ("AUG.AA_TYPE", "", ""),
         ("SHUFFLE_EVAL.ORDERS", "[ordered, window4]", ("ordered", "window4")),
         ("SHUFFLE_EVAL.ORDERS", "[ordered, 'static']", ("ordered", "static")),
+        ("AVA.TRAIN_LISTS", "('train (1).csv', \"val(2).csv\")", ("train (1).csv", "val(2).csv")),
+        ("AVA.TRAIN_LISTS", "[train(1).csv]", ("train(1).csv",)),
+        ("AVA.TRAIN_LISTS", ["it's (1).csv"], ("it's (1).csv",)),
     ],
 )
 def test_pairs_are_read_by_the_type_of_the_field(key: str, text: object, value: Any) -> None:
@@ -130,6 +133,7 @@ def test_values_of_a_file_are_read_by_the_type_of_the_field(tmp_path: Path) -> N
         ("MVIT.PATCH_KERNEL", "3", "found '3', expected a list such as [3]"),
         ("MVIT.PATCH_KERNEL", "[[3, 7, 7]]", "found '[3, 7, 7]', expected a whole number >= 1"),
         ("MVIT.POOL_KVQ_KERNEL", "[3, 3]", "found [3, 3], expected 3 values"),
+        ("DATA.INPUT_CHANNEL_NUM", "[]", "found [], expected 1 or 2 values"),
         ("MVIT.DIM_MUL", "[[1, 2, 3]]", "found [1, 2, 3], expected 2 values"),
         ("MVIT.DIM_MUL", "[1, 2.0]", "found '1', expected a list such as [1]"),
         ("MVIT.NORM", "batchnorm", "found 'batchnorm', expected 'layernorm'"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mvit_variants import TINY, TINY_V2, clip, perturb, tiny, tiny_v2
+from torch.optim.swa_utils import AveragedModel
 
 from videovit.models import CheckpointError, expand, load_pretrained
 from videovit.models.convert import adapt, pool_norm_eps
@@ -45,6 +46,12 @@ def test_wrapper_prefixes(prefix):
     load_pretrained(model, {prefix + n: t for n, t in source.state_dict().items()})
     for name, tensor in source.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_a_moving_average_saved_with_its_counter():
+    source, model = perturb(tiny()), tiny()
+    load_pretrained(model, AveragedModel(source).state_dict())
+    assert torch.equal(model.head.projection.weight, source.head.projection.weight)
 
 
 def test_a_wrapped_model_is_loaded_inside():

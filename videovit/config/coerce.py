@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import types
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -14,6 +15,8 @@ from .tree import Mapping, Node, Scalar, Sequence, TreeError, parse_tree, shown,
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
 _NONE = frozenset(("none", "null", "~", ""))
+# Around an item or a list; those in quotes (the group) or within a word belong to the text.
+_PARENTHESES = re.compile(r"""('[^']*'|"[^"]*")|(?<![^\s\[(,])\(|\)(?![^\s\]),])""")
 
 
 class Unfit(ValueError):
@@ -104,7 +107,7 @@ def _items(node: Node) -> list[Node]:
     text = written(node).strip()
     if isinstance(node, Scalar) and text[:1] in ("(", "[") and text[-1:] in (")", "]"):
         try:
-            parsed = parse_tree(text.replace("(", "[").replace(")", "]"))
+            parsed = parse_tree(_PARENTHESES.sub(lambda found: found[1] or "[]"[found[0] == ")"], text))
         except TreeError:
             parsed = node
         if isinstance(parsed, Sequence):

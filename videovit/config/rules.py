@@ -111,6 +111,14 @@ def _detection(cfg: Config) -> Iterator[Broken]:
         yield ("BENCHMARK.WHAT", "BENCHMARK.ENABLE", "DETECTION.ENABLE"), text
 
 
+def _architecture(cfg: Config) -> Iterator[Broken]:
+    """SlowFast's files of its first years name a network by MODEL.ARCH alone."""
+    if cfg.MODEL.MODEL_NAME == "MViT" and cfg.MODEL.ARCH in ("slowfast", "c2d", "i3d", "x3d", "2d"):
+        text = f"{cfg.MODEL.ARCH} is a convolutional network and MODEL.MODEL_NAME is MViT; use mvit, or one of "
+        text += "pytorchvideo's networks as MODEL.MODEL_NAME: ptv_slowfast_r50, ptv_i3d_r50, ptv_x3d_m, ..."
+        yield ("MODEL.ARCH", "MODEL.MODEL_NAME"), text
+
+
 def _loss(cfg: Config) -> Iterator[Broken]:
     if cfg.TRAIN.ENABLE and cfg.MODEL.LABEL_SMOOTHING and cfg.MODEL.LOSS_FUNC in ("bce", "bce_logit"):
         yield ("MODEL.LABEL_SMOOTHING", "MODEL.LOSS_FUNC"), f"has no effect on {cfg.MODEL.LOSS_FUNC}; use cross_entropy"
@@ -247,6 +255,7 @@ RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     _multi_label,
     _whole_videos,
     _detection,
+    _architecture,
     _loss,
     _average,
     _learning_rate,

@@ -123,7 +123,7 @@ class Data:
     FRAMES_FPS: AboveZero = 30.0  # ours; frame rate of folders and lists of images
     MEAN: Colour = (0.45, 0.45, 0.45)
     STD: ColourScale = (0.225, 0.225, 0.225)
-    INPUT_CHANNEL_NUM: tuple[Positive, ...] = (3, 3)
+    INPUT_CHANNEL_NUM: Annotated[tuple[Positive, ...], Size((1, 2))] = (3, 3)  # the first counts
     REVERSE_INPUT_CHANNEL: bool = False
     TRAIN_JITTER_SCALES: Annotated[tuple[Positive, ...], Size((2,))] = (256, 320)
     TRAIN_JITTER_SCALES_RELATIVE: Annotated[tuple[AboveZero, ...], Size((0, 2))] = ()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from videovit.config.errors import UserError
-from videovit.models.convert.wrappers import strip_prefixes
+from videovit.models.convert.wrappers import COUNTERS, strip_prefixes
 
 SHARDED_SUFFIX = ".dcp"  # of a folder
 # Where a trainer kept averaged weights too, those are the ones that it published and tested.
@@ -129,7 +129,8 @@ def read_weights(source: str | Path | Mapping[str, Any], own_names: Collection[s
     if "blobs" in content:
         raise CheckpointError(f"{origin}: Caffe2 weights are not read; use the PyTorch file of the same model")
     inner: Any = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), content)
-    state = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
+    counters = set(COUNTERS).difference(own_names)
+    state = {name: value for name, value in inner.items() if isinstance(value, Tensor) and name not in counters}
     if not state:
         keys = ", ".join(sorted(map(str, content))[:5]) or "none"
         raise CheckpointError(f"{origin}: no tensors in it; expected a state dict, or one under the key model_state; "

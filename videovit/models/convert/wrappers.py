@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor, nn
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
+COUNTERS = ("n_averaged",)  # of PyTorch's AveragedModel, beside the weights
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
