@@ -92,7 +92,7 @@ def read_devkit(folder: Path) -> tuple[list[str], dict[str, str]]:
     for number, line in enumerate(read_lines(folder / GROUND_TRUTH), start=1):
         if not line.strip():
             continue
-        if not line.strip().isdigit() or int(line) not in by_id:
+        if not line.strip().isdecimal() or int(line) not in by_id:
             problems.append((number, line, f"expected a class number of {META}, {min(by_id)} to {max(by_id)}"))
         else:
             synsets.append(by_id[int(line)])

@@ -51,6 +51,19 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     path.write_text('["a",\n"b"')
     with pytest.raises(AnnotationError, match="classes.json:2: not JSON"):
         read_class_names(str(path), 2)
+    for content, told in (('{"a": -1, "b": 0}', "index -1 of 'a'"), ('{"a": 0, "b": 1e18}', "expected name: index")):
+        path.write_text(content)
+        with pytest.raises(AnnotationError, match=told):
+            read_class_names(str(path), 2)
+    path.write_text('{"a": 0, "b": 5000000000}')  # not as many names
+    with pytest.raises(AnnotationError, match="index 5000000000 of 'b'"):
+        read_class_names(str(path), None)
+    path.write_text('{"²": "a"}', encoding="utf-8")
+    with pytest.raises(AnnotationError, match="expected name: index"):
+        read_class_names(str(path), 1)
+    path.with_suffix(".txt").write_bytes("ärgern\n".encode("latin-1"))
+    with pytest.raises(AnnotationError, match="classes.txt:1: not UTF-8 text"):
+        read_class_names(str(path.with_suffix(".txt")), 1)
 
 
 def test_groups(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from videovit.data.readers.annotation_files import read_lines
 from videovit.data.records import AnnotationError
+
+MOST_CLASSES = 1_000_000
 
 
 def find_beside(path: str, folder: str) -> str:
@@ -58,13 +61,13 @@ def _read(path: str, folder: str) -> Any:
         beside = f", nor {Path(folder) / path}" if folder else ""
         hint = f"; nearest: {file.parent / near[0]}" if near else ""
         raise AnnotationError(f"{path}: no such file{beside}{hint}")
-    text = file.read_text(encoding="utf-8-sig")
+    lines = read_lines(file)
     if file.suffix != ".json":
-        names = [line.strip() for line in text.splitlines() if line.strip()]
+        names = [line.strip() for line in lines if line.strip()]
         numbered = all(re.match(rf"c{k:03d}\s", name) for k, name in enumerate(names))  # Charades
         return [name.partition(" ")[2].strip() if numbered else name for name in names]
     try:
-        return json.loads(text)
+        return json.loads("\n".join(lines))
     except json.JSONDecodeError as error:
         raise AnnotationError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
 
@@ -74,14 +77,17 @@ def _by_index(path: str, content: Mapping[str, Any]) -> dict[int, str]:
     for key, value in content.items():
         if isinstance(value, int):
             names[value] = key.strip('"')  # Kinetics name files in circulation carry the quotes of their CSV
-        elif key.isdigit() and isinstance(value, str):
+        elif key.isdecimal() and isinstance(value, str):
             names[int(key)] = value
-        elif isinstance(value, str) and value.isdigit():  # Something-Something
+        elif isinstance(value, str) and value.isdecimal():  # Something-Something
             names[int(value)] = key
         else:
             raise AnnotationError(f"{path}: expected name: index, found {key!r}: {value!r}")
     if len(names) != len(content):
         raise AnnotationError(f"{path}: an index is used twice")
+    for index, name in names.items():
+        if not 0 <= index < MOST_CLASSES:
+            raise AnnotationError(f"{path}: found the index {index} of {name!r}, expected 0 to the number of classes")
     return names
 
 

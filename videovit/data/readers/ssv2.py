@@ -106,7 +106,7 @@ def read_classes(folder: str | Path, num_classes: int) -> dict[str, int]:
     problems: list[Problem] = []
     for name, number in content.items():
         why = None
-        if not str(number).isdigit():
+        if not str(number).isdecimal():
             why = f"class number {number!r} is not a whole number"
         elif int(number) >= num_classes:
             why = f"class {number} is not in 0..{num_classes - 1} (MODEL.NUM_CLASSES)"
