@@ -152,6 +152,19 @@ def test_names_of_new_files_may_not_collide(folder: Path, tmp_path: Path) -> Non
     write_video(folder / "open.mp4", num_frames=3)
     done = run_tool("reencode_videos.py", folder, "--output", tmp_path / "new", check=False)
     assert done.returncode == 1 and "would both become" in done.stderr
+    before = (folder / "vfr.mp4").read_bytes()
+    done = run_tool("reencode_videos.py", folder / "vfr.mp4", "--output", folder, check=False)
+    assert done.returncode == 1 and "vfr.mp4 is one of the videos to encode" in done.stderr
+    assert (folder / "vfr.mp4").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("tool", "wrong"),
+    [("probe_videos.py", ["--workers", 0]), ("reencode_videos.py", ["--output", "x", "--preset", "fastest"])],
+)
+def test_wrong_arguments_are_told_at_once(tool: str, wrong: list[object], tmp_path: Path) -> None:
+    done = run_tool(tool, tmp_path, *wrong, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and str(wrong[-2]) in done.stderr
 
 
 def test_lists_are_read_as_training_reads_them(folder: Path, tmp_path: Path) -> None:

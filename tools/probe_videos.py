@@ -41,7 +41,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--csv", metavar="FILE", help="write a row per video here")
     parser.add_argument("--json", metavar="FILE", help="write everything here")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.workers < 1 or args.timeout <= 0:
+        parser.error("--workers starts at 1, --timeout above 0")
+    return args
 
 
 def probe_safely(path: str, *, backend: str, timeout_s: float) -> Probe:

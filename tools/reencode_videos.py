@@ -34,6 +34,7 @@ from videovit.engine import cli
 from videovit.engine.log import Progress
 
 RGB_MATRIX = 0  # FFmpeg's number for "red, green, blue and nothing else"
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns to the left
 EXPECTED = """Measured on Kinetics videos (340x256, a key frame every 250 frames), clips of 16 frames, every fourth:
 with a key frame every 32 frames decoding takes half the CPU time and files grow by 4 %; with --fastdecode less than
@@ -72,13 +73,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--short-side", type=int, default=256, metavar="N", help="0 keeps the size (default 256)")
     parser.add_argument("--gop", type=int, default=32, metavar="N", help="frames per key frame (default 32)")
     parser.add_argument("--crf", type=int, default=20, metavar="N", help="x264's quality, lower is better (default 20)")
-    parser.add_argument("--preset", default="medium", help="x264's preset (default medium)")
+    parser.add_argument("--preset", default="medium", choices=PRESETS, help="of x264 (default medium)")
     parser.add_argument("--fastdecode", action="store_true", help="leave out what is slow to decode; larger files")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
     parser.add_argument("--timeout", type=float, default=1800.0, metavar="S", help="seconds a video may take")
     args = parser.parse_args(argv)
-    if args.gop < 1 or args.short_side < 0 or args.workers < 1 or not 0 <= args.crf <= 51:
-        parser.error("--gop and --workers start at 1, --short-side at 0; --crf goes from 0 to 51")
+    if args.gop < 1 or args.short_side < 0 or args.workers < 1 or args.timeout <= 0 or not 0 <= args.crf <= 51:
+        parser.error("--gop and --workers start at 1, --short-side at 0, --timeout above 0; --crf goes from 0 to 51")
     return args
 
 
@@ -200,7 +201,7 @@ def targets(videos: list[ListedVideo], folder: Path) -> list[tuple[str, str]]:
     """(source, new file) pairs; new files keep the names that the list gives, as mp4.
 
     Raises:
-        SomeFailedError: two videos would get one name.
+        SomeFailedError: two videos would get one name, or one would take the place of a source.
     """
     named: dict[str, str] = {}
     for video in videos:
@@ -211,6 +212,10 @@ def targets(videos: list[ListedVideo], folder: Path) -> list[tuple[str, str]]:
         if target in named:
             raise cli.SomeFailedError(f"{video.path} and {named[target]} would both become {target}")
         named[target] = video.path
+    sources = {os.path.realpath(video.path) for video in videos}
+    taken = [target for target in named if os.path.realpath(target) in sources]
+    if taken:
+        raise cli.SomeFailedError(f"{taken[0]} is one of the videos to encode: choose another folder for --output")
     return [(source, target) for target, source in named.items()]
 
 
