@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from releases import KINETICS, findings, kinds, official, run, script, video_id, write_kinetics
+from videos import write_video
 
 from videovit.data import prepare
 from videovit.data.records import AnnotationError
@@ -82,6 +83,9 @@ def test_own_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         shutil.copytree(tmp_path / "own", tmp_path / "divided" / split)
     assert run("kinetics", "--output", tmp_path / "d", "--tree", tmp_path / "divided") == 0
     assert "val: 81 videos listed" in capsys.readouterr().out and not (tmp_path / "d/test.csv").exists()
+    assert divide("again", "--split", "1,0,0")["train"] == set.union(*divide("other").values())
+    assert [path.name for path in (tmp_path / "again").iterdir() if path.suffix == ".csv"] == ["train.csv"]
+    assert "val: no videos; the list that was there is now val.csv.old" in capsys.readouterr().out
     (tmp_path / "divided/train").rename(tmp_path / "divided/Train")
     (tmp_path / "divided/val").rename(tmp_path / "divided/valid")
     assert run("kinetics", "--output", tmp_path / "d2", "--tree", tmp_path / "divided") == 0
@@ -95,6 +99,17 @@ def test_own_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         == 1
     )
     assert "pour, mix' is no class of" in (said := capsys.readouterr().err) and "nearest: 'pour mix'" in said
+    (tmp_path / "names.txt").write_text("stir\nstir\npour, mix\n")
+    assert run("kinetics", "--output", tmp_path / "d", "--check", "--classes", tmp_path / "names.txt") == 1
+    assert "two classes are called 'stir'" in capsys.readouterr().err
+
+
+def test_lists_without_class_names_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video(tmp_path / "a.mp4", num_frames=3)
+    (tmp_path / "val.csv").write_text("a.mp4 6\nb.mp4 2\n")
+    assert run("kinetics", "--output", tmp_path, "--check", "--workers", 1) == 1
+    told = capsys.readouterr().out
+    assert "7 classes (MODEL.NUM_CLASSES)" in told and "2 entries checked: 1 missing" in told
 
 
 @pytest.mark.parametrize(
@@ -133,7 +148,7 @@ def test_bad_files_of_the_kinetics_release(tmp_path: Path, capsys: pytest.Captur
     said = told(header + "absailing,aaaaaaaaaaa,1,11,train\n", "--classes", tmp_path / "names.json")
     assert "train.csv:2: unknown class 'absailing'" in said and "nearest: 'abseiling'" in said
     assert run("kinetics", "--output", tmp_path / "nothing", "--check") == 1
-    assert "classes.json: no such file" in capsys.readouterr().err
+    assert "no train.csv, val.csv or test.csv in" in capsys.readouterr().err
     for wrong in (["--annotations", file], [], ["--tree", tmp_path, "--split", "0.5,0.6,0"]):
         with pytest.raises(SystemExit):
             script("kinetics").parse(["--output", str(tmp_path), *map(str, wrong)])

@@ -221,6 +221,11 @@ def prepare_tree(
         split = SPLIT_NAMES[video.parts[0].lower()] if divided else prepare.split_of(video.as_posix(), fractions, seed)
         lists.setdefault(split, []).append((prepare.listed_path(str(folder / video), output), classes[name]))
     prepare.write_class_names(output / "classes.json", classes)
+    for split in prepare.SPLITS:
+        old = output / f"{split}.csv"
+        if split not in lists and old.is_file():  # its videos may be in another split now
+            old.replace(old.with_suffix(".csv.old"))
+            print(f"{split}: no videos; the list that was there is now {split}.csv.old")
     for split in sorted(lists, key=prepare.SPLITS.index):
         prepare.write_list(output / f"{split}.csv", lists[split])
         absent = sorted(set(classes.values()) - {label for _, label in lists[split]})
@@ -290,8 +295,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         classes, missing = prepare_release(args.output, args.annotations, args.videos, args.classes)
     elif args.tree:
         classes = prepare_tree(args.output, args.tree, args.fractions, seed=args.seed, classes_file=args.classes)
-    else:
+    elif args.classes or (args.output / "classes.json").is_file():
         classes = prepare.number_classes([], args.classes or str(args.output / "classes.json"))
+    else:
+        print(f"no classes.json in {args.output}, nor --classes: classes are counted by the labels")
+        classes = {f"class {number}": number for number in range(prepare.count_classes(args.output))}
     print(f"{len(classes)} classes (MODEL.NUM_CLASSES)")
     if not args.check:
         return 0

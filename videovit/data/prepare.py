@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from videovit.config.errors import UserError
 from videovit.data.check import Entry, Finding, check_entries, summary, write_report
-from videovit.data.class_names import read_class_names
+from videovit.data.class_names import MOST_CLASSES, read_class_names
 from videovit.data.readers import kinetics, listed_paths
 from videovit.data.readers.annotation_files import Problem, content_of, nearest, read_lines, refuse
 from videovit.data.records import AnnotationError, Sample
@@ -66,11 +67,40 @@ def number_classes(names: Iterable[str], classes_file: str = "") -> dict[str, in
         classes_file: as DATA.CLASS_NAMES_FILE, or "".
 
     Raises:
-        AnnotationError: the file is missing or of another form.
+        AnnotationError: the file is missing, of another form, or gives two classes one name.
     """
     if not classes_file:
         return {name: number for number, name in enumerate(sorted(set(names)))}
-    return {name: number for number, name in enumerate(read_class_names(classes_file, num_classes=None))}
+    listed = read_class_names(classes_file, num_classes=None)
+    twice = [name for name, times in Counter(listed).items() if times > 1]
+    if twice:
+        raise AnnotationError(f"{classes_file}: two classes are called {twice[0]!r}; names have to tell classes apart")
+    return {name: number for number, name in enumerate(listed)}
+
+
+def count_classes(folder: Path) -> int:
+    """How many classes the lists of a folder have, where no file names them: one more than their highest label.
+
+    Raises:
+        AnnotationError: there is no list, or one is not text.
+    """
+    labels = [-1]
+    for file in lists_in(folder):
+        rows, _ = kinetics.parse_rows(read_lines(file), num_classes=MOST_CLASSES, separator=" ", skip=0)
+        labels += [row.label for row in rows]
+    return max(labels) + 1
+
+
+def lists_in(folder: Path) -> list[Path]:
+    """Those of the lists train.csv, val.csv and test.csv that a folder holds.
+
+    Raises:
+        AnnotationError: it holds none.
+    """
+    files = [folder / f"{split}.csv" for split in SPLITS if (folder / f"{split}.csv").is_file()]
+    if not files:
+        raise AnnotationError(f"no train.csv, val.csv or test.csv in {str(folder)!r}; {content_of(folder)}")
+    return files
 
 
 def write_list(file: Path, rows: Iterable[tuple[str, int]]) -> None:
@@ -134,11 +164,8 @@ def entries_of_lists(
     names = {number: name for name, number in classes.items()}
     entries: list[Entry] = []
     bad: list[Finding] = []
-    files = [folder / f"{split}.csv" for split in SPLITS if (folder / f"{split}.csv").is_file()]
-    if not files:
-        raise AnnotationError(f"no train.csv, val.csv or test.csv in {str(folder)!r}; {content_of(folder)}")
     folders = listed_paths.Folders()
-    for file in files:
+    for file in lists_in(folder):
         lines = read_lines(file)
         rows, problems = kinetics.parse_rows(lines, num_classes=len(classes), separator=" ", skip=0)
         bad += [Finding("bad row", text, why, file.stem, f"{file.name}:{number}") for number, text, why in problems]
