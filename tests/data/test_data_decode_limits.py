@@ -147,6 +147,15 @@ def test_one_helper_serves_video_after_video(numbered: Numbered) -> None:
     assert len(children() - before) == 1
 
 
+def test_relative_paths_count_from_the_folder_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        write_video(tmp_path / str(number) / "a.mp4", num_frames=number)
+        monkeypatch.chdir(tmp_path / str(number))
+        with open_video("a.mp4", "pyav", LIMITED) as video:
+            assert video.num_frames == number
+
+
 @pytest.mark.parametrize("spinning", [False, True])
 def test_a_helper_ends_with_its_process(numbered: Numbered, spinning: bool) -> None:
     path = str(numbered("limits_good.mp4", num_frames=20))

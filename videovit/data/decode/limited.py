@@ -63,6 +63,7 @@ class Helper:
 
     def __init__(self, backends: Mapping[str, Opener]) -> None:
         self.backends = dict(backends)
+        self.folder = _current_folder()
         ours, theirs = Pipe()
         with warnings.catch_warnings(), signals_blocked():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the helper runs none of them
@@ -141,10 +142,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_idle)
 
 
+def _current_folder() -> tuple[int, int]:
+    """Which folder relative paths count from; it may have lost its name."""
+    status = os.stat(".")
+    return status.st_dev, status.st_ino
+
+
 def _take_helper(backends: Mapping[str, Opener]) -> Helper:
     while _idle:
         helper = _idle.pop()
-        if helper.backends == backends and helper.is_alive():
+        if helper.backends == backends and helper.folder == _current_folder() and helper.is_alive():
             return helper
         helper.end()
     return Helper(backends)
