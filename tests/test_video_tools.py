@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 from runs import run_tool
-from videos import copy_packets, read_barcodes, rotate, write_list, write_video
+from videos import copy_packets, read_barcodes, rotate, show_by, write_list, write_video
 
 from videovit.data.decode import open_video
 from videovit.data.readers.kinetics import quote, split_line
@@ -123,6 +123,15 @@ def test_reencoding_keeps_the_colours(tmp_path: Path) -> None:
             with open_video(tmp_path / name, backend) as old, open_video(tmp_path / "new" / name, backend) as new:
                 colours = [video.frames(np.array([0]))[0, 20, 20].int() for video in (old, new)]
             assert (colours[0] - colours[1]).abs().max() <= 2, (name, colours)
+
+
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, -1), (0, -1, 1, 0), (-1, 0, 0, 1), (0, 1, 1, 0)])
+def test_reencoded_videos_are_upright(matrix: tuple[int, int, int, int], tmp_path: Path) -> None:
+    show_by(write_video(tmp_path / "a.mp4", num_frames=2), matrix)
+    run_tool("reencode_videos.py", tmp_path / "a.mp4", "--output", tmp_path / "new", "--crf", 1)
+    with open_video(tmp_path / "a.mp4", "pyav") as old, open_video(tmp_path / "new" / "a.mp4") as new:
+        assert new.served_by == "decord"  # no matrix any more
+        assert (old.frames(np.array([1])).int() - new.frames(np.array([1])).int()).abs().float().mean() < 2
 
 
 def test_reencoding_goes_on(folder: Path, tmp_path: Path) -> None:

@@ -188,8 +188,13 @@ def silence(stream: Any) -> Iterable[Any]:
 
 def rotate(path: Path, degrees: int) -> Path:
     """Mark an mp4 file as filmed with the camera turned: players turn it `degrees` clockwise. Changes the file."""
+    return show_by(path, ROTATIONS[degrees])
+
+
+def show_by(path: Path, matrix_2x2: tuple[int, int, int, int]) -> Path:
+    """Give an mp4 file another display matrix (a, b, c, d): (x, y) is shown at (a x + c y, b x + d y)."""
     data = bytearray(path.read_bytes())
-    a, b, c, d = ROTATIONS[degrees]
+    a, b, c, d = matrix_2x2
     matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
     place = data.index(b"tkhd") + 44
     data[place : place + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)

@@ -25,6 +25,7 @@ from av.video.reformatter import ColorRange
 
 from videovit.data.decode import DecodeError
 from videovit.data.decode.limited import call_limited
+from videovit.data.decode.orientation import orientation_of
 from videovit.data.decode.probe import Probe, probe_video
 from videovit.data.decode.protocol import DEFAULTS, scaled_size
 from videovit.data.decode.pyav_backend import ERRORS, open_container, open_pyav, plain_reason
@@ -35,7 +36,7 @@ from videovit.engine.log import Progress
 
 RGB_MATRIX = 0  # FFmpeg's number for "red, green, blue and nothing else"
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
-TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns to the left
+STEPS = (("transpose", "cclock_flip"), ("hflip", None), ("vflip", None))  # FFmpeg's names for those of Orientation
 EXPECTED = """Measured on Kinetics videos (340x256, a key frame every 250 frames), clips of 16 frames, every fourth:
 with a key frame every 32 frames decoding takes half the CPU time and files grow by 4 %; with --fastdecode less than
 a third, and files grow by 18 %. Scaling down to a short side of 256 makes larger sources smaller and quicker."""
@@ -94,17 +95,18 @@ def shown_frames(path: str) -> Iterator[Any]:
 
 def convert(frame: Any, settings: Settings) -> Any:
     """A frame scaled, turned upright, in yuv420p of 16 to 235 with even sides, as x264 and every player want it."""
-    turns = round(frame.rotation / 90) % 4
+    orientation = orientation_of(frame)
     width, height = scaled_size(frame.width, frame.height, settings.short_side)
     width, height = max(2, width // 2 * 2), max(2, height // 2 * 2)
     scaled = frame.reformat(
         width, height, "yuv420p", interpolation="BICUBIC", dst_color_range=ColorRange.MPEG, threads=1
     )
-    if not turns:
+    steps = [step for step, needed in zip(STEPS, orientation, strict=True) if needed]
+    if not steps:
         return scaled
     graph = av.filter.Graph()
     chain = [graph.add_buffer(width=width, height=height, format="yuv420p", time_base=Fraction(1, 1000))]
-    chain += [graph.add(name, value) for name, _, value in (f.partition("=") for f in TURNS[turns].split(","))]
+    chain += [graph.add(*step) for step in steps]
     chain.append(graph.add("buffersink"))
     graph.link_nodes(*chain).configure()
     graph.push(scaled)

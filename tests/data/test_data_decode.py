@@ -22,12 +22,14 @@ from videos import (
     copy_packets,
     read_barcodes,
     rotate,
+    show_by,
     write_sound,
     write_video,
 )
 
 from videovit.data.decode import DecodeError, decord_backend, open_video, pyav_backend
 from videovit.data.decode.frame_table import FrameTable, is_hidden_vp8, is_idr
+from videovit.data.decode.orientation import is_mirrored
 
 NUM_FRAMES = 60
 Numbered = Callable[..., Path]
@@ -220,6 +222,45 @@ def test_turned_camera(tmp_path: Path, degrees: int, turns: int, backend: str) -
         frames = video.frames(np.array([3, 14]))
     expected = np.stack([np.rot90(barcode(3), turns), np.rot90(barcode(14), turns)])
     assert np.array_equal(frames.numpy(), expected)
+
+
+@backends
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((-1, 0, 0, 1), lambda image: image[:, ::-1]),
+        ((1, 0, 0, -1), lambda image: image[::-1]),
+        ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda image: np.rot90(image, 2).swapaxes(0, 1)),
+    ],
+)
+def test_front_cameras_mirror(
+    tmp_path: Path, matrix: tuple[int, int, int, int], shown: Callable[[Any], Any], backend: str
+) -> None:
+    path = show_by(write_video(tmp_path / "mirrored.mp4", num_frames=8, lossless=True), matrix)
+    with open_video(path, backend) as video:
+        frames = video.frames(np.array([3]))
+    assert np.array_equal(frames[0].numpy(), shown(barcode(3)))
+
+
+def test_mirrored_files_are_known_by_their_header(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", num_frames=3)
+    assert not is_mirrored(str(path)) and not is_mirrored(str(rotate(path, 90)))
+    data = show_by(path, (-1, 0, 0, 1)).read_bytes()
+    place = data.index(b"tkhd") + 4
+    longer = data[:place] + b"\1" + data[place + 1 :]  # times of 8 bytes: what follows moves by 12
+    longer = longer[: place + 4] + bytes(12) + longer[place + 4 :]
+    for content, expected in {
+        data: True,
+        longer: True,
+        data[: data.index(b"moov") + 4]: False,
+        b"\0\0\0\1free" + (24).to_bytes(8, "big") + bytes(8) + data: True,
+        b"\0\0\0\0free" + data: False,
+        b"\0\0\0\3free" + data: False,
+        b"": False,
+    }.items():
+        path.write_bytes(content)
+        assert is_mirrored(str(path)) == expected, content[:20]
 
 
 @backends

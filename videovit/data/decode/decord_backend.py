@@ -87,7 +87,8 @@ def reason_against(video: PyavVideo, options: DecodeOptions = DEFAULTS) -> str:
     """Why decord would get the frames of a video wrong, or slowly, or "" when it would not.
 
     decord takes every key packet for a clean start and every packet for a frame that is shown; it reads ahead without
-    a limit, of a long file all of it; and it does not scale before the conversion to RGB.
+    a limit, of a long file all of it; it turns mirrored videos upside down; and it does not scale before the conversion
+    to RGB.
     """
     table = video.table
     if video.codec not in RIGHT_CODECS:
@@ -100,6 +101,8 @@ def reason_against(video: PyavVideo, options: DecodeOptions = DEFAULTS) -> str:
         return "packets that are not shown"
     if table.has_leading_frames or not table.entries_whole:
         return "key frames that others refer across"
+    if video.mirrored:
+        return "mirrored"
     if scaled_size(*video.size, options.short_side) != video.size:
         return "scaled while decoding"
     return ""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from videovit.data.decode.frame_index import FrameIndex, NotReached, RememberedTables, read_frame_index
 from videovit.data.decode.frame_table import UNKNOWN, FrameTable, Stretch, read_frame_table
+from videovit.data.decode.orientation import is_mirrored, orientation_of
 from videovit.data.decode.protocol import (
     DEFAULTS,
     ClosingVideo,
@@ -220,6 +221,11 @@ class PyavVideo(ClosingVideo):
         frames = torch.from_numpy(images)
         return frames if np.array_equal(wanted, indices) else frames[torch.from_numpy(places.reshape(-1))]
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether it is shown mirrored, by what an mp4 file says."""
+        return "mp4" in self._container.format.name.split(",") and is_mirrored(self._path)
+
     def close(self) -> None:
         """Close the file."""
         self._container.close()
@@ -372,12 +378,12 @@ def to_rgb(frame: Any, *, short_side: int = 0) -> Image:
         frame: PyAV's.
         short_side: scale a larger frame down to it, in the colour space of the video: that is half the data of RGB.
     """
-    turns = round(frame.rotation / 90) % 4
+    orientation = orientation_of(frame)
     width, height = scaled_size(frame.width, frame.height, short_side)
     if width != frame.width:
         frame = frame.reformat(width, height, frame.format.name, interpolation="BILINEAR", threads=1)
     image: Image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", threads=1)
-    return np.rot90(image, turns) if turns else image
+    return orientation.turn(image)
 
 
 def plain_reason(error: BaseException) -> str:

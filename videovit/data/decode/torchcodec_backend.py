@@ -93,6 +93,8 @@ def reason_against(video: PyavVideo, options: DecodeOptions) -> str:
         return "packets that are not shown"
     if not video.table.entries_whole:
         return "key frames that others refer across"
+    if video.mirrored:
+        return "mirrored"
     if scaled_size(*video.size, options.short_side) != video.size:
         return "scaled while decoding"
     return ""
