@@ -4,7 +4,7 @@ import pytest
 import torch
 from mvit_variants import clip, perturb, tiny, tiny_v2
 
-from videovit.models import attention_maps
+from videovit.models import attention_maps, mvit_block
 from videovit.models.pit import PiT
 from videovit.models.ps_vit import ProgressiveSamplingViT
 from videovit.models.vit import ViT
@@ -54,6 +54,15 @@ def test_maps_are_those_that_the_model_uses(name):
     torch.testing.assert_close(used[-1], tokens, atol=1e-4, rtol=1e-4)
     assert not any(module._forward_pre_hooks for module in model.modules())
     torch.testing.assert_close(model.forward_features(x)[0], tokens, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("build", [tiny, tiny_v2])
+def test_maps_of_a_batch_that_inference_takes_apart(build, monkeypatch):
+    model = perturb(build()).eval()
+    x = clip(3, 3, 8, 32, 32)
+    whole = attention_maps(model, x)
+    monkeypatch.setattr(mvit_block, "_GROUP_BYTES", 1)
+    torch.testing.assert_close(attention_maps(model, x), whole)
 
 
 def test_a_map_by_hand():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from videovit.models.attention import AttentionMaps, MultiscaleAttention
 from videovit.models.layers import DropPath, Linear, Mlp, add_branch, matmul_dtype
+from videovit.models.maps import recording
 from videovit.models.mvit_schedule import BlockSpec
 from videovit.models.pooling import max_pool
 
@@ -101,7 +102,7 @@ class MultiscaleBlock(nn.Module):
 
     def _num_groups(self, x_BTHWC: Tensor) -> int:
         """How many groups of clips to take the batch apart into."""
-        if not self._in_parts(x_BTHWC):
+        if recording() or not self._in_parts(x_BTHWC):  # maps are of the whole batch
             return 1
         values = math.prod(x_BTHWC.shape[1:4]) * max(self.spec.dim, self.spec.dim_attention)
         group_size = max(1, round(_GROUP_BYTES / (values * matmul_dtype(x_BTHWC).itemsize)))
