@@ -11,7 +11,7 @@ from PIL import Image
 from runs import TINY, write_config
 
 from videovit.config import load_config
-from videovit.data.build import BatchError, build_loader
+from videovit.data.build import BatchError, build_dataset, build_loader
 from videovit.data.readers import image_folder
 from videovit.data.records import AnnotationError
 
@@ -103,3 +103,13 @@ def test_batches_of_images_and_one_view_only(tmp_path: Path) -> None:
     for key, value in (("TEST.NUM_ENSEMBLE_VIEWS", "5"), ("TEST.NUM_SPATIAL_CROPS", "3"), ("DATA.NUM_FRAMES", "4")):
         with pytest.raises(BatchError, match=f"{key} is {value}; expected 1"):
             build_loader(load_config(config, [*opts, key, value]), "test")
+
+
+@pytest.mark.parametrize("name", ["kinetics", "imagenet"])
+def test_large_frames_are_scaled_while_decoding_as_each_split_says(name: str) -> None:
+    sides = ["DATA.DECODE_SHORT_SIDE", "320", "DATA.TEST_DECODE_SHORT_SIDE", "256"]
+    frames = "1" if name == "imagenet" else "8"
+    words = ["TRAIN.DATASET", name, "TEST.DATASET", name, "DATA.NUM_FRAMES", frames, "TEST.NUM_ENSEMBLE_VIEWS", "1"]
+    cfg = load_config(None, [*words, *sides, "TEST.NUM_SPATIAL_CROPS", "1"])
+    for split, side in (("train", 320), ("val", 256), ("test", 256)):
+        assert build_dataset(cfg, split, [])._decoding.short_side == side  # type: ignore[arg-type]

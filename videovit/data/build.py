@@ -273,7 +273,7 @@ def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> Cli
         crops=crops,
         num_crops=cfg.AUG.NUM_SAMPLE if split == "train" else 1,
         backend="image",
-        decoding=replace(build_decode_options(cfg), timeout_s=0.0),  # Pillow does not hang
+        decoding=replace(build_decode_options(cfg, training=split == "train"), timeout_s=0.0),  # Pillow does not hang
         seed=cfg.RNG_SEED,
         replace_unreadable=split == "train",
     )

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp", ".ogv"}
+    ".mp4 .mkv .webm .avi .mov .m4v .ts .mts .m2ts .mpg .mpeg .vob .flv .wmv .asf .3gp .ogv".split()
 )
 
 

@@ -31,7 +31,7 @@ from videovit.data.decode.protocol import (
     shorten,
 )
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+SUFFIXES = frozenset(".jpg .jpeg .jfif .png .webp .avif .jp2 .bmp .ppm .pgm .tif .tiff .gif".split())
 LIST_SUFFIXES = frozenset({".txt", ".lst"})
 LONGEST_LIST = 64 << 20  # bytes
 # What Pillow raises about damaged files, by format.
