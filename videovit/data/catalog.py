@@ -120,7 +120,7 @@ class DatasetSpec:
             "detection" for boxes on key frames (then `plan` is not asked: the clip is the one around the key frame).
         names_files: where class names may be found when DATA.CLASS_NAMES_FILE is empty, in DATA.PATH_TO_DATA_DIR.
         bgr_there: PySlowFast reads it as BGR, so that its files set DATA.REVERSE_INPUT_CHANNEL to get RGB; frames are
-            RGB here, so the key has no effect.
+            RGB here, so the key says no more than that DATA.MEAN and DATA.STD are in the order of BGR.
         images: still images: decoded and cut by rules of their own, and `plan` is not asked.
     """
 

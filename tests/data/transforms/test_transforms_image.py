@@ -76,7 +76,7 @@ def test_what_moves_into_an_image_has_the_mean_colour_as_timm_has_it(reverse: bo
     mean = (0.485, 0.456, 0.406)
     text = "rand-m9-mstd0.5-inc1"
     theirs = transforms_imagenet_train(48, auto_augment=text, mean=mean).transforms[2].ops[0].kwargs["fillcolor"]
-    opts = ["AUG.ENABLE", "True", "AUG.AA_TYPE", text, "DATA.MEAN", str(list(mean[::-1] if reverse else mean))]
+    opts = ["AUG.ENABLE", "True", "AUG.AA_TYPE", text, "DATA.MEAN", str(list(mean))]
     cfg = load_config(None, [*opts, "DATA.NUM_FRAMES", "1", "DATA.REVERSE_INPUT_CHANNEL", str(reverse)])
     ours = build_image_train_transform(cfg).augment
     assert isinstance(ours, RandAugment) and ours.fill == theirs

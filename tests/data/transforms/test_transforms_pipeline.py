@@ -146,6 +146,19 @@ def test_channels_are_reversed_before_normalisation():
     assert torch.equal(reverse, Preparation(mean=mean, std=std)(frames.flip(-1)))
 
 
+@pytest.mark.parametrize(("dataset", "reverse"), [("kinetics", False), ("kinetics", True), ("ssv2", True)])
+def test_every_colour_gets_the_mean_that_it_gets_in_pyslowfast(dataset, reverse):
+    """It normalises the channels in the order in which it reads them, BGR in ssv2, and reverses them afterwards."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    keys = {"DATA__MEAN": mean, "DATA__STD": std, "DATA__REVERSE_INPUT_CHANNEL": reverse, "TEST__DATASET": dataset}
+    cfg = config(**keys, TEST__NUM_ENSEMBLE_VIEWS=1)
+    frames = noise()[None]
+    read = frames.flip(-1) if dataset == "ssv2" else frames
+    theirs = ((read.float() / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 4, 1, 2, 3)
+    theirs = theirs.flip(1) if reverse else theirs
+    assert torch.allclose(build_preparation(cfg, train=False)(frames), theirs, atol=1e-5)
+
+
 def test_erasing_comes_last_and_wants_seeds():
     cfg = config(AUG__ENABLE=True, AUG__RE_PROB=1.0, AUG__RE_MODE="const")
     prepare = build_preparation(cfg, train=True)

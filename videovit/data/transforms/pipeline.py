@@ -278,11 +278,12 @@ def build_preparation(cfg: Config, train: bool) -> Preparation:
     if train and cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
         erasing = Erasing(prob=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
     spec = find_dataset(cfg.TRAIN.DATASET if train else cfg.TEST.DATASET)
-    reverse = cfg.AVA.BGR if cfg.DETECTION.ENABLE else cfg.DATA.REVERSE_INPUT_CHANNEL and not spec.bgr_there
+    reverse = cfg.DATA.REVERSE_INPUT_CHANNEL and not cfg.DETECTION.ENABLE
+    order = slice(None, None, -1 if reverse else 1)  # PySlowFast normalises first and reverses then
     return Preparation(
-        mean=tuple(cfg.DATA.MEAN),
-        std=tuple(cfg.DATA.STD),
-        reverse_channels=reverse,
+        mean=tuple(cfg.DATA.MEAN)[order],
+        std=tuple(cfg.DATA.STD)[order],
+        reverse_channels=cfg.AVA.BGR if cfg.DETECTION.ENABLE else reverse and not spec.bgr_there,
         erasing=erasing,
     )
 
@@ -301,8 +302,7 @@ def build_image_train_transform(cfg: Config) -> ImageTrainTransform:
     clips = build_train_transform(cfg)
     augment = clips.augment
     if isinstance(augment, RandAugment):
-        mean = cfg.DATA.MEAN[::-1] if cfg.DATA.REVERSE_INPUT_CHANNEL else cfg.DATA.MEAN
-        red, green, blue = (min(255, round(255 * value)) for value in mean)
+        red, green, blue = (min(255, round(255 * value)) for value in cfg.DATA.MEAN)
         augment = replace(augment, fill=(red, green, blue))
     return ImageTrainTransform(
         crop_size=clips.crop_size,
