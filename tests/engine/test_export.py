@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-from runs import TINY, run_tool, write_config
+from runs import ROOT, TINY, run_tool, write_config
 
 from videovit.config import load_config
 from videovit.engine.checkpoint import Position, checkpoint_path
@@ -64,6 +65,16 @@ def test_names_of_other_projects(layout: str, run: Path, tmp_path: Path) -> None
     mine = torch.load(checkpoint_path(run, Position(epoch=2)), weights_only=True)["model_state"]
     for name, tensor in loaded(run, tmp_path / "w.pth").items():
         assert torch.equal(mine[name], tensor), name
+
+
+def test_timm_loads_what_is_written_for_it(tmp_path: Path) -> None:
+    cfg = load_config(ROOT / "configs/ImageNet/PIT_TI.yaml")
+    model = build_model(cfg).eval()
+    torch.save({"model_state": model.state_dict()}, tmp_path / "ours.pyth")
+    export_weights(cfg, str(tmp_path / "ours.pyth"), tmp_path / "theirs.pth", layout="timm_pit")
+    theirs = timm.create_model("pit_ti_224", checkpoint_path=str(tmp_path / "theirs.pth")).eval()
+    x = torch.randn(1, 3, 224, 224)
+    torch.testing.assert_close(theirs(x), model(x.unsqueeze(2)), atol=1e-5, rtol=1e-5)
 
 
 def test_a_run_without_an_average_says_so(run: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from videovit.models import build_model, export_state_dict
 from videovit.models.convert import pool_norm_eps, save_safetensors
 
 OWN = "own"
+CONTAINED = (OWN, "pyslowfast", "pytorchvideo")  # layouts whose projects look for `model_state` in a file
 
 
 def export_weights(cfg: Config, checkpoint: str, path: str | Path, *, layout: str = OWN) -> str:
@@ -19,8 +20,8 @@ def export_weights(cfg: Config, checkpoint: str, path: str | Path, *, layout: st
     Args:
         cfg: the config of the model.
         checkpoint: a file, or the OUTPUT_DIR of a run, whose newest checkpoint is taken.
-        path: ending in `.safetensors`, else a file of PyTorch: with the config beside the weights (`model_state`, as
-            PySlowFast has it), for torchvision the state dict alone.
+        path: ending in `.safetensors`, else a file of PyTorch: weights as `model_state`, the config beside them;
+            in the layout of another project in the form that it reads, which may be the state dict alone.
         layout: names of the weights; "own" or one of `models.export_state_dict`.
 
     Returns:
@@ -37,7 +38,7 @@ def export_weights(cfg: Config, checkpoint: str, path: str | Path, *, layout: st
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         save_safetensors(state, path, model=model)
-    elif layout == "torchvision":
+    elif layout not in CONTAINED:
         write_checkpoint(path, to_host(state))
     else:
         beside = {"cfg": dump_config(cfg), "pool_norm_eps": pool_norm_eps(model)} if layout == OWN else {}

@@ -103,7 +103,7 @@ def _match_eps(model: nn.Module, weights: Weights, layout: str, *, asked: bool) 
     if eps is None:
         return None, [
             f"nothing tells the eps of the pooling norms, the model keeps {own:g}; PyTorch weights of PySlowFast from "
-            "before June 2022 want source='pyslowfast_old' (1e-05)"
+            "before June 2022 want MVIT.POOL_NORM_EPS 1e-5 (source='pyslowfast_old' sets it)"
         ]
     set_pool_norm_eps(model, eps)
     if eps == own:
