@@ -55,6 +55,15 @@ def test_the_maximum_is_taken_over_the_bins_of_a_box() -> None:
     torch.testing.assert_close(score, torch.tensor([[48.0]]))
 
 
+def test_boxes_may_be_whole_numbers() -> None:
+    tokens = torch.arange(49.0)[None, :, None]
+    boxes = torch.tensor([[0, 32, 64, 200, 224]])
+    head = identity_head(1)
+    torch.testing.assert_close(
+        head(tokens, (1, 7, 7), boxes, (224, 224)), head(tokens, (1, 7, 7), boxes.float(), (224, 224))
+    )
+
+
 def test_scales_of_either_side_are_their_own() -> None:
     tokens = torch.zeros(1, 2 * 4, 1)
     tokens.view(2, 4)[1, 3] = 1.0

@@ -72,6 +72,7 @@ class RoIHead(nn.Module):
         num_tokens = grid[0] * height * width
         grid_BTHWC = tokens_BNC[:, tokens_BNC.shape[1] - num_tokens :].unflatten(1, grid)
         map_BCHW = grid_BTHWC.mean(dim=1).permute(0, 3, 1, 2)
+        boxes_R5 = boxes_R5.to(torch.promote_types(boxes_R5.dtype, torch.float32))
         scale = boxes_R5.new_tensor([1.0, width / size[1], height / size[0], width / size[1], height / size[0]])
         pooled = roi_align(
             map_BCHW,
