@@ -13,7 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from runs import ROOT, run_tool, stats, wait_for, write_config, write_data
+
+from videovit.config import load_config
+from videovit.config.errors import UserError
+from videovit.engine import launch
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +299,34 @@ def test_scores_that_could_not_be_saved_are_refused_before_the_test(trained: Pat
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"TEST.SAVE_RESULTS_PATH: {tmp_path / 'scores'} is a folder" in done.stderr
     assert "test  step" not in done.stderr
+
+
+IMAGES = "TRAIN.DATASET imagenet TEST.DATASET imagenet DATA.PATH_TO_DATA_DIR {folder} DATA.PATH_PREFIX {folder} \
+    DATA.NUM_FRAMES 1 MVIT.PATCH_KERNEL [1,7,7] MVIT.PATCH_STRIDE [1,4,4] MVIT.PATCH_PADDING [0,3,3]"
+
+
+@pytest.mark.parametrize(
+    ("opts", "told"),
+    [
+        ("DATA.CLASS_NAMES_FILE absent.txt", "absent.txt: no such file"),
+        ("TEST.SAVE_RESULTS_PATH .", "TEST.SAVE_RESULTS_PATH: .* is a folder"),
+        (IMAGES, "TEST.NUM_ENSEMBLE_VIEWS is 2; expected 1: a still image"),
+        ("TEST.ENABLE False SHUFFLE_EVAL.ENABLE True SHUFFLE_EVAL.CLASS_GROUPS_FILE absent.json", "absent.json: no such"),
+    ],
+)
+def test_what_the_test_lacks_is_told_before_training(
+    opts: str, told: str, data: Path, config: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "val"):
+        for name in (f"{split}/{kind}/{number}.png" for kind in "abc" for number in range(2)):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (48, 48), "red").save(tmp_path / name)
+    (tmp_path / "test").symlink_to("val")
+    words = ["DATA.PATH_TO_DATA_DIR", str(data), "DATA.PATH_PREFIX", str(data), "OUTPUT_DIR", str(tmp_path / "out")]
+    cfg = load_config(config, [*words, "SOLVER.MAX_EPOCH", "1", *opts.format(folder=tmp_path).split()])
+    with pytest.raises(UserError, match=told):
+        launch.run(cfg)
+    assert not (tmp_path / "out/checkpoints").exists()
 
 
 def test_too_many_gpus_is_an_error(config: Path, data: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from videovit.config import Config
 from videovit.config.errors import UserError
-from videovit.data.build import ClipLoader, build_loader
+from videovit.data.build import ClipLoader, build_dataset, build_loader, read_samples
 from videovit.data.catalog import Split, build_spec, read_names
 from videovit.data.detection import read_truth
 from videovit.data.transforms.pipeline import build_preparation
@@ -63,6 +63,18 @@ def _with_errors(result: dict[str, float]) -> dict[str, float]:
     }
 
 
+def check_test(cfg: Config) -> None:
+    """Look at what a test needs besides weights and videos, so that training before it does not end in a mistake.
+
+    Raises:
+        UserError: a list, the class names or the place of the scores cannot be used, or views that there are not.
+    """
+    build_dataset(cfg, "test", read_samples(cfg, "test"))
+    read_names(cfg)
+    if cfg.TEST.SAVE_RESULTS_PATH:
+        _make_room(Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH)
+
+
 def test(cfg: Config, run: Run) -> dict[str, float]:
     """Multi-view test: clips x crops of every test video, scores ensembled.
 
@@ -76,7 +88,7 @@ def test(cfg: Config, run: Run) -> dict[str, float]:
         UserError: the scores could not be saved where TEST.SAVE_RESULTS_PATH says, among others.
     """
     names = read_names(cfg)
-    if cfg.TEST.SAVE_RESULTS_PATH and run.rank == 0:
+    if cfg.TEST.SAVE_RESULTS_PATH:
         _make_room(Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH)
     model = build_on(cfg, run.device)
     checkpoint = load_for_test(cfg, model)

@@ -23,7 +23,7 @@ from videovit.data.catalog import build_spec, read_names
 from videovit.data.class_names import read_class_groups
 from videovit.data.records import Batch
 from videovit.data.transforms.reorder import frame_order
-from videovit.engine.evaluation import run_test_passes
+from videovit.engine.evaluation import check_test, run_test_passes
 from videovit.engine.log import format_table, logger
 from videovit.engine.metrics import TopK, class_accuracy
 from videovit.engine.parts import build_on, load_for_test
@@ -60,6 +60,21 @@ def reorder_frames(order: str, *, seed: int, num_crops: int) -> Callable[[Tensor
     return change
 
 
+def check_shuffle_eval(cfg: Config) -> None:
+    """Look at what the study needs besides weights and videos; see `evaluation.check_test`.
+
+    Raises:
+        UserError: a file cannot be used, or videos of this data set have more than one class.
+    """
+    if build_spec(cfg, "test").evaluation != "top-k":
+        raise UserError(
+            f"SHUFFLE_EVAL.ENABLE: the study compares top-1 accuracies, and videos of {cfg.TEST.DATASET!r} have more "
+            "than one class; it is for data sets with one class a video"
+        )
+    check_test(cfg)
+    read_class_groups(cfg.SHUFFLE_EVAL.CLASS_GROUPS_FILE, read_names(cfg), cfg.DATA.PATH_TO_DATA_DIR)
+
+
 def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
     """Test in every order of `SHUFFLE_EVAL.*`; writes shuffle_eval.json and shuffle_eval.png to `OUTPUT_DIR`.
 
@@ -67,13 +82,9 @@ def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
         `<order>_top1_acc` for every order, in percent (mean over seeds).
 
     Raises:
-        UserError: videos of this data set have more than one class.
+        UserError: see `check_shuffle_eval`.
     """
-    if build_spec(cfg, "test").evaluation != "top-k":
-        raise UserError(
-            f"SHUFFLE_EVAL.ENABLE: the study compares top-1 accuracies, and videos of {cfg.TEST.DATASET!r} have more "
-            "than one class; it is for data sets with one class a video"
-        )
+    check_shuffle_eval(cfg)
     orders = [BASELINE, *(o for o in cfg.SHUFFLE_EVAL.ORDERS if o != BASELINE)]
     orders = list(dict.fromkeys([*orders, *(f"window{w}" for w in cfg.SHUFFLE_EVAL.WINDOWS)]))
     names = read_names(cfg)

@@ -20,7 +20,7 @@ from videovit.engine import distributed, preemption
 from videovit.engine.bad_samples import BadSamples
 from videovit.engine.checkpoint import Position, find_checkpoints, resume
 from videovit.engine.distill import build_teacher
-from videovit.engine.evaluation import validate
+from videovit.engine.evaluation import check_test, validate
 from videovit.engine.guards import NonFiniteGuard
 from videovit.engine.lock import Check, output_lock
 from videovit.engine.log import Progress, logger
@@ -40,6 +40,7 @@ from videovit.engine.parts import build_on, in_one_piece, load_initial_weights, 
 from videovit.engine.preemption import Preempted
 from videovit.engine.run import Run, record_config, report_decoders
 from videovit.engine.saving import Saver, snapshot
+from videovit.engine.shuffle_eval import check_shuffle_eval
 from videovit.engine.trace import Trace
 from videovit.models.convert import CheckpointError
 from videovit.models.psvit_supernet import PSViTSupernet
@@ -201,16 +202,18 @@ def _shard_writer(cfg: Config, model: nn.Module) -> ShardWriter | None:
 
 
 def _check_lists(cfg: Config) -> None:
-    """A validation or test list that cannot be used is told now, not after the first epochs of training.
+    """What validation and the tests behind training cannot use is told now, not after the first or last epoch.
 
     Raises:
-        AnnotationError: a list cannot be used.
+        UserError: a list cannot be used, and what `check_test` and `check_shuffle_eval` look at.
         UnreadableVideosError: videos of the validation list are not there.
     """
     if cfg.DETECTION.ENABLE:
         read_truth(cfg, "val")
-    if cfg.TEST.ENABLE or cfg.SHUFFLE_EVAL.ENABLE:
-        read_samples(cfg, "test")
+    if cfg.TEST.ENABLE:
+        check_test(cfg)
+    if cfg.SHUFFLE_EVAL.ENABLE:
+        check_shuffle_eval(cfg)
     paths = [sample.path for sample in read_samples(cfg, "val")]
     missing = [Failure(path, "file does not exist", "not opened") for path in paths if not Path(path).exists()]
     if missing and not cfg.TEST.SKIP_UNREADABLE:
