@@ -311,7 +311,10 @@ IMAGES = "TRAIN.DATASET imagenet TEST.DATASET imagenet DATA.PATH_TO_DATA_DIR {fo
         ("DATA.CLASS_NAMES_FILE absent.txt", "absent.txt: no such file"),
         ("TEST.SAVE_RESULTS_PATH .", "TEST.SAVE_RESULTS_PATH: .* is a folder"),
         (IMAGES, "TEST.NUM_ENSEMBLE_VIEWS is 2; expected 1: a still image"),
-        ("TEST.ENABLE False SHUFFLE_EVAL.ENABLE True SHUFFLE_EVAL.CLASS_GROUPS_FILE absent.json", "absent.json: no such"),
+        (
+            "TEST.ENABLE False SHUFFLE_EVAL.ENABLE True SHUFFLE_EVAL.CLASS_GROUPS_FILE absent.json",
+            "absent.json: no such",
+        ),
     ],
 )
 def test_what_the_test_lacks_is_told_before_training(
