@@ -51,10 +51,10 @@ def test_unavailable_variants_are_named(options):
     assert type(caught.value).__name__ in (UnsupportedModelError.__name__, "ConfigError")
 
 
-def test_unknown_model_is_named_with_the_nearest():
-    with pytest.raises(ValueError, match="MViT") as caught:
-        build_model(load_config(opts=["MODEL.MODEL_NAME", "MVit"]))
-    assert type(caught.value).__name__ in (UnknownModelError.__name__, "ConfigError")
+@pytest.mark.parametrize(("name", "meant"), [("mvit", "MViT"), ("pit", "PiT"), ("ptv_x3d", "ptv_x3d_m")])
+def test_unknown_model_is_named_with_the_nearest(name, meant):
+    with pytest.raises(UnknownModelError, match=rf"known: .*; did you mean {meant}\?"):
+        build_model(load_config(opts=["MODEL.MODEL_NAME", name]))
 
 
 @pytest.mark.parametrize(

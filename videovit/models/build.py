@@ -1,11 +1,11 @@
 """The table of models."""
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from videovit.config.coerce import nearest
 from videovit.config.errors import UserError
 from videovit.models.mvit import mvit_from_config
 from videovit.models.pit import pit_from_config
@@ -46,7 +46,6 @@ def build_model(cfg: Any) -> nn.Module:
     """
     name = cfg.MODEL.MODEL_NAME
     if name not in MODELS:
-        nearest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
-        raise UnknownModelError(f"MODEL.MODEL_NAME is {name!r}; known: {', '.join(MODELS)}; nearest: {nearest}")
+        raise UnknownModelError(f"MODEL.MODEL_NAME is {name!r}; known: {', '.join(MODELS)}{nearest(name, MODELS)}")
     model = MODELS[name](cfg)
     return detector_from_config(model, cfg) if cfg.DETECTION.ENABLE else model
