@@ -28,7 +28,7 @@ _PACK_AT_MOST = 500_000
 def matmul_dtype(x: Tensor) -> torch.dtype:
     """The dtype a matrix product with `x` runs in: autocast's where autocast is on, else its own."""
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):  # autocast knows no meta
         return torch.get_autocast_dtype(device)
     return x.dtype
 
