@@ -104,6 +104,13 @@ def test_own_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "two classes are called 'stir'" in capsys.readouterr().err
 
 
+def test_names_that_are_not_utf_8_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own/a").mkdir(parents=True)
+    (tmp_path / "own/a" / os.fsdecode(b"m\xe4dchen.mp4")).touch()
+    assert run("kinetics", "--output", tmp_path, "--tree", tmp_path / "own") == 1
+    assert "not UTF-8; rename it" in capsys.readouterr().err
+
+
 def test_lists_without_class_names_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(tmp_path / "a.mp4", num_frames=3)
     (tmp_path / "val.csv").write_text("a.mp4 6\nb.mp4 2\n")

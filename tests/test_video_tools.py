@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,6 +175,15 @@ def test_names_of_new_files_may_not_collide(folder: Path, tmp_path: Path) -> Non
 def test_wrong_arguments_are_told_at_once(tool: str, wrong: list[object], tmp_path: Path) -> None:
     done = run_tool(tool, tmp_path, *wrong, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr and str(wrong[-2]) in done.stderr
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    write_video(tmp_path / "a" / "plain.mp4", num_frames=2).rename(tmp_path / "a" / os.fsdecode(b"m\xe4dchen.mp4"))
+    run_tool("probe_videos.py", tmp_path, "--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json")
+    assert "dchen.mp4,h264" in (tmp_path / "a.csv").read_text()
+    done = run_tool("reencode_videos.py", tmp_path, "--output", tmp_path / "new", check=False)
+    assert done.returncode == 1 and "not UTF-8; rename it" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_lists_are_read_as_training_reads_them(folder: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def summary(probes: Sequence[Probe]) -> str:
 
 
 def write_csv(path: str, probes: Sequence[Probe]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Probe)])
         writer.writeheader()
         writer.writerows(asdict(probe) for probe in probes)

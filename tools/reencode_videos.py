@@ -29,6 +29,7 @@ from videovit.data.decode.orientation import orientation_of
 from videovit.data.decode.probe import Probe, probe_video
 from videovit.data.decode.protocol import DEFAULTS, scaled_size
 from videovit.data.decode.pyav_backend import ERRORS, open_container, open_pyav, plain_reason
+from videovit.data.folders import is_text
 from videovit.data.readers.kinetics import quote
 from videovit.data.video_files import ListedVideo, find_videos
 from videovit.engine import cli
@@ -203,10 +204,12 @@ def targets(videos: list[ListedVideo], folder: Path) -> list[tuple[str, str]]:
     """(source, new file) pairs; new files keep the names that the list gives, as mp4.
 
     Raises:
-        SomeFailedError: two videos would get one name, or one would take the place of a source.
+        SomeFailedError: two videos would get one name, a name is not UTF-8, or one would take the place of a source.
     """
     named: dict[str, str] = {}
     for video in videos:
+        if not is_text(video.path):
+            raise cli.SomeFailedError(f"{video.path!r}: its name is not UTF-8; rename it")
         inside = os.path.normpath(video.written).lstrip(os.sep)
         while inside.startswith(os.pardir + os.sep):
             inside = inside[3:]

@@ -38,3 +38,8 @@ def _files_below(folder: str, suffixes: Collection[str], around: frozenset[str])
         elif (real := os.path.realpath(entry.path)) not in around:
             paths += _files_below(entry.path, suffixes, around | {real})
     return paths
+
+
+def is_text(path: str) -> bool:
+    """Whether the name of a file can be written as UTF-8; Linux allows others, which Python spells with surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in path)

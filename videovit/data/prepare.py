@@ -15,6 +15,7 @@ from pathlib import Path
 from videovit.config.errors import UserError
 from videovit.data.check import Entry, Finding, check_entries, summary, write_report
 from videovit.data.class_names import MOST_CLASSES, read_class_names
+from videovit.data.folders import is_text
 from videovit.data.readers import kinetics, listed_paths
 from videovit.data.readers.annotation_files import Problem, content_of, nearest, read_lines, refuse
 from videovit.data.records import AnnotationError, Sample
@@ -107,12 +108,14 @@ def write_list(file: Path, rows: Iterable[tuple[str, int]]) -> None:
     """Write `path label` lines; paths may hold spaces, commas and quotes.
 
     Raises:
-        AnnotationError: a path holds a line break, which no list can carry.
+        AnnotationError: a path holds a line break or is not UTF-8, which no list can carry.
     """
     lines = []
     for path, label in rows:
         if "\n" in path or "\r" in path:
             raise AnnotationError(f"{path!r}: a line break in the name of a file; rename it")
+        if not is_text(path):
+            raise AnnotationError(f"{path!r}: the name of a file is not UTF-8; rename it")
         lines.append(f"{kinetics.quote(path)} {label}\n")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(lines), encoding="utf-8")
@@ -138,7 +141,7 @@ def split_of(name: str, fractions: Mapping[str, float], seed: int) -> str:
         fractions: split -> its share; they sum to 1.
         seed: another one gives another division.
     """
-    word = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    word = hashlib.blake2b(os.fsencode(f"{seed}/{name}"), digest_size=8).digest()
     place, end = int.from_bytes(word, "big") / 2**64, 0.0
     for split, share in fractions.items():
         end += share
