@@ -9,15 +9,19 @@ import pytest
 import torch
 from ava_data import CONFIG, write_ava
 from PIL import Image
-from videos import barcode, read_barcodes
+from videos import barcode, read_barcodes, write_video
 
 from videovit.config import ConfigError, load_config
 from videovit.data.build import build_dataset, build_loader, read_samples
+from videovit.data.dataset import BoxCrops, ClipDataset
+from videovit.data.decode import DecodeOptions
 from videovit.data.detection import read_truth
 from videovit.data.readers.ava import BoxRules, key_frames, read_boxes, read_excluded
 from videovit.data.readers.ava_videos import find_frame_folders, find_movies, read_frame_lists
 from videovit.data.readers.label_map import read_label_map
 from videovit.data.records import AnnotationError, Box, KeyFrame, Sample, collate
+from videovit.data.sampling import AroundKeyFrame
+from videovit.data.transforms.boxes import Placement
 
 RULES = BoxRules(num_classes=80, window_s=(902, 1798), videos={"a", "b"}, min_score=0.8)
 GOOD = "a,0902,0.1,0.2,0.5,0.9,12,0"
@@ -181,6 +185,23 @@ def test_frames_of_a_list_are_taken_by_time_stamp(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_ava(tmp_path_factory.mktemp("ava"), num_train=1)
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, 20.0])
+def test_key_frames_of_a_movie_whose_rate_varies(tmp_path: Path, timeout_s: float) -> None:
+    """Phones film so: 12.5 frames in each of the first 4 seconds, then 25."""
+    times = [2 * number for number in range(50)] + list(range(100, 250))
+    movie = write_video(tmp_path / "a.mp4", num_frames=200, fps=25, pts=times)
+    seconds = (2.0, 5.0, 8.0)
+    dataset = ClipDataset(
+        [Sample(str(movie), key=KeyFrame("a", time_s, ())) for time_s in seconds],
+        plan=AroundKeyFrame(1, 1, 25.0),
+        crops=BoxCrops(lambda frames, _: (frames, Placement(1.0, 1.0)), crop_size=48, num_classes=2),
+        backend="pyav",
+        decoding=DecodeOptions(timeout_s=timeout_s),
+    )
+    shown = [read_barcodes(dataset[0, index].clips[0].frames_THWC)[0] for index in range(3)]
+    assert [times[number] / 25 for number in shown] == list(seconds)
 
 
 def test_batches_hold_the_boxes_of_their_clips(config: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from videos import VIDEO_BACKENDS, access_patterns, copy_packets, read_barcodes, rotate, write_video
 
 from videovit.data.dataset import ClipDataset, FixedCrops
-from videovit.data.decode import DecodeError, DecodeOptions, open_video, pyav_backend
-from videovit.data.decode.frame_index import FrameIndex
+from videovit.data.decode import DecodeError, DecodeOptions, limited, open_video, pyav_backend
+from videovit.data.decode.frame_index import FrameIndex, RememberedTables
 from videovit.data.decode.protocol import DEFAULTS, check_file
 from videovit.data.records import Sample
 from videovit.data.sampling import EvenSpans
@@ -209,6 +209,30 @@ def test_long_files_are_not_read_whole(numbered: Numbered, name: str, backend: s
         read = np.flatnonzero(video.table.pts != pyav_backend.UNKNOWN)
         assert 190 < read[0] < 400 and 420 < read[-1] < 480
         assert read_barcodes(video.frames(np.array([3, 610]))) == [3, 610]
+
+
+@pytest.mark.parametrize("with_limit", [False, True])
+@pytest.mark.parametrize("limit_s", [0.5, 1e9], ids=["long", "short"])
+def test_where_frames_stand_in_time(
+    numbered: Numbered, monkeypatch: pytest.MonkeyPatch, limit_s: float, with_limit: bool
+) -> None:
+    """Known exactly where the whole file was read, and to a few frames where its header was."""
+    limited._end_idle()
+    monkeypatch.setattr(pyav_backend, "LONG_S", limit_s)
+    monkeypatch.setattr(pyav_backend, "TABLES", RememberedTables(10_000))
+    options = DecodeOptions(timeout_s=20.0 if with_limit else 0.0)
+    for name in ("long.mp4", "long_pyramid.mp4"):
+        with open_video(long_file(numbered, name), "pyav", options) as video:
+            assert video.knots is None
+    frames = np.arange(620)
+    places = np.where(frames < 310, 2 * frames, 310 + frames)  # 15 frames a second, then 30
+    path = numbered("matrix_two_rates.mp4", num_frames=620, fps=30, size=(32, 32), pts=places.tolist())
+    with open_video(path, "pyav", options) as video:
+        assert video.knots is not None and np.abs(places / 30 * video.fps - frames).max() > 50
+        shown, seconds = video.knots
+    assert len(shown) == 620 if limit_s > 1 else len(shown) < 100
+    assert np.abs(np.interp(places / 30, seconds, shown) - frames).max() <= (1e-6 if limit_s > 1 else 3)
+    limited._end_idle()
 
 
 def test_long_file_cut_short(numbered: Numbered, tmp_path: Path) -> None:

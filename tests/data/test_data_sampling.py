@@ -140,6 +140,17 @@ def test_key_frames_at_other_frame_rates_are_the_nearest() -> None:
     assert around(3600.0, num_frames=200_000, fps=fps)[2] == round(3600 * fps)
 
 
+def test_key_frames_where_the_rate_varies() -> None:
+    knots = np.array([0, 50, 200]), np.array([0.0, 4.0, 10.0])  # 12.5 frames a second, then 25
+    plan = AroundKeyFrame(4, 2, 25.0)
+    assert [plan.at(time_s, 200, 20.0, knots)[0].tolist() for time_s in (2.0, 4.0, 8.0, 99.0)] == [
+        [23, 24, 25, 26],
+        [48, 49, 50, 52],
+        [146, 148, 150, 152],
+        [199] * 4,
+    ]
+
+
 def test_the_plan_counts_from_the_time_stamp_of_the_first_frame() -> None:
     (indices,) = AroundKeyFrame(16, 4, 30.0, start_s=900.0).at(902.0, 27000, 30.0)
     assert indices.tolist() == list(range(28, 92, 4))

@@ -216,7 +216,7 @@ class ClipDataset(Dataset[Item]):
                 reason = f"{video.num_frames} images, but the list names {sample.num_frames}"
                 raise DecodeError(sample.path, reason, video.served_by)
             if isinstance(self._plan, AroundKeyFrame):
-                indices = self._plan.at(_key(sample).time_s, video.num_frames, video.fps)
+                indices = self._plan.at(_key(sample).time_s, video.num_frames, video.fps, video.knots)
             else:
                 indices = self._plan(video.num_frames, video.fps, rng)
             wanted = np.unique(np.concatenate(indices))

@@ -66,10 +66,11 @@ def build_key_plan(cfg: Config) -> AroundKeyFrame:
 
 
 def choose_decoder(backend: str, *, movies: bool) -> str:
-    """What opens the videos: images for folders of frames; for movies not decord, which reads ahead to their end."""
-    if not movies:
-        return "frames"
-    return "pyav" if backend == "decord" else backend
+    """What opens the videos: images for folders of frames, PyAV for movies.
+
+    decord reads ahead to the end of a movie, and neither it nor torchcodec tells where the frame rate varies.
+    """
+    return "pyav" if movies else "frames"
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,14 @@ class StridedClips:
 
 
 def key_frame_indices(
-    num_frames: int, fps: float, *, num_sampled: int, stride: int, target_fps: float, time_s: float
+    num_frames: int,
+    fps: float,
+    *,
+    num_sampled: int,
+    stride: int,
+    target_fps: float,
+    time_s: float,
+    knots: tuple[Indices, NDArray[np.float64]] | None = None,
 ) -> Indices:
     """Frame indices of the clip around a point in time: half of it before, half of it from there on.
 
@@ -296,6 +303,8 @@ def key_frame_indices(
         stride: distance between sampled frames, at `target_fps`.
         target_fps: the frame rate that `stride` counts in; in a video of another rate the nearest frames are taken.
         time_s: the key frame, in seconds from the first frame of the video.
+        knots: where the rate of the video varies, some of its frames and their times in seconds; between them it is
+            taken to be even.
 
     Returns:
         (num_sampled,) int64, never decreasing, inside the video: its first and last frame are repeated.
@@ -308,7 +317,8 @@ def key_frame_indices(
     if num_frames < 1:
         raise ValueError(f"a video of {num_frames} frames has none to sample")
     at_target = time_s * target_fps - num_sampled * stride // 2 + stride * np.arange(num_sampled)
-    indices: Indices = np.floor(at_target * (fps / target_fps) + 0.5).astype(np.int64).clip(0, num_frames - 1)
+    places = at_target * (fps / target_fps) if knots is None else np.interp(at_target / target_fps, knots[1], knots[0])
+    indices: Indices = np.floor(places + 0.5).astype(np.int64).clip(0, num_frames - 1)
     return indices
 
 
@@ -326,8 +336,10 @@ class AroundKeyFrame:
     start_s: float = 0.0
     num_clips: int = 1
 
-    def at(self, time_s: float, num_frames: int, fps: float) -> list[Indices]:
-        """The frame indices of the clip around the time stamp `time_s`."""
+    def at(
+        self, time_s: float, num_frames: int, fps: float, knots: tuple[Indices, NDArray[np.float64]] | None = None
+    ) -> list[Indices]:
+        """The frame indices of the clip around the time stamp `time_s`; for `knots` see `key_frame_indices`."""
         return [
             key_frame_indices(
                 num_frames,
@@ -336,5 +348,6 @@ class AroundKeyFrame:
                 stride=self.stride,
                 target_fps=self.target_fps,
                 time_s=time_s - self.start_s,
+                knots=knots,
             )
         ]

@@ -42,11 +42,13 @@ class FrameIndex:
         places: byte offset of each packet, by position.
         keys: positions of key packets, ascending.
         dts: of the key packets, in stream units.
+        last_dts: of the last packet.
     """
 
     places: Indices
     keys: Indices
     dts: Indices
+    last_dts: int
 
     def __len__(self) -> int:
         return len(self.places)
@@ -127,7 +129,7 @@ def read_frame_index(container: Any, stream: Any, path: str) -> FrameIndex | Non
         and places[-1] + sizes[-1] <= os.path.getsize(path)
     )
     keys = np.flatnonzero(key)
-    return FrameIndex(places.copy(), keys, dts[keys]) if whole else None
+    return FrameIndex(places.copy(), keys, dts[keys], int(dts[-1])) if whole else None
 
 
 class RememberedTables:

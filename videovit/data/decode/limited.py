@@ -214,7 +214,7 @@ class LimitedVideo(ClosingVideo):
         self._left_s = options.timeout_s
         self._end = weakref.finalize(self, helper.end)
         try:
-            _, self.num_frames, self.fps, self.served_by = self._ask("open", path, backend, options)
+            _, self.num_frames, self.fps, self.knots, self.served_by = self._ask("open", path, backend, options)
         except (*TRAVELLING, OSError):
             self._release()
             raise
@@ -316,7 +316,7 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
             if request[0] == "open":
                 _, path, backend, options = request
                 video = backends[backend](path, options)
-                answer: tuple[Any, ...] = "open", video.num_frames, video.fps, video.served_by
+                answer: tuple[Any, ...] = "open", video.num_frames, video.fps, video.knots, video.served_by
             elif request[0] == "call":
                 answer = "result", request[1](*request[2])
             elif video is not None and request[0] == "frames":

@@ -56,6 +56,10 @@ class DecodeError(UserError):
         return DecodeError, (self.path, self.reason, self.backend)
 
 
+Knots = tuple[Indices, NDArray[np.float64]]
+"""Some frames of a video, the first one among them, and their times in seconds from the first; both rise."""
+
+
 class Video(Protocol):
     """An open video. Belongs to the process that opened it and is closed after use (`with open_video(...) as v`)."""
 
@@ -66,6 +70,10 @@ class Video(Protocol):
     @property
     def fps(self) -> float:
         """Mean frame rate, frames per second."""
+
+    @property
+    def knots(self) -> Knots | None:
+        """Where the frame rate varies, as far as the decoder looks; None: `fps` holds everywhere."""
 
     @property
     def served_by(self) -> str:
@@ -96,7 +104,9 @@ class Video(Protocol):
 
 
 class ClosingVideo:
-    """The context manager part of a Video, for decoders to build on."""
+    """The context manager part of a Video, and an even frame rate, for decoders to build on."""
+
+    knots: Knots | None = None
 
     def close(self) -> None:
         """Let the file go; may be called twice."""

@@ -30,6 +30,7 @@ from videovit.data.decode.protocol import (
     DecodeError,
     DecodeOptions,
     Indices,
+    Knots,
     Version,
     check_file,
     check_indices,
@@ -45,6 +46,8 @@ ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError)
 ENTERED_BY_INTRA = frozenset({"h264", "hevc"})
 # Packets worth reading past rather than seeking over them.
 READ_ON = 64
+# Frames that the time of a frame may be off from an even rate before the rate counts as varying.
+MOST_UNEVEN = 1.0
 # Of longer files only the parts that hold wanted frames are read, where the container has an index.
 LONG_S = 120.0
 # What is known of files already read, up to some 100 MB a process.
@@ -205,6 +208,7 @@ class PyavVideo(ClosingVideo):
             self.close()
             raise DecodeError(path, f"{self.num_frames} frames at {self.fps} frames per second", NAME)
         self.is_long = self.num_frames > LONG_S * self.fps
+        self.knots = self._find_knots()
         self._skips = can_skip(context.name, context.extradata)
         self._reader = PacketReader(self._container, self._stream, self.table)
 
@@ -229,6 +233,20 @@ class PyavVideo(ClosingVideo):
     def close(self) -> None:
         """Close the file."""
         self._container.close()
+
+    def _find_knots(self) -> Knots | None:
+        """See `Video.knots`: of a long file key frames only, by when they are decoded."""
+        if self._index is not None:
+            frames = np.append(self._index.keys, self.num_frames - 1)
+            stamps = np.append(self._index.dts, self._index.last_dts)
+        elif self.table.seekable:
+            frames, stamps = np.arange(self.num_frames), self.table.pts[self.table.shown]
+        else:
+            return None
+        seconds = (stamps - stamps[0]) * float(self._stream.time_base)
+        if np.abs(seconds * self.fps - frames).max() <= MOST_UNEVEN or (np.diff(seconds) < 0).any():
+            return None
+        return frames, seconds
 
     def _read_table(self, version: Version) -> None:
         """Find out about the packets: from memory, from the index of a long file, or by reading all of them."""
