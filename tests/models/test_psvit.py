@@ -86,6 +86,21 @@ def test_every_open_choice_runs_and_costs_what_the_formula_says(choices):
     assert model.eval()(torch.randn(1, 3, 1, 48, 48)).shape == (1, 5)
 
 
+def test_positions_are_stretched_to_an_oblong_of_as_many_tokens():
+    shape = small(pooling="2d", cls="none")  # positions for 9 x 9 patches
+    model = PSViT(shape=shape, plan="B|B|B").eval()
+    with torch.no_grad():
+        model.pos_embed[0][:] = torch.linspace(-1, 1, 9).repeat_interleave(9)[None, :, None]  # from top to bottom
+        model.patch_embed.weight.zero_()
+        inputs = []
+        model.blocks[0].register_forward_pre_hook(lambda block, args: inputs.append(args[0]))
+        model(torch.zeros(1, 3, 1, 12, 108))
+    (x_BNC,) = inputs
+    rows = x_BNC[0, :, 0].view(3, 27)
+    torch.testing.assert_close(rows, rows[:, :1].expand(3, 27))
+    assert rows[0, 0] < rows[1, 0] < rows[2, 0]
+
+
 def test_exported_for_any_number_of_images():
     model = PSViT(shape=small(), plan="BSB|BS|BSSB").eval()
     with torch.no_grad():

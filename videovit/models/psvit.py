@@ -272,10 +272,10 @@ class PsvitTrunk(nn.Module):
         table = self.pos_embed[stage]
         num_cls = self.shape.num_cls if stage == 0 or self.shape.cls == "apart" else 0
         rows = table.shape[1] - num_cls
-        if rows == math.prod(grid):
-            return table
         side = math.isqrt(rows) if stage == 0 or self.shape.pooling == "2d" else 0
         made_for = (1, side, side) if side else (1, 1, rows)
+        if made_for == (1, *grid):
+            return table
         stretched = resize_pos_embed(table[:, num_cls:], made_for, (1, *grid))
         return torch.cat([table[:, :num_cls], stretched], dim=1)
 
