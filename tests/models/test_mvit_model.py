@@ -244,6 +244,19 @@ def test_train_and_eval_forget_derived_tensors():
     assert sum(len(d) for d in held) == 0
 
 
+@pytest.mark.parametrize("name", ["v1 long key stride", "v2"])
+def test_sizes_that_come_and_go_leave_nothing_behind(name):
+    model = made(name)
+    x, held = small_clip(model), []
+    with torch.no_grad():
+        expected = model(x)
+        for side in (32, 40, 48, 32):
+            logits = model(clip(2, 3, 8, 32, side) if side > 32 else x)
+            held.append(sum(len(m._derived) for m in model.modules() if hasattr(m, "_derived")))
+    assert len(set(held)) == 1
+    assert torch.equal(logits, expected)
+
+
 @pytest.mark.parametrize("name", ["v1", "v2"])
 def test_inference_follows_a_fused_optimiser(name):
     """It moves neither version nor address of a parameter."""

@@ -266,7 +266,7 @@ class MultiscaleAttention(nn.Module):
         """The tokens that a pooling with gaps between its windows reads, and the stride that then fits."""
         _, _, H, W, _ = x_BTHWC.shape
         index, rows, columns, stride = touched_index(H, W, self.spec.kernel_kv, self.spec.stride_kv)
-        index = self._derived(("touched", H, W, x_BTHWC.device), (), lambda: index.to(x_BTHWC.device))
+        index = self._derived(("touched", x_BTHWC.device), (), lambda: index.to(x_BTHWC.device), size=(H, W))
         return x_BTHWC.flatten(2, 3).index_select(2, index).unflatten(2, (rows, columns)), stride
 
     def _attend_grid(self, q_BTHWMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, kv_grid: Grid) -> Tensor:
@@ -277,9 +277,9 @@ class MultiscaleAttention(nn.Module):
         if q_BTHWMD.is_meta:
             return attend_relative_plain(q_BTHWMD, k_BLMD, v_BLMD, self.scale, terms, kv_grid)
         num_cls = k_BLMD.shape[1] - math.prod(kv_grid)
-        key = ("positions", kv_grid, num_cls, k_BLMD.dtype, k_BLMD.device)
+        key = ("positions", num_cls, k_BLMD.dtype, k_BLMD.device)
         axes = [term is not None for term in terms]
-        positions_LX = self._derived(key, (), lambda: key_positions(kv_grid, axes, num_cls, k_BLMD))
+        positions_LX = self._derived(key, (), lambda: key_positions(kv_grid, axes, num_cls, k_BLMD), size=kv_grid)
         return attend_relative(q_BTHWMD, k_BLMD, v_BLMD, self.scale, terms, positions_LX)
 
     def _grid_map(self, q_BTHWMD: Tensor, k_BLMD: Tensor, kv_grid: Grid) -> Tensor:
@@ -302,5 +302,5 @@ class MultiscaleAttention(nn.Module):
         if table is None:
             return None
         return self._derived(
-            ("rows", axis, num_q, num_k), (table,), lambda: gather_rel_pos(table, num_q, num_k) / self.scale
+            ("rows", axis), (table,), lambda: gather_rel_pos(table, num_q, num_k) / self.scale, size=(num_q, num_k)
         )

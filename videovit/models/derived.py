@@ -22,14 +22,21 @@ class Derived:
         self._passing: set[Hashable] = set()
 
     def __call__(
-        self, key: Hashable, sources: Sequence[Tensor | None], make: Callable[[], Tensor], *, passing: bool = False
+        self,
+        key: Hashable,
+        sources: Sequence[Tensor | None],
+        make: Callable[[], Tensor],
+        *,
+        size: Hashable = None,
+        passing: bool = False,
     ) -> Tensor:
         """`make()`, or what it returned last time for this key while `sources` stayed the same.
 
         Args:
-            key: names the result; holds whatever else it depends on (sizes, dtype, device).
+            key: names the result; holds what else it depends on, but for `size`.
             sources: the parameters that `make` reads; None entries are skipped.
             make: computes the tensor.
+            size: of the input that it is for; only the result for the last one is kept, as there may be any number.
             passing: keep it until `forget_passing` only: too large to hold between forwards.
 
         Returns:
@@ -40,7 +47,7 @@ class Derived:
         tensors = [t for t in sources if t is not None]
         if any(t.is_meta or t.is_inference() for t in tensors):
             return make()
-        stamp = [(t.data_ptr(), t._version) for t in tensors]
+        stamp = (size, [(t.data_ptr(), t._version) for t in tensors])
         known = self._made.get(key)
         if known is None or known[0] != stamp:
             # An inference tensor could not be used by a later training step: make a normal one.

@@ -243,7 +243,7 @@ class MViT(nn.Module):
         cls_B1C = None if self.cls_token is None else self.cls_token
         if self.pos_embed is not None or self.pos_embed_spatial is not None:
             tables = (self.pos_embed, self.pos_embed_spatial, self.pos_embed_temporal)
-            x_BTHWC = x_BTHWC + self._derived(("positions", grid), tables, lambda: self._positions(grid))
+            x_BTHWC = x_BTHWC + self._derived("positions", tables, lambda: self._positions(grid), size=grid)
             cls_pos = self.pos_embed_class if self.pos_embed is None else self.pos_embed[:, :1]
             cls_B1C = None if cls_B1C is None else cls_B1C + cls_pos
         if cls_B1C is not None:

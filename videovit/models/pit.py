@@ -187,7 +187,7 @@ class PiT(ClassTokenModel):
         grid = (T, H, W)
         tables = (self.pos_embed_spatial, self.pos_embed_temporal)
         # As published, class tokens have no position.
-        positions = self._derived(("positions", grid), tables, lambda: self._positions(grid))
+        positions = self._derived("positions", tables, lambda: self._positions(grid), size=grid)
         x_BNC = self.with_cls(self.pos_dropout(x_BTHWC.flatten(1, 3) + positions))
         for block in self.blocks:
             if block.pool is not None:

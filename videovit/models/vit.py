@@ -130,7 +130,7 @@ class ViT(ClassTokenModel):
         T, H, W = x_BTHWC.shape[1:4]
         grid = (T, H, W)
         x_BNC = self.with_cls(x_BTHWC.flatten(1, 3))
-        positions = self._derived(("positions", grid), (self.pos_embed,), lambda: self._positions(grid))
+        positions = self._derived("positions", (self.pos_embed,), lambda: self._positions(grid), size=grid)
         x_BNC = self.pos_dropout(x_BNC + positions)
         for block in self.blocks:
             x_BNC = self.run_block(block, x_BNC)
