@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,18 @@ def test_all_but_the_head_is_taken_and_a_table_says_so(
     for word in ("loaded", "resized", "skipped", "missing"):
         assert word in caplog.text
     assert ("head.projection.weight" in caplog.text) == (cfg.MODEL.NUM_CLASSES != 3)
+
+
+def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(source: Path, tmp_path: Path) -> None:
+    cfg = config(source, "MODEL.NUM_CLASSES", 3)
+    folder = replace(cfg, TRAIN=replace(cfg.TRAIN, CHECKPOINT_FILE_PATH=str(source.parents[1])))
+    model = build_model(cfg)
+    load_initial_weights(folder, model)
+    held = torch.load(source, weights_only=True)["model_state"]
+    assert all(torch.equal(tensor, held[name]) for name, tensor in model.state_dict().items())
+    empty = replace(cfg, TRAIN=replace(cfg.TRAIN, CHECKPOINT_FILE_PATH=str(tmp_path)))
+    with pytest.raises(CheckpointError, match="a folder without checkpoints"):
+        load_initial_weights(empty, model)
 
 
 def test_a_gap_elsewhere_than_in_the_head_is_an_error(source: Path) -> None:

@@ -69,8 +69,9 @@ def load_model(model: nn.Module, path: Path, *, key: str = "model_state") -> dic
     """
     state = read_file(path)
     if not isinstance(state.get(key), dict):
-        hint = "; it was trained without TRAIN.EMA_DECAY" if key == "ema_state" else ""
-        raise CheckpointError(f"{path}: expected the key {key!r}, found {sorted(map(str, state))[:5]}{hint}")
+        if key == "ema_state":
+            raise CheckpointError(f"{path} has no 'ema_state': it was trained without TRAIN.EMA_DECAY")
+        raise CheckpointError(f"{path}: expected the key {key!r}, found {sorted(map(str, state))[:5]}")
     _check_fit(model.state_dict(), state[key], path)
     load_whole(model, state[key])
     if state.get("pool_norm_eps"):
@@ -206,8 +207,23 @@ def _cut(parameter: nn.Parameter, value: Any) -> Any:
     return as_in(parameter, value) if isinstance(value, torch.Tensor) and value.shape == parameter.shape else value
 
 
-SHAPING = ("MODEL", "MVIT", "SOLVER", "AUG", "MIXUP", "DATA", "TRAIN", "RNG_SEED", "NUM_SHARDS")
+FREE_SECTIONS = ("TEST", "SHUFFLE_EVAL", "PREDICT", "SEARCH", "BENCHMARK", "DATA_LOADER", "TENSORBOARD")
 FREE = (
+    "TASK",
+    "NUM_GPUS",
+    "NUM_CPU_PROCS",
+    "NUM_CPU_THREADS",
+    "SHARD_ID",
+    "DIST_BACKEND",
+    "DIST_INIT_METHOD",
+    "DIST_TIMEOUT_S",
+    "OUTPUT_DIR",
+    "LOG_PERIOD",
+    "LOG_MODEL_INFO",
+    "MOVIE_DIR",
+    "FRAME_DIR",
+    "FRAME_LIST_DIR",
+    "ANNOTATION_DIR",
     "PATH_TO_DATA_DIR",
     "PATH_PREFIX",
     "CLASS_NAMES_FILE",
@@ -219,6 +235,7 @@ FREE = (
     "TRACE",
     "AUTO_RESUME",
 )
+"""What may differ between two runs of the same training; everything else shapes it."""
 
 
 def changed_keys(before: str, now: str) -> list[str]:
@@ -230,8 +247,9 @@ def changed_keys(before: str, now: str) -> list[str]:
         first, second = (_flat(parse_tree(text)) for text in (before, now))
     except TreeError:
         return []
-    shared = [key for key in second if key in first and key.split(".")[0] in SHAPING and key.split(".")[-1] not in FREE]
-    return [f"{key} {second[key]} (was {first[key]})" for key in shared if first[key] != second[key]]
+    shared = [key for key in second if key in first and key.split(".")[0] not in FREE_SECTIONS]
+    shaping = [key for key in shared if key.split(".")[-1] not in FREE]
+    return [f"{key} {second[key]} (was {first[key]})" for key in shaping if first[key] != second[key]]
 
 
 def _flat(node: Node, prefix: str = "") -> dict[str, str]:

@@ -74,12 +74,13 @@ def load_initial_weights(cfg: Config, model: nn.Module) -> None:
     """
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
         target = build_model(cfg) if is_sharded(model) else model
-        report = load_pretrained(target, cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        path = newest_of(cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        report = load_pretrained(target, path)
         if target is not model:
             load_whole(model, target.state_dict())
             _copy_eps(target, model)
         if distributed.rank() == 0:
-            logger.info("weights of %s:\n%s", cfg.TRAIN.CHECKPOINT_FILE_PATH, report)
+            logger.info("weights of %s:\n%s", path, report)
 
 
 def load_for_test(cfg: Config, model: nn.Module) -> str:
@@ -122,11 +123,7 @@ def load_checkpoint_for_test(model: nn.Module, path: str, *, use_ema: bool = Fal
     Raises:
         CheckpointError: unreadable, or a weight is missing or has another shape.
     """
-    if Path(path).is_dir() and Path(path).suffix != SHARDED_SUFFIX:
-        found = find_checkpoints(Path(path))
-        if not found:
-            raise CheckpointError(f"{path}: a folder without checkpoints/checkpoint_epoch_*")
-        path = str(found[0])
+    path = newest_of(path)
     report = load_pretrained(model, _average_of(path) if use_ema else path)
     if report.missing or report.skipped:
         raise CheckpointError(
@@ -134,6 +131,20 @@ def load_checkpoint_for_test(model: nn.Module, path: str, *, use_ema: bool = Fal
         )
     logger.info("weights of %s:\n%s", path, report)
     return path
+
+
+def newest_of(path: str) -> str:
+    """The newest checkpoint where `path` is the OUTPUT_DIR of a run, otherwise `path` itself.
+
+    Raises:
+        CheckpointError: a folder that is neither a sharded checkpoint nor holds any.
+    """
+    if not Path(path).is_dir() or Path(path).suffix == SHARDED_SUFFIX:
+        return path
+    found = find_checkpoints(Path(path))
+    if not found:
+        raise CheckpointError(f"{path}: a folder without checkpoints/checkpoint_epoch_*")
+    return str(found[0])
 
 
 def _average_of(path: str) -> dict[str, Any]:
