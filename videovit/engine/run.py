@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import torch
 
 from videovit.config import Config, dump_config
+from videovit.config.errors import UserError
 from videovit.data.build import ClipLoader
 from videovit.engine import distributed
 from videovit.engine.log import Progress, RunLog, logger
@@ -29,11 +32,23 @@ class Run:
 
 
 def record_config(cfg: Config, run: Run, name: str) -> None:
-    """Write what runs to `OUTPUT_DIR/<name>`, which loads again."""
-    if run.rank == 0:
-        path = Path(cfg.OUTPUT_DIR) / name
-        path.write_text(dump_config(cfg), encoding="utf-8")
-        logger.info("config of this run: %s", path)
+    """Write what runs to `OUTPUT_DIR/<name>`, which loads again; whole, or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if run.rank != 0:
+        return
+    path = Path(cfg.OUTPUT_DIR) / name
+    partial = path.with_name(f".{name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(dump_config(cfg), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: could not be written: {error.strerror}") from error
+    logger.info("config of this run: %s", path)
 
 
 def report_decoders(loader: ClipLoader) -> None:

@@ -1,0 +1,29 @@
+"""The config that a run leaves behind."""
+
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from videovit.config import load_config
+from videovit.config.errors import UserError
+from videovit.engine.log import RunLog
+from videovit.engine.run import Run, record_config
+
+
+def test_a_config_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    """As on a full disk: what trained the weights of the folder is still known."""
+    cfg = load_config(None, ["OUTPUT_DIR", str(tmp_path)])
+    run = Run(RunLog(tmp_path, rank=1), torch.device("cpu"))
+    record_config(cfg, run, "config.yaml")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(UserError, match=r"config.yaml: could not be written: File too large"):
+            record_config(replace(cfg, RNG_SEED=7), run, "config.yaml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load_config(tmp_path / "config.yaml") == cfg
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
