@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -372,10 +371,16 @@ def test_prediction(trained: Path, data: Path, tmp_path: Path) -> None:
     assert done.returncode == 1 and f"--json {tmp_path}: is a folder" in done.stderr and "test0" not in done.stdout
 
 
-def test_help() -> None:
-    for tool in ("run_net.py", "predict.py"):
-        text = run_tool(tool, "--help").stdout
-        assert re.search(r"--cfg", text) and "KEY VALUE" in text
+@pytest.mark.parametrize("tool", ["run_net.py", "predict.py", "submit.py"])
+def test_help_and_mistakes_do_not_wait_for_torch(tool: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("NUM_GPU: 0\n")
+    code = "import runpy\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    code += "finally: assert 'torch' not in sys.modules"
+    words = ["--cfg", tmp_path / "a.yaml", *(["--checkpoint", "x", "video.mp4"] if tool == "predict.py" else [])]
+    for told, arguments in (("KEY VALUE", ["--help"]), ("did you mean NUM_GPUS", words)):
+        start = f"import sys; sys.argv = {[str(ROOT / 'tools' / tool), *map(str, arguments)]}\n{code}"
+        done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, timeout=60)
+        assert told in done.stdout + done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_two_shards_meet_at_the_init_method(trained: Path, tmp_path: Path) -> None:

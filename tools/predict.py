@@ -9,14 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
 
-import simplejson
-import torch
-
-from videovit.data.decode import DecodeError
+from videovit.config import Config
 from videovit.engine import cli
-from videovit.engine.parts import load_checkpoint_for_test
-from videovit.engine.predict import format_prediction, list_inputs, predict_video
-from videovit.models import build_model
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,6 +38,23 @@ def main() -> None:
         if Path(args.json).is_dir():
             raise cli.ArgumentError(f"--json {args.json}: is a folder, expected the name of a file")
         Path(args.json).resolve().parent.mkdir(parents=True, exist_ok=True)
+    predict(cfg, args)
+
+
+def predict(cfg: Config, args: argparse.Namespace) -> None:
+    """What stands in `args.videos`, printed and written.
+
+    Raises:
+        SomeFailedError: at the end, when videos could not be read.
+    """
+    import simplejson  # these take seconds, which --help and a mistake in a config can do without
+    import torch
+
+    from videovit.data.decode import DecodeError
+    from videovit.engine.parts import load_checkpoint_for_test
+    from videovit.engine.predict import format_prediction, list_inputs, predict_video
+    from videovit.models import build_model
+
     if cfg.NUM_GPUS > 0 and not torch.cuda.is_available():
         print(f"warning: NUM_GPUS {cfg.NUM_GPUS}, and no GPU is here: on the CPU", file=sys.stderr)
     device = torch.device("cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu")

@@ -14,7 +14,9 @@ from videovit.config.errors import UserError
 from videovit.engine.preemption import INTERRUPTED, Preempted
 
 # A disk is full or read-only, or a folder is not ours: nothing that the program could do better.
-NOT_OURS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR))
+NOT_OURS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+)
 
 
 class SomeFailedError(UserError):
