@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -221,13 +223,32 @@ def test_large_weights_are_converted_for_autocast_and_let_go():
     x = noise(3, 1024)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         first, second = layer(x), layer(x)
-        held = [t for _, t in layer._derived._made.values() if t.numel() == layer.weight.numel()]
-        assert [t.dtype for t in held] == [torch.bfloat16]
+        held = [(t.shape, t.dtype) for _, t in layer._derived._passing.values()]
+        assert held == [(layer.weight.shape, torch.bfloat16)]
         assert torch.equal(first, second)
         forget_passing(layer)
+        assert not layer._derived._passing
         assert all(t.numel() < layer.weight.numel() for _, t in layer._derived._made.values())
         assert torch.equal(layer(x), first)
     torch.testing.assert_close(first.float(), layer(x), atol=0.05, rtol=0.02)
+
+
+def test_threads_may_share_what_was_derived():
+    derived, made = Derived(), torch.ones(1)
+
+    def infer(thread):
+        with torch.no_grad():
+            for step in range(3000):
+                assert derived((thread, step % 7), (), lambda: made, passing=True) is made
+                derived.forget_passing()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(infer, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples():

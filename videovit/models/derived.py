@@ -18,8 +18,9 @@ class Derived:
     """
 
     def __init__(self) -> None:
+        # Threads may share a model: every access to the dicts is a single step.
         self._made: dict[Hashable, tuple[Any, Tensor]] = {}
-        self._passing: set[Hashable] = set()
+        self._passing: dict[Hashable, tuple[Any, Tensor]] = {}
 
     def __call__(
         self,
@@ -48,14 +49,13 @@ class Derived:
         if any(t.is_meta or t.is_inference() for t in tensors):
             return make()
         stamp = (size, [(t.data_ptr(), t._version) for t in tensors])
-        known = self._made.get(key)
+        store = self._passing if passing else self._made
+        known = store.get(key)
         if known is None or known[0] != stamp:
             # An inference tensor could not be used by a later training step: make a normal one.
             with torch.inference_mode(False), torch.no_grad():
                 known = (stamp, make())
-            self._made[key] = known
-            if passing:
-                self._passing.add(key)
+            store[key] = known
         return known[1]
 
     def forget_in_training(self) -> bool:
@@ -71,12 +71,10 @@ class Derived:
 
     def forget_passing(self) -> None:
         """Forget what was made to be used for a short while."""
-        for key in self._passing:
-            self._made.pop(key, None)
         self._passing.clear()
 
     def __len__(self) -> int:
-        return len(self._made)
+        return len(self._made) + len(self._passing)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Derived":
         return Derived()
