@@ -171,6 +171,8 @@ def test_catalogue(tmp_path: Path) -> None:
     (tmp_path / "val.csv").write_text("/a.mp4 1\n")
     cfg = load_config(opts=["DATA.PATH_TO_DATA_DIR", str(tmp_path), "MODEL.NUM_CLASSES", "2"])
     assert find_dataset("Kinetics").read(cfg, "val") == [Sample("/a.mp4", 1)]
+    with pytest.raises(AnnotationError, match=r"test.csv' does not exist; set TEST.SPLIT val to test on val.csv"):
+        find_dataset("kinetics").read(cfg, "test")
     with pytest.raises(ValueError, match=r"unknown data set 'kinetic'.*nearest: 'kinetics'"):
         find_dataset("kinetic")
 

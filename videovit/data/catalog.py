@@ -17,7 +17,7 @@ from videovit.config.errors import UserError
 from videovit.data.class_names import read_class_names
 from videovit.data.detection import read_ava
 from videovit.data.readers import charades, image_folder, kinetics, ssv2
-from videovit.data.records import Sample
+from videovit.data.records import AnnotationError, Sample
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
 
 Split = Literal["train", "val", "test"]
@@ -56,8 +56,13 @@ def build_strided(cfg: Config, split: Split) -> ClipPlan:
 
 def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
     """`train.csv`, `val.csv` or `test.csv` of DATA.PATH_TO_DATA_DIR; TEST.SPLIT names another for the test."""
+    list_file = Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv"
+    if list_file.stem == "test" and not list_file.exists() and list_file.with_name("val.csv").is_file():
+        raise AnnotationError(
+            f"list file {str(list_file)!r} does not exist; set TEST.SPLIT val to test on val.csv, or TEST.ENABLE False"
+        )
     return kinetics.read(
-        Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv",
+        list_file,
         num_classes=cfg.MODEL.NUM_CLASSES,
         separator=cfg.DATA.PATH_LABEL_SEPARATOR,
         prefix=cfg.DATA.PATH_PREFIX,
