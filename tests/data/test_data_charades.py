@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videovit.data.dataset import ActionsShown
+from videovit.data.dataset import ActionsShown, seconds_of
 from videovit.data.readers import charades, frame_lists
 from videovit.data.readers.annotation_files import VideoFolder
 from videovit.data.records import Action, AnnotationError, Sample
@@ -85,9 +85,9 @@ def test_frame_lists(tmp_path: Path) -> None:
     assert first == Sample("/images/001YG", actions=tuple(Action(k, a / 24, b / 24) for k, a, b in runs), num_frames=6)
     assert second == Sample("/images/B", actions=(), num_frames=1)
     shown = ActionsShown(6)
-    per_frame = [shown(first, _indices(i, i), 24.0).nonzero()[:, 0].tolist() for i in range(6)]
+    per_frame = [shown(first, *seconds_of(_indices(i, i), 24.0)).nonzero()[:, 0].tolist() for i in range(6)]
     assert per_frame == [[5], [3, 5], [3, 5], [3], [], [3]]
-    assert shown(first, _indices(4, 5), 24.0).nonzero()[:, 0].tolist() == [3]
+    assert shown(first, *seconds_of(_indices(4, 5), 24.0)).nonzero()[:, 0].tolist() == [3]
 
 
 def _indices(first: int, last: int) -> np.ndarray:

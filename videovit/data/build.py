@@ -206,15 +206,17 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDatas
     else:
         crops = FixedCrops(build_eval_transform(cfg, num_crops))
     label: LabelRule = one_class
+    backend: str = data.DECODING_BACKEND
     if spec.evaluation == "multi-label":
         label = ActionsShown(cfg.MODEL.NUM_CLASSES, whole_video=not training)
+        backend = "pyav"  # actions have times, and it alone tells where the frame rate varies
     return ClipDataset(
         samples,
         plan=spec.plan(cfg, split),
         crops=crops,
         num_crops=num_crops,
         label=label,
-        backend=data.DECODING_BACKEND,
+        backend=backend,
         decoding=build_decode_options(cfg, training=training),
         seed=cfg.RNG_SEED,
         replace_unreadable=training,

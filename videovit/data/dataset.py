@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
-from videovit.data.decode.protocol import DEFAULTS
+from videovit.data.decode.protocol import DEFAULTS, Knots
 from videovit.data.records import Clip, Failure, Item, KeyFrame, Sample
 from videovit.data.sampling import AroundKeyFrame, ClipPlan, Indices
 from videovit.data.transforms.boxes import Placement, has_area
@@ -101,11 +101,20 @@ class BoxCrops:
         return cuts
 
 
-LabelRule = Callable[[Sample, Indices, float], int | Tensor]
-"""(sample, frame indices of a clip (T,), frames per second) -> what the clip shows."""
+LabelRule = Callable[[Sample, float, float], int | Tensor]
+"""(sample, second at which a clip of it begins, at which it ends) -> what the clip shows."""
 
 
-def one_class(sample: Sample, indices_T: Indices, fps: float) -> int:
+def seconds_of(indices_T: Indices, fps: float, knots: Knots | None = None) -> tuple[float, float]:
+    """When a clip begins and ends: a frame i lasts from i / fps to (i + 1) / fps, or where `knots` say."""
+    first, last = int(indices_T.min()), int(indices_T.max())
+    if knots is None:
+        return first / fps, (last + 1) / fps
+    begin_s, last_s, end_s = np.interp((first, last, last + 1), *knots).tolist()
+    return begin_s, end_s if last < knots[0][-1] else last_s + 1 / fps
+
+
+def one_class(sample: Sample, begin_s: float, end_s: float) -> int:
     """The class of the video, whichever part of it the clip shows."""
     return sample.label
 
@@ -124,9 +133,8 @@ class ActionsShown:
     num_classes: int
     whole_video: bool = False
 
-    def __call__(self, sample: Sample, indices_T: Indices, fps: float) -> Tensor:
-        """float32 (K,). A frame i lasts from i / fps to (i + 1) / fps; a clip from its first frame to its last."""
-        begin_s, end_s = int(indices_T.min()) / fps, (int(indices_T.max()) + 1) / fps
+    def __call__(self, sample: Sample, begin_s: float, end_s: float) -> Tensor:
+        """float32 (K,)."""
         target_K = torch.zeros(self.num_classes)
         for action in sample.actions or ():
             if self.whole_video or (action.start_s < end_s and action.end_s > begin_s):
@@ -221,13 +229,13 @@ class ClipDataset(Dataset[Item]):
                 indices = self._plan(video.num_frames, video.fps, rng)
             wanted = np.unique(np.concatenate(indices))
             frames_NHWC = video.frames(wanted)
-            fps, served_by = video.fps, video.served_by
+            fps, knots, served_by = video.fps, video.knots, video.served_by
         clips = []
         for place, indices_T in enumerate(indices):
             # A clip of every decoded frame, in order, is not copied.
             in_order = np.array_equal(wanted, indices_T)
             frames_THWC = frames_NHWC if in_order else frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
-            for crop, cut in enumerate(self._cut(frames_THWC, sample, indices_T, fps, rng)):
+            for crop, cut in enumerate(self._cut(frames_THWC, sample, seconds_of(indices_T, fps, knots), rng)):
                 frames_TSSC, label, boxes_R4 = cut
                 view = place * self._num_crops + crop
                 clips.append(Clip(frames_TSSC, label, index, view, int(rng.integers(2**63)), boxes_R4))
@@ -235,13 +243,13 @@ class ClipDataset(Dataset[Item]):
         return Item(clips, failures, served_by)
 
     def _cut(
-        self, frames_THWC: Tensor, sample: Sample, indices_T: Indices, fps: float, rng: np.random.Generator
+        self, frames_THWC: Tensor, sample: Sample, shown_s: tuple[float, float], rng: np.random.Generator
     ) -> list[Cut]:
         """The crops of a clip, with their labels."""
         if isinstance(self._crops, BoxCrops):
             return self._crops.cut(frames_THWC, _key(sample), rng)
         crops = self._crops(frames_THWC, rng)
-        label = self._label(sample, indices_T, fps)
+        label = self._label(sample, *shown_s)
         return [(crop, label, None) for crop in crops]
 
 
