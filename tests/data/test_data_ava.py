@@ -253,6 +253,20 @@ def test_validation_keeps_every_box_and_every_fourth_second(config: Path) -> Non
     assert len(read_truth(cfg, "test").rows) == 36
 
 
+def test_ground_truth_without_a_judged_box_is_an_error_not_a_mean_of_nothing(config: Path, tmp_path: Path) -> None:
+    folder = config.parent / "annotations"
+    (tmp_path / "first.csv").write_text((folder / "val.csv").read_text().splitlines()[0] + "\n")
+    (tmp_path / "other.pbtxt").write_text('item { name: "never" id: 4 }\n')
+    given = {"GROUNDTRUTH_FILE": folder / "val.csv", "LABEL_MAP_FILE": folder / "classes.pbtxt"}
+    for split, key, file, told in (
+        ("val", "GROUNDTRUTH_FILE", tmp_path / "first.csv", r"every fourth second .* AVA.FULL_TEST_ON_VAL True"),
+        ("test", "LABEL_MAP_FILE", tmp_path / "other.pbtxt", r"classes of .*other.pbtxt"),
+    ):
+        opts = [word for name, value in {**given, key: file}.items() for word in (f"AVA.{name}", str(value))]
+        with pytest.raises(AnnotationError, match=rf"(val|first).csv .*no box that is judged.*{told}"):
+            read_truth(load_config(config, opts), split)
+
+
 def test_scores_above_all_proposals_leave_no_box(config: Path) -> None:
     cfg = load_config(config, ["AVA.DETECTION_SCORE_THRESH", 0.99])
     with pytest.raises(AnnotationError, match=r"no boxes for test: val_proposals.csv .* score 0.99"):

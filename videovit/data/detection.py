@@ -86,15 +86,21 @@ def read_truth(cfg: Config, split: str) -> AvaTruth:
     """The ground truth of an evaluation.
 
     Raises:
-        AnnotationError: a file is missing or has lines that cannot be used.
+        AnnotationError: a file is missing or has lines that cannot be used, or no box is judged.
     """
     ava, folder = cfg.AVA, Path(cfg.AVA.ANNOTATION_DIR)
     rows = read_rows(cfg, ava.GROUNDTRUTH_FILE, read_videos(cfg, split), scored=False)
     names = read_label_map(folder / ava.LABEL_MAP_FILE, cfg.MODEL.NUM_CLASSES)
     excluded = read_excluded(folder / ava.EXCLUSION_FILE) if ava.EXCLUSION_FILE else frozenset()
-    return AvaTruth(
-        tuple(row for row in rows if _is_judged(split, row.key, full=ava.FULL_TEST_ON_VAL)), names, excluded
-    )
+    kept = tuple(row for row in rows if _is_judged(split, row.key, full=ava.FULL_TEST_ON_VAL))
+    if not any(row.class_id in names and row.key not in excluded for row in kept):
+        rare = "; validation looks at every fourth second only, unless AVA.FULL_TEST_ON_VAL True"
+        raise AnnotationError(
+            f"{folder / ava.GROUNDTRUTH_FILE} (AVA.GROUNDTRUTH_FILE): no box that is judged, of the "
+            f"{len(names)} classes of {folder / ava.LABEL_MAP_FILE} (AVA.LABEL_MAP_FILE) on a key frame that is not "
+            f"excluded{rare if split == 'val' and not ava.FULL_TEST_ON_VAL else ''}"
+        )
+    return AvaTruth(kept, names, excluded)
 
 
 def read_rows(cfg: Config, name: str, videos: Mapping[str, Sample], *, scored: bool) -> list[BoxRow]:
