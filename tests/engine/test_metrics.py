@@ -1,5 +1,7 @@
 """Top-k, the ensemble of views, per-class accuracy."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,22 @@ def test_topk() -> None:
     assert top2.tolist() == [True, False, True]
     (top9,) = topk_correct(scores, torch.tensor([1, 2, 1]), ks=(9,))
     assert top9.all()
+
+
+def test_of_equal_scores_the_first_class_counts_everywhere(tmp_path: Path) -> None:
+    """As bf16 gives them often: accuracy, confusion matrix and the accuracy of each class tell the same."""
+    scores_VK = torch.rand(300, 40, generator=torch.Generator().manual_seed(0)).mul(3).round()
+    labels_V = torch.arange(300) % 40
+    ensemble = TopK(num_videos=300, num_views=1, num_classes=40)
+    ensemble.update(scores_VK, batch_of(labels_V, list(range(300)), [0] * 300))
+    hits = int((ensemble.predictions() == labels_V.numpy()).sum())
+    assert 0 < hits < 300 and ensemble.result()["top1_acc"] == pytest.approx(100 * hits / 300)
+    ensemble.write_report(tmp_path, [str(k) for k in range(40)])
+    rows = [line.split(",")[1:] for line in (tmp_path / "confusion_matrix.csv").read_text().splitlines()[1:]]
+    assert sum(int(row[k]) for k, row in enumerate(rows)) == hits
+    best = [sorted(range(40), key=lambda k: (-row[k], k)) for row in scores_VK.tolist()]
+    (top5,) = topk_correct(scores_VK, labels_V, ks=(5,))
+    assert top5.tolist() == [label in order[:5] for label, order in zip(labels_V.tolist(), best, strict=True)]
 
 
 def batch_of(labels: torch.Tensor, videos: list[int], views: list[int]) -> Batch:

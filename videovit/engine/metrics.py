@@ -34,20 +34,22 @@ class NoPositivesError(UserError):
 
 
 def topk_correct(scores_BK: Tensor, labels_B: Tensor, ks: tuple[int, ...] = (1, 5)) -> list[Tensor]:
-    """Whether the label is among the k highest scores.
+    """Whether the label is among the k highest scores; of equal scores the first class is the higher one.
+
+    So it is with the class that `argmax` predicts, which the other measures go by; `topk` takes any of them.
 
     Args:
-        scores_BK: (B, K) scores or logits.
+        scores_BK: (B, K) scores or logits, finite.
         labels_B: (B,) class indices.
         ks: the values of k; one above K counts as K.
 
     Returns:
         For each k a (B,) bool tensor.
     """
-    num_classes = scores_BK.shape[1]
-    best = scores_BK.topk(min(max(ks), num_classes), dim=1).indices
-    hits = best == labels_B[:, None]
-    return [hits[:, : min(k, num_classes)].any(dim=1) for k in ks]
+    wanted_B1 = scores_BK.gather(1, labels_B[:, None])
+    is_before_BK = torch.arange(scores_BK.shape[1], device=labels_B.device) < labels_B[:, None]
+    rank_B = ((scores_BK > wanted_B1) | ((scores_BK == wanted_B1) & is_before_BK)).sum(dim=1)
+    return [rank_B < k for k in ks]
 
 
 def class_accuracy(predictions_V: np.ndarray, labels_V: np.ndarray, num_classes: int) -> np.ndarray:
