@@ -40,6 +40,15 @@ VARIANTS = {
         blocks=expand(**{**TINY, "pool_kv_stride_adaptive": None, "pool_kv_stride": [[0, 2, 4, 4], [2, 1, 2, 2]]})
     ),
     "v1 long key stride": lambda: tiny(blocks=expand(**{**TINY, "pool_kv_stride_adaptive": [1, 8, 8]})),
+    "v1 odd strides": lambda: tiny(
+        blocks=expand(**{**TINY, "pool_q_stride": [[1, 1, 3, 3], [3, 3, 1, 1]], "pool_kv_stride_adaptive": [1, 5, 3]}),
+        clip_size=(8, 40, 40),
+    ),
+    "v1 odd strides, kernel stride + 1": lambda: tiny(
+        blocks=expand(
+            **{**TINY, "pool_q_stride": [[1, 1, 3, 3]], "pool_kv_stride_adaptive": [1, 3, 7], "pool_kvq_kernel": None}
+        )
+    ),
     "v1 expansion in the attention": lambda: tiny(blocks=expand(**{**TINY, "dim_mul_in_attention": True})),
     "v1 image": lambda: tiny(**IMAGE, sep_pos_embed=False),
     "v2": tiny_v2,

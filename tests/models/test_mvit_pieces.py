@@ -26,6 +26,8 @@ CONVOLUTIONS = [
     ((2, 9, 9), (1, 3, 3), (1, 4, 4)),
     ((1, 4, 4), (3, 3, 3), (1, 1, 1)),
     ((1, 4, 4), (5, 3, 3), (1, 1, 1)),
+    ((2, 9, 10), (1, 4, 4), (1, 3, 3)),
+    ((3, 8, 9), (2, 2, 2), (1, 2, 3)),
 ]
 
 
@@ -37,7 +39,9 @@ def noise(*size, seed=0, dtype=torch.float32):
 def test_depthwise_conv_equals_conv3d_with_gradients(grid, kernel, stride):
     x = noise(2, *grid, 8, dtype=torch.float64).requires_grad_()
     weight = noise(8, 1, *kernel, seed=1, dtype=torch.float64).requires_grad_()
-    plain = F.conv3d(x.permute(0, 4, 1, 2, 3), weight, None, stride, padding_of(kernel), 1, 8).permute(0, 2, 3, 4, 1)
+    plain = F.conv3d(x.permute(0, 4, 1, 2, 3), weight, None, stride, padding_of(kernel, stride), 1, 8).permute(
+        0, 2, 3, 4, 1
+    )
     quick = depthwise_conv(x, weight, stride)
     torch.testing.assert_close(quick, plain)
     dy = noise(*plain.shape, seed=2, dtype=torch.float64)
@@ -72,7 +76,7 @@ def test_depthwise_conv_in_bf16_is_near_fp32():
 def test_pools_equal_pytorchs(kernel, stride):
     x = noise(2, 4, 6, 6, 8)
     x_BCTHW = x.permute(0, 4, 1, 2, 3).contiguous()
-    padding = padding_of(kernel)
+    padding = padding_of(kernel, stride)
     expected = F.max_pool3d(x_BCTHW, kernel, stride, padding).permute(0, 2, 3, 4, 1)
     assert torch.equal(max_pool(x, kernel, stride), expected)
     expected = F.avg_pool3d(x_BCTHW, kernel, stride, padding).permute(0, 2, 3, 4, 1)

@@ -17,14 +17,15 @@ from torch.autograd.function import once_differentiable
 Triple = tuple[int, int, int]
 
 
-def padding_of(kernel: Sequence[int]) -> list[int]:
-    """Padding that keeps windows centred: (k - 1) // 2 per axis, so that kernel == stride tiles without overlap."""
-    return [(k - 1) // 2 for k in kernel]
+def padding_of(kernel: Sequence[int], stride: Sequence[int]) -> list[int]:
+    """Half a kernel per axis, as PySlowFast has it; but where kernel == stride windows tile without overlap."""
+    return [(k - 1 if k == s else k) // 2 for k, s in zip(kernel, stride, strict=True)]
 
 
 def pooled_size(size: int, kernel: int, stride: int) -> int:
     """Positions left on one axis after pooling."""
-    return (size + 2 * ((kernel - 1) // 2) - kernel) // stride + 1
+    (padding,) = padding_of((kernel,), (stride,))
+    return (size + 2 * padding - kernel) // stride + 1
 
 
 def depthwise_conv(x_BTHWC: Tensor, weight_C1KKK: Tensor, stride: Triple) -> Tensor:
@@ -49,7 +50,7 @@ def depthwise_conv(x_BTHWC: Tensor, weight_C1KKK: Tensor, stride: Triple) -> Ten
 
 def _conv(x_BCTHW: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
     _, _, *kernel = weight.shape
-    return F.conv3d(x_BCTHW, weight, None, stride, padding_of(kernel), 1, weight.shape[0])
+    return F.conv3d(x_BCTHW, weight, None, stride, padding_of(kernel, stride), 1, weight.shape[0])
 
 
 class _DepthwiseConv(torch.autograd.Function):
@@ -80,8 +81,9 @@ def _input_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Tripl
     """Gradient of the input as one stride-1 forward convolution."""
     B, C, *sizes = x_BCTHW.shape
     _, _, *kernel = weight.shape
+    padding = padding_of(kernel, stride)
     if tuple(stride) != (1, 1, 1):
-        spread = [n + 2 * p - k + 1 for n, k, p in zip(sizes, kernel, padding_of(kernel), strict=True)]
+        spread = [n + 2 * p - k + 1 for n, k, p in zip(sizes, kernel, padding, strict=True)]
         spread_BCTHW = dy_BCTHW.new_zeros(B, *spread, C).permute(0, 4, 1, 2, 3)
         spread_BCTHW[:, :, :: stride[0], :: stride[1], :: stride[2]] = dy_BCTHW
         dy_BCTHW = spread_BCTHW
@@ -90,7 +92,7 @@ def _input_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Tripl
         weight.flip(2, 3, 4),
         None,
         1,
-        [k - 1 - p for k, p in zip(kernel, padding_of(kernel), strict=True)],
+        [k - 1 - p for k, p in zip(kernel, padding, strict=True)],
         1,
         C,
     )
@@ -105,7 +107,7 @@ def _weight_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Trip
     wide = torch.promote_types(weight.dtype, torch.float32)
     x_BTCHW, dy_BTCHW = x_BCTHW.transpose(1, 2).to(wide), dy_BCTHW.transpose(1, 2).to(wide)
     C, _, *kernel = weight.shape
-    padding = padding_of(kernel)
+    padding = padding_of(kernel, stride)
     empty = weight.new_empty(C, 1, *kernel[1:], dtype=wide)
     taps = []
     for tap in range(kernel[0]):
@@ -135,9 +137,9 @@ def max_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
     """
     if kernel[0] == stride[0] == 1:
         x_XCHW = x_BTHWC.flatten(0, 1).permute(0, 3, 1, 2)
-        x_XCHW = F.max_pool2d(x_XCHW, kernel[1:], stride[1:], padding_of(kernel[1:]))
+        x_XCHW = F.max_pool2d(x_XCHW, kernel[1:], stride[1:], padding_of(kernel[1:], stride[1:]))
         return x_XCHW.permute(0, 2, 3, 1).unflatten(0, x_BTHWC.shape[:2])
-    x_BCTHW = F.max_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, padding_of(kernel))
+    x_BCTHW = F.max_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, padding_of(kernel, stride))
     return x_BCTHW.permute(0, 2, 3, 4, 1)
 
 
@@ -152,23 +154,28 @@ def avg_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
     Returns:
         (B, T', H', W', C).
     """
-    x_BCTHW = F.avg_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, padding_of(kernel))
+    x_BCTHW = F.avg_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, padding_of(kernel, stride))
     return x_BCTHW.permute(0, 2, 3, 4, 1)
 
 
+def _has_gaps(kernel: int, stride: int) -> bool:
+    return stride > kernel and kernel % 2 == 1
+
+
 def touched(size: int, kernel: int, stride: int) -> list[int]:
-    """Positions of one axis that a pooling reads; `range(size)` unless stride > kernel.
+    """Positions of one axis that a pooling reads; `range(size)` unless stride > kernel, which is odd.
 
     A kernel of 3 with stride 8 reads 3 of 8 positions:
 
         position   0 1 2 3 4 5 6 7 8 9 ...
         window   (-1 0 1)        (7 8 9)
 
-    Put side by side, what is read can be pooled with a stride equal to the kernel and the same padding.
+    Put side by side, what is read can be pooled with a stride equal to the kernel and the same padding (that of an even
+    kernel would be another).
     """
-    if stride <= kernel:
+    if not _has_gaps(kernel, stride):
         return list(range(size))
-    first = -((kernel - 1) // 2)
+    first = -(kernel // 2)
     starts = [first + i * stride for i in range(pooled_size(size, kernel, stride))]
     return [p for start in starts for p in range(start, start + kernel) if 0 <= p < size]
 
@@ -187,5 +194,5 @@ def touched_index(height: int, width: int, kernel: Triple, stride: Triple) -> tu
     """
     rows, columns = touched(height, kernel[1], stride[1]), touched(width, kernel[2], stride[2])
     index = torch.tensor(rows)[:, None] * width + torch.tensor(columns)
-    compact = (stride[0], min(stride[1], kernel[1]), min(stride[2], kernel[2]))
+    compact = (stride[0], *(k if _has_gaps(k, s) else s for k, s in zip(kernel[1:], stride[1:], strict=True)))
     return index.flatten(), len(rows), len(columns), compact
