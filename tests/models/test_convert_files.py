@@ -43,6 +43,14 @@ def test_missing_file_names_its_neighbours(tmp_path):
         load_pretrained(tiny(), tmp_path / "mine.pyth")
 
 
+def test_the_folder_of_a_run_names_its_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({}, tmp_path / "checkpoints" / "checkpoint_epoch_00010.pyth")
+    wanted = r"a folder, expected a weight file; in that folder: checkpoints/checkpoint_epoch_00010\.pyth"
+    with pytest.raises(CheckpointError, match=wanted):
+        load_pretrained(tiny(), tmp_path)
+
+
 def test_truncated_file(tmp_path):
     path = tmp_path / "cut.pyth"
     torch.save({"model_state": tiny().state_dict()}, path)

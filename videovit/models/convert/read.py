@@ -78,9 +78,11 @@ def read_file(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     is_folder = path.suffix == SHARDED_SUFFIX and path.is_dir()
     if not path.is_file() and not is_folder:
-        siblings = sorted(p.name for p in path.parent.glob("*.p*th")) if path.parent.is_dir() else []
-        hint = f"; in that folder: {', '.join(siblings[-5:])}" if siblings else ""
-        raise CheckpointError(f"{path}: no such weight file{hint}")
+        folder = path if path.is_dir() else path.parent
+        files = sorted(p for pattern in ("*.p*th", "checkpoints/*.p*th") for p in folder.glob(pattern))
+        hint = f"; in that folder: {', '.join(str(p.relative_to(folder)) for p in files[-5:])}" if files else ""
+        what = "a folder, expected a weight file" if path.is_dir() else "no such weight file"
+        raise CheckpointError(f"{path}: {what}{hint}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     content = _read_folder(path) if is_folder else _read_pickle(path)
