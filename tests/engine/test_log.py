@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from videovit.config.errors import UserError
 from videovit.engine.log import Progress, RunLog, format_table, logger
 from videovit.engine.run import Run
 
@@ -28,6 +29,18 @@ def test_what_was_reported_is_known_behind_half_a_line(tmp_path: Path) -> None:
             (tmp_path / "stats.jsonl").open("a").write('{"_type": "val_epoch", "epoch": "2/')
             log.stats("val_epoch", {"epoch": "12/20"})
             assert log.reported("val_epoch", 12) and not log.reported("val_epoch", 1)
+
+
+def test_a_log_on_a_full_disk_is_no_second_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One warning, and what ended the run is still told, not that its log could not be written."""
+    (tmp_path / "stdout.log").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="no such list"), RunLog(tmp_path):
+        for line in range(3):
+            logger.info("line %d", line)
+        raise UserError("no such list")
+    told = capsys.readouterr().err
+    assert told.count("stdout.log cannot be written: [Errno 28]") == 1
+    assert "line 2" in told and "Traceback" not in told and "Call stack" not in told
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ line of `OUTPUT_DIR/stats.jsonl`, and to TensorBoard where asked. Only rank 0 wr
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -33,6 +34,21 @@ class ConsoleHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+class LogFile(logging.FileHandler):
+    """`stdout.log`; where the disk is full its lines are lost, with one warning, and the run goes on."""
+
+    _is_told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._is_told:
+            self._is_told = True
+            tqdm.write(f"warning: {self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 class RunLog:
     """The reports of one process of a run; used as a context manager.
 
@@ -53,7 +69,7 @@ class RunLog:
         if rank == 0:
             try:
                 output_dir.mkdir(parents=True, exist_ok=True)
-                self._handlers.append(logging.FileHandler(output_dir / "stdout.log", encoding="utf-8"))
+                self._handlers.append(LogFile(output_dir / "stdout.log", encoding="utf-8"))
             except OSError as error:
                 raise UserError(f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror}") from error
             if tensorboard_dir is not None:
@@ -76,7 +92,10 @@ class RunLog:
         if self._writer is not None:
             self._writer.close()
         if self.rank == 0 and error is not None:  # the console is told by the command line
-            with open(self.output_dir / "stdout.log", "a", encoding="utf-8") as file:
+            with (
+                contextlib.suppress(OSError),
+                open(self.output_dir / "stdout.log", "a", encoding="utf-8") as file,
+            ):
                 file.write(f"ended by {type(error).__name__}: {error}\n")
         logger.propagate = True
         logging.captureWarnings(False)
