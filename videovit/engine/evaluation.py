@@ -27,6 +27,7 @@ from videovit.engine.parts import build_on, load_for_test, test_dtype, train_dty
 from videovit.engine.run import Run, report_decoders
 from videovit.engine.saving import not_written, save_flushed
 from videovit.engine.sinks import LossSink, ScoreSink, SinkGroup
+from videovit.models.convert.read import read_file
 
 CPU_PIXELS = 1_000_000  # one clip of 16 x 224 x 224, or 30 of 8 x 64 x 64: what the caches of a CPU are good for
 COLUMNS = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean class", "map": "mAP"}
@@ -64,15 +65,19 @@ def _with_errors(result: dict[str, float]) -> dict[str, float]:
 
 
 def check_test(cfg: Config) -> None:
-    """Look at what a test needs besides weights and videos, so that training before it does not end in a mistake.
+    """Look at what a test needs besides videos, so that training before it does not end in a mistake.
 
     Raises:
-        UserError: a list, the class names or the place of the scores cannot be used, or views that there are not.
+        UserError: a list, the class names or the place of the scores cannot be used, views that there are not, or
+            weights that are not there and that training will not write.
     """
     build_dataset(cfg, "test", read_samples(cfg, "test"))
     read_names(cfg)
     if cfg.TEST.SAVE_RESULTS_PATH:
         _make_room(Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH)
+    weights, output_dir = Path(cfg.TEST.CHECKPOINT_FILE_PATH).resolve(), Path(cfg.OUTPUT_DIR).resolve()
+    if cfg.TEST.CHECKPOINT_FILE_PATH and not weights.exists() and output_dir not in weights.parents:
+        read_file(cfg.TEST.CHECKPOINT_FILE_PATH)  # says what is there instead
 
 
 def test(cfg: Config, run: Run) -> dict[str, float]:
