@@ -182,6 +182,11 @@ def test_exports_without_a_place_are_refused():
         export_state_dict(tiny(sep_pos_embed=False), "torchvision")
     with pytest.raises(CheckpointError, match="always has a class token"):
         export_state_dict(tiny(cls_token=False), "torchvision")
+    for layout in ("torchvision", "pytorchvideo"):
+        with pytest.raises(CheckpointError, match=f"{layout} classifies the class token"):
+            export_state_dict(tiny(mean_pooling=True), layout)
+    with pytest.raises(CheckpointError, match="no residual pooling"):
+        export_state_dict(tiny(residual_pooling=True), "pytorchvideo")
     with pytest.raises(CheckpointError, match="Linear is not an MViT"):
         export_state_dict(torch.nn.Linear(1, 1))
 

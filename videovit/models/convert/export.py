@@ -69,7 +69,17 @@ def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
     if getattr(model, "share_sampler", False) or getattr(model, "gamma", 1.0) != 1.0:
         raise CheckpointError(f"{layout} has a block for every iteration and gamma 1.0, this model has not")
     grid = getattr(model, "grid", (0, 0, 0))
-    return EXPORTERS[layout](state, grid[0] == 1 and stem.shape[2] == 1)
+    exported = EXPORTERS[layout](state, grid[0] == 1 and stem.shape[2] == 1)
+    _refuse_unnamed(model, layout)
+    return exported
+
+
+def _refuse_unnamed(model: nn.Module, layout: str) -> None:
+    """Refuse what leaves no mark in the names, so that the other project would load it and compute something else."""
+    if layout in ("torchvision", "pytorchvideo") and getattr(model, "mean_pooling", False):
+        raise CheckpointError(f"{layout} classifies the class token, this model the mean of the others")
+    if layout == "pytorchvideo" and any(getattr(module, "residual_pooling", False) for module in model.modules()):
+        raise CheckpointError("pytorchvideo 0.1.5 has no residual pooling, this model has")
 
 
 def _layouts_of(state: State) -> set[str]:
