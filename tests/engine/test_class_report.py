@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from videovit.data.records import Batch
-from videovit.engine.class_report import confusion_matrix, draw_confusion
+from videovit.engine.class_report import confusion_matrix, draw_confusion, draw_per_class
 from videovit.engine.metrics import MultiLabel, TopK
+from videovit.engine.shuffle_eval import draw
 
 NAMES = ["left, far", "right", "never"]
 
@@ -74,3 +75,11 @@ def test_the_picture_grows_with_the_classes(num_classes: int, smallest: int, tmp
         pixels = np.asarray(image.convert("RGB"))
     for shade in ((253, 231, 36), (68, 1, 84)):  # both ends of the scale
         assert (pixels == shade).all(axis=2).any()
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
+    draw_confusion(tmp_path / "a.png", np.eye(2, dtype=np.int64), [r"pays $\x$ once", "pays"])
+    draw_per_class(tmp_path / "b.png", {r"pays $\x$ once": 50.0}, "accuracy")
+    order = {"top1_acc": 50.0, "drop_standard_error": None, "groups": {"a $_$": 50.0}, "class_drop": {r"$\x$": 5.0}}
+    draw({"orders": {"ordered": order, "shuffled": order}}, tmp_path / "c.png")
+    assert len(list(tmp_path.glob("*.png"))) == 3

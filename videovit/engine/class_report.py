@@ -6,7 +6,8 @@ Shape letters: V videos, K classes; of a confusion matrix the rows are true clas
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
         writer.writerows(rows)
 
 
+@contextmanager
+def plain_names() -> Iterator[None]:
+    """What is drawn in here takes a $ for a $; matplotlib would read what stands between two of them as a formula."""
+    import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False}):
+        yield
+
+
+@plain_names()
 def draw_confusion(path: Path, counts_KK: NDArray[np.int64], names: Sequence[str]) -> None:
     """The matrix in shades, each row scaled to its videos; it grows with K, so that all names stay legible."""
     num_classes = len(names)
@@ -94,6 +105,7 @@ def draw_confusion(path: Path, counts_KK: NDArray[np.int64], names: Sequence[str
     figure.savefig(path, dpi=DPI)
 
 
+@plain_names()
 def draw_per_class(path: Path, values: dict[str, float], measure: str) -> None:
     """A bar per class, the lowest on top."""
     ordered = sorted(values.items(), key=lambda item: -item[1])

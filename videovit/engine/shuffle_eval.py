@@ -23,6 +23,7 @@ from videovit.data.catalog import build_spec, read_names
 from videovit.data.class_names import read_class_groups
 from videovit.data.records import Batch
 from videovit.data.transforms.reorder import frame_order
+from videovit.engine.class_report import plain_names
 from videovit.engine.evaluation import check_test, run_test_passes
 from videovit.engine.log import format_table, logger
 from videovit.engine.metrics import TopK, class_accuracy
@@ -202,6 +203,7 @@ def format_readings(report: dict[str, Any]) -> str:
     return format_table(["class", *(f"read as ({order})" for order in orders)], rows)
 
 
+@plain_names()
 def draw(report: dict[str, Any], path: Path, *, num_classes: int = 20) -> None:
     """A picture: accuracy per order and group, and the classes that lose most in each changed order."""
     from matplotlib.figure import Figure
