@@ -175,25 +175,36 @@ def _crops(cfg: Config) -> Iterator[Broken]:
         limits = getattr(data, name)
         if limits and limits[0] > limits[1]:
             yield (f"DATA.{name}",), f"{list(limits)} must rise"
+        elif limits and limits[1] > 1 and name == "TRAIN_JITTER_SCALES_RELATIVE":
+            yield (f"DATA.{name}",), f"{list(limits)} are shares of the frame, and reach to 1 at most"
     if data.NUM_FRAMES == 1:
         return  # images are cut by their own rules
     for name, crop in (("DECODE_SHORT_SIDE", "TRAIN_CROP_SIZE"), ("TEST_DECODE_SHORT_SIDE", "TEST_CROP_SIZE")):
         if 0 < getattr(data, name) < getattr(data, crop):
             text = f"{getattr(data, name)} is below DATA.{crop} {getattr(data, crop)}: frames would be scaled up again"
             yield (f"DATA.{name}", f"DATA.{crop}"), text
-    boxes = data.TRAIN_JITTER_SCALES_RELATIVE or data.TRAIN_JITTER_ASPECT_RELATIVE
-    if cfg.TRAIN.ENABLE and not boxes and smallest < data.TRAIN_CROP_SIZE:
+    yield from _crops_that_do_not_fit(cfg)
+
+
+def _crops_that_do_not_fit(cfg: Config) -> Iterator[Broken]:
+    """Training may scale an Inception crop up; one crop in validation and test is cut out of the scaled frame."""
+    data = cfg.DATA
+    smallest = data.TRAIN_JITTER_SCALES[0]
+    inception = data.TRAIN_JITTER_SCALES_RELATIVE or data.TRAIN_JITTER_ASPECT_RELATIVE
+    side, key = smallest, "DATA.TRAIN_JITTER_SCALES"
+    if data.TEST_SHORT_SIDE:
+        side, key = data.TEST_SHORT_SIDE, "DATA.TEST_SHORT_SIDE"
+    if cfg.TRAIN.ENABLE and not inception and smallest < data.TRAIN_CROP_SIZE:
         yield (
             ("DATA.TRAIN_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
             f"{data.TRAIN_CROP_SIZE} is larger than the smallest short side, {smallest} (DATA.TRAIN_JITTER_SCALES)",
         )
-    side, key = smallest, "DATA.TRAIN_JITTER_SCALES"
-    if data.TEST_SHORT_SIDE:
-        side, key = data.TEST_SHORT_SIDE, "DATA.TEST_SHORT_SIDE"
-    elif not cfg.TRAIN.ENABLE and cfg.TEST.NUM_SPATIAL_CROPS > 1:
-        return  # scaled to the size of the crop; validation during training takes one crop
-    if side < data.TEST_CROP_SIZE:
-        text = f"{data.TEST_CROP_SIZE} is larger than the short side in validation and test, {side} ({key})"
+    elif cfg.TRAIN.ENABLE and side < data.TRAIN_CROP_SIZE:
+        text = f"{data.TRAIN_CROP_SIZE} is larger than the short side in validation, {side} ({key})"
+        yield ("DATA.TRAIN_CROP_SIZE", key), text
+    one_crop = cfg.TEST.NUM_SPATIAL_CROPS == 1 or cfg.DETECTION.ENABLE
+    if (one_crop or data.TEST_SHORT_SIDE) and side < data.TEST_CROP_SIZE:  # else it is scaled to the size of the crops
+        text = f"{data.TEST_CROP_SIZE} is larger than the short side in the test, {side} ({key})"
         yield ("DATA.TEST_CROP_SIZE", key), text
 
 

@@ -202,7 +202,7 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDatas
         num_crops = cfg.AUG.NUM_SAMPLE
         crops = RepeatedCrops(build_train_transform(cfg), num_crops)
     elif split == "val":
-        crops = FixedCrops(replace(build_eval_transform(cfg, num_crops), crop_size=data.TRAIN_CROP_SIZE))
+        crops = FixedCrops(build_eval_transform(cfg, num_crops, crop_size=data.TRAIN_CROP_SIZE))
     else:
         crops = FixedCrops(build_eval_transform(cfg, num_crops))
     label: LabelRule = one_class
@@ -226,9 +226,7 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDatas
 def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:
     """The data set of a split of key frames: the clip around each, with its boxes; tested with one centre crop."""
     data, training = cfg.DATA, split == "train"
-    evaluate = build_eval_transform(cfg, 1)
-    if split == "val":
-        evaluate = replace(evaluate, crop_size=data.TRAIN_CROP_SIZE)
+    evaluate = build_eval_transform(cfg, 1, crop_size=data.TEST_CROP_SIZE if split == "test" else data.TRAIN_CROP_SIZE)
     crops = BoxCrops(
         transform=build_train_transform(cfg).placed if training else lambda frames, _: evaluate.placed(frames)[0],
         crop_size=data.TRAIN_CROP_SIZE if training else evaluate.crop_size,

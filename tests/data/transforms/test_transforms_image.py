@@ -80,5 +80,8 @@ def test_what_moves_into_an_image_has_the_mean_colour_as_timm_has_it(reverse: bo
     cfg = load_config(None, [*opts, "DATA.NUM_FRAMES", "1", "DATA.REVERSE_INPUT_CHANNEL", str(reverse)])
     ours = build_image_train_transform(cfg).augment
     assert isinstance(ours, RandAugment) and ours.fill == theirs
+    cfg_of_one = load_config(None, [*opts, "DATA.NUM_FRAMES", "1", "DATA.MEAN", "[0.5]", "DATA.STD", "[0.5]"])
+    grey = build_image_train_transform(cfg_of_one).augment
+    assert isinstance(grey, RandAugment) and grey.fill == (128, 128, 128)
     clips = build_train_transform(cfg).augment
     assert isinstance(clips, RandAugment) and clips.fill == (128, 128, 128)  # PySlowFast's for videos

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from videovit.config import load_config
+from videovit.data.build import build_dataset
 from videovit.data.transforms import spatial
 from videovit.data.transforms.color_jitter import ColorJitter
 from videovit.data.transforms.pipeline import (
@@ -121,6 +122,14 @@ def test_short_side_of_the_test_can_be_set(num_crops):
         DATA__TEST_SHORT_SIDE=52,
     )
     assert build_eval_transform(cfg, num_crops).short_side == 52
+
+
+def test_validation_and_test_may_crop_differently():
+    """A test of three crops scales to their size, whatever the training's scales are."""
+    cfg = config(TEST__NUM_SPATIAL_CROPS=3, DATA__TEST_CROP_SIZE=312, DATA__TRAIN_CROP_SIZE=224)
+    for split, size in (("val", 224), ("test", 312)):
+        crops = build_dataset(cfg, split, [])._crops
+        assert crops(noise(), np.random.default_rng(0))[0].shape[1:3] == (size, size)
 
 
 def test_impossible_crops_are_refused():

@@ -240,7 +240,7 @@ def build_train_transform(cfg: Config) -> TrainTransform:
     )
 
 
-def build_eval_transform(cfg: Config, num_crops: int) -> EvalTransform:
+def build_eval_transform(cfg: Config, num_crops: int, *, crop_size: int = 0) -> EvalTransform:
     """Read the evaluation geometry from the config.
 
     One crop: short side DATA.TRAIN_JITTER_SCALES[0], centre. Three crops: short side DATA.TEST_CROP_SIZE, so that they
@@ -249,6 +249,7 @@ def build_eval_transform(cfg: Config, num_crops: int) -> EvalTransform:
     Args:
         cfg: section DATA.
         num_crops: 1 or 3.
+        crop_size: of the crops; 0: DATA.TEST_CROP_SIZE.
 
     Returns:
         An EvalTransform.
@@ -261,7 +262,7 @@ def build_eval_transform(cfg: Config, num_crops: int) -> EvalTransform:
     short_side = cfg.DATA.TEST_SHORT_SIDE
     if short_side <= 0:
         short_side = cfg.DATA.TRAIN_JITTER_SCALES[0] if num_crops == 1 else cfg.DATA.TEST_CROP_SIZE
-    return EvalTransform(short_side=short_side, crop_size=cfg.DATA.TEST_CROP_SIZE, num_crops=num_crops)
+    return EvalTransform(short_side=short_side, crop_size=crop_size or cfg.DATA.TEST_CROP_SIZE, num_crops=num_crops)
 
 
 def build_preparation(cfg: Config, train: bool) -> Preparation:
@@ -302,7 +303,7 @@ def build_image_train_transform(cfg: Config) -> ImageTrainTransform:
     clips = build_train_transform(cfg)
     augment = clips.augment
     if isinstance(augment, RandAugment):
-        red, green, blue = (min(255, round(255 * value)) for value in cfg.DATA.MEAN)
+        red, green, blue = (min(255, round(255 * value)) for value in np.broadcast_to(cfg.DATA.MEAN, 3).tolist())
         augment = replace(augment, fill=(red, green, blue))
     return ImageTrainTransform(
         crop_size=clips.crop_size,
