@@ -40,7 +40,7 @@ def test_own_weights_load_whole_and_equal():
     assert torch.equal(logits_of(model, x), logits_of(source, x))
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "backbone."])
 def test_wrapper_prefixes(prefix):
     source, model = perturb(tiny()), tiny()
     load_pretrained(model, {prefix + n: t for n, t in source.state_dict().items()})
@@ -272,6 +272,9 @@ def test_unknown_source_and_foreign_projects():
         load_pretrained(tiny(), tiny().state_dict(), "mmaction")
     with pytest.raises(CheckpointError, match="mmaction2"):
         load_pretrained(tiny(), {"state_dict": {"backbone.patch_embed.projection.weight": torch.zeros(1)}})
+    with pytest.raises(CheckpointError, match="mmaction2"):
+        names = ("backbone.patch_embed.projection.weight", "cls_head.fc_cls.weight")
+        load_pretrained(tiny(), {"state_dict": dict.fromkeys(names, torch.zeros(1))})
     with pytest.raises(CheckpointError, match="reversible"):
         load_pretrained(tiny(), {"rev_backbone.layers.0.F.norm.weight": torch.zeros(1)})
 

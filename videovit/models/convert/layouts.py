@@ -70,8 +70,8 @@ def detect(names: Iterable[str]) -> str:
     def some(pattern: str) -> bool:
         return any(re.match(pattern, name) for name in names)
 
-    if some(r"backbone\."):
-        raise CheckpointError("weights of mmaction2 (names begin with backbone.) are not read; MViTv2 comes from "
+    if some(r"backbone\.|patch_embed\.projection\."):
+        raise CheckpointError("weights of mmaction2 (backbone.patch_embed.projection) are not read; MViTv2 comes from "
                               "PySlowFast, torchvision or timm")  # fmt: skip
     if some(r"rev_backbone\."):
         raise CheckpointError("weights of a reversible MViT (names begin with rev_backbone.) are not read")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 COUNTERS = ("n_averaged",)  # of PyTorch's AveragedModel, beside the weights
 
 
