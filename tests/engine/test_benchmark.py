@@ -57,3 +57,12 @@ def test_averaging_gradients_is_measured_on_all_processes(tmp_path: Path) -> Non
     assert row["row"] == "2 processes" and row["gradients_mb"] == pytest.approx(4e-6 * 28211)
     assert row["share_of_step_%"] == pytest.approx(100 * (1 - row["alone_s"] / row["step_s"]))
     assert row["clips_per_s"] == pytest.approx(4 / row["step_s"], rel=1e-4)
+
+
+def test_the_loader_is_measured_on_all_processes(data: Path, tmp_path: Path) -> None:
+    opts = f"DATA.PATH_TO_DATA_DIR {data} OUTPUT_DIR {tmp_path} TRAIN.ENABLE False TEST.ENABLE False "
+    opts += "BENCHMARK.ENABLE True BENCHMARK.WHAT loader"
+    assert exit_codes(start_ranks(load_config(write_config(tmp_path), opts.split()), 2)) == [0, 0]
+    (row,) = stats(tmp_path, "benchmark")
+    assert row["row"] == "2 processes x 0 workers" and row["clips"] == 12
+    assert row["clips_per_s"] == pytest.approx(12 / row["seconds"])

@@ -253,7 +253,10 @@ def _model_row(
 
 
 def benchmark_loader(cfg: Config, run: Run) -> list[dict[str, Any]]:
-    """The training loader, from files to batches, without a model; the first pass over the files is not counted."""
+    """The training loader, from files to batches, without a model; the first pass over the files is not counted.
+
+    All processes together, until the last one has ended.
+    """
     loader = build_loader(cfg, "train", rank=run.rank, world_size=run.world_size)
     num_clips, start = 0, time.perf_counter()
     for epoch in range(2):
@@ -263,10 +266,12 @@ def benchmark_loader(cfg: Config, run: Run) -> list[dict[str, Any]]:
         for _, batch in progress.over(loader):
             num_clips += len(batch)
             progress.count(len(batch))
-    seconds = time.perf_counter() - start
+    passes = distributed.gather((num_clips, time.perf_counter() - start))
+    num_clips, seconds = sum(clips for clips, _ in passes), max(taken for _, taken in passes)
+    processes = f"{run.world_size} processes x " if run.world_size > 1 else ""
     return [
         {
-            "row": f"{cfg.DATA_LOADER.NUM_WORKERS} workers",
+            "row": f"{processes}{cfg.DATA_LOADER.NUM_WORKERS} workers",
             "clips_per_s": num_clips / seconds,
             "clips": num_clips,
             "seconds": seconds,
