@@ -1,5 +1,7 @@
 """The table against peers: same logits, all columns."""
 
+import pytest
+import torch
 from runs import run_tool
 
 
@@ -11,3 +13,9 @@ def test_one_row_per_entry_with_equal_logits() -> None:
     assert ours[:3] == ["image_v2_t x1", "inference fp32", "videovit"] and timm[2] == "timm"
     assert float(ours[3]) > 0 and float(timm[3]) > 0 and float(ours[4]) == 1.0
     assert 0 < float(timm[-1]) < 1e-5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    done = run_tool("benchmark_peers.py", "--device", "cuda", check=False)
+    assert done.returncode == 2 and done.stderr.endswith("this machine has no GPU that PyTorch can use\n")

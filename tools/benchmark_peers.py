@@ -268,6 +268,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.clock == "cpu" and options.threads != 1:
         parser.error("--clock cpu adds up the threads: use --threads 1")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no GPU that PyTorch can use")
+    if options.rounds < 1 or options.threads < 1 or options.batch < 0:
+        parser.error("--rounds and --threads must be at least 1, --batch at least 0")
     torch.set_num_threads(options.threads)
     titles = ["model", "work", "who", "seconds", "x videovit", "clips/s", "peak MiB", "of peak", "difference"]
     print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles), flush=True)
