@@ -3,15 +3,17 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 CODE := videovit tools tests datasets setup.py
 DEMO := output/demo
 
-.PHONY: help setup demo test test-slurm check format format-check lint types clean clean-demo
+.PHONY: help setup demo test test-oldest test-slurm check format format-check lint types clean clean-demo
 
 help:
 	@echo "make demo    set up, render the demo data set, train, test and shuffle-test a small MViT (under 10 minutes)"
 	@echo "make test    set up and run the tests"
 	@echo "make check   format check, lint, types, tests"
+	@echo "make test-oldest  the tests with the oldest versions that setup.py allows, in a .venv of their own"
 	@echo "make test-slurm   as root on Debian: start a Slurm cluster of virtual nodes here, test runs on it, remove it"
 	@echo "make format  put the code into the house format"
 	@echo "make clean   remove .venv, output/ and caches"
@@ -47,6 +49,12 @@ clean-demo:
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	sed -nE 's/^ +"([a-z0-9-]+)>=([^"]+)",$$/\1==\2/p' setup.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]' -c $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile
+
 # 13 nodes: two for each of the runs that go on side by side, one in reserve
 test-slurm: setup
 	$(BIN)/python tests/slurm/cluster.py --nodes 13 $(BIN)/python -m pytest tests/slurm
@@ -67,4 +75,4 @@ format: setup
 	$(BIN)/ruff check --fix $(CODE)
 
 clean:
-	rm -rf $(VENV) output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -29,7 +29,7 @@ setup(
         "submitit>=1.5",
         "numpy>=1.26",
         "pillow>=10.3",
-        "opencv-python-headless>=4.8",
+        "opencv-python-headless>=4.8.0.76",
         "pyyaml>=6",
         "tqdm>=4.65",
         "matplotlib>=3.7",
