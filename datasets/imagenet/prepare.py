@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 from videovit.data import prepare
 from videovit.data.check import Finding
 from videovit.data.decode.image_backend import SUFFIXES
-from videovit.data.folders import files_below
+from videovit.data.folders import files_below, is_folder
 from videovit.data.readers.annotation_files import Problem, content_of, nearest, read_lines, refuse
 from videovit.data.readers.image_folder import class_folders
 from videovit.data.records import AnnotationError
@@ -202,7 +202,7 @@ def prepare_lists(
     classes = {name: number for number, name in enumerate(class_folders(images / splits[0]))}
     missing: list[Finding] = []
     for split in splits:
-        if split == "test" and not any(entry.is_dir() for entry in os.scandir(images / split)):
+        if split == "test" and not any(is_folder(entry) for entry in os.scandir(images / split)):
             print("test: its images are in no class folders, and are left out")
             continue
         if split == "val" and labels is not None:
@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.devkit:
         labels, words = read_devkit(args.devkit)
         val = args.images / "val"
-        if val.is_dir() and any(entry.is_dir() for entry in os.scandir(val)):
+        if val.is_dir() and any(is_folder(entry) for entry in os.scandir(val)):
             labels = None  # val/ has class folders already
     elif args.val_labels:
         labels = read_val_labels(args.val_labels)

@@ -46,6 +46,8 @@ def test_links_to_folders_are_followed_but_not_round_in_circles(tmp_path: Path) 
     (tmp_path / "train/a/more").symlink_to(tmp_path / "elsewhere")
     for place, target in (("train/a/self", "."), ("train/a/up", ".."), ("elsewhere/back", tmp_path / "train/a")):
         (tmp_path / place).symlink_to(target)
+    for place in ("train/a/knot", "train/knot"):
+        (tmp_path / place).symlink_to("knot")  # to itself, which nobody can follow
     assert read(tmp_path / "train") == [("train/a/1.png", 0), ("train/a/more/3.png", 0), ("train/b/2.png", 1)]
 
 

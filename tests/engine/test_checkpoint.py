@@ -121,6 +121,7 @@ def test_changed_keys_are_named() -> None:
     assert changed_keys(before, now) == ["SOLVER.BASE_LR 0.1 (was 0.003)"]
     assert changed_keys("", now) == []
     free = "NUM_GPUS 0 LOG_PERIOD 3 DATA_LOADER.NUM_WORKERS 1 TEST.BATCH_SIZE 1 AVA.MOVIE_DIR b DATA.PATH_PREFIX c"
+    free += " DATA.TEST_CROP_SIZE 192 AVA.TEST_LISTS [d] AVA.FULL_TEST_ON_VAL True AVA.GROUNDTRUTH_FILE e"  # tests
     shaping = "PIT.DROPPATH_RATE 0.2 DISTILL.ALPHA 0.1 AVA.DETECTION_SCORE_THRESH 0.5 VIT.DROPOUT_RATE 0.3 RNG_SEED 7"
     changes = changed_keys(before, dump_config(load_config(None, f"SOLVER.BASE_LR 0.003 {free} {shaping}".split())))
     assert sorted(change.partition(" (was ")[0] for change in changes) == sorted(

@@ -34,7 +34,7 @@ from videovit.data.dataset import (
     random_stream,
 )
 from videovit.data.decode import DecodeOptions
-from videovit.data.detection import build_key_plan, choose_decoder
+from videovit.data.detection import build_key_plan
 from videovit.data.records import Batch, Item, Sample, collate
 from videovit.data.sampling import EvenSpans
 from videovit.data.transforms.pipeline import (
@@ -239,7 +239,8 @@ def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) ->
         plan=build_key_plan(cfg),
         crops=crops,
         num_crops=crops.times,
-        backend=choose_decoder(data.DECODING_BACKEND, movies=bool(cfg.AVA.MOVIE_DIR)),
+        # decord reads ahead to the end of a movie, and neither it nor torchcodec tells where the frame rate varies.
+        backend="pyav" if cfg.AVA.MOVIE_DIR else "frames",
         decoding=build_decode_options(cfg, training=training),
         seed=cfg.RNG_SEED,
         replace_unreadable=training,

@@ -65,14 +65,6 @@ def build_key_plan(cfg: Config) -> AroundKeyFrame:
     return AroundKeyFrame(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS, start_s)
 
 
-def choose_decoder(backend: str, *, movies: bool) -> str:
-    """What opens the videos: images for folders of frames, PyAV for movies.
-
-    decord reads ahead to the end of a movie, and neither it nor torchcodec tells where the frame rate varies.
-    """
-    return "pyav" if movies else "frames"
-
-
 @dataclass(frozen=True)
 class AvaTruth:
     """What detections are judged by: annotated boxes, class id -> name of the judged classes, excluded key frames."""

@@ -32,12 +32,20 @@ def _files_below(folder: str, suffixes: Collection[str], around: frozenset[str])
         return []
     paths: list[str] = []
     for entry in entries:
-        if not entry.is_dir():
+        if not is_folder(entry):
             if os.path.splitext(entry.name)[1].lower() in suffixes:
                 paths.append(entry.path)
         elif (real := os.path.realpath(entry.path)) not in around:
             paths += _files_below(entry.path, suffixes, around | {real})
     return paths
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def is_text(path: str) -> bool:

@@ -193,7 +193,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any] | No
     if state is None or not same:
         raise CheckpointError(
             f"{path} was written with another optimiser or other parameter groups (SOLVER.OPTIMIZING_METHOD, "
-            f"ZERO_WD_1D_PARAM, LAYER_DECAY, MVIT.ZERO_DECAY_POS_CLS); take the earlier ones, or {ANOTHER_START}"
+            f"ZERO_WD_1D_PARAM, LAYER_DECAY, MVIT.ZERO_DECAY_POS_CLS; or another version of this project, which decays "
+            f"other weights); take the earlier ones, or {ANOTHER_START}"
         )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments = {i: {k: _cut(parameters[i], v) for k, v in values.items()} for i, values in state["state"].items()}
@@ -227,6 +228,18 @@ FREE = (
     "PATH_TO_DATA_DIR",
     "PATH_PREFIX",
     "CLASS_NAMES_FILE",
+    "MAX_BAD_FRACTION",
+    "TEST_DECODE_SHORT_SIDE",  # from here on read in validation and test alone
+    "TEST_CROP_SIZE",
+    "TEST_SHORT_SIDE",
+    "IN_VAL_CROP_RATIO",
+    "ENSEMBLE_METHOD",
+    "TEST_LISTS",
+    "TEST_PREDICT_BOX_LISTS",
+    "FULL_TEST_ON_VAL",
+    "LABEL_MAP_FILE",
+    "EXCLUSION_FILE",
+    "GROUNDTRUTH_FILE",  # up to here
     "MAX_STEPS",
     "EVAL_PERIOD",
     "CHECKPOINT_PERIOD",

@@ -71,12 +71,14 @@ def check_test(cfg: Config) -> None:
         UserError: a list, the class names or the place of the scores cannot be used, views that there are not, or
             weights that are not there and that training will not write.
     """
-    build_dataset(cfg, "test", read_samples(cfg, "test"))
+    samples = read_samples(cfg, "test")
+    for variant in _variants(cfg):
+        build_dataset(variant, "test", samples)
     read_names(cfg)
     if cfg.TEST.SAVE_RESULTS_PATH:
         _make_room(Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH)
     weights, output_dir = Path(cfg.TEST.CHECKPOINT_FILE_PATH).resolve(), Path(cfg.OUTPUT_DIR).resolve()
-    if cfg.TEST.CHECKPOINT_FILE_PATH and not weights.exists() and output_dir not in weights.parents:
+    if cfg.TEST.CHECKPOINT_FILE_PATH and not weights.exists() and output_dir not in (weights, *weights.parents):
         read_file(cfg.TEST.CHECKPOINT_FILE_PATH)  # says what is there instead
 
 
@@ -98,10 +100,18 @@ def test(cfg: Config, run: Run) -> dict[str, float]:
     model = build_on(cfg, run.device)
     checkpoint = load_for_test(cfg, model)
     result: dict[str, float] = {}
-    for num_clips in cfg.TEST.NUM_TEMPORAL_CLIPS or [cfg.TEST.NUM_ENSEMBLE_VIEWS]:
-        variant = dataclasses.replace(cfg, TEST=dataclasses.replace(cfg.TEST, NUM_ENSEMBLE_VIEWS=int(num_clips)))
+    for variant in _variants(cfg):
         result = _test_views(variant, run, model, checkpoint, names)
     return result
+
+
+def _variants(cfg: Config) -> list[Config]:
+    """The config with every number of clips that the test asks for."""
+    numbers = cfg.TEST.NUM_TEMPORAL_CLIPS or (cfg.TEST.NUM_ENSEMBLE_VIEWS,)
+    return [
+        dataclasses.replace(cfg, TEST=dataclasses.replace(cfg.TEST, NUM_ENSEMBLE_VIEWS=int(number)))
+        for number in numbers
+    ]
 
 
 def _make_room(path: Path) -> None:

@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 
 from videovit.data.decode.image_backend import SUFFIXES
-from videovit.data.folders import files_below
+from videovit.data.folders import files_below, is_folder
 from videovit.data.readers import kinetics
 from videovit.data.readers.annotation_files import content_of
 from videovit.data.records import AnnotationError, Sample
@@ -118,7 +118,7 @@ def class_folders(split_folder: Path) -> list[str]:
 
 def _class_folders(split_folder: Path) -> list[str]:
     with os.scandir(split_folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
 
 
 def shown(names: list[str]) -> str:
