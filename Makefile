@@ -10,8 +10,10 @@ DEMO := output/demo
 .PHONY: help setup demo test test-oldest test-slurm check format format-check lint types clean clean-demo
 
 help:
-	@echo "make demo    set up, render the demo data set, train, test and shuffle-test a small MViT (under 10 minutes)"
-	@echo "make test    set up and run the tests"
+	@echo "make setup   install everything into .venv; the others do it by themselves"
+	@echo "make demo    render the demo data set, train, test and shuffle-test a small MViT, predict (under 10 minutes)"
+	@echo "make clean-demo   remove what make demo made: the next one starts over"
+	@echo "make test    run the tests"
 	@echo "make check   format check, lint, types, tests"
 	@echo "make test-oldest  the tests with the oldest versions that setup.py allows, in a .venv of their own"
 	@echo "make test-slurm   as root on Debian: start a Slurm cluster of virtual nodes here, test runs on it, remove it"

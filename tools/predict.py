@@ -22,7 +22,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "frames, or, for a model of still images, all images in it.",
     )
     parser.add_argument("--cfg", required=True, metavar="FILE", help="the config that the model was trained with")
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="its weights")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="its weights, or the OUTPUT_DIR of its run")
     parser.add_argument("--json", metavar="FILE", help="also write the predictions here, per window too")
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY VALUE", help="config overrides; last, behind the videos"
