@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,15 @@ def test_a_log_on_a_full_disk_is_no_second_error(tmp_path: Path, capsys: pytest.
     told = capsys.readouterr().err
     assert told.count("stdout.log cannot be written: [Errno 28]") == 1
     assert "line 2" in told and "Traceback" not in told and "Call stack" not in told
+
+
+def test_names_that_are_not_utf_8_are_logged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """An image folder may hold such files; they are no reason to say that the log cannot be written."""
+    with pytest.raises(UserError), RunLog(tmp_path):
+        logger.info("unreadable: %s", os.fsdecode(b"m\xe4dchen.png"))
+        raise UserError(os.fsdecode(b"m\xe4dchen.png"))
+    assert (tmp_path / "stdout.log").read_text().count(r"m\udce4dchen.png") == 2
+    assert "cannot be written" not in capfd.readouterr().err
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

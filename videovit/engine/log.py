@@ -69,7 +69,7 @@ class RunLog:
         if rank == 0:
             try:
                 output_dir.mkdir(parents=True, exist_ok=True)
-                self._handlers.append(LogFile(output_dir / "stdout.log", encoding="utf-8"))
+                self._handlers.append(LogFile(output_dir / "stdout.log", encoding="utf-8", errors="backslashreplace"))
             except OSError as error:
                 raise UserError(f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror}") from error
             if tensorboard_dir is not None:
@@ -94,7 +94,7 @@ class RunLog:
         if self.rank == 0 and error is not None:  # the console is told by the command line
             with (
                 contextlib.suppress(OSError),
-                open(self.output_dir / "stdout.log", "a", encoding="utf-8") as file,
+                open(self.output_dir / "stdout.log", "a", encoding="utf-8", errors="backslashreplace") as file,
             ):
                 file.write(f"ended by {type(error).__name__}: {error}\n")
         logger.propagate = True

@@ -201,20 +201,6 @@ def inception_box(
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-def resized_crop(frames_THWC: Tensor, box: Box, size: int) -> Tensor:
-    """Cut a rectangle out of every frame and scale it to a square.
-
-    Args:
-        frames_THWC: uint8 (T, H, W, 3).
-        box: inside the frame.
-        size: S in pixels.
-
-    Returns:
-        uint8 (T, S, S, 3).
-    """
-    return resize(cut(frames_THWC, box), size, size)
-
-
 def horizontal_flip(frames_THWC: Tensor) -> Tensor:
     """Mirror every frame, left to right.
 
