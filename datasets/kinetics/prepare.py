@@ -11,7 +11,7 @@
     python datasets/kinetics/prepare.py --output lists --check
 
 Writes train.csv, val.csv and test.csv ("path label" a line), classes.json (class name -> number) and, with --check,
-check.csv. Then: DATA.PATH_TO_DATA_DIR lists, MODEL.NUM_CLASSES as printed, DATA.CLASS_NAMES_FILE classes.json.
+check.csv. Then: DATA.PATH_TO_DATA_DIR lists, MODEL.NUM_CLASSES as printed; classes.json is found there by itself.
 """
 
 from __future__ import annotations
