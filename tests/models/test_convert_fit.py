@@ -96,6 +96,15 @@ def test_paper_era_last_stage_is_refused_by_another_model_and_the_keys_named():
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
 
 
+def test_weights_whose_config_names_another_model_get_no_keys_of_mvit():
+    source, model = tiny(blocks=expand(**{**TINY, **PAPER_ERA})), tiny()
+    with pytest.raises(CheckpointError) as error:
+        load_pretrained(model, {"model_state": source.state_dict(), "cfg": "MODEL:\n  MODEL_NAME: PiT\n"})
+    assert str(error.value).endswith("\nthe config in the file says MODEL.MODEL_NAME PiT")
+    with pytest.raises(CheckpointError, match=r"MVIT\.POOL_KV_STRIDE"):
+        load_pretrained(model, {"model_state": source.state_dict(), "cfg": "MODEL:\n  MODEL_NAME: MViT\n"})
+
+
 def test_tensors_that_the_model_lacks_are_refused_too():
     source, model = tiny(), tiny(blocks=expand(**{**TINY, **PAPER_ERA}))
     with pytest.raises(CheckpointError, match=r"blocks\.3\.attn\.pool_k\.weight: unknown to the model"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from videovit.models.convert.report import LoadReport
 from videovit.models.convert.wrappers import unwrapped
 
 _LISTED = 8
+_NAMED = re.compile(r"MODEL_NAME['\"]?\s*:\s*['\"]?(\w+)")
 
 
 def load_pretrained(
@@ -121,6 +123,9 @@ def _complaint(result: Fit, weights: Weights, wanted: Mapping[str, Any], layout:
         lines.append(f"  ... and {len(problems) - _LISTED} more")
     if layout in MODEL_OF:
         return "\n".join([*lines, f"weights in this layout are those of MODEL.MODEL_NAME {MODEL_OF[layout]}"])
+    named = _NAMED.search(weights.cfg)
+    if named and named[1] != "MViT":  # hints are read from names that other models share with it
+        return "\n".join([*lines, f"the config in the file says MODEL.MODEL_NAME {named[1]}"])
     theirs, ours = config_hints(weights.state), config_hints(wanted)
     keys = [k for k in theirs if k != "MODEL.NUM_CLASSES" and k in ours and theirs[k] != ours[k]]
     if keys:
