@@ -25,7 +25,7 @@ from av.video.reformatter import ColorRange
 
 from videovit.data.decode import DecodeError
 from videovit.data.decode.limited import call_limited
-from videovit.data.decode.orientation import orientation_of
+from videovit.data.decode.orientation import Orientation, Upright
 from videovit.data.decode.probe import Probe, probe_video
 from videovit.data.decode.protocol import DEFAULTS, scaled_size
 from videovit.data.decode.pyav_backend import ERRORS, open_container, open_pyav, plain_reason
@@ -94,9 +94,8 @@ def shown_frames(path: str) -> Iterator[Any]:
             yield from packet.decode()
 
 
-def convert(frame: Any, settings: Settings) -> Any:
+def convert(frame: Any, orientation: Orientation, settings: Settings) -> Any:
     """A frame scaled, turned upright, in yuv420p of 16 to 235 with even sides, as x264 and every player want it."""
-    orientation = orientation_of(frame)
     width, height = scaled_size(frame.width, frame.height, settings.short_side)
     width, height = max(2, width // 2 * 2), max(2, height // 2 * 2)
     scaled = frame.reformat(
@@ -135,11 +134,11 @@ def encode(source: str, target: str, settings: Settings) -> int:
     options = {"crf": str(settings.crf), "preset": settings.preset, "x264-params": params}
     if settings.fastdecode:
         options["tune"] = "fastdecode"
-    number, last_pts, first_pts = 0, -1, None
+    number, last_pts, first_pts, upright = 0, -1, None, Upright()
     with av.open(target, "w", format="mp4", options={"movflags": "+faststart"}) as written:
         output: Any = None
         for frame in shown_frames(source):
-            new = convert(frame, settings)
+            new = convert(frame, upright.of(frame), settings)
             if output is None:
                 output = written.add_stream("libx264", rate=rate, options=options)
                 output.width, output.height, output.pix_fmt = new.width, new.height, "yuv420p"

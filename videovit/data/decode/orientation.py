@@ -29,10 +29,25 @@ class Orientation(NamedTuple):
         return image[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
 
 
-def orientation_of(frame: Any) -> Orientation:
-    """Of a frame of PyAV's; turns that are no quarter turns are rounded to one."""
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-    return Orientation() if matrix is None else _orientation(np.frombuffer(matrix, dtype=np.int32))
+class Upright:
+    """Tells the orientation of frames of PyAV's, one after the other; turns that are no quarter turns are rounded.
+
+    A frame that was asked for its matrix is in a circle with it, and stays in memory until Python looks for circles. So
+    a tiny copy is asked, and only of the first frame and of those that say that they are turned otherwise.
+    """
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._orientation = Orientation()
+
+    def of(self, frame: Any) -> Orientation:
+        """Of one frame."""
+        if frame.rotation != self._rotation:
+            self._rotation = frame.rotation
+            tiny = frame.reformat(16, 16, "gray", interpolation="POINT", threads=1)
+            matrix = tiny.side_data.get(Type.DISPLAYMATRIX)
+            self._orientation = Orientation() if matrix is None else _orientation(np.frombuffer(matrix, dtype=np.int32))
+        return self._orientation
 
 
 def _orientation(matrix: NDArray[np.signedinteger]) -> Orientation:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from videovit.data.decode.frame_index import FrameIndex, NotReached, RememberedTables, read_frame_index
 from videovit.data.decode.frame_table import UNKNOWN, FrameTable, Stretch, read_frame_table
-from videovit.data.decode.orientation import is_mirrored, orientation_of
+from videovit.data.decode.orientation import Orientation, Upright, is_mirrored
 from videovit.data.decode.protocol import (
     DEFAULTS,
     ClosingVideo,
@@ -142,7 +142,7 @@ class Rows:
     """Collects RGB images into one array, each in the row that its key stands for."""
 
     def __init__(self, keys: Sequence[Hashable], *, short_side: int = 0) -> None:
-        self._short_side = short_side
+        self._short_side, self._upright = short_side, Upright()
         self._row_of = {key: row for row, key in enumerate(keys)}
         self._missing = set(self._row_of)
         self.images: Image | None = None
@@ -152,7 +152,7 @@ class Rows:
         row = self._row_of.get(key)
         if row is None:
             return
-        image = to_rgb(frame, short_side=self._short_side)
+        image = to_rgb(frame, self._upright.of(frame), short_side=self._short_side)
         if self.images is None:
             self.images = np.empty((len(self._row_of), *image.shape), dtype=np.uint8)
         if self.images.shape[1:] != image.shape:
@@ -389,14 +389,14 @@ def can_skip(codec: str, extradata: bytes | None) -> bool:
     return num_temporal_layers == 1
 
 
-def to_rgb(frame: Any, *, short_side: int = 0) -> Image:
+def to_rgb(frame: Any, orientation: Orientation, *, short_side: int = 0) -> Image:
     """(H, W, 3) uint8 RGB of a decoded frame, turned upright.
 
     Args:
         frame: PyAV's.
+        orientation: of the frame.
         short_side: scale a larger frame down to it, in the colour space of the video: that is half the data of RGB.
     """
-    orientation = orientation_of(frame)
     width, height = scaled_size(frame.width, frame.height, short_side)
     if width != frame.width:
         frame = frame.reformat(width, height, frame.format.name, interpolation="BILINEAR", threads=1)
