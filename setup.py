@@ -19,8 +19,8 @@ setup(
     packages=find_packages(include=["videovit", "videovit.*"]),
     package_data={"videovit": ["py.typed"]},
     install_requires=[
-        "torch>=2.7",
-        "torchvision>=0.22",
+        "torch>=2.8",
+        "torchvision>=0.23",
         "pytorchvideo>=0.1.5",
         DECORD,
         "av>=17.1",

@@ -35,7 +35,7 @@ PLAIN = (  # AdamW would turn the last bits of vanishing gradients into whole st
     "SOLVER.BASE_LR 0.01 SOLVER.CLIP_GRAD_L2NORM 0.5"
 )
 SHARDED = " TRAIN.SHARD_MODEL True"
-# In older versions (seen: 2.7 and 2.8) gradients of the two differ in their last bits, which AdamW makes larger.
+# In older versions (seen: 2.8) gradients of the two differ in their last bits, which AdamW makes larger.
 ROUNDING = 0.0 if torch.__version__ >= "2.15" else 2e-3
 
 
