@@ -176,4 +176,4 @@ def test_two_processes_train_and_search_alike(searched, tmp_path):
         ]
         for c in (two, cfg)
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # Adam makes last bits larger
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

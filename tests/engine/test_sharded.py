@@ -35,8 +35,6 @@ PLAIN = (  # AdamW would turn the last bits of vanishing gradients into whole st
     "SOLVER.BASE_LR 0.01 SOLVER.CLIP_GRAD_L2NORM 0.5"
 )
 SHARDED = " TRAIN.SHARD_MODEL True"
-# In older versions (seen: 2.8) gradients of the two differ in their last bits, which AdamW makes larger.
-ROUNDING = 0.0 if torch.__version__ >= "2.15" else 2e-3
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +74,18 @@ def trace(folder: Path) -> list[set[str]]:
     return [set((folder / f"trace_rank{rank}.jsonl").read_text().splitlines()) for rank in range(2)]
 
 
+@pytest.mark.xfail(torch.__version__ < "2.15", reason="gradients of the two differ in their last bits (seen: 2.8)")
 def test_sharded_training_is_replicated_training(runs: tuple[Path, Path]) -> None:
     """Bit for bit, with accumulation, mixup, dropout, an average of weights; and the last file has the same content."""
     replicated, sharded = runs
     one, two = last(replicated), last(sharded)
     config = [json.dumps(content.pop("cfg")) for content in (one, two)]
     assert "SHARD_MODEL: true" in config[1] and config[0] != config[1]
-    assert_close(one, two, atol=ROUNDING)
+    assert_close(one, two, atol=0.0)
     assert trace(replicated) == trace(sharded)
     results = [[{k: v for k, v in r.items() if k != "time"} for r in stats(folder, "val_epoch")] for folder in runs]
     assert len(results[0]) == 1 and results[0][0].keys() == results[1][0].keys()
-    assert results[0][0]["loss"] == pytest.approx(results[1][0]["loss"], abs=ROUNDING or 1e-6)
+    assert results[0][0]["loss"] == pytest.approx(results[1][0]["loss"], abs=1e-6)
 
 
 def test_on_the_way_it_writes_folders_and_at_the_end_a_file(runs: tuple[Path, Path]) -> None:
