@@ -34,7 +34,7 @@ def test_no_file_gives_numbers_and_a_folder_is_looked_in(tmp_path: Path) -> None
     assert read_class_names("", 2) == ["class 0", "class 1"]
     (tmp_path / "names.txt").write_text("x\ny\n")
     assert read_class_names("names.txt", 2, str(tmp_path)) == ["x", "y"]
-    with pytest.raises(AnnotationError, match=f"^nams.txt: no such file, nor {tmp_path}/nams.txt"):
+    with pytest.raises(AnnotationError, match=f"^nams.txt: no such file, nor {tmp_path}/nams.txt.*CLASS_NAMES_FILE"):
         read_class_names("nams.txt", 2, str(tmp_path))
 
 

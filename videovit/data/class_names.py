@@ -39,7 +39,7 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
     if not path:
         return [f"class {k}" for k in range(num_classes or 0)]
     path = find_beside(path, folder)
-    content = _read(path, folder)
+    content = _read(path, folder, "DATA.CLASS_NAMES_FILE")
     if isinstance(content, Mapping):
         by_index = _by_index(path, content)
         names = [by_index.get(k, f"class {k}") for k in range(max(num_classes or 0, max(by_index, default=-1) + 1))]
@@ -52,7 +52,7 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
     return names
 
 
-def _read(path: str, folder: str) -> Any:
+def _read(path: str, folder: str, key: str) -> Any:
     file = Path(path)
     if not file.is_file():
         near = (
@@ -60,7 +60,7 @@ def _read(path: str, folder: str) -> Any:
         )
         beside = f", nor {Path(folder) / path}" if folder else ""
         hint = f"; nearest: {file.parent / near[0]}" if near else ""
-        raise AnnotationError(f"{path}: no such file{beside}{hint}")
+        raise AnnotationError(f"{path}: no such file{beside}{hint} ({key})")
     lines = read_lines(file)
     if file.suffix != ".json":
         names = [line.strip() for line in lines if line.strip()]
@@ -102,7 +102,7 @@ def read_class_groups(path: str, names: Sequence[str], folder: str = "") -> dict
     if not path:
         return {}
     path = find_beside(path, folder)
-    content = _read(path, folder)
+    content = _read(path, folder, "SHUFFLE_EVAL.CLASS_GROUPS_FILE")
     if not isinstance(content, Mapping) or not all(isinstance(v, list) for v in content.values()):
         raise AnnotationError(f"{path}: expected {{group: [class names or indices]}}")
     return {group: [_index_of(path, member, names) for member in members] for group, members in content.items()}
