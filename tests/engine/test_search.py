@@ -27,7 +27,7 @@ CONFIG = """
 TRAIN: {DATASET: imagenet, BATCH_SIZE: 4, EVAL_PERIOD: 1, CHECKPOINT_PERIOD: 1}
 TEST: {ENABLE: False, DATASET: imagenet, NUM_ENSEMBLE_VIEWS: 1, NUM_SPATIAL_CROPS: 1}
 DATA: {NUM_FRAMES: 1, TRAIN_CROP_SIZE: 16, TEST_CROP_SIZE: 16, INPUT_CHANNEL_NUM: [3]}
-PSVIT: {PLAN: B|BS, DIMS: [16, 32], HEADS: [2, 4], PATCH_SIZE: 4}
+PSVIT: {PLAN: B|BS, DIMS: [16, 32], HEADS: [2, 4], PATCH_SIZE: 4, DROPPATH_RATE: 0.0}
 SUPERNET: {NUM_CELLS: 3}
 SEARCH: {ENABLE: True, GENERATIONS: 2, POPULATION: 4, PARENTS: 2, CROSSOVER: 1, MUTATION: 1, MAX_GMACS: 0.00038}
 MODEL: {MODEL_NAME: PSViTSupernet, NUM_CLASSES: 2, DROPOUT_RATE: 0.0}
@@ -176,4 +176,4 @@ def test_two_processes_train_and_search_alike(searched, tmp_path):
         ]
         for c in (two, cfg)
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
