@@ -72,15 +72,28 @@ def test_depthwise_conv_in_bf16_is_near_fp32():
         torch.testing.assert_close(a.float(), b, atol=0.02 * b.abs().max().item(), rtol=0.05)
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((1, 2, 2), (1, 2, 2))])
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [
+        ((1, 3, 3), (1, 2, 2)),
+        ((3, 3, 3), (2, 2, 2)),
+        ((1, 2, 2), (1, 2, 2)),
+        ((3, 1, 1), (2, 1, 1)),
+        ((3, 3, 5), (1, 2, 1)),
+    ],
+)
 def test_pools_equal_pytorchs(kernel, stride):
-    x = noise(2, 4, 6, 6, 8)
+    x = noise(2, 4, 6, 6, 8).round(decimals=1).requires_grad_()  # many equal values: the first of them wins
     x_BCTHW = x.permute(0, 4, 1, 2, 3).contiguous()
     padding = padding_of(kernel, stride)
     expected = F.max_pool3d(x_BCTHW, kernel, stride, padding).permute(0, 2, 3, 4, 1)
-    assert torch.equal(max_pool(x, kernel, stride), expected)
+    got, dy = max_pool(x, kernel, stride), noise(*expected.shape, seed=1)
+    assert torch.equal(got, expected)
+    torch.testing.assert_close(torch.autograd.grad(got, x, dy), torch.autograd.grad(expected, x, dy, retain_graph=True))
     expected = F.avg_pool3d(x_BCTHW, kernel, stride, padding).permute(0, 2, 3, 4, 1)
-    torch.testing.assert_close(avg_pool(x, kernel, stride), expected)
+    got = avg_pool(x, kernel, stride)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(torch.autograd.grad(got, x, dy), torch.autograd.grad(expected, x, dy))
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 8])

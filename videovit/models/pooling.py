@@ -6,7 +6,7 @@ read; nothing is transposed on the way in or out.
 B clips, T H W grid in tokens, C channels (all heads), K kernel taps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -135,12 +135,7 @@ def max_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
     Returns:
         (B, T', H', W', C).
     """
-    if kernel[0] == stride[0] == 1:
-        x_XCHW = x_BTHWC.flatten(0, 1).permute(0, 3, 1, 2)
-        x_XCHW = F.max_pool2d(x_XCHW, kernel[1:], stride[1:], padding_of(kernel[1:], stride[1:]))
-        return x_XCHW.permute(0, 2, 3, 1).unflatten(0, x_BTHWC.shape[:2])
-    x_BCTHW = F.max_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, padding_of(kernel, stride))
-    return x_BCTHW.permute(0, 2, 3, 4, 1)
+    return _pool(F.max_pool2d, x_BTHWC, kernel, stride)
 
 
 def avg_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
@@ -154,8 +149,20 @@ def avg_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
     Returns:
         (B, T', H', W', C).
     """
-    x_BCTHW = F.avg_pool3d(x_BTHWC.permute(0, 4, 1, 2, 3), kernel, stride, padding_of(kernel, stride))
-    return x_BCTHW.permute(0, 2, 3, 4, 1)
+    return _pool(F.avg_pool2d, x_BTHWC, kernel, stride)
+
+
+def _pool(pool2d: Callable[..., Tensor], x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+    """Frame by frame, then over time: what 3D pooling gives, whose gradients on GPUs differ from run to run."""
+    padding_t, *padding = padding_of(kernel, stride)
+    x_XCHW = x_BTHWC.flatten(0, 1).permute(0, 3, 1, 2)
+    x_XCHW = pool2d(x_XCHW, kernel[1:], stride[1:], padding)
+    x_BTHWC = x_XCHW.permute(0, 2, 3, 1).unflatten(0, x_BTHWC.shape[:2])
+    if kernel[0] == stride[0] == 1:
+        return x_BTHWC
+    x_BCTX = x_BTHWC.flatten(2, 3).permute(0, 3, 1, 2)
+    x_BCTX = pool2d(x_BCTX, (kernel[0], 1), (stride[0], 1), (padding_t, 0))
+    return x_BCTX.permute(0, 2, 3, 1).unflatten(2, x_BTHWC.shape[2:4])
 
 
 def _has_gaps(kernel: int, stride: int) -> bool:
