@@ -11,7 +11,7 @@ from videovit.config import load_config
 from videovit.models import build_model, export_state_dict, load_pretrained
 from videovit.models.convert import CheckpointError
 from videovit.models.layers import SizeError
-from videovit.models.ps_vit import ProgressiveSamplingViT, initial_points, sample_map
+from videovit.models.ps_vit import ProgressiveSamplingViT, _sample_by_index, initial_points, sample_map
 
 SMALL = {"dim": 16, "num_heads": 2, "iterations": 3, "depth": 1, "points": (3, 3), "num_classes": 5}
 STEM = {"stem_width": 4, "stem_dim": 8}
@@ -64,6 +64,7 @@ def test_sampler_equals_a_direct_sum(frames):
         points[..., 0] = 0.0
     expected = direct_sum(map_BCTHW, points)
     torch.testing.assert_close(sample_map(map_BCTHW, points), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(_sample_by_index(map_BCTHW, points), expected, atol=1e-12, rtol=0)
     assert expected[:, 5].abs().max() == 0
 
 
@@ -74,6 +75,14 @@ def test_sampler_gradients(frames):
     points = torch.rand(1, 9, 3, dtype=torch.float64, generator=generator) * torch.tensor([3.0, 5, 5]) - 0.7
     points = (points + 0.05 * (points == points.round())).requires_grad_()  # the weights have a kink at elements
     assert torch.autograd.gradcheck(sample_map, (map_BCTHW, points))
+    assert torch.autograd.gradcheck(_sample_by_index, (map_BCTHW, points))
+
+
+def test_either_sampler_reads_a_single_frame_alike():
+    """Whatever its points say of time."""
+    map_BCTHW, points = clip(2, 3, 1, 6, 5), 5 * clip(2, 40, 3, seed=1)
+    expected = sample_map(map_BCTHW, points)
+    torch.testing.assert_close(_sample_by_index(map_BCTHW[:, :, 0], points[..., 1:]), expected)
 
 
 def test_initial_points():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from mvit_variants import mvit_v1_b, v1_blocks
 
 from videovit.models import count_params, load_pretrained
 from videovit.models.mvit import MViT
 from videovit.models.mvit_schedule import expand
-from videovit.models.roi_head import Detector, RoIHead
+from videovit.models.roi_head import Detector, RoIHead, roi_align
 
 SMALL = {
     "depth": 2,
@@ -70,6 +71,36 @@ def test_scales_of_either_side_are_their_own() -> None:
     boxes = torch.tensor([[0.0, 96, 32, 128, 64], [0.0, 0, 32, 32, 64]])
     scores = identity_head(1, resolution=1)(tokens, (1, 2, 4), boxes, (64, 128))
     assert scores[0, 0] > 0.5 > scores[1, 0]
+
+
+@pytest.mark.parametrize("bins", [1, 3, 7])
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sides", [(7, 7), (5, 9), (14, 14), (1, 3)])
+def test_roi_align_equals_torchvisions(sides: tuple[int, int], aligned: bool, bins: int) -> None:
+    height, width = sides
+    generator = torch.Generator().manual_seed(0)
+    map_BCHW = torch.randn(2, 3, height, width, dtype=torch.float64, generator=generator).requires_grad_()
+    corners = torch.rand(60, 2, 2, dtype=torch.float64, generator=generator) * 1.6 - 0.3  # some reach out of the map
+    corners *= 32 * corners.new_tensor([width, height])
+    boxes = torch.cat([torch.arange(60)[:, None] % 2, corners.amin(1), corners.amax(1)], dim=1)
+    far = [[0, -3000, -3000, 5000, 4000], [1, 9000, 9000, 9100, 9100], [1, -900, -900, -800, -800]]
+    special = [[0, 0, 0, 32 * width, 32 * height], [1, 32, 32, 32, 32], [1, -16, -16, 32, 32], [0, -32, -32, 0, 0]]
+    boxes = torch.cat([boxes, boxes.new_tensor(far + special)])
+    expected = torchvision.ops.roi_align(map_BCHW, boxes, bins, 1 / 32, 0, aligned)
+    got = roi_align(map_BCHW, boxes, (1 / 32, 1 / 32), bins=bins, aligned=aligned)
+    torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
+    dy = torch.randn(expected.shape, dtype=torch.float64, generator=generator)
+    expected_grad, grad = (torch.autograd.grad(y, map_BCHW, dy)[0] for y in (expected, got))
+    torch.testing.assert_close(grad, expected_grad, atol=1e-11, rtol=0)
+
+
+def test_roi_align_is_in_full_precision() -> None:
+    map_BCHW = torch.randn(1, 4, 7, 7).bfloat16()
+    boxes = torch.tensor([[0, 10.3, 20.7, 150, 224]])
+    with torch.autocast("cpu", torch.bfloat16):
+        got = roi_align(map_BCHW, boxes, (1 / 32, 1 / 32), bins=7, aligned=True)
+    expected = torchvision.ops.roi_align(map_BCHW.float(), boxes, 7, 1 / 32, 0, True).bfloat16()
+    torch.testing.assert_close(got, expected, rtol=2**-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("cls_token", [True, False])

@@ -4,7 +4,9 @@ B clips, C channels, T H W pixels; a leading `...` stands for any token layout.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +33,12 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
     if device != "meta" and torch.is_autocast_enabled(device):  # autocast knows no meta
         return torch.get_autocast_dtype(device)
     return x.dtype
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast switched off for the device of `x`."""
+    device = x.device.type
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def linear(

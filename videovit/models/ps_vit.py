@@ -12,14 +12,14 @@ K classes.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from itertools import product
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videovit.models.layers import Triple
+from videovit.models.layers import Triple, full_precision
 from videovit.models.transformer import Block, ClassTokenModel, SizeError, drop_path_rates
 
 Time = Literal["points", "planes", "frames"]
@@ -69,6 +69,8 @@ def sample_map(map_BCTHW: Tensor, points_BN3: Tensor) -> Tensor:
     """
     if map_BCTHW.shape[2] == 1:
         map_BCTHW, points_BN3 = map_BCTHW[:, :, 0], points_BN3[..., 1:]
+    if map_BCTHW.device.type != "cpu" and torch.are_deterministic_algorithms_enabled():
+        return _sample_by_index(map_BCTHW, points_BN3)
     sides = points_BN3.new_tensor(map_BCTHW.shape[2:])
     # grid_sample counts from the edges of the map, which are at -1 and 1, and wants x first. (Counting from the first
     # and last element instead divides by T - 1.)
@@ -77,6 +79,29 @@ def sample_map(map_BCTHW: Tensor, points_BN3: Tensor) -> Tensor:
         where = where.unsqueeze(2)
     read = F.grid_sample(map_BCTHW, where, mode="bilinear", padding_mode="zeros", align_corners=False)
     return read.flatten(2).transpose(1, 2)
+
+
+def _sample_by_index(map_BCX: Tensor, points_BNA: Tensor) -> Tensor:
+    """`sample_map` neighbour by neighbour: slower, but GPUs sum its gradients in the same order every time.
+
+    Args:
+        map_BCX: of two or three axes.
+        points_BNA: as many coordinates.
+    """
+    sides = map_BCX.shape[2:]
+    values_SC = map_BCX.flatten(2).transpose(1, 2).flatten(0, 1)
+    clip_B1 = torch.arange(len(map_BCX), device=map_BCX.device)[:, None]
+    low_BNA = points_BNA.detach().floor()
+    read_BNC = torch.zeros((), dtype=map_BCX.dtype, device=map_BCX.device)
+    for corner in product((0, 1), repeat=len(sides)):
+        index_BN, weight_BN = clip_B1, torch.ones_like(points_BNA[..., 0])
+        for axis, (step, side) in enumerate(zip(corner, sides, strict=True)):
+            at_BN = low_BNA[..., axis] + step
+            near_BN = 1 - (points_BNA[..., axis] - at_BN).abs()
+            weight_BN = weight_BN * torch.where((at_BN >= 0) & (at_BN < side), near_BN, 0)
+            index_BN = index_BN * side + at_BN.clamp(0, side - 1).long()
+        read_BNC = read_BNC + weight_BN[..., None] * values_SC[index_BN]
+    return read_BNC
 
 
 class Bottleneck(nn.Module):
@@ -341,13 +366,13 @@ class ProgressiveSamplingViT(ClassTokenModel):
         moved_BN3, x_BNC = points_BN3, None
         for i in range(self.iterations):
             block = self.blocks[0 if self.share_sampler else i]
-            with _full_precision(map_BCTHW):
+            with full_precision(map_BCTHW):
                 read_BNC = sample_map(map_BCTHW, moved_BN3) + self._positions(points_BN3, (T, H, W))
                 x_BNC = read_BNC if x_BNC is None else read_BNC + x_BNC
             x_BNC = self.run_block(block, x_BNC.to(self.norm.weight.dtype))
             yield x_BNC, points_BN3
             if i < self.iterations - 1:
-                with _full_precision(map_BCTHW):
+                with full_precision(map_BCTHW):
                     step_BN3 = self.gamma * block.offsets(x_BNC, T).to(points_BN3.dtype)
                 moved_BN3 = points_BN3 + step_BN3
                 points_BN3 = moved_BN3.detach()
@@ -358,12 +383,6 @@ class ProgressiveSamplingViT(ClassTokenModel):
         fractions = (points_BN3 / points_BN3.new_tensor(size))[..., 3 - layer.in_features :]
         positions: Tensor = layer(fractions.to(layer.weight.dtype))
         return positions
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """Autocast switched off for the device of `x`."""
-    device = x.device.type
-    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def ps_vit_from_config(cfg: Any) -> ProgressiveSamplingViT:

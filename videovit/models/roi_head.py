@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from videovit.config.errors import UserError
 from videovit.models.heads import ClassifierHead
+from videovit.models.layers import full_precision
 
 Triple = tuple[int, int, int]
 
@@ -66,25 +67,70 @@ class RoIHead(nn.Module):
         Returns:
             (R, K).
         """
-        from torchvision.ops import roi_align  # takes a second to import, and classification has no boxes
-
         _, height, width = grid
         num_tokens = grid[0] * height * width
         grid_BTHWC = tokens_BNC[:, tokens_BNC.shape[1] - num_tokens :].unflatten(1, grid)
         map_BCHW = grid_BTHWC.mean(dim=1).permute(0, 3, 1, 2)
-        boxes_R5 = boxes_R5.to(torch.promote_types(boxes_R5.dtype, torch.float32))
-        scale = boxes_R5.new_tensor([1.0, width / size[1], height / size[0], width / size[1], height / size[0]])
-        pooled = roi_align(
-            map_BCHW,
-            (boxes_R5 * scale).to(map_BCHW.dtype),
-            output_size=self.resolution,
-            spatial_scale=1.0,
-            sampling_ratio=0,
-            aligned=self.aligned,
-        )
-        features_RC = pooled.amax(dim=(2, 3))
+        scale = (width / size[1], height / size[0])
+        features_RC = roi_align(map_BCHW, boxes_R5, scale, bins=self.resolution, aligned=self.aligned).amax(dim=(2, 3))
         logits: Tensor = self.projection(self.dropout(features_RC))
         return logits
+
+
+def roi_align(map_BCHW: Tensor, boxes_R5: Tensor, scale: tuple[float, float], *, bins: int, aligned: bool) -> Tensor:
+    """The map in the bins of every box: the mean of samples, each read between the four elements around it.
+
+    A sample's weights are a product of one over y and one over x, so a box costs two matrix products. Their gradients
+    are the same in every run, which on GPUs those of torchvision's kernel are not.
+
+    Args:
+        map_BCHW: one map per clip.
+        boxes_R5: index of the clip, then x1, y1, x2, y2; R may be 0.
+        scale: elements of the map per unit of the boxes, along x and y.
+        bins: of a box on either side, P.
+        aligned: shift by half an element, so that a box covers the elements it lies on.
+
+    Returns:
+        (R, C, P, P), dtype of the map; computed in fp32 at least.
+
+    Source: Mask R-CNN (arXiv 1703.06870), section 3; the number of samples follows the size of the box.
+    """
+    wide = torch.promote_types(map_BCHW.dtype, torch.float32)
+    clips_R, boxes_R4 = boxes_R5[:, 0].long(), boxes_R5[:, 1:].to(wide)
+    with full_precision(map_BCHW):
+        axes = [
+            _bin_weights(boxes_R4[:, axis] * s, boxes_R4[:, axis + 2] * s, side, bins, aligned)
+            for axis, s, side in zip((0, 1), scale, (map_BCHW.shape[3], map_BCHW.shape[2]), strict=True)
+        ]
+        x_RPW, y_RPH = axes
+        rows_RCHP = map_BCHW.to(wide)[clips_R] @ x_RPW.transpose(1, 2)[:, None]
+        return (y_RPH[:, None] @ rows_RCHP).to(map_BCHW.dtype)
+
+
+def _bin_weights(low_R: Tensor, high_R: Tensor, side: int, bins: int, aligned: bool) -> Tensor:
+    """What every element of one axis (0 to side - 1) counts for in the bins of boxes from `low_R` to `high_R`.
+
+    A bin has as many samples as elements, rounded up. Those more than one element away from the map count as zero,
+    those nearer as the border.
+
+    Returns:
+        (R, bins, side).
+    """
+    start_R = low_R - 0.5 if aligned else low_R
+    length_R = high_R - low_R if aligned else (high_R - low_R).clamp(min=1)
+    bin_R = length_R / bins
+    count_R = bin_R.ceil().clamp(min=1)
+    step_R11 = (bin_R / count_R)[:, None, None]
+    begin_RP1 = (start_R[:, None] + bin_R[:, None] * torch.arange(bins, device=low_R.device))[..., None]
+    # Boxes may be larger than the map: of all samples only those from the first one near it on, half an element apart
+    # or more.
+    first_RP1 = ((-1 - begin_RP1) / step_R11 - 1).floor().nan_to_num().clamp(min=0)
+    sample_RPS = first_RP1 + torch.arange(2 * side + 6, device=low_R.device)
+    at_RPS = begin_RP1 + (sample_RPS + 0.5) * step_R11
+    counts_RPS = (sample_RPS < count_R[:, None, None]) & (bin_R > 0)[:, None, None] & (at_RPS >= -1) & (at_RPS <= side)
+    distance_RPSX = at_RPS.clamp(0, side - 1)[..., None] - torch.arange(side, device=low_R.device)
+    weights_RPSX = (1 - distance_RPSX.abs()).clamp(min=0) * counts_RPS[..., None]
+    return weights_RPSX.sum(dim=2) / count_R[:, None, None]
 
 
 class Detector(nn.Module):
