@@ -50,6 +50,7 @@ class Train:
     GRAD_ACCUM_STEPS: Positive = 1  # ours
     MAX_STEPS: Natural = 0  # ours; optimiser steps, 0: no limit
     EMA_DECAY: DropRate = 0.0  # ours; moving average of the weights, 0: none; DeiT: 0.99996
+    DETERMINISTIC: bool = True  # ours; on GPUs only kernels that give the same bits in every run
     NONFINITE: Annotated[str, Choice(("raise", "skip"))] = "raise"  # ours; a loss or gradient norm that is not finite
     NONFINITE_IN_A_ROW: Positive = 10  # ours; steps that `skip` leaves out in a row
     TRACE: bool = False  # ours; what every step trained on, in OUTPUT_DIR/trace_rank<N>.jsonl

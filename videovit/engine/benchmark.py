@@ -26,6 +26,7 @@ from videovit.data.decode.timing import measure_decode
 from videovit.data.records import Batch
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
 from videovit.engine import distributed
+from videovit.engine.determinism import deterministic
 from videovit.engine.log import format_table, logger
 from videovit.engine.loops import autocast, train_step
 from videovit.engine.parallel import without_sync
@@ -128,7 +129,9 @@ def benchmark(cfg: Config, run: Run) -> dict[str, float]:
     Returns:
         `<row>_clips_per_s` of every row.
     """
-    rows = BENCHMARKS[cfg.BENCHMARK.WHAT](cfg, run)
+    is_training = cfg.BENCHMARK.WHAT in ("train", "sync")
+    with deterministic(cfg, run.device) if is_training else nullcontext():
+        rows = BENCHMARKS[cfg.BENCHMARK.WHAT](cfg, run)
     if run.rank == 0:
         header = list(rows[0])
         table = [[_shown(row.get(name)) for name in header] for row in rows]

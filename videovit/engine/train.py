@@ -19,6 +19,7 @@ from videovit.data.transforms.pipeline import build_mixup, build_preparation
 from videovit.engine import distributed, preemption
 from videovit.engine.bad_samples import BadSamples
 from videovit.engine.checkpoint import Position, find_checkpoints, resume
+from videovit.engine.determinism import deterministic
 from videovit.engine.distill import build_teacher
 from videovit.engine.evaluation import check_test, validate
 from videovit.engine.guards import NonFiniteGuard
@@ -64,6 +65,7 @@ def train(cfg: Config, run: Run) -> dict[str, float]:
         preemption.install() as asked,
         output_lock(output_dir) as held,
         Saver(output_dir, minutes=cfg.TRAIN.CHECKPOINT_MINUTES, keep=cfg.TRAIN.CHECKPOINT_KEEP) as saver,
+        deterministic(cfg, run.device),
     ):
         loader = build_loader(cfg, "train", rank=run.rank, world_size=run.world_size)
         parts = build_training(cfg, run, paths=[sample.path for sample in loader.dataset.samples])
