@@ -1,0 +1,265 @@
+"""Runs on GPUs: the numbers of a CPU, the same bits when killed and started again, several processes through nccl.
+
+Skipped where there is no GPU. VIDEOVIT_GPU_TESTS=cpu runs them on the CPU (and gloo) instead, to try the tests
+themselves. Every run is a process of its own: one that has used a GPU cannot be forked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ava_data import write_ava
+from runs import ROOT, num_lines, stats, wait_for, write_config, write_data
+
+GPUS = torch.cuda.device_count()
+ON_CPU = not GPUS and os.environ.get("VIDEOVIT_GPU_TESTS") == "cpu"
+DEVICE = "NUM_GPUS 0" if ON_CPU else "NUM_GPUS 1"
+pytestmark = pytest.mark.skipif(not (GPUS or ON_CPU), reason="no GPU here")
+
+PLAIN = "MVIT.DROPPATH_RATE 0 MODEL.DROPOUT_RATE 0 TEST.ENABLE False"
+RICH = (
+    "SOLVER.MAX_EPOCH 4 TRAIN.EVAL_PERIOD 4 TEST.ENABLE False TRAIN.EMA_DECAY 0.9 TEST.USE_EMA True MVIT.DEPTH 3 "
+    "TRAIN.GRAD_ACCUM_STEPS 2 AUG.ENABLE True AUG.NUM_SAMPLE 2 MIXUP.ENABLE True MODEL.LOSS_FUNC soft_cross_entropy "
+    "TRAIN.CHECKPOINT_MINUTES 0.000001 DATA_LOADER.NUM_WORKERS 2"
+)
+PRECISIONS = {
+    "fp32": "",
+    "bf16": "TRAIN.MIXED_PRECISION True",
+    "fp16": "TRAIN.MIXED_PRECISION True TRAIN.MIXED_PRECISION_DTYPE fp16",
+}
+MVITV2 = "MVIT.REL_POS_SPATIAL True MVIT.REL_POS_TEMPORAL True MVIT.RESIDUAL_POOLING True MVIT.DIM_MUL_IN_ATT True"
+MODELS = {
+    "MViT v2": f"{MVITV2} MVIT.USE_ABS_POS False MVIT.SEP_POS_EMBED False MVIT.SEPARATE_QKV False",
+    "MViT max": "MVIT.MODE max MVIT.POOL_Q_STRIDE [[1,2,2,2]]",
+    "MViT avg": "MVIT.MODE avg",
+    "ViT": "MODEL.MODEL_NAME ViT VIT.PATCH_SIZE [2,8,8] VIT.EMBED_DIM 16 VIT.DEPTH 2 VIT.NUM_HEADS 2",
+    "PiT": "MODEL.MODEL_NAME PiT PIT.PATCH_KERNEL [3,8,8] PIT.PATCH_STRIDE [2,4,4] PIT.EMBED_DIMS [8,16] "
+    "PIT.NUM_HEADS [1,2] PIT.DEPTHS [1,1] PIT.POOL_KERNEL [3,3,3]",
+    "PS-ViT": "MODEL.MODEL_NAME PS_ViT PS_VIT.EMBED_DIM 16 PS_VIT.NUM_HEADS 2 PS_VIT.ITERATIONS 2 PS_VIT.DEPTH 1 "
+    "PS_VIT.POINTS [3,3] PS_VIT.STEM_WIDTH 4 PS_VIT.STEM_DIM 8",
+}
+
+
+class Runner:
+    """Starts `tools/run_net.py` on one config, and gives every process a GPU of its own as far as there are any."""
+
+    def __init__(self, config: Path, *common: object) -> None:
+        self.command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(config), *map(str, common)]
+
+    def start(self, out: Path, opts: str, world_size: int = 1) -> list[subprocess.Popen[str]]:
+        """The processes of a run, with the environment that a launcher gives them."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        ranks = []
+        out.mkdir(parents=True, exist_ok=True)
+        for rank in range(world_size):
+            words = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "MASTER_PORT": port}
+            env = {**os.environ, **{name: str(value) for name, value in words.items()}, "MASTER_ADDR": "127.0.0.1"}
+            # On one GPU: newer versions of nccl let several processes share it where this is said.
+            env |= {"NCCL_DEBUG": "VERSION", "NCCL_MULTI_RANK_GPU_ENABLE": "1"}
+            if GPUS:
+                visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(GPUS)))
+                env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[rank % GPUS]
+            command = [*self.command, "OUTPUT_DIR", str(out), *DEVICE.split(), *opts.split()]
+            with (out / f"said{rank}.txt").open("a") as said:
+                ranks.append(subprocess.Popen(command, stdout=said, stderr=said, env=env, text=True))
+        return ranks
+
+    def run(self, out: Path, opts: str, world_size: int = 1) -> Path:
+        """Start, and expect all to end well; returns `out`."""
+        codes = exit_codes(self.start(out, opts, world_size))
+        said = "\n".join((out / f"said{rank}.txt").read_text() for rank in range(world_size))
+        if world_size > 1 and "Duplicate GPU" in said:
+            pytest.skip("one GPU, and this version of nccl gives every process its own")
+        assert codes == [0] * world_size, said
+        return out
+
+
+def exit_codes(ranks: Sequence[subprocess.Popen[str]], seconds: float = 200.0) -> list[int]:
+    try:
+        return [process.wait(seconds) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    home = tmp_path_factory.mktemp("home")
+    return Runner(write_config(home), "DATA.PATH_TO_DATA_DIR", write_data(home / "data"))
+
+
+def steps(out: Path) -> list[float]:
+    """Losses and norms of all steps."""
+    return [value for record in stats(out, "train_iter") for value in (record["loss"], record["grad_norm"])]
+
+
+def assert_same_bits(one: Any, two: Any) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two)
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_same_bits(one[key], two[key])
+    elif isinstance(one, list):
+        for first, second in zip(one, two, strict=True):
+            assert_same_bits(first, second)
+    else:
+        assert one == two
+
+
+def assert_same_training(one: Path, two: Path, name: str = "checkpoint_epoch_00004.pyth") -> None:
+    """Weights, average, moments, scale: bit for bit."""
+    first, second = (torch.load(out / "checkpoints" / name, weights_only=True) for out in (one, two))
+    for key in ("model_state", "ema_state", "optimizer_state", "scaler_state"):
+        assert_same_bits(first[key], second[key])
+
+
+def kill_and_go_on(tiny: Runner, out: Path, opts: str, world_size: int = 1) -> None:
+    """Kill the last process in the second epoch of three steps, then start the same command again."""
+    ranks = tiny.start(out, opts, world_size)
+    wait_for(lambda: num_lines(out / "stats.jsonl") >= 6, 100)
+    ranks[-1].kill()
+    assert 0 not in exit_codes(ranks)
+    tiny.run(out, opts, world_size)
+
+
+# ------------------------------------------------------------------------------------------------- one process
+
+
+def test_a_gpu_trains_and_tests_as_a_cpu_does(tiny: Runner, tmp_path: Path) -> None:
+    """Convolutions may round to TF32."""
+    opts = f"{PLAIN} SOLVER.OPTIMIZING_METHOD sgd SOLVER.BASE_LR 0.01 TEST.ENABLE True TEST.SAVE_RESULTS_PATH scores.pt"
+    here, there = tiny.run(tmp_path / "device", opts), tiny.run(tmp_path / "cpu", f"{opts} NUM_GPUS 0")
+    assert steps(here) == pytest.approx(steps(there), rel=5e-3)
+    one, two = (torch.load(out / "scores.pt", weights_only=True)["scores"] for out in (here, there))
+    torch.testing.assert_close(one, two, atol=5e-3, rtol=0)
+    log = (here / "stdout.log").read_text()
+    assert ON_CPU or ("device cuda:0 (" in log and all(r["gpu_mem_gb"] > 0 for r in stats(here, "train_iter")))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_killed_and_started_again_the_bits_are_the_same(precision: str, tiny: Runner, tmp_path: Path) -> None:
+    if ON_CPU and precision == "fp16":
+        pytest.skip("fp16 is for GPUs")
+    opts = f"{RICH} {PRECISIONS[precision]}"
+    whole = tiny.run(tmp_path / "whole", opts)
+    kill_and_go_on(tiny, tmp_path / "killed", opts)
+    assert_same_training(whole, tmp_path / "killed")
+    records = stats(whole, "train_iter")
+    assert len(records) == 12
+    assert all(record["loss"] < 10 for record in records)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_train_to_the_same_bits_twice(name: str, tiny: Runner, tmp_path: Path) -> None:
+    """`TRAIN.DETERMINISTIC` finds a version of all that they need; and the CPU's numbers."""
+    opts = f"{PLAIN} {MODELS[name]} SOLVER.OPTIMIZING_METHOD sgd SOLVER.BASE_LR 0.01 TRAIN.EVAL_PERIOD 2"
+    one, two = (tiny.run(tmp_path / folder, opts) for folder in ("one", "two"))
+    assert_same_training(one, two, "checkpoint_epoch_00002.pyth")
+    cpu = tiny.run(tmp_path / "cpu", f"{opts} NUM_GPUS 0")
+    assert steps(one) == pytest.approx(steps(cpu), rel=1e-2)
+
+
+def test_detection_trains_to_the_same_bits_twice(tmp_path: Path) -> None:
+    runner = Runner(write_ava(tmp_path / "ava"))
+    one, two = (runner.run(tmp_path / folder, "") for folder in ("one", "two"))
+    assert_same_training(one, two, "checkpoint_epoch_00005.pyth")
+    (tested,) = stats(one, "test_final")
+    assert tested["num_boxes"] == 36 and tested["map"] > 80
+
+
+def test_networks_of_pytorchvideo_train_with_a_warning(tiny: Runner, tmp_path: Path) -> None:
+    out = tiny.run(tmp_path, f"{PLAIN} MODEL.MODEL_NAME ptv_slow_r50 TRAIN.MAX_STEPS 1 TRAIN.BATCH_SIZE 2")
+    assert ON_CPU or "cannot be trained to the same bits twice" in (out / "stdout.log").read_text()
+    assert len(stats(out, "train_iter")) == 1
+
+
+@pytest.mark.parametrize("what", ["model", "train"])
+def test_benchmarks_of_the_model(what: str, tiny: Runner, tmp_path: Path) -> None:
+    opts = f"TRAIN.ENABLE False TEST.ENABLE False BENCHMARK.ENABLE True BENCHMARK.WHAT {what} BENCHMARK.BATCH_SIZE 2"
+    rows = stats(tiny.run(tmp_path, opts + " BENCHMARK.NUM_STEPS 5"), "benchmark")
+    assert [row["row"] for row in rows] == ["fp32", "bf16"] + ([] if ON_CPU else ["bf16 compiled"])
+    assert all(row["clips_per_s"] > 0 and row["share_of_peak_%"] > 0 for row in rows)
+
+
+def test_prediction(tiny: Runner, tmp_path: Path) -> None:
+    out = tiny.run(tmp_path / "run", f"{PLAIN} TRAIN.MAX_STEPS 1")
+    video = next(Path(tiny.command[-1]).glob("test*.mp4"))
+    shown = []
+    for device in (DEVICE, "NUM_GPUS 0"):
+        command = [sys.executable, str(ROOT / "tools/predict.py"), "--cfg", str(out / "config.yaml"), "--checkpoint"]
+        done = subprocess.run(
+            [*command, str(out), str(video), "--opts", *device.split()], capture_output=True, text=True, check=True
+        )
+        shown.append(done.stdout)
+    assert [line.split()[:1] for line in shown[0].splitlines()] == [line.split()[:1] for line in shown[1].splitlines()]
+
+
+# --------------------------------------------------------------------------------------------- several processes
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process on the batch that two share below."""
+    return tiny.run(tmp_path_factory.mktemp("alone"), f"{TWO} TEST.ENABLE True")
+
+
+TWO = f"{PLAIN} SOLVER.OPTIMIZING_METHOD sgd SOLVER.BASE_LR 0.01 MVIT.DEPTH 3"
+
+
+@pytest.mark.parametrize(
+    ("opts", "rel"),
+    [("", 1e-3), ("TRAIN.SHARD_MODEL True MODEL.ACT_CHECKPOINT True", 1e-3), ("TRAIN.GRAD_COMPRESSION bf16", 2e-2)],
+)
+def test_two_processes_train_as_one_does(opts: str, rel: float, alone: Path, tiny: Runner, tmp_path: Path) -> None:
+    out = tiny.run(tmp_path, f"{TWO} TEST.ENABLE True {opts}", 2)
+    assert steps(out) == pytest.approx(steps(alone), rel=rel)
+    (one,), (two,) = stats(alone, "test_final"), stats(out, "test_final")
+    assert (two["num_videos"], two["num_views"]) == (one["num_videos"], one["num_views"]) == (7, 42)
+    assert ON_CPU or "NCCL version" in (out / "said0.txt").read_text()
+
+
+@pytest.mark.parametrize("opts", ["", "TRAIN.SHARD_MODEL True", "TRAIN.GRAD_COMPRESSION bf16"])
+def test_two_processes_killed_and_started_again(opts: str, tiny: Runner, tmp_path: Path) -> None:
+    """One of them is killed, and the other ends by itself."""
+    whole = tiny.run(tmp_path / "whole", f"{RICH} {opts}", 2)
+    kill_and_go_on(tiny, tmp_path / "killed", f"{RICH} {opts}", 2)
+    assert_same_training(whole, tmp_path / "killed")
+
+
+def test_a_process_that_fails_ends_the_other_with_its_error(tiny: Runner, tmp_path: Path) -> None:
+    ranks = tiny.start(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500", 2)
+    wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 3, 100)
+    ranks[1].kill()
+    assert exit_codes(ranks, 60)[0] == 1
+    assert "rank 1: killed, or hangs" in (tmp_path / "said0.txt").read_text()
+
+
+def test_a_signal_to_one_of_two_ends_both_at_the_same_step(tiny: Runner, tmp_path: Path) -> None:
+    ranks = tiny.start(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500 TRAIN.TRACE True", 2)
+    wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 2, 100)
+    ranks[1].send_signal(signal.SIGUSR2)
+    assert exit_codes(ranks) == [75, 75]
+    (newest,) = (tmp_path / "checkpoints").iterdir()
+    content = torch.load(newest, weights_only=True)
+    done = [num_lines(tmp_path / f"trace_rank{rank}.jsonl") for rank in (0, 1)]
+    assert done == [3 * (content["epoch"] + 1) + content["step"]] * 2
+
+
+@pytest.mark.skipif(not ON_CPU and GPUS < 2, reason="needs two GPUs")
+def test_processes_are_spawned_one_for_each_gpu(alone: Path, tiny: Runner, tmp_path: Path) -> None:
+    how = "NUM_CPU_PROCS 2" if ON_CPU else "NUM_GPUS 2"
+    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    subprocess.run([*tiny.command, "OUTPUT_DIR", str(tmp_path), *f"{DEVICE} {TWO} {how}".split()], env=env, check=True)
+    assert steps(tmp_path) == pytest.approx(steps(alone), rel=1e-3)
