@@ -34,12 +34,14 @@ def work(rank: int, how: str, port: int, folder: Path) -> None:
         with distributed.process_group(use_gpu=False, timeout_s=timeout_s), distributed.naming_the_fault():
             distributed.barrier()
             if rank == FAULTY:
-                if how == "killed":
+                if how.startswith("killed"):
                     os.kill(os.getpid(), signal.SIGKILL)
                 elif how == "hang":
                     time.sleep(30)
                     return
                 raise UserError("clip 7 is broken")
+            if how == "killed, and the others wait for their GPUs":
+                distributed.wait_together(lambda: False)
             distributed.mean([1.0])
     except (LaunchError, PeerError, UserError) as error:
         text = f"{type(error).__name__}: {error}\n{time.monotonic() - began}"
@@ -79,7 +81,7 @@ def test_an_error_is_told_by_all(ends: Callable[[str], dict[int, str]]) -> None:
         assert told[rank].startswith("PeerError: rank 1: clip 7 is broken"), told
 
 
-@pytest.mark.parametrize("how", ["killed", "hang"])
+@pytest.mark.parametrize("how", ["killed", "killed, and the others wait for their GPUs", "hang"])
 def test_a_silent_rank_is_named(
     how: str, ends: Callable[[str], dict[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +103,17 @@ def agree(rank: int, folder: Path) -> None:
     distributed.barrier()
     found = distributed.gather(rank), distributed.highest([rank, torch.tensor(-rank)]), distributed.mean([rank, 1])
     assert found == ([0, 1], [1, 0], [0.5, 1]), found
+
+
+def wait_for_the_slowest(rank: int, folder: Path) -> None:
+    distributed.barrier()
+    begin = time.monotonic()
+    distributed.wait_together(lambda: rank == 0 or time.monotonic() > begin + 0.5)
+    assert 0.4 < time.monotonic() - begin < 30
+
+
+def test_processes_wait_for_the_last_of_their_gpus(tmp_path: Path) -> None:
+    run_group(wait_for_the_slowest, 2, tmp_path)
 
 
 def test_what_processes_agree_on_never_takes_the_way_of_gradients(

@@ -4,7 +4,8 @@ RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are all that is read; 
 submitit) is unknown here. Not being able to join is an error, never a run of one.
 
 Whatever the processes agree on here travels in host memory, by gloo, on GPUs too: a process that dies closes its
-connections, and the others know at once, where nccl would wait for its watchdog. Gradients and weights take nccl.
+connections, and the others know at once, where nccl would wait for its watchdog. So GPUs are waited for together, too.
+Gradients and weights take nccl.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}  # DIST_BACKEND -> of each kind of memory
 
 FAULT = "fault"  # key of the store: what the process that failed first has to say
+WAIT_S = 0.005  # between two looks at a GPU
 LOOK_S = 3.0  # how long a process that lost the others looks for the one at fault
 
 _store: Store | None = None  # shared by the processes of the group, while there is one
@@ -264,3 +266,21 @@ def _reduce(values: Sequence[float | torch.Tensor], how: dist.ReduceOp.RedOpType
 def barrier() -> None:
     """Wait until every rank is here."""
     highest([0])
+
+
+def wait_for_gpus(device: torch.device) -> None:
+    """Wait until what every rank has given its GPU is done.
+
+    Asking a GPU for a number waits too, but for ever where a gradient comes from a process that is gone.
+    """
+    if device.type == "cuda" and dist.is_initialized():
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        wait_together(event.query)
+
+
+def wait_together(is_done: Callable[[], bool]) -> None:
+    """Wait until `is_done()` on every rank; one that goes meanwhile is an error, as in every exchange."""
+    begin = time.monotonic()
+    while highest([not is_done()])[0]:
+        time.sleep(min(WAIT_S, 0.02 * (time.monotonic() - begin)))

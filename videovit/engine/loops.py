@@ -139,6 +139,7 @@ def train_step(
     norm = clip_gradients(parts.model, max_norm=parts.max_norm, max_value=parts.max_value)
     # With a scaler an infinite norm is its business: it skips the step and lowers the scale.
     finite = torch.isfinite(loss) & (torch.isfinite(norm) | (parts.scaler is not None))
+    distributed.wait_for_gpus(parts.device)
     bad, stop, save = distributed.highest([~finite, *parts.wishes()])
     if bad:
         parts.guard.refuse(StepFacts(epoch, step, lr, float(loss), float(norm), parts.seed, parts.rank, batch))
