@@ -17,7 +17,8 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     documentation. (fvcore's totals add 5 per LayerNorm output.)
 
     Args:
-        model: left as it is; a copy on `meta` is run in evaluation mode. A Detector is given one box.
+        model: left as it is; a copy on `meta` is run in evaluation mode. A Detector is given one box, RoIAlign of which
+            is two products.
         input_size: shape of the input, batch first.
 
     Returns:
