@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from runs import ROOT, run_tool, stats, wait_for, write_config, write_data
+from runs import ROOT, Make, run_tool, stats, wait_for, write_config, write_data
 
-from videovit.config import load_config
+from videovit.config import dump_config, load_config
 from videovit.config.errors import UserError
 from videovit.engine import launch
 
@@ -337,6 +337,16 @@ def test_too_many_gpus_is_an_error(config: Path, data: Path, tmp_path: Path) -> 
     opts = ["DATA.PATH_TO_DATA_DIR", data, "OUTPUT_DIR", tmp_path, "NUM_GPUS", wanted, "TRAIN.BATCH_SIZE", 4 * wanted]
     done = run_tool("run_net.py", "--cfg", config, *opts, check=False)
     assert done.returncode == 1 and f"NUM_GPUS {wanted}" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_variables_of_a_launcher_of_one_process_are_told(make: Make, tmp_path: Path) -> None:
+    """Some platforms set them always."""
+    command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(tmp_path / "config.yaml")]
+    cfg = make(tmp_path / "out", "NUM_CPU_PROCS 2 TRAIN.ENABLE False TEST.ENABLE False")
+    (tmp_path / "config.yaml").write_text(dump_config(cfg))
+    env = {**os.environ, "RANK": "0", "WORLD_SIZE": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert "process 1 of 1" in done.stderr and "Unset RANK and WORLD_SIZE" in done.stderr
 
 
 def test_torchrun(trained: Path, data: Path, config: Path, tmp_path: Path) -> None:

@@ -213,7 +213,10 @@ def _device(use_gpu: bool) -> torch.device:
     local = _env_int("LOCAL_RANK") if "LOCAL_RANK" in os.environ else 0
     found = torch.cuda.device_count()
     if local >= found:
-        raise LaunchError(f"GPU {local} wanted, {found} found; set NUM_GPUS to at most {found} (0 runs on the CPU)")
+        raise LaunchError(
+            f"GPU {local} wanted (LOCAL_RANK, from 0), PyTorch finds {found} here; start fewer processes here, "
+            "or NUM_GPUS 0 for the CPU"
+        )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
 

@@ -53,14 +53,19 @@ def run(cfg: Config) -> Results:
     """
     if distributed.is_launched():
         return run_tasks(cfg)
-    per_shard = cfg.NUM_GPUS if cfg.NUM_GPUS > 0 else cfg.NUM_CPU_PROCS
     _check_gpus(cfg.NUM_GPUS)
-    if per_shard * cfg.NUM_SHARDS == 1:
+    if _num_wanted(cfg) == 1:
         return run_tasks(cfg)
+    per_shard = _num_wanted(cfg) // cfg.NUM_SHARDS
     host, port = _rendezvous(cfg)
     names = [f"rank {cfg.SHARD_ID * per_shard + i}" for i in range(per_shard)]
     results: Results = run_processes(_run_spawned, names, cfg, per_shard, host, port)
     return results
+
+
+def _num_wanted(cfg: Config) -> int:
+    """Processes of the whole run that the config asks for."""
+    return (cfg.NUM_GPUS or cfg.NUM_CPU_PROCS) * cfg.NUM_SHARDS
 
 
 def _run_spawned(local_rank: int, cfg: Config, per_shard: int, host: str, port: int) -> Results:
@@ -92,6 +97,11 @@ def run_tasks(cfg: Config) -> Results:
         log = RunLog(output_dir, rank=rank, tensorboard_dir=output_dir / tensorboard if tensorboard else None)
         with log, distributed.naming_the_fault():
             logger.info("%s, process %d of %d", _describe(device), rank + 1, world_size)
+            if distributed.is_launched() and world_size == 1 < _num_wanted(cfg):
+                logger.warning(
+                    "warning: RANK and WORLD_SIZE=1 are set, as by a launcher of one process: NUM_GPUS, NUM_CPU_PROCS "
+                    "and NUM_SHARDS start no others. Unset RANK and WORLD_SIZE to have them started"
+                )
             warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
             with workers_named():
                 return _run_enabled(cfg, Run(log, device, rank, world_size))
@@ -116,9 +126,9 @@ def _describe(device: torch.device) -> str:
 def _check_gpus(num_gpus: int) -> None:
     found = torch.cuda.device_count()
     if num_gpus > found:
+        fewer = f"set NUM_GPUS to at most {found}, or to 0" if found else "NUM_GPUS 0"
         raise LaunchError(
-            f"NUM_GPUS {num_gpus}: this machine has {found}; set NUM_GPUS to at most {found} (0 runs on the CPU, "
-            "NUM_CPU_PROCS says in how many processes)"
+            f"NUM_GPUS {num_gpus}: PyTorch finds {found} GPUs here; {fewer} for the CPU (in NUM_CPU_PROCS processes)"
         )
 
 
