@@ -19,8 +19,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         epilog="Class names come from DATA.CLASS_NAMES_FILE, or from what stands in DATA.PATH_TO_DATA_DIR. Videos "
         "are read in windows, with the frames, crops and joining of scores of the test (TEST.DATASET, "
         "TEST.NUM_SPATIAL_CROPS, DATA.ENSEMBLE_METHOD); PREDICT.TOP_K and PREDICT.WINDOW_STRIDE_S change how "
-        "many classes are shown and how windows overlap. A folder is a video of frames, or, for a model of "
-        "still images, all images in it.",
+        "many classes are shown and how windows overlap. A folder of images is a video of frames, of any other "
+        "all videos count; for a model of still images, all images.",
     )
     parser.add_argument("--cfg", required=True, metavar="FILE", help="the config that the model was trained with")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="its weights, or the OUTPUT_DIR of its run")
@@ -28,7 +28,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY VALUE", help="config overrides; last, behind the videos"
     )
-    parser.add_argument("videos", nargs="+", metavar="VIDEO")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files or folders")
     return parser.parse_args(argv)
 
 

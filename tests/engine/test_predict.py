@@ -55,6 +55,19 @@ def test_a_model_of_images_takes_images_and_folders_of_them(tmp_path: Path) -> N
         list_inputs(cfg, [str(tmp_path / "empty")])
 
 
+def test_a_folder_is_a_video_of_frames_or_all_videos_in_it(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    frames, videos = tmp_path / "frames", tmp_path / "videos"
+    for name in (frames / "1.png", videos / "deep/b.MP4", videos / "a.webm", videos / "notes.txt"):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 36), "red").save(name, format="PNG")
+    found = list_inputs(cfg, [str(frames), str(videos), "c.mp4"])
+    assert found == [str(frames), str(videos / "a.webm"), str(videos / "deep/b.MP4"), "c.mp4"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: a folder without images and without videos"):
+        list_inputs(cfg, [str(tmp_path / "empty")])
+
+
 def test_only_shares_are_shown_in_percent() -> None:
     prediction = Prediction("a.mp4", [("walk", 0.25), ("sit", -3.5)], [], "1 windows")
     assert format_prediction(prediction).split()[-4:] == ["walk", "25.0", "sit", "-350.0"]

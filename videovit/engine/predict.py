@@ -24,8 +24,8 @@ from videovit.config.errors import UserError
 from videovit.data.build import build_decode_options
 from videovit.data.catalog import find_dataset, read_names
 from videovit.data.decode import open_video
-from videovit.data.decode.image_backend import SUFFIXES
-from videovit.data.folders import files_below
+from videovit.data.decode.image_backend import SUFFIXES, images_in
+from videovit.data.folders import VIDEO_SUFFIXES, files_below
 from videovit.data.transforms.pipeline import build_eval_transform, build_image_eval_transform, build_preparation
 from videovit.engine.log import Progress, format_table
 from videovit.engine.loops import autocast
@@ -90,24 +90,29 @@ def window_starts(num_frames: int, clip_size: float, stride: float) -> list[floa
 
 
 def list_inputs(cfg: Config, names: Sequence[str]) -> list[str]:
-    """What to predict: a folder is a video of frames, or for a model of still images each image in it.
+    """What to predict: a folder is a video of frames, or all videos below it; for a model of images, all images.
 
     Raises:
-        UserError: a folder without images; a detector.
+        UserError: a folder with nothing to predict; a detector.
     """
     if cfg.DETECTION.ENABLE:
         raise UserError(
             "DETECTION.ENABLE: prediction names what a whole video shows; a detector needs the boxes of people. List "
             "them in a file of proposals (AVA.TEST_PREDICT_BOX_LISTS) and run the test, which writes detections.csv"
         )
-    if not find_dataset(cfg.TEST.DATASET).images:
-        return list(names)
+    about_images = find_dataset(cfg.TEST.DATASET).images
     found: list[str] = []
     for name in names:
-        images = files_below(name, SUFFIXES) if Path(name).is_dir() else [name]
-        if not images:
-            raise UserError(f"{name}: a folder without images, and TEST.DATASET {cfg.TEST.DATASET} is about images")
-        found += images
+        if not Path(name).is_dir():
+            inside = [name]
+        elif about_images:
+            inside = files_below(name, SUFFIXES)
+        else:
+            inside = [name] if images_in(name) else files_below(name, VIDEO_SUFFIXES)
+        if not inside:
+            other = f", and TEST.DATASET {cfg.TEST.DATASET} is about images" if about_images else " and without videos"
+            raise UserError(f"{name}: a folder without images{other}")
+        found += inside
     return found
 
 
