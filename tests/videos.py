@@ -77,6 +77,7 @@ def write_video(
     extra: str = "",
     container_options: dict[str, str] | None = None,
     draw: Callable[[int], NDArray[np.uint8]] | None = None,
+    title: str = "",
 ) -> Path:
     """Write a numbered video; the suffix of `path` decides the container.
 
@@ -96,6 +97,7 @@ def write_video(
         extra: further x264 or x265 settings, joined by colons.
         container_options: options of the container's writer.
         draw: image of frame i instead of its number.
+        title: of the video.
 
     Returns:
         `path`.
@@ -111,6 +113,8 @@ def write_video(
         if lossless:
             settings["qp"] = "0"
     with av.open(str(path), "w", options=container_options or {}) as container:
+        if title:
+            container.metadata["title"] = title
         stream = container.add_stream(codec, rate=fps, options=settings)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.gop_size = keyint

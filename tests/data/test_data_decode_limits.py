@@ -110,6 +110,26 @@ def test_the_epoch_goes_on(numbered: Numbered, tmp_path: Path, bad_decoder: str,
     assert children() <= before
 
 
+def test_a_helper_never_comes_out(numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw, and nowhere to tell it: it still may not go on with the work of its parent."""
+
+    def open_odd(path: str, options: DecodeOptions) -> Video:
+        raise TypeError("this argument is no more")
+
+    monkeypatch.setitem(BACKENDS, "odd", open_odd)
+    came_out = tmp_path / "came out"
+    parent = os.getpid()
+    with (tmp_path / "log").open("w", buffering=1) as log:  # a file that the helper closes, being none of its business
+        monkeypatch.setattr(sys, "stderr", log)
+        try:
+            with pytest.raises(DecodeError, match="the decoder ended with code 1"):
+                open_video(str(numbered("limits_good.mp4", num_frames=20)), "odd", LIMITED)
+        finally:
+            if os.getpid() != parent:
+                came_out.touch()
+    assert not came_out.exists()
+
+
 @pytest.mark.parametrize("backend", VIDEO_BACKENDS)
 def test_the_same_frames_and_errors_as_without_a_limit(numbered: Numbered, tmp_path: Path, backend: str) -> None:
     path = numbered("limits_good.mp4", num_frames=20)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from videos import VIDEO_BACKENDS, access_patterns, copy_packets, read_barcodes, rotate, write_video
@@ -23,7 +22,7 @@ NUM_FRAMES = 50
 Numbered = Callable[..., Path]
 backends = pytest.mark.parametrize("backend", VIDEO_BACKENDS)
 
-AV1 = {"codec": "libsvtav1", "options": {"preset": "8", "crf": "1", "svtav1-params": "lp=1:tune=0:enable-tf=0"}}
+AV1 = {"codec": "libsvtav1", "options": {"preset": "5", "crf": "1", "svtav1-params": "lp=1:tune=0:enable-tf=0"}}
 VP9 = {"codec": "libvpx-vp9", "options": {"cpu-used": "8", "deadline": "realtime"}}
 TEN_BITS = {"pix_fmt": "yuv420p10le"}
 FILES: dict[str, dict[str, Any]] = {
@@ -65,13 +64,16 @@ def check_all_patterns(path: Path, backend: str, expected: list[int], options: D
 def test_every_kind_of_file(numbered: Numbered, name: str, backend: str) -> None:
     arguments = {"num_frames": NUM_FRAMES, **FILES[name]}
     path = numbered(f"matrix_{name}", **arguments)
-    expected = list(range(arguments["num_frames"]))
-    if name.startswith("av1"):  # its encoder drops a change here and there; what it left is told by decoding it all
-        with av.open(str(path)) as container:
-            images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        expected = read_barcodes(np.stack(images))
-        assert len(set(expected)) > 40
-    check_all_patterns(path, backend, expected)
+    check_all_patterns(path, backend, list(range(arguments["num_frames"])))
+
+
+@backends
+def test_a_title_that_is_not_utf8(tmp_path: Path, backend: str) -> None:
+    path = write_video(tmp_path / "a.mkv", num_frames=NUM_FRAMES, title="café")
+    content = path.read_bytes()
+    assert content.count("café".encode()) == 1
+    path.write_bytes(content.replace("café".encode(), "café!".encode("latin-1")))
+    check_all_patterns(path, backend, list(range(NUM_FRAMES)))
 
 
 @backends

@@ -276,15 +276,21 @@ def _map_frames(handle: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def _run_helper(connection: Connection, backends: Mapping[str, Opener]) -> NoReturn:
-    """Serve requests until the other end is gone, then end without the clean-up that belongs to the parent."""
+    """Serve requests until the other end is gone, then end without the clean-up that belongs to the parent.
+
+    Whatever happens: a helper that came out of here would go on with the work of the process that forked it.
+    """
+    code = 1
     try:
         _settle(connection.fileno())
         _serve(connection, backends)
+        code = 0
     finally:
-        error = sys.exc_info()[1]
-        if error is not None:
-            traceback.print_exception(error)
-        os._exit(0 if error is None else 1)
+        try:
+            if code:  # sys.stderr may be one of the files that are closed by now
+                os.write(2, traceback.format_exc().encode(errors="replace"))
+        finally:
+            os._exit(code)
 
 
 def _settle(keep: int) -> None:

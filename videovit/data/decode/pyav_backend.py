@@ -42,6 +42,8 @@ from videovit.data.decode.protocol import (
 
 NAME = "pyav"
 ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError)
+# Titles and authors that are not UTF-8 are no reason to refuse a file; since PyAV 19 they never are.
+LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 # Codecs of which a stretch is trusted only if its key packet gave an intra picture.
 ENTERED_BY_INTRA = frozenset({"h264", "hevc"})
 # Packets worth reading past rather than seeking over them.
@@ -74,7 +76,7 @@ def open_container(path: str, options: DecodeOptions) -> tuple[Any, Any]:
     # Only plain files: a list or a page that names other places is not followed there.
     settings = {"protocol_whitelist": "file", "max_pixels": str(options.max_pixels)}
     try:
-        container = av.open("file:" + path, metadata_errors="replace", options=settings)
+        container = av.open("file:" + path, options=settings, **LENIENT)
     except ERRORS as error:
         raise DecodeError(path, plain_reason(error), NAME) from None
     stream = container.streams.best("video")
