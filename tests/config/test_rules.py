@@ -11,6 +11,8 @@ from videovit.config import ConfigError, load_config
     ("opts", "keys"),
     [
         ("SHARD_ID 2 NUM_SHARDS 2", "SHARD_ID"),
+        ("OUTPUT_DIR ~/runs/a", "OUTPUT_DIR"),
+        ("DATA.PATH_PREFIX ~/videos", "DATA.PATH_PREFIX"),
         ("NUM_GPUS 0 NUM_CPU_PROCS 2 DIST_BACKEND nccl", "DIST_BACKEND"),
         ("NUM_GPUS 0 TRAIN.MIXED_PRECISION True TRAIN.MIXED_PRECISION_DTYPE fp16", "TRAIN.MIXED_PRECISION_DTYPE"),
         ("NUM_GPUS 0 TEST.MIXED_PRECISION True TRAIN.MIXED_PRECISION_DTYPE fp16", "TRAIN.MIXED_PRECISION_DTYPE"),

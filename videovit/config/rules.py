@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from .coerce import nearest
 from .schema import Config
@@ -21,6 +24,16 @@ def check(cfg: Config) -> list[Broken]:
 
 def _processes(cfg: Config) -> int:
     return cfg.NUM_GPUS or cfg.NUM_CPU_PROCS
+
+
+def _homes(section: Any, prefix: str = "") -> Iterator[Broken]:
+    for name in (field.name for field in dataclasses.fields(section)):
+        value = getattr(section, name)
+        if dataclasses.is_dataclass(value):
+            yield from _homes(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and value.startswith("~/"):
+            whole = os.path.expanduser(value)
+            yield (prefix + name,), f"{value}: ~ would be the name of a folder here, not your home; write {whole}"
 
 
 def _distributed(cfg: Config) -> Iterator[Broken]:
@@ -260,6 +273,7 @@ def _search(cfg: Config) -> Iterator[Broken]:
 
 
 RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
+    _homes,
     _distributed,
     _sharding,
     _batches,
