@@ -49,6 +49,9 @@ MODELS = {
 }
 
 
+EXACT = {"NVIDIA_TF32_OVERRIDE": "0"}  # convolutions would round to 10 bits otherwise
+
+
 class Runner:
     """Starts `tools/run_net.py` on one config, and gives every process a GPU of its own as far as there are any."""
 
@@ -66,7 +69,7 @@ class Runner:
             words = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "MASTER_PORT": port}
             env = {**os.environ, **{name: str(value) for name, value in words.items()}, "MASTER_ADDR": "127.0.0.1"}
             # On one GPU: newer versions of nccl let several processes share it where this is said.
-            env |= {"NCCL_DEBUG": "VERSION", "NCCL_MULTI_RANK_GPU_ENABLE": "1"}
+            env |= {"NCCL_DEBUG": "VERSION", "NCCL_MULTI_RANK_GPU_ENABLE": "1", **EXACT}
             if GPUS:
                 visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(GPUS)))
                 env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[rank % GPUS]
@@ -79,7 +82,7 @@ class Runner:
         """Start, and expect all to end well; returns `out`."""
         codes = exit_codes(self.start(out, opts, world_size))
         said = "\n".join((out / f"said{rank}.txt").read_text() for rank in range(world_size))
-        if world_size > 1 and "Duplicate GPU" in said:
+        if world_size > 1 and any(text in said for text in ("Duplicate GPU", "are using the same GPU")):
             pytest.skip("one GPU, and this version of nccl gives every process its own")
         assert codes == [0] * world_size, said
         return out
@@ -138,12 +141,11 @@ def kill_and_go_on(tiny: Runner, out: Path, opts: str, world_size: int = 1) -> N
 
 
 def test_a_gpu_trains_and_tests_as_a_cpu_does(tiny: Runner, tmp_path: Path) -> None:
-    """Convolutions may round to TF32."""
     opts = f"{PLAIN} SOLVER.OPTIMIZING_METHOD sgd SOLVER.BASE_LR 0.01 TEST.ENABLE True TEST.SAVE_RESULTS_PATH scores.pt"
     here, there = tiny.run(tmp_path / "device", opts), tiny.run(tmp_path / "cpu", f"{opts} NUM_GPUS 0")
-    assert steps(here) == pytest.approx(steps(there), rel=5e-3)
+    assert steps(here) == pytest.approx(steps(there), rel=1e-3)
     one, two = (torch.load(out / "scores.pt", weights_only=True)["scores"] for out in (here, there))
-    torch.testing.assert_close(one, two, atol=5e-3, rtol=0)
+    torch.testing.assert_close(one, two, atol=1e-3, rtol=0)
     log = (here / "stdout.log").read_text()
     assert ON_CPU or ("device cuda:0 (" in log and all(r["gpu_mem_gb"] > 0 for r in stats(here, "train_iter")))
 
@@ -189,7 +191,8 @@ def test_networks_of_pytorchvideo_train_with_a_warning(tiny: Runner, tmp_path: P
 def test_benchmarks_of_the_model(what: str, tiny: Runner, tmp_path: Path) -> None:
     opts = f"TRAIN.ENABLE False TEST.ENABLE False BENCHMARK.ENABLE True BENCHMARK.WHAT {what} BENCHMARK.BATCH_SIZE 2"
     rows = stats(tiny.run(tmp_path, opts + " BENCHMARK.NUM_STEPS 5"), "benchmark")
-    assert [row["row"] for row in rows] == ["fp32", "bf16"] + ([] if ON_CPU else ["bf16 compiled"])
+    compiled = [] if ON_CPU or "no compiled row" in (tmp_path / "stdout.log").read_text() else ["bf16 compiled"]
+    assert [row["row"] for row in rows] == ["fp32", "bf16", *compiled]
     assert all(row["clips_per_s"] > 0 and row["share_of_peak_%"] > 0 for row in rows)
 
 
@@ -200,7 +203,11 @@ def test_prediction(tiny: Runner, tmp_path: Path) -> None:
     for device in (DEVICE, "NUM_GPUS 0"):
         command = [sys.executable, str(ROOT / "tools/predict.py"), "--cfg", str(out / "config.yaml"), "--checkpoint"]
         done = subprocess.run(
-            [*command, str(out), str(video), "--opts", *device.split()], capture_output=True, text=True, check=True
+            [*command, str(out), str(video), "--opts", *device.split()],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **EXACT},
         )
         shown.append(done.stdout)
     assert [line.split()[:1] for line in shown[0].splitlines()] == [line.split()[:1] for line in shown[1].splitlines()]
@@ -218,36 +225,43 @@ def alone(tiny: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
 TWO = f"{PLAIN} SOLVER.OPTIMIZING_METHOD sgd SOLVER.BASE_LR 0.01 MVIT.DEPTH 3"
 
 
+@pytest.fixture(scope="module")
+def two(tiny: Runner, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """Starts two processes, each on a GPU of its own or both on the only one; skips where that fails."""
+    tiny.run(tmp_path_factory.mktemp("two"), f"{TWO} TRAIN.MAX_STEPS 1", 2)
+    return tiny
+
+
 @pytest.mark.parametrize(
     ("opts", "rel"),
     [("", 1e-3), ("TRAIN.SHARD_MODEL True MODEL.ACT_CHECKPOINT True", 1e-3), ("TRAIN.GRAD_COMPRESSION bf16", 2e-2)],
 )
-def test_two_processes_train_as_one_does(opts: str, rel: float, alone: Path, tiny: Runner, tmp_path: Path) -> None:
-    out = tiny.run(tmp_path, f"{TWO} TEST.ENABLE True {opts}", 2)
+def test_two_processes_train_as_one_does(opts: str, rel: float, alone: Path, two: Runner, tmp_path: Path) -> None:
+    out = two.run(tmp_path, f"{TWO} TEST.ENABLE True {opts}", 2)
     assert steps(out) == pytest.approx(steps(alone), rel=rel)
-    (one,), (two,) = stats(alone, "test_final"), stats(out, "test_final")
-    assert (two["num_videos"], two["num_views"]) == (one["num_videos"], one["num_views"]) == (7, 42)
+    (ours,), (theirs,) = stats(out, "test_final"), stats(alone, "test_final")
+    assert (ours["num_videos"], ours["num_views"]) == (theirs["num_videos"], theirs["num_views"]) == (7, 42)
     assert ON_CPU or "NCCL version" in (out / "said0.txt").read_text()
 
 
 @pytest.mark.parametrize("opts", ["", "TRAIN.SHARD_MODEL True", "TRAIN.GRAD_COMPRESSION bf16"])
-def test_two_processes_killed_and_started_again(opts: str, tiny: Runner, tmp_path: Path) -> None:
+def test_two_processes_killed_and_started_again(opts: str, two: Runner, tmp_path: Path) -> None:
     """One of them is killed, and the other ends by itself."""
-    whole = tiny.run(tmp_path / "whole", f"{RICH} {opts}", 2)
-    kill_and_go_on(tiny, tmp_path / "killed", f"{RICH} {opts}", 2)
+    whole = two.run(tmp_path / "whole", f"{RICH} {opts}", 2)
+    kill_and_go_on(two, tmp_path / "killed", f"{RICH} {opts}", 2)
     assert_same_training(whole, tmp_path / "killed")
 
 
-def test_a_process_that_fails_ends_the_other_with_its_error(tiny: Runner, tmp_path: Path) -> None:
-    ranks = tiny.start(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500", 2)
+def test_a_process_that_fails_ends_the_other_with_its_error(two: Runner, tmp_path: Path) -> None:
+    ranks = two.start(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500", 2)
     wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 3, 100)
     ranks[1].kill()
     assert exit_codes(ranks, 60)[0] == 1
     assert "rank 1: killed, or hangs" in (tmp_path / "said0.txt").read_text()
 
 
-def test_a_signal_to_one_of_two_ends_both_at_the_same_step(tiny: Runner, tmp_path: Path) -> None:
-    ranks = tiny.start(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500 TRAIN.TRACE True", 2)
+def test_a_signal_to_one_of_two_ends_both_at_the_same_step(two: Runner, tmp_path: Path) -> None:
+    ranks = two.start(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500 TRAIN.TRACE True", 2)
     wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 2, 100)
     ranks[1].send_signal(signal.SIGUSR2)
     assert exit_codes(ranks) == [75, 75]
@@ -260,6 +274,6 @@ def test_a_signal_to_one_of_two_ends_both_at_the_same_step(tiny: Runner, tmp_pat
 @pytest.mark.skipif(not ON_CPU and GPUS < 2, reason="needs two GPUs")
 def test_processes_are_spawned_one_for_each_gpu(alone: Path, tiny: Runner, tmp_path: Path) -> None:
     how = "NUM_CPU_PROCS 2" if ON_CPU else "NUM_GPUS 2"
-    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")} | EXACT
     subprocess.run([*tiny.command, "OUTPUT_DIR", str(tmp_path), *f"{DEVICE} {TWO} {how}".split()], env=env, check=True)
     assert steps(tmp_path) == pytest.approx(steps(alone), rel=1e-3)

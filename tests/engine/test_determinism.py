@@ -27,21 +27,7 @@ REFUSED = """
     reflection_pad2d_backward reflection_pad3d_backward scatter_reduce upsample_bicubic2d_backward
     upsample_bilinear2d_backward upsample_linear1d_backward upsample_trilinear3d_backward
 """.split()
-FILES = [
-    "AVA/MVITv2_S_16x4",
-    "Charades/MVIT_B_16x4_CONV",
-    "Demo/PIT",
-    "Demo/PS_VIT",
-    "Digits/PSVIT",
-    "Digits/PSVIT_SUPERNET",
-    "ImageNet/DEIT_S",
-    "ImageNet/MVITv2_T",
-    "ImageNet/PIT_TI_DISTILLED",
-    "ImageNet/PS_VIT_TI_14",
-    "Kinetics/MVIT_B_16x4_CONV",
-    "Kinetics/MVITv2_S_16x4",
-    "Kinetics/VIT_B_8x8",
-]
+FILES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("*/*.yaml"))
 
 
 class Operations(TorchDispatchMode):
@@ -58,7 +44,7 @@ class Operations(TorchDispatchMode):
 
 def operations(config: str, opts: str = "") -> set[str]:
     """Of the forward and backward pass of a batch of two, on shapes."""
-    cfg = load_config(CONFIGS / f"{config}.yaml" if config else None, ["NUM_GPUS", "0", *opts.split()])
+    cfg = load_config(CONFIGS / f"{config}.yaml" if config else None, opts.split())
     size, num_classes = cfg.DATA.TRAIN_CROP_SIZE, cfg.MODEL.NUM_CLASSES
     with torch.device("meta"), Operations() as seen, deterministic(cfg, CUDA):
         model = build_model(cfg).train()
@@ -73,7 +59,8 @@ def operations(config: str, opts: str = "") -> set[str]:
 
 @pytest.fixture(autouse=True)
 def same_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(os.environ, "CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.setenv("NCCL_NVLS_ENABLE", "1")
     yield
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -83,6 +70,17 @@ def test_the_models_need_nothing_that_is_refused(config: str) -> None:
     names = operations(config)
     assert {"convolution_backward", "native_layer_norm_backward"} <= names
     assert names.isdisjoint(REFUSED), sorted(names & set(REFUSED))
+
+
+@pytest.mark.parametrize(
+    ("config", "opts"),
+    [
+        ("AVA/MVITv2_S_16x4", "DATA.TRAIN_CROP_SIZE 312 DATA.TRAIN_JITTER_SCALES [356,446]"),
+        ("Kinetics/MVIT_B_16x4_CONV", "DATA.NUM_FRAMES 9"),
+    ],
+)
+def test_neither_do_sizes_for_which_tables_are_stretched(config: str, opts: str) -> None:
+    assert operations(config, opts).isdisjoint(REFUSED)
 
 
 @pytest.mark.parametrize("mode", ["max", "avg"])
@@ -110,7 +108,7 @@ def test_it_holds_on_gpus_while_it_lasts() -> None:
             torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
         )
         assert not torch.utils.deterministic.fill_uninitialized_memory
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert (os.environ["CUBLAS_WORKSPACE_CONFIG"], os.environ["NCCL_NVLS_ENABLE"]) == (":4096:8", "1")
     assert torch.utils.deterministic.fill_uninitialized_memory
 
 

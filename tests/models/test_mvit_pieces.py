@@ -104,7 +104,7 @@ def test_touched_positions_pool_to_the_same(kernel, stride):
         weight = noise(2, 1, 1, kernel, kernel, seed=1)
         expected = depthwise_conv(x, weight, (1, stride, stride))
         full = (1, kernel, kernel), (1, stride, stride)
-        index, rows, columns, compact = touched_index(size, size + 1, *full)
+        index, rows, columns, compact = touched_index(size, size + 1, *full, x.device)
         assert rows == len(touched(size, kernel, stride)) <= size
         read = x.flatten(2, 3).index_select(2, index).unflatten(2, (rows, columns))
         torch.testing.assert_close(depthwise_conv(read, weight, compact), expected)
@@ -182,6 +182,19 @@ def test_position_tables_stretch():
     )
     assert resize_rel_pos(torch.arange(3.0)[:, None], 3)[1] == 1
     assert resize_rel_pos(torch.arange(3.0)[:, None], 5)[2] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("old", "new"), [(39, 77), (77, 39), (5, 9), (8, 3), (1, 4), (4, 1)])
+def test_tables_are_stretched_as_pytorch_does(old, new, dtype):
+    table = noise(old, 6, dtype=dtype).requires_grad_()
+    wide = table.t()[None].to(torch.promote_types(dtype, torch.float32))  # its own sums in bf16 round more than once
+    expected = F.interpolate(wide, size=new, mode="linear", align_corners=False)[0].t().to(dtype)
+    got, dy = resize_rel_pos(table, new), noise(new, 6, seed=1, dtype=dtype)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(torch.autograd.grad(got, table, dy), torch.autograd.grad(expected, table, dy))
+    frames = resize_pos_embed(table[None].repeat_interleave(4, dim=1), (old, 2, 2), (new, 2, 2))
+    torch.testing.assert_close(frames[0].unflatten(0, (new, 4))[:, 3], expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

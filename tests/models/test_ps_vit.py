@@ -85,6 +85,15 @@ def test_either_sampler_reads_a_single_frame_alike():
     torch.testing.assert_close(_sample_by_index(map_BCTHW[:, :, 0], points[..., 1:]), expected)
 
 
+def test_either_sampler_lets_what_is_not_a_number_through():
+    """It is the loss that is looked at; an index made of it would end a process on a GPU."""
+    map_BCTHW, points = clip(1, 3, 2, 6, 5), clip(1, 4, 3, seed=1)
+    points[0, 2] = float("nan")
+    for sample in (sample_map, _sample_by_index):
+        assert sample(map_BCTHW, points).isfinite().all(dim=-1).tolist()[0][:2] == [True, True]
+    assert not _sample_by_index(map_BCTHW, points)[0, 2].isfinite().any()
+
+
 def test_initial_points():
     points = initial_points((1, 14, 14), (1, 56, 56))
     assert points[:3].tolist() == [[0, 2, 2], [0, 2, 6], [0, 2, 10]]

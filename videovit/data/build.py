@@ -171,7 +171,7 @@ def build_loader(cfg: Config, split: Split, *, rank: int = 0, world_size: int = 
         batch_size=batch_size,
         sampler=sampler,
         collate_fn=collate,
-        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
+        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0 and torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         timeout=cfg.DATA_LOADER.TIMEOUT if num_workers > 0 else 0,
         generator=torch.Generator(),  # its own, so that a loader leaves the global random state alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,13 @@ from videovit.models.ptv import PTV_MODELS
 
 class NotDeterministicError(UserError):
     """A training step needs an operation whose result differs from run to run."""
+
+
+def prepare(cfg: Config) -> None:
+    """Tell the libraries that look once, before anything else happens on a GPU, or between several."""
+    if cfg.NUM_GPUS and cfg.TRAIN.DETERMINISTIC:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # one of the two that cuBLAS is deterministic with
+        os.environ.setdefault("NCCL_NVLS_ENABLE", "0")  # sums in the switch between GPUs come in any order
 
 
 @contextmanager
@@ -37,7 +45,7 @@ def deterministic(cfg: Config, device: torch.device) -> Iterator[None]:
     if not wanted:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # one of the two that cuBLAS is deterministic with
+    prepare(cfg)
     memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
@@ -45,7 +53,7 @@ def deterministic(cfg: Config, device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "deterministic" not in str(error):
+        if not re.search("deterministic|unable to find an engine", str(error), re.IGNORECASE):
             raise
         raise NotDeterministicError(
             f"{str(error).splitlines()[0]}\nTRAIN.DETERMINISTIC False trains without; when such a run is killed and "

@@ -184,8 +184,14 @@ def _fault(store: Store, error: BaseException) -> str:
 
 
 def _leave() -> None:
-    """Leave the group after a failure; nccl first ends what is under way, which may never come: do not wait long."""
-    leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+    """Leave the group after a failure: do not wait long for what is under way, which may never come.
+
+    nccl waits for it in any case when asked to leave, and gives it up when asked to abort.
+    """
+    leave = dist.destroy_process_group
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        leave = getattr(dist.distributed_c10d, "_abort_process_group", leave)  # not public so far
+    leaving = threading.Thread(target=leave, daemon=True)
     leaving.start()
     leaving.join(LOOK_S)
 

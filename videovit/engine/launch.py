@@ -17,7 +17,7 @@ import torch
 
 from videovit.config import Config
 from videovit.data.workers import workers_named
-from videovit.engine import distributed
+from videovit.engine import determinism, distributed
 from videovit.engine.benchmark import benchmark
 from videovit.engine.distributed import LaunchError
 from videovit.engine.evaluation import test
@@ -87,6 +87,7 @@ def run_tasks(cfg: Config) -> Results:
     Raises:
         PeerError: another process failed first; its message.
     """
+    determinism.prepare(cfg)
     group = distributed.process_group(use_gpu=cfg.NUM_GPUS > 0, backend=cfg.DIST_BACKEND, timeout_s=cfg.DIST_TIMEOUT_S)
     output_dir = Path(cfg.OUTPUT_DIR)
     if cfg.NUM_GPUS == 0 and cfg.NUM_CPU_THREADS:

@@ -54,7 +54,9 @@ class ShardWriter:
         first = dist.get_rank() == 0
         try:
             self._together(path, lambda: _begin(path, partial, rest, shards, first=first))
-            save(shards, storage_writer=FileSystemWriter(partial), process_group=self._group)
+            # What it writes is in host memory; reading ahead would make every process use the first GPU.
+            writer = FileSystemWriter(partial, per_thread_copy_ahead=0)
+            save(shards, storage_writer=writer, process_group=self._group)
             self._together(path, lambda: _finish(path, partial) if first else None)
         except CheckpointException as error:
             reason, _ = next(iter(error.failures.values()))

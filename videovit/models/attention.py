@@ -265,8 +265,7 @@ class MultiscaleAttention(nn.Module):
     def _read_by_pooling(self, x_BTHWC: Tensor) -> tuple[Tensor, Grid]:
         """The tokens that a pooling with gaps between its windows reads, and the stride that then fits."""
         _, _, H, W, _ = x_BTHWC.shape
-        index, rows, columns, stride = touched_index(H, W, self.spec.kernel_kv, self.spec.stride_kv)
-        index = self._derived(("touched", x_BTHWC.device), (), lambda: index.to(x_BTHWC.device), size=(H, W))
+        index, rows, columns, stride = touched_index(H, W, self.spec.kernel_kv, self.spec.stride_kv, x_BTHWC.device)
         return x_BTHWC.flatten(2, 3).index_select(2, index).unflatten(2, (rows, columns)), stride
 
     def _attend_grid(self, q_BTHWMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, kv_grid: Grid) -> Tensor:

@@ -41,6 +41,11 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
+def vector(values: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers in the dtype and on the device of `like`; a GPU need not be waited for until it has taken them."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, derived: Derived, name: str, *, gelu: bool = False
 ) -> Tensor:

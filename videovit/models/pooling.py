@@ -187,19 +187,31 @@ def touched(size: int, kernel: int, stride: int) -> list[int]:
     return [p for start in starts for p in range(start, start + kernel) if 0 <= p < size]
 
 
-def touched_index(height: int, width: int, kernel: Triple, stride: Triple) -> tuple[Tensor, int, int, Triple]:
+def _touched_on(size: int, kernel: int, stride: int, device: torch.device) -> Tensor:
+    """`touched`, made where it is used: a GPU would be waited for until it has taken a list of the host's."""
+    if not _has_gaps(kernel, stride):
+        return torch.arange(size, device=device)
+    index = torch.arange(pooled_size(size, kernel, stride) * kernel, device=device)
+    first, number = kernel // 2, len(touched(size, kernel, stride))
+    return (index // kernel * stride + index % kernel - first)[first : first + number]
+
+
+def touched_index(
+    height: int, width: int, kernel: Triple, stride: Triple, device: torch.device
+) -> tuple[Tensor, int, int, Triple]:
     """Which tokens of a frame a strided pooling reads.
 
     Args:
         height, width: of the frame, in tokens.
         kernel, stride: of the pooling, (t, h, w).
+        device: of the index.
 
     Returns:
         index: (X,) int64 into the row-major frame, X = rows * columns.
         rows, columns: size of the compacted frame.
         stride: to pool the compacted frame with, for the same result.
     """
-    rows, columns = touched(height, kernel[1], stride[1]), touched(width, kernel[2], stride[2])
-    index = torch.tensor(rows)[:, None] * width + torch.tensor(columns)
+    rows, columns = _touched_on(height, kernel[1], stride[1], device), _touched_on(width, kernel[2], stride[2], device)
+    index = rows[:, None] * width + columns
     compact = (stride[0], *(k if _has_gaps(k, s) else s for k, s in zip(kernel[1:], stride[1:], strict=True)))
     return index.flatten(), len(rows), len(columns), compact

@@ -31,9 +31,7 @@ def resize_pos_embed(table_1NC: Tensor, old: Grid, new: Grid) -> Tensor:
     if (h, w) != (new_h, new_w):
         table_TCHW = F.interpolate(table_TCHW, size=(new_h, new_w), mode="bicubic", align_corners=False)
     if t != new_t:
-        rows_1XT = table_TCHW.reshape(1, t, -1).transpose(1, 2)
-        rows_1XT = F.interpolate(rows_1XT, size=new_t, mode="linear", align_corners=False)
-        table_TCHW = rows_1XT.transpose(1, 2).reshape(new_t, channels, new_h, new_w)
+        table_TCHW = _stretch(table_TCHW, new_t)
     return table_TCHW.permute(0, 2, 3, 1).reshape(1, -1, channels)
 
 
@@ -51,7 +49,20 @@ def resize_rel_pos(table_LD: Tensor, length: int) -> Tensor:
     """
     if table_LD.shape[0] == length:
         return table_LD
-    return F.interpolate(table_LD.t()[None], size=length, mode="linear", align_corners=False)[0].t()
+    return _stretch(table_LD, length)
+
+
+def _stretch(table: Tensor, length: int) -> Tensor:
+    """Linear interpolation along the first axis, pixel centres as in images.
+
+    As `torch.nn.functional.interpolate` has it, whose gradient on GPUs differs from run to run.
+    """
+    last, wide = len(table) - 1, torch.promote_types(table.dtype, torch.float32)
+    at = ((torch.arange(length, device=table.device, dtype=wide) + 0.5) * (len(table) / length) - 0.5).clamp(0, last)
+    low = at.long()
+    share = (at - low).view(-1, *[1] * (table.dim() - 1))
+    rows = table.to(wide)
+    return (rows[low] * (1 - share) + rows[(low + 1).clamp(max=last)] * share).to(table.dtype)
 
 
 def gather_rel_pos(table_LD: Tensor, num_q: int, num_k: int) -> Tensor:

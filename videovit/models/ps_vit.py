@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videovit.models.layers import Triple, full_precision
+from videovit.models.layers import Triple, full_precision, vector
 from videovit.models.transformer import Block, ClassTokenModel, SizeError, drop_path_rates
 
 Time = Literal["points", "planes", "frames"]
@@ -71,7 +71,7 @@ def sample_map(map_BCTHW: Tensor, points_BN3: Tensor) -> Tensor:
         map_BCTHW, points_BN3 = map_BCTHW[:, :, 0], points_BN3[..., 1:]
     if map_BCTHW.device.type != "cpu" and torch.are_deterministic_algorithms_enabled():
         return _sample_by_index(map_BCTHW, points_BN3)
-    sides = points_BN3.new_tensor(map_BCTHW.shape[2:])
+    sides = vector(map_BCTHW.shape[2:], points_BN3)
     # grid_sample counts from the edges of the map, which are at -1 and 1, and wants x first. (Counting from the first
     # and last element instead divides by T - 1.)
     where = ((2 * points_BN3 + 1) / sides - 1).flip(-1)
@@ -98,8 +98,9 @@ def _sample_by_index(map_BCX: Tensor, points_BNA: Tensor) -> Tensor:
         for axis, (step, side) in enumerate(zip(corner, sides, strict=True)):
             at_BN = low_BNA[..., axis] + step
             near_BN = 1 - (points_BNA[..., axis] - at_BN).abs()
-            weight_BN = weight_BN * torch.where((at_BN >= 0) & (at_BN < side), near_BN, 0)
-            index_BN = index_BN * side + at_BN.clamp(0, side - 1).long()
+            weight_BN = weight_BN * torch.where((at_BN < 0) | (at_BN >= side), 0, near_BN)
+            # What is not a number stays so in the weight; as an index it would end the process on a GPU.
+            index_BN = index_BN * side + at_BN.nan_to_num().clamp(0, side - 1).long()
         read_BNC = read_BNC + weight_BN[..., None] * values_SC[index_BN]
     return read_BNC
 
@@ -177,7 +178,7 @@ class SamplingBlock(Block):
         offsets: Tensor = self.offset(x_BNC.to(self.offset.weight.dtype))
         if offsets.shape[-1] == 2:
             return F.pad(offsets, (1, 0))
-        return offsets * offsets.new_tensor([0.0, 1.0, 1.0]) if num_frames == 1 else offsets
+        return offsets * vector([0.0, 1.0, 1.0], offsets) if num_frames == 1 else offsets
 
 
 class ProgressiveSamplingViT(ClassTokenModel):
@@ -380,7 +381,7 @@ class ProgressiveSamplingViT(ClassTokenModel):
     def _positions(self, points_BN3: Tensor, size: Triple) -> Tensor:
         """(B, N, C) of points as fractions of the map."""
         layer = self.pos_layer
-        fractions = (points_BN3 / points_BN3.new_tensor(size))[..., 3 - layer.in_features :]
+        fractions = (points_BN3 / vector(size, points_BN3))[..., 3 - layer.in_features :]
         positions: Tensor = layer(fractions.to(layer.weight.dtype))
         return positions
 
