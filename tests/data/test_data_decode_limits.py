@@ -25,7 +25,7 @@ from videovit.data.records import Sample, collate
 from videovit.data.sampling import RandomSpans
 
 Numbered = Callable[..., Path]
-LIMIT_S = 0.5
+LIMIT_S = 2.0  # what is good must be opened in that time on a busy machine too
 LIMITED = DecodeOptions(timeout_s=20.0)
 
 
@@ -95,7 +95,7 @@ def test_the_epoch_goes_on(numbered: Numbered, tmp_path: Path, bad_decoder: str,
     assert time.monotonic() - start < 30
     assert sum(len(batch) for batch in batches) == len(names)
     reasons = {Path(f.path).stem: (f.reason, f.backend) for batch in batches for f in batch.failures}
-    late = f"took longer than DATA.DECODE_TIMEOUT_S {LIMIT_S} s; its decoder was ended"
+    late = f"took longer than DATA.DECODE_TIMEOUT_S {LIMIT_S:g} s; its decoder was ended"
     crashed = "the decoder crashed (SIGSEGV)"
     assert reasons == {
         "spin_open": (late, "bad"),
