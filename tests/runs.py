@@ -125,6 +125,21 @@ def stats(output_dir: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in map(json.loads, lines) if record["_type"] == kind]
 
 
+def assert_same_bits(first: Any, second: Any) -> None:
+    """Nested dicts and lists of tensors and other values."""
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same_bits(first[key], second[key])
+    elif isinstance(first, list):
+        for one, two in zip(first, second, strict=True):
+            assert_same_bits(one, two)
+    else:
+        assert first == second
+
+
 def start_ranks(cfg: Config, world_size: int = 1, call: Callable[[Config], object] = launch.run) -> list[BaseProcess]:
     """Fork the processes of a run from this one, which costs no import; a single one has no launcher's environment."""
     return _fork(world_size, lambda rank: sys.exit(cli.exit_code(lambda: call(cfg) and None)))

@@ -13,12 +13,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from ava_data import write_ava
-from runs import ROOT, num_lines, stats, wait_for, write_config, write_data
+from runs import ROOT, assert_same_bits, num_lines, stats, wait_for, write_config, write_data
 
 GPUS = torch.cuda.device_count()
 ON_CPU = not GPUS and os.environ.get("VIDEOVIT_GPU_TESTS") == "cpu"
@@ -105,20 +104,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 def steps(out: Path) -> list[float]:
     """Losses and norms of all steps."""
     return [value for record in stats(out, "train_iter") for value in (record["loss"], record["grad_norm"])]
-
-
-def assert_same_bits(one: Any, two: Any) -> None:
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, two)
-    elif isinstance(one, dict):
-        assert one.keys() == two.keys()
-        for key in one:
-            assert_same_bits(one[key], two[key])
-    elif isinstance(one, list):
-        for first, second in zip(one, two, strict=True):
-            assert_same_bits(first, second)
-    else:
-        assert one == two
 
 
 def assert_same_training(one: Path, two: Path, name: str = "checkpoint_epoch_00004.pyth") -> None:

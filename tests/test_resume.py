@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Make, exit_codes, freeze, num_lines, start_ranks, stats, wait_for
+from runs import Make, assert_same_bits, exit_codes, freeze, num_lines, start_ranks, stats, wait_for
 
 from videovit.config import Config
 from videovit.engine import distributed, launch, lock, loops
@@ -47,20 +47,6 @@ def trace(folder: Path, world_size: int = 1) -> dict[tuple[int, int], list[dict[
 def checkpoint(folder: Path, name: str) -> dict[str, Any]:
     content: dict[str, Any] = torch.load(folder / "checkpoints" / name, weights_only=True)
     return content
-
-
-def assert_same_bits(first: Any, second: Any) -> None:
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_same_bits(first[key], second[key])
-    elif isinstance(first, list):
-        for one, two in zip(first, second, strict=True):
-            assert_same_bits(one, two)
-    else:
-        assert first == second
 
 
 def assert_same_training(first: Path, second: Path) -> None:

@@ -127,7 +127,7 @@ def _describe(device: torch.device) -> str:
 def _check_gpus(num_gpus: int) -> None:
     found = torch.cuda.device_count()
     if num_gpus > found:
-        fewer = f"set NUM_GPUS to at most {found}, or to 0" if found else "NUM_GPUS 0"
+        fewer = f"set NUM_GPUS to at most {found}, or to 0" if found else "set it to 0"
         raise LaunchError(
             f"NUM_GPUS {num_gpus}: PyTorch finds {found} GPUs here; {fewer} for the CPU (in NUM_CPU_PROCS processes)"
         )
