@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from tests.helpers.project import ROOT as PROJECT
+
 # Small tensors are fastest on one thread, and tests run side by side; set before torch starts, for subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -13,12 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Make, write_config, write_data
-from videos import write_video
 
+from tests.helpers.runs import Make, write_config, write_data
+from tests.helpers.videos import write_video
 from videovit.config import Config, load_config
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True, scope="session")

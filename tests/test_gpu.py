@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from ava_data import write_ava
-from runs import ROOT, assert_same_bits, num_lines, stats, wait_for, write_config, write_data
+
+from tests.helpers.ava_data import write_ava
+from tests.helpers.runs import ROOT, assert_same_bits, num_lines, stats, wait_for, write_config, write_data
 
 GPUS = torch.cuda.device_count()
 ON_CPU = not GPUS and os.environ.get("VIDEOVIT_GPU_TESTS") == "cpu"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers.project import ROOT
+
 PACKAGE = ROOT / "videovit"
 ALLOWED = {
     "config": {"config"},

@@ -10,24 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
-
 import av
 import numpy as np
 import simplejson
 import torch
 
+from videovit import cli
 from videovit.data.decode import MissingBackendError
 from videovit.data.decode.decord_backend import FOUND_SAFE, load_decord
 from videovit.data.decode.protocol import Indices, shorten
 from videovit.data.decode.pyav_backend import TABLES
 from videovit.data.decode.timing import Job, Way, measure_ways, plan_jobs, read_once
 from videovit.data.decode.torchcodec_backend import load_torchcodec
+from videovit.data.files.video_files import find_videos
 from videovit.data.records import Sample
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
-from videovit.data.video_files import find_videos
-from videovit.engine import cli
-from videovit.engine.log import format_table
+from videovit.engine.reporting.log import format_table
 
 BASELINE = "decord"
 

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
-
 import numpy as np
 import simplejson
 import torch
@@ -24,18 +22,18 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 from tqdm import tqdm
 
+from videovit import cli
 from videovit.config import Config
 from videovit.data.build import ClipLoader, EpochSampler, build_dataset
 from videovit.data.dataset import RepeatedCrops
 from videovit.data.decode import DecodeError, open_video
+from videovit.data.files.video_files import find_videos
 from videovit.data.records import Batch, Sample, collate
 from videovit.data.transforms import spatial
 from videovit.data.transforms.pil_operations import OPERATIONS
 from videovit.data.transforms.pipeline import build_preparation, build_train_transform
 from videovit.data.transforms.randaugment import RandAugment
-from videovit.data.video_files import find_videos
-from videovit.engine import cli
-from videovit.engine.log import format_table
+from videovit.engine.reporting.log import format_table
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "Kinetics" / "MVIT_B_16x4_CONV.yaml"
 BASELINE = "PIL and float transforms"

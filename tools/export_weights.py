@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
-
-from videovit.engine import cli
-from videovit.engine.export import OWN, export_weights
+from videovit import cli
+from videovit.engine.tasks.export import OWN, export_weights
 from videovit.models.convert.export import EXPORTERS
 
 

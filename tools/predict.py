@@ -7,10 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
-
+from videovit import cli
 from videovit.config import Config
-from videovit.engine import cli
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -52,8 +50,8 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
     import torch
 
     from videovit.data.decode import DecodeError
-    from videovit.engine.parts import load_checkpoint_for_test
-    from videovit.engine.predict import format_prediction, list_inputs, predict_video
+    from videovit.engine.checkpoints.weights import load_checkpoint_for_test
+    from videovit.engine.tasks.predict import format_prediction, list_inputs, predict_video
     from videovit.models import build_model
 
     if cfg.NUM_GPUS > 0 and not torch.cuda.is_available():

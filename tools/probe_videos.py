@@ -13,17 +13,15 @@ from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
-
 import numpy as np
 import simplejson
 
+from videovit import cli
 from videovit.data.decode import DecodeError
 from videovit.data.decode.limited import call_limited
 from videovit.data.decode.probe import Probe, probe_video
-from videovit.data.video_files import find_videos
-from videovit.engine import cli
-from videovit.engine.log import Progress, format_table
+from videovit.data.files.video_files import find_videos
+from videovit.engine.reporting.log import Progress, format_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -17,23 +17,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
-
 import av
 import numpy as np
 from av.video.reformatter import ColorRange
 
+from videovit import cli
 from videovit.data.decode import DecodeError
 from videovit.data.decode.limited import call_limited
 from videovit.data.decode.orientation import Orientation, Upright
 from videovit.data.decode.probe import Probe, probe_video
 from videovit.data.decode.protocol import DEFAULTS, scaled_size
 from videovit.data.decode.pyav_backend import ERRORS, open_container, open_pyav, plain_reason
-from videovit.data.folders import is_text
+from videovit.data.files.folders import is_text
+from videovit.data.files.video_files import ListedVideo, find_videos
 from videovit.data.readers.kinetics import quote
-from videovit.data.video_files import ListedVideo, find_videos
-from videovit.engine import cli
-from videovit.engine.log import Progress
+from videovit.engine.reporting.log import Progress
 
 RGB_MATRIX = 0  # FFmpeg's number for "red, green, blue and nothing else"
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")

@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
-
-from videovit.engine import cli
+from videovit import cli
 
 
 def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str], list[str]]:

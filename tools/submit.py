@@ -20,11 +20,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without an install too
-
+from videovit import cli
 from videovit.config import Config
-from videovit.config.errors import UserError
-from videovit.engine import cli, slurm
+from videovit.engine import slurm
+from videovit.errors import UserError
 
 SWEEP_HELP = """sweeps:
   --array FILE makes one job of every line of FILE: KEY VALUE pairs on top of those of the command line, # for remarks.

@@ -19,15 +19,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout without an install too
-
-from videovit.data import prepare
-from videovit.data.check import Entry, Finding, summary, write_report
 from videovit.data.detection import IMAGES_START_S
 from videovit.data.readers.ava import BoxRow, BoxRules, check_boxes, read_excluded
 from videovit.data.readers.ava_videos import find_frame_folders, find_movies, read_frame_lists
 from videovit.data.readers.label_map import read_label_map
 from videovit.data.records import Sample
+from videovit.preparation import release as prepare
+from videovit.preparation.check import Entry, Finding, summary, write_report
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

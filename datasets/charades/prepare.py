@@ -17,12 +17,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout without an install too
-
-from videovit.data import prepare
-from videovit.data.class_names import read_class_names
+from videovit.data.files.annotation_files import find_file
+from videovit.data.files.class_names import read_class_names
 from videovit.data.readers import charades
-from videovit.data.readers.annotation_files import find_file
+from videovit.preparation import release as prepare
 
 CLASSES = "Charades_v1_classes.txt"
 

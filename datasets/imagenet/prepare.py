@@ -26,15 +26,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout without an install too
-
-from videovit.data import prepare
-from videovit.data.check import Finding
 from videovit.data.decode.image_backend import SUFFIXES
-from videovit.data.folders import files_below, is_folder
-from videovit.data.readers.annotation_files import Problem, content_of, nearest, read_lines, refuse
+from videovit.data.files.annotation_files import Problem, content_of, nearest, read_lines, refuse
+from videovit.data.files.folders import files_below, is_folder
 from videovit.data.readers.image_folder import class_folders
 from videovit.data.records import AnnotationError
+from videovit.preparation import release as prepare
+from videovit.preparation.check import Finding
 
 SYNSET = re.compile(r"n\d{8}", re.ASCII)
 META, GROUND_TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"

@@ -25,13 +25,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout without an install too
-
-from videovit.data import prepare
-from videovit.data.check import Finding, plain_name
-from videovit.data.folders import VIDEO_SUFFIXES, files_below
-from videovit.data.readers.annotation_files import Problem, content_of, nearest, refuse
+from videovit.data.files.annotation_files import Problem, content_of, nearest, refuse
+from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
 from videovit.data.records import AnnotationError
+from videovit.preparation import release as prepare
+from videovit.preparation.check import Finding, plain_name
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}

@@ -18,12 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout without an install too
-
-from videovit.data import prepare
+from videovit.data.files.annotation_files import find_file
 from videovit.data.readers import ssv2
-from videovit.data.readers.annotation_files import find_file
 from videovit.data.records import AnnotationError
+from videovit.preparation import release as prepare
 
 MOST_CLASSES = 10_000
 

@@ -3,12 +3,11 @@
 import dataclasses
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from tests.helpers.project import ROOT
 from videovit.config import load_config
 
-ROOT = Path(__file__).resolve().parents[2]
 # Their only value, or the only one that is not refused, is what happens anyway.
 FIXED = {
     "TASK",

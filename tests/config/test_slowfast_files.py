@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from slowfast_files import FILES, REFUSED_FILES
 
+from tests.helpers.slowfast_files import FILES, REFUSED_FILES
 from videovit.config import Config, ConfigError, ConfigWarning, dump_config, load_config
-from videovit.config.foreign import REFUSED, ignored_reason
 from videovit.config.load import known_keys
+from videovit.config.slowfast import REFUSED, ignored_reason
 
 DEFAULTS = Path(__file__).with_name("slowfast_defaults.yaml")
 

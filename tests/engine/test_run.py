@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from videovit.config import load_config
-from videovit.config.errors import UserError
-from videovit.engine.log import RunLog
+from videovit.engine.reporting.log import RunLog
 from videovit.engine.run import Run, record_config
+from videovit.errors import UserError
 
 
 def test_a_config_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import torch
 
 from videovit.config import load_config
 from videovit.models import UnknownModelError, build_model
-from videovit.models.layers import SizeError
-from videovit.models.mvit import MViT, UnsupportedModelError
+from videovit.models.layers.basic import SizeError
+from videovit.models.mvit.model import MViT, UnsupportedModelError
 
 SMALL = [
     *("MODEL.MODEL_NAME", "MViT", "MODEL.ARCH", "mvit", "MODEL.NUM_CLASSES", "7", "MODEL.DROPOUT_RATE", "0.25"),

@@ -11,7 +11,7 @@ from torch import nn
 
 from videovit.models import count_macs, count_params
 from videovit.models.pit import PIT_PRESETS, PiT
-from videovit.models.ps_vit import PS_VIT_PRESETS, ProgressiveSamplingViT
+from videovit.models.progressive_sampling import PS_VIT_PRESETS, ProgressiveSamplingViT
 from videovit.models.vit import VIT_PRESETS, ViT
 
 

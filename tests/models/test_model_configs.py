@@ -2,15 +2,14 @@
 
 import re
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.helpers.project import CONFIGS
 from videovit.config import load_config
 from videovit.models import build_model, count_macs, count_params
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 HEADER = re.compile(r"^# params: ([\d,]+) +GMACs: (\d+\.(\d+))$", re.MULTILINE)
 
 

@@ -7,9 +7,9 @@ import torch
 from videovit.config import load_config
 from videovit.models import build_model, export_state_dict, load_pretrained
 from videovit.models.convert import CheckpointError
-from videovit.models.layers import SizeError
+from videovit.models.layers.basic import SizeError
+from videovit.models.layers.transformer import DistilledLogits
 from videovit.models.pit import PIT_PRESETS, PiT
-from videovit.models.transformer import DistilledLogits
 
 SMALL = {"dims": (8, 16, 32), "num_heads": (1, 2, 4), "depths": (1, 2, 1), "num_classes": 5}
 SMALL_PATCH = {"patch_kernel": (1, 8, 8), "patch_stride": (1, 4, 4)}

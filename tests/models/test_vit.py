@@ -1,22 +1,21 @@
 """ViT: equal to an MViT that pools nothing, two classifiers when distilled, any size of clip."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
+from tests.helpers.project import CONFIGS
 from videovit.config import load_config
 from videovit.models import build_model, expand, load_pretrained
 from videovit.models.convert import CheckpointError
-from videovit.models.layers import SizeError
-from videovit.models.mvit import MViT
+from videovit.models.layers.basic import SizeError
+from videovit.models.layers.transformer import DistilledLogits
+from videovit.models.mvit.model import MViT
 from videovit.models.pit import PiT
-from videovit.models.transformer import DistilledLogits
 from videovit.models.vit import ViT
 
-VIT_B = Path(__file__).resolve().parents[2] / "configs/Kinetics/VIT_B_8x8.yaml"
+VIT_B = CONFIGS / "Kinetics/VIT_B_8x8.yaml"
 SMALL = {"dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5, "patch_size": (2, 4, 4)}
 
 

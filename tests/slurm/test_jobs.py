@@ -22,9 +22,10 @@ from typing import Any
 
 import pytest
 import torch
-from runs import freeze
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.project import ROOT
+from tests.helpers.runs import freeze
+
 SUBMIT = [sys.executable, str(ROOT / "tools/submit.py"), "--cfg", str(ROOT / "configs/Demo/MVIT_TINY.yaml")]
 NUM_STEPS, EPOCHS = 6, 6  # steps of an epoch: 96 videos, 2 x 8 a step
 OPTS = f"""

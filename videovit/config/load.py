@@ -14,11 +14,12 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from videovit.errors import UserError
+
 from . import rules
 from .coerce import Unfit, coerce, nearest
-from .errors import UserError
-from .foreign import IGNORED, REFUSED, ignored_reason
 from .schema import Config
+from .slowfast import IGNORED, REFUSED, ignored_reason
 from .tree import Mapping, Node, Scalar, TreeError, read_tree, shown, written
 
 _BASE = "_BASE_"

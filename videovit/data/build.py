@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from videovit.config import Config
-from videovit.config.errors import UserError
 from videovit.data.catalog import Split, build_spec
 from videovit.data.dataset import (
     ActionsShown,
@@ -44,6 +43,7 @@ from videovit.data.transforms.pipeline import (
     build_train_transform,
 )
 from videovit.data.workers import Board, signals_blocked
+from videovit.errors import UserError
 
 
 class BatchError(UserError):

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from videovit.config import Config
-from videovit.config.errors import UserError
-from videovit.data.class_names import read_class_names
 from videovit.data.detection import read_ava
+from videovit.data.files.class_names import read_class_names
 from videovit.data.readers import charades, image_folder, kinetics, ssv2
 from videovit.data.records import AnnotationError, Sample
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
+from videovit.errors import UserError
 
 Split = Literal["train", "val", "test"]
 Evaluation = Literal["top-k", "multi-label", "detection"]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videovit.config.errors import UserError
+from videovit.errors import UserError
 
 
 class AnnotationError(UserError):

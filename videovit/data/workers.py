@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from videovit.config.errors import UserError
 from videovit.data.records import Sample
+from videovit.errors import UserError
 
 BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 NOTHING = -1

@@ -17,16 +17,17 @@ import torch
 
 from videovit.config import Config
 from videovit.data.workers import workers_named
-from videovit.engine import determinism, distributed
-from videovit.engine.benchmark import benchmark
-from videovit.engine.distributed import LaunchError
-from videovit.engine.evaluation import test
-from videovit.engine.log import RunLog, logger
-from videovit.engine.processes import run_processes
+from videovit.engine import distributed
+from videovit.engine.distributed.group import LaunchError
+from videovit.engine.distributed.processes import run_processes
+from videovit.engine.reporting.log import RunLog, logger
 from videovit.engine.run import Run, record_config
-from videovit.engine.search import search
-from videovit.engine.shuffle_eval import shuffle_eval
-from videovit.engine.train import train
+from videovit.engine.tasks.benchmark import benchmark
+from videovit.engine.tasks.search import search
+from videovit.engine.tasks.shuffle_eval import shuffle_eval
+from videovit.engine.tasks.test import test
+from videovit.engine.tasks.train import train
+from videovit.engine.training import determinism
 
 Task = Callable[[Config, Run], dict[str, float]]
 Results = dict[str, dict[str, float]]

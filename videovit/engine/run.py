@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from videovit.config import Config, dump_config
-from videovit.config.errors import UserError
 from videovit.data.build import ClipLoader
 from videovit.engine import distributed
-from videovit.engine.log import Progress, RunLog, logger
+from videovit.engine.reporting.log import Progress, RunLog, logger
+from videovit.errors import UserError
 
 
 @dataclass(frozen=True)

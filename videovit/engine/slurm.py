@@ -32,7 +32,7 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 import videovit
 from videovit.config import Config
-from videovit.config.errors import UserError
+from videovit.errors import UserError
 
 CLUSTERS = ("slurm", "local")
 PACKAGE = Path(videovit.__file__).parent
@@ -104,8 +104,9 @@ class Job:
         _remove_left_overs()
         _export_environment()
         _check_code(self.code)
-        from videovit.engine import launch, preemption
-        from videovit.engine.distributed import PeerError
+        from videovit.engine import launch
+        from videovit.engine.distributed import preemption
+        from videovit.engine.distributed.group import PeerError
 
         try:
             with preemption.install() as asked:

@@ -9,10 +9,10 @@ from videovit.models.convert import (
     load_pretrained,
     save_safetensors,
 )
+from videovit.models.layers.maps import attention_maps
 from videovit.models.macs import count_macs, count_params
-from videovit.models.maps import attention_maps
-from videovit.models.mvit import MViT, mvit_from_config
-from videovit.models.mvit_schedule import BlockSpec, ScheduleError, expand
+from videovit.models.mvit.model import MViT, mvit_from_config
+from videovit.models.mvit.schedule import BlockSpec, ScheduleError, expand
 
 __all__ = [
     "MODELS",

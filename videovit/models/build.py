@@ -6,14 +6,14 @@ from typing import Any
 from torch import nn
 
 from videovit.config.coerce import nearest
-from videovit.config.errors import UserError
-from videovit.models.mvit import mvit_from_config
+from videovit.errors import UserError
+from videovit.models.detection.roi_head import detector_from_config
+from videovit.models.external.pytorchvideo import PTV_MODELS
+from videovit.models.mvit.model import mvit_from_config
 from videovit.models.pit import pit_from_config
-from videovit.models.ps_vit import ps_vit_from_config
-from videovit.models.psvit import psvit_from_config
-from videovit.models.psvit_supernet import psvit_supernet_from_config
-from videovit.models.ptv import PTV_MODELS
-from videovit.models.roi_head import detector_from_config
+from videovit.models.pooling_sharing.model import psvit_from_config
+from videovit.models.pooling_sharing.supernet import psvit_supernet_from_config
+from videovit.models.progressive_sampling import ps_vit_from_config
 from videovit.models.vit import vit_from_config
 
 MODELS: dict[str, Callable[[Any], nn.Module]] = {

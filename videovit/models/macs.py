@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from videovit.models.roi_head import Detector
+from videovit.models.detection.roi_head import Detector
 
 
 def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videovit.models.derived import Derived
-from videovit.models.layers import Linear, PatchEmbed, SizeError, Triple
-from videovit.models.position import resize_pos_embed
-from videovit.models.transformer import Block, ClassTokenModel, DistilledLogits, drop_path_rates
+from videovit.models.cpu.derived import Derived
+from videovit.models.layers.basic import Linear, PatchEmbed, SizeError, Triple
+from videovit.models.layers.position import resize_pos_embed
+from videovit.models.layers.transformer import Block, ClassTokenModel, DistilledLogits, drop_path_rates
 
 PIT_PRESETS: dict[str, dict[str, Any]] = {
     "pit_ti": {"dims": (64, 128, 256), "num_heads": (2, 4, 8)},

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videovit.models.derived import Derived
-from videovit.models.layers import PatchEmbed, Triple
-from videovit.models.position import resize_pos_embed
-from videovit.models.transformer import Block, ClassTokenModel, DistilledLogits, drop_path_rates
+from videovit.models.cpu.derived import Derived
+from videovit.models.layers.basic import PatchEmbed, Triple
+from videovit.models.layers.position import resize_pos_embed
+from videovit.models.layers.transformer import Block, ClassTokenModel, DistilledLogits, drop_path_rates
 
 VIT_PRESETS: dict[str, dict[str, Any]] = {
     "deit_ti": {"dim": 192, "num_heads": 3},

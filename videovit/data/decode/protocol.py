@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videovit.config.errors import UserError
+from videovit.errors import UserError
 
 Indices = NDArray[np.int64]
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videovit.config.errors import UserError
 from videovit.data.decode.protocol import (
     DEFAULTS,
     ClosingVideo,
@@ -26,6 +25,7 @@ from videovit.data.decode.protocol import (
     shorten,
 )
 from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
+from videovit.errors import UserError
 
 NAME = "torchcodec"
 ERRORS = (RuntimeError, ValueError, IndexError, OSError)

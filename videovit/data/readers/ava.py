@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from videovit.data.readers.annotation_files import WHOLE_NUMBER, Problem, read_lines, refuse
+from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, read_lines, refuse
 from videovit.data.records import AnnotationError, Box, KeyFrame, Sample
 
 Key = tuple[str, float]

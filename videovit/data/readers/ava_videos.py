@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from videovit.data.folders import VIDEO_SUFFIXES
+from videovit.data.files.folders import VIDEO_SUFFIXES
 from videovit.data.readers import frame_lists
 from videovit.data.readers.ava import check_there
 from videovit.data.records import AnnotationError, Sample

@@ -16,8 +16,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from videovit.data.files.annotation_files import PLAIN_NAME, Problem, VideoFolder, find_file, read_lines, refuse
 from videovit.data.readers import frame_lists
-from videovit.data.readers.annotation_files import PLAIN_NAME, Problem, VideoFolder, find_file, read_lines, refuse
 from videovit.data.records import Action, AnnotationError, Sample
 
 LISTS = {"train": "Charades_v1_train.csv", "val": "Charades_v1_test.csv"}

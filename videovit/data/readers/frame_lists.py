@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from videovit.data.readers.annotation_files import WHOLE_NUMBER, Problem, content_of, refuse
-from videovit.data.readers.listed_paths import Folders, leads_out, relative_to_either
+from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, content_of, refuse
+from videovit.data.files.listed_paths import Folders, leads_out, relative_to_either
 from videovit.data.records import Action, AnnotationError, Sample
 
 COLUMNS = ("original_vido_id", "video_id", "frame_id", "path", "labels")

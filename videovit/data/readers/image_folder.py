@@ -18,9 +18,9 @@ import warnings
 from pathlib import Path
 
 from videovit.data.decode.image_backend import SUFFIXES
-from videovit.data.folders import files_below, is_folder
+from videovit.data.files.annotation_files import content_of
+from videovit.data.files.folders import files_below, is_folder
 from videovit.data.readers import kinetics
-from videovit.data.readers.annotation_files import content_of
 from videovit.data.records import AnnotationError, Sample
 
 

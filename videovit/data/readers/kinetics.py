@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from videovit.data.readers.annotation_files import WHOLE_NUMBER, Problem, read_lines, refuse
-from videovit.data.readers.listed_paths import Folders, leads_out, relative_to_either
+from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, read_lines, refuse
+from videovit.data.files.listed_paths import Folders, leads_out, relative_to_either
 from videovit.data.records import AnnotationError, Sample
 
 USUAL_SEPARATORS = frozenset(" ,\t")

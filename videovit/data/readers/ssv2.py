@@ -17,8 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from videovit.data.readers import frame_lists
-from videovit.data.readers.annotation_files import (
+from videovit.data.files.annotation_files import (
     PLAIN_NAME,
     Problem,
     VideoFolder,
@@ -29,6 +28,7 @@ from videovit.data.readers.annotation_files import (
     read_lines,
     refuse,
 )
+from videovit.data.readers import frame_lists
 from videovit.data.records import AnnotationError, Sample
 
 PREFIX = "something-something-v2-"

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from videovit.config.errors import UserError
 from videovit.data.transforms import fast_operations, pil_operations
 from videovit.data.transforms.pil_operations import FILL, OPERATIONS, Step
 from videovit.data.transforms.spatial import Box
+from videovit.errors import UserError
 
 MAX_LEVEL = 10.0
 RESAMPLING = {

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from videovit.config.errors import UserError
+from videovit.errors import UserError
 
 ORDERS = ("ordered", "reversed", "shuffled", "static")
 _WINDOW = re.compile(r"window([1-9]\d*)")

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from videovit.models.position import resize_pos_embed, resize_rel_pos
+from videovit.models.layers.position import resize_pos_embed, resize_rel_pos
 
 __all__ = [
     "Inflation",

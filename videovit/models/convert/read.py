@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videovit.config.errors import UserError
+from videovit.errors import UserError
 from videovit.models.convert.wrappers import COUNTERS, strip_prefixes
 
 SHARDED_SUFFIX = ".dcp"  # of a folder

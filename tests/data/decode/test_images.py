@@ -1,0 +1,124 @@
+"""Videos stored as images: folders, lists, single files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers.videos import barcode, read_barcodes
+from videovit.data.decode import DecodeError, DecodeOptions, open_video
+
+
+def write_images(folder: Path, names: list[str], size: tuple[int, int] = (64, 48)) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number, name in enumerate(names):
+        Image.fromarray(barcode(number, width=size[0], height=size[1])).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("pattern", ["img_{:05d}.png", "{}.jpg", "clip7_{}.bmp", "a{:03d}_x.PNG"])
+def test_folder(tmp_path: Path, pattern: str) -> None:
+    folder = write_images(tmp_path / "frames", [pattern.format(number) for number in range(12)])
+    (folder / "notes.md").write_text("not an image")
+    (folder / ".hidden.png").write_text("not an image")
+    with open_video(folder, "frames", DecodeOptions(frames_fps=12.0)) as video:
+        assert (video.num_frames, video.fps, video.served_by) == (12, 12.0, "frames")
+        for wanted in ([0], [11, 2, 2, 10], list(range(12))):
+            assert read_barcodes(video.frames(np.array(wanted))) == wanted
+        with pytest.raises(IndexError, match="frames 0 to 11"):
+            video.frames(np.array([12]))
+
+
+def test_list(tmp_path: Path) -> None:
+    write_images(tmp_path / "frames", [f"{number}.png" for number in range(5)])
+    text = "frames/4.png\n\nframes/0.png\n" + str(tmp_path / "frames" / "2.png") + "\n"
+    (tmp_path / "video.txt").write_text(text)
+    (tmp_path / "windows.txt").write_text(text, encoding="utf-8-sig", newline="\r\n")
+    for name in ("video.txt", "windows.txt"):
+        with open_video(tmp_path / name, "frames") as video:
+            assert read_barcodes(video.frames(np.arange(3))) == [4, 0, 2]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif"])
+def test_image(tmp_path: Path, name: str) -> None:
+    Image.fromarray(barcode(0x1234)).save(tmp_path / name)
+    with open_video(tmp_path / name, "image") as video:
+        assert video.num_frames == 1
+        frames = video.frames(np.array([0, 0]))
+    assert frames.shape == (2, 48, 64, 3) and read_barcodes(frames) == [0x1234] * 2
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
+def test_colours(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    Image.fromarray(barcode(0x1234)).convert(mode).save(path)
+    with open_video(path, "image") as video:
+        assert np.array_equal(video.frames(np.array([0]))[0], barcode(0x1234))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_16_bits_of_grey_keep_their_shades(tmp_path: Path, name: str) -> None:
+    shades = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    if name == "a.pgm":
+        (tmp_path / name).write_bytes(b"P5 64 48 65535\n" + shades.astype(">u2").tobytes())
+    else:
+        Image.fromarray(shades).save(tmp_path / name)
+    with open_video(tmp_path / name, "image") as video:
+        image = video.frames(np.array([0]))[0].numpy()
+    assert np.array_equal(image, np.repeat((shades // 256).astype(np.uint8)[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_32_bits_of_grey_are_refused(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "a.tif")
+    with pytest.raises(DecodeError, match="32 bits"), open_video(tmp_path / "a.tif", "image") as video:
+        video.frames(np.array([0]))
+
+
+@pytest.mark.parametrize("short_side", [0, 24])
+def test_turned_camera(tmp_path: Path, short_side: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by 90 degrees clockwise to look at it
+    Image.fromarray(barcode(5)).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    with open_video(tmp_path / "a.jpg", "image", DecodeOptions(short_side=short_side)) as video:
+        frames = video.frames(np.array([0])).numpy()
+    assert frames.shape == ((1, 32, 24, 3) if short_side else (1, 64, 48, 3))
+    assert read_barcodes(np.rot90(frames, axes=(1, 2))) == [5]
+
+
+def test_bad_images(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "frames", [f"{number}.png" for number in range(5)])
+    data = (folder / "3.png").read_bytes()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "video.mp4").write_bytes(data)
+    for name, reason in {
+        "missing": "file does not exist",
+        "empty": "a folder without images",
+        "empty.txt": "a list without images",
+        "video.mp4": "neither a folder of images nor a list",
+    }.items():
+        with pytest.raises(DecodeError, match=reason):
+            open_video(tmp_path / name, "frames")
+    with pytest.raises(DecodeError, match="5 frames, more than DATA.MAX_FRAMES 4"):
+        open_video(folder, "frames", DecodeOptions(max_frames=4))
+    with pytest.raises(DecodeError, match="64 x 48 pixels, more than DATA.MAX_PIXELS 3000"):
+        open_video(folder, "frames", DecodeOptions(max_pixels=3000))
+    for content, reason in {data[: len(data) // 2]: "3.png: ", b"text": "3.png: not an image"}.items():
+        (folder / "3.png").write_bytes(content)
+        with open_video(folder, "frames") as video:
+            assert read_barcodes(video.frames(np.array([2, 4]))) == [2, 4]
+            with pytest.raises(DecodeError, match=reason):
+                video.frames(np.array([2, 3]))
+    write_images(folder, [f"{number}.png" for number in range(2)], size=(32, 48))
+    with open_video(folder, "frames") as video, pytest.raises(DecodeError, match="64 x 48 pixels, others 32 x 48"):
+        video.frames(np.array([1, 2]))
+
+
+def test_a_video_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"this is no image" * 9)
+    with pytest.raises(DecodeError, match=r"'.*a.png': not an image"):
+        open_video(tmp_path / "a.png", "image")

@@ -1,0 +1,324 @@
+"""Decoders that hang, crash, or ask for too much: the file is reported, the epoch goes on, nothing is left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tests.helpers.videos import VIDEO_BACKENDS, read_barcodes, rotate, write_video
+from videovit.data.dataset import ClipDataset, RepeatedCrops
+from videovit.data.decode import BACKENDS, DecodeError, DecodeOptions, Video, limited, open_video
+from videovit.data.records import Sample, collate
+from videovit.data.sampling import RandomSpans
+
+Numbered = Callable[..., Path]
+LIMIT_S = 2.0  # what is good must be opened in that time on a busy machine too
+LIMITED = DecodeOptions(timeout_s=20.0)
+
+
+@pytest.fixture(autouse=True)
+def no_helpers() -> Iterator[None]:
+    """Every test begins and ends without helpers."""
+    limited._end_idle()
+    yield
+    limited._end_idle()
+
+
+def children() -> set[int]:
+    """Processes that this one started."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = entry.read_text().split(" (", 1)
+        except OSError:
+            continue
+        if int(rest.rsplit(") ", 1)[1].split()[1]) == os.getpid():
+            found.add(int(pid))
+    return found
+
+
+@pytest.fixture
+def bad_decoder(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A backend that does what the name of the file says, in the way native code does it, and else decodes."""
+
+    def misbehave(path: str, moment: str) -> None:
+        if f"spin_{moment}" in path:
+            ctypes.PyDLL(None).sleep(1000)  # with the interpreter's lock held: nothing in the process goes on
+        if f"crash_{moment}" in path:
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    def open_bad(path: str, options: DecodeOptions) -> Video:
+        misbehave(path, "open")
+        video = open_video(path, "pyav", DecodeOptions())
+        decode, close = video.frames, video.close
+        video.frames = lambda indices: misbehave(path, "frames") or decode(indices)  # type: ignore[method-assign]
+        video.close = lambda: misbehave(path, "close") or close()  # type: ignore[method-assign]
+        return video
+
+    monkeypatch.setitem(BACKENDS, "bad", open_bad)
+    return "bad"
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_epoch_goes_on(numbered: Numbered, tmp_path: Path, bad_decoder: str, num_workers: int) -> None:
+    good = numbered("limits_good.mp4", num_frames=20).read_bytes()
+    names = ["spin_open", "good0", "crash_frames", "good1", "spin_frames", "good2", "spin_close", "crash_open", "good3"]
+    for name in names:
+        (tmp_path / f"{name}.mp4").write_bytes(good)
+    dataset = ClipDataset(
+        [Sample(str(tmp_path / f"{name}.mp4"), label) for label, name in enumerate(names)],
+        plan=RandomSpans(4, 1, 30.0),
+        crops=RepeatedCrops(lambda frames, rng: frames),
+        backend=bad_decoder,
+        decoding=DecodeOptions(timeout_s=LIMIT_S),
+        replace_unreadable=True,
+        seed=3,
+    )
+    before = children()
+    start = time.monotonic()
+    keys = [(0, index) for index in range(len(names))]
+    loader: Any = DataLoader(dataset, sampler=keys, batch_size=3, num_workers=num_workers, collate_fn=collate)
+    batches = list(loader)
+    assert time.monotonic() - start < 30
+    assert sum(len(batch) for batch in batches) == len(names)
+    reasons = {Path(f.path).stem: (f.reason, f.backend) for batch in batches for f in batch.failures}
+    late = f"took longer than DATA.DECODE_TIMEOUT_S {LIMIT_S:g} s; its decoder was ended"
+    crashed = "the decoder crashed (SIGSEGV)"
+    assert reasons == {
+        "spin_open": (late, "bad"),
+        "spin_frames": (late, "bad"),
+        "crash_open": (crashed, "bad"),
+        "crash_frames": (crashed, "bad"),
+    }
+    limited._end_idle()
+    deadline = time.monotonic() + 10
+    while children() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert children() <= before
+
+
+def test_a_helper_never_comes_out(numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw, and nowhere to tell it: it still may not go on with the work of its parent."""
+
+    def open_odd(path: str, options: DecodeOptions) -> Video:
+        raise TypeError("this argument is no more")
+
+    monkeypatch.setitem(BACKENDS, "odd", open_odd)
+    came_out = tmp_path / "came out"
+    parent = os.getpid()
+    with (tmp_path / "log").open("w", buffering=1) as log:  # a file that the helper closes, being none of its business
+        monkeypatch.setattr(sys, "stderr", log)
+        try:
+            with pytest.raises(DecodeError, match="the decoder ended with code 1"):
+                open_video(str(numbered("limits_good.mp4", num_frames=20)), "odd", LIMITED)
+        finally:
+            if os.getpid() != parent:
+                came_out.touch()
+    assert not came_out.exists()
+
+
+@pytest.mark.parametrize("backend", VIDEO_BACKENDS)
+def test_the_same_frames_and_errors_as_without_a_limit(numbered: Numbered, tmp_path: Path, backend: str) -> None:
+    path = numbered("limits_good.mp4", num_frames=20)
+    with open_video(path, backend) as plain, open_video(path, backend, LIMITED) as helped:
+        assert (helped.num_frames, helped.fps, helped.served_by) == (plain.num_frames, plain.fps, plain.served_by)
+        for wanted in ([3], [0, 19, 7, 7], list(range(20))):
+            frames = helped.frames(np.array(wanted))
+            assert frames.dtype == torch.uint8 and torch.equal(frames, plain.frames(np.array(wanted)))
+        with pytest.raises(IndexError, match="frame 20 .* frames 0 to 19"):
+            helped.frames(np.array([20]))
+        with pytest.raises(ValueError, match="no frames"):
+            helped.frames(np.array([], dtype=np.int64))
+        frames += 1  # their memory is nobody else's
+        assert torch.equal(helped.frames(np.arange(20)) + 1, frames)
+    with pytest.raises(ValueError, match="closed"):
+        helped.frames(np.array([3]))
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 100)
+    with pytest.raises(DecodeError) as caught:
+        open_video(tmp_path / "text.mp4", backend, LIMITED)
+    assert caught.value.reason == "damaged, or not a video file"
+
+
+def test_one_helper_serves_video_after_video(numbered: Numbered) -> None:
+    path = numbered("limits_good.mp4", num_frames=20)
+    before = children()
+    for _ in range(5):
+        with open_video(path, "pyav", LIMITED) as one:
+            assert read_barcodes(one.frames(np.array([4]))) == [4]
+    assert len(children() - before) == 1
+    with open_video(path, "pyav", LIMITED) as one, open_video(path, "pyav", LIMITED) as other:
+        assert read_barcodes(one.frames(np.array([4]))) == [4] and read_barcodes(other.frames(np.array([5]))) == [5]
+    assert len(children() - before) == 2
+    forgotten = open_video(path, "pyav", LIMITED)
+    del forgotten
+    assert len(children() - before) == 1
+
+
+def test_relative_paths_count_from_the_folder_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        write_video(tmp_path / str(number) / "a.mp4", num_frames=number)
+        monkeypatch.chdir(tmp_path / str(number))
+        with open_video("a.mp4", "pyav", LIMITED) as video:
+            assert video.num_frames == number
+
+
+@pytest.mark.parametrize("spinning", [False, True])
+def test_a_helper_ends_with_its_process(numbered: Numbered, spinning: bool) -> None:
+    path = str(numbered("limits_good.mp4", num_frames=20))
+    program = (
+        "import ctypes, threading, time, numpy\n"
+        "from videovit.data.decode import BACKENDS, DecodeOptions, limited, open_pyav, open_video\n"
+        "class Slow:\n"
+        "    num_frames, fps, knots, served_by = 1, 1.0, None, 'slow'\n"
+        "    def frames(self, indices): ctypes.PyDLL(None).sleep(1000)\n"
+        "BACKENDS['slow'] = lambda path, options: Slow()\n"
+        f"video = open_video({path!r}, 'slow', DecodeOptions(timeout_s=99.0))\n"
+        "print(video._helper._pid, flush=True)\n"
+        + ("video.frames(numpy.array([0]))\n" if spinning else "time.sleep(1000)\n")
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        helper = int(owner.stdout.readline())
+        time.sleep(0.3)
+        assert is_running(helper)
+        owner.kill()
+    deadline = time.monotonic() + 10
+    while is_running(helper) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(helper)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
+    except OSError:
+        return False
+
+
+def test_signals_to_the_group_do_not_end_a_helper(numbered: Numbered) -> None:
+    with open_video(numbered("limits_good.mp4", num_frames=20), "pyav", LIMITED) as video:
+        (helper,) = [pid for pid in children() if pid == video._helper._pid]  # type: ignore[attr-defined]
+        for name in limited.IGNORED_SIGNALS:
+            os.kill(helper, getattr(signal, name))
+        assert read_barcodes(video.frames(np.array([4]))) == [4]
+
+
+# -------------------------------------------------------------------------------------------- limits from headers
+
+
+@pytest.mark.parametrize("backend", VIDEO_BACKENDS)
+@pytest.mark.parametrize("name", ["limits_size.mp4", "limits_size.mkv", "limits_size.ts"])
+def test_too_large_or_too_long(numbered: Numbered, name: str, backend: str) -> None:
+    path = numbered(name, num_frames=30)
+    for options, reason in {
+        DecodeOptions(max_pixels=3071): "frames of 64 x 48 pixels, more than DATA.MAX_PIXELS 3071",
+        DecodeOptions(max_frames=29): "30 frames, more than DATA.MAX_FRAMES 29",
+    }.items():
+        with pytest.raises(DecodeError, match=reason):
+            open_video(path, backend, options)
+    with open_video(path, backend, DecodeOptions(max_pixels=3072, max_frames=30)) as video:
+        assert read_barcodes(video.frames(np.array([29]))) == [29]
+
+
+@pytest.mark.parametrize("backend", VIDEO_BACKENDS)
+def test_header_of_a_gigapixel(numbered: Numbered, tmp_path: Path, backend: str) -> None:
+    data = bytearray(numbered("limits_good.mp4", num_frames=20).read_bytes())
+    place = data.index(b"avc1", data.index(b"stsd")) + 28
+    data[place : place + 4] = (30_000).to_bytes(2, "big") * 2
+    path = tmp_path / "huge.mp4"
+    path.write_bytes(data)
+    before = peak_memory()
+    try:
+        with open_video(path, backend) as video:
+            assert read_barcodes(video.frames(np.arange(20))) == list(range(20))
+    except DecodeError as error:
+        assert "30000 x 30000" in error.reason or "damaged" in error.reason
+    assert peak_memory() - before < 100
+
+
+def test_image_of_a_gigapixel(tmp_path: Path) -> None:
+    header = b"IHDR" + (30_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+    path = tmp_path / "huge.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + (1).to_bytes(4, "big") + b"IDAT")
+    before = peak_memory()
+    with pytest.raises(DecodeError, match="30000 x 30000|900000000 pixels"):
+        open_video(path, "image")
+    assert peak_memory() - before < 50
+
+
+def peak_memory() -> float:
+    """Largest memory use of this process so far, MB."""
+    return status("VmHWM")
+
+
+def status(field: str) -> float:
+    text = Path("/proc/self/status").read_text()
+    return int(text.split(f"{field}:")[1].split()[0]) / 1024
+
+
+# ----------------------------------------------------------------------------------------------------------- leaks
+
+
+def test_a_thousand_openings_leave_nothing(numbered: Numbered, tmp_path: Path) -> None:
+    good = [
+        numbered("limits_good.mp4", num_frames=20),
+        numbered("limits_open.mp4", num_frames=20, open_gop=True),
+        numbered("limits_good.ts", num_frames=8, size=(32, 32)),
+        rotate(write_video(tmp_path / "turned.mp4", num_frames=10, size=(32, 32)), 90),
+    ]
+    bad = [tmp_path / name for name in ("missing.mp4", "empty.mp4", "text.mp4", "cut.mp4", "flipped.mp4")]
+    bad[1].write_bytes(b"")
+    bad[2].write_bytes(b"this is no video\n" * 100)
+    data = good[0].read_bytes()
+    bad[3].write_bytes(data[: len(data) // 2])
+    bad[4].write_bytes(data[:600] + bytes(reversed(data[600:1200])) + data[1200:])
+
+    def open_all(times: int) -> None:
+        for turn in range(times):
+            path = (good + bad)[turn % (len(good) + len(bad))]
+            try:
+                with open_video(path, ("decord", "pyav")[turn // 9 % 2]) as video:
+                    video.frames(np.array([0, video.num_frames - 1]))
+            except DecodeError:
+                continue
+
+    open_all(200)
+    memory, files = status("VmRSS"), len(os.listdir("/proc/self/fd"))
+    open_all(1000)
+    assert len(os.listdir("/proc/self/fd")) == files
+    assert status("VmRSS") - memory < 20
+
+
+def test_limited_openings_leave_nothing(numbered: Numbered, tmp_path: Path) -> None:
+    path, text = numbered("limits_good.mp4", num_frames=20), tmp_path / "text.mp4"
+    text.write_bytes(b"this is no video\n" * 100)
+
+    def open_all(times: int) -> None:
+        for _ in range(times):
+            with open_video(path, "pyav", LIMITED) as video:
+                video.frames(np.array([3, 12]))
+            with pytest.raises(DecodeError):
+                open_video(text, "pyav", LIMITED)
+
+    open_all(20)
+    memory, files, started = status("VmRSS"), len(os.listdir("/proc/self/fd")), children()
+    open_all(150)
+    assert len(os.listdir("/proc/self/fd")) == files
+    assert children() == started
+    assert status("VmRSS") - memory < 20

@@ -1,0 +1,76 @@
+"""Class names and groups from the forms of files that are about."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from videovit.data.files.class_names import read_class_groups, read_class_names
+from videovit.data.records import AnnotationError
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(["a", "b c"]),
+        json.dumps({"b c": 1, "a": 0}),
+        json.dumps({"0": "a", "1": "b c"}),
+        json.dumps({'"b c"': 1, '"a"': 0}),
+    ],
+)
+def test_json_forms(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(content)
+    assert read_class_names(str(path), 2) == ["a", "b c"]
+
+
+def test_text_form_with_mark_and_windows_lines(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_bytes("\ufeffa\r\nb c\r\n\r\n".encode())
+    assert read_class_names(str(path), 2) == ["a", "b c"]
+
+
+def test_no_file_gives_numbers_and_a_folder_is_looked_in(tmp_path: Path) -> None:
+    assert read_class_names("", 2) == ["class 0", "class 1"]
+    (tmp_path / "names.txt").write_text("x\ny\n")
+    assert read_class_names("names.txt", 2, str(tmp_path)) == ["x", "y"]
+    with pytest.raises(AnnotationError, match=f"^nams.txt: no such file, nor {tmp_path}/nams.txt.*CLASS_NAMES_FILE"):
+        read_class_names("nams.txt", 2, str(tmp_path))
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text('["a"]')
+    with pytest.raises(AnnotationError, match="1 class names, MODEL.NUM_CLASSES is 2"):
+        read_class_names(str(path), 2)
+    with pytest.raises(AnnotationError, match="nearest: .*classes.json"):
+        read_class_names(str(tmp_path / "clases.json"), 2)
+    path.write_text('{"a": 0, "b": 0}')
+    with pytest.raises(AnnotationError, match="used twice"):
+        read_class_names(str(path), 2)
+    path.write_text('["a",\n"b"')
+    with pytest.raises(AnnotationError, match="classes.json:2: not JSON"):
+        read_class_names(str(path), 2)
+    for content, told in (('{"a": -1, "b": 0}', "index -1 of 'a'"), ('{"a": 0, "b": 1e18}', "expected name: index")):
+        path.write_text(content)
+        with pytest.raises(AnnotationError, match=told):
+            read_class_names(str(path), 2)
+    path.write_text('{"a": 0, "b": 5000000000}')  # not as many names
+    with pytest.raises(AnnotationError, match="index 5000000000 of 'b'"):
+        read_class_names(str(path), None)
+    path.write_text('{"²": "a"}', encoding="utf-8")
+    with pytest.raises(AnnotationError, match="expected name: index"):
+        read_class_names(str(path), 1)
+    path.with_suffix(".txt").write_bytes("ärgern\n".encode("latin-1"))
+    with pytest.raises(AnnotationError, match="classes.txt:1: not UTF-8 text"):
+        read_class_names(str(path.with_suffix(".txt")), 1)
+
+
+def test_groups(tmp_path: Path) -> None:
+    path = tmp_path / "groups.json"
+    path.write_text('{"motion": ["left", 1], "rest": ["ring"]}')
+    assert read_class_groups(str(path), ["left", "right", "ring"]) == {"motion": [0, 1], "rest": [2]}
+    assert read_class_groups("", ["left"]) == {}
+    path.write_text('{"motion": ["lefd"]}')
+    with pytest.raises(AnnotationError, match="unknown class 'lefd'; nearest: 'left'"):
+        read_class_groups(str(path), ["left", "right"])

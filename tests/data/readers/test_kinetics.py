@@ -1,0 +1,183 @@
+"""Kinetics list files: every spelling that is accepted, and what is said about the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from videovit.config import load_config
+from videovit.data.catalog import find_dataset
+from videovit.data.files import annotation_files
+from videovit.data.readers import kinetics
+from videovit.data.records import AnnotationError, Sample
+
+
+def read(folder: Path, content: str | bytes, **arguments: object) -> list[tuple[str, int]]:
+    path = folder / "train.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    samples = kinetics.read(path, num_classes=10, **arguments)  # type: ignore[arg-type]
+    return [(sample.path, sample.label) for sample in samples]
+
+
+def error(folder: Path, content: str | bytes, **arguments: object) -> str:
+    with pytest.raises(AnnotationError) as caught:
+        read(folder, content, **arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "label"),
+    [
+        ("/a/b.mp4 3", "/a/b.mp4", 3),
+        ("/a/b.mp4,3", "/a/b.mp4", 3),
+        ("/a/b.mp4, 3", "/a/b.mp4", 3),
+        ("/a/b.mp4\t3", "/a/b.mp4", 3),
+        ("/a/b.mp4   3  ", "/a/b.mp4", 3),
+        ("/my videos/b 1.mp4 3", "/my videos/b 1.mp4", 3),
+        ("/my videos/b, 1.mp4,3", "/my videos/b, 1.mp4", 3),
+        ("/my\tvideos/b.mp4\t3", "/my\tvideos/b.mp4", 3),
+        ('"/a, b.mp4",3', "/a, b.mp4", 3),
+        ('"/a ""b"".mp4" 3', '/a "b".mp4', 3),
+        ('"/a/b.mp4","3"', "/a/b.mp4", 3),
+        ("/a/ü\u2028.mp4 3", "/a/ü\u2028.mp4", 3),
+    ],
+)
+@pytest.mark.parametrize("separator", [" ", ",", "\t", ""])
+def test_spellings(tmp_path: Path, line: str, path: str, label: int, separator: str) -> None:
+    assert read(tmp_path, line + "\n", separator=separator) == [(path, label)]
+
+
+def test_unusual_separator(tmp_path: Path) -> None:
+    assert read(tmp_path, "/a b,c.mp4;3\n/d.mp4 4\n", separator=";") == [("/a b,c.mp4", 3), ("/d.mp4", 4)]
+
+
+def test_byte_order_mark_windows_lines_and_empty_lines(tmp_path: Path) -> None:
+    content = "\ufeff/a.mp4 0\r\n\r\n   \r\n/b.mp4 1\r\n/c.mp4 2".encode()
+    assert read(tmp_path, content) == [("/a.mp4", 0), ("/b.mp4", 1), ("/c.mp4", 2)]
+
+
+def test_rows_skipped(tmp_path: Path) -> None:
+    assert read(tmp_path, "path label\n/a.mp4 1\n", skip_rows=1) == [("/a.mp4", 1)]
+
+
+def test_order_is_kept_and_repeats_stay(tmp_path: Path) -> None:
+    rows = [(f"/v{number % 7}.mp4", number % 10) for number in range(30)]
+    assert read(tmp_path, "".join(f"{path} {label}\n" for path, label in rows)) == rows
+
+
+def test_all_bad_lines_are_named_at_once(tmp_path: Path) -> None:
+    message = error(tmp_path, "/a.mp4 1\n/b.mp4\n/c.mp4 x\n\n/d.mp4 10\n/e.mp4 -1\n/f.mp4 2.5\n")
+    assert "5 lines cannot be used" in message
+    for number, content, why in [
+        (2, "/b.mp4", "expected 'path label'"),
+        (3, "/c.mp4 x", "label 'x' is not a whole number"),
+        (5, "/d.mp4 10", "label 10 is not in 0..9 (MODEL.NUM_CLASSES)"),
+        (6, "/e.mp4 -1", "label -1 is not in 0..9"),
+        (7, "/f.mp4 2.5", "label '2.5' is not a whole number"),
+    ]:
+        assert f"{tmp_path / 'train.csv'}:{number}: {content}\n      {why}" in message
+
+
+def test_twenty_bad_lines_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
+    message = error(tmp_path, "".join(f"/v{number}.mp4 99\n" for number in range(33)))
+    assert "33 lines cannot be used" in message and "and 13 more" in message
+    assert "train.csv:20:" in message and "train.csv:21:" not in message
+
+
+def test_header_is_recognised(tmp_path: Path) -> None:
+    assert "DATA.SKIP_ROWS" in error(tmp_path, "path label\n/a.mp4 1\n")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff", "path label\n"])
+def test_no_videos(tmp_path: Path, content: str) -> None:
+    assert "no videos listed" in error(tmp_path, content, skip_rows=1)
+
+
+def test_not_text(tmp_path: Path) -> None:
+    message = error(tmp_path, b"/a.mp4 1\n/\xff\xfe.mp4 1\n")
+    assert "train.csv:2: not UTF-8" in message
+
+
+def test_zero_byte_in_a_path(tmp_path: Path) -> None:
+    assert "zero byte" in error(tmp_path, "/a\0.mp4 1\n")
+
+
+def test_missing_list_says_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "training.csv").write_text("x")
+    with pytest.raises(AnnotationError, match=r"train\.csv' does not exist.*holds training\.csv"):
+        kinetics.read(tmp_path / "train.csv", num_classes=10)
+    with pytest.raises(AnnotationError, match=r"nor does its folder .*PATH_TO_DATA_DIR"):
+        kinetics.read(tmp_path / "nowhere" / "train.csv", num_classes=10)
+
+
+def test_prefix_is_joined(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    (videos / "x").mkdir(parents=True)
+    (videos / "x" / "a.mp4").touch()
+    rows = read(tmp_path, "x/a.mp4 1\nx/missing.mp4 2\nx/../y.mp4 3\n", prefix=str(videos))
+    assert [path for path, _ in rows] == [f"{videos}/x/a.mp4", f"{videos}/x/missing.mp4", f"{videos}/x/../y.mp4"]
+
+
+def test_paths_that_leave_the_prefix_are_refused(tmp_path: Path) -> None:
+    videos, outside = tmp_path / "videos", tmp_path / "videos_secret"
+    videos.mkdir()
+    outside.mkdir()
+    (outside / "a.mp4").touch()
+    (videos / "a.mp4").touch()
+    (videos / "inner.mp4").symlink_to(videos / "a.mp4")
+    (videos / "link.mp4").symlink_to(outside / "a.mp4")
+    (videos / "folder").symlink_to(outside)
+    content = "a.mp4 0\ninner.mp4 0\n/etc/passwd 1\n../videos_secret/a.mp4 2\nlink.mp4 3\nfolder/a.mp4 4\n"
+    message = error(tmp_path, content, prefix=str(videos))
+    assert "4 lines cannot be used" in message
+    assert "train.csv:3: /etc/passwd 1" not in message and "train.csv:3: /etc/passwd\n      an absolute path" in message
+    assert "train.csv:4: ../videos_secret/a.mp4\n      leads out of" in message
+    for number, name in [(5, "link.mp4"), (6, "folder/a.mp4")]:
+        assert f"train.csv:{number}: {name}\n      leads out of DATA.PATH_PREFIX {str(videos)!r} by a symb" in message
+
+
+def test_prefix_may_be_a_link_itself(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.mp4").touch()
+    (tmp_path / "prefix").symlink_to(tmp_path / "real")
+    assert read(tmp_path, "a.mp4 1\n", prefix=str(tmp_path / "prefix")) == [(f"{tmp_path}/prefix/a.mp4", 1)]
+
+
+def test_relative_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").touch()
+    assert read(tmp_path, "a.mp4 1\n", prefix=".") == [("./a.mp4", 1)]
+    assert "leads out" in error(tmp_path, "../a.mp4 1\n", prefix=".")
+
+
+def test_relative_paths_count_from_here_or_from_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, lists = tmp_path / "here", tmp_path / "lists"
+    for folder, names in [(here, ["both.mp4"]), (lists, ["both.mp4", "only.mp4"])]:
+        (folder / "clips").mkdir(parents=True)
+        for name in names:
+            (folder / "clips" / name).touch()
+    (lists / "other").mkdir()
+    monkeypatch.chdir(here)
+    rows = read(lists, "clips/both.mp4 0\nclips/only.mp4 1\nclips/none.mp4 2\nother/none.mp4 3\n")
+    assert [path for path, _ in rows] == [
+        "clips/both.mp4",
+        f"{lists}/clips/only.mp4",
+        "clips/none.mp4",
+        f"{lists}/other/none.mp4",
+    ]
+
+
+def test_catalogue(tmp_path: Path) -> None:
+    (tmp_path / "val.csv").write_text("/a.mp4 1\n")
+    cfg = load_config(opts=["DATA.PATH_TO_DATA_DIR", str(tmp_path), "MODEL.NUM_CLASSES", "2"])
+    assert find_dataset("Kinetics").read(cfg, "val") == [Sample("/a.mp4", 1)]
+    with pytest.raises(AnnotationError, match=r"test.csv' does not exist; set TEST.SPLIT val to test on val.csv"):
+        find_dataset("kinetics").read(cfg, "test")
+    with pytest.raises(ValueError, match=r"unknown data set 'kinetic'.*nearest: 'kinetics'"):
+        find_dataset("kinetic")
+
+
+def test_a_file_that_is_too_large_for_a_list(tmp_path, monkeypatch):
+    monkeypatch.setattr(annotation_files, "LARGEST_LIST", 10)
+    assert "this is no list of videos" in error(tmp_path, "a.mp4 0\nb.mp4 1\n")

@@ -1,0 +1,65 @@
+"""datasets/ava/prepare.py on a whole data set, and on one with everything wrong that it looks for."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.ava_data import FPS, draw, write_ava
+from tests.helpers.runs import ROOT
+from tests.helpers.videos import write_video
+from videovit.preparation import release as prepare
+
+
+def run(folder: Path, *args: str) -> int:
+    spec = importlib.util.spec_from_file_location("prepare_ava", ROOT / "datasets" / "ava" / "prepare.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    files = ["--train", "train.csv", "--val", "val.csv", "--train-proposals", "train_proposals.csv"]
+    files += ["--val-proposals", "val_proposals.csv", "--excluded", "excluded.csv", "--label-map", "classes.pbtxt"]
+    places = ["--annotations", str(folder / "annotations"), "--movies", str(folder / "movies")]
+    rules = ["--classes", "6", "--window", "1", "18", "--workers", "1"]
+    code: int = prepare.exit_code(lambda: module.main([*places, *files, *rules, *args]))
+    return code
+
+
+def test_a_whole_data_set_and_a_broken_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ava(tmp_path, num_train=3, num_val=2)
+    assert run(tmp_path, "--check") == 0
+    said = capsys.readouterr().out
+    assert "4 classes are judged, 1 key frames are not" in said
+    assert "train: 54 key frames of 3 videos, 0 missing" in said
+    assert "nothing wrong" in said
+
+    movies, train = tmp_path / "movies", tmp_path / "annotations" / "train.csv"
+    (movies / "movie_0.mkv").unlink()
+    (movies / "movie_1.mkv").write_bytes(b"not a movie")
+    write_video(movies / "movie_3.mkv", num_frames=10 * FPS, fps=FPS, size=(64, 48), draw=lambda i: draw(3, i))
+    lines = train.read_text().splitlines()
+    lines[4] = lines[3]
+    train.write_bytes("\r\n".join(["\ufeff" + lines[0], *lines[1:], "movie_2,0004,0.1,0.1,0.2,0.2,7,0"]).encode())
+    assert run(tmp_path, "--check", "--report", str(tmp_path / "found.csv")) == 1
+    with open(tmp_path / "found.csv", newline="") as file:
+        found = {(row["kind"], row["place"] or Path(row["path"]).name): row["detail"] for row in csv.DictReader(file)}
+    assert found.keys() == {
+        ("bad row", "train.csv:5"),
+        ("bad row", "train.csv:109"),
+        ("missing", "movie_0"),
+        ("unreadable", "movie_1.mkv"),
+        ("mislabelled", "movie_3.mkv"),
+    }
+    assert found["bad row", "train.csv:5"] == "the same as line 4"
+    assert "found the action '7', expected 1 to 6" in found["bad row", "train.csv:109"]
+    assert "second 18, and the video ends at 10" in found["mislabelled", "movie_3.mkv"]
+    assert run(tmp_path) == 1  # without opening the videos: bad rows and the missing one
+    assert "3 entries checked" not in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_files_that_are_missing_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "annotations").mkdir()
+    assert run(tmp_path) == 1
+    assert "classes.pbtxt does not exist" in capsys.readouterr().err

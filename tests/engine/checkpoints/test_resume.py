@@ -1,0 +1,231 @@
+"""Checkpoints: atomic, found again, damaged ones passed over, never able to run code."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from videovit.config import dump_config, load_config
+from videovit.engine.checkpoints.resume import (
+    Position,
+    changed_keys,
+    checkpoint_path,
+    find_checkpoints,
+    load_model,
+    resume,
+)
+from videovit.engine.checkpoints.saving import snapshot, write_checkpoint
+from videovit.engine.training.optim import build_ema
+from videovit.models import build_model
+from videovit.models.convert import CheckpointError, pool_norm_eps, set_pool_norm_eps
+
+
+def parts(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.randn(4, 3)).square().sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def save(folder: Path, epoch: int, step: int = 0, seed: int = 0) -> Path:
+    model, optimizer = parts(seed)
+    position = Position(epoch, step)
+    path = checkpoint_path(folder, position)
+    write_checkpoint(path, snapshot(model, position=position, cfg_text="A: 1\n", optimizer=optimizer))
+    return path
+
+
+def test_names_and_order(tmp_path: Path) -> None:
+    for epoch, step in ((1, 0), (10, 0), (9, 120), (9, 0), (10, 5)):
+        save(tmp_path, epoch, step)
+    (tmp_path / "checkpoints" / "checkpoint_epoch_best.pyth").touch()
+    assert [p.name for p in find_checkpoints(tmp_path)] == [
+        "checkpoint_epoch_00010_step_000005.pyth",
+        "checkpoint_epoch_00010.pyth",
+        "checkpoint_epoch_00009_step_000120.pyth",
+        "checkpoint_epoch_00009.pyth",
+        "checkpoint_epoch_00001.pyth",
+    ]
+    assert find_checkpoints(tmp_path / "absent") == []
+
+
+def test_slowfast_keys(tmp_path: Path) -> None:
+    state = torch.load(save(tmp_path, 3), weights_only=True)
+    assert state.keys() == {
+        "epoch",
+        "step",
+        "num_steps",
+        "model_state",
+        "optimizer_state",
+        "scaler_state",
+        "ema_state",
+        "ema_updates",
+        "cfg",
+        "pool_norm_eps",
+        "versions",
+    }
+    assert state["epoch"] == 2  # index of the last finished epoch
+
+
+def test_resume_restores_model_optimizer_and_position(tmp_path: Path) -> None:
+    save(tmp_path, 2, step=7, seed=1)
+    expected, expected_optimizer = parts(seed=1)
+    model, optimizer = parts(seed=2)
+    position = resume(tmp_path, model=model, optimizer=optimizer, scaler=None)
+    assert position == Position(2, 7)
+    for a, b in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(optimizer.state.values(), expected_optimizer.state.values(), strict=True):
+        assert torch.equal(a["exp_avg"], b["exp_avg"])
+
+
+def test_the_eps_of_the_pooling_norms_travels_with_the_weights(tmp_path: Path) -> None:
+    opts = "MVIT.DEPTH 1 MVIT.EMBED_DIM 8 MVIT.POOL_KVQ_KERNEL [3,3,3] MVIT.POOL_KV_STRIDE_ADAPTIVE [1,2,2] "
+    opts += "MVIT.PATCH_PADDING [1,3,3] DATA.TRAIN_CROP_SIZE 32 MODEL.NUM_CLASSES 2"
+    first, second = (build_model(load_config(None, opts.split())) for _ in range(2))
+    set_pool_norm_eps(first, 1e-5)
+    path = checkpoint_path(tmp_path, Position(1))
+    write_checkpoint(path, snapshot(first, position=Position(1), cfg_text=""))
+    load_model(second, path)
+    assert pool_norm_eps(second) == 1e-5
+
+
+def test_another_optimiser_or_length_of_the_epoch_is_refused(tmp_path: Path) -> None:
+    model, optimizer = parts()
+    position = Position(1, 2, num_steps=5)
+    path = checkpoint_path(tmp_path, position)
+    write_checkpoint(path, snapshot(model, position=position, cfg_text="", optimizer=optimizer))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with pytest.raises(CheckpointError, match="another optimiser.*another OUTPUT_DIR"):
+        resume(tmp_path, model=model, optimizer=sgd, scaler=None, num_steps=5)
+    with pytest.raises(CheckpointError, match="step 2 of 5 of an epoch that now has 3"):
+        resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=3)
+    assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=5) == position
+
+
+def test_settings_of_the_optimiser_are_those_of_this_run(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    model, optimizer = parts()
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+    resume(tmp_path, model=model, optimizer=optimizer, scaler=None)
+    assert optimizer.param_groups[0]["weight_decay"] == 0.5
+
+
+def test_changed_keys_are_named() -> None:
+    before = dump_config(load_config(None, ["SOLVER.BASE_LR", "0.003"]))
+    now = dump_config(load_config(None, ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x", "TEST.BATCH_SIZE", "3"]))
+    assert changed_keys(before, now) == ["SOLVER.BASE_LR 0.1 (was 0.003)"]
+    assert changed_keys("", now) == []
+    free = "NUM_GPUS 0 LOG_PERIOD 3 DATA_LOADER.NUM_WORKERS 1 TEST.BATCH_SIZE 1 AVA.MOVIE_DIR b DATA.PATH_PREFIX c"
+    free += " DATA.TEST_CROP_SIZE 192 AVA.TEST_LISTS [d] AVA.FULL_TEST_ON_VAL True AVA.GROUNDTRUTH_FILE e"  # tests
+    shaping = "PIT.DROPPATH_RATE 0.2 DISTILL.ALPHA 0.1 AVA.DETECTION_SCORE_THRESH 0.5 VIT.DROPOUT_RATE 0.3 RNG_SEED 7"
+    changes = changed_keys(before, dump_config(load_config(None, f"SOLVER.BASE_LR 0.003 {free} {shaping}".split())))
+    assert sorted(change.partition(" (was ")[0] for change in changes) == sorted(
+        f"{key} {value}" for key, value in zip(shaping.split()[::2], shaping.split()[1::2], strict=True)
+    )
+
+
+def test_the_config_in_a_checkpoint_is_read_with_care() -> None:
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+    now = dump_config(load_config(None))
+    for text in (bomb, "SOLVER: {BASE_LR: !!python/object/apply:os.system [exit]}", "a: [", "[" * 500):
+        assert changed_keys(text, now) == []
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    model, optimizer = parts()
+    assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None) is None
+
+
+def test_a_truncated_newest_file_is_passed_over(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    model, optimizer = parts()
+    assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None) == Position(1)
+
+
+def test_only_damaged_files_is_an_error_not_a_new_start(tmp_path: Path) -> None:
+    save(tmp_path, 1).write_bytes(b"")
+    model, optimizer = parts()
+    with pytest.raises(CheckpointError, match="none of the checkpoints can be used"):
+        resume(tmp_path, model=model, optimizer=optimizer, scaler=None)
+
+
+def test_another_model_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"weight: model \(5, 3\), file \(2, 3\)"):
+        load_model(nn.Linear(3, 5), path)
+    with pytest.raises(CheckpointError, match="missing in the file .*0.weight"):
+        load_model(nn.Sequential(nn.Linear(3, 2)), path)
+
+
+class Malicious:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.witness,))
+
+
+@pytest.mark.parametrize("plain_pickle", [False, True])
+def test_untrusted_file_runs_no_code(tmp_path: Path, plain_pickle: bool) -> None:
+    path, witness = tmp_path / "bad.pyth", tmp_path / "witness"
+    if plain_pickle:
+        path.write_bytes(pickle.dumps({"model_state": Malicious(witness)}))
+    else:
+        torch.save({"model_state": Malicious(witness)}, path)
+    with pytest.raises(CheckpointError):
+        load_model(nn.Linear(3, 2), path)
+    assert not witness.exists()
+
+
+def test_the_moving_average_is_resumed_or_begins_with_the_weights(tmp_path: Path) -> None:
+    model, optimizer = parts(seed=1)
+    ema = build_ema(model, 0.5)
+    assert ema is not None
+    ema.update_parameters(model)
+    nn.init.zeros_(model.weight)
+    ema.update_parameters(model)
+    position = Position(1)
+    path = checkpoint_path(tmp_path, position)
+    write_checkpoint(path, snapshot(model, position=position, cfg_text="", optimizer=optimizer, ema=ema))
+    other, other_optimizer = parts(seed=2)
+    found = build_ema(other, 0.5)
+    resume(tmp_path, model=other, optimizer=other_optimizer, scaler=None, ema=found)
+    assert found is not None and found.n_averaged == 2
+    assert torch.equal(found.module.weight, ema.module.weight) and found.module.weight.any()
+    load_model(other, path, key="ema_state")
+    assert torch.equal(other.weight, ema.module.weight)
+
+    write_checkpoint(path, snapshot(model, position=position, cfg_text="", optimizer=optimizer))
+    resume(tmp_path, model=other, optimizer=other_optimizer, scaler=None, ema=found)
+    assert torch.equal(found.module.weight, model.weight)
+    with pytest.raises(CheckpointError, match="no 'ema_state': it was trained without TRAIN.EMA_DECAY"):
+        load_model(other, path, key="ema_state")
+
+
+def test_an_epoch_does_not_go_on_with_another_global_batch(tmp_path: Path) -> None:
+    model, optimizer = parts()
+    position = Position(1, 2, num_steps=5)
+    state = snapshot(model, position=position, cfg_text="", optimizer=optimizer, global_batch=8)
+    write_checkpoint(checkpoint_path(tmp_path, position), state)
+    with pytest.raises(CheckpointError, match="8 videos a step, and now a step has 16"):
+        resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=5, global_batch=16)
+    assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=5, global_batch=8) == position
+
+
+def test_the_scaler_of_half_precision_is_resumed(tmp_path: Path) -> None:
+    model, optimizer = parts()
+    scaler, other = torch.amp.GradScaler("cpu", init_scale=4.0), torch.amp.GradScaler("cpu")
+    scaler.scale(model(torch.full((1, 3), float("inf"))).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    state = snapshot(model, position=Position(1), cfg_text="", optimizer=optimizer, scaler=scaler)
+    write_checkpoint(checkpoint_path(tmp_path, Position(1)), state)
+    resume(tmp_path, model=model, optimizer=optimizer, scaler=other)
+    assert other.state_dict() == scaler.state_dict() and other.get_scale() == 2.0

@@ -1,0 +1,179 @@
+"""Processes that are started together end together, whatever one of them does."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.project import ROOT
+from videovit.engine.distributed import processes
+from videovit.engine.distributed.group import PeerError
+from videovit.engine.distributed.processes import SpawnedRunError, run_processes
+from videovit.errors import UserError
+
+STUBBORN_S = 100.0
+DEAF_TO = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # when this module is imported
+
+
+def behave(i: int, how: str, folder: Path) -> str:
+    """Process 1 does something; the others, deaf to SIGTERM, would stay for long."""
+    if how == "fine":
+        return f"result of {i}"
+    if i != 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (folder / f"{i} {os.getpid()}").touch()
+    if i != 1:
+        time.sleep(STUBBORN_S)
+    while len(list(folder.iterdir())) < 3:
+        time.sleep(0.01)
+    if how == "mistake":
+        raise UserError("no such list")
+    if how == "other":
+        raise PeerError("rank 2: no such list")
+    if how == "bug":
+        raise ZeroDivisionError("one by none")
+    if how == "exit":
+        os._exit(7)
+    if how == "interrupt":
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(STUBBORN_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ""
+
+
+def names(number: int) -> list[str]:
+    return [f"rank {i}" for i in range(number)]
+
+
+def is_alive(pid: int) -> bool:
+    """Running, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(path.name.split()[1]) for path in folder.iterdir() if "told" not in path.name]
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes as copies of this one, which need not import torch anew; and little patience with stubborn ones."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
+    monkeypatch.setattr(processes, "END_S", 0.3)
+
+
+def test_the_result_is_that_of_the_first(tmp_path: Path) -> None:
+    assert run_processes(behave, names(2), "fine", tmp_path) == "result of 0"
+
+
+def deaf_at_birth(i: int) -> set[int]:
+    return DEAF_TO
+
+
+def test_a_process_hears_no_signal_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while it imports would be a traceback beside what the run has to say."""
+    for name in ("_fd", "_pid"):  # as in a new program, where the first process starts this helper too
+        monkeypatch.setattr(resource_tracker._resource_tracker, name, None)
+    assert run_processes(deaf_at_birth, names(1)) >= {signal.SIGINT, signal.SIGTERM}
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("mistake", "rank 1: no such list"),
+        ("other", "^rank 2: no such list"),
+        ("bug", "rank 1: ZeroDivisionError: one by none"),
+        ("killed", "rank 1: killed by SIGKILL"),
+        ("exit", "rank 1: ended with exit code 7"),
+    ],
+)
+@pytest.mark.usefixtures("forked")
+def test_one_fails(how: str, told: str, tmp_path: Path) -> None:
+    """The others, which would stay and do not heed SIGTERM, are ended too."""
+    with pytest.raises(SpawnedRunError, match=told):
+        run_processes(behave, names(3), how, tmp_path)
+    assert len(pids(tmp_path)) == 3 and not any(map(is_alive, pids(tmp_path)))
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_death_between_two_looks_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = processes.Child.problem
+
+    def look_and_pause(child: processes.Child) -> str:
+        said = look(child)
+        if not said:
+            child.process.join()
+        return said
+
+    monkeypatch.setattr(processes.Child, "problem", look_and_pause)
+    monkeypatch.setattr(processes, "wait", lambda sources: sources)  # does not wait until there is something to see
+    with pytest.raises(SpawnedRunError, match="rank 0: killed by SIGKILL"):
+        run_processes(die, names(1))
+
+
+def die(i: int) -> None:
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("forked")
+def test_ctrl_c_in_one(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_processes(behave, names(3), "interrupt", tmp_path)
+    assert not any(map(is_alive, pids(tmp_path)))
+
+
+def answer_signal(i: int, folder: Path) -> None:
+    signal.signal(signal.SIGUSR2, lambda *_: (folder / f"{i} was told").touch())
+    (folder / f"{i} {os.getpid()}").touch()
+    while not (folder / f"{i} was told").exists():
+        time.sleep(0.01)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.engine.distributed import test_processes
+from videovit.engine.distributed.processes import run_processes
+if __name__ == "__main__":
+    run_processes(getattr(test_processes, sys.argv[1]), ["a", "b"], Path(sys.argv[2]))
+"""
+
+
+def start_script(target: str, folder: Path, tmp_path: Path) -> "subprocess.Popen[bytes]":
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    child = subprocess.Popen([sys.executable, script, target, folder], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    while len(list(folder.iterdir())) < 2:
+        assert child.poll() is None
+        time.sleep(0.01)
+    return child
+
+
+def test_signals_are_handed_on(tmp_path: Path) -> None:
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    child = start_script("answer_signal", folder, tmp_path)
+    child.send_signal(signal.SIGUSR2)
+    assert child.wait(timeout=60) == 0
+
+
+def test_none_outlives_its_parent(tmp_path: Path) -> None:
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    child = start_script("answer_signal", folder, tmp_path)
+    child.kill()
+    child.wait()
+    end = time.monotonic() + 30
+    while any(map(is_alive, pids(folder))):
+        assert time.monotonic() < end, "orphans"
+        time.sleep(0.05)

@@ -1,0 +1,85 @@
+"""Tables and pictures about classes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from videovit.data.records import Batch
+from videovit.engine.evaluation.class_report import confusion_matrix, draw_confusion, draw_per_class
+from videovit.engine.evaluation.metrics import MultiLabel, TopK
+from videovit.engine.tasks.shuffle_eval import draw
+
+NAMES = ["left, far", "right", "never"]
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def batch_of(labels: torch.Tensor) -> Batch:
+    index = torch.arange(len(labels))
+    return Batch(torch.empty(len(labels)), labels, index, index * 0, index, [])
+
+
+def test_confusion_matrix() -> None:
+    counts = confusion_matrix(np.array([0, 0, 0, 1, 2]), np.array([0, 1, 1, 1, 0]), 3)
+    assert counts.tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_tables_of_one_class_a_video(tmp_path: Path) -> None:
+    evaluator = TopK(num_videos=5, num_views=1, num_classes=3)
+    scores = torch.eye(3)[torch.tensor([0, 1, 1, 1])]
+    evaluator.update(scores, batch_of(torch.tensor([0, 0, 0, 1])))  # the fifth video is unreadable
+    files = evaluator.write_report(tmp_path, NAMES, suffix="_2clips")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in files)
+    assert rows_of(tmp_path / "confusion_matrix_2clips.csv") == [
+        ["true \\ predicted", *NAMES],
+        ["left, far", "1", "2", "0"],
+        ["right", "0", "1", "0"],
+        ["never", "0", "0", "0"],
+    ]
+    assert rows_of(tmp_path / "per_class_2clips.csv") == [
+        ["class", "number", "videos", "accuracy", "most often taken for", "percent of videos"],
+        ["left, far", "0", "3", "33.33", "right", "66.67"],
+        ["right", "1", "1", "100.00", "", ""],
+        ["never", "2", "0", "", "", ""],
+    ]
+
+
+def test_table_of_several_classes_a_video(tmp_path: Path) -> None:
+    evaluator = MultiLabel(num_videos=3, num_views=1, num_classes=3)
+    scores = torch.tensor([[0.9, 0.2, 0.1], [0.5, 0.8, 0.3], [0.7, 0.1, 0.2]])
+    evaluator.update(scores, batch_of(torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 0]])))
+    evaluator.write_report(tmp_path, NAMES)
+    assert rows_of(tmp_path / "per_class.csv")[1:] == [
+        ["left, far", "0", "2", "83.33"],  # precision 1 at the first place, 2/3 at the third
+        ["right", "1", "1", "100.00"],
+        ["never", "2", "0", ""],
+    ]
+    assert not (tmp_path / "confusion_matrix.csv").exists()
+
+
+@pytest.mark.parametrize(("num_classes", "smallest"), [(3, 400), (100, 1300)])
+def test_the_picture_grows_with_the_classes(num_classes: int, smallest: int, tmp_path: Path) -> None:
+    counts = np.eye(num_classes, dtype=np.int64)
+    draw_confusion(tmp_path / "a.png", counts, [f"Doing something {k}" for k in range(num_classes)])
+    with Image.open(tmp_path / "a.png") as image:
+        assert min(image.size) >= smallest
+        pixels = np.asarray(image.convert("RGB"))
+    for shade in ((253, 231, 36), (68, 1, 84)):  # both ends of the scale
+        assert (pixels == shade).all(axis=2).any()
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
+    draw_confusion(tmp_path / "a.png", np.eye(2, dtype=np.int64), [r"pays $\x$ once", "pays"])
+    draw_per_class(tmp_path / "b.png", {r"pays $\x$ once": 50.0}, "accuracy")
+    order = {"top1_acc": 50.0, "drop_standard_error": None, "groups": {"a $_$": 50.0}, "class_drop": {r"$\x$": 5.0}}
+    draw({"orders": {"ordered": order, "shuffled": order}}, tmp_path / "c.png")
+    assert len(list(tmp_path.glob("*.png"))) == 3

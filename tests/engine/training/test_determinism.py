@@ -1,0 +1,128 @@
+"""Training on a GPU needs no operation that adds in another order in every run; no GPU is needed to see that."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.helpers.project import CONFIGS
+from videovit.config import load_config
+from videovit.engine.training.determinism import NotDeterministicError, deterministic
+from videovit.engine.training.losses import build_loss
+from videovit.engine.training.step import call_model
+from videovit.models import build_model
+
+CUDA = torch.device("cuda")
+# Of those that `torch.use_deterministic_algorithms` refuses on CUDA, what a video model may come to use (max_pool3d in
+# older versions only); and RoIAlign of torchvision, which then takes a way that needs much memory.
+REFUSED = """
+    _adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward _roi_align_backward adaptive_max_pool2d_backward
+    adaptive_max_pool3d_backward avg_pool3d_backward bincount grid_sampler_2d_backward grid_sampler_3d_backward histc
+    kthvalue max_pool3d_with_indices_backward median nll_loss2d_forward put_ reflection_pad1d_backward
+    reflection_pad2d_backward reflection_pad3d_backward scatter_reduce upsample_bicubic2d_backward
+    upsample_bilinear2d_backward upsample_linear1d_backward upsample_trilinear3d_backward
+""".split()
+FILES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("*/*.yaml"))
+
+
+class Operations(TorchDispatchMode):
+    """The names of all operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def operations(config: str, opts: str = "") -> set[str]:
+    """Of the forward and backward pass of a batch of two, on shapes."""
+    cfg = load_config(CONFIGS / f"{config}.yaml" if config else None, opts.split())
+    size, num_classes = cfg.DATA.TRAIN_CROP_SIZE, cfg.MODEL.NUM_CLASSES
+    with torch.device("meta"), Operations() as seen, deterministic(cfg, CUDA):
+        model = build_model(cfg).train()
+        boxes = torch.zeros(3, 5) if cfg.DETECTION.ENABLE else None
+        output = call_model(model, torch.zeros(2, 3, cfg.DATA.NUM_FRAMES, size, size), boxes)
+        logits: Tensor = sum(output) if isinstance(output, tuple) else output
+        is_index = cfg.MODEL.LOSS_FUNC == "cross_entropy"
+        targets = torch.zeros(len(logits), dtype=torch.long) if is_index else torch.zeros(len(logits), num_classes)
+        build_loss(cfg.MODEL.LOSS_FUNC, label_smoothing=cfg.MODEL.LABEL_SMOOTHING)(logits, targets).backward()
+    return seen.names
+
+
+@pytest.fixture(autouse=True)
+def same_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.setenv("NCCL_NVLS_ENABLE", "1")
+    yield
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("config", FILES)
+def test_the_models_need_nothing_that_is_refused(config: str) -> None:
+    names = operations(config)
+    assert {"convolution_backward", "native_layer_norm_backward"} <= names
+    assert names.isdisjoint(REFUSED), sorted(names & set(REFUSED))
+
+
+@pytest.mark.parametrize(
+    ("config", "opts"),
+    [
+        ("AVA/MVITv2_S_16x4", "DATA.TRAIN_CROP_SIZE 312 DATA.TRAIN_JITTER_SCALES [356,446]"),
+        ("Kinetics/MVIT_B_16x4_CONV", "DATA.NUM_FRAMES 9"),
+    ],
+)
+def test_neither_do_sizes_for_which_tables_are_stretched(config: str, opts: str) -> None:
+    assert operations(config, opts).isdisjoint(REFUSED)
+
+
+@pytest.mark.parametrize("mode", ["max", "avg"])
+def test_neither_do_other_ways_of_pooling(mode: str) -> None:
+    names = operations("Kinetics/MVIT_B_16x4_CONV", f"MVIT.MODE {mode}")
+    assert f"{mode}_pool2d{'_with_indices' if mode == 'max' else ''}_backward" in names
+    assert names.isdisjoint(REFUSED)
+
+
+def test_what_is_refused_is_seen() -> None:
+    names = operations("ImageNet/PS_VIT_TI_14", "TRAIN.DETERMINISTIC False")
+    assert names & set(REFUSED) == {"grid_sampler_2d_backward"}
+    assert "avg_pool3d_backward" in operations("", "MODEL.MODEL_NAME ptv_slow_r50")
+
+
+def test_it_holds_on_gpus_while_it_lasts() -> None:
+    cfg = load_config()
+    with deterministic(cfg, torch.device("cpu")):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with deterministic(load_config(None, ["TRAIN.DETERMINISTIC", "False"]), CUDA):
+        assert not torch.are_deterministic_algorithms_enabled()
+    del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    with deterministic(cfg, CUDA):
+        assert (
+            torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+        )
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+        assert (os.environ["CUBLAS_WORKSPACE_CONFIG"], os.environ["NCCL_NVLS_ENABLE"]) == (":4096:8", "1")
+    assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_an_operation_that_has_no_such_version_is_told_with_the_key() -> None:
+    with (
+        pytest.raises(NotDeterministicError, match="put_.*\nTRAIN.DETERMINISTIC False"),
+        deterministic(load_config(), CUDA),
+    ):
+        torch.zeros(3).put_(torch.tensor([1, 1]), torch.ones(2))
+    with pytest.raises(RuntimeError, match="shape"), deterministic(load_config(), CUDA):
+        torch.zeros(3).view(2)
+
+
+def test_networks_of_pytorchvideo_go_on_without(caplog: pytest.LogCaptureFixture) -> None:
+    cfg = load_config(None, ["MODEL.MODEL_NAME", "ptv_x3d_m"])
+    with deterministic(cfg, CUDA):
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert "ptv_x3d_m cannot be trained to the same bits twice" in caplog.text

@@ -1,0 +1,54 @@
+"""A job that stops within training until it is signalled; imported by the processes of submitit too, so light."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import DelayedSubmission
+
+from videovit.engine import slurm
+
+PATIENCE_S = 120.0
+
+
+class HeldJob(slurm.Job):
+    """Does one step; every process then tells its number, and waits for a signal or for the file `go_on`.
+
+    After the requeue it is a job as any other.
+    """
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.configs[0].OUTPUT_DIR)
+
+    def __call__(self) -> list[dict[str, dict[str, float]]]:
+        from videovit.engine.distributed import preemption
+        from videovit.engine.training import step as loops
+
+        train_step = loops.train_step
+
+        def step_or_wait(*args: Any, step: int, **others: Any) -> loops.StepResult:
+            if step == 1:
+                (self.folder / f"held{os.environ['RANK']} {os.getpid()}").touch()
+                end = time.monotonic() + PATIENCE_S
+                with preemption.install() as asked:
+                    while not asked.requested() and not (self.folder / "go_on").exists():
+                        assert time.monotonic() < end, "no signal came"
+                        time.sleep(0.01)
+            return train_step(*args, step=step, **others)
+
+        loops.train_step = step_or_wait
+        return super().__call__()
+
+    def checkpoint(self) -> DelayedSubmission:
+        if not self.held():  # signalled before it came so far
+            return DelayedSubmission(HeldJob(self.configs, self.code))
+        return super().checkpoint()
+
+    def held(self) -> dict[int, int]:
+        """rank -> process number of those that wait."""
+        words = [path.name.removeprefix("held").split() for path in self.folder.glob("held*")]
+        return {int(rank): int(pid) for rank, pid in words}

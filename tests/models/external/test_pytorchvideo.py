@@ -1,0 +1,147 @@
+"""pytorchvideo's networks: published sizes, logits in both modes, two pathways from one clip, published file layout."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from pytorchvideo.models import hub
+
+from tests.helpers.mvit_variants import clip
+from videovit.config import load_config
+from videovit.models import CheckpointError, build_model, count_params, load_pretrained
+from videovit.models.external.pytorchvideo import NETWORKS, PtvError, build_ptv, slow_pathway
+
+PUBLISHED = {  # clip size, parameters in millions
+    "ptv_x3d_m": ((16, 224, 224), 3.79),
+    "ptv_slowfast_r50": ((32, 224, 224), 34.57),
+    "ptv_csn_r101": ((32, 224, 224), 22.21),
+    "ptv_r2plus1d_r50": ((16, 224, 224), 28.11),
+    "ptv_i3d_r50": ((8, 224, 224), 28.04),
+    "ptv_c2d_r50": ((8, 224, 224), 24.33),
+    "ptv_slow_r50": ((8, 224, 224), 32.45),
+}
+TINY = (8, 32, 32)
+
+
+def tiny(name, num_classes=5):
+    """The network on clips of 8 x 32 x 32."""
+    return build_ptv(name, clip_size=TINY, num_classes=num_classes, dropout=0.0)
+
+
+def pooling_windows(network):
+    """Windows of the average pools in the last two blocks (the head, and SlowFast's meeting of pathways)."""
+    modules = [m for block in list(network.blocks)[-2:] for m in block.modules()]
+    return [m.kernel_size for m in modules if isinstance(m, torch.nn.AvgPool3d)]
+
+
+def test_every_network_is_listed():
+    assert sorted(PUBLISHED) == sorted(NETWORKS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_size_and_the_hubs_names_and_windows(name):
+    clip_size, millions = PUBLISHED[name]
+    with torch.device("meta"):
+        model = build_ptv(name, clip_size=clip_size)
+        published = getattr(hub, name.removeprefix("ptv_"))(pretrained=False)
+    assert round(count_params(model) / 1e6, 2) == millions
+    shapes = {n: t.shape for n, t in model.state_dict().items()}
+    assert shapes == {n: t.shape for n, t in published.state_dict().items()}
+    assert pooling_windows(model) == pooling_windows(published)
+    assert model(torch.empty(1, 3, *clip_size, device="meta")).shape == (1, 400)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_logits_in_both_modes_and_gradients(name):
+    model, x = tiny(name), clip(2, 3, *TINY)
+    with torch.no_grad():
+        model.blocks[-1].proj.bias.copy_(torch.tensor([-4.0, 3.0, 0.0, 5.0, -6.0]))
+    logits = model.train()(x)
+    assert logits.shape == (2, 5)
+    assert logits.min() < 0 < 1 < logits.max()  # no softmax
+    logits.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with torch.inference_mode():
+        logits = model.eval()(x)
+        assert logits.min() < 0 < 1 < logits.max()
+        features, grid = model.forward_features(x)
+    assert features.shape[:2] == (2, grid[0] * grid[1] * grid[2])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_state_dict_through_a_file(tmp_path, name):
+    source, model, path = tiny(name), tiny(name), tmp_path / "published.pyth"
+    torch.save({"model_state": source.state_dict()}, path)
+    report = load_pretrained(model, path)
+    assert len(report.loaded) == len(model.state_dict())
+    assert not report.notes
+    x = clip(1, 3, *TINY)
+    with torch.inference_mode():
+        assert torch.equal(model.eval()(x), source.eval()(x))
+
+
+@pytest.mark.parametrize("name", ["ptv_x3d_m", "ptv_slowfast_r50"])
+def test_equal_to_pytorchvideos_own_forward(name):
+    from pytorchvideo.models.slowfast import create_slowfast
+    from pytorchvideo.models.x3d import create_x3d
+
+    model = tiny(name).eval()
+    if name == "ptv_x3d_m":
+        peer = create_x3d(input_clip_length=8, input_crop_size=32, model_num_class=5)  # ends in a softmax
+    else:
+        peer = create_slowfast(model_num_class=5, head_pool_kernel_sizes=((2, 1, 1), (8, 1, 1)))
+    load_pretrained(model, peer.state_dict())
+    x = clip(2, 3, *TINY)
+    with torch.inference_mode():
+        if name == "ptv_x3d_m":
+            torch.testing.assert_close(model(x).softmax(-1), peer.eval()(x))
+        else:
+            torch.testing.assert_close(model(x), peer.eval()([x[:, :, [0, 7]], x]))
+
+
+def test_larger_clips_in_evaluation():
+    model = tiny("ptv_slowfast_r50").eval()
+    with torch.inference_mode():
+        assert model(clip(1, 3, 8, 64, 64)).shape == (1, 5)
+
+
+def test_slow_pathway_picks_the_published_frames():
+    frames = torch.arange(32.0).view(1, 1, 32, 1, 1)
+    assert slow_pathway(frames, 4).flatten().tolist() == [0, 4, 8, 13, 17, 22, 26, 31]
+    with pytest.raises(PtvError, match="6 frames; two pathways need a multiple of 4"):
+        slow_pathway(torch.zeros(1, 3, 6, 4, 4), 4)
+
+
+def test_head_of_other_classes_is_dropped_and_others_refused():
+    source = tiny("ptv_x3d_m", num_classes=7).state_dict()
+    report = load_pretrained(tiny("ptv_x3d_m"), source)
+    assert report.source == "own"
+    assert report.missing == report.skipped == ["blocks.5.proj.weight", "blocks.5.proj.bias"]
+    assert report.how["blocks.5.proj.bias"] == "classifier for other classes: file 7, model 5"
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        load_pretrained(tiny("ptv_slow_r50"), source)
+
+
+def test_from_config():
+    opts = ["DATA.NUM_FRAMES", "8", "DATA.TRAIN_CROP_SIZE", "64", "MODEL.NUM_CLASSES", "6"]
+    for name in ("ptv_x3d_m", "ptv_i3d_r50"):
+        with torch.device("meta"):
+            model = build_model(load_config(None, ["MODEL.MODEL_NAME", name, *opts]))
+        assert model(torch.empty(1, 3, 8, 64, 64, device="meta")).shape == (1, 6)
+        with pytest.raises(PtvError, match="ACT_CHECKPOINT"):
+            build_model(load_config(None, ["MODEL.MODEL_NAME", name, *opts, "MODEL.ACT_CHECKPOINT", "True"]))
+
+
+def test_impossible_clips_and_names():
+    with pytest.raises(PtvError, match=r"ptv_slowfast_r50: 10 frames \(DATA\.NUM_FRAMES\) are not a multiple of 4"):
+        build_ptv("ptv_slowfast_r50", clip_size=(10, 32, 32))
+    with pytest.raises(PtvError, match="a clip of 1 frames is too short, the network takes 2 or more"):
+        build_ptv("ptv_i3d_r50", clip_size=(1, 32, 32))
+    with pytest.raises(PtvError, match="known: ptv_x3d_m"):
+        build_ptv("ptv_x3d_xl", clip_size=TINY)
+
+
+def test_pytorchvideo_is_imported_only_when_wanted():
+    code = "import sys, videovit.models; sys.exit(any(m.split('.')[0] == 'pytorchvideo' for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,139 @@
+"""The sections of the models: one frozen dataclass per architecture, as in `schema`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from ..limits import AboveZero, AtLeastZero, Choice, DropRate, Natural, Positive, Size, SpaceTime
+
+Patch = Annotated[tuple[Positive, ...], Size((2, 3))]
+KernelRule = Annotated[str, Choice(("stride+1", "stride", "2*stride+1"))]
+BlockFactor = tuple[Natural, AboveZero]
+BlockStride = tuple[Natural, Positive, Positive, Positive]
+
+
+@dataclass(frozen=True)
+class Mvit:
+    """MVIT: the architecture of MViT and MViTv2; lists name a block first, then what changes there."""
+
+    MODE: Annotated[str, Choice(("conv", "conv_unshared", "avg", "max"))] = "conv"
+    POOL_FIRST: bool = False
+    CLS_EMBED_ON: bool = True
+    PATCH_KERNEL: Patch = (3, 7, 7)
+    PATCH_STRIDE: Patch = (2, 4, 4)
+    PATCH_PADDING: Annotated[tuple[Natural, ...], Size((2, 3))] = (2, 4, 4)
+    PATCH_2D: bool = False
+    EMBED_DIM: Positive = 96
+    NUM_HEADS: Positive = 1
+    MLP_RATIO: AboveZero = 4.0
+    QKV_BIAS: bool = True
+    DROPPATH_RATE: DropRate = 0.1
+    LAYER_SCALE_INIT_VALUE: AtLeastZero = 0.0
+    DEPTH: Positive = 16
+    NORM: Annotated[str, Choice(("layernorm",))] = "layernorm"
+    DIM_MUL: tuple[BlockFactor, ...] = ()
+    HEAD_MUL: tuple[BlockFactor, ...] = ()
+    POOL_KV_STRIDE: tuple[BlockStride, ...] = ()
+    POOL_KV_STRIDE_ADAPTIVE: SpaceTime | None = None
+    POOL_Q_STRIDE: tuple[BlockStride, ...] = ()
+    POOL_KVQ_KERNEL: SpaceTime | None = None
+    POOL_KERNEL_RULE: KernelRule = "stride+1"  # ours; where POOL_KVQ_KERNEL is None
+    POOL_NORM_EPS: AboveZero = 1e-6  # ours; 1e-5 for weights of SlowFast before June 2022
+    ZERO_DECAY_POS_CLS: bool = True
+    NORM_STEM: bool = False
+    SEP_POS_EMBED: bool = False
+    DROPOUT_RATE: DropRate = 0.0
+    USE_ABS_POS: bool = True
+    REL_POS_SPATIAL: bool = False
+    REL_POS_TEMPORAL: bool = False
+    REL_POS_ZERO_INIT: bool = False
+    RESIDUAL_POOLING: bool = False
+    DIM_MUL_IN_ATT: bool = False
+    SEPARATE_QKV: bool = False
+    HEAD_INIT_SCALE: AtLeastZero = 1.0
+    USE_MEAN_POOLING: bool = False
+    USE_FIXED_SINCOS_POS: bool = False
+    SHARE_ATTENTION: tuple[Natural, ...] = ()  # ours; blocks that use the attention map of the block before them
+
+
+@dataclass(frozen=True)
+class Vit:
+    """VIT (ours): a plain vision transformer with joint position embedding, for images (ViT, DeiT) and clips."""
+
+    PATCH_SIZE: SpaceTime = (1, 16, 16)  # frames and pixels; also the stride
+    EMBED_DIM: Positive = 768
+    DEPTH: Positive = 12
+    NUM_HEADS: Positive = 12
+    MLP_RATIO: AboveZero = 4.0
+    QKV_BIAS: bool = True
+    DISTILLED: bool = False  # a second token and head for a teacher's decision
+    DROPOUT_RATE: DropRate = 0.0
+    DROPPATH_RATE: DropRate = 0.0
+
+
+@dataclass(frozen=True)
+class Pit:
+    """PIT (ours): a transformer that pools its tokens between stages; one entry of a list per stage."""
+
+    PATCH_KERNEL: SpaceTime = (1, 16, 16)
+    PATCH_STRIDE: SpaceTime = (1, 8, 8)
+    EMBED_DIMS: tuple[Positive, ...] = (144, 288, 576)
+    NUM_HEADS: tuple[Positive, ...] = (3, 6, 12)
+    DEPTHS: tuple[Positive, ...] = (2, 6, 4)
+    POOL_KERNEL: SpaceTime = (1, 3, 3)
+    POOL_STRIDE: SpaceTime = (1, 2, 2)
+    MLP_RATIO: AboveZero = 4.0
+    DISTILLED: bool = False  # a second token and head for a teacher's decision
+    DROPOUT_RATE: DropRate = 0.0
+    DROPPATH_RATE: DropRate = 0.0
+
+
+@dataclass(frozen=True)
+class PsVit:
+    """PS_VIT (ours): progressive sampling; ITERATIONS blocks move the points, DEPTH blocks follow."""
+
+    EMBED_DIM: Positive = 384
+    NUM_HEADS: Positive = 6
+    ITERATIONS: Positive = 4
+    DEPTH: Positive = 10
+    POINTS: Annotated[tuple[Positive, ...], Size((2,))] = (14, 14)  # over the height and the width of a frame
+    TIME_POINTS: Natural = 0  # over time; 0: one per frame
+    TIME: Annotated[str, Choice(("points", "planes", "frames"))] = "points"  # what moves, or is looked at, in time
+    SHARE_SAMPLER: bool = False  # one block for all iterations
+    GAMMA: AboveZero = 1.0  # factor on the offsets
+    CLS_TOKEN: bool = True  # what is classified; False: the mean of all tokens
+    STEM_WIDTH: Positive = 64
+    STEM_DIM: Positive = 256
+    MLP_RATIO: AboveZero = 3.0
+    DROPOUT_RATE: DropRate = 0.0
+    DROPPATH_RATE: DropRate = 0.0
+
+
+@dataclass(frozen=True)
+class Psvit:
+    """PSVIT (ours): token pooling and attention sharing; what the paper leaves open is marked *open*."""
+
+    PLAN: str = "BSBB|BSBBB|BSSBS"  # B basic, S sharing layer, | between stages
+    DIMS: tuple[Positive, ...] = (192, 288, 384)  # one per stage
+    HEADS: tuple[Positive, ...] = (3, 6, 6)
+    PATCH_SIZE: Positive = 16  # pixels
+    POOLING: Annotated[str, Choice(("1d", "2d"))] = "1d"
+    POOL_KERNEL: Positive = 3  # open
+    POOL_CONV: Annotated[str, Choice(("dense", "depthwise"))] = "dense"  # open
+    CLS: Annotated[str, Choice(("joint", "apart", "none"))] = "joint"  # open; joint: a token like any other
+    HEAD_INPUT: Annotated[str, Choice(("mean", "cls"))] = "mean"
+    POS_EMBED: Annotated[str, Choice(("first", "all"))] = "first"  # open; stages with position tables
+    SHARED_HEADS: tuple[str, ...] = ()  # open; one string of 0 and 1 per stage, a head each: 1 takes the shared map
+    MLP_RATIO: AboveZero = 4.0
+    QKV_BIAS: bool = True
+    DROPOUT_RATE: DropRate = 0.0
+    DROPPATH_RATE: DropRate = 0.1  # open
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """SUPERNET (ours): the model PSViTSupernet, whose stages are rows of cells."""
+
+    NUM_CELLS: Positive = 6  # of every stage: the most layers that a plan can have there
+    SHARING_OWNS: bool = True  # sharing cells have weights of their own; False: those of the basic layer beside them

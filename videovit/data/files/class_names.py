@@ -1,0 +1,117 @@
+"""Names of classes, and named groups of classes, from small files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from videovit.data.files.annotation_files import read_lines
+from videovit.data.records import AnnotationError
+
+MOST_CLASSES = 1_000_000
+
+
+def find_beside(path: str, folder: str) -> str:
+    """`path` as it is where that exists, else the file of this name in `folder` (that of the lists)."""
+    beside = Path(folder) / path
+    return str(beside) if path and not Path(path).exists() and beside.exists() else path
+
+
+def read_class_names(path: str, num_classes: int | None, folder: str = "") -> list[str]:
+    """The name of every class.
+
+    Args:
+        path: a .json file with a list of names, {name: index} or {index: name}; or a text file with a name per line,
+            behind a number like c012 or not; empty for none.
+        num_classes: K; None for as many as the file has.
+        folder: looked in too for a relative path that does not exist.
+
+    Returns:
+        K names; "class 7" where no file is given.
+
+    Raises:
+        AnnotationError: the file is missing, not of these forms, or has another number of names.
+    """
+    if not path:
+        return [f"class {k}" for k in range(num_classes or 0)]
+    path = find_beside(path, folder)
+    content = _read(path, folder, "DATA.CLASS_NAMES_FILE")
+    if isinstance(content, Mapping):
+        by_index = _by_index(path, content)
+        names = [by_index.get(k, f"class {k}") for k in range(max(num_classes or 0, max(by_index, default=-1) + 1))]
+    elif isinstance(content, list):
+        names = [str(name) for name in content]
+    else:
+        raise AnnotationError(f"{path}: expected a list of names or a map of name and index, found {content!r:.60}")
+    if num_classes is not None and len(names) != num_classes:
+        raise AnnotationError(f"{path}: {len(names)} class names, MODEL.NUM_CLASSES is {num_classes}")
+    return names
+
+
+def _read(path: str, folder: str, key: str) -> Any:
+    file = Path(path)
+    if not file.is_file():
+        near = (
+            get_close_matches(file.name, [p.name for p in file.parent.glob("*")], n=1) if file.parent.is_dir() else []
+        )
+        beside = f", nor {Path(folder) / path}" if folder else ""
+        hint = f"; nearest: {file.parent / near[0]}" if near else ""
+        raise AnnotationError(f"{path}: no such file{beside}{hint} ({key})")
+    lines = read_lines(file)
+    if file.suffix != ".json":
+        names = [line.strip() for line in lines if line.strip()]
+        numbered = all(re.match(rf"c{k:03d}\s", name) for k, name in enumerate(names))  # Charades
+        return [name.partition(" ")[2].strip() if numbered else name for name in names]
+    try:
+        return json.loads("\n".join(lines))
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+
+
+def _by_index(path: str, content: Mapping[str, Any]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for key, value in content.items():
+        if isinstance(value, int):
+            names[value] = key.strip('"')  # Kinetics name files in circulation carry the quotes of their CSV
+        elif key.isdecimal() and isinstance(value, str):
+            names[int(key)] = value
+        elif isinstance(value, str) and value.isdecimal():  # Something-Something
+            names[int(value)] = key
+        else:
+            raise AnnotationError(f"{path}: expected name: index, found {key!r}: {value!r}")
+    if len(names) != len(content):
+        raise AnnotationError(f"{path}: an index is used twice")
+    for index, name in names.items():
+        if not 0 <= index < MOST_CLASSES:
+            raise AnnotationError(f"{path}: found the index {index} of {name!r}, expected 0 to the number of classes")
+    return names
+
+
+def read_class_groups(path: str, names: Sequence[str], folder: str = "") -> dict[str, list[int]]:
+    """Groups of classes from a JSON file {group: [class names or indices]}; no groups when `path` is empty.
+
+    A relative path that does not exist is looked for in `folder` too.
+
+    Raises:
+        AnnotationError: the file is missing or of another form, or a class is unknown.
+    """
+    if not path:
+        return {}
+    path = find_beside(path, folder)
+    content = _read(path, folder, "SHUFFLE_EVAL.CLASS_GROUPS_FILE")
+    if not isinstance(content, Mapping) or not all(isinstance(v, list) for v in content.values()):
+        raise AnnotationError(f"{path}: expected {{group: [class names or indices]}}")
+    return {group: [_index_of(path, member, names) for member in members] for group, members in content.items()}
+
+
+def _index_of(path: str, member: object, names: Sequence[str]) -> int:
+    if isinstance(member, int) and 0 <= member < len(names):
+        return member
+    if member in names:
+        return list(names).index(str(member))
+    near = get_close_matches(str(member), names, n=1)
+    raise AnnotationError(f"{path}: unknown class {member!r}" + (f"; nearest: {near[0]!r}" if near else ""))

@@ -1,0 +1,66 @@
+"""The videos that a command-line tool is given: files, folders, and lists with a label behind each path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from videovit.data.files.annotation_files import WHOLE_NUMBER, read_lines
+from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
+from videovit.data.readers.kinetics import split_line, unquote
+from videovit.data.records import AnnotationError
+
+LIST_SUFFIXES = frozenset({".csv", ".txt", ".lst", ".tsv"})
+
+
+@dataclass(frozen=True, slots=True)
+class ListedVideo:
+    """A video; `written` is how the list or folder names it, `label` what stood behind it ("" for none)."""
+
+    path: str
+    written: str
+    label: str = ""
+
+
+def find_videos(names: Sequence[str], *, prefix: str = "") -> list[ListedVideo]:
+    """The videos that files, folders (searched through) and lists stand for, each once.
+
+    Args:
+        names: what the user typed.
+        prefix: folder of the paths in lists; by default the current one, then the folder of the list.
+
+    Raises:
+        AnnotationError: a name does not exist, or nothing is there.
+    """
+    found: dict[str, ListedVideo] = {}
+    for name in names:
+        place = Path(name)
+        if place.is_dir():
+            videos = [ListedVideo(file, os.path.relpath(file, place)) for file in files_below(place, VIDEO_SUFFIXES)]
+        elif place.suffix.lower() in LIST_SUFFIXES:
+            videos = _videos_of_list(place, prefix)
+        else:
+            videos = [ListedVideo(name, place.name)]
+        for video in videos:
+            found.setdefault(video.path, video)
+    if not found:
+        raise AnnotationError(f"no videos in {', '.join(names)}")
+    return list(found.values())
+
+
+def _videos_of_list(place: Path, prefix: str) -> list[ListedVideo]:
+    videos = []
+    for line in read_lines(place):
+        text = line.strip()
+        if not text:
+            continue
+        fields = split_line(text, " ")
+        labelled = fields is not None and WHOLE_NUMBER.fullmatch(fields[1]) is not None
+        written, label = fields if fields is not None and labelled else (unquote(text), "")
+        path = os.path.join(prefix, written) if prefix else written
+        if not prefix and not os.path.exists(path):
+            path = os.path.join(place.parent, written)
+        videos.append(ListedVideo(path, written, label))
+    return videos

@@ -1,0 +1,1 @@
+"""Writing, finding and loading weights and training state."""

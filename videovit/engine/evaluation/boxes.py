@@ -1,0 +1,151 @@
+"""What a detector said about the boxes of all key frames, how good that is, and the files that tell it.
+
+R boxes, K classes.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videovit.data.detection import AvaTruth
+from videovit.data.records import Batch, Sample
+from videovit.engine import distributed
+from videovit.engine.evaluation.ava_map import Detections, FrameMap, Truth, frame_map
+from videovit.engine.evaluation.class_report import write_per_class
+from videovit.engine.evaluation.metrics import MissingViewsError, NonFiniteScoresError
+
+
+class BoxEvaluator:
+    """Frame-mAP over key frames (see `ava_map`), each of which is scored by one rank.
+
+    Args:
+        samples: key frames, by the numbers that batches name them with; with the boxes that are scored.
+        truth: annotated boxes, the classes that are judged, and key frames that are not.
+        num_classes: K.
+    """
+
+    def __init__(self, samples: Sequence[Sample], truth: AvaTruth, *, num_classes: int) -> None:
+        self._samples = samples
+        self._truth = truth
+        self._num_classes = num_classes
+        self._scores: dict[int, Tensor] = {}  # key frame -> (R, K)
+        self.last: FrameMap | None = None  # per class, after `result`
+
+    def update(self, scores: Tensor, batch: Batch) -> None:
+        """Take the scores (R, K) of all boxes of a batch; a key frame that came before is ignored."""
+        if batch.boxes_R5 is None:
+            raise ValueError("detection is judged by boxes, and the batch has none")
+        clips_R = batch.boxes_R5[:, 0].long().cpu()
+        scores_RK = scores.detach().float().cpu()
+        for clip, number in enumerate(batch.videos_B.tolist()):
+            self._scores.setdefault(number, scores_RK[clips_R == clip])
+
+    def gather(self) -> Self:
+        """Join the key frames of all ranks; every rank gets the whole."""
+        for part in distributed.gather(self._scores):
+            self._scores.update(part)
+        return self
+
+    def result(self, *, skipped: Collection[int] = ()) -> dict[str, float]:
+        """Frame-mAP in percent over all key frames but the skipped ones, whose ground truth is left out as well.
+
+        Returns:
+            map, num_classes (how many it is the mean of), num_boxes scored, num_videos and num_views (both: key
+            frames), num_skipped.
+
+        Raises:
+            MissingViewsError: a key frame was not scored.
+            NonFiniteScoresError: a score is NaN or infinite.
+        """
+        left_out = frozenset(skipped)
+        kept = [number for number in range(len(self._samples)) if number not in left_out]
+        missing = [number for number in kept if number not in self._scores]
+        if missing or not kept:
+            first = f", first: {_name(self._samples[missing[0]])}" if missing else ""
+            raise MissingViewsError(f"{len(missing)} of {len(kept)} key frames were not scored{first}")
+        broken = [number for number in kept if not torch.isfinite(self._scores[number]).all()]
+        if broken:
+            raise NonFiniteScoresError(
+                f"the model's scores of {len(broken)} of {len(kept)} key frames are not finite, first: "
+                f"{_name(self._samples[broken[0]])}; are the weights broken, or fp16 too narrow "
+                "(TEST.MIXED_PRECISION)?"
+            )
+        unread = {self._samples[number].path for number in left_out}
+        videos = {sample.key.video for sample in self._samples if sample.key is not None and sample.path in unread}
+        truth = (
+            Truth(row.key, row.corners, row.class_id)
+            for row in self._truth.rows
+            if row.class_id is not None and row.key[0] not in videos
+        )
+        detections = self._detections(kept)
+        self.last = frame_map(
+            truth, detections, class_ids=self._truth.class_names.keys(), excluded=self._truth.excluded
+        )
+        return {
+            "map": 100.0 * self.last.mean,
+            "num_classes": sum(number > 0 for number in self.last.num_boxes.values()),
+            "num_boxes": len(detections.keys),
+            "num_videos": len(kept),
+            "num_views": len(kept),
+            "num_skipped": len(left_out),
+        }
+
+    def _detections(self, kept: Iterable[int]) -> Detections:
+        keys, boxes, scores = [], [np.zeros((0, 4))], [np.zeros((0, self._num_classes))]
+        for number in kept:
+            key = self._samples[number].key
+            assert key is not None
+            keys += [(key.video, key.time_s)] * len(key.boxes)
+            boxes.append(np.array([(b.x1, b.y1, b.x2, b.y2) for b in key.boxes], dtype=np.float64).reshape(-1, 4))
+            scores.append(self._scores[number].double().numpy())
+        return Detections(keys, np.concatenate(boxes), np.concatenate(scores))
+
+    def state(self) -> dict[str, Tensor]:
+        """Scores (R, K) of all boxes, their corners as fractions of the frame (R, 4), and their key frames (R,)."""
+        numbers = sorted(self._scores)
+        found = self._detections(numbers)
+        return {
+            "scores": torch.from_numpy(found.scores_RK).float(),
+            "boxes": torch.from_numpy(found.boxes_R4).float(),
+            "key_frames": torch.repeat_interleave(
+                torch.tensor(numbers), torch.tensor([len(self._scores[number]) for number in numbers])
+            ),
+        }
+
+    def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
+        """Detections as they are handed in to the AVA challenge, and a table of the classes that are judged.
+
+        To be called after `result`. `detections.csv` has video_id, time stamp, x1, y1, x2, y2, action_id, score, for
+        the judged classes; the names are those of the class list, not `names`.
+        """
+        assert self.last is not None
+        judged, found = self._truth.class_names, self._detections(sorted(self._scores))
+        detections = folder / f"detections{suffix}.csv"
+        with detections.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            for (video, time_s), box_4, scores_K in zip(found.keys, found.boxes_R4, found.scores_RK, strict=True):
+                place = [video, time_stamp(time_s), *(f"{value:.4f}" for value in box_4)]
+                writer.writerows([*place, class_id, f"{scores_K[class_id - 1]:.6f}"] for class_id in judged)
+        rows: list[list[Any]] = []
+        for class_id, name in judged.items():
+            ap = 100.0 * self.last.ap[class_id]
+            counts = self.last.num_boxes[class_id], self.last.num_detections[class_id]
+            rows.append([name, class_id, *counts, "" if np.isnan(ap) else ap])
+        header = ["class", "number", "boxes", "detections", "average precision"]
+        return [detections, *write_per_class(folder, header, rows, measure="average precision", suffix=suffix)]
+
+
+def time_stamp(time_s: float) -> str:
+    """A time stamp as AVA writes it: whole seconds with four digits."""
+    return f"{int(time_s):04d}" if time_s == int(time_s) else f"{time_s:g}"
+
+
+def _name(sample: Sample) -> str:
+    return sample.path if sample.key is None else f"{sample.key.video} at {sample.key.time_s:g} s"

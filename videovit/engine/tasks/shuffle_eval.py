@@ -1,0 +1,231 @@
+"""Does the model use time? The multi-view test with the frames of every clip put in other orders.
+
+Source: the frame-shuffling study of MViT (arXiv 2104.11227, section 4.2, Table 9): models are trained as usual and
+tested on clips whose frames are permuted. Every clip gets a permutation of its own, drawn from (seed, video, clip);
+all crops of a clip share it. Videos are decoded once, whatever the number of orders.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejson
+import torch
+from torch import Tensor
+
+from videovit.config import Config
+from videovit.data.catalog import build_spec, read_names
+from videovit.data.files.class_names import read_class_groups
+from videovit.data.records import Batch
+from videovit.data.transforms.reorder import frame_order
+from videovit.engine.checkpoints.weights import build_on, load_for_test
+from videovit.engine.evaluation.class_report import plain_names
+from videovit.engine.evaluation.metrics import TopK, class_accuracy
+from videovit.engine.reporting.log import format_table, logger
+from videovit.engine.run import Run
+from videovit.engine.tasks.test import check_test, run_test_passes
+from videovit.errors import UserError
+
+BASELINE = "ordered"
+
+
+def is_random(order: str) -> bool:
+    """Whether an order is drawn anew for each seed ("shuffled", "window4") or always the same."""
+    return order == "shuffled" or order.startswith("window")
+
+
+def reorder_frames(order: str, *, seed: int, num_crops: int) -> Callable[[Tensor, Batch], Tensor]:
+    """A change of the input for `loops.Pass`: x (B, 3, T, H, W) with the frames of each clip in another order.
+
+    Args:
+        order: "ordered", "reversed", "shuffled", "static" or "window<w>".
+        seed: of the permutations.
+        num_crops: crops of a clip; view = clip * num_crops + crop.
+    """
+
+    def change(x_BCTHW: Tensor, batch: Batch) -> Tensor:
+        if order == BASELINE:
+            return x_BCTHW
+        views = zip(batch.videos_B.tolist(), batch.views_B.tolist(), strict=True)
+        indices = [
+            frame_order(x_BCTHW.shape[2], order, np.random.default_rng((seed, video, view // num_crops)))
+            for video, view in views
+        ]
+        index_BT = torch.from_numpy(np.stack(indices)).to(x_BCTHW.device)
+        return x_BCTHW.gather(2, index_BT[:, None, :, None, None].expand_as(x_BCTHW))
+
+    return change
+
+
+def check_shuffle_eval(cfg: Config) -> None:
+    """Look at what the study needs besides weights and videos; see `evaluation.check_test`.
+
+    Raises:
+        UserError: a file cannot be used, or videos of this data set have more than one class.
+    """
+    if build_spec(cfg, "test").evaluation != "top-k":
+        raise UserError(
+            f"SHUFFLE_EVAL.ENABLE: the study compares top-1 accuracies, and videos of {cfg.TEST.DATASET!r} have more "
+            "than one class; it is for data sets with one class a video"
+        )
+    check_test(cfg)
+    read_class_groups(cfg.SHUFFLE_EVAL.CLASS_GROUPS_FILE, read_names(cfg), cfg.DATA.PATH_TO_DATA_DIR)
+
+
+def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
+    """Test in every order of `SHUFFLE_EVAL.*`; writes shuffle_eval.json and shuffle_eval.png to `OUTPUT_DIR`.
+
+    Returns:
+        `<order>_top1_acc` for every order, in percent (mean over seeds).
+
+    Raises:
+        UserError: see `check_shuffle_eval`.
+    """
+    check_shuffle_eval(cfg)
+    orders = [BASELINE, *(o for o in cfg.SHUFFLE_EVAL.ORDERS if o != BASELINE)]
+    orders = list(dict.fromkeys([*orders, *(f"window{w}" for w in cfg.SHUFFLE_EVAL.WINDOWS)]))
+    names = read_names(cfg)
+    groups = read_class_groups(cfg.SHUFFLE_EVAL.CLASS_GROUPS_FILE, names, cfg.DATA.PATH_TO_DATA_DIR)
+    runs = [
+        (order, cfg.SHUFFLE_EVAL.SEED + k)
+        for order in orders
+        for k in range(cfg.SHUFFLE_EVAL.NUM_SEEDS if is_random(order) else 1)
+    ]
+    model = build_on(cfg, run.device)
+    checkpoint = load_for_test(cfg, model)
+    changes = [reorder_frames(o, seed=s, num_crops=cfg.TEST.NUM_SPATIAL_CROPS) for o, s in runs]
+    ensembles, skipped = run_test_passes(cfg, run, model, changes, name="shuffle eval")
+    results: dict[str, list[TopK]] = {order: [] for order in orders}
+    for (order, _), ensemble in zip(runs, ensembles, strict=True):
+        assert isinstance(ensemble, TopK)
+        ensemble.result(skipped=skipped)  # raises when a view is missing
+        results[order].append(ensemble)
+    report = summarise(results, names=names, groups=groups)
+    report["num_videos"] = len(results[BASELINE][0].labels) - len(skipped)
+    report["checkpoint"] = checkpoint
+    report["views"] = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
+    if run.rank == 0:
+        _write(report, Path(cfg.OUTPUT_DIR), names)
+    accuracy = {f"{order}_top1_acc": float(report["orders"][order]["top1_acc"]) for order in orders}
+    run.log.stats("shuffle_eval", {**accuracy, "checkpoint": checkpoint}, step=cfg.SOLVER.MAX_EPOCH)
+    return accuracy
+
+
+def summarise(results: dict[str, list[TopK]], *, names: Sequence[str], groups: dict[str, list[int]]) -> dict[str, Any]:
+    """Accuracy per order, drop against the ordered clips, and what each class is read as.
+
+    Args:
+        results: order -> one gathered ensemble per seed; "ordered" has one.
+        names: K class names.
+        groups: name -> class indices, for accuracies over parts of the label space.
+
+    Returns:
+        {"orders": {order: {top1_acc, top1_acc_per_seed, drop, drop_standard_error (None with one seed),
+        groups: {name: acc}, class_acc: {name: acc}, class_drop: {name: points},
+        read_as: {name: [most frequent prediction, percent]}}}}; percent and points.
+    """
+    (base,) = results[BASELINE]
+    kept = base.seen_VN.any(dim=1).numpy()
+    labels_V = base.labels.numpy()[kept]
+    base_hits_V = base.predictions()[kept] == labels_V
+    base_class_K = class_accuracy(base.predictions()[kept], labels_V, len(names))
+    report: dict[str, Any] = {"orders": {}}
+    for order, ensembles in results.items():
+        predictions_SV = np.stack([e.predictions()[kept] for e in ensembles])
+        hits_SV = predictions_SV == labels_V
+        per_seed = 100.0 * hits_SV.mean(axis=1)
+        class_K = np.mean([class_accuracy(p, labels_V, len(names)) for p in predictions_SV], axis=0)
+        error = float(per_seed.std(ddof=1) / math.sqrt(len(per_seed))) if len(per_seed) > 1 else None
+        report["orders"][order] = {
+            "top1_acc": float(per_seed.mean()),
+            "top1_acc_per_seed": per_seed.tolist(),
+            "drop": float(100.0 * base_hits_V.mean() - per_seed.mean()),
+            "drop_standard_error": error,
+            "groups": {
+                name: float(100.0 * hits_SV[:, np.isin(labels_V, members)].mean())
+                for name, members in groups.items()
+                if np.isin(labels_V, members).any()
+            },
+            "class_acc": _by_name(class_K, names),
+            "class_drop": _by_name(base_class_K - class_K, names),
+            "read_as": {
+                name: _most_frequent(predictions_SV[:, labels_V == k], names)
+                for k, name in enumerate(names)
+                if (labels_V == k).any()
+            },
+        }
+    return report
+
+
+def _by_name(values_K: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    return {name: float(v) for name, v in zip(names, values_K, strict=True) if not np.isnan(v)}
+
+
+def _most_frequent(predictions: np.ndarray, names: Sequence[str]) -> tuple[str, float]:
+    counts = np.bincount(predictions.ravel(), minlength=len(names))
+    return names[int(counts.argmax())], float(100.0 * counts.max() / counts.sum())
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The table that is printed: one row per order."""
+    groups = list(report["orders"][BASELINE]["groups"])
+    rows = []
+    for order, entry in report["orders"].items():
+        error = entry["drop_standard_error"]
+        drop = "-" if order == BASELINE else f"{entry['drop']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
+        accuracies = [f"{entry['groups'][g]:.2f}" for g in groups]
+        rows.append([order, f"{entry['top1_acc']:.2f}", drop, len(entry["top1_acc_per_seed"]), *accuracies])
+    return format_table(["frames", "top-1", "drop", "seeds", *groups], rows)
+
+
+def _write(report: dict[str, Any], output_dir: Path, names: Sequence[str]) -> None:
+    path = output_dir / "shuffle_eval.json"
+    path.write_text(simplejson.dumps(report, indent=1) + "\n", encoding="utf-8")
+    draw(report, output_dir / "shuffle_eval.png")
+    logger.info("\n%s", format_report(report))
+    if len(names) <= 30:
+        logger.info("\n%s", format_readings(report))
+    logger.info("written: %s and %s", path, path.with_suffix(".png"))
+
+
+def format_readings(report: dict[str, Any]) -> str:
+    """For every class, the class that it is most often read as in each order, with the share of its videos."""
+    orders = list(report["orders"])
+    classes = list(report["orders"][BASELINE]["read_as"])
+    rows = [
+        [name, *("{} {:.0f}%".format(*report["orders"][order]["read_as"][name]) for order in orders)]
+        for name in classes
+    ]
+    return format_table(["class", *(f"read as ({order})" for order in orders)], rows)
+
+
+@plain_names()
+def draw(report: dict[str, Any], path: Path, *, num_classes: int = 20) -> None:
+    """A picture: accuracy per order and group, and the classes that lose most in each changed order."""
+    from matplotlib.figure import Figure
+
+    orders = report["orders"]
+    changed = [order for order in orders if order != BASELINE]
+    figure = Figure(figsize=(6.0 + 4.5 * min(1, len(changed)), 4.8), layout="constrained")
+    axes = figure.subplots(1, 2 if changed else 1, squeeze=False)[0]
+    groups = ["all", *orders[BASELINE]["groups"]]
+    width = 0.8 / len(groups)
+    for i, group in enumerate(groups):
+        heights = [e["top1_acc"] if group == "all" else e["groups"][group] for e in orders.values()]
+        errors = [(e["drop_standard_error"] or 0.0) if group == "all" else 0.0 for e in orders.values()]
+        places = np.arange(len(orders)) + (i - (len(groups) - 1) / 2) * width
+        axes[0].bar(places, heights, width, yerr=errors, label=group)
+    axes[0].set_xticks(range(len(orders)), list(orders))
+    axes[0].set(ylabel="top-1 (%)", ylim=(0, 105), title="accuracy by frame order")
+    if len(groups) > 1:
+        axes[0].legend()
+    if changed:
+        focus = "shuffled" if "shuffled" in changed else changed[0]
+        drops = sorted(orders[focus]["class_drop"].items(), key=lambda item: item[1])[-num_classes:]
+        axes[1].barh([name[:28] for name, _ in drops], [drop for _, drop in drops])
+        axes[1].set(xlabel="points lost", title=f"classes that lose most ({focus})")
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,1 @@
+"""Heads that answer for boxes instead of whole clips."""

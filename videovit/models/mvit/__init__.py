@@ -1,0 +1,1 @@
+"""MViT and MViTv2: multiscale vision transformers for clips and images."""
