@@ -1,0 +1,252 @@
+"""What every model of this project offers, whatever its family.
+
+A new model subclasses `VideoModel`, implements the hooks at its end, and gets the rest: images taken as clips of one
+frame, named errors for wrong inputs, a replaceable head, layer decay, weight-decay groups, freezing, and sharding.
+
+B clips, C channels, T H W frames, rows and columns (in x_BCTHW: pixels; elsewhere: tokens), N grid tokens, X class
+tokens, R boxes, K classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple, Self
+
+from torch import Tensor, nn
+
+from videovit.errors import UserError
+
+Grid = tuple[int, int, int]
+"""(T, H, W) in tokens."""
+
+
+class Features(NamedTuple):
+    """Tokens of the last layer, normalized.
+
+    Attributes:
+        tokens_BNC: tokens of the grid, row by row; N = T * H * W.
+        grid: (T, H, W).
+        cls_BXC: class tokens, and with distillation the distillation token; None if the model has none.
+    """
+
+    tokens_BNC: Tensor
+    grid: Grid
+    cls_BXC: Tensor | None
+
+
+class DistilledLogits(NamedTuple):
+    """Output of a distilled model in training: one set of logits (B, K) per classifier.
+
+    Attributes:
+        logits: of the class token, trained on labels.
+        distillation: of the distillation token, trained on the teacher's decisions.
+
+    Source: DeiT (arXiv 2012.12877), section 4.
+    """
+
+    logits: Tensor
+    distillation: Tensor
+
+
+class BoxHead(nn.Module, ABC):
+    """A head that classifies boxes instead of whole clips: what makes a detector of a model, see `reset_head`."""
+
+    @abstractmethod
+    def forward(self, features: Features, boxes_R5: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (R, K).
+
+        Args:
+            features: of the clips.
+            boxes_R5: index of the clip in the batch, then x1, y1, x2, y2 in pixels; R may be 0.
+            size: (H, W) of the frames in pixels.
+        """
+
+
+class VideoModel(nn.Module, ABC):
+    """Base of all models.
+
+    Parameters are sorted into `num_layers + 2` layers: 0 is the embedding (patches, positions, class tokens), then
+    come the layers that `layers()` lists, and the last one is the head with the norm in front of it.
+
+    Attributes:
+        in_channels: channels of the clip.
+        grid: (T, H, W) in tokens that position tables are made for; None for a model without such tables.
+        head: what turns features into logits; replaced by `reset_head`.
+        head_names: modules that depend on the number of classes; weights for other classes load without them.
+        is_deterministic_on_gpu: whether all operations of a training step have a deterministic version on GPUs.
+    """
+
+    head_names: ClassVar[tuple[str, ...]] = ("head",)
+    is_deterministic_on_gpu: ClassVar[bool] = True
+
+    in_channels: int
+    grid: Grid | None
+    head: nn.Module
+
+    # ------------------------------------------------------------------------------------------------ forward passes
+
+    def forward(self, x: Tensor, boxes_R5: Tensor | None = None) -> Tensor | DistilledLogits:
+        """Logits of clips, or of boxes if the head is a `BoxHead`.
+
+        Args:
+            x: normalized clips (B, C, T, H, W), or images (B, C, H, W), which are clips with T = 1.
+            boxes_R5: for a detector, see `BoxHead.forward`; None otherwise.
+
+        Returns:
+            (B, K), or (R, K) for boxes; never an activation. A distilled model in training returns `DistilledLogits`.
+
+        Raises:
+            UserError: `x` is not a tensor, or has the wrong number of dimensions or channels; boxes are missing, or
+                given to a model that classifies clips.
+        """
+        x_BCTHW = self.as_clips(x)
+        if isinstance(self.head, BoxHead):
+            if boxes_R5 is None:
+                raise UserError("this model classifies boxes; call it with (clips, boxes)")
+            logits: Tensor = self.head(self._features(x_BCTHW), boxes_R5, tuple(x_BCTHW.shape[-2:]))
+            return logits
+        if boxes_R5 is not None:
+            raise UserError("this model classifies whole clips; it takes no boxes")
+        return self._logits(x_BCTHW)
+
+    def forward_features(self, x: Tensor) -> Features:
+        """Tokens of the last layer, normalized; `x` as in `forward`."""
+        return self._features(self.as_clips(x))
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """The map (B, C, T, H, W) at the end of each stage, finest first; `x` as in `forward`.
+
+        A model that keeps one resolution has one stage. Maps are not normalized.
+        """
+        return self._stages(self.as_clips(x))
+
+    def as_clips(self, x: Tensor) -> Tensor:
+        """`x` as (B, C, T, H, W): images get a time axis of one frame.
+
+        Raises:
+            UserError: not a tensor, or not 4 or 5 dimensions, or not `in_channels` channels.
+        """
+        if not isinstance(x, Tensor):
+            raise UserError(
+                f"the input is a {type(x).__module__}.{type(x).__name__}, expected a torch.Tensor",
+                hint="torch.from_numpy turns an array into one",
+            )
+        if x.dim() not in (4, 5):
+            raise UserError(
+                f"the input has shape {tuple(x.shape)}, expected clips (B, C, T, H, W) or images (B, C, H, W)"
+            )
+        x_BCTHW = x if x.dim() == 5 else x.unsqueeze(2)
+        if x_BCTHW.shape[1] != self.in_channels:
+            raise UserError(
+                f"the input has shape {tuple(x.shape)}: {x.shape[1]} channels in dimension 1, "
+                f"expected {self.in_channels}"
+            )
+        return x_BCTHW
+
+    # ------------------------------------------------------------------------------------------------------- the head
+
+    @property
+    def takes_boxes(self) -> bool:
+        """Whether `forward` needs boxes."""
+        return isinstance(self.head, BoxHead)
+
+    def reset_head(self, head: nn.Module) -> None:
+        """Replace the head: another classifier (features (B, C) -> (B, K)), or a `BoxHead`.
+
+        Raises:
+            UserError: this model cannot take such a head.
+        """
+        self.head = head
+
+    # -------------------------------------------------------------------------------------------- layers, from the stem
+
+    @property
+    def num_layers(self) -> int:
+        """Layers between embedding and head."""
+        return len(self.layers())
+
+    def layer_of(self, name: str) -> int:
+        """Layer of a parameter, from 0 (embedding) to `num_layers + 1` (head).
+
+        Args:
+            name: as in `named_parameters()`.
+
+        Raises:
+            KeyError: no parameter of this name.
+        """
+        return self.layers_of_parameters()[name]
+
+    def layers_of_parameters(self) -> dict[str, int]:
+        """Name of every parameter -> its layer, see `layer_of`."""
+        number: dict[int, int] = {}
+        for layer, modules in enumerate([*self.layers(), self.head_modules()], 1):
+            for module in modules:
+                number.update((id(parameter), layer) for parameter in module.parameters())
+        return {name: number.get(id(parameter), 0) for name, parameter in self.named_parameters()}
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """Names of position tables and tokens: parameters that are not weights of a layer, and are not decayed."""
+        return frozenset()
+
+    def freeze(self, num: int) -> None:
+        """Stop training the first `num` of the `num_layers + 2` layers; 1 freezes the embedding alone.
+
+        Raises:
+            UserError: `num` is outside 0 .. num_layers + 1.
+        """
+        if not 0 <= num <= self.num_layers + 1:
+            raise UserError("layers to freeze", found=num, expected=f"0 to {self.num_layers + 1}")
+        layers = self.layers_of_parameters()
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(layers[name] >= num)
+
+    def units_to_shard(self) -> Iterator[nn.Module]:
+        """Modules whose parameters are gathered and released together when a model is sharded; what is left over stays
+        with the model as a whole."""
+        for modules in self.layers():
+            yield from modules
+
+    # --------------------------------------------------------------------------------------------------- counting, maps
+
+    def plain_(self, enabled: bool = True) -> Self:
+        """Compute everything as the paper writes it, or (the default state) leave out what nothing reads; in place.
+
+        Results are equal to rounding. `count_macs` uses it, so that costs are those that papers publish.
+        """
+        return self
+
+    # ------------------------------------------------------------------------------------------------ hooks of a model
+
+    @abstractmethod
+    def layers(self) -> Sequence[Sequence[nn.Module]]:
+        """The layers between embedding and head in order; each a list of the modules at that depth."""
+
+    @abstractmethod
+    def head_modules(self) -> Sequence[nn.Module]:
+        """The last norm and the classifiers."""
+
+    @abstractmethod
+    def _logits(self, x_BCTHW: Tensor) -> Tensor | DistilledLogits: ...
+
+    @abstractmethod
+    def _features(self, x_BCTHW: Tensor) -> Features: ...
+
+    @abstractmethod
+    def _stages(self, x_BCTHW: Tensor) -> list[Tensor]: ...
+
+
+class AttentionModel(VideoModel):
+    """A model with attention maps to look at."""
+
+    @abstractmethod
+    def attention_maps(self, x: Tensor) -> list[Tensor]:
+        """Maps of all attention layers in the order in which they run.
+
+        Args:
+            x: as in `forward`.
+
+        Returns:
+            One (B, M, N, L) per layer: M heads, N queries, L keys; every row sums to 1. Class tokens come first among
+            queries and keys. All of them are in memory at once.
+        """
