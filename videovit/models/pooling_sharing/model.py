@@ -40,7 +40,7 @@ PSVIT_PRESETS: dict[str, dict[str, Any]] = {
     "psvit_2d_small": {"shape": PsvitShape((192, 384, 768), (3, 6, 12), **_GRID), "plan": "BSBS|BSBB|BB"},
     "psvit_2d_base": {"shape": PsvitShape((288, 576, 1152), (6, 9, 18), **_GRID), "plan": "BSBSBS|BSBSBS|BSBBSB"},
 }
-"""Arguments of `PSViT` that come to the published counts: all reconstructions, see `docs/pooling_sharing.md`."""
+"""Arguments of `PSViT` that come to the published counts: all reconstructions, see `docs/psvit.md`."""
 
 
 class ImageOnlyError(UserError):
