@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from videovit.config import Config, ConfigError, ConfigWarning, dump_config, load_config
-from videovit.config.load import known_keys
+from videovit.config import Config, ConfigError, ConfigWarning, dump_config, free_keys, load_config
+from videovit.config.keys import known_keys
 
 
 def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
@@ -377,3 +377,13 @@ def test_a_changed_copy_dumps_too(tmp_path: Path) -> None:
     cfg = load_config()
     copy = dataclasses.replace(cfg, TEST=dataclasses.replace(cfg.TEST, NUM_ENSEMBLE_VIEWS=2))
     assert load_config(write(tmp_path, dump_config(copy))) == copy != cfg
+
+
+def test_free_keys_are_those_that_do_not_shape_training() -> None:
+    free, known = free_keys(), known_keys()
+    assert free < known.keys()
+    assert {"TRAIN.EVAL_PERIOD", "OUTPUT_DIR", "TEST.BATCH_SIZE", "DATA.TEST_CROP_SIZE", "AVA.TEST_LISTS"} <= free
+    assert not {"TRAIN.BATCH_SIZE", "SOLVER.BASE_LR", "NUM_SHARDS", "RNG_SEED", "AVA.TRAIN_LISTS", "MVIT.DEPTH"} & free
+    whole = ("TEST", "SHUFFLE_EVAL", "PREDICT", "SEARCH", "BENCHMARK", "DATA_LOADER", "TENSORBOARD")
+    assert all(key in free for key in known if key.partition(".")[0] in whole)
+    assert len(free) == 77

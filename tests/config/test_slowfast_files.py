@@ -13,7 +13,7 @@ import yaml
 
 from tests.helpers.slowfast_files import FILES, REFUSED_FILES
 from videovit.config import Config, ConfigError, ConfigWarning, dump_config, load_config
-from videovit.config.load import known_keys
+from videovit.config.keys import known_keys
 from videovit.config.slowfast import REFUSED, ignored_reason
 
 DEFAULTS = Path(__file__).with_name("slowfast_defaults.yaml")

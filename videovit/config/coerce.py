@@ -61,7 +61,7 @@ def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
 
 
 def _limited(node: Node, inner: Any, limits: list[Any]) -> tuple[Any, list[str]]:
-    limit = limits[0]
+    limit = next((mark for mark in limits if isinstance(mark, Choice | Range | Size)), None)
     if isinstance(limit, Choice):
         return _chosen(node, inner, limit)
     try:

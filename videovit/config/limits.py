@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 
 @dataclass(frozen=True)
@@ -52,3 +52,12 @@ DropRate = Annotated[float, Range(low=0.0, below=1.0)]
 Colour = Annotated[tuple[float, ...], Size((1, 3))]
 ColourScale = Annotated[tuple[AboveZero, ...], Size((1, 3))]
 SpaceTime = Annotated[tuple[Positive, ...], Size((3,))]
+
+
+class MayChange:
+    """Marks a field that may differ between a run and the run that resumes it; see `Free`."""
+
+
+T = TypeVar("T")
+Free = Annotated[T, MayChange()]
+"""`Free[Positive]`: a field, or a whole section, that a resumed run may change. Everything else shapes the training."""

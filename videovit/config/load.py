@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
@@ -18,6 +17,7 @@ from videovit.errors import UserError
 
 from . import rules
 from .coerce import Unfit, coerce, nearest
+from .keys import known_keys, section_names
 from .schema import Config
 from .slowfast import IGNORED, REFUSED, ignored_reason
 from .tree import Mapping, Node, Scalar, TreeError, read_tree, shown, written
@@ -182,7 +182,7 @@ def _flatten(key: str, node: Node, path: Path, found: _Found) -> None:
         found.problems.append(f"{path}:{node.line}: {key} (merging) is not read; use {_BASE}")
         return
     if key in known_keys() or not isinstance(node, Mapping):
-        if not (key in _sections() and isinstance(node, Scalar) and node.empty):
+        if not (key in section_names() and isinstance(node, Scalar) and node.empty):
             found.values[key] = (node, f"{path}:{node.line}")
         return
     for name, inner in _unique(node, path, f"{key}.", found).items():
@@ -233,7 +233,7 @@ def _coerce_all(found: _Found) -> tuple[dict[str, Any], set[str]]:
 
 
 def _unknown(key: str, close: str | None) -> str:
-    if key in _sections():
+    if key in section_names():
         return f"{key} is a section; expected one of its keys, such as {_first_key(key)}"
     if "=" in key:
         return f"{shown(Scalar(key))} is not a known key; write KEY VALUE, without ="
@@ -258,30 +258,6 @@ def _nearest_key(key: str) -> str | None:
         if score > best_score:
             best, best_score = name, score
     return best
-
-
-# The schema as a flat table
-
-
-@functools.cache
-def known_keys() -> dict[str, Any]:
-    """Every key that has a field, `SECTION.KEY` in the order of the schema, with the field's annotation."""
-    return dict(_walk(Config, ""))
-
-
-def _walk(section: type, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, annotation in get_type_hints(section, include_extras=True).items():
-        if dataclasses.is_dataclass(annotation):
-            assert isinstance(annotation, type)
-            yield from _walk(annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", annotation
-
-
-@functools.cache
-def _sections() -> frozenset[str]:
-    parts = [key.split(".") for key in known_keys()]
-    return frozenset(".".join(part[:end]) for part in parts for end in range(1, len(part)))
 
 
 def _build(section: type, prefix: str, values: dict[str, Any]) -> Any:

@@ -18,6 +18,7 @@ from ..limits import (
     ColourScale,
     DropRate,
     Fraction,
+    Free,
     Natural,
     Positive,
     Range,
@@ -38,22 +39,22 @@ class Train:
     ENABLE: bool = True
     DATASET: str = "kinetics"
     BATCH_SIZE: Positive = 64  # videos a step and shard
-    EVAL_PERIOD: Positive = 10  # epochs
-    CHECKPOINT_PERIOD: Positive = 10  # epochs
-    CHECKPOINT_MINUTES: AtLeastZero = 0.0  # ours; also within an epoch, so often; 0: never
-    CHECKPOINT_KEEP: Natural = 5  # ours; newest files of whole epochs that stay; 0: all
-    AUTO_RESUME: bool = True
+    EVAL_PERIOD: Free[Positive] = 10  # epochs
+    CHECKPOINT_PERIOD: Free[Positive] = 10  # epochs
+    CHECKPOINT_MINUTES: Free[AtLeastZero] = 0.0  # ours; also within an epoch, so often; 0: never
+    CHECKPOINT_KEEP: Free[Natural] = 5  # ours; newest files of whole epochs that stay; 0: all
+    AUTO_RESUME: Free[bool] = True
     CHECKPOINT_FILE_PATH: str = ""
     CHECKPOINT_TYPE: Annotated[str, Choice(("pytorch",))] = "pytorch"
     MIXED_PRECISION: bool = False
     MIXED_PRECISION_DTYPE: Annotated[str, Choice(("bf16", "fp16"))] = "bf16"  # ours
     GRAD_ACCUM_STEPS: Positive = 1  # ours
-    MAX_STEPS: Natural = 0  # ours; optimiser steps, 0: no limit
+    MAX_STEPS: Free[Natural] = 0  # ours; optimiser steps, 0: no limit
     EMA_DECAY: DropRate = 0.0  # ours; moving average of the weights, 0: none; DeiT: 0.99996
     DETERMINISTIC: bool = True  # ours; on GPUs only kernels that give the same bits in every run
     NONFINITE: Annotated[str, Choice(("raise", "skip"))] = "raise"  # ours; a loss or gradient norm that is not finite
     NONFINITE_IN_A_ROW: Positive = 10  # ours; steps that `skip` leaves out in a row
-    TRACE: bool = False  # ours; what every step trained on, in OUTPUT_DIR/trace_rank<N>.jsonl
+    TRACE: Free[bool] = False  # ours; what every step trained on, in OUTPUT_DIR/trace_rank<N>.jsonl
     FIND_UNUSED_PARAMETERS: bool = False  # ours; for models that leave parameters out of some steps, on several ranks
     SHARD_MODEL: bool = False  # ours; weights, gradients, moments spread over the processes, see docs/scaling.md
     GRAD_COMPRESSION: Annotated[str, Choice(("none", "bf16", "fp16"))] = "none"  # ours; of gradients between ranks
@@ -104,12 +105,12 @@ class Predict:
 class Data:
     """DATA: files, clips, geometry."""
 
-    PATH_TO_DATA_DIR: str = ""
+    PATH_TO_DATA_DIR: Free[str] = ""
     PATH_LABEL_SEPARATOR: str = " "
-    PATH_PREFIX: str = ""
+    PATH_PREFIX: Free[str] = ""
     SKIP_ROWS: Natural = 0
-    CLASS_NAMES_FILE: str = ""  # ours
-    MAX_BAD_FRACTION: Fraction = 0.1  # ours
+    CLASS_NAMES_FILE: Free[str] = ""  # ours
+    MAX_BAD_FRACTION: Free[Fraction] = 0.1  # ours
     NUM_FRAMES: Positive = 8
     SAMPLING_RATE: Positive = 8  # frames
     TARGET_FPS: AboveZero = 30.0
@@ -118,7 +119,7 @@ class Data:
     DECODING_BACKEND: Annotated[str, Choice(DECODERS, aliases=(("torchvision", "decord"),))] = "decord"
     DECODE_TIMEOUT_S: AtLeastZero = 120.0  # ours; a video, opened and decoded; 0: no limit
     DECODE_SHORT_SIDE: Natural = 0  # ours; training: larger frames are scaled down to it while decoding; 0: never
-    TEST_DECODE_SHORT_SIDE: Natural = 0  # ours; the same in validation and test
+    TEST_DECODE_SHORT_SIDE: Free[Natural] = 0  # ours; the same in validation and test
     MAX_PIXELS: Positive = 7680 * 4320  # ours; of a frame; larger ones are refused
     MAX_FRAMES: Positive = 1_000_000  # ours; of a video; longer ones are refused
     FRAMES_FPS: AboveZero = 30.0  # ours; frame rate of folders and lists of images
@@ -132,11 +133,11 @@ class Data:
     INV_UNIFORM_SAMPLE: bool = False
     RANDOM_FLIP: bool = True
     TRAIN_CROP_SIZE: Positive = 224
-    TEST_CROP_SIZE: Positive = 256
-    TEST_SHORT_SIDE: Natural = 0  # ours; 0: SlowFast's rule
-    IN_VAL_CROP_RATIO: Annotated[float, Range(above=0.0, high=1.0)] = 0.875
+    TEST_CROP_SIZE: Free[Positive] = 256
+    TEST_SHORT_SIDE: Free[Natural] = 0  # ours; 0: SlowFast's rule
+    IN_VAL_CROP_RATIO: Free[Annotated[float, Range(above=0.0, high=1.0)]] = 0.875
     MULTI_LABEL: bool = False
-    ENSEMBLE_METHOD: Annotated[str, Choice(("sum", "max"))] = "sum"
+    ENSEMBLE_METHOD: Free[Annotated[str, Choice(("sum", "max"))]] = "sum"
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,9 @@ class Model:
     DROPOUT_RATE: DropRate = 0.5
     HEAD_ACT: Annotated[str, Choice(("softmax", "sigmoid", "none"))] = "softmax"
     ACT_CHECKPOINT: bool = False
+    FREEZE_LAYERS: Natural = (
+        0  # ours; the embedding and the first FREEZE_LAYERS - 1 layers are not trained; 0 trains everything
+    )
 
 
 @dataclass(frozen=True)
@@ -267,27 +271,27 @@ class Tensorboard:
 class Config:
     """Everything a run depends on; made by `load_config`, never changed after."""
 
-    TASK: str = ""
-    NUM_GPUS: Natural = 1  # of one machine
-    NUM_CPU_PROCS: Positive = 1  # ours; processes when NUM_GPUS is 0
-    NUM_CPU_THREADS: Natural = 0  # ours; threads of each of them, 0: share the cores
+    TASK: Free[str] = ""
+    NUM_GPUS: Free[Natural] = 1  # of one machine
+    NUM_CPU_PROCS: Free[Positive] = 1  # ours; processes when NUM_GPUS is 0
+    NUM_CPU_THREADS: Free[Natural] = 0  # ours; threads of each of them, 0: share the cores
     NUM_SHARDS: Positive = 1  # machines
-    SHARD_ID: Natural = 0
-    DIST_BACKEND: Annotated[str, Choice(("auto", "nccl", "gloo"))] = "auto"  # SlowFast: nccl
-    DIST_INIT_METHOD: str = ""  # ours
-    DIST_TIMEOUT_S: AboveZero = 600.0  # ours
-    OUTPUT_DIR: str = "."
+    SHARD_ID: Free[Natural] = 0
+    DIST_BACKEND: Free[Annotated[str, Choice(("auto", "nccl", "gloo"))]] = "auto"  # SlowFast: nccl
+    DIST_INIT_METHOD: Free[str] = ""  # ours
+    DIST_TIMEOUT_S: Free[AboveZero] = 600.0  # ours
+    OUTPUT_DIR: Free[str] = "."
     RNG_SEED: Natural = 1
-    LOG_PERIOD: Positive = 10  # steps
-    LOG_MODEL_INFO: bool = True
+    LOG_PERIOD: Free[Positive] = 10  # steps
+    LOG_MODEL_INFO: Free[bool] = True
     TRAIN: Train = Train()
-    TEST: Test = Test()
-    SHUFFLE_EVAL: ShuffleEval = ShuffleEval()
-    PREDICT: Predict = Predict()
-    SEARCH: Search = Search()
-    BENCHMARK: Benchmark = Benchmark()
+    TEST: Free[Test] = Test()
+    SHUFFLE_EVAL: Free[ShuffleEval] = ShuffleEval()
+    PREDICT: Free[Predict] = Predict()
+    SEARCH: Free[Search] = Search()
+    BENCHMARK: Free[Benchmark] = Benchmark()
     DATA: Data = Data()
-    DATA_LOADER: DataLoader = DataLoader()
+    DATA_LOADER: Free[DataLoader] = DataLoader()
     AUG: Aug = Aug()
     MIXUP: Mixup = Mixup()
     MODEL: Model = Model()
@@ -301,4 +305,4 @@ class Config:
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()
     AVA: Ava = Ava()
-    TENSORBOARD: Tensorboard = Tensorboard()
+    TENSORBOARD: Free[Tensorboard] = Tensorboard()
