@@ -1,10 +1,12 @@
 """videovit: video understanding with multiscale vision transformers.
 
-import videovit
+    import videovit
 
-cfg = videovit.load_config("Kinetics/MVITv2_S_16x4")
-model = videovit.build_model(cfg)
-videovit.load_pretrained(model, "weights.pyth")
+    cfg = videovit.load_config("Kinetics/MVITv2_S_16x4")
+    model = videovit.build_model(cfg)
+    videovit.load_pretrained(model, "weights.pyth")
+
+Importing the package is quick: PyTorch is imported when a function that needs it is first used.
 """
 
 from typing import TYPE_CHECKING
@@ -24,7 +26,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a function when it is first used: PyTorch takes seconds to import, and not everybody needs it."""
+    """Import a public function when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
