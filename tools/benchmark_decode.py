@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+try:
+    from videovit import cli
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}; install the project into this Python: {sys.executable} -m pip install -e .")
+
 import av
 import numpy as np
 import simplejson
 import torch
 
-from videovit import cli
 from videovit.data.decode import MissingBackendError
 from videovit.data.decode.decord_backend import FOUND_SAFE, load_decord
 from videovit.data.decode.protocol import Indices, shorten

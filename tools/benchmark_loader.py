@@ -13,6 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+try:
+    from videovit import cli
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}; install the project into this Python: {sys.executable} -m pip install -e .")
+
 import numpy as np
 import simplejson
 import torch
@@ -22,7 +27,6 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 from tqdm import tqdm
 
-from videovit import cli
 from videovit.config import Config
 from videovit.data.build import ClipLoader, EpochSampler, build_dataset
 from videovit.data.dataset import RepeatedCrops

@@ -280,8 +280,8 @@ def test_scores_above_all_proposals_leave_no_box(config: Path) -> None:
         ("MODEL.HEAD_ACT softmax", "softmax lets the classes of a box compete"),
         ("MIXUP.ENABLE True", "mixes whole clips"),
         ("AUG.ENABLE True", "RandAugment turns and shifts frames"),
-        ("AVA.KEY_FRAMES_S [5,1]", r"\[5, 1\] must rise"),
-        ("AVA.TEST_FORCE_FLIP True", "testing on mirrored clips is not here"),
+        ("AVA.KEY_FRAMES_S [5,1]", r"\[5, 1\] must be increasing"),
+        ("AVA.TEST_FORCE_FLIP True", "testing on mirrored clips is not supported"),
         ("BENCHMARK.ENABLE True", "a detector takes boxes as well"),
     ],
 )
