@@ -106,7 +106,7 @@ def test_reencode(folder: Path, tmp_path: Path, fastdecode: bool) -> None:
     assert times[0] == times[1]
 
 
-def test_reencoding_keeps_the_colours(tmp_path: Path) -> None:
+def test_reencoding_keeps_the_colors(tmp_path: Path) -> None:
     """HD video has another matrix than the standard definition one that is assumed where none is named."""
     kinds = {"hd.mp4": ("yuv420p", "colormatrix=bt709"), "full.mp4": ("yuvj420p", "fullrange=on:colormatrix=bt709")}
     for name, (pix_fmt, params) in kinds.items():
@@ -122,8 +122,8 @@ def test_reencoding_keeps_the_colours(tmp_path: Path) -> None:
     for name in kinds:
         for backend in ("pyav", "decord"):
             with open_video(tmp_path / name, backend) as old, open_video(tmp_path / "new" / name, backend) as new:
-                colours = [video.frames(np.array([0]))[0, 20, 20].int() for video in (old, new)]
-            assert (colours[0] - colours[1]).abs().max() <= 2, (name, colours)
+                colors = [video.frames(np.array([0]))[0, 20, 20].int() for video in (old, new)]
+            assert (colors[0] - colors[1]).abs().max() <= 2, (name, colors)
 
 
 @pytest.mark.parametrize("matrix", [(-1, 0, 0, -1), (0, -1, 1, 0), (-1, 0, 0, 1), (0, 1, 1, 0)])

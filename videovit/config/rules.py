@@ -8,10 +8,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from videovit.config.schema import Config
+from videovit.config.schema.evaluation import ORDERS
 from videovit.messages import did_you_mean, problem
-
-from .schema import Config
-from .schema.evaluation import ORDERS
 
 Broken = tuple[tuple[str, ...], str]
 """Keys, with the one to change in first place, and what is wrong with them."""
