@@ -68,6 +68,7 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
 
     folder = output_dir / "checkpoints"
     found = [p for p in folder.glob("checkpoint_epoch_*") if FILE_NAME.search(p.name)] if folder.is_dir() else []
+    # By position and not by time: copying a run to another disk changes the times.
     return sorted(found, key=order, reverse=True)
 
 
@@ -90,6 +91,7 @@ def load_model(model: nn.Module, path: Path, *, key: str = "model_state") -> dic
         if key == "ema_state":
             raise CheckpointError(f"{path} has no 'ema_state': it was trained without TRAIN.EMA_DECAY")
         raise CheckpointError(f"{path}: expected the key {key!r}, found {sorted(map(str, state))[:MAX_LISTED]}")
+    # Checked here, since the message of load_state_dict lists every single name.
     _check_fit(model.state_dict(), state[key], path)
     load_unsharded(model, state[key])
     if state.get("pool_norm_eps"):
@@ -154,6 +156,7 @@ def resume(
             if is_first:
                 logger.warning("skipped a checkpoint that cannot be used: %s", error)
             continue
+        # "epoch" is the index of the last finished epoch; files of SlowFast lack the other two.
         position = Position(int(state["epoch"]) + 1, int(state.get("step", 0)), int(state.get("num_steps", 0)))
         _check_epoch(path, position, state, num_steps=num_steps, global_batch=global_batch)
         _load_optimizer(optimizer, state.get("optimizer_state"), path)
@@ -168,7 +171,7 @@ def resume(
         logger.info("resumed from %s: %s", path, done)
         return position
     if problems:
-        # Starting from the beginning without being asked would overwrite what may still be rescued.
+        # A fresh start would overwrite files that may still be rescued; only the user can decide that.
         others = len(problems) - 1
         more = f" (nor {plural(others, 'older one')})" if others else ""
         raise CheckpointError(f"none of the checkpoints can be used{more}; {START_ANEW}. The newest: {problems[0]}")
@@ -222,6 +225,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any] | No
     # Moments are numbered like the parameters; in a sharded run each is sharded like its parameter.
     moments = {i: {k: _shard(parameters[i], v) for k, v in values.items()} for i, values in state["state"].items()}
     optimizer.load_state_dict({**state, "state": moments})
+    # load_state_dict has replaced the settings too.
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
 

@@ -270,7 +270,7 @@ class Saver:
         Raises:
             CheckpointError: the earlier checkpoint could not be written.
         """
-        self.join()
+        self.join()  # at most one copy of the state in memory
         path = checkpoint_path(self._output_dir, position, sharded=write_shards is not None)
         if write_shards is not None or distributed.rank() == 0:
             arguments = (path, to_host(state), write_shards or write_checkpoint)

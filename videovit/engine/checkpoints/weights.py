@@ -34,7 +34,7 @@ def build_seeded_model(cfg: Config, device: torch.device) -> VideoModel:
 
 def describe_model(cfg: Config) -> str:
     """Name, number of parameters, and multiply-adds of one training clip (papers call them FLOPs), on one line."""
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes suffice, and take no memory
         model = build_model(cfg)
     size = cfg.DATA.TRAIN_CROP_SIZE
     gmacs = count_macs(model, (1, 3, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
@@ -57,7 +57,7 @@ def unsharded_copy(cfg: Config, model: nn.Module, device: torch.device) -> nn.Mo
         return model
     copy: nn.Module = build_model(cfg).to(device)
     copy.load_state_dict(unsharded(model.state_dict()))
-    _copy_pool_norm_eps(model, copy)
+    _copy_pool_norm_eps(model, copy)  # not part of the state dict
     return copy
 
 
@@ -125,6 +125,7 @@ def load_weights_to_test(cfg: Config, model: nn.Module) -> str:
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         path = load_all_weights(model, cfg.TEST.CHECKPOINT_FILE_PATH, use_ema=cfg.TEST.USE_EMA)
     elif found:
+        # If it is damaged, that is an error: the numbers of an older one would pass for those of the finished run.
         path = str(found[0])
         load_model(model, found[0], key=key)
     elif cfg.TRAIN.CHECKPOINT_FILE_PATH:

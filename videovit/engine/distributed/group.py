@@ -49,7 +49,7 @@ def process_group(*, use_gpu: bool, backend: str = "auto", timeout_s: float = 60
     """
     device = _device(use_gpu)
     world_size = _env_int("WORLD_SIZE") if is_launched() else 1
-    if world_size == 1:
+    if world_size == 1:  # launchers of single processes set the variables too
         yield device
         return
     missing = [name for name in VARIABLES if name not in os.environ]
@@ -83,7 +83,7 @@ def _join(backend: str, *, timeout: datetime.timedelta, device: torch.device | N
             world_size,
             rank == 0 and not is_agents,
             timeout=timeout,
-            wait_for_workers=False,
+            wait_for_workers=False,  # it would time out without saying who is missing; the board says so
             multi_tenant=True,
         )
         store = PrefixStore(f"videovit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", tcp)
@@ -104,7 +104,7 @@ def _join(backend: str, *, timeout: datetime.timedelta, device: torch.device | N
 
 
 def _loopback_hint(master: str) -> str:
-    """Advice if the others cannot reach this machine: gloo gives them the address behind its host name."""
+    """Advice if the others cannot reach this machine: gloo gives them the address of its host name."""
     name, variable = socket.gethostname(), "GLOO_SOCKET_IFNAME"
     if variable in os.environ or _is_loopback(master) or not _is_loopback(name):
         return ""
@@ -133,6 +133,7 @@ def _device(use_gpu: bool) -> torch.device:
             expected=f"at least {local + 1} GPUs",
             hint="Start fewer processes on this machine, or set NUM_GPUS 0 for the CPU",
         )
+    # Also for libraries that use the current device, such as nccl.
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
 

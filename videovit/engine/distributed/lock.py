@@ -61,7 +61,7 @@ def this_process() -> Owner:
     host = socket.gethostname()
     boot = _read_text("/proc/sys/kernel/random/boot_id")
     with contextlib.suppress(OSError):
-        boot += os.readlink("/proc/self/ns/pid")
+        boot += os.readlink("/proc/self/ns/pid")  # containers number their processes separately
     return Owner(
         host=host,
         place=f"{host} {boot}",
@@ -162,6 +162,7 @@ class _LockFile:
             raise UserError(f"OUTPUT_DIR {folder} cannot be locked: {error}") from error
         self._lost = ""
         self._end = threading.Event()
+        # A thread, since training may spend minutes in one step or in validation.
         self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
         self._thread.start()
 
@@ -179,6 +180,7 @@ class _LockFile:
                 self._take_over(other)
             elif text:
                 logger.warning("%s is damaged; taken over", self._path)
+            # Overwritten in place: a new file would have another inode, which the other job's flock does not guard.
             file.seek(0)
             file.truncate()
             file.write(json.dumps(asdict(self._owner)))

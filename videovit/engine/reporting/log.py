@@ -52,7 +52,7 @@ class LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self._has_failed:
-            self._has_failed = True  # first, since the warning comes back here through this handler
+            self._has_failed = True  # before the warning, which goes through this handler too and fails again
             logger.warning("%s cannot be written: %s", self.baseFilename, sys.exc_info()[1])
 
     def close(self) -> None:
@@ -92,7 +92,8 @@ class RunLog:
             handler.setFormatter(LevelFormatter())
             logger.addHandler(handler)
         logger.setLevel(logging.INFO if self.rank == 0 else logging.WARNING)
-        logger.propagate = False
+        logger.propagate = False  # handlers of the root logger would print every line again
+        # Python's warnings, from PyTorch and others, belong in the file too.
         logging.captureWarnings(True)
         logging.getLogger("py.warnings").handlers = list(self._handlers)
         return self
@@ -148,6 +149,7 @@ class RunLog:
 
 
 def _rounded(value: Any) -> Any:
+    # More digits than 5 make log lines hard to compare by eye.
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 

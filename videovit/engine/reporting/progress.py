@@ -67,7 +67,7 @@ class Progress:
         """
         if not self.quiet and _has_terminal():
             self._bar = tqdm(total=self.total, initial=self.first, desc=self.name, unit="step", leave=False)
-        self._start = time.monotonic()
+        self._start = time.monotonic()  # after everything that was built since __init__
         batches = iter(loader)
         try:
             while True:
@@ -80,7 +80,7 @@ class Progress:
                 self.data_s += self.last_data_s
                 yield self.step, batch
                 self.step += 1
-        finally:
+        finally:  # callers leave the loop early too
             if self._bar is not None:
                 self._bar.close()
 
@@ -95,7 +95,7 @@ class Progress:
         if self.quiet:
             return
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        done = self.step + 1
+        done = self.step + 1  # `over` counts a step only when the next one is requested
         if self._bar is not None:
             self._bar.update(1)
             self._bar.set_postfix_str(f"{self.summary()}  {shown}", refresh=False)
@@ -125,6 +125,7 @@ class Progress:
         Args:
             further_steps: steps that follow after this pass.
         """
+        # Only the steps of this process: those of an earlier run took none of `elapsed_s`.
         done = max(1, self.step + 1 - self.first)
         remaining = self.total - self.step - 1 + further_steps
         return str(datetime.timedelta(seconds=int(self.elapsed_s / done * remaining)))

@@ -90,7 +90,7 @@ def submit(jobs: Sequence[Job], request: Request, *, code: Path = PACKAGE.parent
         with _submission_environment(code), _detached_output(request):
             if len(jobs) == 1:
                 return [executor.submit(jobs[0])]
-            with executor.batch():
+            with executor.batch():  # one array, which Slurm's queue shows as one entry
                 submitted = [executor.submit(job) for job in jobs]
             return submitted
     except submitit.core.utils.FailedJobError as error:
@@ -120,6 +120,7 @@ def _detached_output(request: Request) -> Iterator[None]:
     if request.cluster != "local":
         yield
         return
+    # Lines still buffered would end up in the log of the job.
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [(number, os.dup(number)) for number in (1, 2)]
@@ -173,7 +174,7 @@ def build_executor(request: Request, code: Path = PACKAGE.parent) -> submitit.Au
         "timeout_min": math.ceil(request.timeout_s / 60),
         "nodes": request.nodes,
         "tasks_per_node": request.tasks_per_node,
-        "gpus_per_node": request.gpus_per_node or None,
+        "gpus_per_node": request.gpus_per_node or None,  # clusters without GPUs refuse even a request for none
     }
     if request.cluster == "slurm":
         parameters |= _slurm_parameters(request, code)
@@ -218,6 +219,7 @@ def _teardown(request: Request) -> list[str]:
     """
     if not request.requeues:
         return []
+    # In the script the shell fills in the job id, so everything around it is quoted.
     parts = str(request.job_dir.absolute()).split("%j")
     folder = '"$job"'.join(map(shlex.quote, parts))
     return [
@@ -228,7 +230,7 @@ def _teardown(request: Request) -> list[str]:
         f'  [ "$(cat "$crashes" 2>/dev/null | wc -l)" -lt {request.requeues} ]; then',
         '  echo "exit code $code at $(date)" >> "$crashes"',
         '  scontrol requeue "$job"',
-        "  sleep 120",
+        "  sleep 120",  # Slurm ends the script meanwhile; if it exited first, the job would count as failed
         "fi",
         'exit "$code"',
     ]
