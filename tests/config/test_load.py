@@ -257,8 +257,8 @@ def test_a_bad_value_may_be_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "expected"),
     [
-        ("https://example.org/a.yaml", "expected a file of this machine"),
-        ("file:///a.yaml", "expected a file of this machine"),
+        ("https://example.org/a.yaml", "expected a file on this machine"),
+        ("file:///a.yaml", "expected a file on this machine"),
         ("[a.yaml, b.yaml]", "expected the name of one YAML file"),
         ("", "found nothing, expected the name of one YAML file"),
         ("other.txt", "expected a file that ends in .yaml or .yml"),
@@ -281,7 +281,7 @@ def test_bases_that_are_refused(base: str, expected: str, tmp_path: Path) -> Non
 def test_bases_may_not_loop(tmp_path: Path) -> None:
     write(tmp_path, "_BASE_: b.yaml\n", "a.yaml")
     write(tmp_path, "_BASE_: ./a.yaml\n", "b.yaml")
-    assert "_BASE_ goes round in a circle: a.yaml -> b.yaml -> a.yaml" in problem(tmp_path / "a.yaml")
+    assert "_BASE_ forms a circle: a.yaml -> b.yaml -> a.yaml" in problem(tmp_path / "a.yaml")
     for number in range(40):
         write(tmp_path, f"_BASE_: chain{number + 1}.yaml\n", f"chain{number}.yaml")
     assert "more than 16 files are chained" in problem(tmp_path / "chain0.yaml")
@@ -307,10 +307,10 @@ def test_missing_files_are_named_with_the_nearest(tmp_path: Path) -> None:
         ("OUTPUT_DIR: !!python/tuple [1]\n", "tag !!python/tuple is refused"),
         ("OUTPUT_DIR: !include other.yaml\n", "tag !include is refused"),
         ("? [a, b]\n: 1\n", "a key must be a plain word"),
-        ("NUM_GPUS: *nothing\n", "*nothing stands for nothing before it"),
-        ("MVIT: &m\n  <<: *m\n", "*m stands for nothing before it"),
-        ("<<: {NUM_GPUS: 3}\n", ":1: << (merging) is not read; use _BASE_"),
-        ("MVIT:\n  <<: {DEPTH: 3}\n", ":2: MVIT.<< (merging) is not read"),
+        ("NUM_GPUS: *nothing\n", "the alias *nothing has no anchor before it"),
+        ("MVIT: &m\n  <<: *m\n", "the alias *m has no anchor before it"),
+        ("<<: {NUM_GPUS: 3}\n", ":1: << (merging) is not supported; use _BASE_"),
+        ("MVIT:\n  <<: {DEPTH: 3}\n", ":2: MVIT.<< (merging) is not supported"),
         ("MVIT: " + "[" * 60 + "]" * 60 + "\n", "is nested deeper than 32 levels"),
         ("# " + "x" * (1 << 20) + "\n", "is larger than 1 MiB"),
     ],

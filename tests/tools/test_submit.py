@@ -18,8 +18,7 @@ import torch
 
 from tests.helpers.held_job import HeldJob
 from tests.helpers.runs import ROOT, exit_codes, num_lines, start_ranks, wait_for, write_config, write_data
-from tools import submit
-from videovit.cli import ArgumentError
+from videovit.commands import submit
 from videovit.config import load_config
 from videovit.engine import slurm
 from videovit.errors import UserError
@@ -46,8 +45,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[object]], Submit
 
     def run(words: Sequence[object]) -> Submitted:
         jobs.clear()
-        monkeypatch.setattr(sys, "argv", ["submit.py", *map(str, words)])
-        submit.main()
+        submit.main([*map(str, words)])
         return list(jobs)
 
     return run
@@ -265,7 +263,7 @@ def test_the_nodes_of_the_config_are_those_of_the_job(
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("SOLVER.BASE_LR", r"sweep.txt:2: expected KEY VALUE pairs, found 1 words"),
+        ("SOLVER.BASE_LR", r"sweep.txt:2: expected KEY VALUE pairs, found 1 word"),
         ("SOLVER.BASE_LR '1", r"sweep.txt:2: No closing quotation"),
         ("SOLVER.BASE_LRR 1", r"sweep.txt:2: .*SOLVER.BASE_LRR.*SOLVER.BASE_LR"),
         ("OUTPUT_DIR {out}/1", r"several runs train in one OUTPUT_DIR: .*/1"),
@@ -297,7 +295,7 @@ def test_without_slurm(words: list[str], call: Call, tmp_path: Path, monkeypatch
             call(["--cluster", cluster, "--nodes", 2, *words, "OUTPUT_DIR", str(tmp_path)])
     with pytest.raises(UserError, match="--signal-delay 120: the time limit is 36 s"):
         call(["--cluster", "local", "--timeout-hours", 0.01, *words, "OUTPUT_DIR", str(tmp_path)])
-    with pytest.raises(ArgumentError, match="one process to a GPU"):
+    with pytest.raises(UserError, match="one process per GPU"):
         call(["--tasks-per-node", 2, "--gpus-per-node", 4, *words])
 
 

@@ -144,7 +144,7 @@ def test_reencoding_goes_on(folder: Path, tmp_path: Path) -> None:
     before = (out / "open.mp4").stat().st_mtime_ns
     (out / "closed one.mp4").unlink()
     done = run_tool("reencode_videos.py", *arguments)
-    assert "1 videos encoded" in done.stdout and "1 were there already" in done.stdout
+    assert "1 video encoded" in done.stdout and "1 existed already" in done.stdout
     assert (out / "open.mp4").stat().st_mtime_ns == before
     assert sorted(path.name for path in out.iterdir()) == ["closed one.mp4", "open.mp4", "videos.csv"]
 

@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .coerce import nearest
+from videovit.messages import did_you_mean, problem
+
 from .schema import Config
+from .schema.evaluation import ORDERS
 
 Broken = tuple[tuple[str, ...], str]
 """Keys, the one to change first, and what is wrong with them."""
-
-ORDERS = ("ordered", "reversed", "shuffled", "static")
 
 
 def check(cfg: Config) -> list[Broken]:
@@ -251,9 +251,9 @@ def _blocks(cfg: Config) -> Iterator[Broken]:
 def _orders(cfg: Config) -> Iterator[Broken]:
     for order in cfg.SHUFFLE_EVAL.ORDERS:
         if order not in ORDERS and not re.fullmatch(r"window[1-9]\d*", order):
-            known = (*ORDERS, "window4")
-            text = f"found {order!r}, expected {', '.join(ORDERS)} or window<frames>{nearest(order, known)}"
-            yield ("SHUFFLE_EVAL.ORDERS",), text
+            expected = f"{', '.join(ORDERS)} or window<frames>"
+            near = did_you_mean(order, (*ORDERS, "window4"))
+            yield ("SHUFFLE_EVAL.ORDERS",), problem(found=order, expected=expected, near=near)
     if cfg.SHUFFLE_EVAL.ENABLE and not cfg.SHUFFLE_EVAL.ORDERS and not cfg.SHUFFLE_EVAL.WINDOWS:
         yield ("SHUFFLE_EVAL.ORDERS",), "names no order"
 

@@ -196,7 +196,7 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDatas
     if spec.evaluation == "detection":
         return build_key_frame_dataset(cfg, split, samples)
     data, training = cfg.DATA, split == "train"
-    num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
+    num_crops: int = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
     crops: RepeatedCrops | FixedCrops
     if training:
         num_crops = cfg.AUG.NUM_SAMPLE

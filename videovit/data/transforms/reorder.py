@@ -9,9 +9,9 @@ import re
 
 import numpy as np
 
+from videovit.config.schema.evaluation import ORDERS
 from videovit.errors import UserError
 
-ORDERS = ("ordered", "reversed", "shuffled", "static")
 _WINDOW = re.compile(r"window([1-9]\d*)")
 
 

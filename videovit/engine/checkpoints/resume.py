@@ -258,6 +258,6 @@ def _flatten(node: Node, prefix: str = "") -> dict[str, str]:
     if not isinstance(node, Mapping):
         return {prefix: written(node)}
     flat: dict[str, str] = {}
-    for key, value in node.pairs:
-        flat.update(_flatten(value, f"{prefix}.{key.text}" if prefix else key.text))
+    for key, value in node.value:
+        flat.update(_flatten(value, f"{prefix}.{key.value}" if prefix else key.value))
     return flat
