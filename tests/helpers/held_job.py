@@ -26,11 +26,11 @@ class HeldJob(slurm.Job):
 
     def __call__(self) -> list[dict[str, dict[str, float]]]:
         from videovit.engine.distributed import preemption
-        from videovit.engine.training import step as steps
+        from videovit.engine.training import step as loops
 
-        train_step = steps.train_step
+        train_step = loops.train_step
 
-        def step_or_wait(*args: Any, step: int, **others: Any) -> steps.StepResult:
+        def step_or_wait(*args: Any, step: int, **others: Any) -> loops.StepResult:
             if step == 1:
                 (self.folder / f"held{os.environ['RANK']} {os.getpid()}").touch()
                 end = time.monotonic() + PATIENCE_S
@@ -40,7 +40,7 @@ class HeldJob(slurm.Job):
                         time.sleep(0.01)
             return train_step(*args, step=step, **others)
 
-        steps.train_step = step_or_wait
+        loops.train_step = step_or_wait
         return super().__call__()
 
     def checkpoint(self) -> DelayedSubmission:

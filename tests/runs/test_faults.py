@@ -16,7 +16,7 @@ from videovit.config import Config, load_config
 from videovit.data import dataset
 from videovit.data.decode import open_video
 from videovit.engine import distributed, launch
-from videovit.engine.training import step as steps
+from videovit.engine.training import step as loops
 
 Start = Callable[..., tuple[list[int | None], str]]
 
@@ -56,9 +56,9 @@ def finite(path: Path) -> bool:
 
 def test_exploding_weights_are_not_saved(train: Start, tmp_path: Path) -> None:
     """Every rank dumps the batch."""
-    codes, output = train("SOLVER.BASE_LR 1e30 TRAIN.CHECKPOINT_MINUTES 0.000001")
+    codes, said = train("SOLVER.BASE_LR 1e30 TRAIN.CHECKPOINT_MINUTES 0.000001")
     assert codes == [1, 1]
-    assert "not finite" in output or "gradient norm nan" in output
+    assert "not finite" in said or "gradient norm nan" in said
     assert all(map(finite, (tmp_path / "checkpoints").glob("*")))
     for rank in (0, 1):
         dump = torch.load(tmp_path / f"nan_dump_rank{rank}.pt", weights_only=True)
@@ -67,18 +67,18 @@ def test_exploding_weights_are_not_saved(train: Start, tmp_path: Path) -> None:
 
 def test_nan_on_one_rank_stops_both(train: Start, tmp_path: Path) -> None:
     def fault() -> None:
-        backward = steps._backward
+        backward = loops._backward
 
         def poisoned(parts: Any, x_BCTHW: torch.Tensor, *others: Any) -> torch.Tensor:
             if distributed.rank() == 1 and num_lines(tmp_path / "stats.jsonl") == 5:
                 x_BCTHW[0] = float("nan")
             return backward(parts, x_BCTHW, *others)
 
-        replace(steps, "_backward", poisoned)
+        replace(loops, "_backward", poisoned)
 
-    codes, output = train("", fault)
+    codes, said = train("", fault)
     assert codes == [1, 1]
-    assert "rank 1, epoch 2, step 2: loss nan" in output and "the weights were not touched" in output
+    assert "rank 1, epoch 2, step 2: loss nan" in said and "the weights were not touched" in said
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_epoch_00001.pyth"]
     assert finite(tmp_path / "checkpoints/checkpoint_epoch_00001.pyth")
 
@@ -96,12 +96,12 @@ def test_full_disk_stops_both(train: Start, tmp_path: Path) -> None:
 
         replace(os, "fsync", fill)
 
-    codes, output = train("", fault)
+    codes, said = train("", fault)
     assert codes == [1, 1]
-    assert "checkpoint_epoch_00002.pyth: could not be written (disk full), " in output and " bytes free" in output
+    assert "checkpoint_epoch_00002.pyth: could not be written (disk full), " in said and " bytes free" in said
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_epoch_00001.pyth"]
-    codes, output = train()
-    assert codes == [0, 0] and "checkpoint_epoch_00001.pyth: 1 epoch and 0 steps done" in output
+    codes, said = train()
+    assert codes == [0, 0] and "checkpoint_epoch_00001.pyth: 1 epoch and 0 steps done" in said
 
 
 def test_killed_worker_is_reported_by_both(train: Start) -> None:
@@ -115,24 +115,24 @@ def test_killed_worker_is_reported_by_both(train: Start) -> None:
 
         replace(dataset, "open_video", killed)
 
-    codes, output = train("DATA_LOADER.NUM_WORKERS 1", fault)
+    codes, said = train("DATA_LOADER.NUM_WORKERS 1", fault)
     assert codes == [1, 1]
     pattern = r"^error: (rank \d: a data loader worker .*while reading video 3 of the list, '.*train3.mp4', .*)$"
-    one, two = re.findall(pattern, output, re.MULTILINE)
+    one, two = re.findall(pattern, said, re.MULTILINE)
     assert one == two
 
 
 def test_killed_rank_is_named(train: Start, tmp_path: Path) -> None:
     def fault() -> None:
-        train_step = steps.train_step
+        train_step = loops.train_step
 
         def killed(*args: Any, **others: Any) -> Any:
             if distributed.rank() == 1 and num_lines(tmp_path / "stats.jsonl") == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
             return train_step(*args, **others)
 
-        replace(steps, "train_step", killed)
+        replace(loops, "train_step", killed)
 
-    codes, output = train("", fault)
+    codes, said = train("", fault)
     assert codes == [1, -signal.SIGKILL]
-    assert "error: rank 1: killed, or hangs (noticed by rank 0" in output
+    assert "error: rank 1: killed, or hangs (noticed by rank 0" in said

@@ -16,7 +16,7 @@ from tests.helpers.runs import Make, assert_same_bits, exit_codes, freeze, num_l
 from videovit.config import Config
 from videovit.engine import distributed, launch
 from videovit.engine.distributed import lock
-from videovit.engine.training import step as steps
+from videovit.engine.training import step as loops
 
 RICH = (
     "SOLVER.MAX_EPOCH 4 TRAIN.EVAL_PERIOD 4 TEST.ENABLE False TRAIN.TRACE True TRAIN.EMA_DECAY 0.9 TEST.USE_EMA True "
@@ -162,7 +162,7 @@ def test_second_ctrl_c_ends_a_run_at_once(whole: Path, make: Make, tmp_path: Pat
     cfg = make(tmp_path, RICH)
 
     def run_with_two_signals(cfg: Config) -> None:
-        backward = steps._backward
+        backward = loops._backward
 
         def interrupted(*args: Any) -> torch.Tensor:
             if num_lines(tmp_path / "stats.jsonl") == 5:  # 3 steps, the epoch, one step
@@ -170,7 +170,7 @@ def test_second_ctrl_c_ends_a_run_at_once(whole: Path, make: Make, tmp_path: Pat
                 os.kill(os.getpid(), signal.SIGINT)
             return backward(*args)
 
-        pytest.MonkeyPatch().setattr(steps, "_backward", interrupted)  # in the child alone
+        pytest.MonkeyPatch().setattr(loops, "_backward", interrupted)  # in the child alone
         launch.run(cfg)
 
     assert exit_codes(start_ranks(cfg, call=run_with_two_signals)) == [130]
