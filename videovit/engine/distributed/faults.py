@@ -20,7 +20,6 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from videovit.engine.distributed.collectives import rank, world_size
 from videovit.errors import UserError
-from videovit.messages import plural
 
 SEARCH_S = 3.0  # how long a process that lost a connection searches for the cause
 POLL_S = 0.1
@@ -156,5 +155,5 @@ def abort_group() -> None:
 
 def name_ranks(ranks: list[int]) -> str:
     """`rank 1`, or `ranks 1, 2`."""
-    word = plural(len(ranks), "rank").partition(" ")[2]
+    word = "rank" if len(ranks) == 1 else "ranks"
     return f"{word} {', '.join(map(str, ranks))}"
