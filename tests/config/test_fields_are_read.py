@@ -1,4 +1,4 @@
-"""A key that can be set does something: each field of the schema is read below the config."""
+"""Every key does something: each field of the schema is read outside the config."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from tests.helpers.project import ROOT
 from videovit.config import load_config
 
-# Their only value, or the only one that is not refused, is what happens anyway.
+# Only one value of these is accepted, and it is what happens anyway.
 FIXED = {
     "TASK",
     "TRAIN.CHECKPOINT_TYPE",

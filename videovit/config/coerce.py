@@ -8,10 +8,20 @@ import types
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from videovit.config.limits import Aliases, Range, Size
+from videovit.config.tree import (
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    TreeError,
+    is_empty,
+    is_null,
+    parse_tree,
+    shown,
+    written,
+)
 from videovit.messages import Plain, did_you_mean, problem
-
-from .limits import Aliases, Range, Size
-from .tree import Mapping, Node, Scalar, Sequence, TreeError, is_empty, is_null, parse_tree, shown, written
 
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from .limits import MayChange
-from .schema import Config
+from videovit.config.limits import MayChange
+from videovit.config.schema import Config
 
 
 @dataclass(frozen=True)

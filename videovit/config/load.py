@@ -12,16 +12,15 @@ from typing import Any
 
 import yaml
 
+from videovit.config import rules
+from videovit.config.coerce import Unfit, coerce
+from videovit.config.keys import known_keys, section_names
+from videovit.config.reading import Found, read_file, read_opts
+from videovit.config.schema import Config
+from videovit.config.slowfast import IGNORED, REFUSED, ignored_reason
+from videovit.config.tree import shown, text_node, written
 from videovit.errors import UserError
 from videovit.messages import Plain, plural, problem
-
-from . import rules
-from .coerce import Unfit, coerce
-from .keys import known_keys, section_names
-from .reading import Found, read_file, read_opts
-from .schema import Config
-from .slowfast import IGNORED, REFUSED, ignored_reason
-from .tree import shown, text_node, written
 
 _MAX_KEY = 80  # characters; longer keys get no suggestion
 _MAX_GUESSES = 50  # problems; suggestions take time, so later problems get none

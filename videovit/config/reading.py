@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from videovit.config.keys import known_keys, section_names
+from videovit.config.shipped import SUFFIXES, find_shipped, plain_name, shipped_configs
+from videovit.config.tree import Mapping, Node, Scalar, TreeError, is_empty, line_of, read_tree, shown, text_node
 from videovit.messages import Plain, did_you_mean, problem
-
-from .keys import known_keys, section_names
-from .shipped import SUFFIXES, find_shipped, plain_name, shipped_configs
-from .tree import Mapping, Node, Scalar, TreeError, is_empty, line_of, read_tree, shown, text_node
 
 _BASE = "_BASE_"
 _MAX_BASES = 16

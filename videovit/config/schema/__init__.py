@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..limits import AboveZero, Free, Natural, Positive
-from .data import Aug, Data, DataLoader, Mixup
-from .detection import Ava, Detection
-from .evaluation import Predict, Search, ShuffleEval, Test
-from .models import Model, Mvit, Pit, PsVit, Psvit, Supernet, Vit
-from .run import Benchmark, Tensorboard
-from .training import Distill, Solver, Train
+from videovit.config.limits import AboveZero, Free, Natural, Positive
+from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
+from videovit.config.schema.detection import Ava, Detection
+from videovit.config.schema.evaluation import Predict, Search, ShuffleEval, Test
+from videovit.config.schema.models import Model, Mvit, Pit, PoolingSharing, ProgressiveSampling, Supernet, Vit
+from videovit.config.schema.run import Benchmark, Tensorboard
+from videovit.config.schema.training import Distill, Solver, Train
 
 DistBackend = Literal["auto", "nccl", "gloo"]
 
@@ -51,10 +51,10 @@ class Config:
     MODEL: Model = Model()
     MVIT: Mvit = Mvit()
     VIT: Vit = Vit()
-    PSVIT: Psvit = Psvit()
+    PSVIT: PoolingSharing = PoolingSharing()
     SUPERNET: Supernet = Supernet()
     PIT: Pit = Pit()
-    PS_VIT: PsVit = PsVit()
+    PS_VIT: ProgressiveSampling = ProgressiveSampling()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()

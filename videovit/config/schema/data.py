@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ..limits import (
+from videovit.config.limits import (
     AboveZero,
     Aliases,
     AtLeastZero,

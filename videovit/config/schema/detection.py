@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..limits import AtLeastZero, Fraction, Free, Positive
+from videovit.config.limits import AtLeastZero, Fraction, Free, Positive
 
 
 @dataclass(frozen=True)

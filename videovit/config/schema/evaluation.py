@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..limits import AtLeastZero, Fraction, Natural, Positive
-from .training import CheckpointType
+from videovit.config.limits import AtLeastZero, Fraction, Natural, Positive
+from videovit.config.schema.training import CheckpointType
 
 Split = Literal["", "val", "test"]
 FrameOrder = Literal["ordered", "reversed", "shuffled", "static"]

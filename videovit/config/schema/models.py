@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ..limits import AboveZero, AtLeastZero, DropRate, Natural, Positive, Size, SpaceTime
+from videovit.config.limits import AboveZero, AtLeastZero, DropRate, Natural, Positive, Size, SpaceTime
 
 Loss = Literal["cross_entropy", "soft_cross_entropy", "bce", "bce_logit"]
 HeadActivation = Literal["softmax", "sigmoid", "none"]
@@ -120,7 +120,7 @@ class Pit:
 
 
 @dataclass(frozen=True)
-class PsVit:
+class ProgressiveSampling:
     """PS_VIT (ours): progressive sampling. ITERATIONS blocks move the sampling points; DEPTH blocks follow."""
 
     EMBED_DIM: Positive = 384
@@ -141,7 +141,7 @@ class PsVit:
 
 
 @dataclass(frozen=True)
-class Psvit:
+class PoolingSharing:
     """PSVIT (ours): token pooling and attention sharing. *Open* marks what the paper does not specify."""
 
     PLAN: str = "BSBB|BSBBB|BSSBS"  # B: basic layer, S: sharing layer, |: between stages

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..limits import Positive
+from videovit.config.limits import Positive
 
 Measured = Literal["model", "train", "sync", "loader", "decode"]
 

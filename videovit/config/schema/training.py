@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ..limits import AboveZero, Aliases, AtLeastZero, DropRate, Fraction, Free, Natural, Positive, Range
+from videovit.config.limits import AboveZero, Aliases, AtLeastZero, DropRate, Fraction, Free, Natural, Positive, Range
 
 CheckpointType = Literal["pytorch"]
 HalfPrecision = Literal["bf16", "fp16"]
