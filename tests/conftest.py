@@ -23,7 +23,7 @@ from videovit.config import Config, load_config
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """One thread, also where the environment says otherwise."""
+    """Compute on one thread, whatever the environment says."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,16 +32,16 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_clips() -> Path:
-    """Folder of real clips (VIDEOVIT_CLIPS, or shared/clips beside the project); the test is skipped without it."""
+    """Folder of real clips: VIDEOVIT_CLIPS, or shared/clips next to the project. Skips the test if there is none."""
     folder = Path(os.environ.get("VIDEOVIT_CLIPS") or PROJECT.parent / "shared" / "clips")
     if not folder.is_dir():
-        pytest.skip(f"no folder of real clips at {folder}; VIDEOVIT_CLIPS names another")
+        pytest.skip(f"no real clips in {folder}; set VIDEOVIT_CLIPS to another folder")
     return folder
 
 
 @pytest.fixture(scope="session")
 def numbered(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`numbered("a.mp4", **arguments of write_video)`: a video whose frame i shows i, written once per session."""
+    """`numbered("a.mp4", **arguments of write_video)`: a video whose frame i shows the number i; written once."""
     folder = tmp_path_factory.mktemp("numbered")
 
     def write(name: str, **arguments: Any) -> Path:
@@ -53,7 +53,7 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """`make(output_dir, "KEY VALUE ...")`: config of a tiny run; the data are the same for all, to be read alone."""
+    """`make(output_dir, "KEY VALUE ...")`: config of a tiny run; all runs share the data, which must not be changed."""
     home = tmp_path_factory.mktemp("home")
     data, file = write_data(home / "data"), write_config(home)
 

@@ -1,7 +1,7 @@
-"""Runs on GPUs: the numbers of a CPU, the same bits when killed and started again, several processes through nccl.
+"""Runs on GPUs: results equal to a CPU's, exact resume after a kill, several processes through nccl.
 
-Skipped where there is no GPU. VIDEOVIT_GPU_TESTS=cpu runs them on the CPU (and gloo) instead, to try the tests
-themselves. Every run is a process of its own: one that has used a GPU cannot be forked.
+Skipped without a GPU. VIDEOVIT_GPU_TESTS=cpu runs them on the CPU (with gloo) instead, to check the tests themselves.
+Every run is a process of its own, since a process that has used a GPU cannot be forked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.helpers.runs import ROOT, assert_same_bits, num_lines, stats, wait_fo
 GPUS = torch.cuda.device_count()
 ON_CPU = not GPUS and os.environ.get("VIDEOVIT_GPU_TESTS") == "cpu"
 DEVICE = "NUM_GPUS 0" if ON_CPU else "NUM_GPUS 1"
-pytestmark = pytest.mark.skipif(not (GPUS or ON_CPU), reason="no GPU here")
+pytestmark = pytest.mark.skipif(not (GPUS or ON_CPU), reason="needs a GPU")
 
 PLAIN = "MVIT.DROPPATH_RATE 0 MODEL.DROPOUT_RATE 0 TEST.ENABLE False"
 RICH = (
@@ -49,17 +49,17 @@ MODELS = {
 }
 
 
-EXACT = {"NVIDIA_TF32_OVERRIDE": "0"}  # convolutions would round to 10 bits otherwise
+EXACT = {"NVIDIA_TF32_OVERRIDE": "0"}  # otherwise convolutions round to 10 bits
 
 
 class Runner:
-    """Starts `tools/run_net.py` on one config, and gives every process a GPU of its own as far as there are any."""
+    """Starts `tools/run_net.py` with one config; every process gets a GPU of its own if there are enough."""
 
     def __init__(self, config: Path, *common: object) -> None:
         self.command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(config), *map(str, common)]
 
     def start(self, out: Path, opts: str, world_size: int = 1) -> list[subprocess.Popen[str]]:
-        """The processes of a run, with the environment that a launcher gives them."""
+        """Start the processes of a run with the environment that a launcher would set."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -68,23 +68,23 @@ class Runner:
         for rank in range(world_size):
             words = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "MASTER_PORT": port}
             env = {**os.environ, **{name: str(value) for name, value in words.items()}, "MASTER_ADDR": "127.0.0.1"}
-            # On one GPU: newer versions of nccl let several processes share it where this is said.
+            # On one GPU: newer versions of nccl let several processes share it if this is set.
             env |= {"NCCL_DEBUG": "VERSION", "NCCL_MULTI_RANK_GPU_ENABLE": "1", **EXACT}
             if GPUS:
                 visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(GPUS)))
                 env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[rank % GPUS]
             command = [*self.command, "OUTPUT_DIR", str(out), *DEVICE.split(), *opts.split()]
-            with (out / f"said{rank}.txt").open("a") as said:
-                ranks.append(subprocess.Popen(command, stdout=said, stderr=said, env=env, text=True))
+            with (out / f"output{rank}.txt").open("a") as output:
+                ranks.append(subprocess.Popen(command, stdout=output, stderr=output, env=env, text=True))
         return ranks
 
     def run(self, out: Path, opts: str, world_size: int = 1) -> Path:
-        """Start, and expect all to end well; returns `out`."""
+        """Start a run, and check that all processes end well; returns `out`."""
         codes = exit_codes(self.start(out, opts, world_size))
-        said = "\n".join((out / f"said{rank}.txt").read_text() for rank in range(world_size))
-        if world_size > 1 and any(text in said for text in ("Duplicate GPU", "are using the same GPU")):
-            pytest.skip("one GPU, and this version of nccl gives every process its own")
-        assert codes == [0] * world_size, said
+        output = "\n".join((out / f"output{rank}.txt").read_text() for rank in range(world_size))
+        if world_size > 1 and any(text in output for text in ("Duplicate GPU", "are using the same GPU")):
+            pytest.skip("this version of nccl does not share one GPU among processes")
+        assert codes == [0] * world_size, output
         return out
 
 
@@ -103,19 +103,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 
 def steps(out: Path) -> list[float]:
-    """Losses and norms of all steps."""
+    """Losses and gradient norms of all steps."""
     return [value for record in stats(out, "train_iter") for value in (record["loss"], record["grad_norm"])]
 
 
 def assert_same_training(one: Path, two: Path, name: str = "checkpoint_epoch_00004.pyth") -> None:
-    """Weights, average, moments, scale: bit for bit."""
+    """Weights, moving average, moments and gradient scale, bit for bit."""
     first, second = (torch.load(out / "checkpoints" / name, weights_only=True) for out in (one, two))
     for key in ("model_state", "ema_state", "optimizer_state", "scaler_state"):
         assert_same_bits(first[key], second[key])
 
 
-def kill_and_go_on(tiny: Runner, out: Path, opts: str, world_size: int = 1) -> None:
-    """Kill the last process in the second epoch of three steps, then start the same command again."""
+def kill_and_resume(tiny: Runner, out: Path, opts: str, world_size: int = 1) -> None:
+    """Kill the last process in the second epoch (of three steps), then start the same command again."""
     ranks = tiny.start(out, opts, world_size)
     wait_for(lambda: num_lines(out / "stats.jsonl") >= 6, 100)
     ranks[-1].kill()
@@ -126,7 +126,7 @@ def kill_and_go_on(tiny: Runner, out: Path, opts: str, world_size: int = 1) -> N
 # ------------------------------------------------------------------------------------------------- one process
 
 
-def test_a_gpu_trains_and_tests_as_a_cpu_does(tiny: Runner, tmp_path: Path) -> None:
+def test_gpu_trains_and_tests_like_cpu(tiny: Runner, tmp_path: Path) -> None:
     opts = f"{PLAIN} SOLVER.OPTIMIZING_METHOD sgd SOLVER.BASE_LR 0.01 TEST.ENABLE True TEST.SAVE_RESULTS_PATH scores.pt"
     here, there = tiny.run(tmp_path / "device", opts), tiny.run(tmp_path / "cpu", f"{opts} NUM_GPUS 0")
     assert steps(here) == pytest.approx(steps(there), rel=1e-3)
@@ -137,12 +137,12 @@ def test_a_gpu_trains_and_tests_as_a_cpu_does(tiny: Runner, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_killed_and_started_again_the_bits_are_the_same(precision: str, tiny: Runner, tmp_path: Path) -> None:
+def test_killed_run_resumes_with_the_same_bits(precision: str, tiny: Runner, tmp_path: Path) -> None:
     if ON_CPU and precision == "fp16":
-        pytest.skip("fp16 is for GPUs")
+        pytest.skip("fp16 needs a GPU")
     opts = f"{RICH} {PRECISIONS[precision]}"
     whole = tiny.run(tmp_path / "whole", opts)
-    kill_and_go_on(tiny, tmp_path / "killed", opts)
+    kill_and_resume(tiny, tmp_path / "killed", opts)
     assert_same_training(whole, tmp_path / "killed")
     records = stats(whole, "train_iter")
     assert len(records) == 12
@@ -150,8 +150,8 @@ def test_killed_and_started_again_the_bits_are_the_same(precision: str, tiny: Ru
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_models_train_to_the_same_bits_twice(name: str, tiny: Runner, tmp_path: Path) -> None:
-    """`TRAIN.DETERMINISTIC` finds a version of all that they need; and the CPU's numbers."""
+def test_models_train_deterministically(name: str, tiny: Runner, tmp_path: Path) -> None:
+    """`TRAIN.DETERMINISTIC` supports every operation of the models; results equal those of a CPU."""
     opts = f"{PLAIN} {MODELS[name]} SOLVER.OPTIMIZING_METHOD sgd SOLVER.BASE_LR 0.01 TRAIN.EVAL_PERIOD 2"
     one, two = (tiny.run(tmp_path / folder, opts) for folder in ("one", "two"))
     assert_same_training(one, two, "checkpoint_epoch_00002.pyth")
@@ -159,7 +159,7 @@ def test_models_train_to_the_same_bits_twice(name: str, tiny: Runner, tmp_path: 
     assert steps(one) == pytest.approx(steps(cpu), rel=1e-2)
 
 
-def test_detection_trains_to_the_same_bits_twice(tmp_path: Path) -> None:
+def test_detection_trains_deterministically(tmp_path: Path) -> None:
     runner = Runner(write_ava(tmp_path / "ava"))
     one, two = (runner.run(tmp_path / folder, "") for folder in ("one", "two"))
     assert_same_training(one, two, "checkpoint_epoch_00005.pyth")
@@ -167,14 +167,14 @@ def test_detection_trains_to_the_same_bits_twice(tmp_path: Path) -> None:
     assert tested["num_boxes"] == 36 and tested["map"] > 80
 
 
-def test_networks_of_pytorchvideo_train_with_a_warning(tiny: Runner, tmp_path: Path) -> None:
+def test_pytorchvideo_models_warn_that_they_are_not_deterministic(tiny: Runner, tmp_path: Path) -> None:
     out = tiny.run(tmp_path, f"{PLAIN} MODEL.MODEL_NAME ptv_slow_r50 TRAIN.MAX_STEPS 1 TRAIN.BATCH_SIZE 2")
     assert ON_CPU or "cannot be trained to the same bits twice" in (out / "stdout.log").read_text()
     assert len(stats(out, "train_iter")) == 1
 
 
 @pytest.mark.parametrize("what", ["model", "train"])
-def test_benchmarks_of_the_model(what: str, tiny: Runner, tmp_path: Path) -> None:
+def test_benchmarks_report_all_precisions(what: str, tiny: Runner, tmp_path: Path) -> None:
     opts = f"TRAIN.ENABLE False TEST.ENABLE False BENCHMARK.ENABLE True BENCHMARK.WHAT {what} BENCHMARK.BATCH_SIZE 2"
     rows = stats(tiny.run(tmp_path, opts + " BENCHMARK.NUM_STEPS 5"), "benchmark")
     compiled = [] if ON_CPU or "no compiled row" in (tmp_path / "stdout.log").read_text() else ["bf16 compiled"]
@@ -182,10 +182,10 @@ def test_benchmarks_of_the_model(what: str, tiny: Runner, tmp_path: Path) -> Non
     assert all(row["clips_per_s"] > 0 and row["share_of_peak_%"] > 0 for row in rows)
 
 
-def test_prediction(tiny: Runner, tmp_path: Path) -> None:
+def test_prediction_on_gpu_equals_cpu(tiny: Runner, tmp_path: Path) -> None:
     out = tiny.run(tmp_path / "run", f"{PLAIN} TRAIN.MAX_STEPS 1")
     video = next(Path(tiny.command[-1]).glob("test*.mp4"))
-    shown = []
+    outputs = []
     for device in (DEVICE, "NUM_GPUS 0"):
         command = [sys.executable, str(ROOT / "tools/predict.py"), "--cfg", str(out / "config.yaml"), "--checkpoint"]
         done = subprocess.run(
@@ -195,8 +195,9 @@ def test_prediction(tiny: Runner, tmp_path: Path) -> None:
             check=True,
             env={**os.environ, **EXACT},
         )
-        shown.append(done.stdout)
-    assert [line.split()[:1] for line in shown[0].splitlines()] == [line.split()[:1] for line in shown[1].splitlines()]
+        outputs.append(done.stdout)
+    first, second = ([line.split()[:1] for line in output.splitlines()] for output in outputs)
+    assert first == second
 
 
 # --------------------------------------------------------------------------------------------- several processes
@@ -204,7 +205,7 @@ def test_prediction(tiny: Runner, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tiny: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process on the batch that two share below."""
+    """One process with the whole batch, which two processes share below."""
     return tiny.run(tmp_path_factory.mktemp("alone"), f"{TWO} TEST.ENABLE True")
 
 
@@ -213,7 +214,7 @@ TWO = f"{PLAIN} SOLVER.OPTIMIZING_METHOD sgd SOLVER.BASE_LR 0.01 MVIT.DEPTH 3"
 
 @pytest.fixture(scope="module")
 def two(tiny: Runner, tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    """Starts two processes, each on a GPU of its own or both on the only one; skips where that fails."""
+    """Starts two processes, each on its own GPU or both on the only one; skips the test if that is impossible."""
     tiny.run(tmp_path_factory.mktemp("two"), f"{TWO} TRAIN.MAX_STEPS 1", 2)
     return tiny
 
@@ -222,31 +223,31 @@ def two(tiny: Runner, tmp_path_factory: pytest.TempPathFactory) -> Runner:
     ("opts", "rel"),
     [("", 1e-3), ("TRAIN.SHARD_MODEL True MODEL.ACT_CHECKPOINT True", 1e-3), ("TRAIN.GRAD_COMPRESSION bf16", 2e-2)],
 )
-def test_two_processes_train_as_one_does(opts: str, rel: float, alone: Path, two: Runner, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(opts: str, rel: float, alone: Path, two: Runner, tmp_path: Path) -> None:
     out = two.run(tmp_path, f"{TWO} TEST.ENABLE True {opts}", 2)
     assert steps(out) == pytest.approx(steps(alone), rel=rel)
     (ours,), (theirs,) = stats(out, "test_final"), stats(alone, "test_final")
     assert (ours["num_videos"], ours["num_views"]) == (theirs["num_videos"], theirs["num_views"]) == (7, 42)
-    assert ON_CPU or "NCCL version" in (out / "said0.txt").read_text()
+    assert ON_CPU or "NCCL version" in (out / "output0.txt").read_text()
 
 
 @pytest.mark.parametrize("opts", ["", "TRAIN.SHARD_MODEL True", "TRAIN.GRAD_COMPRESSION bf16"])
-def test_two_processes_killed_and_started_again(opts: str, two: Runner, tmp_path: Path) -> None:
-    """One of them is killed, and the other ends by itself."""
+def test_two_killed_processes_resume_with_the_same_bits(opts: str, two: Runner, tmp_path: Path) -> None:
+    """One of them is killed, and the other one ends by itself."""
     whole = two.run(tmp_path / "whole", f"{RICH} {opts}", 2)
-    kill_and_go_on(two, tmp_path / "killed", f"{RICH} {opts}", 2)
+    kill_and_resume(two, tmp_path / "killed", f"{RICH} {opts}", 2)
     assert_same_training(whole, tmp_path / "killed")
 
 
-def test_a_process_that_fails_ends_the_other_with_its_error(two: Runner, tmp_path: Path) -> None:
+def test_killed_process_is_named_by_the_other(two: Runner, tmp_path: Path) -> None:
     ranks = two.start(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500", 2)
     wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 3, 100)
     ranks[1].kill()
     assert exit_codes(ranks, 60)[0] == 1
-    assert "rank 1: killed, or hangs" in (tmp_path / "said0.txt").read_text()
+    assert "rank 1: killed, or hangs" in (tmp_path / "output0.txt").read_text()
 
 
-def test_a_signal_to_one_of_two_ends_both_at_the_same_step(two: Runner, tmp_path: Path) -> None:
+def test_signal_to_one_of_two_stops_both_at_the_same_step(two: Runner, tmp_path: Path) -> None:
     ranks = two.start(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500 TRAIN.TRACE True", 2)
     wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 2, 100)
     ranks[1].send_signal(signal.SIGUSR2)
@@ -258,7 +259,7 @@ def test_a_signal_to_one_of_two_ends_both_at_the_same_step(two: Runner, tmp_path
 
 
 @pytest.mark.skipif(not ON_CPU and GPUS < 2, reason="needs two GPUs")
-def test_processes_are_spawned_one_for_each_gpu(alone: Path, tiny: Runner, tmp_path: Path) -> None:
+def test_one_process_is_spawned_per_gpu(alone: Path, tiny: Runner, tmp_path: Path) -> None:
     how = "NUM_CPU_PROCS 2" if ON_CPU else "NUM_GPUS 2"
     env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")} | EXACT
     subprocess.run([*tiny.command, "OUTPUT_DIR", str(tmp_path), *f"{DEVICE} {TWO} {how}".split()], env=env, check=True)

@@ -1,4 +1,4 @@
-"""The config that a run leaves behind."""
+"""The config that a run records."""
 
 import resource
 from dataclasses import replace
@@ -13,8 +13,8 @@ from videovit.engine.run import Run, record_config
 from videovit.errors import UserError
 
 
-def test_a_config_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
-    """As on a full disk: what trained the weights of the folder is still known."""
+def test_failed_write_of_config_keeps_the_earlier_one(tmp_path: Path) -> None:
+    """As on a full disk: the config that trained the weights in the folder is still known."""
     cfg = load_config(None, ["OUTPUT_DIR", str(tmp_path)])
     run = Run(RunLog(tmp_path, rank=1), torch.device("cpu"))
     record_config(cfg, run, "config.yaml")

@@ -1,18 +1,18 @@
-"""What a process of a job does after a signal, once its run has saved."""
+"""The end of a job's process after a signal, once the run has saved."""
 
 import signal
 from collections.abc import Iterator
 
 import pytest
 
-from videovit.engine import slurm
+from videovit.engine.slurm import job
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """As they were, afterwards."""
+    """Restore the signal handlers."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
@@ -20,32 +20,32 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("cluster", "rank", "signum", "asks", "code"),
+    ("cluster", "rank", "signum", "requeues", "code"),
     [
         ("slurm", 0, signal.SIGUSR2, True, 140),
         ("slurm", 1, signal.SIGUSR2, False, 140),
         ("slurm", 0, signal.SIGTERM, False, 143),
         ("local", 0, signal.SIGUSR2, True, 140),
         ("local", 0, signal.SIGTERM, False, 143),
-        ("slurm", 0, signal.SIGINT, False, 1),  # below 128, so that the batch script asks for no requeue
+        ("slurm", 0, signal.SIGINT, False, 1),  # below 128, so that the batch script requests no requeue
     ],
 )
-def test_the_first_process_alone_asks_for_a_requeue(
-    cluster: str, rank: int, signum: signal.Signals, asks: bool, code: int, monkeypatch: pytest.MonkeyPatch
+def test_only_the_first_process_requests_a_requeue(
+    cluster: str, rank: int, signum: signal.Signals, requeues: bool, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it does, no other signal comes in between; on Slurm all of them then wait to be ended."""
+    """Meanwhile it ignores other signals; on Slurm all processes then wait to be ended."""
     variable = "SLURM_PROCID" if cluster == "slurm" else "SUBMITIT_LOCAL_GLOBALID"
     monkeypatch.setenv("SUBMITIT_EXECUTOR", cluster)
     monkeypatch.setenv(variable, str(rank))
-    asked, waited = [], []
-    monkeypatch.setattr(slurm.time, "sleep", waited.append)
+    requested, waited = [], []
+    monkeypatch.setattr(job.time, "sleep", waited.append)
 
     def handler(number: int, frame: None) -> None:
-        asked.append(number)
+        requested.append(number)
         assert [signal.getsignal(s) for s in SIGNALS] == [signal.SIG_IGN] * 2
 
     with pytest.raises(SystemExit) as end:
-        slurm.give_way(signum, handler)
+        job.return_to_queue(signum, handler)
     assert end.value.code == code
-    assert asked == ([signal.SIGUSR2] if asks else [])
-    assert waited == ([slurm.WAIT_FOR_END_S] if cluster == "slurm" and signum != signal.SIGINT else [])
+    assert requested == ([signal.SIGUSR2] if requeues else [])
+    assert waited == ([job.WAIT_FOR_END_S] if cluster == "slurm" and signum != signal.SIGINT else [])

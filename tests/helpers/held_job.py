@@ -1,4 +1,4 @@
-"""A job that stops within training until it is signalled; imported by the processes of submitit too, so light."""
+"""A job that pauses during training until it is signalled; processes of submitit import it too, so it must be light."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PATIENCE_S = 120.0
 
 
 class HeldJob(slurm.Job):
-    """Does one step; every process then tells its number, and waits for a signal or for the file `go_on`.
+    """Does one step; then every process writes its number to a file, and waits for a signal or for the file `go_on`.
 
-    After the requeue it is a job as any other.
+    After the requeue it is an ordinary job.
     """
 
     @property
@@ -34,8 +34,8 @@ class HeldJob(slurm.Job):
             if step == 1:
                 (self.folder / f"held{os.environ['RANK']} {os.getpid()}").touch()
                 end = time.monotonic() + PATIENCE_S
-                with preemption.install() as asked:
-                    while not asked.requested() and not (self.folder / "go_on").exists():
+                with preemption.install() as signals:
+                    while not signals.requested() and not (self.folder / "go_on").exists():
                         assert time.monotonic() < end, "no signal came"
                         time.sleep(0.01)
             return train_step(*args, step=step, **others)
@@ -44,11 +44,11 @@ class HeldJob(slurm.Job):
         return super().__call__()
 
     def checkpoint(self) -> DelayedSubmission:
-        if not self.held():  # signalled before it came so far
+        if not self.held():  # signalled before it paused
             return DelayedSubmission(HeldJob(self.configs, self.code))
         return super().checkpoint()
 
     def held(self) -> dict[int, int]:
-        """rank -> process number of those that wait."""
+        """Rank -> process id of those that wait."""
         words = [path.name.removeprefix("held").split() for path in self.folder.glob("held*")]
         return {int(rank): int(pid) for rank, pid in words}

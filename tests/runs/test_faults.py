@@ -1,4 +1,4 @@
-"""Faults in a training of two processes: both end with an error that says what it was, and nothing bad is written."""
+"""Faults while two processes train: both end with an error that names the cause, and nothing bad is written."""
 
 import errno
 import os
@@ -22,22 +22,22 @@ Start = Callable[..., tuple[list[int | None], str]]
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     home = tmp_path_factory.mktemp("home")
     data, file = write_data(home / "data"), write_config(home)
     return file, ["DATA.PATH_TO_DATA_DIR", str(data), "TEST.ENABLE", "False", "TRAIN.EVAL_PERIOD", "9"]
 
 
 @pytest.fixture
-def train(words: tuple[Path, list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Start:
-    """`train("KEY VALUE ...", fault)`: how two ranks ended, in which `fault` was called first, and what they said."""
+def train(arguments: tuple[Path, list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Start:
+    """`train("KEY VALUE ...", fault)` trains on two ranks that call `fault` first; returns exit codes and stderr."""
 
     def run(opts: str = "", fault: Callable[[], object] = lambda: None) -> tuple[list[int | None], str]:
         def call(cfg: Config) -> None:
             fault()
             launch.run(cfg)
 
-        cfg = load_config(words[0], [*words[1], "OUTPUT_DIR", str(tmp_path), *opts.split()])
+        cfg = load_config(arguments[0], [*arguments[1], "OUTPUT_DIR", str(tmp_path), *opts.split()])
         codes = exit_codes(start_ranks(cfg, 2, call=call))
         return codes, capfd.readouterr().err
 
@@ -45,7 +45,7 @@ def train(words: tuple[Path, list[str]], tmp_path: Path, capfd: pytest.CaptureFi
 
 
 def replace(owner: object, name: str, value: object) -> None:
-    """In a child, for good."""
+    """Patch for the rest of this process, which is a child."""
     pytest.MonkeyPatch().setattr(owner, name, value)
 
 
@@ -54,8 +54,8 @@ def finite(path: Path) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
 
 
-def test_weights_that_explode(train: Start, tmp_path: Path) -> None:
-    """No checkpoint with a NaN, and a dump of each rank."""
+def test_exploding_weights_are_not_saved(train: Start, tmp_path: Path) -> None:
+    """Every rank dumps the batch."""
     codes, said = train("SOLVER.BASE_LR 1e30 TRAIN.CHECKPOINT_MINUTES 0.000001")
     assert codes == [1, 1]
     assert "not finite" in said or "gradient norm nan" in said
@@ -65,7 +65,7 @@ def test_weights_that_explode(train: Start, tmp_path: Path) -> None:
         assert dump["rank"] == rank and len(dump["paths"]) == 2
 
 
-def test_a_clip_that_is_poisoned_on_one_rank(train: Start, tmp_path: Path) -> None:
+def test_nan_on_one_rank_stops_both(train: Start, tmp_path: Path) -> None:
     def fault() -> None:
         backward = loops._backward
 
@@ -83,8 +83,8 @@ def test_a_clip_that_is_poisoned_on_one_rank(train: Start, tmp_path: Path) -> No
     assert finite(tmp_path / "checkpoints/checkpoint_epoch_00001.pyth")
 
 
-def test_a_full_disk(train: Start, tmp_path: Path) -> None:
-    """At the second checkpoint; with room again the run goes on from the first."""
+def test_full_disk_stops_both(train: Start, tmp_path: Path) -> None:
+    """At the second checkpoint; once there is space the run resumes from the first."""
 
     def fault() -> None:
         flush = os.fsync
@@ -101,11 +101,11 @@ def test_a_full_disk(train: Start, tmp_path: Path) -> None:
     assert "checkpoint_epoch_00002.pyth: could not be written (disk full), " in said and " bytes free" in said
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_epoch_00001.pyth"]
     codes, said = train()
-    assert codes == [0, 0] and "checkpoint_epoch_00001.pyth: 1 epochs and 0 steps done" in said
+    assert codes == [0, 0] and "checkpoint_epoch_00001.pyth: 1 epoch and 0 steps done" in said
 
 
-def test_a_worker_that_is_killed(train: Start) -> None:
-    """The message names its video and its rank, on both ranks."""
+def test_killed_worker_is_reported_by_both(train: Start) -> None:
+    """The message names the video and the rank."""
 
     def fault() -> None:
         def killed(path: str, *others: Any) -> Any:
@@ -117,12 +117,12 @@ def test_a_worker_that_is_killed(train: Start) -> None:
 
     codes, said = train("DATA_LOADER.NUM_WORKERS 1", fault)
     assert codes == [1, 1]
-    told = r"^error: (rank \d: a data loader worker .*while reading video 3 of the list, '.*train3.mp4', .*)$"
-    one, two = re.findall(told, said, re.MULTILINE)
+    pattern = r"^error: (rank \d: a data loader worker .*while reading video 3 of the list, '.*train3.mp4', .*)$"
+    one, two = re.findall(pattern, said, re.MULTILINE)
     assert one == two
 
 
-def test_a_rank_that_is_killed(train: Start, tmp_path: Path) -> None:
+def test_killed_rank_is_named(train: Start, tmp_path: Path) -> None:
     def fault() -> None:
         train_step = loops.train_step
 

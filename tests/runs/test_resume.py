@@ -1,4 +1,4 @@
-"""Killed, preempted, continued on other processes: the same weights, or the same samples."""
+"""Runs killed, preempted, or resumed on other processes end with the same weights, or train on the same samples."""
 
 import dataclasses
 import json
@@ -28,22 +28,22 @@ PLAIN = "MVIT.DROPPATH_RATE 0 MODEL.DROPOUT_RATE 0 SOLVER.MAX_EPOCH 1 TEST.ENABL
 
 @pytest.fixture(scope="module")
 def whole(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 steps without a break, two workers."""
+    """12 steps without interruption, two workers."""
     out = tmp_path_factory.mktemp("whole")
     launch.run(make(out, f"{RICH} DATA_LOADER.NUM_WORKERS 2"))
     return out
 
 
 def trace(folder: Path, world_size: int = 1) -> dict[tuple[int, int], list[dict[str, Any]]]:
-    """(epoch, step) -> the lines of every rank; a step that was done again must be the same again."""
-    steps: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    """(epoch, step) -> the lines of every rank; repeated steps, which must be the same, count once."""
+    found: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for rank in range(world_size):
         lines = {}
         for line in map(json.loads, (folder / f"trace_rank{rank}.jsonl").read_text().splitlines()):
             assert lines.setdefault((line["epoch"], line["step"]), line) == line
         for key, line in lines.items():
-            steps.setdefault(key, []).append(line)
-    return steps
+            found.setdefault(key, []).append(line)
+    return found
 
 
 def checkpoint(folder: Path, name: str) -> dict[str, Any]:
@@ -58,11 +58,11 @@ def assert_same_training(first: Path, second: Path) -> None:
     assert trace(first) == trace(second)
 
 
-def test_the_trace_and_the_average_are_what_they_should_be(whole: Path) -> None:
-    steps = trace(whole)
-    assert list(steps) == [(epoch, step) for epoch in range(4) for step in range(3)]
+def test_uninterrupted_run_traces_all_samples_and_averages_weights(whole: Path) -> None:
+    lines = trace(whole)
+    assert list(lines) == [(epoch, step) for epoch in range(4) for step in range(3)]
     for epoch in range(4):
-        paths = [p for step in range(3) for p in steps[epoch, step][0]["paths"]]
+        paths = [p for step in range(3) for p in lines[epoch, step][0]["paths"]]
         assert len(paths) == 24 and len(set(paths)) == 12  # 12 videos, each twice
     content = checkpoint(whole, "checkpoint_epoch_00004.pyth")
     assert content["ema_updates"] == 12
@@ -76,7 +76,7 @@ def test_the_trace_and_the_average_are_what_they_should_be(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_five_steps_a_kill_and_seven_steps(num_workers: int, whole: Path, make: Make, tmp_path: Path) -> None:
+def test_killed_run_resumes_with_the_same_bits(num_workers: int, whole: Path, make: Make, tmp_path: Path) -> None:
     cfg = make(tmp_path, f"{RICH} DATA_LOADER.NUM_WORKERS {num_workers}")
     (child,) = start_ranks(cfg)
     wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 6)  # 3 steps, the epoch, 2 steps
@@ -88,7 +88,7 @@ def test_five_steps_a_kill_and_seven_steps(num_workers: int, whole: Path, make: 
     assert "took over OUTPUT_DIR" in (tmp_path / "stdout.log").read_text()
 
 
-def test_a_signal_to_one_of_two_ranks_ends_both_at_the_same_step(make: Make, tmp_path: Path) -> None:
+def test_signal_to_one_of_two_ranks_stops_both_at_the_same_step(make: Make, tmp_path: Path) -> None:
     cfg = make(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 200")
     ranks = start_ranks(cfg, 2)
     wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 2)
@@ -104,8 +104,8 @@ def test_a_signal_to_one_of_two_ranks_ends_both_at_the_same_step(make: Make, tmp
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_signal_in_validation_leaves_it_for_the_next_start(world_size: int, make: Make, tmp_path: Path) -> None:
-    """A signal to the last rank alone."""
+def test_signal_in_validation_defers_it_to_the_next_start(world_size: int, make: Make, tmp_path: Path) -> None:
+    """Only the last rank receives the signal."""
     cfg = make(tmp_path, f"{PLAIN} TRAIN.EVAL_PERIOD 1 SOLVER.MAX_EPOCH 2 TRAIN.CHECKPOINT_PERIOD 2")
 
     def run_with_a_signal(cfg: Config) -> None:
@@ -126,8 +126,8 @@ def test_a_signal_in_validation_leaves_it_for_the_next_start(world_size: int, ma
     assert len(stats(tmp_path, "val_epoch")) == 2
 
 
-def test_a_signal_while_a_checkpoint_is_written(whole: Path, make: Make, tmp_path: Path) -> None:
-    """The file is finished, the run ends with another one, and the next start goes on from there."""
+def test_signal_while_a_checkpoint_is_written(whole: Path, make: Make, tmp_path: Path) -> None:
+    """The file is finished, the run ends with another one, and the next start resumes from that."""
     cfg = make(tmp_path, RICH)
     checkpoints = tmp_path / "checkpoints"
 
@@ -135,9 +135,9 @@ def test_a_signal_while_a_checkpoint_is_written(whole: Path, make: Make, tmp_pat
         flush = os.fsync
 
         def wait_for_the_signal(handle: int) -> None:
-            if not (tmp_path / "told").exists():
+            if not (tmp_path / "signalled").exists():
                 (tmp_path / "writing").touch()
-                wait_for((tmp_path / "told").exists)
+                wait_for((tmp_path / "signalled").exists)
             flush(handle)
 
         pytest.MonkeyPatch().setattr(os, "fsync", wait_for_the_signal)  # in the child alone
@@ -149,7 +149,7 @@ def test_a_signal_while_a_checkpoint_is_written(whole: Path, make: Make, tmp_pat
     assert child.pid is not None
     os.kill(child.pid, signal.SIGTERM)
     os.kill(child.pid, signal.SIGUSR2)
-    (tmp_path / "told").touch()
+    (tmp_path / "signalled").touch()
     assert exit_codes([child]) == [75]
     found = {path.name: checkpoint(tmp_path, path.name) for path in checkpoints.iterdir()}
     assert found["checkpoint_epoch_00000_step_000001.pyth"]["step"] == 1 and len(found) in (2, 3)
@@ -157,8 +157,8 @@ def test_a_signal_while_a_checkpoint_is_written(whole: Path, make: Make, tmp_pat
     assert_same_training(whole, tmp_path)
 
 
-def test_the_second_ctrl_c_ends_a_run_at_once(whole: Path, make: Make, tmp_path: Path) -> None:
-    """In the middle of a step, which is lost, and nothing else is."""
+def test_second_ctrl_c_ends_a_run_at_once(whole: Path, make: Make, tmp_path: Path) -> None:
+    """In the middle of a step; only that step is lost."""
     cfg = make(tmp_path, RICH)
 
     def run_with_two_signals(cfg: Config) -> None:
@@ -181,37 +181,37 @@ def test_the_second_ctrl_c_ends_a_run_at_once(whole: Path, make: Make, tmp_path:
     assert_same_training(whole, tmp_path)
 
 
-def test_a_run_whose_folder_was_taken_over_stops(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was silent for long: its machine was asleep, or did not reach the file system."""
-    monkeypatch.setattr(lock, "BEAT_S", 0.05)
+def test_run_whose_folder_was_taken_over_stops(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It did not renew its lock: its machine was asleep, or could not reach the file system."""
+    monkeypatch.setattr(lock, "RENEWAL_S", 0.05)
     cfg = make(tmp_path, f"{PLAIN} SOLVER.MAX_EPOCH 500 TRAIN.CHECKPOINT_PERIOD 500")
-    (sleeper,) = start_ranks(cfg)
+    (suspended,) = start_ranks(cfg)
     wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 2)
-    assert sleeper.pid is not None
-    assert exit_codes(start_ranks(cfg)) == [1]  # nobody takes it over while it lives
-    freeze(sleeper.pid)
+    assert suspended.pid is not None
+    assert exit_codes(start_ranks(cfg)) == [1]  # nobody takes the folder over while its owner is alive
+    freeze(suspended.pid)
     long_ago = time.time() - lock.SILENT_S - 5
     os.utime(tmp_path / lock.NAME, (long_ago, long_ago))
     ours = dataclasses.replace(lock.this_process(), host="node7", place="node7")
     monkeypatch.setattr(lock, "this_process", lambda: ours)
     with lock.output_lock(tmp_path) as held:
-        os.kill(sleeper.pid, signal.SIGCONT)
-        assert exit_codes([sleeper]) == [1]
-        held(True)
+        os.kill(suspended.pid, signal.SIGCONT)
+        assert exit_codes([suspended]) == [1]
+        held.verify()
     assert f"was taken over by process {os.getpid()} on node7" in (tmp_path / "stdout.log").read_text()
     assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.fixture(scope="module")
 def two_ranks(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first step of an epoch, on two processes."""
+    """The first step of an epoch on two processes."""
     out = tmp_path_factory.mktemp("two")
     assert exit_codes(start_ranks(make(out, f"{PLAIN} TRAIN.MAX_STEPS 1 TRAIN.EVAL_PERIOD 9"), 2)) == [0, 0]
     return out
 
 
 @pytest.mark.parametrize("world_size", [1, 4])
-def test_other_processes_go_on_with_the_same_samples(
+def test_resume_on_another_number_of_processes_uses_the_same_samples(
     world_size: int, two_ranks: Path, make: Make, tmp_path: Path
 ) -> None:
     out = shutil.copytree(two_ranks, tmp_path / "run")
@@ -232,7 +232,7 @@ def test_other_processes_go_on_with_the_same_samples(
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_three_processes_cannot_share_four_videos(two_ranks: Path, make: Make, tmp_path: Path) -> None:
+def test_resume_on_three_processes_with_four_videos_is_refused(two_ranks: Path, make: Make, tmp_path: Path) -> None:
     out = shutil.copytree(two_ranks, tmp_path / "run")
     assert exit_codes(start_ranks(make(out, PLAIN), 3)) == [1, 1, 1]
     assert "4 videos a step cannot be shared evenly by 3 processes" in (out / "stdout.log").read_text()

@@ -117,7 +117,7 @@ def test_killed_in_an_epoch_and_started_again(trained: Path, data: Path, config:
                 break
     assert child.returncode == -signal.SIGKILL
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True, timeout=120)
-    assert "checkpoint_epoch_00001.pyth: 1 epochs and 0 steps done" in done.stderr
+    assert "checkpoint_epoch_00001.pyth: 1 epoch and 0 steps done" in done.stderr
     whole, resumed = (
         torch.load(folder / "checkpoints/checkpoint_epoch_00002.pyth", weights_only=True)
         for folder in (trained, tmp_path)
@@ -259,7 +259,7 @@ def test_a_used_folder_keeps_its_config_and_is_not_mixed(
     assert "NUM_ENSEMBLE_VIEWS: 1" in (trained / "config_test.yaml").read_text()
     for change, told in (
         (["TRAIN.AUTO_RESUME", False], "holds an earlier run"),
-        (["SOLVER.OPTIMIZING_METHOD", "sgd"], "another optimiser"),
+        (["SOLVER.OPTIMIZING_METHOD", "sgd"], "another optimizer"),
         (["MODEL.NUM_CLASSES", 4], "does not fit the model"),
     ):
         done = run_tool(*base, *change, check=False)

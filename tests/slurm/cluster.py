@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Run a command inside a Slurm cluster of virtual nodes on this machine; afterwards nothing of the cluster is left.
+"""Start a Slurm cluster of virtual nodes on this machine, run a command in it, and stop the cluster.
 
     python tests/slurm/cluster.py [--nodes N] COMMAND...
 
-For root on Debian or Ubuntu: missing packages are installed (and stay), then munge, the accounting database, the
-controller and one slurmd per virtual node are started as children of this process, from a temporary folder, on free
-ports. A node has process, host name and mount namespaces of its own, so that one SIGKILL is a power cut for all that
-runs on it; where namespaces are not allowed, the nodes are plain processes and SLURM_TEST_POWER_CUT is not set.
-Where a cluster is not possible this says why and exits with 0, unless SLURM_TEST_REQUIRED is set.
+Needs root on Debian or Ubuntu. Missing packages are installed (and not removed). Then munge, the accounting database,
+the controller and one slurmd per virtual node start as children of this process, in a temporary folder, on free ports.
+Every node has process, host name and mount namespaces of its own, so a single SIGKILL acts like a power cut. If
+namespaces are not allowed, nodes are plain processes, and SLURM_TEST_POWER_CUT is not set. If the machine cannot run a
+cluster, the script prints the reason and exits with 0, or with 1 if SLURM_TEST_REQUIRED is set.
 
-The command finds SLURM_CONF, SLURM_TEST_FOLDER (a folder of the nodes) and SLURM_TEST_PIDS (a folder with a file per
-node that holds the process to kill for a power cut).
+The command gets SLURM_CONF, SLURM_TEST_FOLDER (a folder that the nodes see) and SLURM_TEST_PIDS (a folder with one file
+per node, which contains the process to kill for a power cut).
 
-Partitions: `main`, and `scavenge`, whose jobs give way to those of `main`, with 30 s of grace.
+Partitions: `main`, and `scavenge`, whose jobs are preempted by jobs in `main` after 30 s of grace.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-PACKAGES = {  # program -> package that brings it
+PACKAGES = {  # program -> its package
     "munged": "munge",
     "slurmctld": "slurmctld",
     "slurmd": "slurmd",
@@ -50,7 +50,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# a requeued job starts again only after cred_expire; 5 is the least
+# a requeued job starts again only after cred_expire; 5 is the minimum
 AuthInfo=socket={folder}/munge/socket,cred_expire=5
 SlurmctldPort={controller}
 SlurmctldPidFile={folder}/run/slurmctld.pid
@@ -69,15 +69,15 @@ DefMemPerCPU=256
 SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
-# a request that cannot be met is refused, instead of waiting for ever
+# refuse impossible requests instead of queueing them forever
 EnforcePartLimits=ALL
-# submitit looks results up by job id: ids never start from 1 again
+# submitit finds results by job id: clusters must not reuse ids
 FirstJobId={first_job}
 MailProg=/bin/true
 MpiDefault=none
 SwitchType=switch/none
 SchedulerParameters=sched_interval=2,bf_interval=2,sched_min_interval=0,batch_sched_delay=0
-# without it a preempted job gets SIGTERM alone, which submitit lets pass
+# otherwise a preempted job gets SIGTERM alone, which submitit ignores
 SlurmctldParameters=preempt_send_user_signal
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -121,20 +121,20 @@ GRANT ALL ON slurm_acct.* TO 'slurm'@'127.0.0.1';
 
 
 class NotPossibleError(Exception):
-    """This machine cannot carry a cluster."""
+    """This machine cannot run a cluster."""
 
 
 class StartError(Exception):
-    """A part of the cluster did not come up."""
+    """A part of the cluster did not start."""
 
 
 class Cluster:
-    """The processes of a cluster, as children of this one.
+    """A cluster whose processes are children of this one.
 
     Args:
-        folder: of all its files.
-        num_nodes: node1, node2, ...
-        isolated: give every node its own namespaces.
+        folder: for all its files.
+        num_nodes: number of nodes: node1, node2, ...
+        isolated: give every node namespaces of its own.
     """
 
     def __init__(self, folder: Path, num_nodes: int, *, isolated: bool) -> None:
@@ -145,10 +145,10 @@ class Cluster:
         self.env = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def start(self) -> None:
-        """Everything, in the order in which one needs the other.
+        """Start all parts in the order in which they depend on each other.
 
         Raises:
-            StartError: names the part and its log.
+            StartError: a part did not start; with its log.
         """
         self._write_files()
         self._start_munge()
@@ -159,16 +159,16 @@ class Cluster:
             self._start_node(name)
         self._wait("the nodes", self._all_idle, seconds=60)
         self._run("srun", f"-N{len(self.names)}", "-t1", "true")
-        # submitit learns of a job's end from accounting alone
+        # submitit gets the final state of a job from accounting alone
         self._wait("accounting", lambda: "COMPLETED" in self._run("sacct", "-nXP", "-o", "State"))
 
     def stop(self) -> None:
-        """End every process started here, youngest first, and wait for it; then the lines in /etc/hosts."""
+        """End every process that was started, the youngest first; then remove the lines in /etc/hosts."""
         if not self.isolated:
             with contextlib.suppress(subprocess.SubprocessError):
                 self._run("scancel", "--user=root", "--signal=KILL", "--full")
         for child in reversed(self.children):
-            if child.poll() is None:  # the kernel ends all of a node with its first process
+            if child.poll() is None:  # with the first process of a namespace the kernel ends all others
                 child.send_signal(signal.SIGKILL if self.isolated and child.args[0] == "unshare" else signal.SIGTERM)
         for child in reversed(self.children):
             try:
@@ -205,7 +205,7 @@ class Cluster:
         (self.folder / "slurm.conf").write_text(SLURM_CONF.format(**values))
         with open(os.open(self.folder / "slurmdbd.conf", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
             file.write(SLURMDBD_CONF.format(**values))
-        # slurmd wants a cgroup plugin even where nothing uses it; this one works without a mounted cgroup file system
+        # slurmd requires a cgroup plugin even if unused; this one works without a mounted cgroup file system
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
         lines = [f"{number} {name} {HOSTS_MARK}\n" for name, number in address.items()]
         (self.folder / "hosts").write_text("".join(["127.0.0.1 localhost\n", f"127.0.0.1 {host}\n", *lines]))
@@ -223,7 +223,7 @@ class Cluster:
         self._wait("munged", lambda: self._works("munge", "-S", str(folder / "socket"), "-n"))
 
     def _start_accounting(self) -> None:
-        """A database made anew, and slurmdbd in front of it."""
+        """Create an empty database, and start slurmdbd."""
         options = ["--no-defaults", "--user=root", f"--datadir={self.folder / 'database'}"]
         options += ["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"]
         tables = [Path("/usr/share/mysql", name).read_text() for name in SYSTEM_TABLES]
@@ -235,7 +235,7 @@ class Cluster:
             text=True,
         )
         if done.returncode:
-            raise StartError(f"the accounting database could not be made: {done.stderr[-800:]}")
+            raise StartError(f"the accounting database could not be created: {done.stderr[-800:]}")
         (self.folder / "user.sql").write_text(DATABASE_USER)
         self._spawn(
             "mariadbd",
@@ -257,7 +257,7 @@ class Cluster:
         (self.folder / "spool" / name).mkdir()
         command = ["slurmd", "-D", "-N", name]
         if self.isolated:
-            # the first process of a PID namespace inherits orphans, and a shell reaps them
+            # the first process of a PID namespace inherits orphans, which a shell reaps
             script = 'hostname "$1" && mount --bind "$2" /etc/hosts || exit 1; slurmd -D -N "$1" & wait $!; wait'
             command = [*NAMESPACES, "bash", "-c", script, "node", name, str(self.folder / "hosts")]
         child = self._spawn(*command, log=name)
@@ -267,7 +267,7 @@ class Cluster:
         return len(self._run("sinfo", "-hN", "-p", "main", "-t", "idle").split("\n")) > len(self.names)
 
     def _spawn(self, *command: str, log: str = "") -> subprocess.Popen[bytes]:
-        """A child that dies with this process, whatever that dies of."""
+        """Start a child that dies with this process, even if this process is killed."""
         with open(self.folder / "log" / f"{log or command[0]}.out", "ab") as file:
             child = subprocess.Popen(
                 command,
@@ -296,12 +296,12 @@ class Cluster:
             dead = [child.args for child in self.children if child.poll() is not None]
             if dead or time.monotonic() > end:
                 logs = [f"== {path.name}\n{path.read_text()[-600:]}" for path in (self.folder / "log").iterdir()]
-                raise StartError(f"{what}: did not come up in {seconds:g} s; ended: {dead}\n" + "\n".join(logs))
+                raise StartError(f"{what}: did not start within {seconds:g} s; ended: {dead}\n" + "\n".join(logs))
             time.sleep(0.05)
 
 
 def die_with_parent() -> None:
-    """In a child before it becomes another program: SIGKILL when its parent is gone."""
+    """Have the kernel kill this process when its parent dies; called between fork and exec."""
     import ctypes
 
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -321,13 +321,13 @@ def listens(port: int) -> bool:
 
 
 def install() -> None:
-    """The packages whose programs are not there, without starting the services that they bring.
+    """Install the packages of missing programs, without starting their services.
 
     Raises:
-        NotPossibleError: not root, no apt, or apt fails.
+        NotPossibleError: not root, or apt is missing or fails.
     """
     if os.geteuid() != 0:
-        raise NotPossibleError("the cluster needs root")
+        raise NotPossibleError("starting one needs root")
     missing = sorted({package for program, package in PACKAGES.items() if not shutil.which(program)})
     if not missing:
         return
@@ -345,7 +345,7 @@ def install() -> None:
 
 @contextlib.contextmanager
 def no_services() -> Iterator[None]:
-    """Debian's way of installing a package without starting its service, while this lasts."""
+    """Keep Debian from starting the services of installed packages until the end of the block."""
     policy = Path("/usr/sbin/policy-rc.d")
     if policy.exists():
         yield
@@ -361,13 +361,13 @@ def no_services() -> Iterator[None]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=4, help="number of virtual nodes (default 4)")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run in the cluster")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="command to run in the cluster")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by an exception, so that `finally` stops the cluster
     try:
         install()
     except NotPossibleError as error:
-        print(f"skipped: the Slurm tests need a cluster, and {error}", file=sys.stderr)
+        print(f"skipped: no cluster for the Slurm tests: {error}", file=sys.stderr)
         return 1 if os.environ.get("SLURM_TEST_REQUIRED") else 0
     isolated = subprocess.run([*NAMESPACES, "true"], capture_output=True).returncode == 0
     began = time.monotonic()

@@ -1,7 +1,7 @@
-"""Runs on a Slurm cluster that lose their machine in every way, and end as if nothing had been.
+"""Jobs on a Slurm cluster that are preempted, killed or lose a node end with the same weights as undisturbed ones.
 
-Jobs run side by side, each on two nodes of its own. One has 2 x 2 processes; those that lose something have 2 x 1,
-since starting processes is what takes the time. `make test-slurm` brings up the cluster.
+Jobs run side by side, each on two nodes of its own. One has 2 x 2 processes; the disturbed ones have 2 x 1, since
+starting processes takes most of the time. `make test-slurm` starts the cluster.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.helpers.project import ROOT
 from tests.helpers.runs import freeze
 
 SUBMIT = [sys.executable, str(ROOT / "tools/submit.py"), "--cfg", str(ROOT / "configs/Demo/MVIT_TINY.yaml")]
-NUM_STEPS, EPOCHS = 6, 6  # steps of an epoch: 96 videos, 2 x 8 a step
+NUM_STEPS, EPOCHS = 6, 6  # steps per epoch: 96 videos, 2 x 8 per step
 OPTS = f"""
 TRAIN.BATCH_SIZE 8 TRAIN.EVAL_PERIOD 100 TRAIN.CHECKPOINT_PERIOD 1 TRAIN.CHECKPOINT_KEEP 0 TEST.ENABLE False
 SHUFFLE_EVAL.ENABLE False SOLVER.MAX_EPOCH {EPOCHS} MODEL.DROPOUT_RATE 0.1 MVIT.DROPPATH_RATE 0.1 LOG_PERIOD 1
@@ -35,12 +35,12 @@ DIST_TIMEOUT_S 240
 """.split()
 PATIENCE_S = 600.0
 
-pytestmark = pytest.mark.skipif("SLURM_TEST_FOLDER" not in os.environ, reason="make test-slurm brings up the cluster")
+pytestmark = pytest.mark.skipif("SLURM_TEST_FOLDER" not in os.environ, reason="needs the cluster of make test-slurm")
 
 
 @dataclass
 class Run:
-    """A submitted job and what happened to it."""
+    """A submitted job, and its history."""
 
     folder: Path
     job_id: str
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def steps(self) -> list[tuple[int, int, float]]:
-        """(epoch, step, loss) as the run reported them, in order, counted from 1."""
+        """(epoch, step, loss) in the order in which the run reported them; epochs and steps count from 1."""
         path = self.folder / "stats.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         records = [json.loads(line) for line in lines if line.endswith("}")]
@@ -72,19 +72,19 @@ class Run:
             time.sleep(0.2)
 
     def reach(self, num_steps: int) -> None:
-        """Wait until so many steps were reported."""
+        """Wait until a number of steps has been reported."""
         self.wait_for(f"step {num_steps}", lambda: len(self.steps) >= num_steps)
 
     def finish(self) -> Run:
-        """Wait until the job is over for good."""
+        """Wait until the job has ended and will not be requeued."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY")
         self.wait_for("the end", lambda: self.state.startswith(over))
-        said = slurm("scontrol", "show", "job", self.job_id)
-        self.restarts = int(re.findall(r"Restarts=(\d+)", said)[0])
+        details = slurm("scontrol", "show", "job", self.job_id)
+        self.restarts = int(re.findall(r"Restarts=(\d+)", details)[0])
         return self
 
     def hold(self, num_steps: int) -> int:
-        """Wait for so many steps, then let the last process stand still, and all with it; its number."""
+        """Wait for a number of steps, then suspend the last process, and the others with it; returns its process id."""
         self.reach(num_steps)
         pid = self.pid_of(1)
         freeze(pid)
@@ -95,7 +95,7 @@ class Run:
         return slurm("scontrol", "show", "hostnames", nodes).split()[-1]
 
     def pid_of(self, rank: int) -> int:
-        """The process of a rank, as this side of the namespaces numbers it."""
+        """Process id of a rank, outside of the namespaces."""
         wanted = {f"SLURM_JOB_ID={self.job_id}", f"SLURM_PROCID={rank}"}
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
@@ -107,13 +107,13 @@ class Run:
                 continue
             if b"submitit.core._submit" in command and wanted <= variables and b"srun" not in command:
                 found[int(process.name)] = parent
-        first = [pid for pid, parent in found.items() if parent not in found]  # the others decode for it
+        first = [pid for pid, parent in found.items() if parent not in found]  # the others are its data loader workers
         assert len(first) == 1, f"processes of rank {rank}: {found}\n{self.logs()}"
         return first[0]
 
 
 def is_warned(pid: int) -> bool:
-    """Whether a process that stands still has SIGUSR2 waiting; or it is gone, since the warning came earlier."""
+    """Whether a suspended process has SIGUSR2 pending; or has ended, because the signal came earlier."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -153,7 +153,7 @@ def user_signal(folder: Path, data: list[str]) -> Run:
 
 
 def preemption(folder: Path, data: list[str]) -> Run:
-    """A job of a higher partition wants the nodes."""
+    """A job in a higher partition requests the nodes."""
     run = submit(folder, "node[5-6]", "--partition", "scavenge", opts=data)
     run.reach(NUM_STEPS + 2)
     slurm("srun", "-p", "main", "-w", "node[5-6]", "-N2", "--exclusive", "-t1", "sleep", "1")
@@ -167,7 +167,7 @@ def killed_process(folder: Path, data: list[str]) -> Run:
 
 
 def power_cut(folder: Path, data: list[str]) -> Run:
-    """Of the second node; node11 stands by."""
+    """The second node fails; node11 is the spare one."""
     nodes = [f"node{i}" for i in range(1, 14) if i not in (9, 10, 11)]
     run = submit(folder, "", "--exclude", ",".join(nodes), opts=data)
     run.hold(2 * NUM_STEPS + 2)
@@ -176,7 +176,7 @@ def power_cut(folder: Path, data: list[str]) -> Run:
 
 
 def time_limit(folder: Path, data: list[str]) -> Run:
-    """Of two minutes; the run stands still until Slurm's warning is waiting for it."""
+    """The limit is two minutes; the run is suspended until Slurm's signal is pending."""
     run = submit(folder, "node[12-13]", "--timeout-hours", "0.033", "--signal-delay", "20", opts=data)
     pid = run.hold(NUM_STEPS + 2)
     run.wait_for("Slurm's warning", lambda: is_warned(pid))
@@ -186,12 +186,12 @@ def time_limit(folder: Path, data: list[str]) -> Run:
 
 
 def mistake(folder: Path, data: list[str]) -> Run:
-    """There are no such data."""
+    """The data do not exist."""
     return submit(folder, "node[1-2]", opts=["DATA.PATH_TO_DATA_DIR", str(folder / "nowhere")]).finish()
 
 
 def spawned(folder: Path, data: list[str], number: int = 4) -> Run:
-    """So many ranks without Slurm."""
+    """The same ranks without Slurm."""
     command = [sys.executable, str(ROOT / "tools/run_net.py"), *SUBMIT[2:], *OPTS, *data, "OUTPUT_DIR", str(folder)]
     command += ["NUM_CPU_PROCS", str(number), "TRAIN.BATCH_SIZE", "16"]
     subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
@@ -199,7 +199,7 @@ def spawned(folder: Path, data: list[str], number: int = 4) -> Run:
 
 
 def spawned_two(folder: Path, data: list[str]) -> Run:
-    """What the runs that lose something must end as."""
+    """The reference for disturbed runs."""
     return spawned(folder, data, 2)
 
 
@@ -209,7 +209,7 @@ SCENARIOS = (*LOSSES[:3], spawned_two, *LOSSES[3:], mistake, undisturbed, spawne
 
 @pytest.fixture(scope="session")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Run]]]:
-    """Those that the selected tests are about, started at once."""
+    """All runs that the selected tests need, started at once."""
     names = " ".join(item.name for item in request.session.items)
     impossible = () if "SLURM_TEST_POWER_CUT" in os.environ else (power_cut,)
     wanted = [s for s in SCENARIOS if (s not in LOSSES or s.__name__ in names) and s not in impossible]
@@ -217,7 +217,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     prepare = [sys.executable, str(ROOT / "datasets/demo/prepare.py"), "--output", str(folder / "data")]
     subprocess.run([*prepare, "--train", "96", "--val", "12", "--test", "12"], check=True, capture_output=True)
     data = ["DATA.PATH_TO_DATA_DIR", str(folder / "data"), "DATA_LOADER.NUM_WORKERS", "0"]
-    with ThreadPoolExecutor(4) as pool:  # more at once only wait for processors
+    with ThreadPoolExecutor(4) as pool:  # more would only compete for processors
         yield {s.__name__: pool.submit(s, folder / s.__name__, data) for s in wanted}
 
 
@@ -228,7 +228,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 def assert_same(run: Run, reference: Run) -> None:
-    """The same weights, bit for bit, and the same loss in every step, so the same samples."""
+    """Weights equal bit for bit; and the loss in every step, so the samples too."""
     ours, theirs = weights(run), weights(reference)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
@@ -241,7 +241,7 @@ def assert_same(run: Run, reference: Run) -> None:
 ALL_STEPS = [(epoch, step) for epoch in range(1, EPOCHS + 1) for step in range(1, NUM_STEPS + 1)]
 
 
-def test_the_demo_trains_like_four_spawned_processes(runs: dict[str, Future[Run]]) -> None:
+def test_job_equals_spawned_processes(runs: dict[str, Future[Run]]) -> None:
     run = runs["undisturbed"].result()
     assert run.state == "COMPLETED" and run.restarts == 0, run.logs()
     assert [step[:2] for step in run.steps] == ALL_STEPS
@@ -249,8 +249,8 @@ def test_the_demo_trains_like_four_spawned_processes(runs: dict[str, Future[Run]
 
 
 @pytest.mark.parametrize("name", ["user_signal", "preemption", "time_limit"])
-def test_a_warned_job_loses_nothing(name: str, runs: dict[str, Future[Run]]) -> None:
-    """It saves, is requeued, and no step is done twice."""
+def test_signalled_job_repeats_no_step(name: str, runs: dict[str, Future[Run]]) -> None:
+    """It saves and is requeued."""
     run = runs[name].result()
     assert run.state == "COMPLETED", run.logs()
     assert run.restarts >= (2 if name == "user_signal" else 1)
@@ -259,10 +259,10 @@ def test_a_warned_job_loses_nothing(name: str, runs: dict[str, Future[Run]]) -> 
 
 
 @pytest.mark.parametrize("name", ["killed_process", "power_cut"])
-def test_a_job_without_warning_goes_on_from_its_checkpoint(name: str, runs: dict[str, Future[Run]]) -> None:
-    """Steps after the checkpoint are done again, with the same samples."""
+def test_killed_job_resumes_from_its_checkpoint(name: str, runs: dict[str, Future[Run]]) -> None:
+    """Steps after the checkpoint are repeated with the same samples."""
     if name not in runs:
-        pytest.skip("the nodes share one process namespace here")
+        pytest.skip("the nodes share a process namespace on this machine")
     run = runs[name].result()
     assert run.state == "COMPLETED", run.logs()
     assert run.restarts == 1
@@ -272,7 +272,7 @@ def test_a_job_without_warning_goes_on_from_its_checkpoint(name: str, runs: dict
     assert_same(run, runs["spawned_two"].result())
 
 
-def test_a_job_that_cannot_work_is_not_tried_again(runs: dict[str, Future[Run]]) -> None:
+def test_job_with_an_error_is_not_requeued(runs: dict[str, Future[Run]]) -> None:
     run = runs["mistake"].result()
     assert run.state == "FAILED" and run.restarts == 0, run.logs()
     (log,) = run.folder.glob("jobs/*_0_log.err")

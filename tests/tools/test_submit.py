@@ -22,7 +22,6 @@ from tests.helpers.runs import ROOT, exit_codes, num_lines, start_ranks, wait_fo
 from videovit.commands import submit
 from videovit.config import load_config
 from videovit.engine import slurm
-from videovit.engine.slurm import SubmitError
 from videovit.errors import UserError
 
 SHORT = ["SOLVER.MAX_EPOCH", "2", "TRAIN.EVAL_PERIOD", "9", "TEST.ENABLE", "False", "TRAIN.TRACE", "True"]
@@ -90,7 +89,7 @@ def test_local_job_continues_after_time_limit(
     limit = ["--timeout-hours", 60 / 3600, "--signal-delay", 35]  # enough time to start on a busy machine
     (job,) = call(["--cluster", "local", *limit, *words, "OUTPUT_DIR", str(out)])
     printed = capfd.readouterr().out
-    assert f"job {job.job_id} (1 x 1 processes): {out}\n" in printed and f"tail -F {job.paths.stderr}" in printed
+    assert f"job {job.job_id} (1 x 1 process): {out}\n" in printed and f"tail -F {job.paths.stderr}" in printed
     wait_for(job.done, 240)
     assert "this job is timed-out" in output_of(job) and "Requeued job" in output_of(job)
     assert [set(numbers) for numbers in job.result()] == [{"train"}]
@@ -282,18 +281,18 @@ def test_mistakes_in_a_sweep_prevent_submission(
 
 def test_refusal_of_sbatch_is_shown(words: list[str], call: Call, cluster: Path, tmp_path: Path) -> None:
     (cluster / "refusal").write_text("sbatch: error: invalid partition specified: gpuu\n")
-    with pytest.raises(SubmitError, match="the cluster refused the job: sbatch: error: invalid partition specified"):
+    with pytest.raises(UserError, match="the cluster refused the job: sbatch: error: invalid partition specified"):
         call(["--partition", "gpuu", *words, "OUTPUT_DIR", str(tmp_path)])
 
 
 def test_without_slurm(words: list[str], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SubmitError, match="sbatch is not in PATH.*--cluster local"):
+    with pytest.raises(UserError, match="sbatch is not in PATH.*--cluster local"):
         call([*words, "OUTPUT_DIR", str(tmp_path)])
     for cluster in ("local", "debug"):
         with pytest.raises(UserError, match=f"--nodes 2: --cluster {cluster} is this machine alone"):
             call(["--cluster", cluster, "--nodes", 2, *words, "OUTPUT_DIR", str(tmp_path)])
-    with pytest.raises(SubmitError, match="--signal-delay 120: the time limit is 36 s"):
+    with pytest.raises(UserError, match="--signal-delay 120: the time limit is 36 s"):
         call(["--cluster", "local", "--timeout-hours", 0.01, *words, "OUTPUT_DIR", str(tmp_path)])
     with pytest.raises(UserError, match="one process per GPU"):
         call(["--tasks-per-node", 2, "--gpus-per-node", 4, *words])

@@ -1,1 +1,1 @@
-"""Training, evaluation, frame shuffling and prediction; single process or distributed."""
+"""Runs of every kind: training, tests, frame shuffling, search, benchmarks, prediction; on one process or many."""

@@ -1,4 +1,4 @@
-"""Weights to start from: a new head for other classes or for boxes, a table of what happened, and no silent gaps."""
+"""Initial weights and weights to test: new heads, the report, and no silent gaps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.runs import TINY, write_config
 from videovit.config import Config, load_config
 from videovit.engine.checkpoints.resume import Position, checkpoint_path
 from videovit.engine.checkpoints.saving import snapshot, write_checkpoint
-from videovit.engine.checkpoints.weights import load_for_test, load_initial_weights
+from videovit.engine.checkpoints.weights import load_initial_weights, load_weights_to_test
 from videovit.engine.reporting.log import logger
 from videovit.models import build_model
 from videovit.models.convert import CheckpointError
@@ -23,7 +23,7 @@ BOXES = "DETECTION.ENABLE True TRAIN.DATASET ava TEST.DATASET ava MODEL.LOSS_FUN
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a classifier of three classes."""
+    """A checkpoint of a classifier with three classes."""
     folder = tmp_path_factory.mktemp("source")
     torch.manual_seed(1)
     model = build_model(load_config(write_config(folder, TINY)))
@@ -38,9 +38,11 @@ def config(source: Path, *opts: object) -> Config:
 
 
 @pytest.mark.parametrize(
-    "opts", [["MODEL.NUM_CLASSES", 5], [*BOXES, "MODEL.NUM_CLASSES", 5], [*BOXES]], ids=["clips", "boxes", "as many"]
+    "opts",
+    [["MODEL.NUM_CLASSES", 5], [*BOXES, "MODEL.NUM_CLASSES", 5], [*BOXES]],
+    ids=["clips", "boxes", "same number"],
 )
-def test_all_but_the_head_is_taken_and_a_table_says_so(
+def test_initial_weights_replace_all_but_another_head(
     opts: list[object], source: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = config(source, *opts)
@@ -58,7 +60,7 @@ def test_all_but_the_head_is_taken_and_a_table_says_so(
     assert ("head.projection.weight" in caplog.text) == (cfg.MODEL.NUM_CLASSES != 3)
 
 
-def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(source: Path, tmp_path: Path) -> None:
+def test_folder_of_a_run_means_its_newest_checkpoint(source: Path, tmp_path: Path) -> None:
     cfg = config(source, "MODEL.NUM_CLASSES", 3)
     folder = replace(cfg, TRAIN=replace(cfg.TRAIN, CHECKPOINT_FILE_PATH=str(source.parents[1])))
     model = build_model(cfg)
@@ -70,20 +72,20 @@ def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(source: Path, tmp_
         load_initial_weights(empty, model)
 
 
-def test_a_gap_elsewhere_than_in_the_head_is_an_error(source: Path) -> None:
+def test_gap_outside_the_head_is_an_error(source: Path) -> None:
     cfg = config(source, "MVIT.DEPTH", 3)
     with pytest.raises(CheckpointError, match=r"does not fit the model(.|\n)*blocks\.2"):
         load_initial_weights(cfg, build_model(cfg))
 
 
-def test_weights_to_start_from_are_tested_only_whole_and_as_asked(source: Path, tmp_path: Path) -> None:
-    """Without a checkpoint of its own a run tests what it would start from, but no new head and no other weights."""
+def test_initial_weights_are_tested_only_if_complete(source: Path, tmp_path: Path) -> None:
+    """A run without checkpoints tests its initial weights, but no untrained head and no other kind of weights."""
     opts = ["OUTPUT_DIR", tmp_path, "TRAIN.ENABLE", False]
     cfg = config(source, *opts)
-    assert load_for_test(cfg, build_model(cfg)) == str(source)
+    assert load_weights_to_test(cfg, build_model(cfg)) == str(source)
     cfg = config(source, *opts, "MODEL.NUM_CLASSES", 5)
     with pytest.raises(CheckpointError, match="is MODEL.NUM_CLASSES right"):
-        load_for_test(cfg, build_model(cfg))
+        load_weights_to_test(cfg, build_model(cfg))
     cfg = config(source, *opts, "TEST.USE_EMA", True)
     with pytest.raises(CheckpointError, match="holds no moving average"):
-        load_for_test(cfg, build_model(cfg))
+        load_weights_to_test(cfg, build_model(cfg))

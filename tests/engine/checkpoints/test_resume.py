@@ -1,4 +1,4 @@
-"""Checkpoints: atomic, found again, damaged ones passed over, never able to run code."""
+"""Resuming: checkpoints are found and restored, damaged ones skipped, and none can run code."""
 
 import pickle
 from pathlib import Path
@@ -39,7 +39,7 @@ def save(folder: Path, epoch: int, step: int = 0, seed: int = 0) -> Path:
     return path
 
 
-def test_names_and_order(tmp_path: Path) -> None:
+def test_find_checkpoints_sorts_newest_first(tmp_path: Path) -> None:
     for epoch, step in ((1, 0), (10, 0), (9, 120), (9, 0), (10, 5)):
         save(tmp_path, epoch, step)
     (tmp_path / "checkpoints" / "checkpoint_epoch_best.pyth").touch()
@@ -53,7 +53,7 @@ def test_names_and_order(tmp_path: Path) -> None:
     assert find_checkpoints(tmp_path / "absent") == []
 
 
-def test_slowfast_keys(tmp_path: Path) -> None:
+def test_checkpoint_has_slowfast_keys(tmp_path: Path) -> None:
     state = torch.load(save(tmp_path, 3), weights_only=True)
     assert state.keys() == {
         "epoch",
@@ -83,7 +83,7 @@ def test_resume_restores_model_optimizer_and_position(tmp_path: Path) -> None:
         assert torch.equal(a["exp_avg"], b["exp_avg"])
 
 
-def test_the_eps_of_the_pooling_norms_travels_with_the_weights(tmp_path: Path) -> None:
+def test_pool_norm_eps_is_restored(tmp_path: Path) -> None:
     opts = "MVIT.DEPTH 1 MVIT.EMBED_DIM 8 MVIT.POOL_KVQ_KERNEL [3,3,3] MVIT.POOL_KV_STRIDE_ADAPTIVE [1,2,2] "
     opts += "MVIT.PATCH_PADDING [1,3,3] DATA.TRAIN_CROP_SIZE 32 MODEL.NUM_CLASSES 2"
     first, second = (build_model(load_config(None, opts.split())) for _ in range(2))
@@ -94,20 +94,20 @@ def test_the_eps_of_the_pooling_norms_travels_with_the_weights(tmp_path: Path) -
     assert pool_norm_eps(second) == 1e-5
 
 
-def test_another_optimiser_or_length_of_the_epoch_is_refused(tmp_path: Path) -> None:
+def test_another_optimizer_or_length_of_the_epoch_is_refused(tmp_path: Path) -> None:
     model, optimizer = parts()
     position = Position(1, 2, num_steps=5)
     path = checkpoint_path(tmp_path, position)
     write_checkpoint(path, snapshot(model, position=position, cfg_text="", optimizer=optimizer))
     sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    with pytest.raises(CheckpointError, match="another optimiser.*another OUTPUT_DIR"):
+    with pytest.raises(CheckpointError, match="another optimizer.*another OUTPUT_DIR"):
         resume(tmp_path, model=model, optimizer=sgd, scaler=None, num_steps=5)
     with pytest.raises(CheckpointError, match="step 2 of 5 of an epoch that now has 3"):
         resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=3)
     assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=5) == position
 
 
-def test_settings_of_the_optimiser_are_those_of_this_run(tmp_path: Path) -> None:
+def test_optimizer_keeps_settings_of_this_run(tmp_path: Path) -> None:
     save(tmp_path, 1)
     model, optimizer = parts()
     optimizer.param_groups[0]["weight_decay"] = 0.5
@@ -115,7 +115,7 @@ def test_settings_of_the_optimiser_are_those_of_this_run(tmp_path: Path) -> None
     assert optimizer.param_groups[0]["weight_decay"] == 0.5
 
 
-def test_changed_keys_are_named() -> None:
+def test_changed_keys_lists_shaping_keys_only() -> None:
     before = dump_config(load_config(None, ["SOLVER.BASE_LR", "0.003"]))
     now = dump_config(load_config(None, ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x", "TEST.BATCH_SIZE", "3"]))
     assert changed_keys(before, now) == ["SOLVER.BASE_LR 0.1 (was 0.003)"]
@@ -129,19 +129,19 @@ def test_changed_keys_are_named() -> None:
     )
 
 
-def test_the_config_in_a_checkpoint_is_read_with_care() -> None:
+def test_malicious_config_in_a_checkpoint_is_ignored() -> None:
     bomb = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
     now = dump_config(load_config(None))
     for text in (bomb, "SOLVER: {BASE_LR: !!python/object/apply:os.system [exit]}", "a: [", "[" * 500):
         assert changed_keys(text, now) == []
 
 
-def test_nothing_to_resume(tmp_path: Path) -> None:
+def test_resume_without_checkpoints_returns_none(tmp_path: Path) -> None:
     model, optimizer = parts()
     assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None) is None
 
 
-def test_a_truncated_newest_file_is_passed_over(tmp_path: Path) -> None:
+def test_truncated_newest_file_is_skipped(tmp_path: Path) -> None:
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
     newest.write_bytes(newest.read_bytes()[:-100])
@@ -149,14 +149,14 @@ def test_a_truncated_newest_file_is_passed_over(tmp_path: Path) -> None:
     assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None) == Position(1)
 
 
-def test_only_damaged_files_is_an_error_not_a_new_start(tmp_path: Path) -> None:
+def test_only_damaged_files_is_an_error(tmp_path: Path) -> None:
     save(tmp_path, 1).write_bytes(b"")
     model, optimizer = parts()
     with pytest.raises(CheckpointError, match="none of the checkpoints can be used"):
         resume(tmp_path, model=model, optimizer=optimizer, scaler=None)
 
 
-def test_another_model_is_named(tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     with pytest.raises(CheckpointError, match=r"weight: model \(5, 3\), file \(2, 3\)"):
         load_model(nn.Linear(3, 5), path)
@@ -184,7 +184,7 @@ def test_untrusted_file_runs_no_code(tmp_path: Path, plain_pickle: bool) -> None
     assert not witness.exists()
 
 
-def test_the_moving_average_is_resumed_or_begins_with_the_weights(tmp_path: Path) -> None:
+def test_moving_average_is_resumed_or_starts_from_the_weights(tmp_path: Path) -> None:
     model, optimizer = parts(seed=1)
     ema = build_ema(model, 0.5)
     assert ema is not None
@@ -209,17 +209,17 @@ def test_the_moving_average_is_resumed_or_begins_with_the_weights(tmp_path: Path
         load_model(other, path, key="ema_state")
 
 
-def test_an_epoch_does_not_go_on_with_another_global_batch(tmp_path: Path) -> None:
+def test_mid_epoch_resume_with_another_global_batch_is_refused(tmp_path: Path) -> None:
     model, optimizer = parts()
     position = Position(1, 2, num_steps=5)
     state = snapshot(model, position=position, cfg_text="", optimizer=optimizer, global_batch=8)
     write_checkpoint(checkpoint_path(tmp_path, position), state)
-    with pytest.raises(CheckpointError, match="8 videos a step, and now a step has 16"):
+    with pytest.raises(CheckpointError, match="8 videos per step, and now a step has 16"):
         resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=5, global_batch=16)
     assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None, num_steps=5, global_batch=8) == position
 
 
-def test_the_scaler_of_half_precision_is_resumed(tmp_path: Path) -> None:
+def test_gradient_scaler_is_resumed(tmp_path: Path) -> None:
     model, optimizer = parts()
     scaler, other = torch.amp.GradScaler("cpu", init_scale=4.0), torch.amp.GradScaler("cpu")
     scaler.scale(model(torch.full((1, 3), float("inf"))).sum()).backward()

@@ -1,4 +1,4 @@
-"""Writing checkpoints: whole files only, in the background, old ones removed, never a NaN."""
+"""Writing checkpoints: complete files only, in the background, never a NaN; old ones are removed."""
 
 import errno
 import multiprocessing
@@ -37,8 +37,8 @@ def save_for_ever(folder: Path) -> None:
             saver.save(Position(epoch), snapshot(model, position=Position(epoch), cfg_text=""))
 
 
-def test_killed_at_twenty_moments_only_whole_files_are_left(tmp_path: Path) -> None:
-    """And the next save clears away what the killed one left."""
+def test_killed_at_any_moment_leaves_complete_files_only(tmp_path: Path) -> None:
+    """The next save removes temporary files of the killed process."""
     moments = random.Random(0)
     epoch = 0
     for _ in range(20):
@@ -58,8 +58,7 @@ def test_killed_at_twenty_moments_only_whole_files_are_left(tmp_path: Path) -> N
     assert all(name.endswith(".pyth") for name in names(tmp_path))
 
 
-def test_training_waits_for_the_copy_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What changes while the file is written is not in it."""
+def test_changes_while_writing_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
     monkeypatch.setattr(os, "fsync", lambda handle: go_on.wait(30))
     model = nn.Linear(3, 2)
@@ -73,14 +72,14 @@ def test_training_waits_for_the_copy_only(tmp_path: Path, monkeypatch: pytest.Mo
     assert torch.equal(model.weight, before)
 
 
-def test_a_copy_has_its_own_memory() -> None:
+def test_to_host_copies_memory() -> None:
     tensor = torch.ones(3)
     copy = to_host({"a": [tensor, (tensor, 1)], "b": "text"})
     tensor.zero_()
     assert copy["a"][0].sum() == 3 and copy["a"][1][0].sum() == 3 and copy["b"] == "text"
 
 
-def test_a_failed_write_is_told_by_the_next_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_is_raised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     older = save(tmp_path, Position(1))
 
     def full(handle: int) -> None:
@@ -91,11 +90,11 @@ def test_a_failed_write_is_told_by_the_next_check(tmp_path: Path, monkeypatch: p
     saver.save(Position(2), snapshot(nn.Linear(3, 2), position=Position(2), cfg_text=""))
     with pytest.raises(CheckpointError, match="disk full.*bytes free"):
         saver.join()
-    saver.check()  # told once
+    saver.check()  # raised already
     assert names(tmp_path) == [older.name]
 
 
-def test_a_full_disk_keeps_the_older_file_and_removes_the_partial_one(tmp_path: Path) -> None:
+def test_full_disk_keeps_older_file_and_removes_partial_one(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True).returncode:
@@ -111,7 +110,7 @@ def test_a_full_disk_keeps_the_older_file_and_removes_the_partial_one(tmp_path: 
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nothing_that_is_not_finite_is_written(tmp_path: Path, value: float) -> None:
+def test_values_that_are_not_finite_are_not_written(tmp_path: Path, value: float) -> None:
     older, model = save(tmp_path, Position(1)), nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 3)).sum().backward()
@@ -123,7 +122,7 @@ def test_nothing_that_is_not_finite_is_written(tmp_path: Path, value: float) -> 
     assert names(tmp_path) == [older.name]
 
 
-def test_old_files_go_and_the_newest_stays(
+def test_prune_removes_old_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for position in (*(Position(epoch) for epoch in range(1, 6)), *(Position(5, step, 9) for step in (1, 2, 3))):
@@ -143,7 +142,7 @@ def test_old_files_go_and_the_newest_stays(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    prune(tmp_path, keep=1, newest=newest)  # a warning and no more
+    prune(tmp_path, keep=1, newest=newest)  # warns only
     assert names(tmp_path) == kept
     assert "checkpoint_epoch_00004.pyth could not be removed: Permission denied" in caplog.text
     monkeypatch.undo()
@@ -151,8 +150,8 @@ def test_old_files_go_and_the_newest_stays(
     assert names(tmp_path) == kept[1:]
 
 
-def test_files_beyond_the_newest_do_not_crowd_out_the_ones_that_can_be_used(tmp_path: Path) -> None:
-    """They were passed over when the run went on, damaged or of another model: neither counted nor removed."""
+def test_prune_ignores_skipped_files_further_in_training(tmp_path: Path) -> None:
+    """Damaged files, or files of another model: neither counted nor removed."""
     for epoch in (1, 2, 3):
         newest = save(tmp_path, Position(epoch))
     beyond = [checkpoint_path(tmp_path, Position(epoch, step, 9)) for epoch in (3, 8, 9) for step in (0, 5)][1:]

@@ -1,11 +1,11 @@
-"""Training with TRAIN.SHARD_MODEL: the weights of a replicated run, and nothing lost on the way."""
+"""Training with TRAIN.SHARD_MODEL: the weights of a replicated run; its checkpoints, and faults."""
 
 import json
 import os
 import pickle
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from videovit.engine.checkpoints.resume import Position, checkpoint_path, find_c
 from videovit.engine.checkpoints.saving import Saver, prune, snapshot
 from videovit.engine.checkpoints.sharded import ShardWriter
 from videovit.engine.distributed import parallel, preemption
+from videovit.models.contract import Features, VideoModel
 from videovit.models.convert import CheckpointError
 from videovit.models.convert.read import read_file
 from videovit.models.convert.shards import REST
@@ -31,7 +32,7 @@ RICH = (
     "MIXUP.ENABLE True MODEL.LOSS_FUNC soft_cross_entropy TRAIN.CHECKPOINT_MINUTES 0.000001 "
     "SOLVER.CLIP_GRAD_L2NORM None SOLVER.CLIP_GRAD_VAL 0.01"
 )
-PLAIN = (  # AdamW would turn the last bits of vanishing gradients into whole steps
+PLAIN = (  # AdamW would amplify the last bits of vanishing gradients to whole steps
     f"{COMMON} MVIT.DROPPATH_RATE 0 MODEL.DROPOUT_RATE 0 SOLVER.MAX_EPOCH 1 SOLVER.OPTIMIZING_METHOD sgd "
     "SOLVER.BASE_LR 0.01 SOLVER.CLIP_GRAD_L2NORM 0.5"
 )
@@ -56,7 +57,7 @@ def last(folder: Path, name: str = "checkpoint_epoch_00002.pyth") -> dict[str, A
 
 
 def assert_close(one: Any, two: Any, *, atol: float = 1e-6) -> None:
-    """Values of nested dicts and lists; with atol 0 to the bit."""
+    """Compare nested dicts and lists; with atol 0 bit for bit."""
     if isinstance(one, Tensor):
         torch.testing.assert_close(one, two, rtol=0.0, atol=atol)
     elif isinstance(one, dict):
@@ -71,13 +72,13 @@ def assert_close(one: Any, two: Any, *, atol: float = 1e-6) -> None:
 
 
 def trace(folder: Path) -> list[set[str]]:
-    """What each rank trained on; a step that was done again must be the same again."""
+    """What each rank trained on; repeated steps, which must be the same, count once."""
     return [set((folder / f"trace_rank{rank}.jsonl").read_text().splitlines()) for rank in range(2)]
 
 
 @pytest.mark.xfail(torch.__version__ < "2.15", reason="gradients of the two differ in their last bits (seen: 2.8)")
-def test_sharded_training_is_replicated_training(runs: tuple[Path, Path]) -> None:
-    """Bit for bit, with accumulation, mixup, dropout, an average of weights; and the last file has the same content."""
+def test_sharded_training_equals_replicated_training(runs: tuple[Path, Path]) -> None:
+    """Bit for bit, with accumulation, mixup, dropout and an average of weights; the last file has the same content."""
     replicated, sharded = runs
     one, two = last(replicated), last(sharded)
     config = [json.dumps(content.pop("cfg")) for content in (one, two)]
@@ -89,7 +90,7 @@ def test_sharded_training_is_replicated_training(runs: tuple[Path, Path]) -> Non
     assert results[0][0]["loss"] == pytest.approx(results[1][0]["loss"], abs=1e-6)
 
 
-def test_on_the_way_it_writes_folders_and_at_the_end_a_file(runs: tuple[Path, Path]) -> None:
+def test_sharded_run_writes_folders_and_a_final_file(runs: tuple[Path, Path]) -> None:
     _, sharded = runs
     assert names(sharded) == [
         "checkpoint_epoch_00001.dcp",
@@ -103,13 +104,11 @@ def test_on_the_way_it_writes_folders_and_at_the_end_a_file(runs: tuple[Path, Pa
     assert min(sizes) > 0.3 * sum(sizes)
 
 
-def test_killed_and_started_again_it_ends_with_the_same_bits(
-    runs: tuple[Path, Path], make: Make, tmp_path: Path
-) -> None:
+def test_killed_sharded_run_resumes_with_the_same_bits(runs: tuple[Path, Path], make: Make, tmp_path: Path) -> None:
     cfg = make(tmp_path, RICH + SHARDED)
     ranks = start_ranks(cfg, 2)
     wait_for(lambda: num_lines(tmp_path / "trace_rank0.jsonl") >= 5)
-    ranks[1].kill()  # the other one waits for nobody, nor does the thread that writes
+    ranks[1].kill()  # the other rank stops waiting, and so does its writer thread
     assert exit_codes(ranks) == [1, -signal.SIGKILL]
     assert "checkpoint_epoch_00002.pyth" not in names(tmp_path)
     (tmp_path / "checkpoints/.checkpoint_epoch_00009.dcp.tmp").mkdir()
@@ -122,7 +121,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(
 
 @pytest.fixture(scope="module")
 def reference(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An epoch of three steps on one process."""
+    """One epoch of three steps on one process."""
     out = tmp_path_factory.mktemp("reference")
     launch.run(make(out, PLAIN + SHARDED))
     return out
@@ -130,7 +129,7 @@ def reference(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def begun(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, stopped after its first step on two processes by a signal to one of them."""
+    """The same on two processes, stopped after the first step by a signal to one of them."""
     out = tmp_path_factory.mktemp("begun")
 
     def run_with_a_signal(cfg: Config) -> None:
@@ -143,7 +142,7 @@ def begun(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_signal_leaves_a_folder_that_says_where_training_stands(begun: Path) -> None:
+def test_signal_leaves_a_folder_with_the_position(begun: Path) -> None:
     assert names(begun) == ["checkpoint_epoch_00000_step_000001.dcp"]
     assert [num_lines(begun / f"trace_rank{rank}.jsonl") for rank in (0, 1)] == [1, 1]
     content = last(begun, "checkpoint_epoch_00000_step_000001.dcp")
@@ -151,10 +150,10 @@ def test_a_signal_leaves_a_folder_that_says_where_training_stands(begun: Path) -
 
 
 @pytest.mark.parametrize(("world_size", "sharded"), [(1, True), (2, False), (4, True)])
-def test_other_processes_go_on(
+def test_resume_with_other_processes(
     world_size: int, sharded: bool, begun: Path, reference: Path, make: Make, tmp_path: Path
 ) -> None:
-    """Of another number, sharded or not: the weights of one process; so clipping is by the norm over all shards."""
+    """Another number, sharded or not, gives the weights of one process; so clipping uses the norm over all shards."""
     out = shutil.copytree(begun, tmp_path / "run")
     cfg = make(out, PLAIN + SHARDED * sharded)
     assert exit_codes(start_ranks(cfg, world_size)) == [0] * world_size
@@ -163,10 +162,10 @@ def test_other_processes_go_on(
     assert_close(one["model_state"], two["model_state"])
     assert one["optimizer_state"]["state"].keys() == two["optimizer_state"]["state"].keys()
     norms = [[r["grad_norm"] for r in stats(folder, "train_iter")] for folder in (reference, out)]
-    assert min(norms[0]) > 0.5  # so that they were clipped
+    assert min(norms[0]) > 0.5  # they were clipped
 
 
-def test_a_file_is_gone_on_with_in_shards(reference: Path, make: Make, tmp_path: Path) -> None:
+def test_sharded_run_resumes_from_a_file(reference: Path, make: Make, tmp_path: Path) -> None:
     out = shutil.copytree(reference, tmp_path / "run")
     assert exit_codes(start_ranks(make(out, PLAIN + SHARDED + " SOLVER.MAX_EPOCH 2"), 2)) == [0, 0]
     whole = shutil.copytree(reference, tmp_path / "whole")
@@ -174,7 +173,7 @@ def test_a_file_is_gone_on_with_in_shards(reference: Path, make: Make, tmp_path:
     assert_close(last(whole)["model_state"], last(out)["model_state"])
 
 
-def test_a_folder_can_be_started_from_and_tested(begun: Path, make: Make, tmp_path: Path) -> None:
+def test_folder_gives_initial_weights_and_can_be_tested(begun: Path, make: Make, tmp_path: Path) -> None:
     folder = begun / "checkpoints/checkpoint_epoch_00000_step_000001.dcp"
     file = tmp_path / "whole.pyth"
     torch.save(read_file(folder), file)
@@ -197,7 +196,7 @@ def damage(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["__1_0.distcp", ".metadata", REST])
 @pytest.mark.parametrize("spoil", [damage, Path.unlink])
-def test_a_damaged_folder_is_refused(name: str, spoil: Callable[[Path], None], begun: Path, tmp_path: Path) -> None:
+def test_damaged_folder_is_refused(name: str, spoil: Callable[[Path], None], begun: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(begun / "checkpoints/checkpoint_epoch_00000_step_000001.dcp", tmp_path / "one.dcp")
     spoil(folder / name)
     with pytest.raises(CheckpointError, match=r"one\.dcp: "):
@@ -212,7 +211,7 @@ class Malicious:
         return os.mkdir, (str(self.witness),)
 
 
-def test_an_index_runs_no_code_and_leads_nowhere_else(begun: Path, tmp_path: Path) -> None:
+def test_malicious_index_is_refused(begun: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(begun / "checkpoints/checkpoint_epoch_00000_step_000001.dcp", tmp_path / "one.dcp")
     index = pickle.loads((folder / ".metadata").read_bytes())
     for place in index.storage_data.values():
@@ -227,16 +226,41 @@ def test_an_index_runs_no_code_and_leads_nowhere_else(begun: Path, tmp_path: Pat
     assert not (tmp_path / "witness").exists()
 
 
-def sharded_linear() -> nn.Module:
-    model = nn.Module()
+class TwoLayers(VideoModel):
+    """The first layer is sharded as a unit, the second one with the rest of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_channels, self.grid, self.head = 3, None, nn.Identity()
+        self.blocks = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 3)])
+
+    def layers(self) -> list[list[nn.Module]]:
+        return [[block] for block in self.blocks]
+
+    def head_modules(self) -> list[nn.Module]:
+        return []
+
+    def units_to_shard(self) -> Iterator[nn.Module]:
+        yield self.blocks[0]
+
+    def _logits(self, x_BCTHW: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _features(self, x_BCTHW: Tensor) -> Features:
+        raise NotImplementedError
+
+    def _stages(self, x_BCTHW: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+
+def sharded_layers() -> VideoModel:
     torch.manual_seed(0)
-    model.blocks = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 3)])
-    return parallel.shard(model, CPU)
+    return parallel.shard(TwoLayers(), CPU)
 
 
 def save_with_faults(rank: int, folder: Path) -> None:
-    """A good one; one with a NaN in the shard of rank 1; one over a damaged one; and one where a file is in the way."""
-    writer, model = ShardWriter(60.0), sharded_linear()
+    """Save well; with a NaN in the shard of rank 1; over a damaged folder; and where a file is in the way."""
+    writer, model = ShardWriter(60.0), sharded_layers()
 
     def save(epoch: int, output_dir: Path = folder) -> str:
         state = snapshot(model, position=Position(epoch), cfg_text="")
@@ -246,13 +270,13 @@ def save_with_faults(rank: int, folder: Path) -> None:
             return str(error)
         return ""
 
-    told = [save(1)]
+    errors = [save(1)]
     (bias, *_) = [p for name, p in model.named_parameters() if name == "blocks.0.bias"]
     own = bias.detach().to_local()
     before = own.clone()
     if rank == 1:
         own.fill_(torch.nan)
-    told.append(save(2))
+    errors.append(save(2))
     own.copy_(before)
     if rank == 0:
         damaged = checkpoint_path(folder, Position(3), sharded=True)
@@ -260,17 +284,17 @@ def save_with_faults(rank: int, folder: Path) -> None:
         (damaged / REST).touch()
         (folder / "occupied").mkdir()
         (folder / "occupied/checkpoints").touch()
-    told += [save(3), save(4, folder / "occupied")]
-    torch.save((told, parallel.whole(model.state_dict())), folder / f"{rank}.pt")
+    errors += [save(3), save(4, folder / "occupied")]
+    torch.save((errors, parallel.unsharded(model.state_dict())), folder / f"{rank}.pt")
 
 
-def test_what_one_process_cannot_write_none_does(tmp_path: Path) -> None:
+def test_failure_of_one_process_is_raised_by_all(tmp_path: Path) -> None:
     run_group(save_with_faults, 2, tmp_path)
-    told, weights = torch.load(tmp_path / "0.pt")
-    assert told[0] == told[2] == ""
-    assert "not written, since values are not finite: model_state/blocks.0.bias" in told[1]
-    assert "could not be written" in told[3] and "bytes free" in told[3]
-    assert torch.load(tmp_path / "1.pt")[0] == told
+    errors, weights = torch.load(tmp_path / "0.pt")
+    assert errors[0] == errors[2] == ""
+    assert "not written, since values are not finite: model_state/blocks.0.bias" in errors[1]
+    assert "could not be written" in errors[3] and "bytes free" in errors[3]
+    assert torch.load(tmp_path / "1.pt")[0] == errors
     assert names(tmp_path) == ["checkpoint_epoch_00001.dcp", "checkpoint_epoch_00003.dcp"]
     for path in find_checkpoints(tmp_path):
         assert_close(read_file(path)["model_state"], dict(weights), atol=0.0)
@@ -278,7 +302,7 @@ def test_what_one_process_cannot_write_none_does(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint_epoch_00003.dcp"]
 
 
-def test_a_loss_that_is_not_finite_stops_all_and_is_not_saved(make: Make, tmp_path: Path) -> None:
+def test_non_finite_loss_stops_all_and_is_not_saved(make: Make, tmp_path: Path) -> None:
     opts = f"{PLAIN}{SHARDED} SOLVER.BASE_LR 1e30 TRAIN.CHECKPOINT_MINUTES 0.000001 SOLVER.MAX_EPOCH 9"
     assert exit_codes(start_ranks(make(tmp_path, opts), 2)) == [1, 1]
     log = (tmp_path / "stdout.log").read_text()
@@ -291,14 +315,14 @@ def test_a_loss_that_is_not_finite_stops_all_and_is_not_saved(make: Make, tmp_pa
 def save_when_due(rank: int, folder: Path) -> None:
     model = nn.Linear(3, 2)
     with Saver(folder, minutes=60.0) as saver:
-        saver._last -= 2 * 3600  # as if the time had passed
+        saver._last -= 2 * 3600  # as if two hours had passed
         due = [saver.due()]
         saver.save(Position(1), snapshot(model, position=Position(1), cfg_text=""))
         torch.save([*due, saver.due()], folder / f"{rank}.pt")
 
 
-def test_after_a_checkpoint_no_rank_wants_another_one(tmp_path: Path) -> None:
-    """Not even those that leave the writing to the first."""
+def test_checkpoint_is_due_on_no_rank_after_saving(tmp_path: Path) -> None:
+    """Not even on ranks that write nothing."""
     run_group(save_when_due, 2, tmp_path)
     assert [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)] == [[True, False]] * 2
     assert names(tmp_path) == ["checkpoint_epoch_00001.pyth"]
@@ -313,6 +337,6 @@ def test_after_a_checkpoint_no_rank_wants_another_one(tmp_path: Path) -> None:
         ("SOLVER.OPTIMIZING_METHOD adamp", "use adamw"),
     ],
 )
-def test_what_cannot_be_sharded_is_told_before_the_start(opts: str, text: str, make: Make, tmp_path: Path) -> None:
+def test_config_that_cannot_be_sharded_is_refused(opts: str, text: str, make: Make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=text):
         make(tmp_path, opts + SHARDED)

@@ -1,4 +1,4 @@
-"""A process group that loses one of its processes: every other process ends soon, and names it."""
+"""Process groups: collective operations, and what every process reports if one of them is lost."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ import torch.testing._internal.distributed.fake_pg
 
 from tests.helpers.runs import run_group
 from videovit.engine import distributed
-from videovit.engine.distributed.group import LaunchError, PeerError
+from videovit.engine.distributed import faults, group
 from videovit.errors import UserError
 
 WORLD = 3
@@ -23,7 +23,7 @@ FAULTY = 1
 
 
 def work(rank: int, how: str, port: int, folder: Path) -> None:
-    """What one rank goes through; how it ended is written to a file."""
+    """Run one rank; how it ended is written to a file."""
     variables = {"RANK": rank, "WORLD_SIZE": WORLD, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in variables.items()})
     timeout_s = 3.0 if how in ("absent", "hang") else 60.0
@@ -40,17 +40,17 @@ def work(rank: int, how: str, port: int, folder: Path) -> None:
                     time.sleep(30)
                     return
                 raise UserError("clip 7 is broken")
-            if how == "killed, and the others wait for their GPUs":
+            if how == "killed while the others wait for GPUs":
                 distributed.wait_together(lambda: False)
             distributed.mean([1.0])
-    except (LaunchError, PeerError, UserError) as error:
+    except UserError as error:
         text = f"{type(error).__name__}: {error}\n{time.monotonic() - began}"
         (folder / str(rank)).write_text(text)
 
 
 @pytest.fixture
 def ends(tmp_path: Path) -> Callable[[str], dict[int, str]]:
-    """`ends(how)`: rank -> how it ended."""
+    """`ends(how)` starts the ranks; returns rank -> how it ended."""
 
     def run(how: str) -> dict[int, str]:
         with socket.socket() as probe:
@@ -64,7 +64,7 @@ def ends(tmp_path: Path) -> Callable[[str], dict[int, str]]:
             for rank, child in enumerate(children):
                 if rank != FAULTY or how != "hang":
                     child.join(timeout=60)
-                    assert child.exitcode is not None, f"rank {rank} is still there"
+                    assert child.exitcode is not None, f"rank {rank} is still running"
         finally:
             for child in children:
                 child.kill()
@@ -74,29 +74,28 @@ def ends(tmp_path: Path) -> Callable[[str], dict[int, str]]:
     return run
 
 
-def test_an_error_is_told_by_all(ends: Callable[[str], dict[int, str]]) -> None:
-    told = ends("error")
-    assert told[FAULTY].startswith("UserError: clip 7 is broken")
+def test_error_on_one_rank_is_reported_by_all(ends: Callable[[str], dict[int, str]]) -> None:
+    reports = ends("error")
+    assert reports[FAULTY].startswith("UserError: clip 7 is broken")
     for rank in (0, 2):
-        assert told[rank].startswith("PeerError: rank 1: clip 7 is broken"), told
+        assert reports[rank].startswith("PeerError: rank 1: clip 7 is broken"), reports
 
 
-@pytest.mark.parametrize("how", ["killed", "killed, and the others wait for their GPUs", "hang"])
-def test_a_silent_rank_is_named(
-    how: str, ends: Callable[[str], dict[int, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(distributed, "LOOK_S", 2.0)
-    told = ends(how)
-    assert set(told) == {0, 2}
-    for text in told.values():
-        assert text.startswith("PeerError: rank 1: killed, or hangs"), told
+@pytest.mark.parametrize("how", ["killed", "killed while the others wait for GPUs", "hang"])
+def test_silent_rank_is_named(how: str, ends: Callable[[str], dict[int, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "SEARCH_S", 2.0)
+    reports = ends(how)
+    assert set(reports) == {0, 2}
+    for text in reports.values():
+        assert text.startswith("PeerError: rank 1: killed, or hangs"), reports
 
 
-def test_a_rank_that_never_comes_is_named(ends: Callable[[str], dict[int, str]]) -> None:
-    told = ends("absent")
-    assert set(told) == {0, 2}
-    assert all("LaunchError" in text and "within 3 s" in text for text in told.values())
-    assert "absent: rank 1" in told[0]
+def test_absent_rank_is_named(ends: Callable[[str], dict[int, str]]) -> None:
+    reports = ends("absent")
+    assert set(reports) == {0, 2}
+    for text in reports.values():
+        assert text.startswith("UserError: rank ") and "could not join" in text and "within 3 s" in text, reports
+    assert "absent: rank 1" in reports[0]
 
 
 def agree(rank: int, folder: Path) -> None:
@@ -112,23 +111,21 @@ def wait_for_the_slowest(rank: int, folder: Path) -> None:
     assert 0.4 < time.monotonic() - begin < 30
 
 
-def test_processes_wait_for_the_last_of_their_gpus(tmp_path: Path) -> None:
+def test_wait_together_waits_for_the_slowest_rank(tmp_path: Path) -> None:
     run_group(wait_for_the_slowest, 2, tmp_path)
 
 
-def test_what_processes_agree_on_never_takes_the_way_of_gradients(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on GPUs, where nccl is in the place of a backend that sends nothing."""
+def test_collectives_never_use_the_backend_of_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that sends nothing stands in for nccl."""
     assert "fake" in dist.Backend.backend_list, "registered by importing fake_pg"
-    monkeypatch.setitem(distributed.BACKENDS, "gloo", distributed.BACKENDS["nccl"].replace("nccl", "fake"))
+    monkeypatch.setitem(group.BACKENDS, "gloo", group.BACKENDS["nccl"].replace("nccl", "fake"))
     run_group(agree, 2, tmp_path)
 
 
-def test_a_machine_that_knows_itself_by_its_loopback_device_only_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_host_name_gives_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    assert "set GLOO_SOCKET_IFNAME" in distributed._hint("192.0.2.1")
-    assert not distributed._hint("127.0.0.1"), "all processes are here"
+    assert "set GLOO_SOCKET_IFNAME" in group._loopback_hint("192.0.2.1")
+    assert not group._loopback_hint("127.0.0.1"), "all processes are on this machine"
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
-    assert not distributed._hint("192.0.2.1")
+    assert not group._loopback_hint("192.0.2.1")

@@ -1,4 +1,4 @@
-"""One job in a folder at a time."""
+"""The lock of OUTPUT_DIR: one job per folder at a time."""
 
 import dataclasses
 import json
@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from videovit.engine.distributed import lock
-from videovit.engine.distributed.lock import NAME, SILENT_S, LockError, Owner, output_lock, this_process
+from videovit.engine.distributed.lock import NAME, SILENT_S, Owner, output_lock, this_process
+from videovit.errors import UserError
 
 
 def write(folder: Path, **changes: object) -> Path:
-    """A lock of another owner, beside this process."""
+    """Write the lock file of another owner: this process with `changes`."""
     path = folder / NAME
     path.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(this_process(), **changes))))
     return path
@@ -31,35 +32,31 @@ def hold(folder: Path, seconds: float) -> None:
         time.sleep(seconds)
 
 
-def test_the_second_job_stops_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_second_job_in_a_folder_is_refused(tmp_path: Path) -> None:
     child = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path, 60))
     child.start()
     while not (tmp_path / NAME).exists() or not (tmp_path / NAME).read_text():
         time.sleep(0.005)
     with (
-        pytest.raises(LockError, match=rf"in use by process {child.pid} on .*another OUTPUT_DIR.*rm "),
+        pytest.raises(UserError, match=rf"in use by process {child.pid} on .*another OUTPUT_DIR.*rm "),
         output_lock(tmp_path),
     ):
         pass
     assert (tmp_path / NAME).exists()
     child.kill()
     child.join()
-    take(tmp_path)  # its owner is dead now
+    take(tmp_path)  # the owner is dead now
 
 
-def test_a_number_that_another_process_has_got_since_is_no_owner(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_reused_process_id_is_not_the_owner(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, born="1")
     take(tmp_path)
     assert "took over OUTPUT_DIR" in caplog.text and "that process is gone" in caplog.text
 
 
-def test_an_owner_elsewhere_is_believed_while_it_gives_signs_of_life(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_owner_on_another_machine_is_respected_until_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, host="node7", place="node7 boot", pid=1)
-    with pytest.raises(LockError, match="process 1 on node7"):
+    with pytest.raises(UserError, match="process 1 on node7"):
         take(tmp_path)
     long_ago = time.time() - SILENT_S - 5
     os.utime(path, (long_ago, long_ago))
@@ -67,49 +64,49 @@ def test_an_owner_elsewhere_is_believed_while_it_gives_signs_of_life(
     assert "no sign of life" in caplog.text
 
 
-def test_a_requeued_slurm_job_takes_its_folder_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requeued_slurm_job_takes_over_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, host="node7", place="node7 boot", job="123", restart=0)
     monkeypatch.setenv("SLURM_JOB_ID", "123")
-    with pytest.raises(LockError, match="Slurm job 123"):
+    with pytest.raises(UserError, match="Slurm job 123"):
         take(tmp_path)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     take(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"host": 1}'])
-def test_a_damaged_lock_is_taken_over(text: str, tmp_path: Path) -> None:
+def test_damaged_lock_is_taken_over(text: str, tmp_path: Path) -> None:
     (tmp_path / NAME).write_text(text)
     take(tmp_path)
 
 
 @pytest.mark.parametrize("removed", [False, True])
-def test_an_owner_that_lost_its_folder_notices(removed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once where it looks, and after the next beat where it does not; the lock of the other stays."""
-    monkeypatch.setattr(lock, "BEAT_S", 0.01)
+def test_owner_notices_lost_folder(removed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`verify` at once, `check` after the next renewal; the lock of the new owner stays."""
+    monkeypatch.setattr(lock, "RENEWAL_S", 0.01)
     with output_lock(tmp_path) as held:
-        held(True)
+        held.verify()
         other = write(tmp_path, host="node7", place="node7 boot", pid=1)
         if removed:
             other.unlink()
-        told = "its lock was removed" if removed else "was taken over by process 1 on node7"
-        with pytest.raises(LockError, match=f"{told}.*saves nothing more"):
-            held(True)
+        problem = "its lock was removed" if removed else "was taken over by process 1 on node7"
+        with pytest.raises(UserError, match=f"{problem}.*saves nothing more"):
+            held.verify()
     assert other.exists() is not removed
     other.unlink(missing_ok=True)
     with output_lock(tmp_path) as held:
         other.unlink()
         end = time.monotonic() + 30
-        with pytest.raises(LockError):
+        with pytest.raises(UserError, match="its lock was removed"):
             while time.monotonic() < end:
-                held(False)
+                held.check()
 
 
-def test_a_folder_that_cannot_be_read_for_a_while_is_not_lost(tmp_path: Path) -> None:
+def test_unreadable_folder_is_not_lost(tmp_path: Path) -> None:
     with output_lock(tmp_path) as held:
         (tmp_path / NAME).rename(tmp_path / "aside")
-        (tmp_path / NAME).mkdir()  # reading it is an error, for root too
-        held(True)
+        (tmp_path / NAME).mkdir()  # reading a folder is an error, for root too
+        held.verify()
         (tmp_path / NAME).rmdir()
         (tmp_path / "aside").rename(tmp_path / NAME)
-        held(True)
+        held.verify()
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Several processes train one model: like one process, and the same whenever they were started."""
+"""Several processes train one model: like one process, and with the same bits after a resume."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def train(net: nn.Module, steps: range, rank: int) -> None:
 
 
 def resume_in_the_middle(rank: int, folder: Path) -> None:
-    """Four steps in a row, and two steps, then two more by new objects, as a new process would have them."""
+    """Four steps in a row; and two steps, then two more with new objects, as a new process would have them."""
     whole = parallel.replicate(model(), CPU)
     train(whole, range(4), rank)
     first = parallel.replicate(model(), CPU)
@@ -56,15 +56,15 @@ def assert_equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
         assert torch.equal(one[name], two[name]), name
 
 
-def test_a_resumed_run_of_four_processes_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    """Bit for bit, dropout and batch statistics too."""
+def test_resumed_run_of_four_processes_equals_uninterrupted_run(tmp_path: Path) -> None:
+    """Bit for bit, including dropout and batch statistics."""
     run_group(resume_in_the_middle, 4, tmp_path)
     for rank in range(4):
         whole, resumed = torch.load(tmp_path / f"{rank}.pt")
         assert_equal(whole, resumed)
 
 
-def test_gradients_are_averaged_and_may_be_compressed(tmp_path: Path) -> None:
+def test_gradients_are_averaged_with_and_without_compression(tmp_path: Path) -> None:
     run_group(average, 2, tmp_path)
     each = []
     for rank in range(2):
@@ -84,8 +84,8 @@ def test_gradients_are_averaged_and_may_be_compressed(tmp_path: Path) -> None:
             assert torch.equal(rounded, rounded.to(dtype).float())
 
 
-def test_more_processes_than_videos_measure_what_one_does(tmp_path: Path) -> None:
-    """Of four ranks one validates nothing; gradients travel in bf16 meanwhile."""
+def test_more_processes_than_videos_give_the_results_of_one(tmp_path: Path) -> None:
+    """One of four ranks has nothing to validate; gradients are compressed to bf16."""
     data, file = write_data(tmp_path / "data", num_train=4, num_test=3), write_config(tmp_path)
     opts = f"DATA.PATH_TO_DATA_DIR {data} TEST.ENABLE False SOLVER.BASE_LR 0.0 SOLVER.MAX_EPOCH 1 "
     opts += "TRAIN.GRAD_COMPRESSION bf16 OUTPUT_DIR"

@@ -1,4 +1,4 @@
-"""Signals: remembered, agreed on, handed back."""
+"""Signals that stop a run: remembered, and turned into exit codes."""
 
 import os
 import signal
@@ -12,27 +12,27 @@ from videovit.engine.training.step import stoppable
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
-def test_the_first_signal_is_remembered(signum: signal.Signals) -> None:
+def test_first_signal_is_remembered(signum: signal.Signals) -> None:
     before = signal.getsignal(signum)
-    with preemption.install() as asked, preemption.install() as inner:
-        assert asked.requested() == 0 and inner is asked
+    with preemption.install() as signals, preemption.install() as inner:
+        assert signals.requested() == 0 and inner is signals
         os.kill(os.getpid(), signum)
         os.kill(os.getpid(), signum)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert asked.requested() == signum
-        assert asked.previous[signum] is before
+        assert signals.requested() == signum
+        assert signals.previous[signum] is before
     assert signal.getsignal(signum) is before
 
 
-def test_the_second_ctrl_c_ends_at_once() -> None:
-    with preemption.install() as asked:
+def test_second_ctrl_c_ends_at_once() -> None:
+    with preemption.install() as signals:
         os.kill(os.getpid(), signal.SIGINT)
-        assert asked.requested() == signal.SIGINT
+        assert signals.requested() == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_batches_are_left_after_a_signal() -> None:
+def test_stoppable_ends_after_a_signal() -> None:
     seen = []
     with preemption.install(), pytest.raises(Preempted) as stop:
         for batch in stoppable(range(9), 9):
@@ -46,7 +46,7 @@ def test_batches_are_left_after_a_signal() -> None:
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGUSR2, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_exit_codes(signum: int, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
-        raise Preempted(signum, "there.pyth")
+        raise Preempted(signum, "last.pyth")
 
     assert exit_code(main, hint="the same command goes on") == code
-    assert "saved there.pyth; the same command goes on" in capsys.readouterr().err
+    assert "saved last.pyth; the same command goes on" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Processes that are started together end together, whatever one of them does."""
+"""Spawned processes: results, failures, and signals."""
 
 import multiprocessing
 import os
@@ -13,16 +13,16 @@ import pytest
 
 from tests.helpers.project import ROOT
 from videovit.engine.distributed import processes
-from videovit.engine.distributed.group import PeerError
-from videovit.engine.distributed.processes import SpawnedRunError, run_processes
+from videovit.engine.distributed.faults import PeerError
+from videovit.engine.distributed.processes import run_processes
 from videovit.errors import UserError
 
 STUBBORN_S = 100.0
-DEAF_TO = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # when this module is imported
+BLOCKED_AT_IMPORT = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def behave(i: int, how: str, folder: Path) -> str:
-    """Process 1 does something; the others, deaf to SIGTERM, would stay for long."""
+    """Process 1 does something; the others ignore SIGTERM and would run for a long time."""
     if how == "fine":
         return f"result of {i}"
     if i != 1:
@@ -52,7 +52,7 @@ def names(number: int) -> list[str]:
 
 
 def is_alive(pid: int) -> bool:
-    """Running, and no zombie."""
+    """Whether a process is running, and not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -60,63 +60,63 @@ def is_alive(pid: int) -> bool:
 
 
 def pids(folder: Path) -> list[int]:
-    return [int(path.name.split()[1]) for path in folder.iterdir() if "told" not in path.name]
+    return [int(path.name.split()[1]) for path in folder.iterdir() if "signalled" not in path.name]
 
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes as copies of this one, which need not import torch anew; and little patience with stubborn ones."""
+    """Fork processes, which saves importing torch; and kill those that ignore SIGTERM soon."""
     context = multiprocessing.get_context("fork")
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
     monkeypatch.setattr(processes, "END_S", 0.3)
 
 
-def test_the_result_is_that_of_the_first(tmp_path: Path) -> None:
+def test_result_of_the_first_process_is_returned(tmp_path: Path) -> None:
     assert run_processes(behave, names(2), "fine", tmp_path) == "result of 0"
 
 
-def deaf_at_birth(i: int) -> set[int]:
-    return DEAF_TO
+def blocked_at_import(i: int) -> set[int]:
+    return BLOCKED_AT_IMPORT
 
 
-def test_a_process_hears_no_signal_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while it imports would be a traceback beside what the run has to say."""
-    for name in ("_fd", "_pid"):  # as in a new program, where the first process starts this helper too
+def test_signals_are_blocked_while_a_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during its imports would print a traceback."""
+    for name in ("_fd", "_pid"):  # as in a new program, in which the first process starts this helper too
         monkeypatch.setattr(resource_tracker._resource_tracker, name, None)
-    assert run_processes(deaf_at_birth, names(1)) >= {signal.SIGINT, signal.SIGTERM}
+    assert run_processes(blocked_at_import, names(1)) >= {signal.SIGINT, signal.SIGTERM}
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
-        ("mistake", "rank 1: no such list"),
+        ("mistake", "^rank 1: no such list"),
         ("other", "^rank 2: no such list"),
-        ("bug", "rank 1: ZeroDivisionError: one by none"),
-        ("killed", "rank 1: killed by SIGKILL"),
-        ("exit", "rank 1: ended with exit code 7"),
+        ("bug", "^rank 1: ZeroDivisionError: one by none"),
+        ("killed", "^rank 1: killed by SIGKILL"),
+        ("exit", "^rank 1: ended with exit code 7"),
     ],
 )
 @pytest.mark.usefixtures("forked")
-def test_one_fails(how: str, told: str, tmp_path: Path) -> None:
-    """The others, which would stay and do not heed SIGTERM, are ended too."""
-    with pytest.raises(SpawnedRunError, match=told):
+def test_failure_of_one_process_ends_all(how: str, message: str, tmp_path: Path) -> None:
+    """Including those that ignore SIGTERM."""
+    with pytest.raises(UserError, match=message):
         run_processes(behave, names(3), how, tmp_path)
     assert len(pids(tmp_path)) == 3 and not any(map(is_alive, pids(tmp_path)))
 
 
 @pytest.mark.usefixtures("forked")
-def test_a_death_between_two_looks_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    look = processes.Child.problem
+def test_death_between_two_checks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = processes.Child.problem
 
-    def look_and_pause(child: processes.Child) -> str:
-        said = look(child)
-        if not said:
+    def check_and_pause(child: processes.Child) -> str:
+        problem = check(child)
+        if not problem:
             child.process.join()
-        return said
+        return problem
 
-    monkeypatch.setattr(processes.Child, "problem", look_and_pause)
-    monkeypatch.setattr(processes, "wait", lambda sources: sources)  # does not wait until there is something to see
-    with pytest.raises(SpawnedRunError, match="rank 0: killed by SIGKILL"):
+    monkeypatch.setattr(processes.Child, "problem", check_and_pause)
+    monkeypatch.setattr(processes, "wait", lambda sources: sources)  # returns at once
+    with pytest.raises(UserError, match="^rank 0: killed by SIGKILL"):
         run_processes(die, names(1))
 
 
@@ -126,16 +126,16 @@ def die(i: int) -> None:
 
 
 @pytest.mark.usefixtures("forked")
-def test_ctrl_c_in_one(tmp_path: Path) -> None:
+def test_ctrl_c_in_one_process_ends_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_processes(behave, names(3), "interrupt", tmp_path)
     assert not any(map(is_alive, pids(tmp_path)))
 
 
 def answer_signal(i: int, folder: Path) -> None:
-    signal.signal(signal.SIGUSR2, lambda *_: (folder / f"{i} was told").touch())
+    signal.signal(signal.SIGUSR2, lambda *_: (folder / f"{i} signalled").touch())
     (folder / f"{i} {os.getpid()}").touch()
-    while not (folder / f"{i} was told").exists():
+    while not (folder / f"{i} signalled").exists():
         time.sleep(0.01)
 
 
@@ -159,7 +159,7 @@ def start_script(target: str, folder: Path, tmp_path: Path) -> "subprocess.Popen
     return child
 
 
-def test_signals_are_handed_on(tmp_path: Path) -> None:
+def test_signals_are_forwarded(tmp_path: Path) -> None:
     folder = tmp_path / "pids"
     folder.mkdir()
     child = start_script("answer_signal", folder, tmp_path)
@@ -167,7 +167,7 @@ def test_signals_are_handed_on(tmp_path: Path) -> None:
     assert child.wait(timeout=60) == 0
 
 
-def test_none_outlives_its_parent(tmp_path: Path) -> None:
+def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     folder = tmp_path / "pids"
     folder.mkdir()
     child = start_script("answer_signal", folder, tmp_path)

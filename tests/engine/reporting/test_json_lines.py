@@ -1,14 +1,15 @@
-"""Records of runs that were cut off in the middle of a line."""
+"""Files of JSON records, also after a write was cut off."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from videovit.engine.reporting.json_lines import RecordError, append_record, read_records
+from videovit.engine.reporting.json_lines import append_record, read_records
+from videovit.errors import UserError
 
 
-def test_half_a_line_costs_that_record_alone(tmp_path: Path) -> None:
+def test_incomplete_line_loses_only_its_own_record(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     assert read_records(path) == []
     append_record(path, {"a": 1, "text": "für"})
@@ -23,10 +24,10 @@ def test_half_a_line_costs_that_record_alone(tmp_path: Path) -> None:
     assert read_records(path) == [{"a": 5}]
 
 
-def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"taken: could not be written, [\d,]+ bytes free: Is a directory"):
+def test_unwritable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"taken: could not be written, [\d,]+ bytes free: Is a directory"):
         (tmp_path / "taken").mkdir()
         append_record(tmp_path / "taken", {})
-    with pytest.raises(RecordError, match=r"full: could not be written, .*: No space left on device"):
+    with pytest.raises(UserError, match=r"full: could not be written, .*: No space left on device"):
         (tmp_path / "full").symlink_to("/dev/full")
         append_record(tmp_path / "full", {})

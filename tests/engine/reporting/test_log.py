@@ -1,19 +1,22 @@
-"""Stats lines, files, progress and tables."""
+"""The log of a run: lines, records, progress, tables."""
 
 import json
 import logging
 import os
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from videovit.engine.reporting.log import Progress, RunLog, format_table, logger
+from videovit.engine.reporting.log import RunLog, format_table, logger
+from videovit.engine.reporting.progress import Progress
 from videovit.engine.run import Run
 from videovit.errors import UserError
 
 
-def test_stats_go_to_the_log_and_to_the_file(tmp_path: Path) -> None:
+def test_stats_are_written_to_log_and_file(tmp_path: Path) -> None:
     with RunLog(tmp_path) as log:
         log.stats("val_epoch", {"epoch": "1/2", "top1_err": 12.3456789, "loss": float("nan")})
     text = (tmp_path / "stdout.log").read_text()
@@ -22,8 +25,8 @@ def test_stats_go_to_the_log_and_to_the_file(tmp_path: Path) -> None:
     assert record == {"_type": "val_epoch", "epoch": "1/2", "top1_err": 12.3456789, "loss": None}
 
 
-def test_what_was_reported_is_known_behind_half_a_line(tmp_path: Path) -> None:
-    """What a full disk left of a record does not keep the run from going on, once and again."""
+def test_reported_is_known_after_an_incomplete_line(tmp_path: Path) -> None:
+    """A record that a full disk cut off does not prevent resuming, even twice."""
     for _ in range(2):
         with RunLog(tmp_path) as log:
             assert not log.reported("val_epoch", 2)
@@ -32,20 +35,32 @@ def test_what_was_reported_is_known_behind_half_a_line(tmp_path: Path) -> None:
             assert log.reported("val_epoch", 12) and not log.reported("val_epoch", 1)
 
 
-def test_a_log_on_a_full_disk_is_no_second_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One warning, and what ended the run is still told, not that its log could not be written."""
+def test_log_on_full_disk_warns_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error that ended the run is reported, not that its log could not be written."""
     (tmp_path / "stdout.log").symlink_to("/dev/full")
     with pytest.raises(UserError, match="no such list"), RunLog(tmp_path):
         for line in range(3):
             logger.info("line %d", line)
         raise UserError("no such list")
-    told = capsys.readouterr().err
-    assert told.count("stdout.log cannot be written: [Errno 28]") == 1
-    assert "line 2" in told and "Traceback" not in told and "Call stack" not in told
+    shown = capsys.readouterr().err
+    assert shown.count("stdout.log cannot be written: [Errno 28]") == 1
+    assert "line 2" in shown and "Traceback" not in shown and "Call stack" not in shown
 
 
-def test_names_that_are_not_utf_8_are_logged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """An image folder may hold such files; they are no reason to say that the log cannot be written."""
+def test_warnings_and_errors_carry_their_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog(tmp_path):
+        logger.info("one")
+        logger.warning("two of %d", 3)
+        logger.error("three")
+        warnings.warn("four", stacklevel=1)
+    for text in ((tmp_path / "stdout.log").read_text(), capsys.readouterr().err):
+        lines = [line.split("] ", 1)[1] for line in text.splitlines() if line.startswith("[")]
+        assert lines[:3] == ["one", "warning: two of 3", "error: three"]
+        assert lines[3].startswith("warning: ") and lines[3].endswith("UserWarning: four")
+
+
+def test_file_names_that_are_not_utf_8_are_logged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Image folders may contain such files."""
     with pytest.raises(UserError), RunLog(tmp_path):
         logger.info("unreadable: %s", os.fsdecode(b"m\xe4dchen.png"))
         raise UserError(os.fsdecode(b"m\xe4dchen.png"))
@@ -53,13 +68,13 @@ def test_names_that_are_not_utf_8_are_logged(tmp_path: Path, capfd: pytest.Captu
     assert "cannot be written" not in capfd.readouterr().err
 
 
-def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+def test_ranks_above_zero_write_no_files(tmp_path: Path) -> None:
     with RunLog(tmp_path / "run", rank=1) as log:
         log.stats("val_epoch", {"a": 1})
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
+def test_tensorboard_receives_numbers(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with RunLog(tmp_path, tensorboard_dir=tmp_path / "tb") as log:
@@ -69,19 +84,19 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("train_iter/loss")] == [(3, 1.5)]
 
 
-def test_plain_lines_when_not_on_a_terminal(tmp_path: Path) -> None:
+def test_progress_without_terminal_logs_lines(tmp_path: Path) -> None:
     with RunLog(tmp_path):
         progress = Progress("epoch 1/2", 4, log_period=2)
         for _, batch in progress.over([3, 3, 3, 3]):
             progress.count(batch, loss=0.5)
-    said = [line for line in (tmp_path / "stdout.log").read_text().splitlines() if "step" in line]
-    assert len(said) == 2
-    assert all(word in said[1] for word in ("epoch 1/2", "step 4/4", "clips/s", "data", "compute", "eta", "loss 0.5"))
+    lines = [line for line in (tmp_path / "stdout.log").read_text().splitlines() if "step" in line]
+    assert len(lines) == 2
+    assert all(word in lines[1] for word in ("epoch 1/2", "step 4/4", "clips/s", "data", "compute", "eta", "loss 0.5"))
     assert progress.num_clips == 12
 
 
-def test_rates_are_those_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line of a step and the stats, of one rank of four that has seen 50 clips in two seconds."""
+def test_rates_include_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of four ranks has seen 50 clips in two seconds."""
     monkeypatch.setattr(Progress, "elapsed_s", 2.0)
     with RunLog(tmp_path) as log:
         progress = Run(log, torch.device("cpu"), rank=0, world_size=4).progress("test", 1, log_period=1)
@@ -91,12 +106,12 @@ def test_rates_are_those_of_all_processes(tmp_path: Path, monkeypatch: pytest.Mo
     assert progress.clips_per_s == 100.0
 
 
-def test_steps_of_a_resumed_epoch_go_on_counting() -> None:
+def test_progress_of_resumed_epoch_continues_counting() -> None:
     progress = Progress("epoch", 10, first=7, quiet=True)
     assert [step for step, _ in progress.over("abc")] == [7, 8, 9]
 
 
-def test_logging_is_left_as_it_was(tmp_path: Path) -> None:
+def test_logging_is_restored_afterwards(tmp_path: Path) -> None:
     before = list(logger.handlers)
     with RunLog(tmp_path):
         assert len(logger.handlers) == len(before) + 2
@@ -105,13 +120,11 @@ def test_logging_is_left_as_it_was(tmp_path: Path) -> None:
     assert logging.getLogger("py.warnings").handlers == []
 
 
-def test_table() -> None:
+def test_format_table_aligns_columns() -> None:
     assert format_table(["a", "bb"], [["x", 1], ["yyy", None]]) == "a    bb\n---  --\nx     1\nyyy   -"
 
 
-def test_asking_for_tensorboard_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
+def test_tensorboard_without_package_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match="pip install tensorboard"):
+    with pytest.raises(UserError, match="pip install tensorboard"):
         RunLog(tmp_path, tensorboard_dir=tmp_path / "tb")

@@ -1,1 +1,1 @@
-"""Writing, finding and loading weights and training state."""
+"""Checkpoints of a run: written in the background, found again, resumed from, tested."""

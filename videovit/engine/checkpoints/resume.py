@@ -1,9 +1,9 @@
-"""Checkpoints of a run: found again, and loaded (saving.py writes them).
+"""Find the checkpoints of a run, and continue from them (`saving` writes them).
 
-Files are SlowFast's: `OUTPUT_DIR/checkpoints/checkpoint_epoch_00010.pyth` with the keys epoch, model_state,
-optimizer_state, scaler_state and cfg; ours adds step (steps done in the epoch that follows) of num_steps,
-pool_norm_eps, ema_state and ema_updates (the moving average of the weights), and versions. A sharded run writes folders
-on its way, `checkpoint_epoch_00010.dcp`, which are read as those files are.
+Files follow SlowFast: `OUTPUT_DIR/checkpoints/checkpoint_epoch_00010.pyth` with the keys epoch, model_state,
+optimizer_state, scaler_state and cfg. Added here: step (steps done in the following epoch) and num_steps (of that
+epoch), pool_norm_eps, ema_state and ema_updates (the moving average of the weights), and versions. A sharded run writes
+folders before its end, `checkpoint_epoch_00010.dcp`, which are read like files.
 """
 
 from __future__ import annotations
@@ -14,22 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from videovit.config import free_keys
 from videovit.config.tree import Mapping, Node, TreeError, parse_tree, written
 from videovit.engine import distributed
-from videovit.engine.distributed.parallel import as_in, load_whole
+from videovit.engine.distributed.parallel import load_unsharded, shard_like
 from videovit.engine.reporting.log import logger
+from videovit.messages import plural
 from videovit.models.convert import CheckpointError, set_pool_norm_eps
 from videovit.models.convert.read import SHARDED_SUFFIX, read_file
 
 FILE_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_step_(\d+))?\.(pyth|dcp)$")
+START_ANEW = "start from the beginning in another OUTPUT_DIR"
+MAX_LISTED = 5  # names per message
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where training stands: `epoch` whole epochs done, and `step` of the `num_steps` steps of the next one."""
+    """How far training has come.
+
+    Attributes:
+        epoch: finished epochs.
+        step: finished steps of the epoch that follows.
+        num_steps: all steps of that epoch; 0 if `step` is 0.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -37,9 +47,12 @@ class Position:
 
 
 def checkpoint_path(output_dir: Path, position: Position, *, sharded: bool = False) -> Path:
-    """The file of a position: `checkpoint_epoch_00003.pyth`, mid-epoch `checkpoint_epoch_00003_step_000120.pyth`.
+    """The checkpoint of a position: `checkpoint_epoch_00003.pyth`, mid-epoch `checkpoint_epoch_00003_step_000120.pyth`.
 
-    Sharded ones are folders that end in `.dcp`.
+    Args:
+        output_dir: of the run.
+        position: of its training.
+        sharded: name a folder that ends in `.dcp` instead of a file.
     """
     step = f"_step_{position.step:06d}" if position.step else ""
     suffix = SHARDED_SUFFIX if sharded else ".pyth"
@@ -47,7 +60,7 @@ def checkpoint_path(output_dir: Path, position: Position, *, sharded: bool = Fal
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoints of a run, newest (furthest in training) first, of one position the file before the folder."""
+    """The checkpoints of a run, furthest in training first; of the same position the file before the folder."""
 
     def order(path: Path) -> tuple[int, int, bool]:
         match = FILE_NAME.search(path.name)
@@ -55,31 +68,38 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
 
     folder = output_dir / "checkpoints"
     found = [p for p in folder.glob("checkpoint_epoch_*") if FILE_NAME.search(p.name)] if folder.is_dir() else []
+    # By position and not by time: copying a run to another disk changes the times.
     return sorted(found, key=order, reverse=True)
 
 
 def load_model(model: nn.Module, path: Path, *, key: str = "model_state") -> dict[str, Any]:
-    """Load the weights of a checkpoint of this engine, strictly; returns the checkpoint's content.
+    """Load the weights of a checkpoint of this project, strictly.
 
     Args:
+        model: may be sharded.
+        path: file, or folder of a sharded checkpoint.
         key: "model_state", or "ema_state" for the moving average.
 
+    Returns:
+        All that the checkpoint contains.
+
     Raises:
-        CheckpointError: unreadable, or its names or shapes are not those of `model`; the first of each are listed.
+        CheckpointError: unreadable, or names or shapes differ from those of `model`; the first of each are listed.
     """
     state = read_file(path)
     if not isinstance(state.get(key), dict):
         if key == "ema_state":
             raise CheckpointError(f"{path} has no 'ema_state': it was trained without TRAIN.EMA_DECAY")
-        raise CheckpointError(f"{path}: expected the key {key!r}, found {sorted(map(str, state))[:5]}")
+        raise CheckpointError(f"{path}: expected the key {key!r}, found {sorted(map(str, state))[:MAX_LISTED]}")
+    # Checked here, since the message of load_state_dict lists every single name.
     _check_fit(model.state_dict(), state[key], path)
-    load_whole(model, state[key])
+    load_unsharded(model, state[key])
     if state.get("pool_norm_eps"):
         set_pool_norm_eps(model, state["pool_norm_eps"])
     return state
 
 
-def _check_fit(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor], path: Path) -> None:
+def _check_fit(wanted: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
     missing = [name for name in wanted if name not in found]
     unknown = [name for name in found if name not in wanted]
     shapes = [
@@ -88,7 +108,7 @@ def _check_fit(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor], 
         if n in found and wanted[n].shape != found[n].shape
     ]
     lines = [
-        f"{title} ({len(names)}): {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        f"{title} ({len(names)}): {', '.join(names[:MAX_LISTED])}{', ...' if len(names) > MAX_LISTED else ''}"
         for title, names in (("missing in the file", missing), ("unknown to the model", unknown), ("shapes", shapes))
         if names
     ]
@@ -107,32 +127,36 @@ def resume(
     num_steps: int = 0,
     global_batch: int = 0,
 ) -> Position | None:
-    """Continue from the newest checkpoint in `output_dir` that can be read; a damaged one is passed over aloud.
-
-    Moments come from the file; weight decay, momentum and the like stay those of `optimizer`.
+    """Restore training from the newest readable checkpoint in `output_dir`; damaged ones are skipped with a warning.
 
     Args:
-        cfg_text: of this run; keys that shape training and differ from the earlier run's are named in a warning.
-        ema: moving average of the weights; begins with the weights themselves where the file has none.
-        num_steps: steps of an epoch now, which a stop in the middle of an epoch must agree with; 0 is not compared.
-        global_batch: videos a step now; the same.
+        output_dir: of the run.
+        model: gets the weights.
+        optimizer: gets the moments; its settings (weight decay, momentum, ...) stay those of this run.
+        scaler: of gradients in half precision, if any.
+        ema: moving average of the weights; starts from the weights if the checkpoint has no average.
+        cfg_text: config of this run. Keys that shape training and differ from the earlier run are named in a warning.
+        num_steps: steps of an epoch of this run; a checkpoint from the middle of an epoch must agree. 0: not compared.
+        global_batch: videos per step on all ranks together; likewise.
 
     Returns:
-        Where training stands, or None when there is no checkpoint.
+        The position, or None if there is no checkpoint.
 
     Raises:
-        CheckpointError: checkpoints are there and not one of them can be used, or the newest belongs to another
-            optimiser or another length of the epoch.
+        CheckpointError: there are checkpoints and none can be used, or the newest one belongs to another optimizer or
+            another length of the epoch.
     """
     problems = []
+    is_first = distributed.rank() == 0
     for path in find_checkpoints(output_dir):
         try:
             state = load_model(model, path)
         except CheckpointError as error:
             problems.append(str(error))
-            if distributed.rank() == 0:
-                logger.warning("warning: passed over: %s", error)
+            if is_first:
+                logger.warning("skipped a checkpoint that cannot be used: %s", error)
             continue
+        # "epoch" is the index of the last finished epoch; files of SlowFast lack the other two.
         position = Position(int(state["epoch"]) + 1, int(state.get("step", 0)), int(state.get("num_steps", 0)))
         _check_epoch(path, position, state, num_steps=num_steps, global_batch=global_batch)
         _load_optimizer(optimizer, state.get("optimizer_state"), path)
@@ -140,135 +164,100 @@ def resume(
             scaler.load_state_dict(state["scaler_state"])
         if ema is not None:
             _load_ema(ema, model, state, path)
-        if distributed.rank() == 0:
-            changes = changed_keys(str(state.get("cfg") or ""), cfg_text)
-            if changes:
-                logger.warning("warning: the run goes on with other values than before: %s", "; ".join(changes))
-        logger.info("resumed from %s: %d epochs and %d steps done", path, position.epoch, position.step)
+        changes = changed_keys(str(state.get("cfg") or ""), cfg_text) if is_first else []
+        if changes:
+            logger.warning("the run goes on with other values than before: %s", "; ".join(changes))
+        done = f"{plural(position.epoch, 'epoch')} and {plural(position.step, 'step')} done"
+        logger.info("resumed from %s: %s", path, done)
         return position
     if problems:
-        more = f" ({len(problems) - 1} older ones neither)" if len(problems) > 1 else ""
-        raise CheckpointError(f"none of the checkpoints can be used{more}; {ANOTHER_START}. The newest: {problems[0]}")
+        # A fresh start would overwrite files that may still be rescued; only the user can decide that.
+        others = len(problems) - 1
+        more = f" (nor {plural(others, 'older one')})" if others else ""
+        raise CheckpointError(f"none of the checkpoints can be used{more}; {START_ANEW}. The newest: {problems[0]}")
     return None
 
 
-ANOTHER_START = "start anew in another OUTPUT_DIR"
-
-
 def _check_epoch(path: Path, position: Position, state: dict[str, Any], *, num_steps: int, global_batch: int) -> None:
-    """A stop in the middle of an epoch goes on with the same batches only."""
+    """Make sure that an epoch is resumed with the same batches; between epochs everything may change."""
     versions = state.get("versions")
     batch_before = int(versions.get("global_batch", 0)) if isinstance(versions, dict) else 0
     if position.step and num_steps and position.num_steps != num_steps:
         raise CheckpointError(
-            f"{path} stands at step {position.step} of {position.num_steps} of an epoch that now has {num_steps} "
-            f"steps: another TRAIN.BATCH_SIZE or another list? Go on with the earlier ones, or {ANOTHER_START}"
+            f"{path} stands at step {position.step} of {position.num_steps} of an epoch that now has "
+            f"{plural(num_steps, 'step')}: another TRAIN.BATCH_SIZE or another list? Use the earlier ones, or "
+            f"{START_ANEW}"
         )
     if position.step and global_batch and batch_before not in (0, global_batch):
         raise CheckpointError(
-            f"{path} stands in the middle of an epoch of {batch_before} videos a step, and now a step has "
-            f"{global_batch} (TRAIN.BATCH_SIZE x NUM_SHARDS): samples would be lost or doubled. Take {batch_before}, "
-            f"or {ANOTHER_START}"
+            f"{path} stands in the middle of an epoch of {plural(batch_before, 'video')} per step, and now a step has "
+            f"{global_batch} (TRAIN.BATCH_SIZE x NUM_SHARDS): samples would be lost or repeated. Use {batch_before}, "
+            f"or {START_ANEW}"
         )
 
 
 def _load_ema(ema: AveragedModel, model: nn.Module, state: dict[str, Any], path: Path) -> None:
     if isinstance(state.get("ema_state"), dict):
         _check_fit(ema.module.state_dict(), state["ema_state"], path)
-        load_whole(ema.module, state["ema_state"])
+        load_unsharded(ema.module, state["ema_state"])
         ema.n_averaged.fill_(int(state.get("ema_updates", 0)))
     else:
         ema.module.load_state_dict(model.state_dict())
-        logger.warning("warning: %s holds no moving average (TRAIN.EMA_DECAY): it begins with its weights", path)
+        logger.warning("%s holds no moving average (TRAIN.EMA_DECAY): it starts from the weights", path)
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any] | None, path: Path) -> None:
-    """Moments of the file, settings of this run."""
+    """Load the moments of a checkpoint and keep the settings of this run."""
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     groups = state["param_groups"] if state else []
+    # lr_scale is ours: checkpoints of other trainers lack it.
     same = [len(g["params"]) for g in groups] == sizes and all(
         set(settings[i]) - {"lr_scale"} <= set(g) | {"lr_scale"} for i, g in enumerate(groups)
     )
     if state is None or not same:
         raise CheckpointError(
-            f"{path} was written with another optimiser or other parameter groups (SOLVER.OPTIMIZING_METHOD, "
-            f"ZERO_WD_1D_PARAM, LAYER_DECAY, MVIT.ZERO_DECAY_POS_CLS; or another version of this project, which decays "
-            f"other weights); take the earlier ones, or {ANOTHER_START}"
+            f"{path} was written with another optimizer or other parameter groups (SOLVER.OPTIMIZING_METHOD, "
+            "ZERO_WD_1D_PARAM, LAYER_DECAY, MVIT.ZERO_DECAY_POS_CLS; or by a version of this project that decays other "
+            f"weights). Use the earlier settings, or {START_ANEW}"
         )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    moments = {i: {k: _cut(parameters[i], v) for k, v in values.items()} for i, values in state["state"].items()}
+    # Moments are numbered like the parameters; in a sharded run each is sharded like its parameter.
+    moments = {i: {k: _shard(parameters[i], v) for k, v in values.items()} for i, values in state["state"].items()}
     optimizer.load_state_dict({**state, "state": moments})
+    # load_state_dict has replaced the settings too.
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
 
 
-def _cut(parameter: nn.Parameter, value: Any) -> Any:
-    """What is kept for every element of a parameter, cut as the parameter is."""
-    return as_in(parameter, value) if isinstance(value, torch.Tensor) and value.shape == parameter.shape else value
-
-
-FREE_SECTIONS = ("TEST", "SHUFFLE_EVAL", "PREDICT", "SEARCH", "BENCHMARK", "DATA_LOADER", "TENSORBOARD")
-FREE = (
-    "TASK",
-    "NUM_GPUS",
-    "NUM_CPU_PROCS",
-    "NUM_CPU_THREADS",
-    "SHARD_ID",
-    "DIST_BACKEND",
-    "DIST_INIT_METHOD",
-    "DIST_TIMEOUT_S",
-    "OUTPUT_DIR",
-    "LOG_PERIOD",
-    "LOG_MODEL_INFO",
-    "MOVIE_DIR",
-    "FRAME_DIR",
-    "FRAME_LIST_DIR",
-    "ANNOTATION_DIR",
-    "PATH_TO_DATA_DIR",
-    "PATH_PREFIX",
-    "CLASS_NAMES_FILE",
-    "MAX_BAD_FRACTION",
-    "TEST_DECODE_SHORT_SIDE",  # from here on read in validation and test alone
-    "TEST_CROP_SIZE",
-    "TEST_SHORT_SIDE",
-    "IN_VAL_CROP_RATIO",
-    "ENSEMBLE_METHOD",
-    "TEST_LISTS",
-    "TEST_PREDICT_BOX_LISTS",
-    "FULL_TEST_ON_VAL",
-    "LABEL_MAP_FILE",
-    "EXCLUSION_FILE",
-    "GROUNDTRUTH_FILE",  # up to here
-    "MAX_STEPS",
-    "EVAL_PERIOD",
-    "CHECKPOINT_PERIOD",
-    "CHECKPOINT_MINUTES",
-    "CHECKPOINT_KEEP",
-    "TRACE",
-    "AUTO_RESUME",
-)
-"""What may differ between two runs of the same training; everything else shapes it."""
+def _shard(parameter: nn.Parameter, value: Any) -> Any:
+    # Counters of steps have no shape of a parameter, and stay whole.
+    return shard_like(parameter, value) if isinstance(value, Tensor) and value.shape == parameter.shape else value
 
 
 def changed_keys(before: str, now: str) -> list[str]:
-    """Keys that shape training and differ between two dumped configs, as "SOLVER.BASE_LR 0.1 (was 0.003)".
+    """Keys that shape training and differ between two dumped configs.
 
-    The first is text of a file, which may be anyone's: it is read as configs are, with limits; nothing where it cannot.
+    Args:
+        before: text from a file of unknown origin; it is read with the limits of a config file.
+        now: config of this run.
+
+    Returns:
+        For example `["SOLVER.BASE_LR 0.1 (was 0.003)"]`; empty if either text is not a config.
     """
     try:
-        first, second = (_flat(parse_tree(text)) for text in (before, now))
+        first, second = (_flatten(parse_tree(text)) for text in (before, now))
     except TreeError:
         return []
-    shared = [key for key in second if key in first and key.split(".")[0] not in FREE_SECTIONS]
-    shaping = [key for key in shared if key.split(".")[-1] not in FREE]
+    # A key that only one of them has belongs to another version of this project.
+    shaping = [key for key in second if key in first and key not in free_keys()]
     return [f"{key} {second[key]} (was {first[key]})" for key in shaping if first[key] != second[key]]
 
 
-def _flat(node: Node, prefix: str = "") -> dict[str, str]:
+def _flatten(node: Node, prefix: str = "") -> dict[str, str]:
     if not isinstance(node, Mapping):
         return {prefix: written(node)}
     flat: dict[str, str] = {}
     for key, value in node.value:
-        flat.update(_flat(value, f"{prefix}.{key.value}" if prefix else key.value))
+        flat.update(_flatten(value, f"{prefix}.{key.value}" if prefix else key.value))
     return flat

@@ -1,7 +1,7 @@
-"""Writing checkpoints: a copy in host memory, then a background thread that writes, flushes and renames.
+"""Write checkpoints: copy the state to host memory, then write, flush and rename it in a background thread.
 
-Training waits for the copy only. A reader never sees half a file: the temporary one is flushed to disk before it gets
-its name, and so is the folder. Files that are no longer wanted go after the new one is safe.
+Training waits for the copy only. A reader never sees half a file: the temporary file is flushed to disk before it gets
+its name, and so is the folder. Old files are removed after the new one is safe.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from videovit import __version__
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import FILE_NAME, Position, checkpoint_path, find_checkpoints
+from videovit.engine.checkpoints.resume import FILE_NAME, MAX_LISTED, Position, checkpoint_path, find_checkpoints
 from videovit.engine.reporting.log import logger
 from videovit.models.convert import CheckpointError, pool_norm_eps
 
-MID_EPOCH_KEPT = 2
+MID_EPOCH_KEPT = 2  # mid-epoch checkpoints to keep; two, so that one is left if the newest turns out damaged
 WEIGHTS = ("model_state", "ema_state", "optimizer_state")
 
 
@@ -41,13 +41,19 @@ def snapshot(
     ema: AveragedModel | None = None,
     global_batch: int = 0,
 ) -> dict[str, Any]:
-    """Everything that a checkpoint holds, as references to what training goes on to change; see `to_host`.
+    """Collect the content of a checkpoint; tensors are references that training goes on to change, see `to_host`.
 
     Args:
         model: without its distributed wrapper.
-        position: steps done.
+        position: of training.
         cfg_text: the config as YAML.
-        global_batch: videos a step of all ranks together.
+        optimizer: if training is to be resumed.
+        scaler: of gradients in half precision, if any.
+        ema: moving average of the weights, if any.
+        global_batch: videos per step on all ranks together.
+
+    Returns:
+        The keys that `resume` describes.
     """
     return {
         "epoch": position.epoch - 1,  # SlowFast: index of the last finished epoch
@@ -59,7 +65,7 @@ def snapshot(
         "ema_state": ema.module.state_dict() if ema else None,
         "ema_updates": int(ema.n_averaged) if ema else 0,
         "cfg": cfg_text,
-        "pool_norm_eps": pool_norm_eps(model),  # follows the weights, whatever the config says
+        "pool_norm_eps": pool_norm_eps(model),  # belongs to the weights: loaded ones may differ from the config
         "versions": {
             "videovit": __version__,
             "torch": str(torch.__version__),
@@ -70,7 +76,7 @@ def snapshot(
 
 
 def to_host(value: Any) -> Any:
-    """A copy of nested dicts, lists and tensors, all tensors in host memory and with memory of their own."""
+    """Copy nested dicts, lists and tuples; tensors get memory of their own on the host."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -81,11 +87,15 @@ def to_host(value: Any) -> Any:
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint to a temporary name, flush it to disk, then rename; a later crash finds it whole.
+    """Write a checkpoint to a temporary file, flush it to disk, then rename it; `path` is complete or absent.
+
+    Args:
+        path: of the file; its folder is created if absent.
+        state: from `snapshot`.
 
     Raises:
-        CheckpointError: a weight is not finite, or the disk is full or not writable; the partial file is removed,
-            older ones are untouched.
+        CheckpointError: a weight is not finite, or the disk is full or not writable. The partial file is removed, older
+            checkpoints are untouched.
     """
     refuse_nan(path, {part: state.get(part) for part in WEIGHTS})
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -95,25 +105,27 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         save_flushed(state, partial)
         os.replace(partial, path)
         flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch wraps a failing write of its zip writer in a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch wraps a failed write of its zip writer in a RuntimeError
+        # Before the error is made: its message states how much space is free.
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise not_written(path, error) from error
     finally:
+        # Still there only if another exception, such as Ctrl-C, cut the write short.
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)  # there only when the write was cut short, by Ctrl-C too
+            partial.unlink(missing_ok=True)
 
 
 def clear_partial(folder: Path) -> None:
-    """Remove what runs that were killed while saving, or while removing, have left in `checkpoints`."""
+    """Remove what was left in `checkpoints` by runs that were killed while saving or removing a checkpoint."""
     for left in folder.glob(".checkpoint_epoch_*.tmp"):
         remove(left)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or the folder of a sharded checkpoint; one that is not there any more is no error."""
+    """Remove a file, or the folder of a sharded checkpoint; it may be gone already."""
     if path.is_dir():
-        # Half a folder must not look like a checkpoint.
+        # Renamed first: a folder that is only partly removed must not look like a checkpoint.
         gone = path if path.suffix == ".tmp" else path.rename(path.with_name(f".{path.name}.old.tmp"))
         shutil.rmtree(gone)
     else:
@@ -121,7 +133,7 @@ def remove(path: Path) -> None:
 
 
 def save_flushed(state: dict[str, Any], path: Path) -> None:
-    """`torch.save`, and wait until it is on the disk."""
+    """`torch.save`, then wait until the file is on the disk."""
     with open(path, "wb") as file:
         torch.save(state, file)
         file.flush()
@@ -129,14 +141,20 @@ def save_flushed(state: dict[str, Any], path: Path) -> None:
 
 
 def not_written(path: Path, error: BaseException) -> CheckpointError:
-    """What to tell about a checkpoint that could not be written."""
+    """The error for a checkpoint that could not be written.
+
+    Args:
+        path: of the checkpoint.
+        error: the cause.
+    """
     folder = next(p for p in path.parents if p.is_dir())
     free = shutil.disk_usage(folder).free
-    full = " (disk full)" if _is_full(error) else ""
+    full = " (disk full)" if _is_disk_full(error) else ""
     return CheckpointError(f"{path}: could not be written{full}, {free:,} bytes free: {error}")
 
 
-def _is_full(error: BaseException) -> bool:
+def _is_disk_full(error: BaseException) -> bool:
+    # torch.save raises a RuntimeError of its own while it handles the OSError: look along the chain.
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -155,14 +173,14 @@ def flush_folder(folder: Path) -> None:
 
 
 def refuse_nan(path: Path, state: Mapping[str, Any]) -> None:
-    """Nothing, unless a weight, average or moment is not finite.
+    """Refuse weights, averages and moments that are not finite: resuming from them could never recover.
 
     Raises:
-        CheckpointError: one is; the first are named.
+        CheckpointError: names the first ones.
     """
     bad = [f"{part}{name}" for part, values in state.items() for name in _not_finite(values)]
     if bad:
-        raise CheckpointError(f"{path}: not written, since values are not finite: {', '.join(bad[:5])}")
+        raise CheckpointError(f"{path}: not written, since values are not finite: {', '.join(bad[:MAX_LISTED])}")
 
 
 def _not_finite(value: Any, name: str = "") -> list[str]:
@@ -173,14 +191,13 @@ def _not_finite(value: Any, name: str = "") -> list[str]:
 
 
 def prune(output_dir: Path, *, keep: int, newest: Path) -> None:
-    """Remove old checkpoints: all but the newest `keep` of whole epochs, and MID_EPOCH_KEPT of those in an epoch.
-
-    A file that cannot be removed is left with a warning.
+    """Remove old checkpoints; one that cannot be removed stays, with a warning.
 
     Args:
-        keep: 0 keeps all of whole epochs.
-        newest: the one just written. What is further in training was passed over by this run, being damaged or of
-            another model; it is left alone, and does not count.
+        output_dir: of the run.
+        keep: how many checkpoints of whole epochs stay, 0 for all. Of mid-epoch ones MID_EPOCH_KEPT stay.
+        newest: the one just written. Checkpoints further in training were skipped by this run as damaged or of another
+            model; they are neither removed nor counted.
     """
     found = find_checkpoints(output_dir)
     found = found[found.index(newest) :] if newest in found else []
@@ -190,25 +207,26 @@ def prune(output_dir: Path, *, keep: int, newest: Path) -> None:
         try:
             remove(path)
         except OSError as error:
-            logger.warning("warning: the old checkpoint %s could not be removed: %s", path, error.strerror)
+            logger.warning("the old checkpoint %s could not be removed: %s", path, error.strerror)
 
 
 Writer = Callable[[Path, dict[str, Any]], None]
-"""`write_checkpoint`, or a `sharded.ShardWriter`'s counterpart."""
+"""`write_checkpoint`, or `sharded.ShardWriter.write`."""
 
 
 class Saver:
-    """Saves a run's checkpoints from a background thread, one at a time; used as a context manager.
+    """Saves the checkpoints of a run in a background thread, one at a time; a context manager.
 
-    Leaving the block waits for the file that is being written.
+    Leaving the block waits for the checkpoint that is being written.
 
     Args:
         output_dir: of the run.
-        minutes: between two checkpoints within an epoch; 0 for none.
+        minutes: between two mid-epoch checkpoints; 0 disables them.
         keep: see `prune`.
 
     Attributes:
-        position, path: of the last checkpoint; the same on all ranks.
+        position: of the last checkpoint; the same on all ranks. None before the first one.
+        path: of the last checkpoint.
     """
 
     def __init__(self, output_dir: Path, *, minutes: float = 0.0, keep: int = 0) -> None:
@@ -231,34 +249,41 @@ class Saver:
         try:
             self.join()
         except (CheckpointError, RuntimeError) as second:
-            logger.error("error: %s", second)
+            # Logged instead of raised, so that it does not hide the error that ended the run.
+            logger.error("%s", second)
 
     def due(self) -> bool:
-        """Whether the time for a checkpoint within the epoch has come."""
+        """Whether it is time for a mid-epoch checkpoint."""
         return bool(self._minutes) and time.monotonic() - self._last > 60 * self._minutes
 
     def save(self, position: Position, state: dict[str, Any], *, write_shards: Writer | None = None) -> Path:
-        """Copy the state and begin to write it; an earlier file is finished first. Called on all ranks.
+        """Copy the state and start writing it, after an earlier checkpoint is finished; called on all ranks.
 
         Args:
-            write_shards: writes a folder, with a part from every rank; without it rank 0 writes a file.
+            position: of training.
+            state: from `snapshot`.
+            write_shards: writes a folder with a part from every rank. Without it rank 0 writes a file.
+
+        Returns:
+            Where the checkpoint will be.
 
         Raises:
-            CheckpointError: the earlier file could not be written.
+            CheckpointError: the earlier checkpoint could not be written.
         """
-        self.join()
+        self.join()  # at most one copy of the state in memory
         path = checkpoint_path(self._output_dir, position, sharded=write_shards is not None)
         if write_shards is not None or distributed.rank() == 0:
             arguments = (path, to_host(state), write_shards or write_checkpoint)
             self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint writer")
             self._thread.start()
+        # On ranks that write nothing too: all of them must agree on when the next one is due.
         self._last, self.position, self.path = time.monotonic(), position, path
         return path
 
     def _write(self, path: Path, state: dict[str, Any], write: Writer) -> None:
         try:
             write(path, state)
-        except (CheckpointError, RuntimeError) as error:  # the latter where the other processes were lost
+        except (CheckpointError, RuntimeError) as error:  # RuntimeError: a process was lost while writing shards
             self._error = error
             return
         if distributed.rank() == 0:
@@ -266,20 +291,20 @@ class Saver:
             prune(self._output_dir, keep=self._keep, newest=path)
 
     def check(self) -> None:
-        """Report a write that failed.
+        """Raise the error of a failed write, once.
 
         Raises:
-            CheckpointError: as `write_checkpoint`.
+            CheckpointError: as in `write_checkpoint`.
         """
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def join(self) -> None:
-        """Wait until the file is on the disk.
+        """Wait until the checkpoint is on the disk.
 
         Raises:
-            CheckpointError: as `write_checkpoint`.
+            CheckpointError: as in `write_checkpoint`.
         """
         if self._thread is not None:
             self._thread.join()

@@ -1,7 +1,7 @@
-"""Writing the checkpoints of a sharded model: a folder, into which every process writes its part.
+"""Write the checkpoints of a sharded model: folders, into which every process writes its part.
 
-`torch.distributed.checkpoint` writes the shards, and `rest.pyth` holds everything else (see `models.convert.shards`,
-which reads both). The folder gets its name when all of it is on the disk, as a file does in `saving.write_checkpoint`.
+`torch.distributed.checkpoint` writes the shards, and `rest.pyth` holds everything else; `models.convert.shards` reads
+both. As in `saving.write_checkpoint`, the folder gets its name when all of it is on the disk.
 """
 
 from __future__ import annotations
@@ -33,27 +33,28 @@ from videovit.models.convert.shards import REST
 
 
 class ShardWriter:
-    """Writes sharded checkpoints; made by all processes together, and called by all of them.
+    """Writes sharded checkpoints; creating it and calling it are collective.
 
     Args:
         timeout_s: how long a process waits for the others, in seconds.
     """
 
     def __init__(self, timeout_s: float) -> None:
-        # A group of its own, since a thread writes while training goes on; and shards are in host memory.
+        # A group of its own: a thread writes while training goes on, and collective calls of two threads would mix.
+        # gloo, since the shards are in host memory by then.
         group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-        assert isinstance(group, dist.ProcessGroup)  # every process is a member
+        assert isinstance(group, dist.ProcessGroup)  # every process is a member of it
         self._group = group
 
     def write(self, path: Path, state: dict[str, Any]) -> None:
-        """Write a checkpoint to a temporary folder, flush it to disk, then rename; a later crash finds it whole.
+        """Write a checkpoint to a temporary folder, flush it to disk, then rename it; `path` is complete or absent.
 
         Args:
             path: of the folder, on a disk that all processes share.
-            state: as `saving.snapshot` gives it, in host memory.
+            state: from `saving.snapshot`, in host memory.
 
         Raises:
-            CheckpointError: on all processes; as `saving.write_checkpoint`.
+            CheckpointError: as in `saving.write_checkpoint`; on all processes.
         """
         partial = path.with_name(f".{path.name}.tmp")
         shards: dict[str, DTensor] = {}
@@ -61,7 +62,7 @@ class ShardWriter:
         first = dist.get_rank() == 0
         try:
             self._together(path, lambda: _begin(path, partial, rest, shards, first=first))
-            # What it writes is in host memory; reading ahead would make every process use the first GPU.
+            # Copying ahead would make every process use the first GPU, for data that is in host memory already.
             writer = FileSystemWriter(partial, per_thread_copy_ahead=0)
             save(shards, storage_writer=writer, process_group=self._group)
             self._together(path, lambda: _finish(path, partial) if first else None)
@@ -70,15 +71,15 @@ class ShardWriter:
             raise not_written(path, reason) from error
         finally:
             if first:
-                shutil.rmtree(partial, ignore_errors=True)  # there only when the write was cut short
+                shutil.rmtree(partial, ignore_errors=True)  # still there only if the write was cut short
 
     def _together(self, path: Path, step: Callable[[], None]) -> None:
-        """Do one's part, and fail where that of any process fails."""
+        """Do the part of this process, and fail if any process fails: they would wait for each other otherwise."""
         error: CheckpointError | None = None
         try:
             step()
-        except CheckpointError as refused:
-            error = refused
+        except CheckpointError as refusal:
+            error = refusal
         except (OSError, RuntimeError) as failure:
             error = not_written(path, failure)
         errors: list[CheckpointError | None] = [None] * dist.get_world_size()
@@ -89,7 +90,7 @@ class ShardWriter:
 
 
 def _take_shards(value: Any, name: str, shards: dict[str, DTensor]) -> Any:
-    """Move sharded tensors to `shards`; in their place stands a tensor that is nothing but a shape."""
+    """Move sharded tensors to `shards`; meta tensors, which have a shape and no data, take their places."""
     if isinstance(value, DTensor):
         shards[name] = value
         return torch.empty(value.shape, dtype=value.dtype, device="meta")
@@ -108,7 +109,7 @@ def _begin(path: Path, partial: Path, rest: dict[str, Any], shards: dict[str, DT
 
 def _finish(path: Path, partial: Path) -> None:
     flush_folder(partial)
-    if path.exists():  # a damaged one, passed over when this run began
+    if path.exists():  # damaged, and skipped when this run started
         remove(path)
     os.replace(partial, path)
     flush_folder(path.parent)

@@ -1,9 +1,9 @@
-"""One job at a time in an OUTPUT_DIR: a lock file that says who is at work.
+"""One job at a time per OUTPUT_DIR: a lock file that names the job at work.
 
 The file holds host, process, job and start time, and its modification time is renewed while the owner lives. A lock
-is taken over, with a warning, when its owner is certainly gone: its process on this machine is dead, the same Slurm job
-was requeued, or it has given no sign of life for a while. An owner that comes back from such a silence (a machine
-asleep, a file system that hung) finds that the folder is no longer its own, and stops.
+is taken over, with a warning, if its owner is certainly gone: its process on this machine has died, the same Slurm job
+was requeued, or the file has not been renewed for a while. An owner that was only suspended (a machine asleep, a file
+system that hung) then finds that the folder is no longer its own, and stops.
 """
 
 from __future__ import annotations
@@ -16,32 +16,31 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from videovit.engine import distributed
+from videovit.engine.distributed.collectives import gather, rank
 from videovit.engine.reporting.log import logger
 from videovit.errors import UserError
 
 NAME = ".videovit.lock"
-BEAT_S = 20.0
-SILENT_S = 180.0  # an owner elsewhere that has been silent for so long is taken for dead
-
-
-class LockError(UserError):
-    """Another job is at work in the folder."""
+RENEWAL_S = 20.0
+SILENT_S = 180.0  # an owner on another machine that has not renewed its lock for this long is considered dead
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a folder.
+    """The process that holds a folder.
 
     Attributes:
-        place: machine, its boot and its process-number space: where `pid` means something.
-        born: start time of the process in clock ticks, since process numbers are used again.
-        job, restart: of Slurm; empty and 0 elsewhere.
-        since: when it came, for messages.
+        host: machine, for messages.
+        place: machine, its boot, and its process namespace: where `pid` is meaningful.
+        pid: process id.
+        born: start time of the process in clock ticks; process ids are reused.
+        job: Slurm job id; empty elsewhere.
+        restart: how often Slurm has requeued that job; 0 elsewhere.
+        since: when the process took the folder, for messages.
     """
 
     host: str
@@ -58,53 +57,101 @@ class Owner:
 
 
 def this_process() -> Owner:
-    """The owner that this process would be."""
+    """This process as an owner."""
     host = socket.gethostname()
-    boot = _text("/proc/sys/kernel/random/boot_id")
+    boot = _read_text("/proc/sys/kernel/random/boot_id")
     with contextlib.suppress(OSError):
-        boot += os.readlink("/proc/self/ns/pid")
+        boot += os.readlink("/proc/self/ns/pid")  # containers number their processes separately
     return Owner(
         host=host,
         place=f"{host} {boot}",
         pid=os.getpid(),
-        born=_born(os.getpid()),
+        born=_start_time(os.getpid()),
         job=os.environ.get("SLURM_JOB_ID", ""),
         restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         since=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     )
 
 
-Check = Callable[[bool], None]
-"""Raises LockError where the folder is no longer ours: with True by a look at it, with False by the last one."""
+class OutputLock:
+    """A folder's lock on one rank; see `output_lock`.
+
+    Args:
+        file: the lock file on rank 0; None on the other ranks, which have nothing to check.
+    """
+
+    def __init__(self, file: _LockFile | None) -> None:
+        self._file = file
+
+    def verify(self) -> None:
+        """Read the lock file, and make sure that the folder still belongs to this run.
+
+        Raises:
+            UserError: it does not; names the job that has it now.
+        """
+        if self._file is not None:
+            self._file.is_ours()
+            self._file.raise_if_lost()
+
+    def check(self) -> None:
+        """Do the same from the state at the last renewal, without reading the file: cheap enough for every step.
+
+        Raises:
+            UserError: as in `verify`.
+        """
+        if self._file is not None:
+            self._file.raise_if_lost()
+
+    def __call__(self, reread: bool) -> None:  # old interface
+        if reread:
+            self.verify()
+        else:
+            self.check()
+
+
+Check = OutputLock  # old name
 
 
 @contextlib.contextmanager
-def output_lock(folder: Path) -> Iterator[Check]:
-    """Hold the folder for this run; a collective call, in which rank 0 acts.
+def output_lock(folder: Path) -> Iterator[OutputLock]:
+    """Hold a folder for this run until the end of the block; a collective call in which rank 0 acts.
+
+    Args:
+        folder: created if absent.
 
     Yields:
-        What makes sure that the folder is still held; on rank 0, while the others have nothing to look after.
+        The lock, with which rank 0 checks that the folder is still held.
 
     Raises:
-        LockError: on all ranks, when another job holds it.
+        UserError: another job holds the folder; on all ranks.
     """
-    lock, problem = None, None
-    if distributed.rank() == 0:
+    file, problem = None, ""
+    if rank() == 0:
         try:
-            lock = _Lock(folder)
-        except LockError as error:
+            file = _LockFile(folder)
+        except UserError as error:
             problem = str(error)
-    problem = distributed.gather(problem)[0]
+    # All ranks must stop together: those that went on would wait for rank 0 until their timeout.
+    problem = gather(problem)[0]
     if problem:
-        raise LockError(problem)
+        raise UserError(problem)
     try:
-        yield lock.check if lock is not None else lambda look: None
+        yield OutputLock(file)
     finally:
-        if lock is not None:
-            lock.release()
+        if file is not None:
+            file.release()
 
 
-class _Lock:
+class _LockFile:
+    """The lock file of a folder, renewed by a thread.
+
+    Args:
+        folder: created if absent.
+
+    Raises:
+        UserError: another job holds the folder, or the file cannot be written.
+    """
+
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         self._owner = this_process()
@@ -112,82 +159,86 @@ class _Lock:
             folder.mkdir(parents=True, exist_ok=True)
             self._take()
         except OSError as error:
-            raise LockError(f"OUTPUT_DIR {folder} cannot be locked: {error}") from error
+            raise UserError(f"OUTPUT_DIR {folder} cannot be locked: {error}") from error
         self._lost = ""
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+        # A thread, since training may spend minutes in one step or in validation.
+        self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
         self._thread.start()
 
     def _take(self) -> None:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         with os.fdopen(handle, "r+", encoding="utf-8") as file:
-            with contextlib.suppress(OSError):  # a file system without such locks; the rest still holds
-                fcntl.flock(file, fcntl.LOCK_EX)  # two newcomers look one after the other
+            # Two jobs that start at once read the file one after the other. File systems without flock lose only that.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
             if not (self._path.exists() and os.path.samestat(os.fstat(handle), self._path.stat())):
-                return self._take()  # its owner has just left
+                return self._take()  # its owner removed it between opening and locking
             text = file.read()
             other = _parse(text)
             if other is not None:
-                self._refuse_or_warn(other)
+                self._take_over(other)
             elif text:
-                logger.warning("warning: %s is damaged; taken over", self._path)
+                logger.warning("%s is damaged; taken over", self._path)
+            # Overwritten in place: a new file would have another inode, which the other job's flock does not guard.
             file.seek(0)
             file.truncate()
             file.write(json.dumps(asdict(self._owner)))
 
-    def _refuse_or_warn(self, other: Owner) -> None:
+    def _take_over(self, other: Owner) -> None:
+        """Log a warning if the other owner is certainly gone.
+
+        Raises:
+            UserError: it may be alive.
+        """
         silent_s = _age_s(self._path)
         ours = self._owner
         if other.job and other.job == ours.job and other.restart < ours.restart:
             why = "it was the same Slurm job before its requeue"
         elif other.place == ours.place:
-            why = "" if _born(other.pid) == other.born else "that process is gone"
+            why = "" if _start_time(other.pid) == other.born else "that process is gone"
         else:
             why = f"no sign of life for {silent_s:.0f} s" if silent_s > SILENT_S else ""
         if not why:
-            raise LockError(
+            raise UserError(
                 f"OUTPUT_DIR {self._path.parent} is in use by {other} (last sign of life {silent_s:.0f} s ago): choose "
-                f"another OUTPUT_DIR, or end that job. If it is surely gone: rm {self._path}"
+                f"another OUTPUT_DIR, or end that job. If it has certainly ended: rm {self._path}"
             )
-        logger.warning("warning: took over OUTPUT_DIR %s from %s: %s", self._path.parent, other, why)
+        logger.warning("took over OUTPUT_DIR %s from %s: %s", self._path.parent, other, why)
 
-    def check(self, look: bool) -> None:
-        """See `Check`.
-
-        Raises:
-            LockError: says who has the folder now.
-        """
-        if look:
-            self._look()
+    def raise_if_lost(self) -> None:
+        """Raise if the file was found to belong to somebody else."""
         if self._lost:
-            raise LockError(
+            raise UserError(
                 f"OUTPUT_DIR {self._path.parent} {self._lost}; this run stops, and saves nothing more there"
             )
 
-    def _look(self) -> bool:
-        """Whether the file is ours; false too where that cannot be seen."""
+    def is_ours(self) -> bool:
+        """Read the file and remember if it was lost; False also if it cannot be read."""
         try:
             text = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            self._lost = "is no longer locked by this run: its lock was removed, or taken over and given back"
+            self._lost = "is no longer locked by this run: its lock was removed, or taken over and released"
             return False
-        except OSError:  # a folder that cannot be read is told by the next checkpoint
+        except OSError:
+            # The file system may be down for a moment. If it stays down, the next checkpoint fails with a clear error.
             return False
         owner = _parse(text)
         if owner != self._owner:
-            self._lost = f"was taken over by {owner or 'another job'}, which had no sign of life from this one"
+            self._lost = f"was taken over by {owner or 'another job'}, which saw no sign of life from this one"
         return owner == self._owner
 
-    def _beat(self) -> None:
-        while not self._end.wait(BEAT_S):
-            if self._look():
+    def _renew(self) -> None:
+        while not self._end.wait(RENEWAL_S):
+            if self.is_ours():
                 with contextlib.suppress(OSError):
                     os.utime(self._path)
 
     def release(self) -> None:
+        """Stop renewing the file, and remove it if it is still ours."""
         self._end.set()
         self._thread.join()
-        if self._look():
+        if self.is_ours():
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
@@ -200,21 +251,22 @@ def _parse(text: str) -> Owner | None:
 
 
 def _age_s(path: Path) -> float:
-    """Seconds since the file was touched, by the clock of the file system, which may not be that of this machine."""
+    """Seconds since the file was touched, by the clock of its file system, which may differ from this machine's."""
     with tempfile.TemporaryFile(dir=path.parent) as now:
         return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime
 
 
-def _born(pid: int) -> str:
-    """Start time of a living process; empty for none. Where there is no /proc, whether it lives."""
-    stat = _text(f"/proc/{pid}/stat")
+def _start_time(pid: int) -> str:
+    """Start time of a running process; empty if there is none. Without /proc it is just "alive"."""
+    stat = _read_text(f"/proc/{pid}/stat")
     if stat:
+        # The program's name, in parentheses, may contain spaces: count fields after it. 0 is the state, 19 the start.
         fields = stat.rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
     if os.path.isdir("/proc/self"):
         return ""
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # sends nothing
     except ProcessLookupError:
         return ""
     except PermissionError:
@@ -222,7 +274,7 @@ def _born(pid: int) -> str:
     return "alive"
 
 
-def _text(path: str) -> str:
+def _read_text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError:

@@ -1,6 +1,7 @@
-"""One model on several processes: replicated, or sharded (weights, gradients, moments); gradients are averaged.
+"""One model on several processes: replicated, or sharded (weights, gradients and moments); gradients are averaged.
 
-What sharding needs of PyTorch is imported where it is used, and told by its methods: importing it takes half a second.
+PyTorch's FSDP is imported inside functions, and sharded objects are recognized by their methods: importing it takes
+half a second, which most runs do not need.
 """
 
 from __future__ import annotations
@@ -15,21 +16,24 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from videovit.models.contract import VideoModel
+
 HOOKS = {"bf16": default_hooks.bf16_compress_hook, "fp16": default_hooks.fp16_compress_hook}
 
 
 class Replicated(DistributedDataParallel):
-    """DistributedDataParallel whose sums depend on the gradients alone, not on how long the process has been running.
+    """DistributedDataParallel whose sums do not depend on how long the process has been running.
 
-    PyTorch packs gradients into buckets, and after the first backward pass packs them anew, in the order in which they
-    came. Three or more processes add the elements of a bucket in an order that depends on the place in the bucket, so
-    the first step of a process rounds differently from the same step of a process that has done others before it; a
-    resumed run would drift from an uninterrupted one. One pass for nothing before the first step settles the buckets.
+    PyTorch packs gradients into buckets, and after the first backward pass repacks them in the order in which they
+    arrived. With three or more processes the order of additions depends on the place in the bucket. So the first step
+    of a process would round differently from the same step of a process that has done others before, and a resumed run
+    would drift from an uninterrupted one. One unused pass before the first step settles the buckets.
     """
 
     def __init__(self, module: nn.Module, **kwargs: Any) -> None:
         super().__init__(module, **kwargs)
-        self._settled = self.find_unused_parameters or dist.get_world_size() <= 2  # a + b is b + a
+        # Two summands have only one sum: a + b = b + a.
+        self._settled = self.find_unused_parameters or dist.get_world_size() <= 2
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not self._settled and torch.is_grad_enabled():
@@ -38,8 +42,9 @@ class Replicated(DistributedDataParallel):
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _settle(self, *args: Any, **kwargs: Any) -> None:
-        """Forward and backward once, and leave no trace: gradients, buffers and random numbers are as before."""
+        """Run forward and backward once, then restore gradients, buffers and random numbers."""
         buffers = [buffer.clone() for buffer in self.module.buffers()]
+        # With gradient accumulation the first pass may be one without synchronization, which packs no buckets.
         sync, self.require_backward_grad_sync = self.require_backward_grad_sync, True
         devices = sorted({p.device.index for p in self.module.parameters() if p.device.type == "cuda"})
         with torch.random.fork_rng(devices):
@@ -67,8 +72,13 @@ def replicate(
     """Wrap a model so that its gradients are averaged over all processes.
 
     Args:
-        find_unused: look for parameters without a gradient in every step; only for models that leave some out.
-        compression: "bf16" or "fp16" halve what is sent, and round it; "none" sends gradients as they are.
+        model: on `device`.
+        device: of this process.
+        find_unused: search for parameters without a gradient in every step; only for models that leave some out.
+        compression: "bf16" or "fp16" halves the traffic and rounds the gradients; "none" sends them as they are.
+
+    Returns:
+        The wrapped model; `module` is the model itself.
     """
     gpus = [device.index] if device.type == "cuda" else None
     wrapped = Replicated(model, device_ids=gpus, find_unused_parameters=find_unused)
@@ -77,33 +87,39 @@ def replicate(
     return wrapped
 
 
-def shard(model: nn.Module, device: torch.device) -> nn.Module:
-    """Leave on every process only its part of each parameter; so are gradients, and the moments of an optimiser.
+def shard(model: VideoModel, device: torch.device) -> VideoModel:
+    """Keep on every process only its part of each parameter, gradient and moment of the optimizer.
 
-    A block's parameters are gathered for its forward and backward pass, and let go of in between. The last block stays
-    with the rest of the model, since MViT reads some of its parameters outside of it.
+    The parameters of each of `model.units_to_shard()` are gathered for its forward and backward pass, and released in
+    between.
 
     Args:
-        model: with a list of `blocks`; the same weights on every process. It is changed in place.
+        model: with the same weights on every process; changed in place.
+        device: of this process.
+
+    Returns:
+        The same model.
+
+    Source: ZeRO, stage 3 (arXiv 1910.02054), as PyTorch's FSDP implements it.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for block in list(model.get_submodule("blocks").children())[:-1]:
-        fully_shard(block, mesh=mesh)
+    for unit in model.units_to_shard():
+        fully_shard(unit, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `shard` was here."""
-    return hasattr(model, "set_requires_gradient_sync")  # of FSDPModule
+    """Whether the model went through `shard`."""
+    return hasattr(model, "set_requires_gradient_sync")  # a method of FSDPModule, see the top of this file
 
 
 @contextmanager
 def without_sync(model: nn.Module) -> Iterator[None]:
-    """Gradients of backward passes in this block stay in their process; those of the next one take them along."""
+    """Keep gradients of backward passes in this block local; the next pass outside of it averages them too."""
     if is_sharded(model):
         sharded: Any = model
         sharded.set_requires_gradient_sync(False)
@@ -116,26 +132,46 @@ def without_sync(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def whole(value: Any) -> Any:
-    """Nested dicts and lists with their sharded tensors in one piece; a collective call."""
+def unsharded(value: Any) -> Any:
+    """Gather the sharded tensors in nested dicts and lists; a collective call.
+
+    Args:
+        value: left as it is where nothing is sharded.
+
+    Returns:
+        The same structure with whole tensors.
+    """
     if hasattr(value, "full_tensor"):
         return value.full_tensor()
     if isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
-    return [whole(item) for item in value] if isinstance(value, list) else value
+        return {key: unsharded(item) for key, item in value.items()}
+    return [unsharded(item) for item in value] if isinstance(value, list) else value
 
 
-def as_in(like: Tensor, value: Tensor) -> Tensor:
-    """A whole tensor, the same on every process, cut as `like` is: of no effect where that one is whole too."""
-    if not hasattr(like, "device_mesh"):
+def shard_like(reference: Tensor, value: Tensor) -> Tensor:
+    """Shard a tensor in the same way as another one.
+
+    Args:
+        reference: sharded, or whole.
+        value: whole, and the same on every process.
+
+    Returns:
+        This process's part of `value`; `value` itself if `reference` is whole.
+    """
+    if not hasattr(reference, "device_mesh"):
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    assert isinstance(like, DTensor)
-    # No rank has to send anything: all hold the whole tensor.
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    assert isinstance(reference, DTensor)
+    # No rank has to send anything: all of them hold the whole tensor.
+    return distribute_tensor(
+        value.to(reference.device), reference.device_mesh, reference.placements, src_data_rank=None
+    )
 
 
-def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load weights in one piece into a model that may be sharded; names and shapes are those of the model."""
-    model.load_state_dict({name: as_in(own, state[name]) for name, own in model.state_dict().items()})
+def load_unsharded(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load whole tensors into a model that may be sharded; names and shapes must be those of the model."""
+    model.load_state_dict({name: shard_like(own, state[name]) for name, own in model.state_dict().items()})
+
+
+whole = unsharded  # old name

@@ -1,16 +1,16 @@
-"""Signals that ask a run to end: the step is finished on all ranks, training is saved, then the run ends.
+"""Signals that ask a run to stop: all ranks finish the current step, training is saved, then the run ends.
 
-    SIGUSR2, SIGTERM    a scheduler wants the machine back: exit code 75, "the same command goes on"
-    SIGINT (Ctrl-C)     the same, exit code 130; the second one ends the run at once
+    SIGUSR2, SIGTERM    a scheduler wants the machine back: exit code 75, the same command resumes the run
+    SIGINT (Ctrl-C)     the same with exit code 130; the second one ends the run at once
 
-A handler only sets a flag. `train` looks at it once a step, together with the other ranks, saves, and raises
-`Preempted`; who started the process turns that into an exit code (the command line) or a requeue (a scheduler's glue):
+A handler only remembers the signal. Training checks for one in every step, together with the other ranks, saves, and
+raises `Preempted`; whoever started the process turns that into an exit code (command line) or a requeue (Slurm):
 
     with preemption.install():            # early: signals are remembered from here on
         try:
             launch.run(cfg)
         except Preempted as stop:         # saved, on all ranks
-            hand_over(stop.signum)
+            sys.exit(stop.exit_code)
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from typing import Any
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
-INTERRUPTED = 130  # exit code after Ctrl-C
+INTERRUPTED = 130  # exit code after Ctrl-C, as in shells: 128 + SIGINT
 
 
 class Preempted(Exception):
-    """A signal ended the run; what it had done is saved.
+    """A signal ended the run, and its state is saved.
 
-    Attributes:
-        signum: the signal, that of any rank.
+    Args:
+        signum: the signal that any of the ranks received.
+        saved: the checkpoint; empty if there was nothing to save.
     """
 
     def __init__(self, signum: int, saved: str = "") -> None:
@@ -41,6 +42,7 @@ class Preempted(Exception):
 
     @property
     def exit_code(self) -> int:
+        """Exit code of the command line."""
         return INTERRUPTED if self.signum == signal.SIGINT else EXIT_CODE
 
     def __str__(self) -> str:
@@ -49,11 +51,11 @@ class Preempted(Exception):
 
 
 class Preemption:
-    """Remembers the first signal that came; see `install`.
+    """Remembers the first signal; see `install`.
 
     Attributes:
-        previous: the handlers from before, by signal number.
-        forward: called with the first signal, for a process that only waits for others.
+        previous: the handlers that were replaced, by signal number.
+        forward: called with the first signal; for a process that only waits for its children.
     """
 
     def __init__(self) -> None:
@@ -62,11 +64,11 @@ class Preemption:
         self.forward: Callable[[int], object] | None = None
 
     def requested(self) -> int:
-        """The first signal that reached this process, 0 for none."""
+        """The first signal that this process received; 0 if there was none."""
         return self._signum
 
     def request(self, signum: int, frame: FrameType | None = None) -> None:
-        """The handler: remember; a second Ctrl-C is left to the handler from before, which ends the process."""
+        """The signal handler. The second Ctrl-C goes to the previous handler, which ends the process."""
         earlier, self._signum = self._signum, self._signum or signum
         if self.forward is not None and not earlier:
             self.forward(signum)
@@ -76,6 +78,7 @@ class Preemption:
         if earlier == signal.SIGINT and callable(previous):
             previous(signum, frame)
         elif os.environ.get("RANK", "0") == "0":
+            # print() may be what the signal has interrupted, and cannot be entered twice.
             with contextlib.suppress(OSError):
                 os.write(2, b"\nCtrl-C: finishing the step and saving; once more ends the run at once\n")
 
@@ -85,26 +88,28 @@ _installed: Preemption | None = None
 
 @contextlib.contextmanager
 def install() -> Iterator[Preemption]:
-    """Take the signals over until the end of the block; inside another such block that one's object is given.
+    """Replace the signal handlers until the end of the block; main thread only.
 
-    Main thread only, as everything about signals.
+    Yields:
+        What remembers the signal. An inner `install` yields the object of the outer one.
     """
     global _installed
     if _installed is not None:
         yield _installed
         return
-    _installed = asked = Preemption()
+    _installed = preemption = Preemption()
     try:
         for number in SIGNALS:
-            asked.previous[number] = signal.getsignal(number)
-            signal.signal(number, asked.request)
-        yield asked
+            preemption.previous[number] = signal.getsignal(number)
+            signal.signal(number, preemption.request)
+        yield preemption
     finally:
-        for signum, handler in asked.previous.items():
+        for signum, handler in preemption.previous.items():
+            # None stands for a handler that was not installed from Python, which cannot be restored.
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
         _installed = None
 
 
 def installed() -> Preemption | None:
-    """What `install` gave, while its block lasts."""
+    """The object of the `install` block that is active, if any."""
     return _installed

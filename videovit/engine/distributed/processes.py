@@ -1,7 +1,7 @@
-"""Several processes on this machine: started together, watched, and ended together.
+"""Several processes on this machine, started, watched and ended together.
 
-The first one that fails ends them all, and what it has to say becomes the error of the whole. None is left behind:
-those that do not end when asked to are killed, and all of them end when this process is gone.
+The first process that fails ends all of them, and its message becomes the error of the whole. None is left running:
+processes that ignore SIGTERM are killed, and all of them end when this process disappears.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from typing import Any
 
 from videovit.data.workers import BLOCKED, signals_blocked
 from videovit.engine.distributed import preemption
-from videovit.engine.distributed.group import PeerError
+from videovit.engine.distributed.faults import PeerError
 from videovit.engine.distributed.preemption import INTERRUPTED, Preempted
 from videovit.errors import UserError
 
-ORPHANED = 1
-END_S = 5.0  # how long a process may take to end when asked to
-
-
-class SpawnedRunError(UserError):
-    """A spawned process stopped with an error, or was killed; the message is that of the process."""
+ORPHANED = 1  # exit code of a process whose parent has disappeared
+END_S = 5.0  # how long a process may take to end after SIGTERM
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a child says at its end: its result, what went wrong, or that a signal ended it."""
+class ChildResult:
+    """Outcome that a child process reports on exit.
+
+    Attributes:
+        result: what its function returned.
+        error: message, if it failed.
+        stop: the signal that ended it, if any.
+    """
 
     result: Any = None
     error: str = ""
@@ -45,25 +47,29 @@ class Told:
 
 @dataclass
 class Child:
-    """A process and the pipe on which it reports."""
+    """A process, and the pipe on which it reports its outcome."""
 
     name: str
     process: SpawnProcess
     pipe: Connection
-    told: Told | None = None
+    outcome: ChildResult | None = None
 
-    def listen(self) -> None:
-        """Take what it said, if anything."""
+    def receive(self) -> None:
+        """Read the outcome if it has arrived."""
         try:
-            if self.told is None and self.pipe.poll():
-                self.told = self.pipe.recv()
-        except (EOFError, OSError):  # it died in the middle of a word
-            self.told = None
+            if self.outcome is None and self.pipe.poll():
+                self.outcome = self.pipe.recv()
+        except (EOFError, OSError):  # the child died while sending
+            self.outcome = None
 
     def problem(self) -> str:
-        """What is wrong with it; empty while it runs and when it ended well."""
-        if self.told is not None and self.told.error:
-            return self.told.error
+        """What went wrong; empty if the process is running or has ended well.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended the process.
+        """
+        if self.outcome is not None and self.outcome.error:
+            return self.outcome.error
         code = self.process.exitcode
         if not code:
             return ""
@@ -71,71 +77,73 @@ class Child:
             raise KeyboardInterrupt
         if code < 0:
             by = signal.Signals(-code).name
-            often = "; often the system, when memory runs out" if by == "SIGKILL" else ""
-            return f"{self.name}: killed by {by}{often}"
-        return f"{self.name}: ended with exit code {code}; what it said stands above"
+            hint = "; often by the system, when memory runs out" if by == "SIGKILL" else ""
+            return f"{self.name}: killed by {by}{hint}"
+        return f"{self.name}: ended with exit code {code}; see its output above"
 
 
 def run_processes(target: Callable[..., Any], names: Sequence[str], *args: Any) -> Any:
     """Call `target(i, *args)` in one new process per name.
 
-    The first signal that asks to stop (SIGTERM, SIGUSR2, Ctrl-C) is handed on to every process; it is theirs to answer.
+    The first signal that asks to stop (SIGTERM, SIGUSR2, Ctrl-C) is forwarded to every process.
 
     Args:
-        target: a function of a module; a UserError of it, or any other, ends all processes.
+        target: a function of a module. Any exception in it ends all processes.
         names: of the processes, for messages.
-        args: can be pickled.
+        args: picklable.
 
     Returns:
         What the first process returned.
 
     Raises:
-        SpawnedRunError: with the message of the process that failed first.
-        Preempted: a signal ended them, after they had saved what there was to save.
+        UserError: with the message of the process that failed first.
+        Preempted: a signal ended the processes after they had saved their state.
         KeyboardInterrupt: Ctrl-C, here or in one of the processes, with nothing to save or for the second time.
     """
     context = multiprocessing.get_context("spawn")
     children: list[Child] = []
-    resource_tracker.ensure_running()  # started by the first process otherwise, it would have that one hear all signals
+    # Otherwise the first child would start it, with all signals unblocked.
+    resource_tracker.ensure_running()
     try:
-        with _handing_on(children) as asked:
+        with _signals_forwarded(children) as requested:
             for i, name in enumerate(names):
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_child, args=(target, i, name, sender, args), name=name)
-                with signals_blocked():  # until it listens, see _child
+                process = context.Process(target=_run_child, args=(target, i, name, sender, args), name=name)
+                with signals_blocked():  # until _run_child has installed its handlers
                     process.start()
+                # The child holds the only sender now, so the receiver sees the end of the pipe when the child dies.
                 sender.close()
                 children.append(Child(name, process, receiver))
-            _watch(children, asked)
-        told = children[0].told or Told()
-        if told.stop is not None:
-            raise Preempted(asked() or told.stop.signum, told.stop.saved)
-        return told.result
+            _watch(children, requested)
+        outcome = children[0].outcome or ChildResult()
+        if outcome.stop is not None:
+            raise Preempted(requested() or outcome.stop.signum, outcome.stop.saved)
+        return outcome.result
     finally:
         _end(children)
 
 
-def _watch(children: list[Child], asked: Callable[[], int]) -> None:
-    """Return when all have ended well, raise when the first has not.
+def _watch(children: list[Child], requested: Callable[[], int]) -> None:
+    """Return when all processes have ended well; raise as soon as one has not.
 
     Args:
-        asked: the signal that this process was sent, 0 for none.
+        requested: returns the signal that this process received, 0 if none.
     """
     running = list(children)
     while running:
         sources: list[Any] = [c.process.sentinel for c in running]
-        sources += [c.pipe for c in running if c.told is None]
+        sources += [c.pipe for c in running if c.outcome is None]
         wait(sources)
-        # Looked at first: whoever is gone by now has said all that it had to say.
+        # Before reading the pipes: a process that is dead by now has sent everything it will ever send.
         alive = [c for c in running if c.process.is_alive()]
         for child in running:
-            child.listen()
+            child.receive()
         for child in running:
-            if asked() and child.process.exitcode in (-signal.SIGTERM, -signal.SIGUSR2):  # it had nothing to save
-                raise KeyboardInterrupt if asked() == signal.SIGINT else Preempted(asked())
+            if requested() and child.process.exitcode in (-signal.SIGTERM, -signal.SIGUSR2):  # it had nothing to save
+                raise KeyboardInterrupt if requested() == signal.SIGINT else Preempted(requested())
             if problem := child.problem():
                 child.process.join(END_S)  # its traceback may still be on the way
-                raise SpawnedRunError(problem)
+                raise UserError(problem)
         running = alive
 
 
@@ -153,15 +161,15 @@ def _end(children: list[Child]) -> None:
 
 
 @contextmanager
-def _handing_on(children: list[Child]) -> Iterator[Callable[[], int]]:
-    """While this lasts, the first signal to this process goes to all children (only the main thread can do so).
+def _signals_forwarded(children: list[Child]) -> Iterator[Callable[[], int]]:
+    """Forward the first signal to all children until the end of the block; does nothing outside the main thread.
 
     Yields:
-        A function that says which signal it was, 0 for none.
+        A function that returns the signal that was received, 0 if none.
     """
 
-    def hand_on(number: int) -> None:
-        # A terminal's Ctrl-C reaches the children too, and twice would mean at once.
+    def forward(number: int) -> None:
+        # A terminal sends Ctrl-C to the children too, and a second one would end them at once: send SIGTERM instead.
         for child in children:
             if child.process.pid is not None and child.process.is_alive():
                 os.kill(child.process.pid, signal.SIGTERM if number == signal.SIGINT else number)
@@ -169,30 +177,30 @@ def _handing_on(children: list[Child]) -> Iterator[Callable[[], int]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
         return
-    with preemption.install() as asked:
-        asked.forward = hand_on
+    with preemption.install() as signals:
+        signals.forward = forward
         try:
-            yield asked.requested
+            yield signals.requested
         finally:
-            asked.forward = None
+            signals.forward = None
 
 
-def _child(target: Callable[..., Any], i: int, name: str, pipe: Connection, args: tuple[Any, ...]) -> None:
-    # Ctrl-C reaches every process of the terminal: this one ends quietly, the parent reports.
+def _run_child(target: Callable[..., Any], i: int, name: str, pipe: Connection, args: tuple[Any, ...]) -> None:
+    # A terminal sends Ctrl-C to every process: this one ends without a traceback, and the parent reports it.
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        pipe.send(Told(result=target(i, *args)))
+        pipe.send(ChildResult(result=target(i, *args)))
     except Preempted as stop:
-        pipe.send(Told(stop=stop))
+        pipe.send(ChildResult(stop=stop))
     except UserError as error:
         text = str(error)
         is_named = isinstance(error, PeerError) or text.startswith(f"{name}: ")
-        pipe.send(Told(error=text if is_named else f"{name}: {text}"))
+        pipe.send(ChildResult(error=text if is_named else f"{name}: {text}"))
         sys.exit(1)
     except BaseException as error:
-        pipe.send(Told(error=f"{name}: {type(error).__name__}: {error}"))
+        pipe.send(ChildResult(error=f"{name}: {type(error).__name__}: {error}"))
         raise
 
 

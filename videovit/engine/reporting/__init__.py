@@ -1,1 +1,1 @@
-"""What a run reports: log lines, records, progress bars, TensorBoard."""
+"""What a run reports: log lines, JSON records, progress bars, TensorBoard."""

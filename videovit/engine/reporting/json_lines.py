@@ -1,4 +1,4 @@
-"""Files of one JSON record a line, to which runs append; a full disk or a power cut may have left half a line."""
+"""Append-only files with one JSON record per line; a full disk or a power cut may have left an incomplete line."""
 
 from __future__ import annotations
 
@@ -14,36 +14,42 @@ import simplejson
 from videovit.errors import UserError
 
 
-class RecordError(UserError):
-    """A record could not be written."""
-
-
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Add a line, on a new one behind half a line; numbers that are not finite become null.
+    """Append a record as a line of its own; numbers that are not finite become null.
+
+    Args:
+        path: created if absent.
+        record: JSON values by name.
 
     Raises:
-        RecordError: the file cannot be written, or the disk is full.
+        UserError: the file cannot be written, or the disk is full.
     """
     try:
         with open(path, "ab+") as file:
             if file.seek(0, os.SEEK_END):
+                # If the last write was cut off, ending that line keeps this record readable.
                 file.seek(-1, os.SEEK_END)
                 file.write(b"" if file.read(1) == b"\n" else b"\n")
             file.write(simplejson.dumps(record, ignore_nan=True).encode() + b"\n")
     except OSError as error:
         free = shutil.disk_usage(path.parent).free
-        raise RecordError(f"{path}: could not be written, {free:,} bytes free: {error.strerror}") from error
+        raise UserError(f"could not be written, {free:,} bytes free: {error.strerror}", where=path) from error
 
 
 def read_records(path: Path, *, word: str = "") -> list[dict[str, Any]]:
-    """The records of a file, oldest first; what is no record is left out. None where there is no file.
+    """Read all records, oldest first; lines that are not a JSON object are skipped.
 
     Args:
-        word: only records whose line holds it, which is found faster than they are parsed.
+        path: a missing file holds no records.
+        word: read only lines that contain it. Searching text is much faster than parsing JSON.
+
+    Returns:
+        The records.
     """
     if not path.is_file():
         return []
     records = []
+    # Not splitlines(): it also splits at characters such as U+2028, which may stand inside JSON strings.
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         if word in line:
             with contextlib.suppress(ValueError):

@@ -1,0 +1,136 @@
+"""Progress of a pass over batches: a bar on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+logger = logging.getLogger("videovit")
+
+
+class Progress:
+    """Measures clips/s, remaining time, and the share of time spent waiting for data.
+
+    On a terminal it shows a bar; elsewhere it logs a line every `log_period` steps and one at the end.
+
+        for step, batch in progress.over(loader):
+            train_step(batch)
+            progress.count(len(batch), loss=0.7)
+
+    Args:
+        name: shown in front, e.g. "epoch 3/30".
+        total: steps of the whole pass.
+        first: steps done by an earlier run, if it stopped in the middle of the pass.
+        log_period: steps between two log lines.
+        quiet: show nothing (ranks above 0).
+        num_processes: processes that work through clips of their own at the same time; rates are those of all together.
+
+    Attributes:
+        step: index of the current step.
+        num_clips: clips of this process so far.
+        data_s: seconds spent waiting for batches so far.
+        last_data_s: seconds spent waiting for the current batch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        *,
+        first: int = 0,
+        log_period: int = 10,
+        quiet: bool = False,
+        num_processes: int = 1,
+    ) -> None:
+        self.name, self.total, self.first, self.log_period, self.quiet = name, total, first, max(1, log_period), quiet
+        self.num_processes = num_processes
+        self.step = first
+        self.num_clips = 0
+        self.data_s = 0.0
+        self.last_data_s = 0.0
+        self._start = time.monotonic()
+        self._bar: Any = None
+
+    def over(self, loader: Iterable[T]) -> Iterator[tuple[int, T]]:
+        """Iterate over batches and measure how long each one takes to arrive.
+
+        Yields:
+            (step, batch)
+        """
+        if not self.quiet and _has_terminal():
+            self._bar = tqdm(total=self.total, initial=self.first, desc=self.name, unit="step", leave=False)
+        self._start = time.monotonic()  # after everything that was built since __init__
+        batches = iter(loader)
+        try:
+            while True:
+                requested = time.monotonic()
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                self.last_data_s = time.monotonic() - requested
+                self.data_s += self.last_data_s
+                yield self.step, batch
+                self.step += 1
+        finally:  # callers leave the loop early too
+            if self._bar is not None:
+                self._bar.close()
+
+    def count(self, num_clips: int, **values: float) -> None:
+        """Count a finished step.
+
+        Args:
+            num_clips: clips in this step on this process.
+            values: numbers to show beside the rates.
+        """
+        self.num_clips += num_clips
+        if self.quiet:
+            return
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        done = self.step + 1  # `over` counts a step only when the next one is requested
+        if self._bar is not None:
+            self._bar.update(1)
+            self._bar.set_postfix_str(f"{self.summary()}  {shown}", refresh=False)
+        elif (done - self.first) % self.log_period == 0 or done == self.total:
+            logger.info(
+                "%s  step %d/%d  %s  eta %s  %s", self.name, done, self.total, self.summary(), self.eta(), shown
+            )
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since `over` began."""
+        return max(1e-9, time.monotonic() - self._start)
+
+    @property
+    def clips_per_s(self) -> float:
+        """Clips per second of all processes together."""
+        return self.num_clips * self.num_processes / self.elapsed_s
+
+    def summary(self) -> str:
+        """The rate, and how the time divides between waiting for data and computing."""
+        share = self.data_s / self.elapsed_s
+        return f"{self.clips_per_s:.1f} clips/s  data {share:.0%} compute {1 - share:.0%}"
+
+    def eta(self, further_steps: int = 0) -> str:
+        """Remaining time as h:mm:ss.
+
+        Args:
+            further_steps: steps that follow after this pass.
+        """
+        # Only the steps of this process: those of an earlier run took none of `elapsed_s`.
+        done = max(1, self.step + 1 - self.first)
+        remaining = self.total - self.step - 1 + further_steps
+        return str(datetime.timedelta(seconds=int(self.elapsed_s / done * remaining)))
+
+
+def _has_terminal() -> bool:
+    # Build machines may offer a terminal without lines, on which tqdm divides by zero.
+    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).lines > 0
