@@ -1,13 +1,14 @@
 """The table of models."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
 
-from torch import nn
-
-from videovit.config.coerce import nearest
+from videovit.config import Config
 from videovit.errors import UserError
-from videovit.models.detection.roi_head import detector_from_config
+from videovit.messages import did_you_mean
+from videovit.models.contract import VideoModel
+from videovit.models.detection.roi_head import box_head_from_config
 from videovit.models.external.pytorchvideo import PTV_MODELS
 from videovit.models.mvit.model import mvit_from_config
 from videovit.models.pit import pit_from_config
@@ -16,7 +17,7 @@ from videovit.models.pooling_sharing.supernet import psvit_supernet_from_config
 from videovit.models.progressive_sampling import ps_vit_from_config
 from videovit.models.vit import vit_from_config
 
-MODELS: dict[str, Callable[[Any], nn.Module]] = {
+MODELS: dict[str, Callable[[Config], VideoModel]] = {
     "MViT": mvit_from_config,
     "ViT": vit_from_config,
     "PSViT": psvit_from_config,
@@ -25,27 +26,26 @@ MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "PS_ViT": ps_vit_from_config,
     **PTV_MODELS,
 }
+"""MODEL.MODEL_NAME -> builder."""
 
 
-class UnknownModelError(UserError):
-    """`MODEL.MODEL_NAME` is not in `MODELS`."""
+def build_model(cfg: Config) -> VideoModel:
+    """The model that a config describes, initialized, on the current default device.
 
-
-def build_model(cfg: Any) -> nn.Module:
-    """The model that a config describes, initialised, on the current default device.
-
-    Args:
-        cfg: `videovit.config.Config`.
-
-    Returns:
-        A module with `forward(x_BCTHW) -> logits (B, K)` and `forward_features(x_BCTHW) -> (tokens, grid)`; with
-        DETECTION.ENABLE a Detector, `forward(x_BCTHW, boxes_R5) -> logits (R, K)`.
+    With DETECTION.ENABLE its head classifies boxes.
 
     Raises:
-        UnknownModelError: `MODEL.MODEL_NAME` is unknown; the message has the nearest name.
+        UserError: `MODEL.MODEL_NAME` is unknown, or the model cannot be built with these settings.
     """
     name = cfg.MODEL.MODEL_NAME
     if name not in MODELS:
-        raise UnknownModelError(f"MODEL.MODEL_NAME is {name!r}; known: {', '.join(MODELS)}{nearest(name, MODELS)}")
+        raise UserError(
+            where="MODEL.MODEL_NAME",
+            found=name,
+            expected=f"one of {', '.join(MODELS)}",
+            near=did_you_mean(name, MODELS),
+        )
     model = MODELS[name](cfg)
-    return detector_from_config(model, cfg) if cfg.DETECTION.ENABLE else model
+    if cfg.DETECTION.ENABLE:
+        model.reset_head(box_head_from_config(cfg, model))
+    return model
