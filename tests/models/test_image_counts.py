@@ -1,8 +1,8 @@
 """Parameters and multiply-adds of PiT, PS-ViT, DeiT and their ablations, counted on `meta`.
 
-The figures are those of the published code under fvcore, whose total has 5 for each element that leaves a LayerNorm, 2
-for a BatchNorm and 4 for a bilinear reading beside the multiply-adds of `count_macs`. The code of DeiT and PS-ViT
-normalises all tokens of the last block, though it reads the class token alone: counted here as there.
+The figures are those of the published code under fvcore, whose total adds 5 per element of a LayerNorm's output, 2 of a
+BatchNorm's and 4 of a bilinear reading to the multiply-adds of `count_macs`. The code of DeiT and PS-ViT normalizes all
+tokens of the last block, though it reads the class token alone; it is counted here in the same way.
 """
 
 import pytest
@@ -72,7 +72,7 @@ def input_size(name, model):
 
 
 def beside_macs(model, size):
-    """What fvcore adds to the multiply-adds."""
+    """Operations that fvcore counts besides the multiply-adds."""
     added = []
 
     def count(module, args, out):

@@ -98,7 +98,7 @@ def test_a_run_of_blocks_uses_one_map():
 
 
 def test_other_projects_have_no_place_for_it():
-    with pytest.raises(CheckpointError, match=r"blocks\.3\.attn\.v\.weight"):
+    with pytest.raises(CheckpointError, match=r"blocks\.3\b"):
         export_state_dict(shared_model(), "torchvision")
 
 
