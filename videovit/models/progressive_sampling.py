@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videovit.models.layers.basic import Triple, full_precision, vector
-from videovit.errors import UserError as SizeError
-from videovit.models.layers.transformer import Block, ClassTokenModel, drop_path_rates
+from videovit.models.layers.transformer import Block, ClassTokenModel, SizeError, drop_path_rates
 
 Time = Literal["points", "planes", "frames"]
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videovit.errors import UserError
+from videovit.models.cpu.derived import forget_derived
 from videovit.models.layers.attend import apply_map, attend, attention_map
-from videovit.models.layers.basic import DropPath, Mlp, add_branch, matmul_dtype
+from videovit.models.layers.basic import DropPath, Linear, Mlp, add_branch, matmul_dtype
 from videovit.models.layers.heads import ClassifierHead
 from videovit.models.layers.position import resize_pos_embed
 from videovit.models.layers.transformer import drop_path_rates
@@ -73,9 +74,9 @@ class SharingAttention(nn.Module):
         self.scale = self.width**-0.5
         self.own_heads = own_heads
         num_own = num_heads if own_heads is None else len(own_heads)
-        self.qk = nn.Linear(dim, 2 * num_own * self.width, bias=qkv_bias) if num_own else None
-        self.v = nn.Linear(dim, dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qk = Linear(dim, 2 * num_own * self.width, bias=qkv_bias) if num_own else None
+        self.v = Linear(dim, dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
         self.dropout = dropout
 
     def forward(
@@ -176,7 +177,7 @@ class TokenPool(nn.Module):
         else:
             depthwise = convolution(before, before, kernel, stride=2, padding=padding, groups=before)
             self.conv = nn.Sequential(depthwise, convolution(before, after, 1))
-        self.cls = nn.Linear(before, after) if self.apart else None
+        self.cls = Linear(before, after) if self.apart else None
 
     def forward(self, x_BNC: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """Pool.
@@ -228,6 +229,7 @@ class PsvitTrunk(nn.Module):
 
     def train(self, mode: bool = True) -> Any:
         """Switch between training and evaluation; also forgets what was derived from the weights."""
+        forget_derived(self)
         return super().train(mode)
 
     def init_weights(self) -> None:
