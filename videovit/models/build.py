@@ -7,22 +7,22 @@ from torch import nn
 
 from videovit.config.coerce import nearest
 from videovit.errors import UserError
-from videovit.models.detection.roi_head import detector_from_config
+from videovit.models.detection.roi_head import box_head_from_config
 from videovit.models.external.pytorchvideo import PTV_MODELS
 from videovit.models.mvit.model import mvit_from_config
 from videovit.models.pit import pit_from_config
-from videovit.models.pooling_sharing.model import psvit_from_config
-from videovit.models.pooling_sharing.supernet import psvit_supernet_from_config
-from videovit.models.progressive_sampling import ps_vit_from_config
+from videovit.models.pooling_sharing.model import pooling_sharing_from_config
+from videovit.models.pooling_sharing.supernet import pooling_sharing_supernet_from_config
+from videovit.models.progressive_sampling import progressive_sampling_from_config
 from videovit.models.vit import vit_from_config
 
 MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "MViT": mvit_from_config,
     "ViT": vit_from_config,
-    "PSViT": psvit_from_config,
-    "PSViTSupernet": psvit_supernet_from_config,
+    "PSViT": pooling_sharing_from_config,
+    "PSViTSupernet": pooling_sharing_supernet_from_config,
     "PiT": pit_from_config,
-    "PS_ViT": ps_vit_from_config,
+    "PS_ViT": progressive_sampling_from_config,
     **PTV_MODELS,
 }
 
@@ -48,4 +48,6 @@ def build_model(cfg: Any) -> nn.Module:
     if name not in MODELS:
         raise UnknownModelError(f"MODEL.MODEL_NAME is {name!r}; known: {', '.join(MODELS)}{nearest(name, MODELS)}")
     model = MODELS[name](cfg)
-    return detector_from_config(model, cfg) if cfg.DETECTION.ENABLE else model
+    if cfg.DETECTION.ENABLE:
+        model.reset_head(box_head_from_config(cfg, model))
+    return model
