@@ -60,7 +60,7 @@ class _Reader(FileSystemReader):
         for place in index.storage_data.values():
             name = Path(place.relative_path)
             if name.name != str(name) or (Path(self.path) / name).is_symlink():
-                raise pickle.UnpicklingError(f"its index points outside of the folder, to {name}")
+                raise pickle.UnpicklingError(f"its index leads out of the folder, to {name}")
         return index
 
 
