@@ -86,9 +86,11 @@ def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
         raise CheckpointError(f"{name} is not an MViT; its own state_dict() has the published names")
     if not isinstance(model, exporter.models):
         raise CheckpointError(f"{name} cannot be written as {layout}")
+    exported = exporter.write(model, {name: tensor.detach() for name, tensor in model.state_dict().items()})
+    # Last, since a name without a place is the more telling reason.
     if obstacle := exporter.obstacle(model):
         raise CheckpointError(obstacle)
-    return exporter.write(model, {name: tensor.detach() for name, tensor in model.state_dict().items()})
+    return exported
 
 
 def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn.Module | None = None) -> None:

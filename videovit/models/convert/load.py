@@ -105,9 +105,7 @@ def _class_token_notes(model: nn.Module, weights: Weights) -> list[str]:
     ]
 
 
-def _match_eps(
-    model: nn.Module, weights: Weights, layout: str, *, is_explicit: bool
-) -> tuple[float | None, list[str]]:
+def _match_eps(model: nn.Module, weights: Weights, layout: str, *, is_explicit: bool) -> tuple[float | None, list[str]]:
     """Set the eps of the weights on the pooling norms of the model; a note if it changes or is unknown."""
     own = pool_norm_eps(model)
     if own is None:

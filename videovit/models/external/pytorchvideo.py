@@ -287,6 +287,4 @@ def ptv_from_config(cfg: Config, *, name: str) -> PtvNetwork:
     )
 
 
-PTV_MODELS: dict[str, Callable[[Config], VideoModel]] = {
-    name: partial(ptv_from_config, name=name) for name in NETWORKS
-}
+PTV_MODELS: dict[str, Callable[[Config], VideoModel]] = {name: partial(ptv_from_config, name=name) for name in NETWORKS}
