@@ -211,8 +211,8 @@ class ProgressiveSamplingViT(ClassTokenModel):
         depth: blocks after them.
         points: number of points over (y, x) in a frame, independent of the size of the image.
         time_points: number of points over time; 0: one per frame.
-        time: how a clip is read. `points`: they move in (t, y, x). `planes`: they move in (y, x), each in its frame, and
-            tokens of all frames attend to each other. `frames`: every frame is a separate image, features are averaged.
+        time: how a clip is read. `points`: they move in (t, y, x). `planes`: they move in (y, x), each in its frame,
+            and tokens of all frames attend to each other. `frames`: every frame is an image, features are averaged.
         share_sampler: one block and one offset layer for all iterations.
         gamma: factor on the offsets.
         cls_token: classify a class token; False: there is none, and the mean of the tokens is classified.

@@ -18,7 +18,7 @@ def config_hints(state: State) -> dict[str, Any]:
     """Config keys and values that the weights of an MViT need.
 
     Widths, heads, blocks, tables and pooling kernels follow from names and shapes. Strides do not if all kernels are
-    equal; they are filled in as published: queries halve the sides at the blocks where the heads double; keys and values
+    equal; they are filled in as published: queries halve the sides at the blocks that double the heads; keys and values
     end at stride 1, and start at 2 to the number of halvings (for images at 4). A last stage without key/value pooling,
     as in weights of 2021, has no pooling names and gives a `POOL_KV_STRIDE` list instead of `POOL_KV_STRIDE_ADAPTIVE`.
 

@@ -100,8 +100,8 @@ def _class_token_notes(model: nn.Module, weights: Weights) -> list[str]:
     if not (has_flat_pools and adds_queries):
         return []
     return [
-        "facebookresearch/mvit and timm add pooled queries to the class token too (residual pooling), PySlowFast and this "
-        "project do not: logits differ from theirs until the class token is trained"
+        "facebookresearch/mvit and timm add pooled queries to the class token too (residual pooling), PySlowFast and "
+        "this project do not: logits differ from theirs until the class token is trained"
     ]
 
 

@@ -73,8 +73,8 @@ class RoIHead(BoxHead):
 def roi_align(map_BCHW: Tensor, boxes_R5: Tensor, scale: tuple[float, float], *, bins: int, aligned: bool) -> Tensor:
     """The map in the bins of every box: the mean of bilinear samples.
 
-    The weights of a sample are a product of one over y and one over x, so a box costs two matrix products. On GPUs their
-    gradients are deterministic, unlike those of torchvision's kernel.
+    The weights of a sample are a product of one over y and one over x, so a box costs two matrix products. Their
+    gradients are deterministic on GPUs, unlike those of torchvision's kernel.
 
     Args:
         map_BCHW: one map per clip.
@@ -103,8 +103,8 @@ def roi_align(map_BCHW: Tensor, boxes_R5: Tensor, scale: tuple[float, float], *,
 def _bin_weights(low_R: Tensor, high_R: Tensor, side: int, bins: int, aligned: bool) -> Tensor:
     """Weights of the elements 0 to side - 1 of one axis in the bins of boxes from `low_R` to `high_R`.
 
-    A bin has one sample per element, rounded up. A sample more than one element outside of the map is zero, a closer one
-    takes the border.
+    A bin has one sample per element, rounded up. A sample more than one element outside of the map is zero, a closer
+    one takes the border.
 
     Returns:
         (R, P, X) with P = bins, X = side.
@@ -115,8 +115,8 @@ def _bin_weights(low_R: Tensor, high_R: Tensor, side: int, bins: int, aligned: b
     count_R = bin_R.ceil().clamp(min=1)
     step_R11 = (bin_R / count_R)[:, None, None]
     begin_RP1 = (start_R[:, None] + bin_R[:, None] * torch.arange(bins, device=low_R.device))[..., None]
-    # A box may be far larger than the map, with any number of samples. Those that can read the map begin at `first`, and
-    # they are half an element apart or more, so that 2 * side + 6 of them reach across it.
+    # A box may be far larger than the map, with any number of samples. Those that can read the map begin at `first`,
+    # and they are half an element apart or more, so that 2 * side + 6 of them reach across it.
     first_RP1 = ((-1 - begin_RP1) / step_R11 - 1).floor().nan_to_num().clamp(min=0)
     sample_RPS = first_RP1 + torch.arange(2 * side + 6, device=low_R.device)
     at_RPS = begin_RP1 + (sample_RPS + 0.5) * step_R11

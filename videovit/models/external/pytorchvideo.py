@@ -80,7 +80,7 @@ class PtvNetwork(VideoModel):
         return logits
 
     def _features(self, x_BCTHW: Tensor) -> Features:
-        """The input of the classifier; SlowFast pools its pathways before they meet, to one token at its own clip size."""
+        """The input of the classifier; SlowFast pools its pathways before it, to one token at its own clip size."""
         map_BCTHW = self._last_map(x_BCTHW)
         T, H, W = map_BCTHW.shape[2:]
         return Features(map_BCTHW.flatten(2).transpose(1, 2), (T, H, W), None)

@@ -1,7 +1,7 @@
 """The PSViT supernet: every cell has a basic and a sharing layer, and a path takes one of them or none.
 
-One set of weights serves all paths. Training draws a path per step; the search compares paths with the weights that they
-share. A layer on a path computes what it would compute in a `PSViT` of that plan.
+One set of weights serves all paths. Training draws a path per step; the search compares paths with the weights that
+they share. A layer on a path computes what it would compute in a `PSViT` of that plan.
 """
 
 from __future__ import annotations
