@@ -11,7 +11,7 @@ from torch import nn
 
 from videovit.models import count_macs, count_params
 from videovit.models.pit import PIT_PRESETS, PiT
-from videovit.models.progressive_sampling import PS_VIT_PRESETS, ProgressiveSamplingViT
+from videovit.models.progressive_sampling import PROGRESSIVE_SAMPLING_PRESETS, ProgressiveSamplingViT
 from videovit.models.vit import VIT_PRESETS, ViT
 
 
@@ -24,7 +24,7 @@ def pit(name, side=224, **changes):
 
 
 def ps_vit(name, **changes):
-    return lambda: ProgressiveSamplingViT(**{**PS_VIT_PRESETS[f"ps_vit_{name}"], **changes})
+    return lambda: ProgressiveSamplingViT(**{**PROGRESSIVE_SAMPLING_PRESETS[f"ps_vit_{name}"], **changes})
 
 
 def rounds(iterations):

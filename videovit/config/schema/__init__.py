@@ -190,6 +190,7 @@ class Model:
     DROPOUT_RATE: DropRate = 0.5
     HEAD_ACT: Annotated[str, Choice(("softmax", "sigmoid", "none"))] = "softmax"
     ACT_CHECKPOINT: bool = False
+    FREEZE_LAYERS: Natural = 0  # ours; the embedding and the first layers up to this number minus one are not trained
 
 
 @dataclass(frozen=True)
