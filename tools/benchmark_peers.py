@@ -2,13 +2,16 @@
 
     python tools/benchmark_peers.py                                      # everything, 2 threads
     python tools/benchmark_peers.py --models v2_s --work train --dtypes bf16 --rounds 9
-    python tools/benchmark_peers.py --threads 1 --clock cpu              # on a machine that others use as well
+    python tools/benchmark_peers.py --threads 1 --clock cpu              # on a machine with other users
     python tools/benchmark_peers.py --device cuda --batch 8 --compile    # CUDA events
 
-All entries of a table live in one process and take turns (A B C, C B A, ...), so that drift of the machine hits all of
-them; medians are reported. Peak memory is measured in a process of its own for each entry: what the first forward
-(and backward) adds to the memory of the process that holds the model, packed weights included.
+All entries of a table run in one process in turns (A B C, C B A, ...), so that drift of the machine affects them
+equally; medians are reported. Inference of this project's models is that of `optimize_for_inference`. Peak memory is
+measured in a separate process for each entry: what the first forward (and backward) pass adds to the memory of the
+process that holds the model, packed weights included.
 """
+
+from __future__ import annotations
 
 import argparse
 import statistics
@@ -23,13 +26,20 @@ import torch
 from torch import Tensor, nn
 
 from videovit.config import load_config
-from videovit.models import build_model, count_macs, export_state_dict, load_pretrained
+from videovit.models import (
+    VideoModel,
+    build_model,
+    count_macs,
+    export_state_dict,
+    load_pretrained,
+    optimize_for_inference,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def ours(config: str) -> nn.Module:
+def ours(config: str) -> VideoModel:
     """This project's model of a config."""
     return build_model(load_config(CONFIGS / config))
 
@@ -49,7 +59,7 @@ def torchvision_v2_s() -> nn.Module:
 
 
 def pytorchvideo_v1_b() -> nn.Module:
-    """pytorchvideo's MViT-B 16x4, with the eps of its pooling norms set to everybody else's."""
+    """pytorchvideo's MViT-B 16x4, with the eps of its pooling norms set to that of the others."""
     from pytorchvideo.models.hub import mvit_base_16x4
 
     model = mvit_base_16x4(pretrained=False)
@@ -82,7 +92,14 @@ def timm_v2_t() -> nn.Module:
 
 @dataclass(frozen=True)
 class Contest:
-    """A model of ours and who else has it: layout of weights -> builder; the first gives the weights."""
+    """A model of this project and the same model of others.
+
+    Attributes:
+        config: of this project's model.
+        clip_size: (T, H, W) in pixels.
+        batch: clips or images.
+        peers: layout of weights -> builder; all entries get the weights of the first.
+    """
 
     config: str
     clip_size: tuple[int, int, int]
@@ -112,24 +129,9 @@ def perturb(model: nn.Module) -> nn.Module:
     return model
 
 
-def entries(contest: Contest, compiled: bool) -> dict[str, nn.Module]:
-    """All models of a contest with the same weights."""
-    (first, build), *others = contest.peers.items()
-    model, peer = ours(contest.config), perturb(build())
-    inner = peer.model if isinstance(peer, Squeezed) else peer
-    load_pretrained(model, inner.state_dict(), source=first)
-    found = {"videovit": model, first: peer}
-    for name, build in others:
-        found[name] = build()
-        found[name].load_state_dict(export_state_dict(model, name))
-    if compiled:
-        found |= {f"{name}, compiled": torch.compile(m) for name, m in found.items()}
-    return found
-
-
 @dataclass(frozen=True)
 class Job:
-    """What is timed."""
+    """The work that is timed: `inference` or `train`, `fp32` or `bf16`, and the device."""
 
     work: str
     dtype: str
@@ -140,11 +142,12 @@ class Job:
         autocast = torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bf16")
         if self.work == "inference":
             with torch.inference_mode(), autocast:
-                return model(x)
+                inferred: Tensor = model(x)
+                return inferred
         for parameter in model.parameters():
             parameter.grad = None
         with autocast:
-            logits = model(x)
+            logits: Tensor = model(x)
         logits.float().logsumexp(1).sum().backward()
         return logits.detach()
 
@@ -163,6 +166,24 @@ class Job:
         return now() - began
 
 
+def entries(contest: Contest, job: Job, compiled: bool) -> dict[str, nn.Module]:
+    """All models of a contest with the same weights, on the device and in the mode of the job."""
+    (first, build), *others = contest.peers.items()
+    model, peer = ours(contest.config), perturb(build())
+    inner = peer.model if isinstance(peer, Squeezed) else peer
+    load_pretrained(model, inner.state_dict(), source=first)
+    found: dict[str, nn.Module] = {"videovit": model, first: peer}
+    for name, build in others:
+        found[name] = build()
+        found[name].load_state_dict(export_state_dict(model, name))
+    found = {name: m.to(job.device).train(job.work == "train") for name, m in found.items()}
+    if job.work == "inference":
+        found["videovit"] = optimize_for_inference(model)
+    if compiled:
+        found |= {f"{name}, compiled": torch.compile(m) for name, m in found.items()}
+    return found
+
+
 def example(contest: Contest, batch: int, device: str) -> Tensor:
     """A standard normal batch."""
     generator = torch.Generator().manual_seed(0)
@@ -176,11 +197,13 @@ def _status_mib(field: str) -> float:
 
 
 def peak_mib(contest_name: str, entry: str, job: Job, batch: int, threads: int) -> float:
-    """Memory that one run adds to a process that holds the model, in MiB; run it in a fresh process."""
+    """Memory in MiB that one run adds to a process that holds the model; call it in a fresh process."""
     torch.set_num_threads(threads)
     contest = CONTESTS[contest_name]
-    model = ours(contest.config) if entry == "videovit" else contest.peers[entry]()
+    model: nn.Module = ours(contest.config) if entry == "videovit" else contest.peers[entry]()
     model = model.to(job.device).train(job.work == "train")
+    if isinstance(model, VideoModel) and job.work == "inference":
+        model = optimize_for_inference(model)
     x = example(contest, batch, job.device)
     if job.device == "cuda":
         job.run(model, x)
@@ -216,9 +239,9 @@ def contest_rows(name: str, job: Job, options: argparse.Namespace) -> list[list[
     contest = CONTESTS[name]
     batch = options.batch or contest.batch
     x = example(contest, batch, job.device)
-    models = {k: m.to(job.device).train(job.work == "train") for k, m in entries(contest, options.compile).items()}
+    models = entries(contest, job, options.compile)
     logits = {}
-    for key, model in models.items():  # the first run is warm-up; logits are compared without dropout
+    for key, model in models.items():  # the first runs are warm-up; logits are compared without dropout
         logits[key] = Job("inference", job.dtype, job.device).run(model.eval(), x).float()
         model.train(job.work == "train")
         for _ in range(20 if job.device == "cuda" else 1):

@@ -1,4 +1,4 @@
-"""Typed arguments of published models, and small random clips: what several model tests need."""
+"""Arguments of published models, tiny models and random clips for model tests."""
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ V1_Q_STRIDES = [[1, 1, 2, 2], [3, 1, 2, 2], [14, 1, 2, 2]]
 
 
 def v1_blocks(**changes):
-    """Blocks of MViT-B 16x4 (current last stage), with changes."""
+    """Blocks of MViT-B 16x4 (keys pooled in the last stage too, as in current code), with changes."""
     arguments = {
         "depth": 16,
         "embed_dim": 96,
@@ -85,7 +85,7 @@ def tiny_v2(**changes):
 
 @torch.no_grad()
 def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Move norms, biases and position tables off their initial ones, zeros and near-zeros, so that equality bites."""
+    """Move norms, biases and position tables off their initial ones and zeros, which would hide differences."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)

@@ -1,6 +1,6 @@
-"""MViT once more, plainly: one token sequence, class token first, every step as the papers and PySlowFast define it.
+"""A second, plain implementation of MViT: one token sequence, class token first, as papers and PySlowFast define it.
 
-Reads the parameters of a `videovit.models.MViT` by name and shares no code with it.
+It reads the parameters of a `videovit.models.MViT` by name and shares no code with it.
 """
 
 import torch
@@ -16,7 +16,7 @@ def to_heads(x, heads):
 
 
 def pool(x_BMND, grid, num_cls, kernel, stride, mode, conv):
-    """Pool the grid part of every head; None of the class token."""
+    """Pool the grid of every head; the class token stays as it is."""
     cls, x = x_BMND[:, :, :num_cls], x_BMND[:, :, num_cls:]
     B, M, _, D = x.shape
     x = x.reshape(B * M, *grid, D).permute(0, 4, 1, 2, 3)
@@ -31,16 +31,16 @@ def pool(x_BMND, grid, num_cls, kernel, stride, mode, conv):
 
 def offsets(table, num_q, num_k):
     """Rows of a relative table for all pairs, by the published formula, one pair at a time."""
-    wanted = 2 * max(num_q, num_k) - 1
-    if table.shape[0] != wanted:
-        table = F.interpolate(table.t()[None], size=wanted, mode="linear")[0].t()
+    length = 2 * max(num_q, num_k) - 1
+    if table.shape[0] != length:
+        table = F.interpolate(table.t()[None], size=length, mode="linear")[0].t()
     q_step, k_step = max(num_k / num_q, 1.0), max(num_q / num_k, 1.0)
     index = [[int(i * q_step - j * k_step + (num_k - 1) * k_step) for j in range(num_k)] for i in range(num_q)]
     return table[torch.tensor(index)]
 
 
 def relative(attn, q, q_grid, k_grid, num_cls):
-    """Scores to add, zero for the class token."""
+    """Terms to add to the scores, zero for the class token."""
     B, M, _, D = q.shape
     q_grid_tokens = q[:, :, num_cls:].reshape(B, M, *q_grid, D)
     scores = q.new_zeros(B, M, *q_grid, *k_grid)
@@ -102,7 +102,7 @@ def block_output(block, x, grid, num_cls):
 
 
 def plain_logits(model, x_BCTHW):
-    """Logits of `model` in evaluation mode, at the clip size that its tables were made for."""
+    """Logits of `model` in evaluation mode, at the clip size of its tables."""
     patch = model.patch_embed.proj
     x = F.conv3d(x_BCTHW, patch.weight, patch.bias, patch.stride, patch.padding)
     grid, num_cls = tuple(x.shape[2:]), 0 if model.cls_token is None else 1

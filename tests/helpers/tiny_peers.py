@@ -1,4 +1,4 @@
-"""Other projects' MViTs at the size of our tiny models, for tests of the converter."""
+"""Other projects' MViTs in the size of this project's tiny models, for tests of the converter."""
 
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torchvision.models.video import mvit as torchvision_mvit
@@ -21,7 +21,7 @@ PTV_TINY = {
 
 
 def torchvision_tiny(schedule, v2):
-    """torchvision's MViT with the blocks of one of our tiny models."""
+    """torchvision's MViT with the blocks of one of this project's tiny models."""
     blocks = [
         torchvision_mvit.MSBlockConfig(
             num_heads=s.num_heads,

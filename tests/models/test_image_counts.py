@@ -1,8 +1,8 @@
 """Parameters and multiply-adds of PiT, PS-ViT, DeiT and their ablations, counted on `meta`.
 
-The figures are those of the published code under fvcore, whose total has 5 for each element that leaves a LayerNorm, 2
-for a BatchNorm and 4 for a bilinear reading beside the multiply-adds of `count_macs`. The code of DeiT and PS-ViT
-normalises all tokens of the last block, though it reads the class token alone: counted here as there.
+The figures are those of the published code under fvcore, whose total adds 5 per element of a LayerNorm's output, 2 of a
+BatchNorm's and 4 of a bilinear reading to the multiply-adds of `count_macs`. The code of DeiT and PS-ViT normalizes all
+tokens of the last block, though it reads the class token alone; it is counted here in the same way.
 """
 
 import pytest
@@ -11,7 +11,7 @@ from torch import nn
 
 from videovit.models import count_macs, count_params
 from videovit.models.pit import PIT_PRESETS, PiT
-from videovit.models.progressive_sampling import PS_VIT_PRESETS, ProgressiveSamplingViT
+from videovit.models.progressive_sampling import PROGRESSIVE_SAMPLING_PRESETS, ProgressiveSamplingViT
 from videovit.models.vit import VIT_PRESETS, ViT
 
 
@@ -24,7 +24,7 @@ def pit(name, side=224, **changes):
 
 
 def ps_vit(name, **changes):
-    return lambda: ProgressiveSamplingViT(**{**PS_VIT_PRESETS[f"ps_vit_{name}"], **changes})
+    return lambda: ProgressiveSamplingViT(**{**PROGRESSIVE_SAMPLING_PRESETS[f"ps_vit_{name}"], **changes})
 
 
 def rounds(iterations):
@@ -72,7 +72,7 @@ def input_size(name, model):
 
 
 def beside_macs(model, size):
-    """What fvcore adds to the multiply-adds."""
+    """Operations that fvcore counts besides the multiply-adds."""
     added = []
 
     def count(module, args, out):

@@ -5,10 +5,10 @@ import timm
 import torch
 
 from videovit.config import load_config
-from videovit.models import build_model, export_state_dict, load_pretrained
+from videovit.errors import UserError
+from videovit.models import build_model, export_state_dict, load_pretrained, optimize_for_inference
+from videovit.models.contract import DistilledLogits
 from videovit.models.convert import CheckpointError
-from videovit.models.layers.basic import SizeError
-from videovit.models.layers.transformer import DistilledLogits
 from videovit.models.pit import PIT_PRESETS, PiT
 
 SMALL = {"dims": (8, 16, 32), "num_heads": (1, 2, 4), "depths": (1, 2, 1), "num_classes": 5}
@@ -31,7 +31,9 @@ def test_equals_timm(name):
     assert (report.source, report.skipped, report.missing, report.resized) == ("pit", [], [], [])
     x = image(224)
     with torch.inference_mode():
-        torch.testing.assert_close(ours.eval()(x), theirs(x[:, :, 0]), atol=1e-5, rtol=1e-5)
+        expected = theirs(x[:, :, 0])
+        for kind in (ours.eval(), optimize_for_inference(ours), ours.twin().plain_()):
+            torch.testing.assert_close(kind(x), expected, atol=1e-5, rtol=1e-5)
     written = export_state_dict(ours, "timm_pit")
     assert written.keys() == theirs.state_dict().keys()
     assert all(torch.equal(tensor, written[key]) for key, tensor in theirs.state_dict().items())
@@ -80,9 +82,31 @@ def test_a_clip_of_one_frame_is_an_image():
 def test_time_shrinks_with_the_grid():
     clips = PiT(**SMALL, **{**SMALL_PATCH, **OVER_TIME}, clip_size=(8, 32, 32)).eval()
     for frames, left in ((8, 2), (4, 1), (1, 1)):
-        tokens, grid = clips.forward_features(image(36, frames=frames))
+        tokens, grid, cls = clips.forward_features(image(36, frames=frames))
         assert grid == (left, 2, 2)
-        assert tokens.shape == (1, 1 + 4 * left, 32)
+        assert tokens.shape == (1, 4 * left, 32) and cls.shape == (1, 1, 32)
+
+
+def test_stages_end_before_the_pools():
+    model = PiT(**SMALL, **SMALL_PATCH, clip_size=(1, 32, 32)).eval()
+    x = image(32, batch=2)
+    stages = model.forward_stages(x)
+    assert [tuple(m.shape) for m in stages] == [(2, 8, 1, 7, 7), (2, 16, 1, 4, 4), (2, 32, 1, 2, 2)]
+    tokens = model.forward_features(x).tokens_BNC
+    torch.testing.assert_close(model.norm(stages[-1].flatten(2).transpose(1, 2)), tokens)
+
+
+def test_pools_are_sharded_apart_from_their_blocks():
+    """They run outside of the block's forward pass, so their weights must be gathered for themselves."""
+    model = PiT(**SMALL, **SMALL_PATCH, clip_size=(1, 32, 32))
+    first, second, third, _ = model.blocks
+    assert [*model.units_to_shard()] == [first, second.pool, second, third]
+
+
+def test_compile():
+    model = PiT(**SMALL, **SMALL_PATCH, clip_size=(1, 32, 32)).eval()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(image(32)), model(image(32)), atol=1e-5, rtol=1e-5)
 
 
 def test_frames_and_their_order_matter():
@@ -102,7 +126,7 @@ def test_other_sizes_stretch_the_positions_as_torch_does():
     torch.testing.assert_close(larger(image(48)), picture(image(48)), atol=1e-6, rtol=1e-5)
 
 
-def test_distilled_answers_in_pairs_while_training():
+def test_a_distilled_model_in_training_returns_both_logits():
     model = PiT(**SMALL, **SMALL_PATCH, clip_size=(1, 32, 32), distilled=True)
     pair = model(image(32, batch=3))
     assert isinstance(pair, DistilledLogits)
@@ -118,11 +142,11 @@ def test_initial_values_are_torchs_own():
 
 
 def test_sizes_that_do_not_fit_are_named():
-    with pytest.raises(SizeError, match=r"as many stages"):
+    with pytest.raises(UserError, match=r"as many stages"):
         PiT(**{**SMALL, "depths": (1, 1)})
-    with pytest.raises(SizeError, match="20, must be a multiple of those before, 8"):
+    with pytest.raises(UserError, match="20, must be a multiple of those before, 8"):
         PiT(**{**SMALL, "dims": (8, 20, 40), "num_heads": (1, 1, 1)})
-    with pytest.raises(SizeError, match="smaller than a patch"):
+    with pytest.raises(UserError, match="smaller than a patch"):
         PiT(**SMALL, clip_size=(1, 8, 8))
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from videovit.config import load_config
+from videovit.errors import UserError
 from videovit.models import build_model, export_state_dict, load_pretrained
 from videovit.models.convert import CheckpointError
-from videovit.models.layers.basic import SizeError
 from videovit.models.progressive_sampling import ProgressiveSamplingViT, _sample_by_index, initial_points, sample_map
 
 SMALL = {"dim": 16, "num_heads": 2, "iterations": 3, "depth": 1, "points": (3, 3), "num_classes": 5}
@@ -23,7 +23,7 @@ def small(**changes):
 
 
 def restless(model, seed=1):
-    """The same model with points that move, a batch norm that is not the identity, and known time."""
+    """The same model with moving points, batch norms other than the identity, and positions in time."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for block in model.blocks:
@@ -78,15 +78,14 @@ def test_sampler_gradients(frames):
     assert torch.autograd.gradcheck(_sample_by_index, (map_BCTHW, points))
 
 
-def test_either_sampler_reads_a_single_frame_alike():
-    """Whatever its points say of time."""
+def test_samplers_agree_on_a_single_frame_whatever_the_time():
     map_BCTHW, points = clip(2, 3, 1, 6, 5), 5 * clip(2, 40, 3, seed=1)
     expected = sample_map(map_BCTHW, points)
     torch.testing.assert_close(_sample_by_index(map_BCTHW[:, :, 0], points[..., 1:]), expected)
 
 
-def test_either_sampler_lets_what_is_not_a_number_through():
-    """It is the loss that is looked at; an index made of it would end a process on a GPU."""
+def test_samplers_pass_nan_on():
+    """The loss is checked for it; as an index it would abort the process on a GPU."""
     map_BCTHW, points = clip(1, 3, 2, 6, 5), clip(1, 4, 3, seed=1)
     points[0, 2] = float("nan")
     for sample in (sample_map, _sample_by_index):
@@ -105,7 +104,7 @@ def test_initial_points():
 
 @pytest.mark.parametrize("gamma", [1.0, 0.5])
 def test_iterations_follow_the_equations(gamma):
-    """Written out once more, without a loop body that is shared with the model."""
+    """Against an independent implementation."""
     model = restless(small(gamma=gamma))
     x = clip(2, 3, 1, 32, 40)
     feature_map = model.stem(x)
@@ -121,13 +120,14 @@ def test_iterations_follow_the_equations(gamma):
             points = points + gamma * torch.cat([torch.zeros_like(moves[..., :1]), moves], dim=-1)
     cls = model.cls_token.expand(2, -1, -1)
     tokens = model.norm(model.blocks[3](torch.cat([cls, tokens], dim=1)))
+    found = model.forward_features(x)
     torch.testing.assert_close(model.sampling_points(x), torch.stack(seen), atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(model.forward_features(x)[0], tokens, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat([found.cls_BXC, found.tokens_BNC], dim=1), tokens, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(model(x), model.head(tokens[:, 0]), atol=1e-4, rtol=1e-4)
     assert (seen[1] - seen[0]).abs().max() > 0.5
 
 
-def test_points_stand_still_at_first():
+def test_initial_offsets_are_zero():
     model = small()
     points = model.sampling_points(clip(1, 3, 1, 32, 32))
     assert points.shape == (3, 1, 9, 3)
@@ -177,14 +177,14 @@ def test_shared_sampler_is_one_block_for_all_iterations():
 
 
 @pytest.mark.parametrize("time", ["points", "planes", "frames"])
-def test_a_clip_of_one_frame_is_an_image(time):
+def test_clip_of_one_frame_equals_the_image(time):
     picture = restless(small())
     clips = small(num_frames=4, time=time)
     report = load_pretrained(clips, picture.state_dict())
     assert (report.skipped, report.missing) == ([], [])
     assert ("pos_layer.weight" in report.resized) == (time != "frames")
     assert ("blocks.0.offset.bias" in report.resized) == (time == "points")
-    if time == "points":  # what time would move, were there any
+    if time == "points":  # offsets in time have no effect on one frame
         nn.init.constant_(clips.blocks[0].offset.bias[:1], 0.7)
     x = clip(2, 3, 1, 32, 32)
     torch.testing.assert_close(clips(x), picture(x), atol=1e-5, rtol=1e-5)
@@ -194,33 +194,62 @@ def test_a_clip_of_one_frame_is_an_image(time):
     torch.testing.assert_close(back(x), picture(x), atol=1e-5, rtol=1e-5)
 
 
-def test_points_move_in_time_when_asked():
+def test_points_move_in_time_only_with_three_axes():
     x = clip(1, 3, 4, 32, 32)
     moving, flat = restless(small(num_frames=4)), restless(small(num_frames=4, time="planes"))
     frames = initial_points((4, 3, 3), (4, 8, 8))[:, 0]
     assert (moving.sampling_points(x)[1][..., 0] - frames).abs().max() > 0.1
     assert torch.equal(flat.sampling_points(x)[2][0, :, 0], frames)
-    tokens, grid = moving.forward_features(x)
-    assert grid == (4, 3, 3) and tokens.shape == (1, 37, 16)
+    tokens, grid, cls = moving.forward_features(x)
+    assert grid == (4, 3, 3) and tokens.shape == (1, 36, 16) and cls.shape == (1, 1, 16)
     fewer = small(num_frames=4, time_points=2)
-    assert fewer.forward_features(x)[1] == (2, 3, 3)
+    assert fewer.forward_features(x).grid == (2, 3, 3)
 
 
-def test_frame_by_frame_knows_no_order():
+def test_frame_by_frame_ignores_the_order():
     model = restless(small(num_frames=4, time="frames"))
     x = clip(2, 3, 4, 32, 32)
     logits = model(x)
     torch.testing.assert_close(logits, model(x.flip(2)), atol=1e-5, rtol=1e-5)
     single = torch.stack([model(x[:, :, t : t + 1]) for t in range(4)]).mean(dim=0)
     torch.testing.assert_close(logits, single, atol=1e-5, rtol=1e-5)
-    tokens, grid = model.forward_features(x)
-    assert grid == (4, 3, 3) and tokens.shape == (2, 37, 16)
-    torch.testing.assert_close(model.head(tokens[:, 0]), logits)
+    tokens, grid, cls = model.forward_features(x)
+    assert grid == (4, 3, 3) and tokens.shape == (2, 36, 16) and cls.shape == (2, 1, 16)
+    torch.testing.assert_close(model.head(cls[:, 0]), logits)
     assert model.sampling_points(x)[0, 0, ::9, 0].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("time", ["points", "planes", "frames"])
+def test_stage_is_the_map_of_the_tokens(time):
+    model = restless(small(num_frames=4, time=time, points=(3, 2)))
+    x = clip(2, 3, 4, 32, 32)
+    (stage,) = model.forward_stages(x)
+    assert stage.shape == (2, 16, 4, 3, 2)
+    tokens = model.norm(stage.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(tokens, model.forward_features(x).tokens_BNC)
+
+
+@pytest.mark.parametrize("share_sampler", [True, False])
+def test_layers_are_blocks_with_their_offsets(share_sampler):
+    model = small(share_sampler=share_sampler)
+    layers = model.layers_of_parameters()
+    assert model.num_layers == len(model.blocks) == (2 if share_sampler else 4)
+    assert layers["blocks.0.offset.weight"] == layers["blocks.0.attn.qkv.weight"] == 1
+    assert {layers[name] for name in ("stem.conv.weight", "pos_layer.weight", "cls_token")} == {0}
+    assert layers["norm.weight"] == layers["head.projection.weight"] == model.num_layers + 1
+    assert model.no_weight_decay() == {"cls_token"}
+    assert model.grid is None
+
+
+def test_units_to_shard_leave_offsets_out():
+    model = small()
+    inside = {id(p) for unit in model.units_to_shard() for p in unit.parameters()}
+    assert not any(id(block.offset.weight) in inside for block in model.blocks[:2])
+    assert all(id(block.mlp.fc1.weight) in inside for block in model.blocks[:3])
+
+
 def theirs_of(model):
-    """The model's weights by the authors' names, written down from the table of their checkpoints."""
+    """The model's weights by the authors' names, transcribed from their checkpoints."""
     state = {}
     for name, tensor in model.state_dict().items():
         if name.startswith("stem."):
@@ -245,11 +274,11 @@ def theirs_of(model):
 
 
 def with_norms_named(state):
-    """The first norm of the stem is counted, not named."""
+    """The first norm of the stem has a number, not a name."""
     return {name.replace("stem.1.bn", "stem.1."): tensor for name, tensor in state.items()}
 
 
-def test_weights_by_the_authors_names_and_back():
+def test_weights_round_trip_through_the_names_of_the_authors():
     model = restless(small())
     published = with_norms_named(theirs_of(model))
     del published["point_coord"]
@@ -272,7 +301,7 @@ def test_weights_by_the_authors_names_and_back():
         ({}, "pyslowfast", "cannot be written as pyslowfast"),
     ],
 )
-def test_exports_that_make_no_sense_are_refused(changes, layout, reason):
+def test_exports_without_a_place_are_refused(changes, layout, reason):
     with pytest.raises(CheckpointError, match=reason):
         export_state_dict(small(**changes), layout)
 
@@ -282,18 +311,18 @@ def test_without_a_class_token_the_mean_is_classified():
     assert "cls_token" not in without.state_dict()
     without.load_state_dict({n: t for n, t in with_cls.state_dict().items() if n != "cls_token"})
     x = clip(2, 3, 1, 32, 32)
-    tokens, grid = without.forward_features(x)
-    assert grid == (1, 3, 3) and tokens.shape == (2, 9, 16)
+    tokens, grid, cls = without.forward_features(x)
+    assert grid == (1, 3, 3) and tokens.shape == (2, 9, 16) and cls is None
     torch.testing.assert_close(without(x), without.head(tokens.mean(dim=1)))
     alone = small(cls_token=False)
     report = load_pretrained(alone, export_state_dict(without, "ps_vit"))
     assert (report.skipped, report.missing) == ([], [])
     torch.testing.assert_close(alone(x), without(x), atol=0, rtol=0)
     frames = small(num_frames=4, time="frames", cls_token=False)
-    assert frames.forward_features(clip(2, 3, 4, 32, 32))[0].shape == (2, 36, 16)
+    assert frames.forward_features(clip(2, 3, 4, 32, 32)).tokens_BNC.shape == (2, 36, 16)
 
 
-def test_weights_of_the_authors():
+def test_weights_of_the_authors_load():
     model = restless(small())
     published = with_norms_named(theirs_of(model))
     assert {"stem.4.downsample.1.running_var", "stem.5.bn3.weight", "stem.1.num_batches_tracked"} < published.keys()
@@ -309,8 +338,8 @@ def test_weights_of_the_authors():
         load_pretrained(twin, published)
 
 
-def test_a_file_with_a_command_line_in_it(tmp_path):
-    """As timm's saver writes it: an argparse.Namespace of plain values is read, of anything else it is not."""
+def test_file_with_a_namespace_loads_only_plain_values(tmp_path):
+    """As timm saves it."""
     model = restless(small())
     state = with_norms_named(theirs_of(model))
     content = {"epoch": 309, "arch": "ps_vit_b_14", "state_dict": {n: torch.zeros_like(t) for n, t in state.items()}}
@@ -326,8 +355,8 @@ def test_a_file_with_a_command_line_in_it(tmp_path):
         load_pretrained(twin, tmp_path / "odd.pth.tar")
 
 
-def test_sizes_that_do_not_fit_are_named():
-    with pytest.raises(SizeError, match="at least one iteration"):
+def test_no_iteration_is_refused():
+    with pytest.raises(UserError, match="at least one iteration"):
         small(iterations=0)
 
 
@@ -339,7 +368,7 @@ def test_keys_reach_the_model():
     options += ["PS_VIT.DROPPATH_RATE", "0.2", "MODEL.ACT_CHECKPOINT", "True"]
     model = build_model(load_config(opts=options))
     assert isinstance(model, ProgressiveSamplingViT)
-    assert model.forward_features(clip(1, 3, 4, 32, 32))[1] == (2, 3, 4)
+    assert model.forward_features(clip(1, 3, 4, 32, 32)).grid == (2, 3, 4)
     assert (model.gamma, model.time) == (0.5, "planes")
     assert model.stem.units[1].conv1.weight.shape == (4, 8, 1, 1)
     assert model.blocks[0].offset.out_features == 2 and model.blocks[1].offset is None

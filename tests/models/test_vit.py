@@ -1,4 +1,4 @@
-"""ViT: equal to an MViT that pools nothing, two classifiers when distilled, any size of clip."""
+"""ViT: equal to timm's and to an MViT that pools nothing, two classifiers with distillation, any size of clip."""
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ from timm.models.vision_transformer import VisionTransformer
 
 from tests.helpers.project import CONFIGS
 from videovit.config import load_config
-from videovit.models import build_model, expand, load_pretrained
+from videovit.errors import UserError
+from videovit.models import build_model, expand, load_pretrained, optimize_for_inference
+from videovit.models.contract import DistilledLogits
 from videovit.models.convert import CheckpointError
-from videovit.models.layers.basic import SizeError
-from videovit.models.layers.transformer import DistilledLogits
 from videovit.models.mvit.model import MViT
 from videovit.models.pit import PiT
 from videovit.models.vit import ViT
@@ -58,7 +58,9 @@ def test_equals_timm(distilled):
     report = load_pretrained(ours, {"model": theirs.state_dict()})
     assert (report.source, report.resized, report.skipped, report.missing) == ("deit", [], [], [])
     x = clip(2, 3, 1, 32, 32)
-    torch.testing.assert_close(ours(x), theirs(x[:, :, 0]), atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        for kind in (ours, optimize_for_inference(ours), ours.twin().plain_()):
+            torch.testing.assert_close(kind(x), theirs(x[:, :, 0]), atol=1e-5, rtol=1e-5)
     # The same weights for clips: positions of every frame are those of the image.
     clips = ViT(**image, clip_size=(3, 16, 16), distilled=distilled).eval()
     report = load_pretrained(clips, theirs.state_dict())
@@ -75,9 +77,14 @@ def test_a_wrong_model_is_named_with_the_right_one():
 
 def test_other_sizes_stretch_the_positions():
     vit = ViT(**SMALL, clip_size=(4, 16, 16)).eval()
-    tokens, grid = vit.forward_features(clip(1, 3, 6, 20, 24))
+    x = clip(1, 3, 6, 20, 24)
+    tokens, grid, cls = vit.forward_features(x)
     assert grid == (3, 5, 6)
-    assert tokens.shape == (1, 1 + 90, 24)
+    assert tokens.shape == (1, 90, 24) and cls.shape == (1, 1, 24)
+    optimized = optimize_for_inference(vit)
+    with torch.no_grad():
+        for size in (x, clip(1, 3, 4, 16, 16), x):  # a kept table must not outlive its size
+            torch.testing.assert_close(optimized(size), vit(size), atol=1e-6, rtol=1e-5)
 
 
 def test_without_positions_in_time_the_order_of_frames_does_not_matter():
@@ -91,7 +98,7 @@ def test_without_positions_in_time_the_order_of_frames_does_not_matter():
     torch.testing.assert_close(vit(x[:, :, order]), vit(x), atol=1e-5, rtol=1e-5)
 
 
-def test_distilled_answers_in_pairs_while_training():
+def test_a_distilled_model_in_training_returns_both_logits():
     vit = ViT(**SMALL, clip_size=(2, 8, 8), distilled=True)
     x = clip(3, 3, 2, 8, 8)
     pair = vit(x)
@@ -110,10 +117,17 @@ def test_recomputing_activations_changes_no_gradient():
     torch.testing.assert_close(grads[0], grads[1])
 
 
+def test_a_new_head_drops_the_classifier_of_the_distillation_token():
+    vit = ViT(**SMALL, clip_size=(2, 8, 8), distilled=True)
+    vit.reset_head(torch.nn.Linear(24, 9))
+    assert vit(clip(3, 3, 2, 8, 8)).shape == (3, 9)
+    assert not any("head_dist" in name for name in vit.state_dict())
+
+
 def test_sizes_that_do_not_fit_are_named():
-    with pytest.raises(SizeError, match="24 channels .* 5 heads"):
+    with pytest.raises(UserError, match="24 channels .* 5 heads"):
         ViT(**{**SMALL, "num_heads": 5}, clip_size=(2, 8, 8))
-    with pytest.raises(SizeError, match="smaller than a patch"):
+    with pytest.raises(UserError, match="smaller than a patch"):
         ViT(**SMALL, clip_size=(1, 8, 8))
 
 

@@ -1,4 +1,4 @@
-"""The table against peers: same logits, all columns."""
+"""The table of peers: same logits, all columns."""
 
 import pytest
 import torch
@@ -17,6 +17,6 @@ def test_one_row_per_entry_with_equal_logits() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_told() -> None:
+def test_a_missing_gpu_is_named() -> None:
     done = run_tool("benchmark_peers.py", "--device", "cuda", check=False)
     assert done.returncode == 2 and done.stderr.endswith("this machine has no GPU that PyTorch can use\n")

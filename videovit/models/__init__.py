@@ -1,6 +1,7 @@
-"""Models: plain modules with typed arguments, and `build_model` that reads a config for them."""
+"""Models: plain modules with typed arguments, and `build_model`, which reads a config for them."""
 
-from videovit.models.build import MODELS, UnknownModelError, build_model
+from videovit.models.build import MODELS, build_model
+from videovit.models.contract import VideoModel
 from videovit.models.convert import (
     CheckpointError,
     LoadReport,
@@ -9,10 +10,11 @@ from videovit.models.convert import (
     load_pretrained,
     save_safetensors,
 )
+from videovit.models.cpu import optimize_for_inference
 from videovit.models.layers.maps import attention_maps
 from videovit.models.macs import count_macs, count_params
 from videovit.models.mvit.model import MViT, mvit_from_config
-from videovit.models.mvit.schedule import BlockSpec, ScheduleError, expand
+from videovit.models.mvit.schedule import BlockSpec, expand
 
 __all__ = [
     "MODELS",
@@ -20,8 +22,7 @@ __all__ = [
     "CheckpointError",
     "LoadReport",
     "MViT",
-    "ScheduleError",
-    "UnknownModelError",
+    "VideoModel",
     "attention_maps",
     "build_model",
     "config_hints",
@@ -31,5 +32,6 @@ __all__ = [
     "export_state_dict",
     "load_pretrained",
     "mvit_from_config",
+    "optimize_for_inference",
     "save_safetensors",
 ]

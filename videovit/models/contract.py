@@ -9,11 +9,13 @@ tokens, R boxes, K classes.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from videovit.errors import UserError
 
@@ -63,7 +65,17 @@ class BoxHead(nn.Module, ABC):
         """
 
 
-class VideoModel(nn.Module, ABC):
+class HasPlainForm(nn.Module):
+    """Base of modules that can leave out work which does not change their result.
+
+    Attributes:
+        plain: compute everything as the paper writes it; set through `VideoModel.plain_`.
+    """
+
+    plain: bool = False
+
+
+class VideoModel(HasPlainForm, ABC):
     """Base of all models.
 
     Parameters are sorted into `num_layers + 2` layers: 0 is the embedding (patches, positions, class tokens), then
@@ -75,6 +87,7 @@ class VideoModel(nn.Module, ABC):
         head: what turns features into logits; replaced by `reset_head`.
         head_names: modules that depend on the number of classes; weights for other classes load without them.
         is_deterministic_on_gpu: whether all operations of a training step have a deterministic version on GPUs.
+        num_frozen: layers that `freeze` stopped from training.
     """
 
     head_names: ClassVar[tuple[str, ...]] = ("head",)
@@ -83,6 +96,7 @@ class VideoModel(nn.Module, ABC):
     in_channels: int
     grid: Grid | None
     head: nn.Module
+    num_frozen: int = 0
 
     # ------------------------------------------------------------------------------------------------ forward passes
 
@@ -190,7 +204,10 @@ class VideoModel(nn.Module, ABC):
         return frozenset()
 
     def freeze(self, num: int) -> None:
-        """Stop training the first `num` of the `num_layers + 2` layers; 1 freezes the embedding alone.
+        """Stop training the first `num` of the `num_layers + 2` layers; 1 freezes the embedding alone, 0 nothing.
+
+        Batch norms of frozen layers stay in evaluation mode, also after `train()`: their statistics are as much a
+        part of the frozen weights as their factors.
 
         Raises:
             UserError: `num` is outside 0 .. num_layers + 1.
@@ -200,6 +217,23 @@ class VideoModel(nn.Module, ABC):
         layers = self.layers_of_parameters()
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(layers[name] >= num)
+        self.num_frozen = num
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; batch norms of frozen layers stay in evaluation mode."""
+        super().train(mode)
+        for norm in self._frozen_batch_norms():
+            norm.eval()
+        return self
+
+    def _frozen_batch_norms(self) -> Iterator[nn.Module]:
+        if not self.num_frozen:
+            return
+        # What belongs to no later layer is the embedding, so the layers that still train say what is frozen.
+        trained = [*self.layers(), self.head_modules()][self.num_frozen - 1 :]
+        kept = {id(inner) for modules in trained for module in modules for inner in module.modules()}
+        yield from (m for m in self.modules() if isinstance(m, _NormBase) and id(m) not in kept)
 
     def units_to_shard(self) -> Iterator[nn.Module]:
         """Modules whose parameters are gathered and released together when a model is sharded; what is left over stays
@@ -207,14 +241,23 @@ class VideoModel(nn.Module, ABC):
         for modules in self.layers():
             yield from modules
 
-    # --------------------------------------------------------------------------------------------------- counting, maps
+    # ------------------------------------------------------------------------------------------- counting, maps, copies
 
     def plain_(self, enabled: bool = True) -> Self:
         """Compute everything as the paper writes it, or (the default state) leave out what nothing reads; in place.
 
-        Results are equal to rounding. `count_macs` uses it, so that costs are those that papers publish.
+        Results are equal to rounding. `count_macs` uses it, so that costs are those that papers publish, and
+        `attention_maps`, since only the plain form holds a map.
         """
+        for module in self.modules():
+            if isinstance(module, HasPlainForm):
+                module.plain = enabled
         return self
+
+    def twin(self) -> Self:
+        """A copy with module objects of its own that shares all parameters and buffers with this model."""
+        shared = [*self.parameters(), *self.buffers()]
+        return copy.deepcopy(self, {id(tensor): tensor for tensor in shared})
 
     # ------------------------------------------------------------------------------------------------ hooks of a model
 

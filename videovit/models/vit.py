@@ -1,27 +1,29 @@
 """ViT and DeiT: a plain vision transformer for images and clips.
 
-Every clip is cut into boxes of patch_size pixels; all of them attend to each other in every block (joint space-time
-attention), so an image is a clip with T = 1 and nothing else. Weights by PySlowFast's names: this is an MViT that pools
-nothing.
+A clip is cut into boxes of patch_size pixels, all of which attend to each other in every block (joint space-time
+attention), so an image is a clip with T = 1. Parameter names are PySlowFast's: this is an MViT that pools nothing.
 
 B clips, C channels, T H W grid in tokens (in x_BCTHW: pixels), N tokens, X class tokens, K classes.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from videovit.models.cpu.derived import Derived
-from videovit.models.layers.basic import PatchEmbed, Triple
+from videovit.config import Config
+from videovit.models.contract import Grid
+from videovit.models.layers.basic import PatchEmbed, Triple, triple
 from videovit.models.layers.position import resize_pos_embed
-from videovit.models.layers.transformer import Block, ClassTokenModel, DistilledLogits, drop_path_rates
+from videovit.models.layers.transformer import Block, ClassTokenModel, drop_path_rates
 
 VIT_PRESETS: dict[str, dict[str, Any]] = {
     "deit_ti": {"dim": 192, "num_heads": 3},
     "deit_s": {"dim": 384, "num_heads": 6},
     "deit_b": {"dim": 768, "num_heads": 12},
-    # What PS-ViT-B is compared with at equal depth and width (arXiv 2108.01684, Table 7).
+    # The baseline of PS-ViT-B with equal depth and width (arXiv 2108.01684, Table 7).
     "vit_as_ps_vit_b": {"dim": 384, "num_heads": 6, "depth": 14, "mlp_ratio": 3.0, "qkv_bias": False},
     # MViT's baseline on Kinetics (arXiv 2104.11227, Table 4).
     "vit_b_8x8": {"dim": 768, "num_heads": 12, "clip_size": (8, 224, 224), "num_classes": 400},
@@ -37,22 +39,24 @@ class ViT(ClassTokenModel):
         depth: blocks.
         num_heads: of each.
         num_classes: K.
-        clip_size: (T, H, W) in pixels that the position table is made for; other sizes stretch it.
+        clip_size: (T, H, W) in pixels that the position table is made for; it is stretched for other sizes.
         patch_size: frames, rows and columns of a patch, without overlap.
         in_channels: of the clip.
         mlp_ratio: hidden channels of the MLPs over `dim`.
         qkv_bias: biases of the projections into queries, keys and values.
-        distilled: a distillation token with a classifier of its own.
+        distilled: add a distillation token with a classifier of its own.
         dropout: of the first tokens, and inside attention and MLP.
         drop_path: rate of the last block; grows linearly from 0.
-        head_dropout: in front of the classifier.
+        head_dropout: before the classifier.
         act_checkpoint: recompute each block in the backward pass instead of keeping its activations.
 
     Raises:
-        SizeError: a clip smaller than a patch, or heads that do not divide `dim`.
+        UserError: a clip smaller than a patch, or heads that do not divide `dim`.
 
     Source: ViT (arXiv 2010.11929); DeiT (arXiv 2012.12877); for clips MViT's baseline (arXiv 2104.11227, Table 4).
     """
+
+    position_tables: ClassVar[tuple[str, ...]] = ("pos_embed",)
 
     def __init__(
         self,
@@ -80,81 +84,52 @@ class ViT(ClassTokenModel):
             head_dropout=head_dropout,
             act_checkpoint=act_checkpoint,
         )
+        self.in_channels = in_channels
         self.patch_embed = PatchEmbed(in_channels, dim, patch_size, patch_size, (0, 0, 0))
-        self.grid = self.patch_embed.grid(clip_size)
+        self.grid: Grid = self.patch_embed.grid(clip_size)
         T, H, W = self.grid
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_cls + T * H * W, dim))
         self.pos_dropout = nn.Dropout(dropout)
-        sizes = {"mlp_ratio": mlp_ratio, "qkv_bias": qkv_bias, "dropout": dropout}
-        rates = drop_path_rates(drop_path, depth)
-        self.blocks = nn.ModuleList(Block(dim, num_heads, drop_path=rate, **sizes) for rate in rates)
-        self._derived = Derived()
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, dropout=dropout, drop_path=rate)
+            for rate in drop_path_rates(drop_path, depth)
+        )
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Truncated normal (0.02) for linear layers, tokens and positions, zero biases; the convolution as PyTorch."""
+        """Truncated normal (0.02) for linear layers, tokens and positions, zero biases; PyTorch's convolution."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for table in (self.cls_token, self.pos_embed):
+            assert table is not None  # a ViT always has a class token
+            nn.init.trunc_normal_(table, std=0.02)
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor | DistilledLogits:
-        """Logits of a batch of clips.
-
-        Args:
-            x_BCTHW: (B, C, T, H, W), normalised; images with T = 1.
-
-        Returns:
-            (B, K); the pair of both classifiers while a distilled model trains.
-        """
-        return self.classify(self._encode(x_BCTHW)[0])
-
-    def forward_features(self, x_BCTHW: Tensor) -> tuple[Tensor, Triple]:
-        """Tokens of the last block, normalised.
-
-        Args:
-            x_BCTHW: (B, C, T, H, W), normalised.
-
-        Returns:
-            tokens: (B, X + N, C), class tokens first, then the grid row by row.
-            grid: (T, H, W), N = T * H * W.
-        """
-        x_BNC, grid = self._encode(x_BCTHW)
-        return self.norm(x_BNC), grid
-
-    def _encode(self, x_BCTHW: Tensor) -> tuple[Tensor, Triple]:
+    def _encode(self, x_BCTHW: Tensor) -> tuple[Tensor, Grid]:
         x_BTHWC = self.patch_embed(x_BCTHW)
         T, H, W = x_BTHWC.shape[1:4]
         grid = (T, H, W)
         x_BNC = self.with_cls(x_BTHWC.flatten(1, 3))
-        positions = self._derived("positions", (self.pos_embed,), lambda: self._positions(grid), size=grid)
-        x_BNC = self.pos_dropout(x_BNC + positions)
+        x_BNC = self.pos_dropout(x_BNC + self.positions(grid))
         for block in self.blocks:
             x_BNC = self.run_block(block, x_BNC)
         return x_BNC, grid
 
-    def _positions(self, grid: Triple) -> Tensor:
-        """The position table, stretched where `grid` is not the one that it was made for."""
+    def positions(self, grid: Grid) -> Tensor:
+        """(1, X + N, C): the position table, stretched if `grid` is not the one it was made for."""
         if grid == self.grid:
             return self.pos_embed
         table = resize_pos_embed(self.pos_embed[:, self.num_cls :], self.grid, grid)
         return torch.cat([self.pos_embed[:, : self.num_cls], table], dim=1)
 
 
-def vit_from_config(cfg: Any) -> ViT:
+def vit_from_config(cfg: Config) -> ViT:
     """`ViT` from the sections DATA, VIT and MODEL of a config.
 
-    Args:
-        cfg: `videovit.config.Config`.
-
-    Returns:
-        The model, initialised.
-
     Raises:
-        SizeError: sizes that do not fit together.
+        UserError: sizes that do not fit together.
     """
     v = cfg.VIT
     crop = cfg.DATA.TRAIN_CROP_SIZE
@@ -164,7 +139,7 @@ def vit_from_config(cfg: Any) -> ViT:
         num_heads=v.NUM_HEADS,
         num_classes=cfg.MODEL.NUM_CLASSES,
         clip_size=(cfg.DATA.NUM_FRAMES, crop, crop),
-        patch_size=tuple(v.PATCH_SIZE),
+        patch_size=triple(v.PATCH_SIZE),
         in_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
         mlp_ratio=v.MLP_RATIO,
         qkv_bias=v.QKV_BIAS,

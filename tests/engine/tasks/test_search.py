@@ -17,9 +17,9 @@ from videovit.engine.distributed import preemption
 from videovit.engine.distributed.preemption import Preempted
 from videovit.engine.launch import run
 from videovit.engine.tasks.evolution import Evolution, SearchError, Space, crossed, mutated
-from videovit.models.pooling_sharing.plan import PsvitShape, draw_plan, legal_stages, plan_cost
+from videovit.models.pooling_sharing.plan import PoolingSharingShape, draw_plan, legal_stages, plan_cost
 
-SHAPE = PsvitShape((16, 32), (2, 4), image_size=16, patch_size=4, num_classes=2)
+SHAPE = PoolingSharingShape((16, 32), (2, 4), image_size=16, patch_size=4, num_classes=2)
 LIMIT = 3.8e5
 ALL = ["|".join(rows) for rows in product(legal_stages(3), repeat=2)]
 
@@ -45,7 +45,7 @@ def test_the_space_is_what_the_closed_form_allows():
     assert {plan for plan in ALL if space.holds(plan)} == allowed
     assert all(space.cost(plan) == plan_cost(SHAPE, plan) for plan in ALL)
     assert not space.holds("S--|B--") and not space.holds("---|B--")
-    with pytest.raises(SearchError, match="one layer a stage needs"):
+    with pytest.raises(SearchError, match="one layer per stage needs"):
         Space(SHAPE, 3, 1e3)
 
 

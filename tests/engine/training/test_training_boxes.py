@@ -16,7 +16,7 @@ from videovit.engine.distributed.parallel import replicate
 from videovit.engine.training.losses import build_loss
 from videovit.engine.training.step import Training, train_step
 from videovit.models import expand
-from videovit.models.detection.roi_head import Detector, RoIHead
+from videovit.models.detection.roi_head import RoIHead
 from videovit.models.mvit.model import MViT
 
 SIZES = {"depth": 2, "embed_dim": 8, "num_heads": 1, "pool_q_stride": [[1, 1, 2, 2]]}
@@ -43,6 +43,12 @@ def boxes(*clips: int) -> Tensor:
 def mvit() -> MViT:
     torch.manual_seed(3)
     return MViT(blocks=expand(**SIZES), num_classes=3, clip_size=(2, 16, 16))
+
+
+def detector() -> MViT:
+    model = mvit()
+    model.reset_head(RoIHead(8, 3))
+    return model
 
 
 def training(model: nn.Module, accumulate: int = 1) -> Training:
@@ -74,9 +80,9 @@ def test_accumulation_does_not_change_a_step_on_multi_hot_labels(pieces: int) ->
 def test_accumulation_does_not_change_a_step_on_boxes(pieces: int, clips: tuple[int, ...]) -> None:
     """The mean is over the boxes of the batch, however unevenly the pieces share them."""
     data = batch(multi_hot(len(clips)), boxes(*clips))
-    cut, whole = (after(Detector(mvit(), RoIHead(8, 3)), data, n) for n in (pieces, 1))
+    cut, whole = (after(detector(), data, n) for n in (pieces, 1))
     torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-5)
-    before = torch.cat([p.detach().flatten() for p in Detector(mvit(), RoIHead(8, 3)).parameters()])
+    before = torch.cat([p.detach().flatten() for p in detector().parameters()])
     assert torch.equal(whole, before) == (not clips)
 
 
@@ -85,7 +91,7 @@ def step_of_a_rank(cfg: Config) -> None:
     with distributed.process_group(use_gpu=False, timeout_s=60.0) as device:
         rank = distributed.rank()
         clips = (0, 5) if rank == 0 else ()
-        model = replicate(Detector(mvit(), RoIHead(8, 3)), device)
+        model = replicate(detector(), device)
         weights = after(model, batch(multi_hot(len(clips)), boxes(*clips)))
         torch.save(weights, Path(cfg.OUTPUT_DIR) / f"{rank}.pt")
 
@@ -95,8 +101,8 @@ def test_a_rank_without_a_box_waits_for_nobody_and_counts_as_zeros(world_size: i
     cfg = load_config(opts=["OUTPUT_DIR", str(tmp_path)])
     assert exit_codes(start_ranks(cfg, world_size, step_of_a_rank)) == [0] * world_size
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
-    alone = after(Detector(mvit(), RoIHead(8, 3)), batch(multi_hot(2), boxes(0, 5)))
-    before = torch.cat([p.detach().flatten() for p in Detector(mvit(), RoIHead(8, 3)).parameters()])
+    alone = after(detector(), batch(multi_hot(2), boxes(0, 5)))
+    before = torch.cat([p.detach().flatten() for p in detector().parameters()])
     for weights in found:
         assert torch.equal(weights, found[0])
         torch.testing.assert_close(weights, before + (alone - before) / world_size, atol=1e-6, rtol=1e-4)

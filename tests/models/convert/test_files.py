@@ -1,4 +1,4 @@
-"""Weight files: what is read, what is refused and how that is said; exports come back exactly."""
+"""Weight files: what is read, what is refused and with which message; exports round-trip exactly."""
 
 import pickle
 
@@ -14,6 +14,7 @@ from videovit.config import load_config
 from videovit.models import CheckpointError, build_model, expand, export_state_dict, load_pretrained
 from videovit.models.convert import config_hints, pool_norm_eps, save_safetensors
 from videovit.models.mvit.model import MViT
+from videovit.models.mvit.schedule import share_maps
 
 
 def logits_of(model, x):
@@ -23,13 +24,13 @@ def logits_of(model, x):
 
 
 def assert_same(model, source):
-    """Every tensor of both is bitwise the same."""
+    """Assert that all tensors are bitwise equal."""
     theirs = source.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_pyth_container(tmp_path, legacy):
+def test_pyth_container_loads(tmp_path, legacy):
     source, model, path = perturb(tiny()), tiny(), tmp_path / "checkpoint_epoch_00200.pyth"
     content = {"epoch": 199, "model_state": source.state_dict(), "optimizer_state": {"state": {}}, "cfg": "MVIT: {}"}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
@@ -37,13 +38,13 @@ def test_pyth_container(tmp_path, legacy):
     assert_same(model, source)
 
 
-def test_missing_file_names_its_neighbours(tmp_path):
+def test_missing_file_error_lists_the_folder(tmp_path):
     torch.save({}, tmp_path / "other.pyth")
     with pytest.raises(CheckpointError, match=r"no such weight file; in that folder: other\.pyth"):
         load_pretrained(tiny(), tmp_path / "mine.pyth")
 
 
-def test_the_folder_of_a_run_names_its_checkpoints(tmp_path):
+def test_folder_of_a_run_error_lists_its_checkpoints(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     torch.save({}, tmp_path / "checkpoints" / "checkpoint_epoch_00010.pyth")
     wanted = r"a folder, expected a weight file; in that folder: checkpoints/checkpoint_epoch_00010\.pyth"
@@ -51,7 +52,7 @@ def test_the_folder_of_a_run_names_its_checkpoints(tmp_path):
         load_pretrained(tiny(), tmp_path)
 
 
-def test_truncated_file(tmp_path):
+def test_truncated_file_is_refused(tmp_path):
     path = tmp_path / "cut.pyth"
     torch.save({"model_state": tiny().state_dict()}, path)
     path.write_bytes(path.read_bytes()[:5000])
@@ -61,7 +62,7 @@ def test_truncated_file(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("legacy", [False, True])
-def test_flipped_bytes_never_raise_anything_else(tmp_path, legacy):
+def test_flipped_bytes_raise_checkpoint_errors_only(tmp_path, legacy):
     path, rng = tmp_path / "flipped.pyth", np.random.default_rng(0)
     content = {"model_state": torch.nn.Linear(4, 4).state_dict()}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
@@ -78,7 +79,7 @@ def test_flipped_bytes_never_raise_anything_else(tmp_path, legacy):
     assert refused > 100
 
 
-def test_empty_and_foreign_content(tmp_path):
+def test_empty_and_foreign_content_is_refused(tmp_path):
     path = tmp_path / "empty.pyth"
     path.write_bytes(b"")
     with pytest.raises(CheckpointError, match="not a readable weight file"):
@@ -92,7 +93,7 @@ def test_empty_and_foreign_content(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "model.pyth"])
-def test_caffe2_pickles_are_refused_unopened(tmp_path, name):
+def test_caffe2_pickles_are_refused_unread(tmp_path, name):
     class Bomb:
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
@@ -106,7 +107,7 @@ def test_caffe2_pickles_are_refused_unopened(tmp_path, name):
         load_pretrained(tiny(), {"blobs": {"conv1_w": np.zeros(3)}})
 
 
-def test_objects_and_numpy_numbers_get_a_clear_message(tmp_path):
+def test_objects_and_numpy_numbers_are_refused_with_advice(tmp_path):
     path = tmp_path / "old.pyth"
     torch.save({"model_state": tiny().state_dict(), "epoch": np.int64(3)}, path)
     with pytest.raises(CheckpointError, match="numpy numbers.*save the weights alone once"):
@@ -117,10 +118,10 @@ def test_objects_and_numpy_numbers_get_a_clear_message(tmp_path):
 
 
 class TypeOfItsOwn:
-    """What a pickled config object is to the safe reader."""
+    """A class that the safe reader does not know, like that of a pickled config."""
 
 
-def test_safetensors(tmp_path):
+def test_safetensors_round_trip(tmp_path):
     source, model, path = perturb(tiny(pool_norm_eps=1e-5)), tiny(), tmp_path / "weights.safetensors"
     save_safetensors(export_state_dict(source, "pytorchvideo"), path, model=source)
     report = load_pretrained(model, path)
@@ -150,7 +151,7 @@ def test_round_trips_are_exact(layout, build):
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_torchvision_reads_our_export(version):
+def test_export_loads_in_torchvision(version):
     model = perturb(tiny() if version == "v1" else tiny_v2())
     peer = torchvision_tiny(TINY, False) if version == "v1" else torchvision_tiny(TINY_V2, True)
     peer.load_state_dict(export_state_dict(model, "torchvision"))
@@ -159,7 +160,7 @@ def test_torchvision_reads_our_export(version):
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_pytorchvideo_reads_our_export(separate):
+def test_export_loads_in_pytorchvideo(separate):
     model = perturb(tiny(separate_qkv=separate, pool_norm_eps=1e-5))
     peer = create_multiscale_vision_transformers(**PTV_TINY)
     peer.load_state_dict(export_state_dict(model, "pytorchvideo"))
@@ -167,7 +168,7 @@ def test_pytorchvideo_reads_our_export(separate):
     torch.testing.assert_close(logits_of(peer, x), logits_of(model, x), atol=1e-5, rtol=0)
 
 
-def test_export_of_images_to_pyslowfast_is_four_dimensional():
+def test_export_of_images_to_pyslowfast_has_a_4d_stem():
     patch = {"patch_kernel": (1, 7, 7), "patch_stride": (1, 4, 4), "patch_padding": (0, 3, 3)}
     model = tiny(blocks=expand(**{**TINY, "pool_kvq_kernel": [1, 3, 3]}), clip_size=(1, 32, 32), **patch)
     state = export_state_dict(model)
@@ -185,6 +186,10 @@ def test_exports_without_a_place_are_refused():
     for layout in ("torchvision", "pytorchvideo"):
         with pytest.raises(CheckpointError, match=f"{layout} classifies the class token"):
             export_state_dict(tiny(mean_pooling=True), layout)
+    shared = share_maps(expand(**{**TINY, "depth": 2, "dim_mul": [], "head_mul": [], "pool_q_stride": []}), [1])
+    for layout in ("pyslowfast", "torchvision", "pytorchvideo"):
+        with pytest.raises(CheckpointError, match=r"share no attention between blocks, .* \(blocks\.1\)"):
+            export_state_dict(tiny(blocks=shared), layout)
     with pytest.raises(CheckpointError, match="no residual pooling"):
         export_state_dict(tiny(residual_pooling=True), "pytorchvideo")
     with pytest.raises(CheckpointError, match="Linear is not an MViT"):
@@ -192,7 +197,7 @@ def test_exports_without_a_place_are_refused():
 
 
 def as_opts(hints):
-    """Hints as the KEY VALUE list of a command line."""
+    """Hints as KEY VALUE arguments."""
     return [part for key, value in hints.items() for part in (key, str(value))]
 
 
@@ -209,7 +214,7 @@ def as_opts(hints):
     ],
 )
 def test_hints_rebuild_the_model(config, request):
-    """A model built from the hints of a state dict, and the size and strides of its input, is the same one."""
+    """The hints of a state dict, with size and strides of the input, give the same model."""
     cfg = load_config(request.config.rootpath / "configs" / f"{config}.yaml")
     with torch.device("meta"):
         model = build_model(cfg)
@@ -225,11 +230,11 @@ def test_hints_rebuild_the_model(config, request):
     assert {n: t.shape for n, t in again.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
 
 
-def test_hints_of_other_weights_are_empty():
+def test_hints_for_other_weights_are_empty():
     assert config_hints({"weight": torch.zeros(1)}) == {}
 
 
-def test_hints_without_pooling_weights_leave_pooling_open():
+def test_hints_without_pooling_weights_omit_pooling():
     hints = config_hints(tiny(pool_mode="max").state_dict())
     assert "MVIT.POOL_Q_STRIDE" not in hints
     assert hints["MVIT.DIM_MUL"] == [[1, 2.0], [3, 2.0]]

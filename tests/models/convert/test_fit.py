@@ -1,4 +1,4 @@
-"""What `load_pretrained` tolerates, what it refuses, and what it says about both."""
+"""What `load_pretrained` tolerates and refuses, and how it reports both."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def logits_of(model, x):
         return model.eval()(x)
 
 
-def test_own_weights_load_whole_and_equal():
+def test_own_weights_load_unchanged():
     source, model = perturb(tiny()), tiny()
     report = load_pretrained(model, {"epoch": 3, "model_state": source.state_dict()})
     assert len(report.loaded) == len(model.state_dict())
@@ -41,26 +41,26 @@ def test_own_weights_load_whole_and_equal():
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "backbone."])
-def test_wrapper_prefixes(prefix):
+def test_wrapper_prefixes_are_removed(prefix):
     source, model = perturb(tiny()), tiny()
     load_pretrained(model, {prefix + n: t for n, t in source.state_dict().items()})
     for name, tensor in source.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
 
 
-def test_a_moving_average_saved_with_its_counter():
+def test_moving_average_loads_without_its_counter():
     source, model = perturb(tiny()), tiny()
     load_pretrained(model, AveragedModel(source).state_dict())
     assert torch.equal(model.head.projection.weight, source.head.projection.weight)
 
 
-def test_a_wrapped_model_is_loaded_inside():
+def test_wrapped_model_loads():
     source, model = perturb(tiny()), tiny()
     load_pretrained(torch.nn.DataParallel(torch.compile(model)), source.state_dict())
     assert torch.equal(model.norm.weight, source.norm.weight)
 
 
-def test_names_of_the_model_are_not_taken_for_prefixed_ones():
+def test_names_of_the_model_are_not_shortened():
     source, model = (torch.nn.ModuleDict({"model": torch.nn.Linear(3, 2)}) for _ in range(2))
     report = load_pretrained(model, source.state_dict())
     assert report.loaded == ["model.weight", "model.bias"]
@@ -68,7 +68,7 @@ def test_names_of_the_model_are_not_taken_for_prefixed_ones():
 
 
 @pytest.mark.parametrize(("of_file", "of_model"), [(True, False), (False, True)])
-def test_joint_and_separate_qkv(of_file, of_model):
+def test_joint_and_separate_qkv_load_into_each_other(of_file, of_model):
     source, model = perturb(tiny(separate_qkv=of_file)), tiny(separate_qkv=of_model)
     load_pretrained(model, source.state_dict(), "pyslowfast")
     x = clip(1, 3, 8, 32, 32)
@@ -85,7 +85,7 @@ def test_paper_era_last_stage_loads_into_its_model():
     assert torch.equal(logits_of(model, x), logits_of(source, x))
 
 
-def test_paper_era_last_stage_is_refused_by_another_model_and_the_keys_named():
+def test_paper_era_last_stage_in_another_model_is_refused_with_the_keys():
     source, model = tiny(blocks=expand(**{**TINY, **PAPER_ERA})), tiny()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     with pytest.raises(CheckpointError) as error:
@@ -96,7 +96,7 @@ def test_paper_era_last_stage_is_refused_by_another_model_and_the_keys_named():
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
 
 
-def test_weights_whose_config_names_another_model_get_no_keys_of_mvit():
+def test_weights_of_another_model_get_no_hints_about_mvit():
     source, model = tiny(blocks=expand(**{**TINY, **PAPER_ERA})), tiny()
     with pytest.raises(CheckpointError) as error:
         load_pretrained(model, {"model_state": source.state_dict(), "cfg": "MODEL:\n  MODEL_NAME: PiT\n"})
@@ -105,7 +105,7 @@ def test_weights_whose_config_names_another_model_get_no_keys_of_mvit():
         load_pretrained(model, {"model_state": source.state_dict(), "cfg": "MODEL:\n  MODEL_NAME: MViT\n"})
 
 
-def test_tensors_that_the_model_lacks_are_refused_too():
+def test_tensors_that_the_model_lacks_are_refused():
     source, model = tiny(), tiny(blocks=expand(**{**TINY, **PAPER_ERA}))
     with pytest.raises(CheckpointError, match=r"blocks\.3\.attn\.pool_k\.weight: unknown to the model"):
         load_pretrained(model, source.state_dict())
@@ -117,7 +117,7 @@ def test_other_kernels_are_refused_by_shape():
         load_pretrained(model, source.state_dict())
 
 
-def test_head_of_other_classes_is_dropped_whole():
+def test_head_for_other_classes_is_dropped_whole():
     source, model = perturb(tiny(num_classes=7)), tiny(num_classes=5)
     bias = model.head.projection.bias.clone()
     report = load_pretrained(model, source.state_dict())
@@ -128,7 +128,7 @@ def test_head_of_other_classes_is_dropped_whole():
     assert "classifier" in str(report)
 
 
-def test_a_missing_head_is_tolerated_and_nothing_else():
+def test_missing_head_is_tolerated_and_nothing_else():
     state = adapt.drop_head(perturb(tiny()).state_dict(), ("head.",))
     assert load_pretrained(tiny(), state).missing == ["head.projection.weight", "head.projection.bias"]
     del state["norm.weight"]
@@ -167,7 +167,7 @@ def test_relative_tables_stretch():
     torch.testing.assert_close(logits_of(model, x), logits_of(source, x), atol=1e-5, rtol=0)
 
 
-def test_a_table_of_another_width_is_refused():
+def test_table_of_another_width_is_refused():
     source = perturb(tiny())
     state = {**source.state_dict(), "pos_embed_spatial": torch.zeros(1, 64, 8)}
     with pytest.raises(CheckpointError, match="pos_embed_spatial: weights 1x64x8, model 1x64x16"):
@@ -175,7 +175,7 @@ def test_a_table_of_another_width_is_refused():
 
 
 @pytest.mark.parametrize("separate", [True, False])
-def test_image_v1_to_clips_gives_the_image_logits_on_a_still(separate):
+def test_image_v1_to_clips_keeps_the_logits_of_a_still(separate):
     image, video = perturb(image_v1(cls_token=False)), tiny(cls_token=False, sep_pos_embed=separate)
     report = load_pretrained(video, image.state_dict())
     tables = {"pos_embed_spatial", "pos_embed_temporal"} if separate else {"pos_embed"}
@@ -185,7 +185,7 @@ def test_image_v1_to_clips_gives_the_image_logits_on_a_still(separate):
     torch.testing.assert_close(still, logits_of(image, picture), atol=1e-5, rtol=0)
 
 
-def test_image_v1_to_clips_splits_the_class_row_off():
+def test_image_v1_to_clips_splits_off_the_class_row():
     image, video = perturb(image_v1()), tiny()
     report = load_pretrained(video, image.state_dict())
     assert {"cls_token", "pos_embed_class"} <= set(report.loaded)
@@ -202,7 +202,7 @@ def test_image_v2_to_clips_keeps_the_class_token_and_zeroes_time():
     assert "blocks.0.attn.rel_pos_t" in report.resized
 
 
-def test_image_v2_to_clips_without_class_token_is_exact_on_a_still():
+def test_image_v2_to_clips_without_class_token_keeps_the_logits_of_a_still():
     image, video = perturb(image_v2()), tiny_v2(cls_token=False)
     load_pretrained(video, image.state_dict())
     picture = clip(2, 3, 1, 32, 32)
@@ -210,7 +210,7 @@ def test_image_v2_to_clips_without_class_token_is_exact_on_a_still():
     torch.testing.assert_close(still, logits_of(image, picture), atol=1e-5, rtol=0)
 
 
-def test_four_dimensional_image_stem_and_pools():
+def test_four_dimensional_stem_and_pools_load():
     image, model = perturb(image_v2()), image_v2()
     state = image.state_dict()
     flat = {n: t.squeeze(2) if t.dim() == 5 else t for n, t in state.items()}
@@ -220,27 +220,27 @@ def test_four_dimensional_image_stem_and_pools():
     assert torch.equal(logits_of(model, picture), logits_of(image, picture))
 
 
-def test_clips_to_image():
+def test_clips_to_images_sums_kernels():
     video, image = perturb(tiny()), image_v1()
     load_pretrained(image, video.state_dict())
     torch.testing.assert_close(image.patch_embed.proj.weight, video.patch_embed.proj.weight.sum(2, keepdim=True))
     assert torch.equal(image.pos_embed[:, 1:], video.pos_embed_spatial)
 
 
-@pytest.mark.parametrize(("how", "total"), [("centre", 1.0), ("repeat", 3.0), ("mean", 1.0)])
-def test_inflation_of_a_kernel(how, total):
+@pytest.mark.parametrize(("how", "total"), [("center", 1.0), ("repeat", 3.0), ("mean", 1.0)])
+def test_inflation_of_a_kernel_keeps_its_sum_or_repeats_it(how, total):
     weight = clip(4, 3, 1, 5, 5)
     inflated = adapt.inflate_kernel(weight, 3, how)
     torch.testing.assert_close(inflated.sum(2, keepdim=True), total * weight)
-    assert (inflated[:, :, 0].abs().max() == 0) == (how == "centre")
+    assert (inflated[:, :, 0].abs().max() == 0) == (how == "center")
 
 
-def test_a_kernel_of_several_frames_has_no_rule():
+def test_kernel_of_several_frames_has_no_rule():
     with pytest.raises(ValueError, match="over 3 frames"):
         adapt.inflate_kernel(clip(4, 3, 3, 5, 5), 5)
 
 
-def test_qkv_round_trip():
+def test_split_and_joined_qkv_are_equal():
     state = perturb(tiny()).state_dict()
     split = adapt.split_qkv(state)
     assert "blocks.0.attn.qkv.weight" not in split
@@ -264,12 +264,12 @@ def test_eps_from_the_config_in_the_file(cfg, eps):
     assert "eps of the pooling norms 0.001 ->" in str(report)
 
 
-def test_eps_from_the_source_or_a_warning():
+def test_eps_from_the_source_or_a_note():
     state = tiny().state_dict()
     model = tiny()
     report = load_pretrained(model, state)
     assert report.pool_norm_eps is None
-    assert "nothing tells the eps" in str(report)
+    assert "do not determine the eps" in str(report)
     assert load_pretrained(model, state, "pyslowfast_old").pool_norm_eps == pool_norm_eps(model) == 1e-5
     assert load_pretrained(model, {"model_state": state, "pool_norm_eps": 1e-3}).pool_norm_eps == 1e-3
     assert load_pretrained(model, state, "pyslowfast").pool_norm_eps == 1e-6
@@ -295,8 +295,8 @@ def test_pretraining_extras_are_skipped():
     assert report.how["mask_token"] == "belongs to pretraining"
 
 
-def test_a_model_pretrained_by_masking_starts_a_classifier():
-    """PySlowFast's MaskFeat has no last norm and no classifier, but layers that predict and filters of its target."""
+def test_masked_pretraining_initializes_a_classifier():
+    """PySlowFast's MaskFeat has no last norm and no classifier, but prediction layers and filters for its target."""
     source, model = perturb(tiny_v2()), tiny_v2(mean_pooling=True)
     state = {name: t for name, t in source.state_dict().items() if not name.startswith(("norm.", "head."))}
     theirs = {
@@ -314,7 +314,7 @@ def test_a_model_pretrained_by_masking_starts_a_classifier():
         load_pretrained(tiny_v2(), state)
 
 
-def test_any_module_loads_by_its_own_names():
+def test_foreign_module_loads_by_its_own_names():
     source, model = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     assert load_pretrained(model, source.state_dict()).loaded == ["weight", "bias"]
     assert torch.equal(model.weight, source.weight)
@@ -322,7 +322,7 @@ def test_any_module_loads_by_its_own_names():
         load_pretrained(model, torch.nn.Linear(4, 2).state_dict())
 
 
-def test_vit_of_one_frame_patches_from_images():
+def test_joint_table_of_an_image_repeats_in_every_frame():
     def vit(frames):
         blocks = expand(depth=2, embed_dim=32, num_heads=2)
         patch = {"patch_kernel": (1, 8, 8), "patch_stride": (1, 8, 8), "patch_padding": (0, 0, 0)}

@@ -1,4 +1,4 @@
-"""Random weights of other projects' networks, through the shipped converter, give their logits and gradients."""
+"""Random weights of other projects' networks, converted: logits and gradients are equal."""
 
 import pytest
 import timm
@@ -24,7 +24,7 @@ from videovit.models.mvit.model import MViT
 
 
 def image_v2(depths, dim, side, num_classes, cls_token=False):
-    """Our MViTv2 for images, as timm builds it."""
+    """The MViTv2 for images that timm builds."""
     starts, depth = [sum(depths[:i]) for i in range(1, len(depths))], sum(depths)
     factors = [[i, 2.0] for i in starts]
     blocks = expand(
@@ -44,7 +44,7 @@ def image_v2(depths, dim, side, num_classes, cls_token=False):
 
 
 def check_equal(reference, model, x, theirs=None):
-    """Logits and the gradient of the patch embedding agree; `theirs` is the input in the reference's form."""
+    """Assert that logits and the gradient of the patch embedding agree; `theirs`: the input of the reference."""
     reference.eval(), model.eval()
     expected, logits = reference(x if theirs is None else theirs), model(x)
     assert expected.std() > 0.05
@@ -58,7 +58,7 @@ def check_equal(reference, model, x, theirs=None):
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_torchvision(version):
+def test_torchvision_is_equal(version):
     reference = perturb(torchvision_tiny(TINY, False) if version == "v1" else torchvision_tiny(TINY_V2, True))
     model = tiny() if version == "v1" else tiny_v2()
     report = load_pretrained(model, reference.state_dict())
@@ -68,7 +68,7 @@ def test_torchvision(version):
 
 
 @pytest.mark.parametrize(("name", "build"), [("mvit_v1_b", mvit_v1_b), ("mvit_v2_s", mvit_v2_s)])
-def test_torchvision_at_full_size(name, build):
+def test_torchvision_is_equal_at_full_size(name, build):
     reference = perturb(getattr(torchvision_video, name)(weights=None)).eval()
     model = build().eval()
     load_pretrained(model, reference.state_dict())
@@ -77,7 +77,7 @@ def test_torchvision_at_full_size(name, build):
         torch.testing.assert_close(model(x), reference(x), atol=1e-5, rtol=0)
 
 
-def test_pytorchvideo():
+def test_pytorchvideo_is_equal():
     reference = perturb(create_multiscale_vision_transformers(**PTV_TINY))
     model = tiny()
     report = load_pretrained(model, {"model_state": reference.state_dict()})
@@ -87,7 +87,7 @@ def test_pytorchvideo():
     check_equal(reference, model, clip(2, 3, 8, 32, 32))
 
 
-def test_pytorchvideo_needs_its_own_eps():
+def test_pytorchvideo_with_another_eps_differs():
     reference = perturb(create_multiscale_vision_transformers(**PTV_TINY)).eval()
     model = tiny().eval()
     load_pretrained(model, reference.state_dict(), "pytorchvideo_repo")
@@ -96,7 +96,7 @@ def test_pytorchvideo_needs_its_own_eps():
     assert (model(x) - reference(x)).abs().max() > 1e-5
 
 
-def test_pytorchvideo_repository_names_have_aliases():
+def test_aliases_of_the_pytorchvideo_repository_are_ignored():
     state = create_multiscale_vision_transformers(**PTV_TINY).state_dict()
     for name in list(state):
         base, found, rest = name.partition(".attn.pool_")
@@ -111,7 +111,7 @@ def test_pytorchvideo_repository_names_have_aliases():
     assert sorted(report.loaded) == sorted(model.state_dict())
 
 
-def test_pytorchvideo_joint_positions_and_unpooled_last_stage():
+def test_pytorchvideo_with_joint_positions_and_unpooled_last_stage_is_equal():
     rows = [[0, 1, 4, 4], [1, 1, 2, 2], [2, 1, 2, 2]]
     lists = {"pool_kv_stride_adaptive": None, "sep_pos_embed": False}
     reference = perturb(create_multiscale_vision_transformers(**{**PTV_TINY, **lists, "pool_kv_stride_size": rows}))
@@ -121,7 +121,7 @@ def test_pytorchvideo_joint_positions_and_unpooled_last_stage():
     check_equal(reference, model, clip(2, 3, 8, 32, 32))
 
 
-def test_timm():
+def test_timm_is_equal():
     reference, model = perturb(timm_tiny()), image_v2((1, 2, 1), 16, 32, 5)
     report = load_pretrained(model, reference.state_dict())
     assert report.source == "timm" and not report.notes
@@ -130,8 +130,8 @@ def test_timm():
     check_equal(reference, model, images.unsqueeze(2), images)
 
 
-def test_timm_with_a_class_token_differs_and_says_so():
-    """There residual pooling adds its queries too; without residual pooling both are the same."""
+def test_timm_with_a_class_token_differs_with_a_note():
+    """There residual pooling adds queries to it too; without residual pooling both are equal."""
     reference, model = perturb(timm_tiny(cls_token=True)), image_v2((1, 2, 1), 16, 32, 5, cls_token=True)
     assert "class token" in load_pretrained(model, reference.state_dict()).notes[0]
     for module in (*reference.modules(), *model.modules()):
@@ -143,8 +143,8 @@ def test_timm_with_a_class_token_differs_and_says_so():
 
 
 @pytest.mark.parametrize(("name", "depths"), [("mvitv2_tiny", (1, 2, 5, 2)), ("mvitv2_small", (1, 2, 11, 2))])
-def test_timm_at_full_size(name, depths):
-    torch.manual_seed(0)  # for some weights rounding moves a maximum, and with it a gradient
+def test_timm_is_equal_at_full_size(name, depths):
+    torch.manual_seed(0)  # with some weights rounding moves a maximum, and with it a gradient
     reference, model = perturb(timm.create_model(name)), image_v2(depths, 96, 224, 1000)
     load_pretrained(model, {"model": reference.state_dict()})
     images = clip(1, 3, 224, 224)

@@ -1,4 +1,4 @@
-"""pytorchvideo's networks: published sizes, logits in both modes, two pathways from one clip, published file layout."""
+"""pytorchvideo's networks: published sizes, logits in both modes, two pathways from one clip, files, the contract."""
 
 import subprocess
 import sys
@@ -9,8 +9,10 @@ from pytorchvideo.models import hub
 
 from tests.helpers.mvit_variants import clip
 from videovit.config import load_config
+from videovit.errors import UserError
 from videovit.models import CheckpointError, build_model, count_params, load_pretrained
-from videovit.models.external.pytorchvideo import NETWORKS, PtvError, build_ptv, slow_pathway
+from videovit.models.detection.roi_head import RoIHead
+from videovit.models.external.pytorchvideo import NETWORKS, build_ptv, slow_pathway
 
 PUBLISHED = {  # clip size, parameters in millions
     "ptv_x3d_m": ((16, 224, 224), 3.79),
@@ -40,7 +42,7 @@ def test_every_network_is_listed():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_size_and_the_hubs_names_and_windows(name):
+def test_sizes_names_and_windows_equal_the_hub(name):
     clip_size, millions = PUBLISHED[name]
     with torch.device("meta"):
         model = build_ptv(name, clip_size=clip_size)
@@ -65,12 +67,47 @@ def test_logits_in_both_modes_and_gradients(name):
     with torch.inference_mode():
         logits = model.eval()(x)
         assert logits.min() < 0 < 1 < logits.max()
-        features, grid = model.forward_features(x)
-    assert features.shape[:2] == (2, grid[0] * grid[1] * grid[2])
+        tokens, grid, cls = model.forward_features(x)
+    assert tokens.shape[:2] == (2, grid[0] * grid[1] * grid[2]) and cls is None
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_state_dict_through_a_file(tmp_path, name):
+def test_layers_are_the_stages(name):
+    model = tiny(name)
+    layers = model.layers_of_parameters()
+    last = len(model.blocks) - 1
+    assert model.num_layers == 4
+    assert {layer for n, layer in layers.items() if n.startswith("blocks.0.")} == {0}
+    assert {layer for n, layer in layers.items() if n.startswith(f"blocks.{last}.")} == {5}
+    numbers = {int(n.split(".")[1]): layer for n, layer in layers.items()}
+    assert sorted(numbers.values()) == list(range(6)) and list(numbers.values()) == sorted(numbers.values())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_stages_halve_the_sides(name):
+    model = tiny(name).eval()
+    with torch.inference_mode():
+        maps = model.forward_stages(clip(2, 3, 8, 64, 64))
+    assert [tuple(m.shape[3:]) for m in maps] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+    assert all(m.shape[0] == 2 for m in maps)
+
+
+@pytest.mark.parametrize("name", ["ptv_x3d_m", "ptv_slowfast_r50"])
+def test_head_is_replaced_in_its_place(name):
+    model = tiny(name).eval()
+    head = torch.nn.Linear(model.head.in_features, 3)
+    names = list(model.state_dict())
+    model.reset_head(head)
+    assert model.head is head and list(model.state_dict()) == names
+    classifier = {n for n in names if n.startswith(tuple(f"{h}." for h in model.head_names))}
+    assert {p for p, q in model.named_parameters() if any(q is r for r in head.parameters())} == classifier
+    assert model(clip(1, 3, *TINY)).shape == (1, 3)
+    with pytest.raises(UserError, match="cannot have a detection head"):
+        model.reset_head(RoIHead(8, 3))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_weights_round_trip_through_a_file(tmp_path, name):
     source, model, path = tiny(name), tiny(name), tmp_path / "published.pyth"
     torch.save({"model_state": source.state_dict()}, path)
     report = load_pretrained(model, path)
@@ -82,7 +119,7 @@ def test_state_dict_through_a_file(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["ptv_x3d_m", "ptv_slowfast_r50"])
-def test_equal_to_pytorchvideos_own_forward(name):
+def test_forward_equals_pytorchvideo(name):
     from pytorchvideo.models.slowfast import create_slowfast
     from pytorchvideo.models.x3d import create_x3d
 
@@ -106,14 +143,14 @@ def test_larger_clips_in_evaluation():
         assert model(clip(1, 3, 8, 64, 64)).shape == (1, 5)
 
 
-def test_slow_pathway_picks_the_published_frames():
+def test_slow_pathway_takes_the_published_frames():
     frames = torch.arange(32.0).view(1, 1, 32, 1, 1)
     assert slow_pathway(frames, 4).flatten().tolist() == [0, 4, 8, 13, 17, 22, 26, 31]
-    with pytest.raises(PtvError, match="6 frames; two pathways need a multiple of 4"):
+    with pytest.raises(UserError, match="6 frames; two pathways need a multiple of 4"):
         slow_pathway(torch.zeros(1, 3, 6, 4, 4), 4)
 
 
-def test_head_of_other_classes_is_dropped_and_others_refused():
+def test_head_for_other_classes_is_dropped_and_another_network_refused():
     source = tiny("ptv_x3d_m", num_classes=7).state_dict()
     report = load_pretrained(tiny("ptv_x3d_m"), source)
     assert report.source == "own"
@@ -129,19 +166,19 @@ def test_from_config():
         with torch.device("meta"):
             model = build_model(load_config(None, ["MODEL.MODEL_NAME", name, *opts]))
         assert model(torch.empty(1, 3, 8, 64, 64, device="meta")).shape == (1, 6)
-        with pytest.raises(PtvError, match="ACT_CHECKPOINT"):
+        with pytest.raises(UserError, match="ACT_CHECKPOINT"):
             build_model(load_config(None, ["MODEL.MODEL_NAME", name, *opts, "MODEL.ACT_CHECKPOINT", "True"]))
 
 
 def test_impossible_clips_and_names():
-    with pytest.raises(PtvError, match=r"ptv_slowfast_r50: 10 frames \(DATA\.NUM_FRAMES\) are not a multiple of 4"):
+    with pytest.raises(UserError, match=r"ptv_slowfast_r50: 10 frames \(DATA\.NUM_FRAMES\) are not a multiple of 4"):
         build_ptv("ptv_slowfast_r50", clip_size=(10, 32, 32))
-    with pytest.raises(PtvError, match="a clip of 1 frames is too short, the network takes 2 or more"):
+    with pytest.raises(UserError, match="a clip of 1 frame is too short; the network needs 2 or more"):
         build_ptv("ptv_i3d_r50", clip_size=(1, 32, 32))
-    with pytest.raises(PtvError, match="known: ptv_x3d_m"):
+    with pytest.raises(UserError, match="expected one of ptv_x3d_m"):
         build_ptv("ptv_x3d_xl", clip_size=TINY)
 
 
-def test_pytorchvideo_is_imported_only_when_wanted():
+def test_pytorchvideo_is_imported_lazily():
     code = "import sys, videovit.models; sys.exit(any(m.split('.')[0] == 'pytorchvideo' for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

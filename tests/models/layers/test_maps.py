@@ -1,11 +1,11 @@
-"""Attention maps: what the models compute with, one per block, and no trace left behind."""
+"""Attention maps: what the models compute with, one per block, and the model itself untouched."""
 
 import pytest
 import torch
 
 from tests.helpers.mvit_variants import clip, perturb, tiny, tiny_v2
-from videovit.models import attention_maps
-from videovit.models.mvit import block as mvit_block
+from videovit.models import attention_maps, optimize_for_inference
+from videovit.models.cpu import mvit as fast_mvit
 from videovit.models.pit import PiT
 from videovit.models.progressive_sampling import ProgressiveSamplingViT
 from videovit.models.vit import ViT
@@ -36,14 +36,18 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_maps_are_those_that_the_model_uses(name):
+@pytest.mark.parametrize("optimized", [False, True])
+def test_maps_are_those_that_the_model_uses(name, optimized):
     build, sizes = MODELS[name]
     model = perturb(build()).eval()
+    model = optimize_for_inference(model) if optimized else model
     x = clip(2, 3, 8, 32, 32)
-    tokens, _ = model.forward_features(x)
+    with torch.no_grad():
+        features = model.forward_features(x)
+    tokens = features.tokens_BNC if features.cls_BXC is None else torch.cat([features.cls_BXC, features.tokens_BNC], 1)
     used = []
     handle = model.norm.register_forward_hook(lambda module, args, out: used.append(out))
-    maps = attention_maps(model, x)
+    maps = model.attention_maps(x)
     handle.remove()
     if sizes is not None:
         assert [tuple(m.shape[1:]) for m in maps] == sizes
@@ -51,18 +55,19 @@ def test_maps_are_those_that_the_model_uses(name):
         assert m.shape[0] == 2 and not m.requires_grad
         torch.testing.assert_close(m.sum(dim=-1), torch.ones(m.shape[:-1]))
     assert maps[-1].shape[2] == tokens.shape[1]
-    # Answers made of the maps are the usual ones.
-    torch.testing.assert_close(used[-1], tokens, atol=1e-4, rtol=1e-4)
+    # Tokens computed with the maps are the usual ones. (MViT normalizes grid and class token in two calls.)
+    torch.testing.assert_close(torch.cat(used[::-1], 1), tokens, atol=1e-4, rtol=1e-4)
     assert not any(module._forward_pre_hooks for module in model.modules())
-    torch.testing.assert_close(model.forward_features(x)[0], tokens, atol=0, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(model.forward_features(x)[0], features[0], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("build", [tiny, tiny_v2])
 def test_maps_of_a_batch_that_inference_takes_apart(build, monkeypatch):
-    model = perturb(build()).eval()
+    model = optimize_for_inference(perturb(build()).eval())
     x = clip(3, 3, 8, 32, 32)
     whole = attention_maps(model, x)
-    monkeypatch.setattr(mvit_block, "_GROUP_BYTES", 1)
+    monkeypatch.setattr(fast_mvit, "_GROUP_BYTES", 1)
     torch.testing.assert_close(attention_maps(model, x), whole)
 
 

@@ -1,18 +1,12 @@
-"""Each quick piece of the model against the same thing written plainly."""
-
-import copy
-import pickle
-import sys
-from concurrent.futures import ThreadPoolExecutor
+"""Each piece of MViT that saves work against the same thing written plainly."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from tests.helpers.mvit_variants import clip
-from videovit.models.cpu.derived import Derived, forget_passing
 from videovit.models.layers import attend as attention
-from videovit.models.layers.basic import DropPath, Linear, Mlp, add_branch, linear
+from videovit.models.layers.basic import DropPath, Mlp, add_branch
 from videovit.models.layers.position import gather_rel_pos, resize_pos_embed, resize_rel_pos
 from videovit.models.mvit.pooling import (
     avg_pool,
@@ -124,30 +118,6 @@ def test_only_what_a_pooling_reads_is_touched():
     assert touched(5, 3, 2) == [0, 1, 2, 3, 4]
 
 
-def plain_attention(q, k, v, scale):
-    scores = torch.einsum("bnmd,blmd->bmnl", q, k) * scale
-    return torch.einsum("bmnl,blmd->bnmd", scores.softmax(-1), v)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("attend", [attention.attend, attention.attend_in_chunks])
-@pytest.mark.parametrize("grad", [True, False])
-def test_attention_routes_agree(attend, dtype, grad, monkeypatch):
-    monkeypatch.setattr(attention, "_CHUNK_SCORES", 1)  # chunks of 64 queries
-    q, k, v = (noise(2, n, 3, d, seed=n).to(dtype).requires_grad_(grad) for n, d in ((150, 16), (40, 16), (41, 12)))
-    v = v[:, :40]
-    expected = plain_attention(q.float(), k.float(), v.float(), 0.3)
-    with torch.set_grad_enabled(grad):
-        got = attend(q, k, v, 0.3)
-    tolerance = 2e-5 if dtype == torch.float32 else 0.05
-    torch.testing.assert_close(got.float(), expected, atol=tolerance, rtol=0)
-    if grad and dtype == torch.float32:
-        dy = noise(*expected.shape)
-        torch.testing.assert_close(
-            torch.autograd.grad(got, (q, k), dy), torch.autograd.grad(expected, (q, k), dy), atol=1e-5, rtol=1e-4
-        )
-
-
 @pytest.mark.parametrize("num_cls", [0, 1])
 @pytest.mark.parametrize("axes", [(True, True, True), (False, True, True), (True, False, False)])
 def test_relative_positions_as_channels_equal_their_definition(num_cls, axes):
@@ -157,9 +127,9 @@ def test_relative_positions_as_channels_equal_their_definition(num_cls, axes):
     tables = [noise(2 * q_grid[a] - 1, 8, seed=a).requires_grad_() if axes[a] else None for a in range(3)]
     rows = [None if t is None else gather_rel_pos(t, q_grid[a], kv_grid[a]) for a, t in enumerate(tables)]
     terms = attention.relative_terms(q, rows)
-    plain = attention.attend_relative_plain(q, k, v, 0.4, terms, kv_grid)
+    plain = attention.apply_map(attention.relative_map(q, k, 0.4, terms, kv_grid), v)
     positions = attention.key_positions(kv_grid, axes, num_cls, k)
-    quick = attention.attend_relative(q, k, v, 0.4, terms, positions)
+    quick = attention.attend(*attention.with_positions(q, k, terms, positions), v, 0.4)
     torch.testing.assert_close(quick, plain, atol=1e-5, rtol=1e-5)
     wanted = [q, k, v, *[t for t in tables if t is not None]]
     dy = noise(*plain.shape)
@@ -203,90 +173,6 @@ def test_tables_are_stretched_as_pytorch_does(old, new, dtype):
     torch.testing.assert_close(torch.autograd.grad(got, table, dy), torch.autograd.grad(expected, table, dy))
     frames = resize_pos_embed(table[None].repeat_interleave(4, dim=1), (old, 2, 2), (new, 2, 2))
     torch.testing.assert_close(frames[0].unflatten(0, (new, 4))[:, 3], expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("gelu", [False, True])
-@pytest.mark.parametrize("bias", [False, True])
-def test_packed_linear_equals_plain(dtype, gelu, bias):
-    x, weight = noise(3, 5, 24).to(dtype), noise(32, 24, seed=1).to(dtype)
-    b = noise(32, seed=2).to(dtype) if bias else None
-    expected = F.linear(x.double(), weight.double(), None if b is None else b.double())
-    expected = (F.gelu(expected) if gelu else expected).to(dtype)
-    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.02}
-    for context in (torch.no_grad, torch.inference_mode, torch.enable_grad):
-        with context():
-            torch.testing.assert_close(linear(x, weight, b, Derived(), "w", gelu=gelu), expected, **tolerance)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda layer: layer.weight.mul_(2),
-        lambda layer: layer.load_state_dict({"weight": 2 * layer.weight, "bias": layer.bias}),
-        lambda layer: setattr(layer.weight, "data", 2 * layer.weight.data),
-        lambda layer: torch.optim.SGD([layer.weight], lr=1.0).step(),
-    ],
-    ids=["in place", "load", "data", "optimiser"],
-)
-def test_packed_weights_follow_the_parameter(change):
-    layer, x = Linear(16, 16), noise(4, 16)
-    layer.weight.grad = -layer.weight.detach().clone()
-    with torch.no_grad():
-        before = layer(x)
-        change(layer)
-        torch.testing.assert_close(layer(x), 2 * (before - layer.bias) + layer.bias, atol=1e-5, rtol=1e-5)
-
-
-def test_derived_tensors_are_made_once_and_not_copied():
-    derived, weight, calls = Derived(), torch.nn.Parameter(torch.ones(3)), []
-
-    def make():
-        calls.append(1)
-        return weight * 2
-
-    assert derived("twice", (weight,), make).requires_grad
-    with torch.inference_mode():
-        made = derived("twice", (weight,), make)
-        assert derived("twice", (weight,), make) is made
-    assert len(calls) == 2
-    assert not made.is_inference()
-    assert len(copy.deepcopy(derived)) == len(pickle.loads(pickle.dumps(derived))) == 0
-    derived.clear()
-    assert len(derived) == 0
-
-
-def test_large_weights_are_converted_for_autocast_and_let_go():
-    layer = Linear(1024, 512)
-    x = noise(3, 1024)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        first, second = layer(x), layer(x)
-        held = [(t.shape, t.dtype) for _, t in layer._derived._passing.values()]
-        assert held == [(layer.weight.shape, torch.bfloat16)]
-        assert torch.equal(first, second)
-        forget_passing(layer)
-        assert not layer._derived._passing
-        assert all(t.numel() < layer.weight.numel() for _, t in layer._derived._made.values())
-        assert torch.equal(layer(x), first)
-    torch.testing.assert_close(first.float(), layer(x), atol=0.05, rtol=0.02)
-
-
-def test_threads_may_share_what_was_derived():
-    derived, made = Derived(), torch.ones(1)
-
-    def infer(thread):
-        with torch.no_grad():
-            for step in range(3000):
-                assert derived((thread, step % 7), (), lambda: made, passing=True) is made
-                derived.forget_passing()
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(infer, range(4)))
-    finally:
-        sys.setswitchinterval(interval)
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples():

@@ -4,7 +4,8 @@ import pytest
 from torchvision.models.video import mvit as torchvision_mvit
 
 from tests.helpers.mvit_variants import TINY, v1_blocks, v2_s_blocks
-from videovit.models import ScheduleError, expand
+from videovit.errors import UserError
+from videovit.models import expand
 from videovit.models.mvit.schedule import BlockSpec, round_width
 
 NONE = (1, 1, 1)
@@ -94,5 +95,5 @@ def test_two_numbers_are_height_and_width():
     ],
 )
 def test_bad_lists_are_named(change, message):
-    with pytest.raises(ScheduleError, match=message):
+    with pytest.raises(UserError, match=message):
         expand(**{**TINY, **change})

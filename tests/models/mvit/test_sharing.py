@@ -5,11 +5,12 @@ import torch
 
 from tests.helpers.mvit_variants import TINY, TINY_V2, clip, mvit_v1_b, mvit_v2_s, perturb, tiny, v1_blocks, v2_s_blocks
 from videovit.config import load_config
+from videovit.errors import UserError
 from videovit.models import attention_maps, build_model, count_macs, count_params
 from videovit.models.convert import CheckpointError
 from videovit.models.convert.export import export_state_dict
 from videovit.models.mvit.block import MultiscaleBlock
-from videovit.models.mvit.schedule import ScheduleError, expand, share_maps
+from videovit.models.mvit.schedule import expand, share_maps
 
 # Two blocks behind the start of a stage see equal grids of queries and keys.
 LONG = {"depth": 6, "pool_q_stride": [[1, 1, 2, 2], [5, 1, 2, 2]], "dim_mul": [[1, 2.0]], "head_mul": [[1, 2.0]]}
@@ -21,7 +22,7 @@ def legal(blocks):
         try:
             share_maps(blocks, [i])
             shareable.append(i)
-        except ScheduleError:
+        except UserError:
             continue
     return shareable
 
@@ -46,9 +47,9 @@ def test_the_places_of_published_models_where_maps_fit():
     ],
 )
 def test_other_places_are_refused_with_the_reason(block, reason):
-    with pytest.raises(ScheduleError, match=reason):
+    with pytest.raises(UserError, match=reason):
         share_maps(v1_blocks(), [block])
-    with pytest.raises(ScheduleError, match="2 heads, the block before it 1"):
+    with pytest.raises(UserError, match="2 heads, the block before it 1"):
         share_maps(v1_blocks(pool_q_stride=[], pool_kv_stride_adaptive=None), [1])
 
 
@@ -97,7 +98,7 @@ def test_a_run_of_blocks_uses_one_map():
 
 
 def test_other_projects_have_no_place_for_it():
-    with pytest.raises(CheckpointError, match=r"blocks\.3\.attn\.v\.weight"):
+    with pytest.raises(CheckpointError, match=r"blocks\.3\b"):
         export_state_dict(shared_model(), "torchvision")
 
 

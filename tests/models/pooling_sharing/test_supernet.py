@@ -1,4 +1,4 @@
-"""The PSViT supernet: its paths are stand-alone models, drawn equally often and alike everywhere."""
+"""The PSViT supernet: its paths equal stand-alone models, and are drawn uniformly and reproducibly."""
 
 from collections import Counter
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from videovit.models import attention_maps
+from videovit.errors import UserError
 from videovit.models.macs import count_macs, count_params
 from videovit.models.pooling_sharing.model import PSViT
-from videovit.models.pooling_sharing.plan import PlanError, PsvitShape, draw_plan, legal_stages, pad_plan, plan_cost
+from videovit.models.pooling_sharing.plan import PoolingSharingShape, draw_plan, legal_stages, pad_plan, plan_cost
 from videovit.models.pooling_sharing.supernet import PSViTSupernet
 
-SHAPE = PsvitShape((16, 32, 48), (2, 4, 4), image_size=36, patch_size=4, num_classes=5)
+SHAPE = PoolingSharingShape((16, 32, 48), (2, 4, 4), image_size=36, patch_size=4, num_classes=5)
 PATHS = ["BSB---|-B-S--|B-SS-B", "B-----|BBBBBB|--BSSS"]
 
 
@@ -23,17 +23,41 @@ def supernet(**changes):
 
 @pytest.mark.parametrize("sharing_owns", [True, False])
 @pytest.mark.parametrize("path", PATHS)
-def test_path_equals_the_model_of_the_same_plan_with_the_same_weights(path, sharing_owns):
+def test_path_equals_the_model_of_its_plan(path, sharing_owns):
     model = supernet(sharing_owns=sharing_owns).eval()
     model.set_plan(path)
     alone = PSViT(shape=SHAPE, plan=path).eval()
     alone.load_state_dict(model.weights_along_path())
     images = torch.randn(3, 3, 1, 36, 36)
     torch.testing.assert_close(model(images), alone(images), rtol=0, atol=0)
-    for ours, theirs in zip(attention_maps(model, images), attention_maps(alone, images), strict=True):
+    for ours, theirs in zip(model.attention_maps(images), alone.attention_maps(images), strict=True):
         assert torch.equal(ours, theirs)
     assert count_macs(model, (1, 3, 1, 36, 36)) == plan_cost(SHAPE, path).macs
     assert count_params(alone) == plan_cost(SHAPE, path).params
+
+
+@pytest.mark.parametrize("sharing_owns", [True, False])
+def test_features_are_those_of_the_path(sharing_owns):
+    model = supernet(sharing_owns=sharing_owns).eval()
+    model.set_plan(PATHS[1])
+    alone = PSViT(shape=SHAPE, plan=PATHS[1]).eval()
+    alone.load_state_dict(model.weights_along_path())
+    images = torch.randn(3, 3, 36, 36)
+    assert torch.equal(model.forward_features(images).tokens_BNC, alone.forward_features(images).tokens_BNC)
+    for ours, theirs in zip(model.forward_stages(images), alone.forward_stages(images), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("sharing_owns", [True, False])
+def test_layers_are_cells_whatever_the_path(sharing_owns):
+    model = supernet(sharing_owns=sharing_owns)
+    before = model.layers_of_parameters()
+    model.draw_path(0, 0, 0)
+    assert model.layers_of_parameters() == before
+    assert model.num_layers == 18
+    assert before["pools.0.conv.weight"] == before["basic.1.0.attn.qk.weight"] == 7
+    if sharing_owns:
+        assert before["sharing.2.5.attn.v.weight"] == before["basic.2.5.attn.v.weight"] == 18
 
 
 def test_only_the_path_gets_gradients():
@@ -49,15 +73,15 @@ def test_only_the_path_gets_gradients():
     }
 
 
-def test_sharing_cells_cost_weights_only_where_they_own_them():
+def test_sharing_cells_add_weights_only_if_they_own_them():
     basic, sharing = 12 * 16**2 + 13 * 16, 10 * 16**2 + 11 * 16
-    flat = PsvitShape((16,), (2,), image_size=36, patch_size=4, num_classes=5)
+    flat = PoolingSharingShape((16,), (2,), image_size=36, patch_size=4, num_classes=5)
     sizes = [count_params(supernet(shape=flat, plan="B", num_cells=3, sharing_owns=own)) for own in (True, False)]
     assert sizes[0] - sizes[1] == 3 * sharing
     assert sizes[1] == plan_cost(flat, "BBB").params == plan_cost(flat, "B").params + 2 * basic
 
 
-def test_paths_are_a_function_of_seed_epoch_and_step():
+def test_paths_depend_on_seed_epoch_and_step_alone():
     model = supernet()
     state = torch.get_rng_state()
 
@@ -72,18 +96,18 @@ def test_paths_are_a_function_of_seed_epoch_and_step():
     assert model.eval().path == model.plan == "BSB---|BS----|B-----"
 
 
-def test_all_legal_plans_are_drawn_equally_often():
+def test_legal_plans_are_drawn_uniformly():
     rng = np.random.default_rng(0)
     drawn = Counter(stage for _ in range(3000) for stage in draw_plan(rng, 2, 2).split("|"))
     assert set(drawn) == set(legal_stages(2)) == {"BB", "BS", "B-", "-B"}
     assert all(abs(count - 1500) < 150 for count in drawn.values())  # 4.5 standard deviations
 
 
-def test_plans_become_cells():
+def test_plans_that_do_not_fit_are_refused():
     assert pad_plan("B S-B|B", 2, 4) == "BSB-|B---"
-    with pytest.raises(PlanError, match="5 layers does not fit into 4 cells"):
+    with pytest.raises(UserError, match="5 layers does not fit into 4 cells"):
         pad_plan("B|BBBBB", 2, 4)
-    with pytest.raises(PlanError, match="stage 2"):
+    with pytest.raises(UserError, match="stage 2"):
         supernet().set_plan("B-----|-S----|B-----")
-    with pytest.raises(PlanError, match="head masks"):
-        supernet(shape=PsvitShape((16,), (2,), shared_heads=("10",)), plan="B", sharing_owns=False)
+    with pytest.raises(UserError, match="head masks"):
+        supernet(shape=PoolingSharingShape((16,), (2,), shared_heads=("10",)), plan="B", sharing_owns=False)

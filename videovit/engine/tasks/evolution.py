@@ -1,7 +1,7 @@
-"""Which PSViT plans to try next: an evolution under a cost limit, and random plans beside it.
+"""Evolution of PSViT plans under a cost limit, and random plans as its baseline.
 
-Generations are a function of the seed, their number and the scores so far, so that a search that was cut off goes on
-as if it had not been.
+A generation is a function of the seed, its number and the scores so far, so that an interrupted search continues with
+the same plans as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from videovit.models.pooling_sharing.plan import (
     IDENTITY,
     SHARING,
     Cost,
-    PsvitShape,
+    PoolingSharingShape,
     draw_plan,
     fixed_cost,
     is_legal,
@@ -25,26 +25,26 @@ from videovit.models.pooling_sharing.plan import (
     legal_stages,
 )
 
-TRIES = 2000  # for one new plan before the space counts as exhausted
+TRIES = 2000  # failed draws in a row, after which the space counts as exhausted
 
 
 class SearchError(UserError):
-    """A search that cannot be made, or a folder that holds another one."""
+    """A search that is impossible, or a folder that holds another one."""
 
 
 class Space:
-    """All legal plans of a supernet that cost at most so much.
+    """All legal plans of a supernet within a cost limit.
 
     Args:
         shape: of the supernet.
-        num_cells: cells of every stage.
-        max_macs: multiply-adds of one image; None for no limit.
+        num_cells: cells of each stage.
+        max_macs: multiply-adds per image; None for no limit.
 
     Raises:
         SearchError: even the cheapest plan costs more.
     """
 
-    def __init__(self, shape: PsvitShape, num_cells: int, max_macs: float | None = None) -> None:
+    def __init__(self, shape: PoolingSharingShape, num_cells: int, max_macs: float | None = None) -> None:
         self.num_stages, self.num_cells, self.max_macs = len(shape.dims), num_cells, max_macs
         self._fixed = fixed_cost(shape)
         self._layers = [{kind: layer_cost(shape, s, kind) for kind in (BASIC, SHARING)} for s in range(self.num_stages)]
@@ -55,10 +55,10 @@ class Space:
             )
         )
         if max_macs is not None and cheapest.macs > max_macs:
-            raise SearchError(f"SEARCH.MAX_GMACS {max_macs / 1e9:g}: one layer a stage needs {cheapest.macs / 1e9:g}")
+            raise SearchError(f"SEARCH.MAX_GMACS {max_macs / 1e9:g}: one layer per stage needs {cheapest.macs / 1e9:g}")
 
     def cost(self, plan: str) -> Cost:
-        """Parameters and multiply-adds of a plan, cells or layers, from the closed form."""
+        """Parameters and multiply-adds of a plan (of cells or of layers), from the closed form."""
         total = self._fixed
         for stage, cells in enumerate(plan.split("|")):
             for kind, layer in self._layers[stage].items():
@@ -75,15 +75,15 @@ class Space:
 
 @dataclass(frozen=True)
 class Evolution:
-    """How generations are made.
+    """Rules for new generations.
 
     Attributes:
-        population: plans of every generation.
-        parents: the best plans so far, which later generations descend from.
-        crossover: plans of a generation that take every cell from one of two parents.
-        mutation: plans that are a parent with some cells changed; what is missing to `population` is random.
+        population: plans per generation.
+        parents: number of best plans so far that later generations descend from.
+        crossover: plans per generation that take every cell from one of two parents.
+        mutation: plans per generation that are a parent with some cells changed; the rest of `population` is random.
         mutation_prob: probability that a cell changes.
-        seed: of everything.
+        seed: of all random numbers.
 
     Source: SPOS (arXiv 1904.00420), section 3.4; PSViT's own search is not described.
     """
@@ -96,12 +96,12 @@ class Evolution:
     seed: int = 0
 
     def next_generation(self, space: Space, number: int, scores: Mapping[str, float]) -> list[str]:
-        """New plans of generation `number`, from 0; fewer than `population` where no more can be found.
+        """New plans of a generation; fewer than `population` if no more can be found.
 
         Args:
-            space: what is allowed.
-            number: of the generation.
-            scores: of all plans of the generations before.
+            space: the legal plans.
+            number: of the generation, from 0.
+            scores: plan -> score, for all generations before.
         """
         rng = self._rng(number, 2)
         fresh: list[str] = []
@@ -116,7 +116,7 @@ class Evolution:
         return fresh
 
     def random_plans(self, space: Space, number: int, known: Collection[str]) -> list[str]:
-        """As many plans as a generation has, drawn without looking at any score."""
+        """A generation of random plans, independent of all scores."""
         rng = self._rng(number, 3)
         fresh: list[str] = []
         self._extend(fresh, known, space, self.population, lambda: draw_plan(rng, space.num_stages, space.num_cells))
@@ -129,7 +129,7 @@ class Evolution:
     def _extend(
         fresh: list[str], known: Collection[str], space: Space, length: int, propose: Callable[[], str]
     ) -> None:
-        """Proposals that are new and allowed, until there are `length` or none was found for long."""
+        """Append proposals that are new and in the space, until there are `length` or `TRIES` in a row failed."""
         misses = 0
         while len(fresh) < length and misses < TRIES:
             plan = propose()
@@ -141,14 +141,14 @@ class Evolution:
 
 
 def crossed(one: str, other: str, rng: np.random.Generator) -> str:
-    """Every cell from one of two plans; may be illegal."""
+    """A plan that takes every cell from one of two plans; may be illegal."""
     return "".join(
         pair[side] for pair, side in zip(zip(one, other, strict=True), rng.integers(2, size=len(one)), strict=True)
     )
 
 
 def mutated(plan: str, probability: float, rng: np.random.Generator) -> str:
-    """The plan with every cell drawn anew with some probability; may be illegal."""
+    """The plan with each cell redrawn with some probability; may be illegal."""
     kinds = BASIC + SHARING + IDENTITY
     changes = rng.random(len(plan)) < probability
     drawn = rng.integers(len(kinds), size=len(plan))

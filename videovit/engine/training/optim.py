@@ -1,11 +1,10 @@
-"""Optimiser, weight-decay groups, and the learning rate at any fractional epoch."""
+"""Optimizer, parameter groups, and the learning rate at any fractional epoch."""
 
 from __future__ import annotations
 
 import bisect
 import math
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +14,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from videovit.config import Config
 from videovit.errors import UserError
+from videovit.models.contract import VideoModel
 
 Schedule = Callable[[float], float]
 """Fractional epoch -> learning rate."""
-
-
-class MissingLibraryError(UserError):
-    """An optimiser of a library that is not installed."""
 
 
 def half_cosine(epoch: float, *, base: float, end: float, first: float, last: float) -> float:
@@ -30,7 +26,7 @@ def half_cosine(epoch: float, *, base: float, end: float, first: float, last: fl
 
 
 def with_warmup(schedule: Schedule, *, epochs: float, start: float) -> Schedule:
-    """`schedule`, reached by a straight line from `start` during the first `epochs` (arXiv 1706.02677, 2.2)."""
+    """`schedule`, reached linearly from `start` during the first `epochs` (arXiv 1706.02677, section 2.2)."""
 
     def warmed(epoch: float) -> float:
         if epoch >= epochs:
@@ -46,7 +42,7 @@ def build_schedule(cfg: Config) -> Schedule:
     `BASE_LR_SCALE_NUM_SHARDS` multiplies base, end and warm-up rate by the number of shards, as SlowFast does.
 
     Raises:
-        ValueError: `LR_POLICY` is unknown.
+        UserError: `LR_POLICY` is unknown.
     """
     solver = cfg.SOLVER
     scale = float(cfg.NUM_SHARDS) if solver.BASE_LR_SCALE_NUM_SHARDS else 1.0
@@ -66,83 +62,75 @@ def build_schedule(cfg: Config) -> Schedule:
             return base * float(factors[max(0, bisect.bisect_right(steps, epoch) - 1)])
 
     else:
-        raise ValueError(
-            f"SOLVER.LR_POLICY: found {solver.LR_POLICY!r}, expected 'cosine' or 'steps_with_relative_lrs'"
-        )
+        expected = "'cosine' or 'steps_with_relative_lrs'"
+        raise UserError(where="SOLVER.LR_POLICY", found=solver.LR_POLICY, expected=expected)
     return with_warmup(schedule, epochs=solver.WARMUP_EPOCHS, start=solver.WARMUP_START_LR * scale)
-
-
-_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
-_EMBEDDING = re.compile(r"(?:^|\.)(patch_embed|cls_token|pos_embed|pos_layer|stem)")
-
-
-def num_blocks(names: Iterable[str]) -> int:
-    """How many blocks the parameters of a model belong to, by their names."""
-    return max((int(block.group(1)) + 1 for block in map(_BLOCK.search, names) if block), default=0)
-
-
-def layer_of(name: str, depth: int) -> int:
-    """Which of `depth + 2` layers a parameter belongs to: 0 the embedding, 1..depth the blocks, depth + 1 the head."""
-    block = _BLOCK.search(name)
-    if block:
-        return int(block.group(1)) + 1
-    return 0 if _EMBEDDING.search(name) else depth + 1
 
 
 def group_parameters(
     named: Sequence[tuple[str, nn.Parameter]],
     *,
+    layers: Mapping[str, int],
     weight_decay: float,
     zero_decay_1d: bool = False,
     zero_decay_names: Collection[str] = (),
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Sort parameters into optimiser groups with equal weight decay and learning-rate factor.
+    """Sort parameters into optimizer groups of equal weight decay and learning-rate factor.
 
     Args:
         named: (name, parameter) pairs; frozen parameters are left out.
+        layers: name -> layer from the embedding (0) to the head, see `VideoModel.layers_of_parameters`.
         weight_decay: of the ordinary group.
-        zero_decay_1d: no decay on 1-D parameters and on every `.bias`.
-        zero_decay_names: full names that get no decay either (positions, class tokens, batch norms).
-        layer_decay: learning-rate factor from one layer to the one below it (BEiT, arXiv 2106.08254); blocks count
-            through all stages, the final norm belongs to the head.
+        zero_decay_1d: no decay of 1-D parameters and of every `.bias`.
+        zero_decay_names: full names of further parameters without decay (positions, class tokens, batch norms).
+        layer_decay: learning-rate factor from one layer to the one below it; the head has 1.
 
     Returns:
         Groups with the keys params, weight_decay and lr_scale.
+
+    Source: layer decay: BEiT (arXiv 2106.08254).
     """
-    depth = num_blocks(name for name, _ in named)
+    last = max(layers.values(), default=0)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        plain = (zero_decay_1d and (parameter.ndim <= 1 or name.endswith(".bias"))) or name in zero_decay_names
-        scale = layer_decay ** (depth + 1 - layer_of(name, depth)) if layer_decay < 1.0 else 1.0
-        groups.setdefault((0.0 if plain else weight_decay, scale), []).append(parameter)
+        is_1d = parameter.ndim <= 1 or name.endswith(".bias")
+        is_spared = name in zero_decay_names or (zero_decay_1d and is_1d)
+        key = (0.0 if is_spared else weight_decay, layer_decay ** (last - layers[name]))
+        groups.setdefault(key, []).append(parameter)
     return [{"params": ps, "weight_decay": decay, "lr_scale": scale} for (decay, scale), ps in groups.items()]
 
 
-def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of `SOLVER.*` over the trainable parameters of `model`.
+def build_optimizer(cfg: Config, model: VideoModel) -> torch.optim.Optimizer:
+    """The optimizer of `SOLVER.*` over the trainable parameters of `model`.
 
-    Batch norms are not decayed (SlowFast's BN.WEIGHT_DECAY is 0 unless set). AdamW and Adam run fused, which is the
-    same arithmetic in one pass: 3 times faster on a CPU.
+    The first `MODEL.FREEZE_LAYERS` layers are frozen before. Batch norms are not decayed (SlowFast's BN.WEIGHT_DECAY is
+    0 unless set), nor are position tables and class tokens (`VideoModel.no_weight_decay`).
+
+    Args:
+        cfg: the config.
+        model: not wrapped for several processes; sharded or not.
+
+    Raises:
+        UserError: `FREEZE_LAYERS` exceeds the layers of the model, or the method is unknown or needs a missing package.
     """
     solver = cfg.SOLVER
-    named = list(model.named_parameters())
-    norms = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
-    spared = {name for name, parameter in named if id(parameter) in norms}
-    if cfg.MVIT.ZERO_DECAY_POS_CLS:
-        spared |= {name for name, _ in named if re.search(r"(?:^|\.)(cls_token|pos_embed|rel_pos)", name)}
+    if cfg.MODEL.FREEZE_LAYERS:
+        model.freeze(cfg.MODEL.FREEZE_LAYERS)
     groups = group_parameters(
-        named,
+        list(model.named_parameters()),
+        layers=model.layers_of_parameters(),
         weight_decay=solver.WEIGHT_DECAY,
         zero_decay_1d=solver.ZERO_WD_1D_PARAM,
-        zero_decay_names=spared,
+        zero_decay_names=model.no_weight_decay() | _batch_norm_names(model),
         layer_decay=solver.LAYER_DECAY,
     )
     method = solver.OPTIMIZING_METHOD
     betas = (float(solver.BETAS[0]), float(solver.BETAS[1]))
     if method == "sgd":
+        # torch.optim.SGD refuses Nesterov momentum without momentum or with dampening; SlowFast ignores the key then.
         nesterov = solver.NESTEROV and solver.MOMENTUM > 0 and solver.DAMPENING == 0
         return torch.optim.SGD(
             groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=nesterov
@@ -151,28 +139,40 @@ def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
         return _adamp()(groups, lr=solver.BASE_LR, betas=betas, eps=1e-8, delta=0.1, wd_ratio=0.1)
     if method in ("adam", "adamw"):
         kind = torch.optim.AdamW if method == "adamw" else torch.optim.Adam
+        # Fused: the same arithmetic in one pass, 3 times as fast on a CPU.
         return kind(groups, lr=solver.BASE_LR, betas=betas, eps=1e-8, fused=True)
-    raise ValueError(f"SOLVER.OPTIMIZING_METHOD: found {method!r}, expected one of sgd, adam, adamw, adamp")
+    raise UserError(where="SOLVER.OPTIMIZING_METHOD", found=method, expected="one of sgd, adam, adamw, adamp")
+
+
+def _batch_norm_names(model: nn.Module) -> frozenset[str]:
+    """Names of all parameters of batch norms."""
+    return frozenset(
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        for name, _ in module.named_parameters(recurse=False)
+    )
 
 
 def _adamp() -> Callable[..., torch.optim.Optimizer]:
-    """AdamP (arXiv 2006.08217), with which PiT was trained, of timm, where its authors' code is kept.
+    """AdamP (arXiv 2006.08217), the optimizer of PiT, from timm, which maintains its authors' code.
 
     Raises:
-        MissingLibraryError: timm is not installed.
+        UserError: timm is not installed.
     """
     try:
         from timm.optim.adamp import AdamP
     except ImportError as error:
-        raise MissingLibraryError(
-            "SOLVER.OPTIMIZING_METHOD adamp needs timm (pip install timm); the nearest optimiser without it is adamw"
+        raise UserError(
+            "SOLVER.OPTIMIZING_METHOD adamp needs timm (pip install timm)",
+            hint="The closest optimizer without it is adamw",
         ) from error
     kind: Callable[..., torch.optim.Optimizer] = AdamP
     return kind
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel | None:
-    """The moving average of the weights, begun with those after the first step; None for a decay of 0.
+    """The moving average of the weights, starting from those after the first step; None for a decay of 0.
 
     average <- decay * average + (1 - decay) * weights after every step; buffers are averaged too.
 
@@ -186,7 +186,7 @@ def build_ema(model: nn.Module, decay: float) -> AveragedModel | None:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group `lr` times its own factor."""
+    """Set the learning rate of every group to `lr` times its factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
@@ -195,12 +195,12 @@ def clip_gradients(model: nn.Module, *, max_norm: float | None, max_value: float
     """Clip gradients in place by value or by their total L2 norm; at most one of the two.
 
     Returns:
-        Total L2 norm before clipping, a scalar; not finite when any gradient is not.
+        Total L2 norm before clipping, a scalar; not finite if any gradient is not.
     """
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if hasattr(norm, "full_tensor"):
-        norm = norm.full_tensor()  # of sharded gradients: over all processes
+        norm = norm.full_tensor()  # of sharded gradients, summed over all processes
     if max_value is not None:
         nn.utils.clip_grad_value_(parameters, max_value)
     elif max_norm is not None:
@@ -209,7 +209,7 @@ def clip_gradients(model: nn.Module, *, max_norm: float | None, max_value: float
 
 
 def describe_groups(optimizer: torch.optim.Optimizer) -> str:
-    """One line: how many tensors and parameters are decayed, and how many are not."""
+    """One line: the numbers of tensors and parameters with and without weight decay."""
     counts: dict[bool, list[int]] = {True: [0, 0], False: [0, 0]}
     for group in optimizer.param_groups:
         entry: Mapping[str, Any] = group

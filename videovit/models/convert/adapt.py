@@ -1,4 +1,4 @@
-"""Small pure functions, one per difference between weights that is tolerated.
+"""Pure functions, one per tolerated difference between weights and model.
 
 N tokens, C channels, O output channels, L relative offsets, D head width.
 """
@@ -24,12 +24,12 @@ __all__ = [
     "split_qkv",
 ]
 
-Inflation = Literal["centre", "repeat", "mean"]
+Inflation = Literal["center", "repeat", "mean"]
 State = dict[str, Tensor]
 
 
 def join_qkv(state: State) -> State:
-    """Three projections `attn.q`, `attn.k`, `attn.v` as one, `attn.qkv`, whose rows hold q, then k, then v."""
+    """Replace the projections `attn.q`, `attn.k`, `attn.v` by one, `attn.qkv`, with the rows of q, then k, then v."""
     joined = dict(state)
     for name in state:
         base, found, kind = name.rpartition(".attn.q.")
@@ -51,7 +51,7 @@ def split_qkv(state: State) -> State:
 
 
 def drop_head(state: State, prefixes: tuple[str, ...]) -> State:
-    """Without the classifier, whose names begin with one of `prefixes`."""
+    """The state without the classifier, whose names begin with one of `prefixes`."""
     return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
 
@@ -61,7 +61,7 @@ def split_pos_embed(table_1NC: Tensor, num_cls: int) -> tuple[Tensor, Tensor]:
 
 
 def join_pos_embed(cls_11C: Tensor | None, spatial_1NC: Tensor, temporal_1TC: Tensor) -> Tensor:
-    """Separate tables of space, time and class token as the one table that adds the same.
+    """The joint table that equals the sum of separate tables of space, time and class token.
 
     Returns:
         (1, [1 +] T * N, C), row-major over (T, H, W), class token first.
@@ -71,26 +71,27 @@ def join_pos_embed(cls_11C: Tensor | None, spatial_1NC: Tensor, temporal_1TC: Te
     return torch.cat(tables, dim=1)
 
 
-def inflate_kernel(weight: Tensor, length: int, how: Inflation = "centre") -> Tensor:
-    """Bring a convolution of images to clips, or one of clips to images.
+def inflate_kernel(weight: Tensor, length: int, how: Inflation = "center") -> Tensor:
+    """Turn a convolution of images into one of clips, or the reverse.
 
-    Longer, from one frame:
+    From one frame to more:
 
-        centre   0 w 0           a clip whose frames are all alike gives what the image gave (MViTv2's recipe)
-        repeat   w w w           PySlowFast's loader; answers `length` times as large as the image's
-        mean     w/3 w/3 w/3     I3D's; alike frames give what the image gave, but for padding in time
+        center   0 w 0           MViTv2's recipe; equal to the image model on clips of identical frames
+        repeat   w w w           PySlowFast's loader; outputs are `length` times as large as those of the image model
+        mean     w/3 w/3 w/3     I3D's; equal to the image model on identical frames, except near padding in time
 
-    To one frame: the sum over time, which is what a clip of alike frames meets.
+    To one frame: the sum over time, the effective kernel on a clip of identical frames.
 
     Args:
         weight: (O, C, kt, kh, kw); kt or `length` is 1.
-        length: wanted kt.
+        length: kt of the result.
+        how: see above.
 
     Returns:
-        (O, C, length, kh, kw); `weight` itself when kt == length.
+        (O, C, length, kh, kw); `weight` itself if kt == length.
 
     Raises:
-        ValueError: neither kt nor `length` is 1: there is no rule for that.
+        ValueError: neither kt nor `length` is 1; no rule is defined for that.
 
     Source: MViTv2 (arXiv 2112.01526), appendix on Kinetics; PySlowFast's checkpoint loader.
     """
@@ -100,8 +101,8 @@ def inflate_kernel(weight: Tensor, length: int, how: Inflation = "centre") -> Te
     if length == 1:
         return weight.sum(dim=2, keepdim=True)
     if kt != 1:
-        raise ValueError(f"a kernel over {kt} frames cannot be brought to {length}")
-    if how == "centre":
+        raise ValueError(f"a kernel over {kt} frames cannot be changed to {length}")
+    if how == "center":
         inflated = weight.new_zeros(*weight.shape[:2], length, *weight.shape[3:])
         inflated[:, :, length // 2] = weight[:, :, 0]
         return inflated

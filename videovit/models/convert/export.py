@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from videovit.messages import did_you_mean
+from videovit.models.contract import VideoModel
 from videovit.models.convert.adapt import join_qkv, split_qkv
 from videovit.models.convert.eps import pool_norm_eps
 from videovit.models.convert.image_layouts import to_pit, to_ps_vit
 from videovit.models.convert.read import CheckpointError
 from videovit.models.convert.wrappers import unwrapped
+from videovit.models.mvit.attention import MultiscaleAttention
+from videovit.models.mvit.model import MViT
+from videovit.models.pit import PiT
+from videovit.models.progressive_sampling import ProgressiveSamplingViT
+from videovit.models.vit import ViT
 
 State = dict[str, Tensor]
 
@@ -37,58 +45,52 @@ _PYTORCHVIDEO = (
 )
 
 
+@dataclass(frozen=True)
+class Exporter:
+    """How one layout is written.
+
+    Attributes:
+        models: classes that the layout has names for.
+        write: the state dict by the names of the layout.
+        obstacle: why this model would mean something else in the other project, although its names fit; else empty.
+    """
+
+    models: tuple[type[VideoModel], ...]
+    write: Callable[[VideoModel, State], State]
+    obstacle: Callable[[VideoModel], str]
+
+
 def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
-    """Weights of a model by another project's names, sharing memory with the model where they can.
+    """Weights of a model by another project's names, sharing memory with the model if possible.
 
     Args:
-        model: `MViT`, `PiT`, `ProgressiveSamplingViT`, or `ViT`, whose names are those of an MViT that pools nothing.
+        model: `MViT`, `PiT`, `ProgressiveSamplingViT`, or `ViT`, whose names are those of an MViT without pooling.
         layout: `pyslowfast` (q, k, v in one projection or three, as the model has them; the patch embedding of images
             4-D), `torchvision` (its `MViT` class) or `pytorchvideo` (0.1.5: separate q, k, v). The eps of the pooling
             norms is not part of it: torchvision computes with 1e-6, pytorchvideo 0.1.5 with 1e-5. For a `PiT` of
             images `pit` (naver-ai/pit) or `timm_pit`. For a PS-ViT of images `ps_vit` (yuexy/PS-ViT) without the
-            buffer `point_coord`: theirs to compute (`strict=False`).
+            buffer `point_coord`, which their code computes (`strict=False`).
 
     Returns:
         Name -> tensor, detached; `load_pretrained` reads it back exactly.
 
     Raises:
-        CheckpointError: an unknown layout, or one that has no place for a table of this model, or for what it shares.
+        CheckpointError: an unknown layout, or one that cannot express this model.
     """
     if layout not in EXPORTERS:
-        raise CheckpointError(f"layout is {layout!r}; known: {', '.join(EXPORTERS)}")
+        raise CheckpointError(f"layout is {layout!r}; known: {', '.join(EXPORTERS)}",
+                              near=did_you_mean(layout, EXPORTERS))  # fmt: skip
     model = unwrapped(model)
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    stem = state.get("patch_embed.proj.weight", state.get("stem.conv.weight"))
-    if stem is None or not any(".attn." in name for name in state):
-        raise CheckpointError(f"{type(model).__name__} is not an MViT; its own state_dict() has the published names")
-    values = [n for n in state if n.endswith(".attn.v.weight") and n.replace(".v.", ".k.") not in state]
-    if values:
-        raise CheckpointError(f"other projects share no attention between blocks, this model does ({values[0]})")
-    if layout not in _layouts_of(state):
-        raise CheckpointError(f"{type(model).__name__} cannot be written as {layout}")
-    if getattr(model, "share_sampler", False) or getattr(model, "gamma", 1.0) != 1.0:
-        raise CheckpointError(f"{layout} has a block for every iteration and gamma 1.0, this model has not")
-    grid = getattr(model, "grid", (0, 0, 0))
-    exported = EXPORTERS[layout](state, grid[0] == 1 and stem.shape[2] == 1)
-    _refuse_unnamed(model, layout)
+    name, exporter = type(model).__name__, EXPORTERS[layout]
+    if not isinstance(model, _EXPORTABLE):
+        raise CheckpointError(f"{name} is not an MViT; its own state_dict() has the published names")
+    if not isinstance(model, exporter.models):
+        raise CheckpointError(f"{name} cannot be written as {layout}")
+    exported = exporter.write(model, {name: tensor.detach() for name, tensor in model.state_dict().items()})
+    # Last, since a name without a place is the more telling reason.
+    if obstacle := exporter.obstacle(model):
+        raise CheckpointError(obstacle)
     return exported
-
-
-def _refuse_unnamed(model: nn.Module, layout: str) -> None:
-    """Refuse what leaves no mark in the names, so that the other project would load it and compute something else."""
-    if layout in ("torchvision", "pytorchvideo") and getattr(model, "mean_pooling", False):
-        raise CheckpointError(f"{layout} classifies the class token, this model the mean of the others")
-    if layout == "pytorchvideo" and any(getattr(module, "residual_pooling", False) for module in model.modules()):
-        raise CheckpointError("pytorchvideo 0.1.5 has no residual pooling, this model has")
-
-
-def _layouts_of(state: State) -> set[str]:
-    """The layouts that the model of these names can be written in."""
-    if "pos_layer.weight" in state:
-        return {"ps_vit"}
-    if any(".pool.fc." in name for name in state):
-        return {"pit", "timm_pit"}
-    return {"pyslowfast", "torchvision", "pytorchvideo"}
 
 
 def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn.Module | None = None) -> None:
@@ -97,7 +99,7 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn
     Args:
         state: name -> tensor, e.g. from `export_state_dict`.
         path: of the file.
-        model: where given, the eps of its pooling norms is written beside the tensors, and found by `load_pretrained`.
+        model: the eps of its pooling norms is saved beside the tensors, for `load_pretrained`.
 
     Raises:
         CheckpointError: the package safetensors is not installed, or the file cannot be written.
@@ -106,13 +108,13 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn
         from safetensors import SafetensorError
         from safetensors.torch import save_file
     except ImportError as error:
-        raise CheckpointError(f"{path}: writing it takes the package safetensors (pip install safetensors)") from error
+        raise CheckpointError(f"{path}: writing it needs the package safetensors (pip install safetensors)") from error
     path = Path(path)
     eps = pool_norm_eps(model) if model is not None else None
     metadata = {"format": "pt"} | ({} if eps is None else {"pool_norm_eps": repr(eps)})
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # Views of one storage (separate q, k, v) are refused by the format: each becomes a tensor of its own.
+        # The format refuses views of one storage (separate q, k, v): each becomes a tensor of its own.
         save_file({n: t.detach().cpu().clone().contiguous() for n, t in state.items()}, partial, metadata)
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
@@ -120,12 +122,17 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn
         raise CheckpointError(f"{path}: could not be written: {error}") from error
 
 
-def _to_pyslowfast(state: State, is_image: bool) -> State:
-    return {n: t.squeeze(2) if is_image and n == "patch_embed.proj.weight" else t for n, t in state.items()}
+# ------------------------------------------------------------------------------------------------------- MViT and ViT
 
 
-def _to_torchvision(state: State, is_image: bool) -> State:
-    _refuse(state, "torchvision", {"pos_embed": "a joint position table", "norm_stem.weight": "a norm behind the stem"})
+def _to_pyslowfast(model: VideoModel, state: State) -> State:
+    stem = "patch_embed.proj.weight"
+    is_image = model.grid is not None and model.grid[0] == 1 and state[stem].shape[2] == 1
+    return {name: t.squeeze(2) if is_image and name == stem else t for name, t in state.items()}
+
+
+def _to_torchvision(model: VideoModel, state: State) -> State:
+    _refuse(state, "torchvision", {"pos_embed": "a joint position table", "norm_stem.weight": "a norm after the stem"})
     if "cls_token" not in state:
         raise CheckpointError("torchvision's MViT always has a class token, this model has none")
     state = join_qkv(state)
@@ -138,20 +145,70 @@ def _to_torchvision(state: State, is_image: bool) -> State:
     return _rename(state, _TORCHVISION)
 
 
-def _to_pytorchvideo(state: State, is_image: bool) -> State:
+def _to_pytorchvideo(model: VideoModel, state: State) -> State:
     relative = {n: "relative positions" for n in state if ".attn.rel_pos_" in n}
     _refuse(state, "pytorchvideo 0.1.5", relative)
-    return _rename(split_qkv(_to_pyslowfast(state, is_image)), _PYTORCHVIDEO)
+    return _rename(split_qkv(_to_pyslowfast(model, state)), _PYTORCHVIDEO)
 
 
-EXPORTERS: dict[str, Callable[[State, bool], State]] = {
-    "pyslowfast": _to_pyslowfast,
-    "torchvision": _to_torchvision,
-    "pytorchvideo": _to_pytorchvideo,
-    "pit": lambda state, is_image: to_pit(state),
-    "timm_pit": lambda state, is_image: to_pit(state, "transformers.{behind}.pool."),
-    "ps_vit": lambda state, is_image: to_ps_vit(state),
+def _shared_maps(model: VideoModel) -> str:
+    sharing = [i for i, spec in enumerate(model.specs) if spec.shares_map] if isinstance(model, MViT) else []
+    if not sharing:
+        return ""
+    return f"other projects share no attention between blocks, this model does (blocks.{sharing[0]})"
+
+
+def _no_torchvision(model: VideoModel) -> str:
+    return _shared_maps(model) or _mean_pooling(model, "torchvision")
+
+
+def _no_pytorchvideo(model: VideoModel) -> str:
+    if reason := _shared_maps(model) or _mean_pooling(model, "pytorchvideo"):
+        return reason
+    has_residual = any(m.residual_pooling for m in model.modules() if isinstance(m, MultiscaleAttention))
+    return "pytorchvideo 0.1.5 has no residual pooling, this model has" if has_residual else ""
+
+
+def _mean_pooling(model: VideoModel, project: str) -> str:
+    if not isinstance(model, MViT) or not model.mean_pooling:
+        return ""
+    return f"{project} classifies the class token, this model the mean of the others"
+
+
+# --------------------------------------------------------------------------------------------------- PiT and PS-ViT
+
+
+def _to_pit(model: VideoModel, state: State) -> State:
+    return to_pit(state)
+
+
+def _to_timm_pit(model: VideoModel, state: State) -> State:
+    return to_pit(state, "transformers.{after}.pool.")
+
+
+def _to_ps_vit(model: VideoModel, state: State) -> State:
+    return to_ps_vit(state)
+
+
+def _nothing(model: VideoModel) -> str:
+    return ""
+
+
+def _no_ps_vit(model: VideoModel) -> str:
+    if isinstance(model, ProgressiveSamplingViT) and (model.share_sampler or model.gamma != 1.0):
+        return "ps_vit has a block for every iteration and gamma 1.0, this model has not"
+    return ""
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "pyslowfast": Exporter((MViT, ViT), _to_pyslowfast, _shared_maps),
+    "torchvision": Exporter((MViT, ViT), _to_torchvision, _no_torchvision),
+    "pytorchvideo": Exporter((MViT, ViT), _to_pytorchvideo, _no_pytorchvideo),
+    "pit": Exporter((PiT,), _to_pit, _nothing),
+    "timm_pit": Exporter((PiT,), _to_timm_pit, _nothing),
+    "ps_vit": Exporter((ProgressiveSamplingViT,), _to_ps_vit, _no_ps_vit),
 }
+_EXPORTABLE = tuple({model for exporter in EXPORTERS.values() for model in exporter.models})
 
 
 def _refuse(state: State, project: str, reasons: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
-"""Bringing a state dict with this project's names to the form and the sizes that one model has.
+"""Fitting a state dict with this project's names to the form and the sizes of one model.
 
-What may differ, and nothing else: q, k, v as one projection or three; position tables joint or separate, or for another
-size; weights of images for a model of clips and the reverse; a classifier for other classes.
+Only these may differ: q, k, v as one projection or three; position tables joint or separate, or for another size;
+weights of images for a model of clips and the reverse; a classifier for other classes.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _PRETRAINING = ("mask_token", "decoder", "dec_pos_embed", "pred_head.", "hogs.",
 
 @dataclass
 class Fit:
-    """What `fit` found out.
+    """The outcome of `fit`.
 
     Attributes:
         state: name of the model -> tensor of its shape.
         resized, skipped, missing: as in `LoadReport`; missing holds what is tolerated.
         how: name -> what was done, or why it was left out.
-        problems: name -> why the weights do not fit the model; empty when they do.
+        problems: name -> why the weights do not fit the model; empty if they do.
     """
 
     state: State = field(default_factory=dict)
@@ -62,22 +62,23 @@ def fit(
     wanted: State,
     *,
     grid: Grid | None,
-    head: str | tuple[str, ...] = "head.",
-    inflate: Inflation = "centre",
+    head_names: tuple[str, ...] = ("head",),
+    inflate: Inflation = "center",
 ) -> Fit:
     """Match weights to a model.
 
     Args:
         found: tensors by this project's names.
         wanted: the model's state dict.
-        grid: (T, H, W) that the model's position tables are made for, in tokens; None: it has none.
-        head: beginning of the classifier's names, or of each classifier's.
+        grid: (T, H, W) in tokens that the model's position tables are made for; None: it has none.
+        head_names: modules of the model that depend on the number of classes.
         inflate: how convolutions of images get a time axis.
 
     Returns:
-        A `Fit`; its `problems` say what does not fit.
+        A `Fit`; its `problems` list what does not fit.
     """
     out = Fit()
+    head = tuple(f"{name}." for name in head_names)
     excused = {}
     if any(name.startswith(_PRETRAINING) for name in found):
         excused = dict.fromkeys(("norm.weight", "norm.bias"), "not part of pretraining: keeps its initial values")
@@ -102,7 +103,7 @@ def fit(
 
 
 def is_image(found: State, wanted: State) -> bool:
-    """Whether weights are of an image model: nothing in them is about time."""
+    """Whether weights belong to an image model: none of them depends on time."""
     stem = found.get(_STEM)
     if stem is None or (stem.dim() == 5 and stem.shape[2] > 1):
         return False
@@ -120,7 +121,7 @@ def is_image(found: State, wanted: State) -> bool:
 
 
 def _num_cls(state: State) -> int:
-    """Class tokens: one, with a distillation token two."""
+    """Class tokens, the distillation token included."""
     return state["cls_token"].shape[1] if "cls_token" in state else 0
 
 
@@ -132,8 +133,8 @@ def _match_qkv(found: State, wanted: State) -> State:
     return join_qkv(found) if joint else split_qkv(found)
 
 
-def _match_head(found: State, wanted: State, head: str | tuple[str, ...], out: Fit) -> State:
-    """Drop a classifier for other classes, whole."""
+def _match_head(found: State, wanted: State, head: tuple[str, ...], out: Fit) -> State:
+    """Drop a classifier for other classes with all its tensors, even those that would fit."""
     names = [n for n in found if n.startswith(head)]
     if all(n in wanted and found[n].shape == wanted[n].shape for n in names):
         return found
@@ -141,11 +142,11 @@ def _match_head(found: State, wanted: State, head: str | tuple[str, ...], out: F
         target = f", model {_shape(wanted[name])}" if name in wanted else ""
         out.skipped.append(name)
         out.how[name] = f"classifier for other classes: file {_shape(found[name])}{target}"
-    return drop_head(found, (head,) if isinstance(head, str) else head)
+    return drop_head(found, head)
 
 
 def _match_tables(found: State, wanted: State, grid: Grid, out: Fit, from_image: bool) -> State:
-    """Position tables joint or separate as the model has them, and zeros for time where the weights know none."""
+    """Position tables joint or separate as in the model, and zeros for positions in time that images do not have."""
     found = dict(found)
     if "pos_embed" in wanted and "pos_embed_spatial" in found:
         _join_tables(found, grid, out)
@@ -162,7 +163,7 @@ def _match_tables(found: State, wanted: State, grid: Grid, out: Fit, from_image:
         for name, target in wanted.items():
             if name not in found and (name == "pos_embed_temporal" or _REL_POS_TIME.search(name)):
                 found[name] = torch.zeros_like(target, device="cpu")
-                _note(out, name, "zeros: weights of images know no time")
+                _note(out, name, "zeros: images have no positions in time")
     return found
 
 
@@ -182,8 +183,8 @@ def _note(out: Fit, name: str, how: str) -> None:
     out.how[name] = how
 
 
-def _leave(name: str, target: Tensor, out: Fit, head: str | tuple[str, ...], excused: Mapping[str, str]) -> None:
-    """A name of the model that the weights lack."""
+def _leave(name: str, target: Tensor, out: Fit, head: tuple[str, ...], excused: Mapping[str, str]) -> None:
+    """Record a name of the model that the weights lack."""
     if name.startswith(head):
         out.missing.append(name)
         out.how.setdefault(name, "classifier: keeps its initial values")
@@ -195,7 +196,7 @@ def _leave(name: str, target: Tensor, out: Fit, head: str | tuple[str, ...], exc
 
 
 def _place(name: str, value: Tensor, target: Tensor, out: Fit, grid: Grid | None, inflate: Inflation) -> None:
-    """A name on both sides: taken as it is, or changed by the one rule that its name allows."""
+    """Take a tensor that both sides have, unchanged or changed by the rule for its name."""
     if value.shape != target.shape:
         changed = _change(name, value, target, grid, inflate)
         if changed is None or changed.shape != target.shape:
@@ -214,7 +215,7 @@ def _place(name: str, value: Tensor, target: Tensor, out: Fit, grid: Grid | None
 
 
 def _change(name: str, value: Tensor, target: Tensor, grid: Grid | None, inflate: Inflation) -> Tensor | None:
-    """The value in the target's shape by the rule for its name; None without a rule."""
+    """The value in the shape of the target, by the rule for its name; None without a rule."""
     if _CONV.search(name):
         return _change_conv(value, target, inflate)
     if _POINTS.search(name):
@@ -233,7 +234,7 @@ def _change(name: str, value: Tensor, target: Tensor, grid: Grid | None, inflate
 
 
 def _change_conv(value: Tensor, target: Tensor, inflate: Inflation) -> Tensor | None:
-    """A kernel with another length in time, or without its axis."""
+    """A kernel with another length in time, or without a time axis; None without a rule."""
     if target.dim() == 4 and value.dim() == 5:
         return inflate_kernel(value, 1)[:, :, 0]
     if value.dim() != 5 or target.dim() != 5 or 1 not in (value.shape[2], target.shape[2]):
@@ -242,7 +243,7 @@ def _change_conv(value: Tensor, target: Tensor, inflate: Inflation) -> Tensor | 
 
 
 def _change_axes(value: Tensor, target: Tensor, axis: int) -> Tensor | None:
-    """What is about points (y, x) as about points (t, y, x), with zeros for t, or the reverse."""
+    """Weights for points (y, x) as weights for points (t, y, x) with zeros for t, or the reverse."""
     if (value.shape[axis], target.shape[axis]) == (2, 3):
         return torch.cat([torch.zeros_like(value.narrow(axis, 0, 1)), value], dim=axis)
     if (value.shape[axis], target.shape[axis]) == (3, 2):
@@ -251,7 +252,7 @@ def _change_axes(value: Tensor, target: Tensor, axis: int) -> Tensor | None:
 
 
 def _resize_square(table_1NC: Tensor, sides: tuple[int, int]) -> Tensor:
-    """A spatial table, made for a square, for other sides; unchanged where it is not of a square."""
+    """A spatial table, made for a square, for other sides; unchanged if it was not made for a square."""
     side = math.isqrt(table_1NC.shape[1])
     if side * side != table_1NC.shape[1]:
         return table_1NC
@@ -259,7 +260,7 @@ def _resize_square(table_1NC: Tensor, sides: tuple[int, int]) -> Tensor:
 
 
 def _resize_joint(table_1NC: Tensor, target: Tensor, grid: Grid) -> Tensor | None:
-    """A joint table for another grid; None where the grid that it was made for cannot be told."""
+    """A joint table for another grid; None if the grid that it was made for is unknown."""
     old = _old_grid(table_1NC, target, grid)
     if old is None:
         return None
@@ -269,7 +270,7 @@ def _resize_joint(table_1NC: Tensor, target: Tensor, grid: Grid) -> Tensor | Non
 
 
 def _old_grid(table_1NC: Tensor, target: Tensor, grid: Grid) -> Grid | None:
-    """The grid that a joint table was made for: as many frames and other sides (square), or the same sides."""
+    """The grid that a joint table was made for: a square with as many frames, or the same sides; None if neither."""
     rows = table_1NC.shape[1] - (target.shape[1] - math.prod(grid))
     T, H, W = grid
     side = math.isqrt(rows // T)
@@ -279,11 +280,11 @@ def _old_grid(table_1NC: Tensor, target: Tensor, grid: Grid) -> Grid | None:
 
 
 def _skip(name: str, value: Tensor, out: Fit, to_image: bool) -> None:
-    """A name of the weights that the model lacks."""
-    about_time = name in ("cls_token", *_TABLES) or _REL_POS_TIME.search(name)
+    """Record a name of the weights that the model lacks."""
+    needs_time = name in ("cls_token", *_TABLES) or _REL_POS_TIME.search(name)
     if name.startswith(_PRETRAINING):
         reason = "belongs to pretraining"
-    elif to_image and about_time:
+    elif to_image and needs_time:
         reason = "the model of images has none"
     else:
         out.problems[name] = f"unknown to the model, weights {_shape(value)}"

@@ -1,4 +1,4 @@
-"""Which config keys make a model that weights fit: read from names and shapes."""
+"""Config keys of a model that given weights fit, from their names and shapes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ Triple = tuple[int, int, int]
 
 
 def config_hints(state: State) -> dict[str, Any]:
-    """Config keys and values that the weights of an MViT ask for.
+    """Config keys and values that the weights of an MViT need.
 
-    Widths, heads, blocks, tables and pooling kernels leave their mark in names and shapes. Strides do not, where
-    kernels are all alike: they are filled in as published (queries halve the sides where the heads double; keys and
-    values end at stride 1, having begun at 2 to the number of halvings, for images 4). A last stage without key/value
-    pooling, as in weights of 2021, shows in the names and gives a `POOL_KV_STRIDE` list in place of
-    `POOL_KV_STRIDE_ADAPTIVE`.
+    Widths, heads, blocks, tables and pooling kernels follow from names and shapes. Strides do not if all kernels are
+    equal; they are filled in as published: queries halve the sides at the blocks that double the heads; keys and values
+    end at stride 1, and start at 2 to the number of halvings (for images at 4). A last stage without key/value pooling,
+    as in weights of 2021, has no pooling names and gives a `POOL_KV_STRIDE` list instead of `POOL_KV_STRIDE_ADAPTIVE`.
 
     Args:
         state: weights by this project's names.
 
     Returns:
-        Key -> value, ready for a config; empty when these are not the weights of an MViT.
+        Key -> value, ready for a config; empty if these are not the weights of an MViT.
     """
     depth = _depth(state)
     stem = state.get("patch_embed.proj.weight")
@@ -64,7 +63,7 @@ def _rows(state: State, i: int, name: str) -> int:
 
 
 def _head_width(state: State) -> int | None:
-    """Channels of one head, from the first tensor that has exactly those."""
+    """Channels of one head, from the first tensor of that size; None without one."""
     for name, tensor in state.items():
         if re.search(r"\.attn\.(norm_[qkv]|pool_[qkv])\.weight$", name):
             return tensor.shape[0]
@@ -90,18 +89,19 @@ def _widths(state: State, depth: int) -> dict[str, Any]:
 
 
 def _widened(state: State, depth: int) -> list[int]:
-    """Blocks whose attention is wider than that of the block before: where stages begin."""
+    """Blocks whose attention is wider than that of the block before: the starts of stages."""
     attention = [_rows(state, i, "attn.proj.weight") for i in range(depth)]
     return [i for i in range(1, depth) if attention[i] != attention[i - 1]]
 
 
 def _pooling(state: State, depth: int, stages: list[int]) -> dict[str, Any]:
-    """Kernels as they are, strides as the kernels or the custom have them."""
+    """Pooling kernels, and strides from the kernels or, if those are all equal, as published."""
     q, kv = _kernels(state, "q"), _kernels(state, "k")
     if not q and not kv:
         return {}
     hints: dict[str, Any] = {"MVIT.MODE": "conv"}
     kernels = {*q.values(), *kv.values()}
+    # Equal kernels come from POOL_KVQ_KERNEL; otherwise each one is its stride + 1.
     alike = len(kernels) == 1
     hints["MVIT.POOL_KVQ_KERNEL"] = list(min(kernels)) if alike else None
     if alike:
@@ -126,7 +126,7 @@ def _pooling(state: State, depth: int, stages: list[int]) -> dict[str, Any]:
 
 
 def _kernels(state: State, part: str) -> dict[int, Triple]:
-    """Block -> pooling kernel of q or k, for the blocks that have one."""
+    """Block -> pooling kernel of q or k, for blocks that pool."""
     pattern = re.compile(rf"blocks\.(\d+)\.attn\.pool_{part}\.weight$")
     found: dict[int, Triple] = {}
     for name, tensor in state.items():
@@ -137,6 +137,6 @@ def _kernels(state: State, part: str) -> dict[int, Triple]:
 
 
 def _stride(kernel: Triple) -> Triple:
-    """The stride of a kernel that is stride + 1, or 1 where there is no stride."""
+    """The stride of a kernel by the rule kernel = stride + 1; kernel 1 has stride 1."""
     t, h, w = (max(k - 1, 1) for k in kernel)
     return t, h, w

@@ -1,5 +1,5 @@
-"""Names of published image transformers (PiT, PS-ViT, DeiT and ViT), brought to this project's, and those of PiT and
-PS-ViT back.
+"""Names of published image transformers (PiT, PS-ViT, DeiT and ViT) as names of this project, and the reverse for PiT
+and PS-ViT.
 
 here                  naver-ai/pit, timm                yuexy/PS-ViT                     deit, timm
 blocks.i              transformers.s.blocks.j           ps_layers.t.transformer_layer,   blocks.i
@@ -26,7 +26,7 @@ from videovit.models.convert.read import CheckpointError
 State = dict[str, Tensor]
 
 _HEAD = (r"^(head|head_dist)\.(weight|bias)$", r"\1.projection.\2")
-_PS_VIT_STEM = (  # theirs, ours; read from the left on the way here, and from the right on the way back
+_PS_VIT_STEM = (  # theirs, ours
     ("stem.0.", "stem.conv."),
     ("stem.1.", "stem.norm."),
     ("stem.4.bn", "stem.units.0.norm"),
@@ -39,7 +39,7 @@ _PS_VIT_STEM = (  # theirs, ours; read from the left on the way here, and from t
 
 
 def detect_image(names: Iterable[str]) -> str | None:
-    """`pit`, `ps_vit` or `deit` where these are names of one of them, else None."""
+    """`pit`, `ps_vit` or `deit` if these are names of one of them, else None."""
     names = set(names)
     if any(name.startswith("transformers.0.blocks.") for name in names):
         return "pit"
@@ -51,7 +51,7 @@ def detect_image(names: Iterable[str]) -> str | None:
 
 
 def from_pit(state: State) -> State:
-    """naver-ai/pit, and timm's `pit_*`, which counts a pooling to the stage behind it."""
+    """naver-ai/pit, and timm's `pit_*`, which counts a pooling to the stage after it."""
     found = {(int(m[1]), int(m[2])) for name in state if (m := re.match(r"transformers\.(\d+)\.blocks\.(\d+)\.", name))}
     number = {stage_block: i for i, stage_block in enumerate(sorted(found))}
 
@@ -80,10 +80,10 @@ def to_pit(state: State, pools: str = "pools.{before}.") -> State:
 
     Args:
         state: weights by this project's names.
-        pools: beginning of a pooling's names; `{before}` and `{behind}` are the stages around it.
+        pools: beginning of a pooling's names; `{before}` and `{after}` are the stages around it.
 
     Raises:
-        CheckpointError: the weights are about time, which the layout has no place for.
+        CheckpointError: the weights depend on time, which the layout has no place for; or on the shape of the image.
     """
     if "pos_embed_temporal" in state or any(t.dim() == 5 and t.shape[2] > 1 for t in state.values()):
         raise CheckpointError("this layout of PiT is for images; the model has weights over time")
@@ -94,18 +94,18 @@ def to_pit(state: State, pools: str = "pools.{before}.") -> State:
         if match := re.match(r"blocks\.(\d+)\.(pool\.)?", old):
             stage = sum(int(match[1]) >= start for start in starts) - 1
             start = f"transformers.{stage}.blocks.{int(match[1]) - starts[stage]}."
-            name = (pools.format(before=stage - 1, behind=stage) if match[2] else start) + old[match.end() :]
+            name = (pools.format(before=stage - 1, after=stage) if match[2] else start) + old[match.end() :]
         if old == "pos_embed_spatial":
             side = math.isqrt(tensor.shape[1])
             if side * side != tensor.shape[1]:
                 raise CheckpointError(f"the position table of {tensor.shape[1]} rows is not that of a square image")
-            name, tensor = "pos_embed", tensor.transpose(1, 2).unflatten(2, (side, side))
+            name, tensor = "pos_embed", torch.unflatten(tensor.transpose(1, 2), 2, (side, side))
         renamed[name] = tensor.squeeze(2) if tensor.dim() == 5 else tensor
     return renamed
 
 
 def from_ps_vit(state: State) -> State:
-    """yuexy/PS-ViT. Points are made anew (theirs go column by column, which no block can tell).
+    """yuexy/PS-ViT. Points are computed, not loaded; theirs are in another order, which makes no difference to a block.
 
     Raises:
         CheckpointError: copies of the position layer, one per iteration, are not equal.
@@ -130,10 +130,10 @@ def from_ps_vit(state: State) -> State:
 def to_ps_vit(state: State) -> State:
     """The reverse of `from_ps_vit`, for a PS-ViT of images with a block of its own for every iteration.
 
-    Their model also keeps its first points, `point_coord`, which follow from the size of the image: not written.
+    Their buffer of initial points, `point_coord`, follows from the size of the image and is not written.
 
     Raises:
-        CheckpointError: the weights are about time, which the layout has no place for.
+        CheckpointError: the weights depend on time, which the layout has no place for.
     """
     if state["pos_layer.weight"].shape[1] > 2:
         raise CheckpointError("this layout of PS-ViT is for images; the model has weights over time")
@@ -154,7 +154,7 @@ def to_ps_vit(state: State) -> State:
 
 
 def _with_start(name: str, starts: Iterable[tuple[str, str]]) -> str:
-    """The name with the first of the old starts that it has made the new one."""
+    """The name with the first matching start replaced; `starts` holds (old, new)."""
     for old, new in starts:
         if name.startswith(old):
             return new + name[len(old) :]
@@ -162,7 +162,7 @@ def _with_start(name: str, starts: Iterable[tuple[str, str]]) -> str:
 
 
 def from_deit(state: State) -> State:
-    """DeiT, and timm's `deit_*` and `vit_*`: class and distillation token together, patches as clips of one frame."""
+    """DeiT, and timm's `deit_*` and `vit_*`: joins class and distillation token, and adds a time axis to patches."""
     renamed = {}
     for old, tensor in state.items():
         if old == "dist_token":

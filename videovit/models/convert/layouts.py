@@ -1,7 +1,7 @@
-"""Names of other projects' weights, brought to this project's (which are PySlowFast's); here those of MViT.
+"""Names of other projects' MViT weights as names of this project, which are PySlowFast's.
 
-One function per layout, `state -> state`; tensors change their shape only where the other project stores the same
-numbers in another form (torchvision keeps its tables without the leading 1). `detect` tells layouts apart by names.
+One function per layout, `state -> state`. Tensors change their shape only if the other project stores the same numbers
+in another form (torchvision's tables have no leading 1). `detect` recognizes layouts by their names.
 
 Block names on both sides:
 
@@ -25,7 +25,6 @@ from videovit.models.convert.read import CheckpointError
 
 State = dict[str, Tensor]
 
-# Pooling-norm eps of a layout that has one value for it.
 POOL_NORM_EPS = {
     "mvit": 1e-6,
     "pyslowfast_old": 1e-5,
@@ -34,6 +33,7 @@ POOL_NORM_EPS = {
     "torchvision": 1e-6,
     "timm": 1e-6,
 }
+"""Eps of the pooling norms, for layouts that always had the same one."""
 
 _TORCHVISION = (
     (r"^conv_proj\.", "patch_embed.proj."),
@@ -60,10 +60,10 @@ _TIMM = (
 
 
 def detect(names: Iterable[str]) -> str:
-    """The layout that these names are in; `pyslowfast` when nothing speaks for another.
+    """The layout of these names; `pyslowfast` unless they belong to another one.
 
     Raises:
-        CheckpointError: names of a project or a model that is known and not read.
+        CheckpointError: names of a project or a model that is not supported.
     """
     names = set(names)
 
@@ -71,10 +71,12 @@ def detect(names: Iterable[str]) -> str:
         return any(re.match(pattern, name) for name in names)
 
     if some(r"backbone\.|patch_embed\.projection\."):
-        raise CheckpointError("weights of mmaction2 (backbone.patch_embed.projection) are not read; MViTv2 comes from "
-                              "PySlowFast, torchvision or timm")  # fmt: skip
+        raise CheckpointError(
+            "weights of mmaction2 (backbone.patch_embed.projection) are not supported",
+            hint="MViTv2 loads from PySlowFast, torchvision or timm",
+        )
     if some(r"rev_backbone\."):
-        raise CheckpointError("weights of a reversible MViT (names begin with rev_backbone.) are not read")
+        raise CheckpointError("weights of a reversible MViT (names begin with rev_backbone.) are not supported")
     if "conv_proj.weight" in names:
         return "torchvision"
     if some(r"stages\.\d+\.blocks\."):
@@ -90,7 +92,7 @@ def from_pyslowfast(state: State) -> State:
 
 
 def from_torchvision(state: State) -> State:
-    """`mvit_v1_b`, `mvit_v2_s` and everything else that torchvision's `MViT` class builds."""
+    """`mvit_v1_b`, `mvit_v2_s` and every other model of torchvision's `MViT` class."""
     renamed = _rename(state, _TORCHVISION)
     for name, dims in (("cls_token", 1), ("pos_embed_class", 1), ("pos_embed_spatial", 2), ("pos_embed_temporal", 2)):
         if name in renamed and renamed[name].dim() == dims:
@@ -99,12 +101,12 @@ def from_torchvision(state: State) -> State:
 
 
 def from_pytorchvideo(state: State) -> State:
-    """pytorchvideo, from pip (0.1.5) or its repository, whose second names for the same tensors are left out."""
+    """pytorchvideo, from pip (0.1.5) or its repository, which has second names for the same tensors."""
     return _rename({n: t for n, t in state.items() if not is_alias(n)}, _PYTORCHVIDEO)
 
 
 def from_timm(state: State) -> State:
-    """timm's `mvitv2_*`: blocks counted through its stages, two-dimensional pooling."""
+    """timm's `mvitv2_*`: blocks numbered per stage, two-dimensional pooling."""
     return {n: _with_time_axis(n, t) for n, t in _rename(_without_stages(state), _TIMM).items()}
 
 
@@ -120,12 +122,12 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
     "ps_vit": from_ps_vit,
     "deit": from_deit,
 }
-# MODEL.MODEL_NAME of the layouts that only one model has.
 MODEL_OF = {"pit": "PiT", "ps_vit": "PS_ViT", "deit": "ViT"}
+"""MODEL.MODEL_NAME of layouts that belong to a single model."""
 
 
 def is_alias(name: str) -> bool:
-    """Whether this is a second name that pytorchvideo's repository gives to a pooling tensor."""
+    """Whether this is the second name of a pooling tensor in pytorchvideo's repository."""
     return "._attention_pool_" in name
 
 
@@ -140,7 +142,7 @@ def _rename(state: State, rules: Iterable[tuple[str, str]]) -> State:
 
 
 def _without_stages(state: State) -> State:
-    """`stages.s.blocks.j` -> `blocks.i`, i counted from the first stage on."""
+    """`stages.s.blocks.j` -> `blocks.i`, with i counted over all stages."""
     found = {(int(m[1]), int(m[2])) for name in state if (m := re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", name))}
     number = {stage_block: i for i, stage_block in enumerate(sorted(found))}
 
@@ -151,6 +153,6 @@ def _without_stages(state: State) -> State:
 
 
 def _with_time_axis(name: str, tensor: Tensor) -> Tensor:
-    """A convolution of images, (C, c, kh, kw), as one of clips, (C, c, 1, kh, kw); others as they are."""
+    """Add a time axis to convolutions of images: (C, c, kh, kw) to (C, c, 1, kh, kw)."""
     is_conv = name == "patch_embed.proj.weight" or re.search(r"\.pool_[qkv]\.weight$", name)
     return tensor.unsqueeze(2) if is_conv and tensor.dim() == 4 else tensor

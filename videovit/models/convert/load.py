@@ -1,4 +1,4 @@
-"""`load_pretrained`: weights of this project and of others into a model, with a report of what happened."""
+"""`load_pretrained`: load weights of this project or of others into a model, and report what happened."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from videovit.messages import did_you_mean, plural
+from videovit.models.contract import VideoModel
 from videovit.models.convert.adapt import Inflation
 from videovit.models.convert.eps import pool_norm_eps, set_pool_norm_eps, source_eps
 from videovit.models.convert.fit import Fit, fit
@@ -18,6 +20,8 @@ from videovit.models.convert.layouts import LAYOUTS, MODEL_OF, detect
 from videovit.models.convert.read import CheckpointError, Weights, read_weights
 from videovit.models.convert.report import LoadReport
 from videovit.models.convert.wrappers import unwrapped
+from videovit.models.mvit.attention import MultiscaleAttention
+from videovit.models.mvit.model import MViT
 
 _LISTED = 8
 _NAMED = re.compile(r"MODEL_NAME['\"]?\s*:\s*['\"]?(\w+)")
@@ -28,47 +32,51 @@ def load_pretrained(
     path_or_state_dict: str | Path | Mapping[str, Any],
     source: str = "auto",
     *,
-    inflate: Inflation = "centre",
+    inflate: Inflation = "center",
 ) -> LoadReport:
-    """Load weights into a model, strictly but for what a change of classes, size or medium asks for.
+    """Load weights into a model, strictly except for what a change of classes, size or medium requires.
 
-    Tolerated, and reported: a classifier for another number of classes (dropped), position tables for another size
-    (stretched), weights of an image model for clips and the reverse, q, k, v as one projection or three, the last norm
-    missing after pretraining by masking.
+    Tolerated and reported: a classifier for another number of classes (dropped), position tables for another size
+    (stretched), weights of an image model for clips and the reverse, q, k, v as one projection or three, a last norm
+    that masked pretraining does not have.
 
     Args:
-        model: from `build_model`, or any module whose names are those of the weights; wrapped or not.
+        model: from `build_model`, or any module with the names of the weights; wrapped or not.
         path_or_state_dict: file (`.pyth`, `.pth`, `.pt`, `.safetensors`); or a state dict, or a container of one.
-        source: layout of the weights: `auto` recognises it from the names. `pyslowfast` (and this project's own),
+        source: layout of the weights; `auto` detects it from the names. `pyslowfast` (and this project's own),
             `pyslowfast_old` (before June 2022), `mvit` (facebookresearch/mvit), `pytorchvideo` (0.1.5),
             `pytorchvideo_repo`, `torchvision`, `timm` (MViTv2); `pit` (naver-ai or timm), `ps_vit` (yuexy), `deit`
             (deit, timm's `vit_*`).
-        inflate: how convolutions of images get a time axis: `centre` (MViTv2's recipe), `repeat` (PySlowFast's loader)
+        inflate: how convolutions of images get a time axis: `center` (MViTv2's recipe), `repeat` (PySlowFast's loader)
             or `mean`.
 
     Returns:
         The report; `str(report)` is a table.
 
     Raises:
-        CheckpointError: unreadable or of a kind that is not read; or anything but the classifier is missing, unknown or
-            of another shape. The message lists the names and the config keys that would make the model fit. The model
-            is left as it was.
+        CheckpointError: unreadable or not supported; or anything but the classifier is missing, unknown or of another
+            shape. The message lists the names, and the config keys that would make the model fit. The model stays
+            unchanged.
     """
     if source != "auto" and source not in LAYOUTS:
-        raise CheckpointError(f"source is {source!r}; known: auto, {', '.join(LAYOUTS)}")
+        raise CheckpointError(f"source is {source!r}; known: auto, {', '.join(LAYOUTS)}",
+                              near=did_you_mean(source, LAYOUTS))  # fmt: skip
     model = unwrapped(model)
     wanted = dict(model.state_dict())
     weights = read_weights(path_or_state_dict, wanted)
-    head = getattr(model, "head_prefix", "head.")
     notes = _class_token_notes(model, weights)
+    # Modules that are not ours have no position tables that are known here, and by custom their classifier is `head`.
+    grid, head_names = None, VideoModel.head_names
+    if isinstance(model, VideoModel):
+        grid, head_names = model.grid, model.head_names
     is_transformer = any(name.endswith(".attn.proj.weight") for name in wanted)
     layout = source if source != "auto" else detect(weights.state) if is_transformer else "own"
     if is_transformer:
         weights = replace(weights, state=LAYOUTS[layout](weights.state))
-    result = fit(weights.state, wanted, grid=getattr(model, "grid", None), head=head, inflate=inflate)
+    result = fit(weights.state, wanted, grid=grid, head_names=head_names, inflate=inflate)
     if result.problems:
         raise CheckpointError(_complaint(result, weights, wanted, layout))
-    eps, eps_notes = _match_eps(model, weights, layout, asked=source != "auto")
+    eps, eps_notes = _match_eps(model, weights, layout, is_explicit=source != "auto")
     wanted.update(result.state)
     model.load_state_dict(wanted)
     return LoadReport(
@@ -84,47 +92,53 @@ def load_pretrained(
 
 
 def _class_token_notes(model: nn.Module, weights: Weights) -> list[str]:
-    """What to say where images were classified by a class token with pooled queries added, told by 2-D pooling."""
+    """A warning about image models whose class token takes part in residual pooling; 2-D pooling identifies them."""
+    if not isinstance(model, MViT) or model.cls_token is None or model.grid[0] > 1:
+        return []
     has_flat_pools = any(n.endswith(".attn.pool_q.weight") and t.dim() == 4 for n, t in weights.state.items())
-    is_image = (getattr(model, "grid", None) or (0,))[0] == 1
-    adds_queries = any(getattr(module, "residual_pooling", False) for module in model.modules())
-    if not (has_flat_pools and is_image and adds_queries and getattr(model, "cls_token", None) is not None):
+    adds_queries = any(m.residual_pooling for m in model.modules() if isinstance(m, MultiscaleAttention))
+    if not (has_flat_pools and adds_queries):
         return []
     return [
-        "in facebookresearch/mvit and timm the class token too gets its queries added by residual pooling, here and in "
-        "PySlowFast it does not: logits differ from theirs until it is trained"
+        "facebookresearch/mvit and timm add pooled queries to the class token too (residual pooling), PySlowFast and "
+        "this project do not: logits differ from theirs until the class token is trained"
     ]
 
 
-def _match_eps(model: nn.Module, weights: Weights, layout: str, *, asked: bool) -> tuple[float | None, list[str]]:
-    """Set the eps of the weights on the pooling norms of the model, or say that it is not known."""
+def _match_eps(model: nn.Module, weights: Weights, layout: str, *, is_explicit: bool) -> tuple[float | None, list[str]]:
+    """Set the eps of the weights on the pooling norms of the model; a note if it changes or is unknown."""
     own = pool_norm_eps(model)
     if own is None:
         return None, []
-    eps, reason = source_eps(weights, layout, asked=asked)
+    eps, reason = source_eps(weights, layout, is_explicit=is_explicit)
     if eps is None:
         return None, [
-            f"nothing tells the eps of the pooling norms, the model keeps {own:g}; PyTorch weights of PySlowFast from "
-            "before June 2022 want MVIT.POOL_NORM_EPS 1e-5 (source='pyslowfast_old' sets it)"
+            f"the weights do not determine the eps of the pooling norms, the model keeps {own:g}; PyTorch weights of "
+            "PySlowFast from before June 2022 need MVIT.POOL_NORM_EPS 1e-5 (source='pyslowfast_old' sets it)"
         ]
     set_pool_norm_eps(model, eps)
     if eps == own:
         return eps, []
-    advice = f"set MVIT.POOL_NORM_EPS {eps:g}, so that checkpoints made from here are read with it"
+    advice = f"set MVIT.POOL_NORM_EPS {eps:g} for runs that start from these weights"
     return eps, [f"eps of the pooling norms {own:g} -> {eps:g}, {reason}; {advice}"]
 
 
 def _complaint(result: Fit, weights: Weights, wanted: Mapping[str, Any], layout: str) -> str:
-    """Why weights do not fit: the first names of each kind, and the config keys that differ."""
-    lines = [f"{weights.origin} (read as {layout}) does not fit the model; {len(result.problems)} tensors differ:"]
+    """Why weights do not fit: the first names, and the config keys that differ."""
+    number = len(result.problems)
+    lines = [
+        f"{weights.origin} (read as {layout}) does not fit the model; {plural(number, 'tensor')} "
+        f"{'differs' if number == 1 else 'differ'}:"
+    ]
     problems = list(result.problems.items())
     lines += [f"  {name}: {why}" for name, why in problems[:_LISTED]]
-    if len(problems) > _LISTED:
-        lines.append(f"  ... and {len(problems) - _LISTED} more")
+    if number > _LISTED:
+        lines.append(f"  ... and {number - _LISTED} more")
     if layout in MODEL_OF:
-        return "\n".join([*lines, f"weights in this layout are those of MODEL.MODEL_NAME {MODEL_OF[layout]}"])
+        return "\n".join([*lines, f"weights in this layout belong to MODEL.MODEL_NAME {MODEL_OF[layout]}"])
     named = _NAMED.search(weights.cfg)
-    if named and named[1] != "MViT":  # hints are read from names that other models share with it
+    # Hints are read from names that other models have in common with MViT.
+    if named and named[1] != "MViT":
         return "\n".join([*lines, f"the config in the file says MODEL.MODEL_NAME {named[1]}"])
     theirs, ours = config_hints(weights.state), config_hints(wanted)
     keys = [k for k in theirs if k != "MODEL.NUM_CLASSES" and k in ours and theirs[k] != ours[k]]

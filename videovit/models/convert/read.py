@@ -1,4 +1,4 @@
-"""Weight files, read without running anything that they contain.
+"""Reading of weight files without running code that they contain.
 
 `.pyth`, `.pth`, `.pt` (tensors and plain values only) and `.safetensors`; containers of PySlowFast and pytorchvideo
 (`model_state`), Lightning (`state_dict`), timm (`state_dict_ema`, `state_dict`) and DeiT (`model`), or a bare state
@@ -22,11 +22,11 @@ from videovit.errors import UserError
 from videovit.models.convert.wrappers import COUNTERS, strip_prefixes
 
 SHARDED_SUFFIX = ".dcp"  # of a folder
-# Where a trainer kept averaged weights too, those are the ones that it published and tested.
+# In order of preference: a trainer that keeps averaged weights publishes and tests those.
 CONTAINERS = ("model_state", "state_dict_ema", "state_dict", "model")
-_TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # how files written before torch 1.6 begin
+_TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # first bytes of files written before torch 1.6
 
-# What PyTorch's reader has been seen to raise on files with flipped or missing bytes.
+# PyTorch's reader raises any of these on files with flipped or missing bytes.
 _DAMAGED = (
     pickle.UnpicklingError,
     struct.error,
@@ -42,18 +42,18 @@ _DAMAGED = (
 
 
 class CheckpointError(UserError):
-    """A weight file is missing, damaged, of a kind that is not read, or does not fit the model."""
+    """A weight file is missing, damaged, not supported, or does not fit the model."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a weight file holds.
+    """The content of a weight file.
 
     Attributes:
         state: names without wrapper prefixes -> tensors.
-        cfg: text of the config saved beside the weights; empty when there is none.
-        pool_norm_eps: eps of the pooling norms saved beside the weights; None when it was not.
-        origin: where they came from, for messages.
+        cfg: text of the config saved beside the weights; empty without one.
+        pool_norm_eps: eps of the pooling norms saved beside the weights; None without one.
+        origin: the file, for messages.
     """
 
     state: dict[str, Tensor]
@@ -66,14 +66,14 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """The content of a weight file, on the CPU.
 
     Args:
-        path: `.safetensors`, or anything that `torch.save` wrote; or the folder of a sharded checkpoint, `.dcp`.
+        path: `.safetensors`, a file of `torch.save`, or the folder of a sharded checkpoint, `.dcp`.
 
     Returns:
-        The top-level dict as it stands in the file.
+        The top-level dict of the file.
 
     Raises:
-        CheckpointError: missing, truncated, a plain pickle (Caffe2), or holding objects other than tensors and plain
-            values (numpy numbers among them).
+        CheckpointError: missing, truncated, a plain pickle (Caffe2), or with objects other than tensors and plain
+            values (NumPy numbers included).
     """
     path = Path(path)
     is_folder = path.suffix == SHARDED_SUFFIX and path.is_dir()
@@ -92,7 +92,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def _read_folder(path: Path) -> Any:
-    # torch.distributed.checkpoint takes a second to import, and most readers never see such a folder.
+    # Importing torch.distributed.checkpoint takes a second, and most runs never read such a folder.
     from torch.distributed.checkpoint.api import CheckpointException
 
     from videovit.models.convert.shards import read_shards
@@ -109,7 +109,7 @@ def _read_folder(path: Path) -> Any:
 def _read_pickle(path: Path) -> Any:
     _refuse_plain_pickle(path)
     try:
-        # timm writes the command line beside the weights: a record of plain values, which runs nothing when it is read.
+        # timm saves its arguments beside the weights: a record of plain values, which is safe to unpickle.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
@@ -117,26 +117,28 @@ def _read_pickle(path: Path) -> Any:
 
 
 def read_weights(source: str | Path | Mapping[str, Any], own_names: Collection[str] = ()) -> Weights:
-    """Weights of a file, or of a dict already in memory, out of their container and without wrapper prefixes.
+    """Weights of a file or a dict in memory, taken out of their container and without wrapper prefixes.
 
     Args:
         source: path; or a state dict, or a container of one (`{"model_state": ...}`).
-        own_names: names of the model, which are never taken for prefixed ones.
+        own_names: names of the model, which are never shortened.
 
     Raises:
-        CheckpointError: as `read_file`; a Caffe2 container; or no tensors found.
+        CheckpointError: as `read_file`; a Caffe2 container; or no tensors in it.
     """
     origin = "the state dict" if isinstance(source, Mapping) else str(source)
     content: Mapping[str, Any] = source if isinstance(source, Mapping) else read_file(source)
     if "blobs" in content:
-        raise CheckpointError(f"{origin}: Caffe2 weights are not read; use the PyTorch file of the same model")
+        raise CheckpointError(
+            "Caffe2 weights are not supported", where=origin, hint="Use the PyTorch file of the same model"
+        )
     inner: Any = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), content)
     counters = set(COUNTERS).difference(own_names)
     state = {name: value for name, value in inner.items() if isinstance(value, Tensor) and name not in counters}
     if not state:
         keys = ", ".join(sorted(map(str, content))[:5]) or "none"
-        raise CheckpointError(f"{origin}: no tensors in it; expected a state dict, or one under the key model_state; "
-                              f"found the keys {keys}")  # fmt: skip
+        expected = "expected a state dict, or one under the key model_state"
+        raise CheckpointError(f"no tensors in it; {expected}; found the keys {keys}", where=origin)
     cfg, eps = content.get("cfg"), content.get("pool_norm_eps")
     return Weights(
         state=strip_prefixes(state, own_names),
@@ -150,14 +152,14 @@ def _as_number(value: Any, what: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{what}: expected a number, found {value!r}") from error
+        raise CheckpointError(where=what, found=value, expected="a number") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise CheckpointError(f"{path}: reading it takes the package safetensors (pip install safetensors)") from error
+        raise CheckpointError(f"{path}: reading it needs the package safetensors (pip install safetensors)") from error
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -171,16 +173,17 @@ def _refuse_plain_pickle(path: Path) -> None:
         head = file.read(len(_TORCH_MAGIC))
     if path.suffix == ".pkl" or (head[:1] == b"\x80" and head != _TORCH_MAGIC):
         raise CheckpointError(
-            f"{path}: a plain Python pickle, the form of Caffe2 weights, is not read (opening one can run code); "
-            "use the PyTorch file (.pyth, .pth) of the same model"
+            "a plain Python pickle, the format of Caffe2 weights, is not supported (opening one can run code)",
+            where=path,
+            hint="Use the PyTorch file (.pyth, .pth) of the same model",
         )
 
 
 def _why(message: str) -> str:
-    """The reason of a failed read in one sentence."""
+    """Why a read failed, from PyTorch's message."""
     if "numpy" in message:
         return (
-            "holds numpy numbers beside its weights, which the safe reader refuses; if you trust its origin, save the "
+            "has numpy numbers beside its weights, which the safe reader refuses; if you trust its origin, save the "
             "weights alone once: state = torch.load(old, weights_only=False)['model_state']; "
             "torch.save({'model_state': state}, new)"
         )
@@ -188,5 +191,5 @@ def _why(message: str) -> str:
         return "not a weight file of PyTorch"
     if "weights_only" in message or "Unsupported" in message:
         first = next((line.strip() for line in message.splitlines() if "Unsupported" in line), "")
-        return f"holds objects other than tensors and plain values, which are not read {first}".rstrip()
+        return f"has objects other than tensors and plain values, which are not supported {first}".rstrip()
     return f"not a readable weight file: {message.splitlines()[0][:200] if message else 'no reason given'}"

@@ -1,4 +1,6 @@
-"""What became of every tensor when weights were loaded."""
+"""The report on loaded weights: what happened to every tensor."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 
@@ -8,14 +10,14 @@ class LoadReport:
     """The outcome of `load_pretrained`; `str(report)` is a table.
 
     Attributes:
-        source: layout the weights were read as; `own` where names are taken as they are (models other than MViT).
-        loaded: names of the model taken over as they are (renamed, joined or split where the layout asks for it).
+        source: layout that the weights were read as; `own` if names were taken as they are (convolutional networks).
+        loaded: names of the model whose values are those of the file (renamed, joined or split as the layout requires).
         resized: names of the model whose values were changed to fit; `how` says in which way.
         skipped: names of the file that were not used.
-        missing: names of the model that keep their initial values (the head; nothing else is tolerated unsaid).
+        missing: names of the model that keep their initial values: the head, and what `how` explains.
         how: name -> what was done to it, or why it was left out.
-        notes: sentences for the reader, warnings included.
-        pool_norm_eps: eps set on the pooling norms; None when it was left alone.
+        notes: sentences for the user, warnings included.
+        pool_norm_eps: eps set on the pooling norms; None if it was left alone.
     """
 
     source: str
@@ -28,12 +30,11 @@ class LoadReport:
     pool_norm_eps: float | None = None
 
     def __str__(self) -> str:
-        counts = [(title, getattr(self, title)) for title in ("loaded", "resized", "skipped", "missing")]
-        lines = [
-            f"weights in the layout {self.source}: " + ", ".join(f"{len(names)} {title}" for title, names in counts)
-        ]
-        width = max((len(n) for _, names in counts[1:] for n in names), default=0)
-        for title, names in counts[1:]:
+        listed = {"resized": self.resized, "skipped": self.skipped, "missing": self.missing}
+        counts = [f"{len(names)} {title}" for title, names in {"loaded": self.loaded, **listed}.items()]
+        lines = [f"weights in the layout {self.source}: {', '.join(counts)}"]
+        width = max((len(name) for names in listed.values() for name in names), default=0)
+        for title, names in listed.items():
             lines += [f"  {title:8} {name:{width}}  {self.how.get(name, '')}".rstrip() for name in names]
         if self.pool_norm_eps is not None:
             lines.append(f"  eps of the pooling norms: {self.pool_norm_eps:g}")

@@ -1,8 +1,8 @@
-"""Sharded checkpoints of this project, read in one piece without running anything that they contain.
+"""Reading of sharded checkpoints of this project in one piece, without running code that they contain.
 
-A folder `checkpoint_epoch_00010.dcp` as `torch.distributed.checkpoint` writes it, one `.distcp` file a process and an
-index, `.metadata`; and beside them `rest.pyth`: what a whole checkpoint holds, with a shape in the place of each
-sharded tensor. The tensor at `content["a"]["b"]` has the name `a/b` in the index.
+A folder `checkpoint_epoch_00010.dcp` holds the files of `torch.distributed.checkpoint`, one `.distcp` file per process
+and an index, `.metadata`; and `rest.pyth`: the content of a whole checkpoint, with a tensor on `meta` in place of each
+sharded one. The tensor at `content["a"]["b"]` has the name `a/b` in the index.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 REST = "rest.pyth"
 INDEX = ".metadata"
 
-# The index is a pickle; these are all the names that one written by PyTorch mentions. None of them does anything.
+# The index is a pickle. These are all the names in an index that PyTorch writes; none of them has side effects.
 _PLAIN = {
     "collections": {"OrderedDict"},
     "pathlib": {"PosixPath"},
@@ -44,18 +45,18 @@ _PLAIN = {
 class _IndexUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name not in _PLAIN.get(module, ()):
-            raise pickle.UnpicklingError(f"its index names {module}.{name}, which is not part of one")
+            raise pickle.UnpicklingError(f"its index contains {module}.{name}, which does not belong there")
         return super().find_class(module, name)
 
 
-class _Reader(dcp.FileSystemReader):
-    """PyTorch's, which would run whatever an index asks for and open whatever file it names."""
+class _Reader(FileSystemReader):
+    """PyTorch's reader, which would run any code in an index and open any file, with both restricted."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with open(Path(self.path) / INDEX, "rb") as file:
             index = _IndexUnpickler(file).load()
         if not isinstance(index, Metadata) or not isinstance(index.storage_data, dict):
-            raise pickle.UnpicklingError("its index is not one")
+            raise pickle.UnpicklingError("its index is of another type")
         for place in index.storage_data.values():
             name = Path(place.relative_path)
             if name.name != str(name) or (Path(self.path) / name).is_symlink():
@@ -64,17 +65,19 @@ class _Reader(dcp.FileSystemReader):
 
 
 def read_shards(folder: Path) -> dict[str, Any]:
-    """The content of a sharded checkpoint, as the same checkpoint in one file would have it.
+    """The content of a sharded checkpoint, equal to the same checkpoint in one file.
 
     Raises:
-        CheckpointException, OSError and what `torch.load` raises: a file is missing or damaged.
+        CheckpointException, OSError and everything that `torch.load` raises: a file is missing or damaged.
     """
     content: Any = torch.load(folder / REST, map_location="cpu", weights_only=True)
     tensors = {name: torch.zeros_like(shape, device="cpu") for name, shape in _shapes(content, "")}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is ")  # one process reads all of it, and means to
-        dcp.load(tensors, storage_reader=_Reader(folder), no_dist=True)
-    return _filled(content, "", tensors)
+        # PyTorch warns that one process reads everything, which is the purpose here.
+        warnings.filterwarnings("ignore", "torch.distributed is ")
+        load(tensors, storage_reader=_Reader(folder), no_dist=True)
+    whole: dict[str, Any] = _filled(content, "", tensors)
+    return whole
 
 
 def _shapes(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:

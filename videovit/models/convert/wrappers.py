@@ -1,4 +1,4 @@
-"""What stands around a model while it trains, and the marks that it leaves in names."""
+"""Wrappers around a model during training, and the prefixes that they leave in names."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def strip_prefixes(state: Mapping[str, Tensor], own_names: Collection[str] = ()) -> dict[str, Tensor]:
-    """Names without what wrappers and trainers put in front of every one of them.
+    """Names without the prefixes of wrappers and trainers, which all of them share.
 
     Args:
         state: name -> tensor.
         own_names: names that are right as they are, whatever they begin with.
 
     Returns:
-        The same tensors; names lose the prefixes that all of them share.
+        The same tensors by shorter names.
     """
     own = set(own_names)
     names = list(state)

@@ -1,1 +1,1 @@
-"""Heads that answer for boxes instead of whole clips."""
+"""Heads that classify boxes instead of whole clips."""

@@ -1,1 +1,1 @@
-"""Networks of other projects, adapted to the contract of this project's models."""
+"""Adapters of other projects' networks."""

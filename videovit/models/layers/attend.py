@@ -1,8 +1,10 @@
 """softmax(q k^T) v, with or without decomposed relative positions.
 
 B clips, T H W grid in tokens, N query tokens, L key/value tokens (class token first), M heads, D head width,
-X positions of the keys along one axis.
+X positions of the keys along one axis, P extra channels.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -11,22 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videovit.models.layers.maps import record, recording
+from videovit.models.contract import Grid
+from videovit.models.layers.maps import record
 
-Grid = tuple[int, int, int]
-# One term per axis (t, h, w): (B, T, H, W, M, X), or None where the axis has no relative positions.
 Terms = Sequence[Tensor | None]
+"""One term per axis (t, h, w): (B, T, H, W, M, X), or None for an axis without relative positions."""
 
-# Scores of one chunk of queries: few enough to stay in the cache between the two products.
-_CHUNK_SCORES = 850_000
 _FEW_KEYS = 1024
 
 
 def attend(q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float) -> Tensor:
-    """softmax(q k^T * scale) v by the quickest exact route of the device.
-
-    `scaled_dot_product_attention`, but where plain products are quicker (bf16 on CPUs), those; and on `meta`, so that
-    counters see them.
+    """softmax(q k^T * scale) v by the faster of two exact routes: PyTorch's fused kernel, or plain products.
 
     Args:
         q_BNMD: (B, N, M, D).
@@ -37,43 +34,37 @@ def attend(q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float) -> Tens
     Returns:
         (B, N, M, D').
     """
-    if recording():
+    if products_are_faster(q_BNMD, k_BLMD):
         return apply_map(attention_map(q_BNMD, k_BLMD, scale), v_BLMD)
-    if q_BNMD.is_meta or _products_are_quicker(q_BNMD, k_BLMD):
-        return attend_in_chunks(q_BNMD, k_BLMD, v_BLMD, scale)
     q, k, v = q_BNMD.transpose(1, 2), k_BLMD.transpose(1, 2), v_BLMD.transpose(1, 2)
     width = v.shape[-1]
+    # The fused kernels want equal widths. Zeros cost little; the unfused fallback would hold the scores.
     if width < q.shape[-1]:
         v = F.pad(v, (0, q.shape[-1] - width))
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)[..., :width]
 
 
-def _products_are_quicker(q_BNMD: Tensor, k_BLMD: Tensor) -> bool:
-    """Whether plain products beat PyTorch's kernel: bf16 on a CPU.
+def products_are_faster(q_BNMD: Tensor, k_BLMD: Tensor) -> bool:
+    """Whether plain products beat PyTorch's fused kernel: bf16 on a CPU.
 
-    Its bf16 kernel is written for CPUs that multiply in tiles (Intel AMX); even there its backward only wins over many
-    keys. Measured, see docs/performance.md.
+    The fused bf16 kernel is written for CPUs that multiply in tiles (Intel AMX); even there its backward pass wins only
+    over many keys. Measured, see docs/performance.md.
     """
     if q_BNMD.device.type != "cpu" or q_BNMD.dtype != torch.bfloat16:
         return False
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    has_tiles = bool(probe and probe())
-    return not has_tiles or (torch.is_grad_enabled() and k_BLMD.shape[1] <= _FEW_KEYS)
+    return not torch.cpu._is_amx_tile_supported() or (torch.is_grad_enabled() and k_BLMD.shape[1] <= _FEW_KEYS)
 
 
-def attend_in_chunks(q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float) -> Tensor:
-    """`attend` as two products and a softmax, over chunks of queries; in one piece where gradients are wanted."""
-    q_BMND, v_BMLD = q_BNMD.transpose(1, 2), v_BLMD.transpose(1, 2)
-    keys_BMDL = (k_BLMD * scale).permute(0, 2, 3, 1)
-    B, N, M, _ = q_BNMD.shape
-    rows = max(64, _CHUNK_SCORES // (B * M * k_BLMD.shape[1]))
-    if torch.is_grad_enabled() or q_BNMD.is_meta or rows >= N:
-        return ((q_BMND @ keys_BMDL).softmax(dim=-1) @ v_BMLD).transpose(1, 2)
-    out_BNMD = q_BNMD.new_empty(B, N, M, v_BLMD.shape[-1])
-    for start in range(0, N, rows):
-        chunk = slice(start, start + rows)
-        out_BNMD[:, chunk] = ((q_BMND[:, :, chunk] @ keys_BMDL).softmax(dim=-1) @ v_BMLD).transpose(1, 2)
-    return out_BNMD
+def attention_map(q_BNMD: Tensor, k_BLMD: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T * scale), (B, M, N, L)."""
+    # Scaling the keys, not the scores: there are far fewer of them.
+    return (q_BNMD.transpose(1, 2) @ (k_BLMD * scale).permute(0, 2, 3, 1)).softmax(dim=-1)
+
+
+def apply_map(map_BMNL: Tensor, v_BLMD: Tensor) -> Tensor:
+    """Values (B, L, M, D) weighted by an attention map (B, M, N, L): (B, N, M, D)."""
+    record(map_BMNL)
+    return (map_BMNL.to(v_BLMD.dtype) @ v_BLMD.transpose(1, 2)).transpose(1, 2)
 
 
 def relative_terms(q_BTHWMD: Tensor, rows: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -96,40 +87,20 @@ def relative_terms(q_BTHWMD: Tensor, rows: Sequence[Tensor | None]) -> list[Tens
     ]
 
 
-def attend_relative_plain(
-    q_BTHWMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float, terms: Terms, kv_grid: Grid
-) -> Tensor:
-    """Attention with relative positions as it is defined, with a tensor of the size of the scores.
-
-    Counted on `meta`; elsewhere it only serves to test `attend_relative`, which gives the same without that tensor.
-    Arguments and result as there, but for the keys' grid.
-    """
-    return apply_map(relative_map(q_BTHWMD, k_BLMD, scale, terms, kv_grid), v_BLMD)
-
-
-def attention_map(q_BNMD: Tensor, k_BLMD: Tensor, scale: float) -> Tensor:
-    """softmax(q k^T * scale), (B, M, N, L)."""
-    return (q_BNMD.transpose(1, 2) @ (k_BLMD * scale).permute(0, 2, 3, 1)).softmax(dim=-1)
-
-
-def apply_map(map_BMNL: Tensor, v_BLMD: Tensor) -> Tensor:
-    """Values (B, L, M, D) weighted by an attention map (B, M, N, L): (B, N, M, D)."""
-    record(map_BMNL)
-    return (map_BMNL.to(v_BLMD.dtype) @ v_BLMD.transpose(1, 2)).transpose(1, 2)
-
-
 def relative_map(q_BTHWMD: Tensor, k_BLMD: Tensor, scale: float, terms: Terms, kv_grid: Grid) -> Tensor:
-    """`attention_map` with relative positions: every axis adds its term to the scores.
+    """`attention_map` with relative positions as they are defined: every axis adds its term to the scores.
 
     Args:
         q_BTHWMD: queries of the grid.
-        k_BLMD: keys; where L exceeds the grid by one, the first is the class token, which has no position.
+        k_BLMD: keys; if L exceeds the grid by one, the first is the class token, which has no position.
         scale: factor on the scores, terms included.
         terms: from `relative_terms`.
         kv_grid: (T', H', W') of the keys.
 
     Returns:
         (B, M, N, L), N = T * H * W.
+
+    Source: MViTv2 (arXiv 2112.01526), eq. 4.
     """
     q_BNMD = q_BTHWMD.flatten(1, 3)
     B, N, M, _ = q_BNMD.shape
@@ -137,6 +108,7 @@ def relative_map(q_BTHWMD: Tensor, k_BLMD: Tensor, scale: float, terms: Terms, k
     bias = q_BNMD.new_zeros(B, M, N, *kv_grid)
     for axis, term in enumerate(terms):
         if term is not None:
+            # An axis says nothing about the other two: its term is broadcast along them.
             shape = [kv_grid[axis] if a == axis else 1 for a in range(3)]
             bias = bias + term.flatten(1, 3).transpose(1, 2).reshape(B, M, N, *shape)
     bias_BMNL = F.pad(bias.reshape(B, M, N, num_grid), (k_BLMD.shape[1] - num_grid, 0))
@@ -154,11 +126,11 @@ def key_positions(kv_grid: Grid, axes: Sequence[bool], num_cls: int, like: Tenso
         like: gives dtype and device.
 
     Returns:
-        (L, sum of the chosen sides).
+        (L, P), P the sum of the chosen sides.
     """
     columns = []
-    for axis, wanted in enumerate(axes):
-        if wanted:
+    for axis, is_relative in enumerate(axes):
+        if is_relative:
             side = kv_grid[axis]
             shape = [side if a == axis else 1 for a in range(3)]
             ones = torch.eye(side, dtype=like.dtype, device=like.device).view(*shape, side)
@@ -166,32 +138,30 @@ def key_positions(kv_grid: Grid, axes: Sequence[bool], num_cls: int, like: Tenso
     return F.pad(torch.cat(columns, dim=-1), (0, 0, num_cls, 0))
 
 
-def attend_relative(
-    q_BTHWMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float, terms: Terms, positions_LX: Tensor
-) -> Tensor:
-    """Attention with relative positions through the ordinary kernel: positions become extra channels.
+def with_positions(q_BTHWMD: Tensor, k_BLMD: Tensor, terms: Terms, positions_LP: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys whose scalar product includes the relative positions, so that ordinary attention computes them.
 
-    A query carries its terms behind its channels and a key carries ones at its own position, so that one scalar
-    product sums both:
+    A query carries its terms as extra channels and a key carries ones at its own position:
 
         q' = [q, q.R_t, q.R_h, q.R_w]      k' = [k, one_t, one_h, one_w]      q'.k' = q.k + R_t + R_h + R_w
 
+    No tensor of the size of the scores is needed, which the definition (`relative_map`) cannot avoid.
+
     Args:
         q_BTHWMD: queries of the grid.
-        k_BLMD, v_BLMD: keys and values.
-        scale: factor on the scores, terms included.
+        k_BLMD: keys.
         terms: from `relative_terms`.
-        positions_LX: from `key_positions`.
+        positions_LP: from `key_positions`.
 
     Returns:
-        (B, N, M, D), N = T * H * W.
+        (B, N, M, D + P), N = T * H * W, and (B, L, M, D + P); P rounded up.
     """
     B, L, M, D = k_BLMD.shape
     extra = [term for term in terms if term is not None]
-    # Widths that are multiples of 8 keep every kernel on its quick path.
-    spare = -(D + positions_LX.shape[-1]) % 8
+    # Widths that are multiples of 8 keep every kernel on its fast path.
+    spare = -(D + positions_LP.shape[-1]) % 8
     if spare:
         extra.append(q_BTHWMD.new_zeros(1).expand(*q_BTHWMD.shape[:-1], spare))
     q_BNMD = torch.cat([q_BTHWMD, *extra], dim=-1).flatten(1, 3)
-    positions = F.pad(positions_LX, (0, spare))[None, :, None].expand(B, L, M, -1)
-    return attend(q_BNMD, torch.cat([k_BLMD, positions], dim=-1), v_BLMD, scale)
+    positions = F.pad(positions_LP, (0, spare))[None, :, None].expand(B, L, M, -1)
+    return q_BNMD, torch.cat([k_BLMD, positions], dim=-1)

@@ -1,4 +1,6 @@
-"""What turns a clip's features into logits."""
+"""The classifier of clips."""
+
+from __future__ import annotations
 
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ class ClassifierHead(nn.Module):
         dim: channels of the features.
         num_classes: K.
         dropout: probability of the dropout before the layer.
-        init_scale: factor on the initial weight and bias of the layer.
+        init_scale: factor on the initial weights of the layer.
     """
 
     def __init__(self, dim: int, num_classes: int, *, dropout: float = 0.0, init_scale: float = 1.0) -> None:
@@ -20,7 +22,7 @@ class ClassifierHead(nn.Module):
         self.init_scale = init_scale
 
     def init_weights(self) -> None:
-        """Truncated normal (0.02) weight and zero bias, both times `init_scale`."""
+        """Truncated normal (0.02) weight times `init_scale`, zero bias."""
         nn.init.trunc_normal_(self.projection.weight, std=0.02)
         nn.init.zeros_(self.projection.bias)
         self.projection.weight.data.mul_(self.init_scale)

@@ -1,25 +1,27 @@
-"""Position tables: resizing, and rows of a relative table for a query and a key axis.
+"""Position tables: resizing them, and the rows of a relative table for one axis of queries and keys.
 
 B clips, T H W grid in tokens, N tokens, C channels, D head width, L rows of a relative table (offsets).
 """
+
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Grid = tuple[int, int, int]
+from videovit.models.contract import Grid
 
 
 def resize_pos_embed(table_1NC: Tensor, old: Grid, new: Grid) -> Tensor:
     """Stretch an absolute position table from one grid to another: bicubic in space, linear in time.
 
     Args:
-        table_1NC: (1, T * H * W, C), row-major over `old`; no class token row.
-        old: (T, H, W) the table was made for.
-        new: (T, H, W) wanted.
+        table_1NC: (1, T * H * W, C), row-major over `old`, without a row for the class token.
+        old: (T, H, W) in tokens that the table was made for.
+        new: (T', H', W') in tokens.
 
     Returns:
-        (1, T' * H' * W', C); `table_1NC` itself when the grids agree.
+        (1, T' * H' * W', C); `table_1NC` itself if the grids agree.
 
     Source: PySlowFast's checkpoint loader (spatial bicubic, temporal linear).
     """
@@ -40,10 +42,10 @@ def resize_rel_pos(table_LD: Tensor, length: int) -> Tensor:
 
     Args:
         table_LD: (L, D), one row per offset.
-        length: wanted number of rows.
+        length: number of rows to return.
 
     Returns:
-        (length, D); `table_LD` itself when L == length.
+        (length, D); `table_LD` itself if L == length.
 
     Source: MViTv2 (arXiv 2112.01526), section 4.1.
     """
@@ -53,10 +55,11 @@ def resize_rel_pos(table_LD: Tensor, length: int) -> Tensor:
 
 
 def _stretch(table: Tensor, length: int) -> Tensor:
-    """Linear interpolation along the first axis, pixel centres as in images.
+    """Linear interpolation along the first axis, with the pixel centers of images.
 
-    As `torch.nn.functional.interpolate` has it, whose gradient on GPUs differs from run to run.
+    Equal to `torch.nn.functional.interpolate`, whose gradient on GPUs varies between runs.
     """
+    # Interpolation weights in bf16 would round twice.
     last, wide = len(table) - 1, torch.promote_types(table.dtype, torch.float32)
     at = ((torch.arange(length, device=table.device, dtype=wide) + 0.5) * (len(table) / length) - 0.5).clamp(0, last)
     low = at.long()
@@ -68,19 +71,19 @@ def _stretch(table: Tensor, length: int) -> Tensor:
 def gather_rel_pos(table_LD: Tensor, num_q: int, num_k: int) -> Tensor:
     """Rows of a relative table for every (query, key) position along one axis.
 
-    The coarser axis counts in steps of the finer one, and the offset 0 stands in the middle row:
+    Positions of the coarser axis are counted in those of the finer one, and offset 0 is the middle row:
 
         offset(i, j) = i * max(K / Q, 1) - j * max(Q / K, 1) + (K - 1) * max(Q / K, 1)
 
     Args:
-        table_LD: (L, D); stretched first when L is not 2 * max(Q, K) - 1.
+        table_LD: (L, D); stretched first if L is not 2 * max(Q, K) - 1.
         num_q: Q, positions of queries.
         num_k: K, positions of keys.
 
     Returns:
         (Q, K, D).
 
-    Source: MViTv2 (arXiv 2112.01526), eq. 4; fractional offsets are cut as in PySlowFast.
+    Source: MViTv2 (arXiv 2112.01526), eq. 4; fractional offsets are truncated as in PySlowFast.
     """
     table_LD = resize_rel_pos(table_LD, 2 * max(num_q, num_k) - 1)
     q_step, k_step = max(num_k / num_q, 1.0), max(num_q / num_k, 1.0)

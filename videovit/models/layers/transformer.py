@@ -1,35 +1,27 @@
-"""Blocks of a plain vision transformer, and what every classifier by class token has in common.
+"""Blocks of a plain vision transformer, and the base of models that classify by a class token.
 
 B clips, N tokens, C channels, M heads, D head width, X class tokens (one, or two with distillation), K classes.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videovit.models.cpu.derived import forget_derived, forget_passing
-from videovit.models.layers.attend import attend
-from videovit.models.layers.basic import DropPath, Linear, Mlp, SizeError, add_branch
+from videovit.errors import UserError
+from videovit.models.contract import AttentionModel, DistilledLogits, Features, Grid, HasPlainForm
+from videovit.models.layers.attend import apply_map, attend, attention_map
+from videovit.models.layers.basic import DropPath, Mlp, add_branch
 from videovit.models.layers.heads import ClassifierHead
+from videovit.models.layers.maps import attention_maps
 
 
-class DistilledLogits(NamedTuple):
-    """What a distilled model answers in training: two classifiers, (B, K) each.
-
-    Attributes:
-        logits: of the class token, for the labels.
-        distillation: of the distillation token, for the teacher.
-
-    Source: DeiT (arXiv 2012.12877), section 4.
-    """
-
-    logits: Tensor
-    distillation: Tensor
-
-
-class Attention(nn.Module):
+class Attention(HasPlainForm):
     """Multi-head self-attention over all tokens.
 
     Args:
@@ -39,24 +31,34 @@ class Attention(nn.Module):
         dropout: after the output projection.
 
     Raises:
-        SizeError: `num_heads` does not divide `dim`.
+        UserError: `num_heads` does not divide `dim`.
+
+    Source: Transformer (arXiv 1706.03762), section 3.2.
     """
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         if dim % num_heads:
-            raise SizeError(f"{dim} channels cannot be divided among {num_heads} heads equally")
+            raise UserError(f"{dim} channels cannot be divided among {num_heads} heads equally")
         self.num_heads, self.width = num_heads, dim // num_heads
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = Linear(dim, dim)
+        self.scale = self.width**-0.5
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         """(B, N, C) of (B, N, C)."""
-        q_BNMD, k_BNMD, v_BNMD = self.qkv(x_BNC).unflatten(-1, (3, self.num_heads, self.width)).unbind(2)
-        out_BNMD = attend(q_BNMD, k_BNMD, v_BNMD, self.width**-0.5)
+        qkv = torch.unflatten(self.qkv(x_BNC), -1, (3, self.num_heads, self.width))
+        q_BNMD, k_BNMD, v_BNMD = qkv.unbind(2)
+        if self.plain:
+            out_BNMD = apply_map(attention_map(q_BNMD, k_BNMD, self.scale), v_BNMD)
+        else:
+            out_BNMD = self._attend(q_BNMD, k_BNMD, v_BNMD)
         out_BNC: Tensor = self.dropout(self.proj(out_BNMD.flatten(2)))
         return out_BNC
+
+    def _attend(self, q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor) -> Tensor:
+        return attend(q_BNMD, k_BLMD, v_BLMD, self.scale)
 
 
 class Block(nn.Module):
@@ -67,8 +69,8 @@ class Block(nn.Module):
         num_heads: M.
         mlp_ratio: hidden channels of the MLP over C.
         qkv_bias: as in `Attention`.
-        dropout: behind the attention, and inside the MLP.
-        drop_path: probability of leaving a branch out.
+        dropout: after the attention, and inside the MLP.
+        drop_path: probability of dropping a branch.
         eps: of both norms.
 
     Source: ViT (arXiv 2010.11929), eqs. 2 and 3.
@@ -98,22 +100,29 @@ class Block(nn.Module):
         return add_branch(x_BNC, self.mlp(self.norm2(x_BNC)), self.drop_path.draw(x_BNC))
 
 
-class ClassTokenModel(nn.Module):
-    """A model that classifies by its class token, and learns from a teacher by a second one where it is distilled.
+class ClassTokenModel(AttentionModel):
+    """Base of models that classify by a class token, and with distillation also by a second one.
+
+    A subclass sets `in_channels`, `grid` and `blocks`, and implements `_encode`.
 
     Args:
         dim: channels of the first tokens.
         dim_out: channels of the last tokens.
         num_classes: K.
-        cls_token: whether there is a class token at all; a model without one has to say what it classifies by.
-        distilled: whether there is a distillation token with a classifier of its own.
-        head_dropout: in front of the classifiers.
+        cls_token: whether there is a class token; a subclass without one overrides `_logits`.
+        distilled: add a distillation token with a classifier of its own.
+        head_dropout: before the classifiers.
         eps: of the last norm.
         act_checkpoint: recompute each block in the backward pass instead of keeping its activations.
+
+    Source: ViT (arXiv 2010.11929); DeiT (arXiv 2012.12877), section 4.
     """
 
-    # Beginnings of the classifiers' names in the state dict.
-    head_prefix: ClassVar[tuple[str, ...]] = ("head.", "head_dist.")
+    head_names: ClassVar[tuple[str, ...]] = ("head", "head_dist")
+    position_tables: ClassVar[tuple[str, ...]] = ()
+    """Names of the position tables; a model may lack some of them."""
+
+    blocks: nn.ModuleList
 
     def __init__(
         self,
@@ -135,25 +144,65 @@ class ClassTokenModel(nn.Module):
         self.head = ClassifierHead(dim_out, num_classes, dropout=head_dropout)
         self.head_dist = ClassifierHead(dim_out, num_classes, dropout=head_dropout) if distilled else None
 
-    def train(self, mode: bool = True) -> Any:
-        """Switch between training and evaluation; also forgets what was derived from the weights."""
-        forget_derived(self)
-        return super().train(mode)
+    # ------------------------------------------------------------------------------------------------- the contract
+
+    def reset_head(self, head: nn.Module) -> None:
+        """Replace the head; the classifier of a distillation token, which belongs to the old classes, is dropped."""
+        super().reset_head(head)
+        self.head_dist = None
+
+    def layers(self) -> Sequence[Sequence[nn.Module]]:
+        """One layer per block."""
+        return [[block] for block in self.blocks]
+
+    def head_modules(self) -> Sequence[nn.Module]:
+        """The last norm and the classifiers."""
+        classifiers = [self.head] if self.head_dist is None else [self.head, self.head_dist]
+        return [self.norm, *classifiers]
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """Class tokens and position tables."""
+        own = {name for name, _ in self.named_parameters(recurse=False)}
+        return frozenset(own.intersection({"cls_token", *self.position_tables}))
+
+    def units_to_shard(self) -> Iterator[nn.Module]:
+        """All blocks but the last."""
+        yield from list(self.blocks)[:-1]
+
+    def attention_maps(self, x: Tensor) -> list[Tensor]:
+        """One map per block, class tokens first; see `AttentionModel.attention_maps`."""
+        return attention_maps(self, x)
+
+    def _logits(self, x_BCTHW: Tensor) -> Tensor | DistilledLogits:
+        return self.classify(self._encode(x_BCTHW)[0])
+
+    def _features(self, x_BCTHW: Tensor) -> Features:
+        x_BNC, grid = self._encode(x_BCTHW)
+        x_BNC = self.norm(x_BNC)
+        return Features(x_BNC[:, self.num_cls :], grid, x_BNC[:, : self.num_cls] if self.num_cls else None)
+
+    def _stages(self, x_BCTHW: Tensor) -> list[Tensor]:
+        return [self.as_map(*self._encode(x_BCTHW))]
+
+    @abstractmethod
+    def _encode(self, x_BCTHW: Tensor) -> tuple[Tensor, Grid]:
+        """Tokens (B, X + N, C) of the last block, class tokens first, and the grid of the others."""
+
+    # ------------------------------------------------------------------------------------------- parts of subclasses
 
     def with_cls(self, x_BNC: Tensor) -> Tensor:
-        """(B, X + N, C): the class tokens in front of (B, N, C)."""
+        """(B, X + N, C): the class tokens, then (B, N, C)."""
         if self.cls_token is None:
             return x_BNC
         cls_BXC = self.cls_token.to(x_BNC.dtype).expand(x_BNC.shape[0], -1, -1)
         return torch.cat([cls_BXC, x_BNC], dim=1)
 
     def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """`block(x)`, its activations kept or computed again as `act_checkpoint` says."""
+        """`block(x)`; its activations are kept, or with `act_checkpoint` computed again in the backward pass."""
         if self.act_checkpoint and self.training and torch.is_grad_enabled():
             out: Tensor = checkpoint(block, x, use_reentrant=False)
             return out
         out = block(x)
-        forget_passing(block)
         return out
 
     def classify(self, x_BNC: Tensor) -> Tensor | DistilledLogits:
@@ -162,12 +211,17 @@ class ClassTokenModel(nn.Module):
         Returns:
             (B, K); of a distilled model the mean of both classifiers, and in training the pair.
         """
+        # Only class tokens are read, and a LayerNorm treats every token alone.
         cls_BXC = self.norm(x_BNC[:, : self.num_cls])
         logits: Tensor = self.head(cls_BXC[:, 0])
         if self.head_dist is None:
             return logits
-        distillation = self.head_dist(cls_BXC[:, 1])
+        distillation: Tensor = self.head_dist(cls_BXC[:, 1])
         return DistilledLogits(logits, distillation) if self.training else (logits + distillation) / 2
+
+    def as_map(self, x_BNC: Tensor, grid: Grid) -> Tensor:
+        """(B, C, T, H, W): the grid of tokens that begin with the class tokens."""
+        return torch.unflatten(x_BNC[:, self.num_cls :].transpose(1, 2), 2, grid)
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:

@@ -1,47 +1,45 @@
 """MViT and MViTv2: multiscale vision transformers for clips and images.
 
-An image is a clip of one frame; everything that differs between the members of the family is a value. The class token
-and the grid of patch tokens travel side by side, the grid as (B, T, H, W, C).
+An image is a clip of one frame; all differences between the members of the family are arguments. The class token and
+the grid of patch tokens are separate tensors, the grid as (B, T, H, W, C).
 
-Work that cannot change the result is not done: keys and values of tokens that a strided pooling skips, and, where the
-class token alone is read, the grid's queries and MLP in the last block. On the `meta` device all of it is done, so that
-a counter reports the cost as published.
+Work that cannot change the result is left out: keys and values of tokens that a strided pooling skips, and, if only the
+class token is classified, the grid's queries and MLP in the last block. `plain_()` includes all of it, so that counted
+costs are the published ones.
 
-B clips, C channels, T H W grid in tokens (in x_BCTHW: pixels), N tokens, K classes.
+B clips, C channels, T H W grid in tokens (in x_BCTHW: pixels), N tokens, X class tokens (one), K classes.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from videovit.config import Config
 from videovit.errors import UserError
-from videovit.models.cpu.derived import Derived, forget_derived, forget_passing
-from videovit.models.layers.basic import PatchEmbed, SizeError
+from videovit.models.contract import AttentionModel, Features, Grid
+from videovit.models.layers.basic import PatchEmbed, Triple, triple
 from videovit.models.layers.heads import ClassifierHead
+from videovit.models.layers.maps import attention_maps
 from videovit.models.layers.position import resize_pos_embed
-from videovit.models.mvit.attention import MultiscaleAttention, PoolMode
-from videovit.models.mvit.block import MultiscaleBlock
-from videovit.models.mvit.schedule import BlockSpec, expand, share_maps
-
-Triple = tuple[int, int, int]
+from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention, PoolMode
+from videovit.models.mvit.block import MultiscaleBlock, Outputs
+from videovit.models.mvit.schedule import NO_POOLING, BlockSpec, KernelRule, expand, share_maps
 
 
-class UnsupportedModelError(UserError):
-    """A config switches on something that `MViT` does not have."""
-
-
-class MViT(nn.Module):
+class MViT(AttentionModel):
     """Multiscale vision transformer, first and second version, for clips and images.
 
     State-dict names are PySlowFast's; the patch embedding is 5-D for images as well (one frame).
 
     Args:
-        blocks: one spec per block, from `mvit_schedule.expand`.
+        blocks: one spec per block, from `schedule.expand`.
         num_classes: K.
-        clip_size: (T, H, W) in pixels that position tables are made for; other sizes stretch them.
+        clip_size: (T, H, W) in pixels that position tables are made for; they are stretched for other sizes.
         in_channels: of the clip.
         patch_kernel, patch_stride, patch_padding: of the patch embedding, over (T, H, W).
         pool_mode: `conv` (depthwise, with a norm), `max` or `avg` pooling in the attention.
@@ -54,18 +52,19 @@ class MViT(nn.Module):
         separate_qkv: three projections q, k, v in the state dict.
         qkv_bias: biases of those.
         mlp_ratio: hidden over attention channels.
-        norm_stem: a LayerNorm in front of the first block.
-        mean_pooling: classify the mean of the grid tokens though there is a class token (the norm follows the mean).
+        norm_stem: a LayerNorm before the first block.
+        mean_pooling: classify the mean of the grid tokens instead of the class token (the norm follows the mean).
         dropout: of the first tokens, and inside attention and MLP.
         drop_path: rate of the last block; grows linearly from 0.
-        head_dropout: in front of the classifier.
+        head_dropout: before the classifier.
         head_init_scale: factor on its initial weights.
         norm_eps: of all LayerNorms but the pooling ones.
-        pool_norm_eps: of the LayerNorms behind pooling convolutions (1e-5 in old PySlowFast and pytorchvideo 0.1.5).
+        pool_norm_eps: of the LayerNorms after pooling convolutions (1e-5 in old PySlowFast and pytorchvideo 0.1.5).
         act_checkpoint: recompute each block in the backward pass instead of keeping its activations.
+        decay_tables: let weight decay act on position tables and the class token too.
 
     Raises:
-        SizeError: clips smaller than a patch, or than the step to the next one.
+        UserError: clips smaller than a patch, or than the stride to the next one.
 
     Source: MViT (arXiv 2104.11227); MViTv2 (arXiv 2112.01526).
     """
@@ -100,17 +99,21 @@ class MViT(nn.Module):
         norm_eps: float = 1e-6,
         pool_norm_eps: float = 1e-6,
         act_checkpoint: bool = False,
+        decay_tables: bool = False,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
+        self.decay_tables = decay_tables
         self.specs = tuple(blocks)
         dim, dim_out = self.specs[0].dim, self.specs[-1].dim_out
         self.mean_pooling, self.act_checkpoint, self.dropout = mean_pooling, act_checkpoint, dropout
         self.patch_embed = PatchEmbed(in_channels, dim, patch_kernel, patch_stride, patch_padding)
         self.patch_embed.grid(clip_size)
-        self.grid: Triple = tuple(n // s for n, s in zip(clip_size, patch_stride, strict=True))
+        T, H, W = (n // s for n, s in zip(clip_size, patch_stride, strict=True))
+        self.grid: Grid = (T, H, W)
         if min(self.grid) < 1:
-            raise SizeError(
-                f"clips of {tuple(clip_size)} (T, H, W) are shorter than a step from patch to patch, "
+            raise UserError(
+                f"clips of {tuple(clip_size)} (T, H, W) are shorter than the stride from patch to patch, "
                 f"{tuple(patch_stride)}: DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE must reach MVIT.PATCH_STRIDE (for "
                 "images: DATA.NUM_FRAMES 1 and MVIT.PATCH_2D True, or a stride of 1 in time)"
             )
@@ -137,18 +140,20 @@ class MViT(nn.Module):
                 pool_norm_eps=pool_norm_eps,
             )
             self.blocks.append(block)
-            grid = tuple(max(1, n // s) for n, s in zip(grid, spec.stride_q, strict=True))
+            T, H, W = (max(1, n // s) for n, s in zip(grid, spec.stride_q, strict=True))
+            grid = (T, H, W)
         self.norm = nn.LayerNorm(dim_out, eps=norm_eps)
-        self.head = ClassifierHead(dim_out, num_classes, dropout=head_dropout, init_scale=head_init_scale)
-        self._derived = Derived()
+        head = ClassifierHead(dim_out, num_classes, dropout=head_dropout, init_scale=head_init_scale)
+        self.head = head
         self._init_weights(rel_pos_zero_init)
+        head.init_weights()
 
     def _add_pos_embed(self, dim: int, separate: bool, joint: bool) -> None:
         T, H, W = self.grid
         num_cls = 0 if self.cls_token is None else 1
 
-        def table(num_rows: int, wanted: bool) -> nn.Parameter | None:
-            return nn.Parameter(torch.zeros(1, num_rows, dim)) if wanted else None
+        def table(num_rows: int, exists: bool) -> nn.Parameter | None:
+            return nn.Parameter(torch.zeros(1, num_rows, dim)) if exists else None
 
         self.pos_embed_spatial = table(H * W, separate)
         self.pos_embed_temporal = table(T, separate)
@@ -164,123 +169,146 @@ class MViT(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, MultiscaleAttention) and not rel_pos_zero_init:
                 module.init_rel_pos()
-        for table in (
-            self.cls_token,
-            self.pos_embed,
-            self.pos_embed_spatial,
-            self.pos_embed_temporal,
-            self.pos_embed_class,
-        ):
-            if table is not None:
-                nn.init.trunc_normal_(table, std=0.02)
-        self.head.init_weights()
+        for table in self._tables().values():
+            nn.init.trunc_normal_(table, std=0.02)
 
-    def train(self, mode: bool = True) -> "MViT":
-        """Switch between training and evaluation; also forgets what was derived from the weights."""
-        forget_derived(self)
-        return super().train(mode)
+    def _tables(self) -> dict[str, nn.Parameter]:
+        """Class token and absolute position tables by name."""
+        return dict(self.named_parameters(recurse=False))
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """Logits of a batch of clips.
+    # ------------------------------------------------------------------------------------------------- the contract
 
-        Args:
-            x_BCTHW: (B, C, T, H, W), normalised; images with T = 1.
+    def layers(self) -> Sequence[Sequence[nn.Module]]:
+        """One layer per block."""
+        return [[block] for block in self.blocks]
 
-        Returns:
-            (B, K).
-        """
+    def head_modules(self) -> Sequence[nn.Module]:
+        """The last norm and the classifier."""
+        return [self.norm, self.head]
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """Class token, absolute and relative position tables; nothing with `decay_tables`."""
+        if self.decay_tables:
+            return frozenset()
+        relative = (
+            f"{name}.{table}"
+            for name, module in self.named_modules()
+            if isinstance(module, MultiscaleAttention)
+            for table, _ in module.named_parameters(recurse=False)
+        )
+        return frozenset([*self._tables(), *relative])
+
+    def units_to_shard(self) -> Iterator[nn.Module]:
+        """All blocks but the last, some of whose parameters are read outside of it (see `_run_blocks`)."""
+        yield from list(self.blocks)[:-1]
+
+    def attention_maps(self, x: Tensor) -> list[Tensor]:
+        """One map per block, class token first, keys pooled; see `AttentionModel.attention_maps`."""
+        return attention_maps(self, x)
+
+    def _logits(self, x_BCTHW: Tensor) -> Tensor:
         reads_cls = self.cls_token is not None and not self.mean_pooling
-        x_BTHWC, cls_B1C = self._encode(x_BCTHW, cls_only=reads_cls and not x_BCTHW.is_meta)
+        x_BTHWC, cls_B1C = self._encode(x_BCTHW, cls_only=reads_cls and not self.plain)
         if reads_cls:
             features_BC = self.norm(cls_B1C)[:, 0]
-        elif self.mean_pooling:
-            features_BC = self.norm(x_BTHWC.mean(dim=(1, 2, 3)))
         else:
-            features_BC = self.norm(x_BTHWC).mean(dim=(1, 2, 3))
+            assert x_BTHWC is not None  # only `cls_only` leaves the grid out
+            # As published: MViTv2 averages normalized tokens, PySlowFast's mean pooling normalizes the average.
+            mean_first = self.mean_pooling
+            features_BC = self.norm(x_BTHWC.mean((1, 2, 3))) if mean_first else self.norm(x_BTHWC).mean((1, 2, 3))
         logits: Tensor = self.head(features_BC)
         return logits
 
-    def forward_features(self, x_BCTHW: Tensor) -> tuple[Tensor, Triple]:
-        """Tokens of the last block, normalised.
-
-        Args:
-            x_BCTHW: (B, C, T, H, W), normalised.
-
-        Returns:
-            tokens: (B, N, C), class token first where there is one, then the grid row by row.
-            grid: (T, H, W), so that N is T * H * W, or one more.
-        """
+    def _features(self, x_BCTHW: Tensor) -> Features:
         x_BTHWC, cls_B1C = self._encode(x_BCTHW, cls_only=False)
-        grid = tuple(x_BTHWC.shape[1:4])
-        tokens = x_BTHWC.flatten(1, 3)
-        return self.norm(tokens if cls_B1C is None else torch.cat([cls_B1C, tokens], dim=1)), grid
+        assert x_BTHWC is not None
+        T, H, W = x_BTHWC.shape[1:4]
+        return Features(self.norm(x_BTHWC.flatten(1, 3)), (T, H, W), None if cls_B1C is None else self.norm(cls_B1C))
+
+    def _stages(self, x_BCTHW: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = []
+        for spec, (x_BTHWC, _) in zip((*self.specs[1:], None), self._run_blocks(x_BCTHW, False), strict=True):
+            # A stage ends before the next block that lowers the resolution, and with the last block.
+            if spec is None or spec.stride_q != NO_POOLING:
+                assert x_BTHWC is not None
+                maps.append(x_BTHWC.permute(0, 4, 1, 2, 3))
+        return maps
+
+    # ----------------------------------------------------------------------------------------------------- the blocks
 
     def _encode(self, x_BCTHW: Tensor, cls_only: bool) -> tuple[Tensor | None, Tensor | None]:
-        """All blocks; with `cls_only` the last one computes the class token alone."""
+        """Output of the last block: grid, class token."""
+        for grid, cls in self._run_blocks(x_BCTHW, cls_only):
+            x_BTHWC, cls_B1C = grid, cls
+        return x_BTHWC, cls_B1C
+
+    def _run_blocks(self, x_BCTHW: Tensor, cls_only: bool) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+        """Grid (B, T, H, W, C) and class token (B, 1, C) after every block; with `cls_only` the last has no grid."""
+        x_BTHWC: Tensor | None
         x_BTHWC, cls_B1C = self._embed(x_BCTHW)
         last = len(self.blocks) - 1
-        maps = None
+        maps: AttentionMaps | None = None
         for i, block in enumerate(self.blocks):
             given = maps if self.specs[i].shares_map else None
             keep = i < last and self.specs[i + 1].shares_map
             arguments = (x_BTHWC, cls_B1C, cls_only and i == last, given, keep)
             if self.act_checkpoint and self.training and torch.is_grad_enabled():
-                x_BTHWC, cls_B1C, maps = checkpoint(block, *arguments, use_reentrant=False)
+                outputs: Outputs = checkpoint(block, *arguments, use_reentrant=False)
             else:
-                x_BTHWC, cls_B1C, maps = block(*arguments)
-            forget_passing(block)
-        if cls_only and torch.is_grad_enabled():
-            # What only grid queries read would get no gradient at all: optimisers would then skip its weight decay, and
-            # DistributedDataParallel would wait for it. It gets the zeros that it would have got.
-            unread = self.blocks[last].attn.unused_by_cls()
-            cls_B1C = cls_B1C + 0.0 * sum(p.sum() for p in unread) if unread else cls_B1C
-        return x_BTHWC, cls_B1C
+                outputs = block(*arguments)
+            x_BTHWC, cls_B1C, maps = outputs
+            if cls_only and i == last and torch.is_grad_enabled():
+                cls_B1C = self._with_zero_gradients(block, cls_B1C)
+            yield x_BTHWC, cls_B1C
+
+    @staticmethod
+    def _with_zero_gradients(block: nn.Module, cls_B1C: Tensor | None) -> Tensor | None:
+        """The class token, from which what only grid queries read gets zeros as gradients.
+
+        Without a gradient, optimizers would skip their weight decay, and DistributedDataParallel would wait for them.
+        """
+        assert isinstance(block, MultiscaleBlock) and cls_B1C is not None
+        unread = block.attn.unused_by_cls()
+        return cls_B1C + 0.0 * sum(p.sum() for p in unread) if unread else cls_B1C
 
     def _embed(self, x_BCTHW: Tensor) -> tuple[Tensor, Tensor | None]:
         """First tokens: patches plus positions."""
-        x_BTHWC = self.patch_embed(x_BCTHW)
-        grid = tuple(x_BTHWC.shape[1:4])
-        cls_B1C = None if self.cls_token is None else self.cls_token
+        x_BTHWC: Tensor = self.patch_embed(x_BCTHW)
+        cls_B1C: Tensor | None = self.cls_token
         if self.pos_embed is not None or self.pos_embed_spatial is not None:
-            tables = (self.pos_embed, self.pos_embed_spatial, self.pos_embed_temporal)
-            x_BTHWC = x_BTHWC + self._derived("positions", tables, lambda: self._positions(grid), size=grid)
+            T, H, W = x_BTHWC.shape[1:4]
+            x_BTHWC = x_BTHWC + self.positions((T, H, W))
             cls_pos = self.pos_embed_class if self.pos_embed is None else self.pos_embed[:, :1]
-            cls_B1C = None if cls_B1C is None else cls_B1C + cls_pos
+            cls_B1C = None if cls_B1C is None or cls_pos is None else cls_B1C + cls_pos
         if cls_B1C is not None:
             cls_B1C = cls_B1C.to(x_BTHWC.dtype).repeat(x_BTHWC.shape[0], 1, 1)
         if self.dropout:
-            x_BTHWC, cls_B1C = (
-                None if t is None else nn.functional.dropout(t, self.dropout, self.training) for t in (x_BTHWC, cls_B1C)
-            )
+            x_BTHWC = nn.functional.dropout(x_BTHWC, self.dropout, self.training)
+            cls_B1C = None if cls_B1C is None else nn.functional.dropout(cls_B1C, self.dropout, self.training)
         if self.norm_stem is not None:
             x_BTHWC = self.norm_stem(x_BTHWC)
             cls_B1C = None if cls_B1C is None else self.norm_stem(cls_B1C)
         return x_BTHWC, cls_B1C
 
-    def _positions(self, grid: Triple) -> Tensor:
-        """Absolute positions of a grid, (1, T, H, W, C), stretched where it is not the trained one."""
+    def positions(self, grid: Grid) -> Tensor:
+        """Absolute positions of a grid, (1, T, H, W, C), stretched if `grid` is not that of the tables."""
         T, H, W = self.grid
         if self.pos_embed is not None:
             num_cls = 0 if self.cls_token is None else 1
-            return resize_pos_embed(self.pos_embed[:, num_cls:], self.grid, grid).unflatten(1, grid)
-        space = resize_pos_embed(self.pos_embed_spatial, (1, H, W), (1, *grid[1:])).unflatten(1, (1, *grid[1:]))
-        time = resize_pos_embed(self.pos_embed_temporal, (T, 1, 1), (grid[0], 1, 1)).unflatten(1, (grid[0], 1, 1))
-        return space + time
+            return torch.unflatten(resize_pos_embed(self.pos_embed[:, num_cls:], self.grid, grid), 1, grid)
+        assert self.pos_embed_spatial is not None and self.pos_embed_temporal is not None
+        # One row per place and one per time, summed, instead of a row for every pair: MViT, Table 11.
+        space = resize_pos_embed(self.pos_embed_spatial, (1, H, W), (1, *grid[1:]))
+        time = resize_pos_embed(self.pos_embed_temporal, (T, 1, 1), (grid[0], 1, 1))
+        return torch.unflatten(space, 1, (1, *grid[1:])) + torch.unflatten(time, 1, (grid[0], 1, 1))
 
 
-def mvit_from_config(cfg: Any) -> MViT:
+def mvit_from_config(cfg: Config) -> MViT:
     """`MViT` from the sections DATA, MVIT and MODEL of a config.
 
-    Args:
-        cfg: `videovit.config.Config`.
-
-    Returns:
-        The model, initialised.
-
     Raises:
-        ScheduleError: sparse lists that do not fit together.
-        SizeError: clips smaller than a patch.
-        UnsupportedModelError: a variant of SlowFast's that is not built here.
+        UserError: sparse lists that do not fit together, clips smaller than a patch, or a variant of SlowFast's that is
+            not implemented here.
     """
     m = cfg.MVIT
     unsupported = {
@@ -290,8 +318,8 @@ def mvit_from_config(cfg: Any) -> MViT:
         "MVIT.MODE conv_unshared": m.MODE == "conv_unshared",
     }
     if any(unsupported.values()):
-        named = ", ".join(key for key, wanted in unsupported.items() if wanted)
-        raise UnsupportedModelError(f"switched on but not available: {named}")
+        named = ", ".join(key for key, is_on in unsupported.items() if is_on)
+        raise UserError(f"switched on but not available: {named}")
     blocks = expand(
         depth=m.DEPTH,
         embed_dim=m.EMBED_DIM,
@@ -302,7 +330,7 @@ def mvit_from_config(cfg: Any) -> MViT:
         pool_kv_stride=m.POOL_KV_STRIDE,
         pool_kv_stride_adaptive=m.POOL_KV_STRIDE_ADAPTIVE,
         pool_kvq_kernel=m.POOL_KVQ_KERNEL,
-        kernel_rule=m.POOL_KERNEL_RULE,
+        kernel_rule=cast(KernelRule, m.POOL_KERNEL_RULE),
         dim_mul_in_attention=m.DIM_MUL_IN_ATT,
     )
     blocks = share_maps(blocks, m.SHARE_ATTENTION)
@@ -315,10 +343,10 @@ def mvit_from_config(cfg: Any) -> MViT:
         num_classes=cfg.MODEL.NUM_CLASSES,
         clip_size=(cfg.DATA.NUM_FRAMES, crop, crop),
         in_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
-        patch_kernel=tuple(patch_kernel),
-        patch_stride=tuple(patch_stride),
-        patch_padding=tuple(patch_padding),
-        pool_mode=m.MODE,
+        patch_kernel=triple(patch_kernel),
+        patch_stride=triple(patch_stride),
+        patch_padding=triple(patch_padding),
+        pool_mode=cast(PoolMode, m.MODE),
         cls_token=m.CLS_EMBED_ON,
         use_abs_pos=m.USE_ABS_POS,
         sep_pos_embed=m.SEP_POS_EMBED,
@@ -337,4 +365,5 @@ def mvit_from_config(cfg: Any) -> MViT:
         head_init_scale=m.HEAD_INIT_SCALE,
         pool_norm_eps=m.POOL_NORM_EPS,
         act_checkpoint=cfg.MODEL.ACT_CHECKPOINT,
+        decay_tables=not m.ZERO_DECAY_POS_CLS,
     )

@@ -1,10 +1,12 @@
 """Pooling of token grids: depthwise convolution, maximum and average, channels last throughout.
 
-Tokens lie as (B, T, H, W, C) in memory, heads folded into C, which is the layout that the fast depthwise kernels
-read; nothing is transposed on the way in or out.
+Tokens are (B, T, H, W, C) in memory, heads folded into C. This is the layout that the fast depthwise kernels read, so
+nothing is transposed on the way in or out.
 
 B clips, T H W grid in tokens, C channels (all heads), K kernel taps.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Triple = tuple[int, int, int]
+from videovit.models.layers.basic import Triple
 
 
 def padding_of(kernel: Sequence[int], stride: Sequence[int]) -> list[int]:
-    """Half a kernel per axis, as PySlowFast has it; but where kernel == stride windows tile without overlap."""
+    """Half a kernel per axis as in PySlowFast, except that windows with kernel == stride tile without overlap."""
     return [(k - 1 if k == s else k) // 2 for k, s in zip(kernel, stride, strict=True)]
 
 
@@ -29,7 +31,7 @@ def pooled_size(size: int, kernel: int, stride: int) -> int:
 
 
 def depthwise_conv(x_BTHWC: Tensor, weight_C1KKK: Tensor, stride: Triple) -> Tensor:
-    """Depthwise 3D convolution with centred padding and no bias.
+    """Depthwise 3D convolution with centered padding and no bias.
 
     Args:
         x_BTHWC: (B, T, H, W, C).
@@ -40,6 +42,7 @@ def depthwise_conv(x_BTHWC: Tensor, weight_C1KKK: Tensor, stride: Triple) -> Ten
         (B, T', H', W', C), dtype of `x_BTHWC`.
     """
     weight = weight_C1KKK.to(x_BTHWC.dtype)
+    # A view: in memory the channels stay last, which PyTorch recognizes as the channels_last_3d format.
     x_BCTHW = x_BTHWC.permute(0, 4, 1, 2, 3)
     if x_BTHWC.device.type == "cpu" and torch.is_grad_enabled() and (x_BTHWC.requires_grad or weight.requires_grad):
         pooled: Tensor = _DepthwiseConv.apply(x_BCTHW, weight, stride)
@@ -54,11 +57,11 @@ def _conv(x_BCTHW: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
 
 
 class _DepthwiseConv(torch.autograd.Function):
-    """Depthwise convolution whose backward is quick on a CPU.
+    """Depthwise convolution with a fast backward pass on CPUs.
 
-    oneDNN has a fast depthwise kernel forward and slow ones backward, worst in bf16 and channels last. The gradient of
-    the input is a forward convolution too: of the output gradient, spread out by the stride with zeros between, with
-    the filter turned round. The gradient of the weight is put together from 2D ones, in fp32.
+    oneDNN's depthwise kernel is fast forward and slow backward, worst in bf16 and channels last. The gradient of the
+    input is a forward convolution too: of the output gradient, spread by the stride with zeros in between, with the
+    flipped filter. The gradient of the weight is assembled from 2D ones, in fp32.
     """
 
     @staticmethod
@@ -83,6 +86,7 @@ def _input_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Tripl
     _, _, *kernel = weight.shape
     padding = padding_of(kernel, stride)
     if tuple(stride) != (1, 1, 1):
+        # As long as the positions at which windows of stride 1 would start.
         spread = [n + 2 * p - k + 1 for n, k, p in zip(sizes, kernel, padding, strict=True)]
         spread_BCTHW = dy_BCTHW.new_zeros(B, *spread, C).permute(0, 4, 1, 2, 3)
         spread_BCTHW[:, :, :: stride[0], :: stride[1], :: stride[2]] = dy_BCTHW
@@ -101,8 +105,8 @@ def _input_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Tripl
 def _weight_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Triple) -> Tensor:
     """Gradient of the weight, frame by frame: one 2D gradient per temporal tap, in fp32 at least.
 
-    The library's 2D kernel for it is 5 to 30 times as quick as its 3D one. Tap a of the filter meets input frame
-    t * stride + a - padding at output frame t.
+    oneDNN's 2D kernel for it is 5 to 30 times as fast as its 3D one. Tap a of the filter reads input frame
+    t * stride + a - padding for output frame t.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
     x_BTCHW, dy_BTCHW = x_BCTHW.transpose(1, 2).to(wide), dy_BCTHW.transpose(1, 2).to(wide)
@@ -112,11 +116,11 @@ def _weight_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Trip
     taps = []
     for tap in range(kernel[0]):
         frames = [(t, t * stride[0] + tap - padding[0]) for t in range(dy_BTCHW.shape[1])]
-        met = [(t, source) for t, source in frames if 0 <= source < x_BTCHW.shape[1]]
-        if not met:
+        inside = [(t, source) for t, source in frames if 0 <= source < x_BTCHW.shape[1]]
+        if not inside:  # the tap reads nothing but padding
             taps.append(torch.zeros_like(empty))
             continue
-        (first, source), num = met[0], len(met)
+        (first, source), num = inside[0], len(inside)
         x = x_BTCHW[:, source : source + (num - 1) * stride[0] + 1 : stride[0]].flatten(0, 1)
         dy = dy_BTCHW[:, first : first + num].flatten(0, 1)
         sizes = (stride[1:], padding[1:], [1, 1], False, [0, 0], C)
@@ -125,7 +129,7 @@ def _weight_grad(dy_BCTHW: Tensor, x_BCTHW: Tensor, weight: Tensor, stride: Trip
 
 
 def max_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """Maximum over windows with centred padding (which never wins).
+    """Maximum over windows with centered padding (which never wins).
 
     Args:
         x_BTHWC: (B, T, H, W, C).
@@ -139,7 +143,7 @@ def max_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
 
 
 def avg_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """Mean over windows with centred padding, which counts as zeros, as PyTorch's default has it.
+    """Mean over windows with centered padding, which counts as zeros (PyTorch's default).
 
     Args:
         x_BTHWC: (B, T, H, W, C).
@@ -153,16 +157,16 @@ def avg_pool(x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
 
 
 def _pool(pool2d: Callable[..., Tensor], x_BTHWC: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """Frame by frame, then over time: what 3D pooling gives, whose gradients on GPUs differ from run to run."""
+    """Pool every frame, then over time: equal to 3D pooling, whose gradients on GPUs vary between runs."""
     padding_t, *padding = padding_of(kernel, stride)
     x_XCHW = x_BTHWC.flatten(0, 1).permute(0, 3, 1, 2)
     x_XCHW = pool2d(x_XCHW, kernel[1:], stride[1:], padding)
-    x_BTHWC = x_XCHW.permute(0, 2, 3, 1).unflatten(0, x_BTHWC.shape[:2])
+    x_BTHWC = torch.unflatten(x_XCHW.permute(0, 2, 3, 1), 0, x_BTHWC.shape[:2])
     if kernel[0] == stride[0] == 1:
         return x_BTHWC
     x_BCTX = x_BTHWC.flatten(2, 3).permute(0, 3, 1, 2)
     x_BCTX = pool2d(x_BCTX, (kernel[0], 1), (stride[0], 1), (padding_t, 0))
-    return x_BCTX.permute(0, 2, 3, 1).unflatten(2, x_BTHWC.shape[2:4])
+    return torch.unflatten(x_BCTX.permute(0, 2, 3, 1), 2, x_BTHWC.shape[2:4])
 
 
 def _has_gaps(kernel: int, stride: int) -> bool:
@@ -170,15 +174,15 @@ def _has_gaps(kernel: int, stride: int) -> bool:
 
 
 def touched(size: int, kernel: int, stride: int) -> list[int]:
-    """Positions of one axis that a pooling reads; `range(size)` unless stride > kernel, which is odd.
+    """Positions of one axis that a pooling reads: all of them, unless the kernel is odd and the stride exceeds it.
 
     A kernel of 3 with stride 8 reads 3 of 8 positions:
 
         position   0 1 2 3 4 5 6 7 8 9 ...
         window   (-1 0 1)        (7 8 9)
 
-    Put side by side, what is read can be pooled with a stride equal to the kernel and the same padding (that of an even
-    kernel would be another).
+    Put side by side, what is read can be pooled with a stride equal to the kernel and the same padding (`padding_of`
+    would give even kernels another one).
     """
     if not _has_gaps(kernel, stride):
         return list(range(size))
@@ -188,7 +192,7 @@ def touched(size: int, kernel: int, stride: int) -> list[int]:
 
 
 def _touched_on(size: int, kernel: int, stride: int, device: torch.device) -> Tensor:
-    """`touched`, made where it is used: a GPU would be waited for until it has taken a list of the host's."""
+    """`touched` as a tensor, computed on its device: a list copied from the host would stall a GPU."""
     if not _has_gaps(kernel, stride):
         return torch.arange(size, device=device)
     index = torch.arange(pooled_size(size, kernel, stride) * kernel, device=device)
@@ -199,7 +203,7 @@ def _touched_on(size: int, kernel: int, stride: int, device: torch.device) -> Te
 def touched_index(
     height: int, width: int, kernel: Triple, stride: Triple, device: torch.device
 ) -> tuple[Tensor, int, int, Triple]:
-    """Which tokens of a frame a strided pooling reads.
+    """The tokens of a frame that a strided pooling reads.
 
     Args:
         height, width: of the frame, in tokens.
@@ -209,9 +213,9 @@ def touched_index(
     Returns:
         index: (X,) int64 into the row-major frame, X = rows * columns.
         rows, columns: size of the compacted frame.
-        stride: to pool the compacted frame with, for the same result.
+        stride: pooling the compacted frame with it gives the same result.
     """
     rows, columns = _touched_on(height, kernel[1], stride[1], device), _touched_on(width, kernel[2], stride[2], device)
     index = rows[:, None] * width + columns
-    compact = (stride[0], *(k if _has_gaps(k, s) else s for k, s in zip(kernel[1:], stride[1:], strict=True)))
-    return index.flatten(), len(rows), len(columns), compact
+    h, w = (k if _has_gaps(k, s) else s for k, s in zip(kernel[1:], stride[1:], strict=True))
+    return index.flatten(), len(rows), len(columns), (stride[0], h, w)

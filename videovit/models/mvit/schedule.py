@@ -1,29 +1,27 @@
 """From SlowFast's sparse lists to one `BlockSpec` per block.
 
 SlowFast describes a multiscale transformer by a width, a depth and lists of exceptions: "double the channels at block
-3", "pool the queries by (1, 2, 2) at block 14". `expand` applies them once; whatever builds or counts a model is then
-a loop over specs.
+3", "pool the queries by (1, 2, 2) at block 14". `expand` applies them once, so that building a model is a loop over
+specs.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from videovit.errors import UserError
+from videovit.models.layers.basic import Triple
 
-Triple = tuple[int, int, int]
 KernelRule = Literal["stride+1", "stride", "2*stride+1"]
 
 NO_POOLING: Triple = (1, 1, 1)
-_KERNEL_RULES = {
+_KERNEL_RULES: dict[KernelRule, Callable[[int], int]] = {
     "stride+1": lambda s: s + 1 if s > 1 else s,
     "stride": lambda s: s,
     "2*stride+1": lambda s: 2 * s + 1 if s > 1 else s,
 }
-
-
-class ScheduleError(UserError):
-    """A sparse list that does not describe a model: bad block number, bad stride, widths that heads do not divide."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,10 @@ class BlockSpec:
 
     Attributes:
         dim: channels that enter the block.
-        dim_attention: channels of q, k, v together (all heads); differs from `dim` only where attention expands.
+        dim_attention: channels of q, k or v (all heads); differs from `dim` only if the attention widens.
         dim_out: channels that leave the block.
         num_heads: attention heads; each is `dim_attention / num_heads` wide.
-        kernel_q, stride_q: query pooling over (T, H, W); both all ones where queries are not pooled.
+        kernel_q, stride_q: query pooling over (T, H, W); both all ones if queries are not pooled.
         kernel_kv, stride_kv: the same for keys and values.
         shares_map: use the attention map of the block before instead of queries and keys of its own.
     """
@@ -52,12 +50,12 @@ class BlockSpec:
 
     @property
     def pools_q(self) -> bool:
-        """Whether queries pass a pooling operator (also with stride 1)."""
+        """Whether queries pass through a pooling operator, even with stride 1."""
         return self.kernel_q != NO_POOLING or self.stride_q != NO_POOLING
 
     @property
     def pools_kv(self) -> bool:
-        """Whether keys and values pass a pooling operator (also with stride 1)."""
+        """Whether keys and values pass through a pooling operator, even with stride 1."""
         return self.kernel_kv != NO_POOLING or self.stride_kv != NO_POOLING
 
 
@@ -67,16 +65,16 @@ def round_width(width: float, factor: float, divisor: int = 1) -> int:
     Args:
         width: channels or heads before.
         factor: multiplier, 1 or more in published models.
-        divisor: what the result must be a multiple of (heads).
+        divisor: the result is a multiple of it (the heads).
 
     Returns:
         The rounded width, at least 1.
 
     Source: the rounding rule of MobileNet, as SlowFast applies it to MViT.
     """
-    wanted = width * factor
-    rounded = max(1, int(wanted + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * wanted else rounded
+    exact = width * factor
+    rounded = max(1, int(exact + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * exact else rounded
 
 
 def expand(
@@ -95,10 +93,10 @@ def expand(
 ) -> list[BlockSpec]:
     """Turn SlowFast's sparse lists into one spec per block.
 
-    Two things surprise. Without `dim_mul_in_attention` the entry `[i, 2]` of `dim_mul` acts in block i - 1, whose MLP
-    widens the tokens for block i. And the adaptive key/value stride is divided by the query stride of a block *before*
-    that block uses it, so the block that halves the resolution still sees the finer grid and keeps a finer key grid
-    than the rest of its stage:
+    Two rules are surprising. Without `dim_mul_in_attention` the entry `[i, 2]` of `dim_mul` acts in block i - 1, whose
+    MLP widens the tokens for block i. And the adaptive key/value stride is divided by the query stride of a block
+    *before* that block uses it: its input still has the finer grid, so its key grid is finer than in the rest of its
+    stage:
 
         block        0     1     2     3     4 ..            16x4 model, per side
         grid in     56    56    28    28    14
@@ -115,15 +113,15 @@ def expand(
         pool_q_stride: rows (block, t, h, w): blocks that pool queries.
         pool_kv_stride: rows (block, t, h, w): blocks that pool keys and values. Ignored with the adaptive form.
         pool_kv_stride_adaptive: (t, h, w) key/value stride of block 0, shrunk at each query stride.
-        pool_kvq_kernel: (t, h, w) kernel of every pooled block; None: `kernel_rule`, per axis.
-        kernel_rule: kernel from stride where `pool_kvq_kernel` is None; axes of stride 1 keep kernel 1.
+        pool_kvq_kernel: (t, h, w) kernel of every pooled block; None stands for `kernel_rule`, per axis.
+        kernel_rule: kernel from stride if `pool_kvq_kernel` is None; axes of stride 1 keep kernel 1.
         dim_mul_in_attention: widen inside the attention of block i (MViTv2) instead.
 
     Returns:
         `depth` specs.
 
     Raises:
-        ScheduleError: a row of the wrong length, a block outside 0..depth-1, a stride below 1, or heads that do not
+        UserError: a row of the wrong length, a block outside 0..depth-1, a stride below 1, or heads that do not
             divide the attention channels.
 
     Source: MViT (arXiv 2104.11227) section 3 and Table 2; MViTv2 (arXiv 2112.01526) section 4.1.
@@ -152,7 +150,7 @@ def expand(
         dim_out = round_width(dim, dim_factors.get(widens, 1.0), divisor)
         dim_attention = dim_out if dim_mul_in_attention else dim
         if dim_attention % heads:
-            raise ScheduleError(f"block {i}: {heads} heads do not divide {dim_attention} channels (DIM_MUL, HEAD_MUL)")
+            raise UserError(f"block {i}: {heads} heads do not divide {dim_attention} channels (DIM_MUL, HEAD_MUL)")
         stride_q, stride_kv = strides_q.get(i), strides_kv.get(i)
         specs.append(
             BlockSpec(
@@ -171,34 +169,34 @@ def expand(
 
 
 def share_maps(specs: Sequence[BlockSpec], blocks: Sequence[int]) -> list[BlockSpec]:
-    """Let some blocks use the attention map of the block before them.
+    """Mark blocks that use the attention map of the block before them.
 
-    A map fits where heads, queries and keys stand at the same places, so that of MViT-B only blocks 5 to 13 can share.
+    A map fits if heads, queries and keys are the same in number and place, so only blocks 5 to 13 of MViT-B can share.
 
     Args:
         specs: of all blocks.
-        blocks: numbers of those that share; a run of them uses the map of the last block in front of it.
+        blocks: numbers of those that share; consecutive ones all use the map of the block before the first of them.
 
     Returns:
         The specs, `shares_map` set.
 
     Raises:
-        ScheduleError: a block that cannot share; the message says why, and which can.
+        UserError: a block that cannot share; the message says why, and which can.
 
-    Source: PSViT (arXiv 2108.03428) for the sharing; in MViT it is ours.
+    Source: PSViT (arXiv 2108.03428) for the sharing; its use in MViT is this project's.
     """
     shared = list(specs)
     for block in blocks:
         reason = _why_not_shared(specs, block)
         if reason:
             legal = [i for i in range(len(specs)) if not _why_not_shared(specs, i)]
-            raise ScheduleError(f"SHARE_ATTENTION: block {block} {reason}; blocks that can share: {legal}")
+            raise UserError(f"SHARE_ATTENTION: block {block} {reason}; blocks that can share: {legal}")
         shared[block] = replace(specs[block], shares_map=True)
     return shared
 
 
 def _why_not_shared(specs: Sequence[BlockSpec], block: int) -> str:
-    """Why the map of the block before does not fit, "" where it does."""
+    """Why the map of the block before does not fit; empty if it does."""
     if not 0 < block < len(specs):
         return f"has no block before it among the {len(specs)}"
     before, spec = specs[block - 1], specs[block]
@@ -214,6 +212,7 @@ def _why_not_shared(specs: Sequence[BlockSpec], block: int) -> str:
             f"has other keys than the block before it: pooled by {strides}, counted from that block's input, "
             f"and by {before.stride_kv}"
         )
+    # Windows of even kernels are not centered, so differently pooled keys would be shifted against each other.
     odd = all(k % 2 for k in (*spec.kernel_kv, *before.kernel_kv, *before.kernel_q))
     if not odd and (spec.kernel_kv != before.kernel_kv or before.stride_q != NO_POOLING):
         return f"pools keys with the kernel {spec.kernel_kv}, the block before it with {before.kernel_kv}"
@@ -221,7 +220,7 @@ def _why_not_shared(specs: Sequence[BlockSpec], block: int) -> str:
 
 
 def _adaptive_strides(first: Triple, strides_q: dict[int, Triple], depth: int) -> dict[int, Triple]:
-    """Key/value stride of every block: `first`, divided by the query strides met so far, at least 1."""
+    """Key/value stride of every block: `first`, divided by the query strides up to that block, at least 1."""
     strides: dict[int, Triple] = {}
     current = first
     for i in range(depth):
@@ -236,7 +235,7 @@ def _by_block(key: str, rows: Sequence[Sequence[float]], num_blocks: int) -> dic
     factors = {}
     for row in rows:
         if len(row) != 2:
-            raise ScheduleError(f"{key}: a row is [block, factor], found {list(row)}")
+            raise UserError(f"{key}: a row is [block, factor], found {list(row)}")
         factors[_block(key, row[0], num_blocks)] = float(row[1])
     return factors
 
@@ -246,20 +245,20 @@ def _strides_by_block(key: str, rows: Sequence[Sequence[int]], depth: int) -> di
     strides = {}
     for row in rows:
         if len(row) != 4:
-            raise ScheduleError(f"{key}: a row is [block, t, h, w], found {list(row)}")
+            raise UserError(f"{key}: a row is [block, t, h, w], found {list(row)}")
         strides[_block(key, row[0], depth)] = _triple(key, row[1:])
     return strides
 
 
 def _block(key: str, value: float, num_blocks: int) -> int:
     if value != int(value) or not 0 <= value < num_blocks:
-        raise ScheduleError(f"{key}: block {value} is outside 0..{num_blocks - 1}")
+        raise UserError(f"{key}: block {value} is outside 0..{num_blocks - 1}")
     return int(value)
 
 
 def _triple(key: str, values: Sequence[int]) -> Triple:
-    """Three positive integers; two are read as (h, w) of an image, with 1 in front."""
+    """Three positive integers; two are taken as (h, w) of an image, with t = 1."""
     if len(values) not in (2, 3) or any(v != int(v) or v < 1 for v in values):
-        raise ScheduleError(f"{key}: expected (t, h, w), each 1 or more, found {list(values)}")
+        raise UserError(f"{key}: expected (t, h, w), each 1 or more, found {list(values)}")
     t, h, w = (1, *values) if len(values) == 2 else values
     return int(t), int(h), int(w)

@@ -1,1 +1,1 @@
-"""PSViT: token pooling between stages, attention sharing inside them, and the supernet of both."""
+"""PSViT (pooling and sharing): token pooling between stages, attention sharing inside them, and their supernet."""

@@ -1,222 +1,85 @@
 """PSViT: a vision transformer that pools its tokens between stages and reuses attention maps inside them.
 
-Layers are those of ViT. A sharing layer has no query and key projections: it applies the map of the layer before it,
-head by head, to values of its own.
-
-B images, C channels, H W pixels (T = 1), N tokens, M heads, D head width, K classes.
+B images, C channels, H W pixels (T = 1), N tokens, X class tokens, K classes.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from videovit.config import Config
 from videovit.errors import UserError
-from videovit.models.cpu.derived import forget_derived
-from videovit.models.layers.attend import apply_map, attend, attention_map
-from videovit.models.layers.basic import DropPath, Linear, Mlp, add_branch, matmul_dtype
+from videovit.models.contract import AttentionModel, Features
 from videovit.models.layers.heads import ClassifierHead
+from videovit.models.layers.maps import attention_maps
 from videovit.models.layers.position import resize_pos_embed
 from videovit.models.layers.transformer import drop_path_rates
-from videovit.models.pooling_sharing.plan import BASIC, PlanError, PsvitShape, parse_plan
+from videovit.models.pooling_sharing.blocks import SharingBlock, Sides, TokenPool
+from videovit.models.pooling_sharing.plan import (
+    BASIC,
+    ClassToken,
+    HeadInput,
+    PoolConv,
+    Pooling,
+    PoolingSharingShape,
+    Positions,
+    parse_plan,
+)
 
 Layers = Sequence[tuple[str, nn.Module]]
 """The layers of a stage in order: kind, `B` or `S`, and block."""
 
 _PATCHES_8: dict[str, Any] = {"patch_size": 8}
 _GRID: dict[str, Any] = {"patch_size": 8, "pooling": "2d", "cls": "none"}
-PSVIT_PRESETS: dict[str, dict[str, Any]] = {
-    "psvit_1d_tiny": {"shape": PsvitShape((192, 288, 384), (3, 6, 6)), "plan": "BSBB|BSBBB|BSSBS"},
-    "psvit_1d_small": {"shape": PsvitShape((144, 256, 384), (3, 4, 6), **_PATCHES_8), "plan": "BSBB|BSSSS|BSBBB"},
-    "psvit_1d_base": {"shape": PsvitShape((288, 512, 768), (6, 8, 12), **_PATCHES_8), "plan": "BBBS|BBBB|BBBBBB"},
-    "psvit_tiny_8": {"shape": PsvitShape((64, 144, 192), (1, 3, 3), **_PATCHES_8), "plan": "BSBB|BBBB|BBBBB"},
-    "psvit_small_16": {"shape": PsvitShape((288, 512, 768), (6, 8, 12)), "plan": "BSB|BSBBB|BSBSB"},
-    "psvit_2d_tiny": {"shape": PsvitShape((96, 192, 384), (3, 6, 12), **_GRID), "plan": "BB|BSBB|BBSBB"},
-    "psvit_2d_small": {"shape": PsvitShape((192, 384, 768), (3, 6, 12), **_GRID), "plan": "BSBS|BSBB|BB"},
-    "psvit_2d_base": {"shape": PsvitShape((288, 576, 1152), (6, 9, 18), **_GRID), "plan": "BSBSBS|BSBSBS|BSBBSB"},
+
+
+def _preset(dims: tuple[int, ...], heads: tuple[int, ...], plan: str, **choices: Any) -> dict[str, Any]:
+    return {"shape": PoolingSharingShape(dims, heads, **choices), "plan": plan}
+
+
+POOLING_SHARING_PRESETS: dict[str, dict[str, Any]] = {
+    "psvit_1d_tiny": _preset((192, 288, 384), (3, 6, 6), "BSBB|BSBBB|BSSBS"),
+    "psvit_1d_small": _preset((144, 256, 384), (3, 4, 6), "BSBB|BSSSS|BSBBB", **_PATCHES_8),
+    "psvit_1d_base": _preset((288, 512, 768), (6, 8, 12), "BBBS|BBBB|BBBBBB", **_PATCHES_8),
+    "psvit_tiny_8": _preset((64, 144, 192), (1, 3, 3), "BSBB|BBBB|BBBBB", **_PATCHES_8),
+    "psvit_small_16": _preset((288, 512, 768), (6, 8, 12), "BSB|BSBBB|BSBSB"),
+    "psvit_2d_tiny": _preset((96, 192, 384), (3, 6, 12), "BB|BSBB|BBSBB", **_GRID),
+    "psvit_2d_small": _preset((192, 384, 768), (3, 6, 12), "BSBS|BSBB|BB", **_GRID),
+    "psvit_2d_base": _preset((288, 576, 1152), (6, 9, 18), "BSBSBS|BSBSBS|BSBBSB", **_GRID),
 }
-"""Arguments of `PSViT` that come to the published counts: all reconstructions, see `docs/psvit.md`."""
+"""Arguments of `PSViT` that give the published counts; all are reconstructions, see `docs/psvit.md`."""
 
 
-class ImageOnlyError(UserError):
-    """PSViT was given clips of more than one frame."""
-
-
-class SharingAttention(nn.Module):
-    """Attention with its own map, with the map of another layer, or with some heads of either.
-
-    Args:
-        dim: channels of a token.
-        num_heads: M.
-        own_heads: heads that compute their own map; None: all (a basic layer).
-        qkv_bias: biases of the projections into queries, keys and values.
-        dropout: after the output projection.
-
-    Source: PSViT (arXiv 2108.03428), section on attention sharing.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        own_heads: tuple[int, ...] | None = None,
-        qkv_bias: bool = True,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.num_heads, self.width = num_heads, dim // num_heads
-        self.scale = self.width**-0.5
-        self.own_heads = own_heads
-        num_own = num_heads if own_heads is None else len(own_heads)
-        self.qk = Linear(dim, 2 * num_own * self.width, bias=qkv_bias) if num_own else None
-        self.v = Linear(dim, dim, bias=qkv_bias)
-        self.proj = Linear(dim, dim)
-        self.dropout = dropout
-
-    def forward(
-        self, x_BNC: Tensor, map_BMNN: Tensor | None = None, keep_map: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attend.
-
-        Args:
-            x_BNC: tokens, normalised.
-            map_BMNN: map of the layer before, after its softmax; None: this layer's own (basic layers only). A basic
-                layer that is handed a map uses it for all heads.
-            keep_map: return the map that was used, also where computing without one would be quicker.
-
-        Returns:
-            (B, N, C), and the map (B, M, N, N) where one was handed in or is kept, else None.
-        """
-        x_BNC = x_BNC.to(matmul_dtype(x_BNC))
-        v_BNMD = self.v(x_BNC).unflatten(-1, (self.num_heads, self.width))
-        if map_BMNN is None and not keep_map:
-            q_BNMD, k_BNMD = self._queries_and_keys(x_BNC)
-            out_BNMD = attend(q_BNMD, k_BNMD, v_BNMD, self.scale)
-        else:
-            if map_BMNN is None:
-                map_BMNN = self._map(x_BNC)
-            elif self.own_heads:
-                own = torch.tensor(self.own_heads, device=x_BNC.device)
-                map_BMNN = map_BMNN.index_copy(1, own, self._map(x_BNC).to(map_BMNN.dtype))
-            out_BNMD = apply_map(map_BMNN, v_BNMD)
-        out = self.proj(out_BNMD.flatten(2))
-        return nn.functional.dropout(out, self.dropout, self.training and self.dropout > 0), map_BMNN
-
-    def _queries_and_keys(self, x_BNC: Tensor) -> tuple[Tensor, ...]:
-        if self.qk is None:
-            raise ValueError("a sharing layer has no map of its own: hand it one")
-        qk: Tensor = self.qk(x_BNC)
-        return qk.unflatten(-1, (2, -1, self.width)).unbind(2)
-
-    def _map(self, x_BNC: Tensor) -> Tensor:
-        q_BNMD, k_BNMD = self._queries_and_keys(x_BNC)
-        return attention_map(q_BNMD, k_BNMD, self.scale)
-
-
-class PsvitBlock(nn.Module):
-    """Pre-norm attention and MLP, each with a shortcut.
-
-    Args:
-        dim: channels of a token.
-        num_heads: attention heads.
-        mlp_ratio: hidden over token channels.
-        dropout: inside attention and MLP.
-        drop_path: probability of leaving a branch out.
-        attention: further arguments of `SharingAttention`.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
-        **attention: Any,
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = SharingAttention(dim, num_heads, dropout=dropout, **attention)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), dim, dropout=dropout)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(
-        self, x_BNC: Tensor, map_BMNN: Tensor | None = None, keep_map: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, N, C) and the attention map that was used; arguments as in `SharingAttention.forward`."""
-        branch, map_BMNN = self.attn(self.norm1(x_BNC), map_BMNN, keep_map)
-        x_BNC = add_branch(x_BNC, branch, self.drop_path.draw(x_BNC))
-        return add_branch(x_BNC, self.mlp(self.norm2(x_BNC)), self.drop_path.draw(x_BNC)), map_BMNN
-
-
-class TokenPool(nn.Module):
-    """From the tokens of one stage to fewer, wider ones of the next: a convolution of stride 2.
-
-    Args:
-        shape: of the model.
-        stage: the stage that it leads to, 1 or more.
-    """
-
-    def __init__(self, shape: PsvitShape, stage: int) -> None:
-        super().__init__()
-        before, after, kernel = shape.dims[stage - 1], shape.dims[stage], shape.pool_kernel
-        self.flat, self.apart = shape.pooling == "1d", shape.cls == "apart"
-        convolution = nn.Conv1d if self.flat else nn.Conv2d
-        padding = kernel // 2 if kernel % 2 else 0
-        self.conv: nn.Module
-        if shape.pool_conv == "dense":
-            self.conv = convolution(before, after, kernel, stride=2, padding=padding)
-        else:
-            depthwise = convolution(before, before, kernel, stride=2, padding=padding, groups=before)
-            self.conv = nn.Sequential(depthwise, convolution(before, after, 1))
-        self.cls = Linear(before, after) if self.apart else None
-
-    def forward(self, x_BNC: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """Pool.
-
-        Args:
-            x_BNC: tokens, a class token that is kept apart in front.
-            grid: rows and columns of the others.
-
-        Returns:
-            Tokens in the same order, and their rows and columns.
-        """
-        cls_B1C = None if self.cls is None else self.cls(x_BNC[:, :1])
-        x_BCN = (x_BNC[:, 1:] if self.apart else x_BNC).transpose(1, 2)
-        if self.flat:
-            x_BCN = self.conv(x_BCN)
-            grid = (1, x_BCN.shape[-1])
-        else:
-            x_BCHW = self.conv(x_BCN.unflatten(-1, grid))
-            grid = (x_BCHW.shape[-2], x_BCHW.shape[-1])
-            x_BCN = x_BCHW.flatten(2)
-        x_BNC = x_BCN.transpose(1, 2)
-        return (x_BNC if cls_B1C is None else torch.cat([cls_B1C.to(x_BNC.dtype), x_BNC], dim=1)), grid
-
-
-class PsvitTrunk(nn.Module):
-    """All of a PSViT but its layers: from pixels to tokens, from stage to stage, from tokens to logits.
+class PoolingSharingModel(AttentionModel):
+    """A PSViT except its layers: from pixels to tokens, from stage to stage, from tokens to logits.
 
     Args:
         shape: widths, heads, sizes and what the paper leaves open.
         dropout: of the first tokens.
-        head_dropout: in front of the classifier.
+        head_dropout: before the classifier.
         act_checkpoint: recompute each layer in the backward pass instead of keeping its activations.
     """
 
     def __init__(
-        self, shape: PsvitShape, *, dropout: float = 0.0, head_dropout: float = 0.0, act_checkpoint: bool = False
+        self,
+        shape: PoolingSharingShape,
+        *,
+        dropout: float = 0.0,
+        head_dropout: float = 0.0,
+        act_checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.shape, self.dropout, self.act_checkpoint = shape, dropout, act_checkpoint
+        self.in_channels = shape.in_channels
+        side = shape.image_size // shape.patch_size
+        self.grid = (1, side, side)
         d = shape.dims
         self.patch_embed = nn.Conv2d(shape.in_channels, d[0], shape.patch_size, shape.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d[0])) if shape.num_cls else None
@@ -227,10 +90,13 @@ class PsvitTrunk(nn.Module):
         self.norm = nn.LayerNorm(d[-1], eps=1e-6)
         self.head = ClassifierHead(d[-1], shape.num_classes, dropout=head_dropout)
 
-    def train(self, mode: bool = True) -> Any:
-        """Switch between training and evaluation; also forgets what was derived from the weights."""
-        forget_derived(self)
-        return super().train(mode)
+    @abstractmethod
+    def path_layers(self) -> list[Layers]:
+        """For each stage the layers that a forward pass runs, in order."""
+
+    @abstractmethod
+    def cells(self) -> list[list[list[nn.Module]]]:
+        """For each stage and place in it the blocks that can stand there."""
 
     def init_weights(self) -> None:
         """As DeiT: truncated normal (0.02) for linear layers and tables, zero biases; convolutions as PyTorch."""
@@ -243,14 +109,69 @@ class PsvitTrunk(nn.Module):
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02)
 
-    def _embed(self, x_BCTHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """First tokens, and rows and columns of those that the first pooling sees.
+    def layers(self) -> list[list[nn.Module]]:
+        """One layer per cell; a pooling belongs to the first cell of the stage that it leads to."""
+        layers: list[list[nn.Module]] = []
+        for stage, cells in enumerate(self.cells()):
+            for i, blocks in enumerate(cells):
+                pool = [self.pools[stage - 1]] if stage and i == 0 else []
+                layers.append([*pool, *blocks])
+        return layers
+
+    def head_modules(self) -> list[nn.Module]:
+        """The last norm and the classifier."""
+        return [self.norm, self.head]
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """The class token and the position tables of all stages."""
+        tables = {f"pos_embed.{stage}" for stage in range(len(self.pos_embed))}
+        return frozenset(tables if self.cls_token is None else {"cls_token", *tables})
+
+    def attention_maps(self, x: Tensor) -> list[Tensor]:
+        """See `AttentionModel.attention_maps`; a sharing layer repeats the map that it was given."""
+        return attention_maps(self, x)
+
+    def _logits(self, x_BCTHW: Tensor) -> Tensor:
+        x_BNC, _ = self._encode(x_BCTHW)
+        # The mean is over all tokens, class tokens included.
+        logits: Tensor = self.head(x_BNC[:, 0] if self.shape.head_input == "cls" else x_BNC.mean(dim=1))
+        return logits
+
+    def _features(self, x_BCTHW: Tensor) -> Features:
+        """A joint class token was pooled with the others: it cannot be told from them and counts as one of the grid."""
+        x_BNC, sides = self._encode(x_BCTHW)
+        num_apart = self._num_apart
+        return Features(x_BNC[:, num_apart:], (1, *sides), x_BNC[:, :num_apart] if num_apart else None)
+
+    def _stages(self, x_BCTHW: Tensor) -> list[Tensor]:
+        x_BNC, sides = self._embed(x_BCTHW)
+        maps = []
+        for stage, layers in enumerate(self.path_layers()):
+            x_BNC, sides = self._run_stage(stage, layers, x_BNC, sides)
+            tokens_BCN = x_BNC[:, self._num_apart :].transpose(1, 2)
+            maps.append(torch.unflatten(tokens_BCN, -1, (1, *sides)))
+        return maps
+
+    @property
+    def _num_apart(self) -> int:
+        """Class tokens that are not part of the grid."""
+        return 1 if self.shape.cls == "apart" else 0
+
+    def _encode(self, x_BCTHW: Tensor) -> tuple[Tensor, Sides]:
+        """Tokens (B, X + N, C) of the last layer, normalized, a class token that is kept apart first; sides of N."""
+        x_BNC, sides = self._embed(x_BCTHW)
+        for stage, layers in enumerate(self.path_layers()):
+            x_BNC, sides = self._run_stage(stage, layers, x_BNC, sides)
+        return self.norm(x_BNC), sides
+
+    def _embed(self, x_BCTHW: Tensor) -> tuple[Tensor, Sides]:
+        """First tokens, and rows and columns of those that the first pooling reduces.
 
         Raises:
-            ImageOnlyError: the clips have more than one frame.
+            UserError: the clips have more than one frame.
         """
         if x_BCTHW.shape[2] != 1:
-            raise ImageOnlyError(f"PSViT reads images: expected clips of 1 frame, found {x_BCTHW.shape[2]}")
+            raise UserError(f"PSViT reads images: expected clips of 1 frame, found {x_BCTHW.shape[2]}")
         x_BCHW = self.patch_embed(x_BCTHW.squeeze(2))
         rows, columns = x_BCHW.shape[-2:]
         x_BNC = x_BCHW.flatten(2).transpose(1, 2)
@@ -258,63 +179,48 @@ class PsvitTrunk(nn.Module):
             cls_B1C = self.cls_token.to(x_BNC.dtype).expand(x_BNC.shape[0], -1, -1)
             x_BNC = torch.cat([cls_B1C, x_BNC], dim=1)
         joint = 1 if self.shape.cls == "joint" else 0
-        grid = (rows, columns) if self.shape.pooling == "2d" else (1, rows * columns + joint)
+        sides = (rows, columns) if self.shape.pooling == "2d" else (1, rows * columns + joint)
         x_BNC = x_BNC + self._positions(0, (rows, columns))
-        return nn.functional.dropout(x_BNC, self.dropout, self.training and self.dropout > 0), grid
+        return nn.functional.dropout(x_BNC, self.dropout, self.training and self.dropout > 0), sides
 
-    def _enter(self, stage: int, x_BNC: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens and grid as the layers of `stage` (1 or more) see them, of those that the stage before left."""
-        x_BNC, grid = self.pools[stage - 1](x_BNC, grid)
-        return (x_BNC + self._positions(stage, grid) if self.shape.pos_embed == "all" else x_BNC), grid
+    def _run_stage(self, stage: int, layers: Layers, x_BNC: Tensor, sides: Sides) -> tuple[Tensor, Sides]:
+        """Tokens and sides at the end of a stage; both as the stage before left them."""
+        if stage:
+            x_BNC, sides = self.pools[stage - 1](x_BNC, sides)
+            if self.shape.pos_embed == "all":
+                x_BNC = x_BNC + self._positions(stage, sides)
+        map_BMNN: Tensor | None = None
+        for i, (kind, block) in enumerate(layers):
+            given = None if kind == BASIC else map_BMNN
+            # Only a map that the next layer shares is worth computing as a whole.
+            is_shared = any(kind != BASIC for kind, _ in layers[i + 1 : i + 2])
+            x_BNC, map_BMNN = self._run(block, x_BNC, given, is_shared)
+        return x_BNC, sides
 
-    def _positions(self, stage: int, grid: tuple[int, int]) -> Tensor:
-        """Position table of a stage, stretched where the image is not of the size it was made for."""
-        table = self.pos_embed[stage]
+    def _positions(self, stage: int, sides: Sides) -> Tensor:
+        """Position table of a stage, stretched unless the image has the size that it was made for."""
+        table: Tensor = self.pos_embed[stage]
         num_cls = self.shape.num_cls if stage == 0 or self.shape.cls == "apart" else 0
         rows = table.shape[1] - num_cls
         side = math.isqrt(rows) if stage == 0 or self.shape.pooling == "2d" else 0
         made_for = (1, side, side) if side else (1, 1, rows)
-        if made_for == (1, *grid):
+        if made_for == (1, *sides):
             return table
-        stretched = resize_pos_embed(table[:, num_cls:], made_for, (1, *grid))
+        stretched = resize_pos_embed(table[:, num_cls:], made_for, (1, *sides))
         return torch.cat([table[:, :num_cls], stretched], dim=1)
-
-    def encode(self, x_BCTHW: Tensor, stages: Sequence[Layers]) -> tuple[Tensor, tuple[int, int, int]]:
-        """Run the layers of a path.
-
-        Args:
-            x_BCTHW: (B, C, 1, H, W), normalised.
-            stages: for each stage its layers in order.
-
-        Returns:
-            tokens: (B, N, C) of the last layer, normalised.
-            grid: (1, rows, columns) of what the stage would pool.
-        """
-        x_BNC, grid = self._embed(x_BCTHW)
-        for stage, layers in enumerate(stages):
-            if stage:
-                x_BNC, grid = self._enter(stage, x_BNC, grid)
-            map_BMNN = None
-            for i, (kind, block) in enumerate(layers):
-                given = None if kind == BASIC else map_BMNN
-                is_shared = any(kind != BASIC for kind, _ in layers[i + 1 : i + 2])
-                x_BNC, map_BMNN = self._run(block, x_BNC, given, is_shared)
-        return self.norm(x_BNC), (1, *grid)
 
     def _run(
         self, block: nn.Module, x_BNC: Tensor, map_BMNN: Tensor | None, keep_map: bool
     ) -> tuple[Tensor, Tensor | None]:
+        result: tuple[Tensor, Tensor | None]
         if self.act_checkpoint and self.training and torch.is_grad_enabled():
-            done: tuple[Tensor, Tensor | None] = checkpoint(block, x_BNC, map_BMNN, keep_map, use_reentrant=False)
-            return done
-        return block(x_BNC, map_BMNN, keep_map)
-
-    def classify(self, x_BNC: Tensor) -> Tensor:
-        """Logits (B, K) of normalised tokens."""
-        return self.head(x_BNC[:, 0] if self.shape.head_input == "cls" else x_BNC.mean(dim=1))
+            result = checkpoint(block, x_BNC, map_BMNN, keep_map, use_reentrant=False)
+        else:
+            result = block(x_BNC, map_BMNN, keep_map)
+        return result
 
 
-class PSViT(PsvitTrunk):
+class PSViT(PoolingSharingModel):
     """A PSViT with fixed layers.
 
     Args:
@@ -322,16 +228,19 @@ class PSViT(PsvitTrunk):
         plan: layers, such as `BSBB|BSBBB|BSSBS`.
         dropout: of the first tokens, and inside attention and MLP.
         drop_path: rate of the last layer; grows linearly from 0.
-        head_dropout: in front of the classifier.
+        head_dropout: before the classifier.
         act_checkpoint: recompute each layer in the backward pass instead of keeping its activations.
 
-    Source: PSViT (arXiv 2108.03428). Plans and what `PsvitShape` marks are reconstructions.
+    Raises:
+        UserError: not a legal plan of this shape.
+
+    Source: PSViT (arXiv 2108.03428). Plans and what `PoolingSharingShape` marks are reconstructions.
     """
 
     def __init__(
         self,
         *,
-        shape: PsvitShape,
+        shape: PoolingSharingShape,
         plan: str,
         dropout: float = 0.0,
         drop_path: float = 0.0,
@@ -342,75 +251,59 @@ class PSViT(PsvitTrunk):
         self.plan = parse_plan(plan, len(shape.dims))
         rates = drop_path_rates(drop_path, sum(map(len, self.plan)))
         self.blocks = nn.ModuleList()
-        for stage, layers in enumerate(self.plan):
-            for kind in layers:
-                block = PsvitBlock(
-                    shape.dims[stage],
-                    shape.heads[stage],
-                    own_heads=None if kind == BASIC else shape.own_heads(stage),
-                    mlp_ratio=shape.mlp_ratio,
-                    qkv_bias=shape.qkv_bias,
-                    dropout=dropout,
-                    drop_path=rates[len(self.blocks)],
-                )
-                self.blocks.append(block)
+        for stage, kinds in enumerate(self.plan):
+            for kind in kinds:
+                rate = rates[len(self.blocks)]
+                self.blocks.append(SharingBlock.of_stage(shape, stage, kind, dropout=dropout, drop_path=rate))
         self.init_weights()
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """Logits (B, K) of normalised images (B, C, 1, H, W)."""
-        return self.classify(self.forward_features(x_BCTHW)[0])
-
-    def forward_features(self, x_BCTHW: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-        """Tokens of the last layer, normalised.
-
-        Args:
-            x_BCTHW: (B, C, 1, H, W), normalised.
-
-        Returns:
-            tokens: (B, N, C), a class token that is kept apart first.
-            grid: (1, rows, columns) of the others; with 1d pooling one row, with a joint class token one of its tokens.
-        """
-        return self.encode(x_BCTHW, self._stages())
-
-    def _stages(self) -> list[Layers]:
+    def path_layers(self) -> list[Layers]:
+        """All layers, as the plan orders them."""
         blocks = iter(self.blocks)
-        return [[(kind, next(blocks)) for kind in layers] for layers in self.plan]
+        return [[(kind, next(blocks)) for kind in kinds] for kinds in self.plan]
+
+    def cells(self) -> list[list[list[nn.Module]]]:
+        """One block per place."""
+        return [[[block] for _, block in layers] for layers in self.path_layers()]
 
 
-def shape_from_config(cfg: Any) -> PsvitShape:
-    """The shape that the sections DATA, PSVIT and MODEL describe.
+def shape_from_config(cfg: Config) -> PoolingSharingShape:
+    """The shape in the sections DATA, PSVIT and MODEL.
 
     Raises:
-        PlanError: widths, heads and sizes do not fit together.
-        ImageOnlyError: DATA.NUM_FRAMES is not 1.
+        UserError: widths, heads and sizes do not fit together, or DATA.NUM_FRAMES is not 1.
     """
     if cfg.DATA.NUM_FRAMES != 1:
-        raise ImageOnlyError(f"DATA.NUM_FRAMES is {cfg.DATA.NUM_FRAMES}: PSViT reads images, expected 1")
+        raise UserError(f"DATA.NUM_FRAMES is {cfg.DATA.NUM_FRAMES}: PSViT reads images, expected 1")
     p = cfg.PSVIT
     try:
-        return PsvitShape(
-            dims=tuple(p.DIMS),
-            heads=tuple(p.HEADS),
+        return PoolingSharingShape(
+            dims=p.DIMS,
+            heads=p.HEADS,
             image_size=cfg.DATA.TRAIN_CROP_SIZE,
             patch_size=p.PATCH_SIZE,
             in_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
             num_classes=cfg.MODEL.NUM_CLASSES,
-            pooling=p.POOLING,
+            pooling=cast(Pooling, p.POOLING),
             pool_kernel=p.POOL_KERNEL,
-            pool_conv=p.POOL_CONV,
-            cls=p.CLS,
-            head_input=p.HEAD_INPUT,
-            pos_embed=p.POS_EMBED,
-            shared_heads=tuple(p.SHARED_HEADS),
+            pool_conv=cast(PoolConv, p.POOL_CONV),
+            cls=cast(ClassToken, p.CLS),
+            head_input=cast(HeadInput, p.HEAD_INPUT),
+            pos_embed=cast(Positions, p.POS_EMBED),
+            shared_heads=p.SHARED_HEADS,
             mlp_ratio=p.MLP_RATIO,
             qkv_bias=p.QKV_BIAS,
         )
-    except PlanError as error:
-        raise PlanError(f"PSVIT: {error}") from error
+    except UserError as error:
+        raise UserError(error, where="PSVIT") from error
 
 
-def psvit_from_config(cfg: Any) -> PSViT:
-    """`PSViT` from the sections DATA, PSVIT and MODEL of a config."""
+def pooling_sharing_from_config(cfg: Config) -> PSViT:
+    """`PSViT` from the sections DATA, PSVIT and MODEL of a config.
+
+    Raises:
+        UserError: as `shape_from_config`; or PSVIT.PLAN is not a legal plan.
+    """
     return PSViT(
         shape=shape_from_config(cfg),
         plan=cfg.PSVIT.PLAN,

@@ -1,42 +1,53 @@
-"""The PSViT supernet: in every cell a basic and a sharing layer, of which a path takes one or none.
+"""The PSViT supernet: every cell has a basic and a sharing layer, and a path takes one of them or none.
 
-One set of weights serves all paths; training draws a path per step, the search compares paths with the weights they
-share. A layer along a path computes what it would in a `PSViT` of that plan.
+One set of weights serves all paths. Training draws a path per step; the search compares paths with the weights that
+they share. A layer on a path computes what it would compute in a `PSViT` of that plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from torch import Tensor, nn
 
+from videovit.config import Config
+from videovit.errors import UserError
 from videovit.models.layers.transformer import drop_path_rates
-from videovit.models.pooling_sharing.model import Layers, PsvitBlock, PsvitTrunk, shape_from_config
-from videovit.models.pooling_sharing.plan import BASIC, IDENTITY, PlanError, PsvitShape, draw_plan, pad_plan, parse_plan
+from videovit.models.pooling_sharing.blocks import SharingBlock
+from videovit.models.pooling_sharing.model import Layers, PoolingSharingModel, shape_from_config
+from videovit.models.pooling_sharing.plan import (
+    BASIC,
+    IDENTITY,
+    SHARING,
+    PoolingSharingShape,
+    draw_plan,
+    pad_plan,
+    parse_plan,
+)
 
 
-class PSViTSupernet(PsvitTrunk):
-    """All PSViTs of a shape with at most `num_cells` layers a stage.
+class PSViTSupernet(PoolingSharingModel):
+    """All PSViTs of a shape with at most `num_cells` layers per stage.
 
     Args:
         shape: widths, heads, sizes.
-        plan: the path taken until another is set, or in training drawn.
-        num_cells: cells of every stage.
-        sharing_owns: sharing cells have norms, values, projection and MLP of their own; else they use those of the
-            basic layer of the same cell, which halves the supernet.
+        plan: the path taken until another one is set or, in training, drawn.
+        num_cells: cells of each stage.
+        sharing_owns: sharing cells have their own norms, values, projection and MLP; else they use those of the basic
+            layer of the same cell, which halves the supernet.
         dropout, head_dropout, act_checkpoint: as in `PSViT`.
         drop_path: rate of the last cell; grows linearly from 0.
 
-    Source: the search space of PSViT (arXiv 2108.03428); its training is not described there, this is single path,
-        uniformly drawn (SPOS, arXiv 1904.00420), a reconstruction.
+    Raises:
+        UserError: not a legal plan of this supernet; or `shape.shared_heads` without `sharing_owns`.
+
+    Source: the search space of PSViT (arXiv 2108.03428). Its training is not described there; single path, uniformly
+        drawn (SPOS, arXiv 1904.00420), is a reconstruction.
     """
 
     def __init__(
         self,
         *,
-        shape: PsvitShape,
+        shape: PoolingSharingShape,
         plan: str,
         num_cells: int = 6,
         sharing_owns: bool = True,
@@ -47,94 +58,96 @@ class PSViTSupernet(PsvitTrunk):
     ) -> None:
         super().__init__(shape, dropout=dropout, head_dropout=head_dropout, act_checkpoint=act_checkpoint)
         if shape.shared_heads and not sharing_owns:
-            raise PlanError("shared_heads: head masks need sharing cells with weights of their own (sharing_owns)")
+            raise UserError("shared_heads: head masks need sharing cells with weights of their own (sharing_owns)")
         self.num_cells, self.sharing_owns = num_cells, sharing_owns
         self.set_plan(plan)
+        stages = range(len(shape.dims))
         rates = drop_path_rates(drop_path, len(shape.dims) * num_cells)
 
-        def cells(own: tuple[int, ...] | None, stage: int) -> nn.ModuleList:
-            blocks = (
-                PsvitBlock(
-                    shape.dims[stage],
-                    shape.heads[stage],
-                    own_heads=own,
-                    mlp_ratio=shape.mlp_ratio,
-                    qkv_bias=shape.qkv_bias,
-                    dropout=dropout,
-                    drop_path=rates[stage * num_cells + i],
-                )
-                for i in range(num_cells)
+        def row(stage: int, kind: str) -> nn.ModuleList:
+            of_stage = rates[stage * num_cells : (stage + 1) * num_cells]
+            return nn.ModuleList(
+                SharingBlock.of_stage(shape, stage, kind, dropout=dropout, drop_path=rate) for rate in of_stage
             )
-            return nn.ModuleList(blocks)
 
-        stages = range(len(shape.dims))
-        self.basic = nn.ModuleList(cells(None, s) for s in stages)
-        self.sharing = nn.ModuleList(cells(shape.own_heads(s), s) for s in stages) if sharing_owns else None
+        self.basic = nn.ModuleList(row(stage, BASIC) for stage in stages)
+        self.sharing = nn.ModuleList(row(stage, SHARING) for stage in stages) if sharing_owns else None
         self.init_weights()
 
     def set_plan(self, plan: str) -> None:
-        """Take this path, in training until the next is drawn: cells, or layers, which fill the first cells of a stage.
+        """Take this path, in training until the next one is drawn.
+
+        Args:
+            plan: cells; or layers, which then fill the first cells of each stage.
 
         Raises:
-            PlanError: not a legal plan of this supernet.
+            UserError: not a legal plan of this supernet.
         """
         num_stages = len(self.shape.dims)
         parse_plan(plan, num_stages)
         stages = plan.replace(" ", "").split("|")
-        fits = all(len(stage) == self.num_cells for stage in stages)
-        self.plan = "|".join(stages) if fits else pad_plan(plan, num_stages, self.num_cells)
+        is_cells = all(len(stage) == self.num_cells for stage in stages)
+        self.plan = "|".join(stages) if is_cells else pad_plan(plan, num_stages, self.num_cells)
         self._drawn: str | None = None
 
     @property
     def path(self) -> str:
-        """The cells that are run now: the plan, in training the path that was drawn."""
+        """The cells that a forward pass runs: the plan, or in training the path that was drawn."""
         return self._drawn if self.training and self._drawn else self.plan
 
     def draw_path(self, seed: int, epoch: int, step: int) -> None:
-        """Train a path that depends on seed, epoch and step alone, hence the same on every rank; all equally likely.
+        """Train a random path; all are equally likely.
 
-        Nothing is drawn from PyTorch's generators.
+        It is a function of seed, epoch and step alone, hence the same on every rank, and PyTorch's generators stay
+        untouched.
         """
         rng = np.random.default_rng(np.random.SeedSequence((seed, epoch, step), spawn_key=(1,)))
         self._drawn = draw_plan(rng, len(self.shape.dims), self.num_cells)
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """Logits (B, K) of normalised images (B, C, 1, H, W), along the path."""
-        return self.classify(self.forward_features(x_BCTHW)[0])
-
-    def forward_features(self, x_BCTHW: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-        """Tokens of the last layer of the path, normalised, and their grid, as `PSViT.forward_features`."""
-        return self.encode(x_BCTHW, self._stages())
-
-    def _stages(self) -> list[Layers]:
+    def path_layers(self) -> list[Layers]:
+        """The layers of `path`."""
         return [
             [(kind, self._block(stage, i, kind)) for i, kind in enumerate(cells) if kind != IDENTITY]
             for stage, cells in enumerate(self.path.split("|"))
         ]
 
+    def cells(self) -> list[list[list[nn.Module]]]:
+        """Basic and sharing layer of each cell; one block if they share their weights."""
+        kinds = BASIC if self.sharing is None else BASIC + SHARING
+        return [
+            [[self._block(stage, i, kind) for kind in kinds] for i in range(self.num_cells)]
+            for stage in range(len(self.shape.dims))
+        ]
+
     def _block(self, stage: int, cell: int, kind: str) -> nn.Module:
-        rows = self.basic if kind == BASIC or self.sharing is None else self.sharing
-        block: nn.Module = rows[stage][cell]
-        return block
+        row = (self.basic if kind == BASIC or self.sharing is None else self.sharing)[stage]
+        assert isinstance(row, nn.ModuleList)
+        return row[cell]
 
     def weights_along_path(self) -> dict[str, Tensor]:
         """The weights of the path by the names of a `PSViT` of the same plan, sharing memory with these."""
-        layers = [(kind, block) for stage in self._stages() for kind, block in stage]
+        layers = [(kind, block) for stage in self.path_layers() for kind, block in stage]
         state = {
             name: tensor.detach()
             for name, tensor in self.state_dict().items()
             if not name.startswith(("basic.", "sharing."))
         }
         for number, (kind, block) in enumerate(layers):
-            weights: Mapping[str, Tensor] = block.state_dict()
-            for name, tensor in weights.items():
+            for name, tensor in block.state_dict().items():
+                # A sharing layer on a basic cell's weights leaves its queries and keys unused.
                 if kind == BASIC or self.sharing is not None or ".qk." not in name:
                     state[f"blocks.{number}.{name}"] = tensor.detach()
         return state
 
 
-def psvit_supernet_from_config(cfg: Any) -> PSViTSupernet:
-    """`PSViTSupernet` from the sections DATA, PSVIT, SUPERNET and MODEL; PSVIT.PLAN is the path of its evaluation."""
+def pooling_sharing_supernet_from_config(cfg: Config) -> PSViTSupernet:
+    """`PSViTSupernet` from the sections DATA, PSVIT, SUPERNET and MODEL of a config.
+
+    PSVIT.PLAN is the path of its evaluation.
+
+    Raises:
+        UserError: as `shape_from_config`; or PSVIT.PLAN is not a legal plan.
+    """
     return PSViTSupernet(
         shape=shape_from_config(cfg),
         plan=cfg.PSVIT.PLAN,
