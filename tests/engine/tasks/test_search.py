@@ -45,7 +45,7 @@ def test_the_space_is_what_the_closed_form_allows():
     assert {plan for plan in ALL if space.holds(plan)} == allowed
     assert all(space.cost(plan) == plan_cost(SHAPE, plan) for plan in ALL)
     assert not space.holds("S--|B--") and not space.holds("---|B--")
-    with pytest.raises(SearchError, match="one layer per stage needs"):
+    with pytest.raises(SearchError, match="one layer a stage needs"):
         Space(SHAPE, 3, 1e3)
 
 

@@ -230,6 +230,12 @@ SPARED = {
     "PiT": {"cls_token", "pos_embed_spatial", "pos_embed_temporal"},
     "PSViT": {"cls_token", "pos_embed.0"},
     "PSViTSupernet": {"cls_token", "pos_embed.0"},
+    "PS_ViT": {
+        "cls_token",
+        *(f"stem.norm.{kind}" for kind in ("weight", "bias")),
+        *(f"stem.units.{unit}.norm{i}.{kind}" for unit in (0, 1) for i in (1, 2, 3) for kind in ("weight", "bias")),
+        *(f"stem.units.{unit}.shortcut.1.{kind}" for unit in (0, 1) for kind in ("weight", "bias")),
+    },
 }
 
 

@@ -55,7 +55,7 @@ class Space:
             )
         )
         if max_macs is not None and cheapest.macs > max_macs:
-            raise SearchError(f"SEARCH.MAX_GMACS {max_macs / 1e9:g}: one layer per stage needs {cheapest.macs / 1e9:g}")
+            raise SearchError(f"SEARCH.MAX_GMACS {max_macs / 1e9:g}: one layer a stage needs {cheapest.macs / 1e9:g}")
 
     def cost(self, plan: str) -> Cost:
         """Parameters and multiply-adds of a plan (of cells or of layers), from the closed form."""

@@ -54,7 +54,7 @@ POOLING_SHARING_PRESETS: dict[str, dict[str, Any]] = {
     "psvit_2d_small": _preset((192, 384, 768), (3, 6, 12), "BSBS|BSBB|BB", **_GRID),
     "psvit_2d_base": _preset((288, 576, 1152), (6, 9, 18), "BSBSBS|BSBSBS|BSBBSB", **_GRID),
 }
-"""Arguments of `PSViT` that give the published counts; all are reconstructions, see `docs/psvit.md`."""
+"""Arguments of `PSViT` that give the published counts; all are reconstructions, see `docs/pooling_sharing.md`."""
 
 
 class PoolingSharingModel(AttentionModel):
