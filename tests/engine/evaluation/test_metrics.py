@@ -9,15 +9,13 @@ from sklearn.metrics import average_precision_score
 
 from videovit.data.records import Batch
 from videovit.engine.evaluation.metrics import (
-    MissingViewsError,
     MultiLabel,
-    NonFiniteScoresError,
-    NoPositivesError,
     TopK,
     average_precision,
     class_accuracy,
     topk_correct,
 )
+from videovit.errors import UserError
 
 
 def test_topk() -> None:
@@ -76,7 +74,7 @@ def test_a_view_counts_once_and_a_missing_one_is_an_error() -> None:
     feed(ensemble, 0, 0, [1.0, 0.0], 0)
     feed(ensemble, 0, 0, [0.0, 5.0], 0)  # padded sampler: again
     feed(ensemble, 0, 1, [1.0, 0.0], 0)
-    with pytest.raises(MissingViewsError, match="2 of 4 views.*video 1, view 0"):
+    with pytest.raises(UserError, match="2 of 4 views.*video 1, view 0"):
         ensemble.result()
     assert ensemble.result(skipped={1}) == {
         "top1_acc": 100.0,
@@ -93,7 +91,7 @@ def test_nan_has_no_accuracy() -> None:
     ensemble = TopK(num_videos=2, num_views=1, num_classes=2)
     feed(ensemble, 0, 0, [1.0, 0.0], 0)
     feed(ensemble, 1, 0, [float("nan"), 0.0], 0)
-    with pytest.raises(NonFiniteScoresError, match="1 of 2 videos.*videos 1"):
+    with pytest.raises(UserError, match="1 of 2 videos.*videos 1"):
         ensemble.result()
 
 
@@ -136,7 +134,7 @@ def test_map_leaves_out_classes_without_positives_and_takes_the_largest_score() 
 def test_map_of_videos_without_any_class_is_an_error() -> None:
     evaluator = MultiLabel(num_videos=1, num_views=1, num_classes=2)
     evaluator.update(torch.zeros(1, 2), batch_of(torch.zeros(1, 2), [0], [0]))
-    with pytest.raises(NoPositivesError, match="none of the 1"):
+    with pytest.raises(UserError, match="none of the 1"):
         evaluator.result()
 
 

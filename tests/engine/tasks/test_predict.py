@@ -1,4 +1,4 @@
-"""Prediction without a list: which inputs, which windows, and what is said where there is nothing to predict."""
+"""Prediction: inputs, windows, tables, and errors for folders without inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.videos import write_video
 from videovit.config import Config, load_config
 from videovit.data.decode import DecodeError
 from videovit.data.sampling import EvenSpans, RandomSpans, Segments, StridedClips
-from videovit.engine.tasks.predict import Prediction, format_prediction, list_inputs, predict_video, window_starts
+from videovit.engine.tasks.predict import Prediction, Predictor, format_prediction, list_inputs, window_starts
 from videovit.errors import UserError
 from videovit.models import build_model
 
@@ -44,12 +44,13 @@ def test_a_model_of_images_takes_images_and_folders_of_them(tmp_path: Path) -> N
         Image.new("RGB", (40, 36), "red").save(tmp_path / "images" / name)
     one, two = (str(tmp_path / "images" / name) for name in ("a/2.png", "b/1.png"))
     assert list_inputs(cfg, [str(tmp_path / "images"), two]) == [one, two, two]
-    model = build_model(cfg).eval()
-    prediction = predict_video(cfg, model, one, torch.device("cpu"), quiet=True)
+    model = build_model(cfg)
+    predictor = Predictor(cfg, model, torch.device("cpu"))
+    prediction = predictor.predict(one, quiet=True)
     assert prediction.views == "1 windows x 1 crops, mean score" and len(prediction.top) == 3
     video = write_video(tmp_path / "v.mp4", num_frames=4)
     with pytest.raises(DecodeError, match="v.mp4': not an image"):
-        predict_video(cfg, model, str(video), torch.device("cpu"), quiet=True)
+        predictor.predict(str(video), quiet=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: a folder without images, and TEST.DATASET imagenet is about images"):
         list_inputs(cfg, [str(tmp_path / "empty")])
@@ -71,8 +72,8 @@ def test_a_folder_is_a_video_of_frames_or_all_videos_in_it(tmp_path: Path) -> No
 def test_only_shares_are_shown_in_percent() -> None:
     prediction = Prediction("a.mp4", [("walk", 0.25), ("sit", -3.5)], [], "1 windows")
     assert format_prediction(prediction).split()[-4:] == ["walk", "25.0", "sit", "-350.0"]
-    told = format_prediction(prediction, in_percent=False)
-    assert told.split()[-4:] == ["walk", "0.25", "sit", "-3.50"] and "%" not in told
+    table = format_prediction(prediction, in_percent=False)
+    assert table.split()[-4:] == ["walk", "0.25", "sit", "-3.50"] and "%" not in table
 
 
 def test_a_folder_of_frames_is_one_video(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_folder_of_frames_is_one_video(tmp_path: Path) -> None:
     for i in range(16):
         Image.new("RGB", (40, 36), (i, i, i)).save(tmp_path / "frames" / f"{i}.png")
     (name,) = list_inputs(cfg, [str(tmp_path / "frames")])
-    prediction = predict_video(cfg, build_model(cfg).eval(), name, torch.device("cpu"), quiet=True)
+    prediction = Predictor(cfg, build_model(cfg), torch.device("cpu")).predict(name, quiet=True)
     assert prediction.views == "2 windows x 3 crops, mean score"
     assert [b for _, b, _ in prediction.windows] == pytest.approx([8 / 30, 16 / 30])
 

@@ -1,4 +1,4 @@
-"""Frame orders on batches, and the report made of the results."""
+"""Frame orders on batches, and the report of the results."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from videovit.data.records import Batch
 from videovit.engine.evaluation.metrics import TopK
-from videovit.engine.tasks.shuffle_eval import draw, format_readings, format_report, reorder_frames, summarise
+from videovit.engine.tasks.shuffle_eval import draw, format_readings, format_report, reorder_frames, summarize
 
 T = 6
 
@@ -74,7 +74,7 @@ GROUPS = {"motion": [0, 1], "appearance": [2, 3]}
 
 
 def report() -> dict:
-    return summarise(
+    return summarize(
         {
             "ordered": [ensemble([0, 0, 1, 1, 2, 2, 3, 2], LABELS)],
             "reversed": [ensemble([1, 1, 0, 0, 2, 2, 3, 3], LABELS)],

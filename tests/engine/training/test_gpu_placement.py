@@ -18,10 +18,9 @@ from tests.helpers.runs import exit_codes, renew_threads
 from videovit.config import Config, load_config
 from videovit.data.records import Batch
 from videovit.data.transforms.pipeline import build_mixup, build_preparation
+from videovit.engine.objectives import build_loss
 from videovit.engine.tasks.shuffle_eval import reorder_frames
-from videovit.engine.training.losses import build_loss
 from videovit.engine.training.optim import build_optimizer, build_schedule, clip_gradients, set_lr
-from videovit.engine.training.step import call_model
 from videovit.models import build_model
 
 CUDA = torch.device("cuda", 0)
@@ -127,7 +126,7 @@ def train(name: str) -> None:
         if mixup is not None:
             x_BCTHW, targets = mixup(x_BCTHW, targets, np.random.default_rng(0))
         loss = build_loss(cfg.MODEL.LOSS_FUNC, label_smoothing=cfg.MODEL.LABEL_SMOOTHING)
-        for logits in outputs(call_model(model, x_BCTHW, here.boxes_R5)):
+        for logits in outputs(model(x_BCTHW, here.boxes_R5)):
             assert loss(logits, targets).device == CUDA
         optimizer = build_optimizer(cfg, model)
         for parameter in model.parameters():
@@ -152,7 +151,7 @@ def infer(name: str) -> None:
         here, x_BCTHW = prepared(cfg, whole, train=False)
         x_BCTHW = reorder_frames("reversed", seed=0, num_crops=1)(x_BCTHW, here)
         for _ in range(2):  # the second takes what the first has kept of the weights
-            for logits in outputs(call_model(model, x_BCTHW, here.boxes_R5)):
+            for logits in outputs(model(x_BCTHW, here.boxes_R5)):
                 assert logits.device == CUDA
 
 

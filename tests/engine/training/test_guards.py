@@ -1,4 +1,4 @@
-"""A loss that is not finite: all ranks decide the same, before the weights are touched."""
+"""A loss that is not finite: all ranks decide the same, before the weights change."""
 
 import os
 from collections.abc import Callable
@@ -12,9 +12,10 @@ from tests.helpers.runs import exit_codes, start_ranks
 from videovit.config import Config, load_config
 from videovit.data.records import Batch
 from videovit.engine import distributed
-from videovit.engine.training.guards import SMALLEST_SCALE, NonFiniteGuard, NonFiniteLossError
-from videovit.engine.training.losses import build_loss
+from videovit.engine.objectives import Classification, build_loss
+from videovit.engine.training.guards import SMALLEST_SCALE, NonFiniteGuard
 from videovit.engine.training.step import Training, train_step
+from videovit.errors import UserError
 
 POISON = 255  # a clip of white frames has a loss of NaN
 
@@ -33,16 +34,25 @@ def prepare(frames_BTHWC: Tensor, seeds: Tensor | None) -> Tensor:
     return x_BCTHW
 
 
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(96, 2)
+
+    def forward(self, x: Tensor, boxes_R5: Tensor | None = None) -> Tensor:
+        return self.layer(x.flatten(1))
+
+
 def training(guard: NonFiniteGuard, *, half: bool = False, scale: float = 2.0**16, wrap: bool = False) -> Training:
     torch.manual_seed(0)
-    model: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(96, 2))
+    model: nn.Module = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     return Training(
         model=nn.parallel.DistributedDataParallel(model) if wrap else model,
         optimizer=optimizer,
         schedule=lambda epoch: 0.1,
-        loss=build_loss("cross_entropy"),
-        prepare=prepare,
+        objective=Classification(build_loss("cross_entropy")),
+        preparation=prepare,
         device=torch.device("cpu"),
         guard=guard,
         dtype=torch.float16 if half else None,
@@ -69,7 +79,7 @@ PATHS = [f"clip{i}.mp4" for i in range(4)]
 def raise_on_both(folder: Path) -> None:
     parts = training(NonFiniteGuard(output_dir=folder, paths=PATHS), wrap=True)
     before = weights(parts)
-    with pytest.raises(NonFiniteLossError) as error:
+    with pytest.raises(UserError) as error:
         train_step(parts, clips(poisoned=distributed.rank() == 1), epoch=0, step=2, num_steps=5)
     assert torch.equal(weights(parts), before)
     (folder / f"message{distributed.rank()}").write_text(str(error.value))
@@ -95,7 +105,7 @@ def skip_on_both(folder: Path) -> None:
         train_step(parts, batch, epoch=0, step=0, num_steps=5)
     assert guard.num_skipped == 4
     assert not torch.equal(weights(parts), before) and torch.isfinite(weights(parts)).all()
-    with pytest.raises(NonFiniteLossError, match="3 steps in a row"):
+    with pytest.raises(UserError, match="3 steps in a row"):
         train_step(parts, poisoned, epoch=0, step=0, num_steps=5)
     torch.save(weights(parts), folder / f"weights{distributed.rank()}.pt")
 
@@ -128,18 +138,18 @@ def test_a_poisoned_clip_in_half_precision() -> None:
     assert torch.equal(weights(parts), before)
     train_step(parts, clips(), epoch=0, step=1, num_steps=5)
     assert not torch.equal(weights(parts), before)
-    with pytest.raises(NonFiniteLossError, match="loss nan"):
+    with pytest.raises(UserError, match="loss nan"):
         train_step(training(NonFiniteGuard(), half=True), clips(poisoned=True), epoch=0, step=0, num_steps=5)
 
 
 def test_a_scale_that_only_falls_is_an_error() -> None:
     guard = NonFiniteGuard()
     guard.check_scale(SMALLEST_SCALE)
-    with pytest.raises(NonFiniteLossError, match="overflow at every scale"):
+    with pytest.raises(UserError, match="overflow at every scale"):
         guard.check_scale(SMALLEST_SCALE / 2)
 
 
 def test_a_dump_that_cannot_be_written_does_not_hide_the_reason(tmp_path: Path) -> None:
     parts = training(NonFiniteGuard(output_dir=tmp_path / "absent" / str(os.getpid())))
-    with pytest.raises(NonFiniteLossError, match="loss nan"):
+    with pytest.raises(UserError, match="loss nan"):
         train_step(parts, clips(poisoned=True), epoch=0, step=0, num_steps=5)

@@ -13,7 +13,7 @@ from videovit.config import Config, load_config
 from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.distributed.parallel import replicate
-from videovit.engine.training.losses import build_loss
+from videovit.engine.objectives import Classification, build_loss
 from videovit.engine.training.step import Training, train_step
 from videovit.models import expand
 from videovit.models.detection.roi_head import Detector, RoIHead
@@ -50,8 +50,8 @@ def training(model: nn.Module, accumulate: int = 1) -> Training:
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
         schedule=lambda epoch: 0.5,
-        loss=build_loss("bce_logit"),
-        prepare=prepare,
+        objective=Classification(build_loss("bce_logit")),
+        preparation=prepare,
         device=torch.device("cpu"),
         accumulate=accumulate,
     )

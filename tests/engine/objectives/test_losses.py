@@ -6,7 +6,8 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from torch import nn
 
 from videovit.data.transforms.mixup import mix_targets
-from videovit.engine.training.losses import build_loss
+from videovit.engine.objectives import build_loss
+from videovit.errors import UserError
 
 
 def logits() -> torch.Tensor:
@@ -52,5 +53,5 @@ def test_half_precision_logits_are_summed_in_single() -> None:
 
 
 def test_unknown_loss_is_named() -> None:
-    with pytest.raises(ValueError, match=r"MODEL\.LOSS_FUNC: found 'hinge', expected one of cross_entropy"):
+    with pytest.raises(UserError, match=r"MODEL\.LOSS_FUNC: found 'hinge', expected one of cross_entropy"):
         build_loss("hinge")
