@@ -12,6 +12,7 @@ from videovit.engine.evaluation import inference
 from videovit.engine.evaluation.inference import Inference, Pass, evaluate
 from videovit.engine.reporting.log import Progress
 from videovit.errors import UserError
+from videovit.models.contract import Features, VideoModel
 
 CPU = torch.device("cpu")
 
@@ -27,13 +28,30 @@ def prepare(frames_BTHWC: Tensor, seeds: Tensor | None) -> Tensor:
     return frames_BTHWC.permute(0, 4, 1, 2, 3).float() / 255
 
 
-class Net(nn.Module):
-    def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.layer = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(96, 2))
+class Net(VideoModel):
+    """One layer, with dropout."""
 
-    def forward(self, x: Tensor, boxes_R5: Tensor | None = None) -> Tensor:
-        return self.layer(x)
+    in_channels, grid = 3, None
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(96, 2))
+
+    def layers(self) -> list[list[nn.Module]]:
+        return []
+
+    def head_modules(self) -> list[nn.Module]:
+        return [self.head]
+
+    def _logits(self, x_BCTHW: Tensor) -> Tensor:
+        logits: Tensor = self.head(x_BCTHW)
+        return logits
+
+    def _features(self, x_BCTHW: Tensor) -> Features:
+        raise NotImplementedError
+
+    def _stages(self, x_BCTHW: Tensor) -> list[Tensor]:
+        raise NotImplementedError
 
 
 class Collect:
