@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import TypeVar
 
 import torch
-from torch import nn
 
 from videovit.config import Config
 from videovit.data.build import ClipLoader, build_dataset, build_loader
@@ -28,6 +27,7 @@ from videovit.engine.evaluation.metrics import MultiLabel, TopK, ViewEnsemble
 from videovit.engine.evaluation.sinks import ACTIVATIONS, Activation
 from videovit.engine.objectives import Objective, build_objective
 from videovit.engine.run import Run
+from videovit.models.contract import VideoModel
 
 E = TypeVar("E", bound=ViewEnsemble)
 
@@ -67,11 +67,11 @@ class Problem:
         """What turns frames into the input of a model in evaluation."""
         return build_preparation(self.cfg, train=False)
 
-    def objective(self, model: nn.Module, device: torch.device) -> Objective:
+    def objective(self, model: VideoModel, device: torch.device) -> Objective:
         """What is minimized in training; see `build_objective`."""
         return build_objective(self.cfg, model, device)
 
-    def inference(self, model: nn.Module, run: Run, *, batch_size: int, dtype: torch.dtype | None) -> Inference:
+    def inference(self, model: VideoModel, run: Run, *, batch_size: int, dtype: torch.dtype | None) -> Inference:
         """A model to evaluate.
 
         Args:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videovit.data.build import ClipLoader
 from videovit.data.records import Batch, Failure
@@ -27,6 +27,7 @@ from videovit.engine.run import Run, report_decoders
 from videovit.errors import UserError
 from videovit.messages import plural
 from videovit.models import optimize_for_inference
+from videovit.models.contract import VideoModel
 
 T = TypeVar("T")
 Preparation = Callable[[Tensor, Tensor | None], Tensor]
@@ -78,7 +79,7 @@ class Inference:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: VideoModel,
         preparation: Preparation,
         device: torch.device,
         *,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from videovit.config import Config
 from videovit.engine.objectives.classification import Classification, build_classification
@@ -14,6 +13,7 @@ from videovit.engine.objectives.distillation import Distillation, Teacher, build
 from videovit.engine.objectives.losses import Loss, build_loss
 from videovit.engine.objectives.objective import Example, Losses, Objective, StepKey
 from videovit.engine.objectives.paths import PathSampling
+from videovit.models.contract import VideoModel
 
 __all__ = [
     "OBJECTIVES",
@@ -41,7 +41,7 @@ SUPERNETS = ("PSViTSupernet",)
 """Models (`MODEL.MODEL_NAME`) of which a step trains one path; see `PathSampling`."""
 
 
-def build_objective(cfg: Config, model: nn.Module, device: torch.device) -> Objective:
+def build_objective(cfg: Config, model: VideoModel, device: torch.device) -> Objective:
     """The objective of a config.
 
     Args:

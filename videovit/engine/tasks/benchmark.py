@@ -37,6 +37,7 @@ from videovit.engine.training.determinism import deterministic
 from videovit.engine.training.step import Training, train_step, without_wrapper
 from videovit.engine.training.trainer import build_training
 from videovit.models import count_macs, count_params
+from videovit.models.contract import VideoModel
 
 WARMUP_STEPS = 3
 
@@ -165,7 +166,7 @@ def _clips(cfg: Config, device: torch.device, num: int) -> Tensor:
     return torch.randn(num, 3, cfg.DATA.NUM_FRAMES, size, size, device=device)
 
 
-def _cost(cfg: Config, model: nn.Module) -> tuple[int, float]:
+def _cost(cfg: Config, model: VideoModel) -> tuple[int, float]:
     size = cfg.DATA.TRAIN_CROP_SIZE
     return count_params(model), count_macs(model, (1, 3, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
 

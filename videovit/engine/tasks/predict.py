@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videovit.config import Config
 from videovit.data.build import build_decode_options
@@ -31,6 +31,7 @@ from videovit.engine.evaluation.inference import Inference
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import Progress, format_table
 from videovit.errors import UserError
+from videovit.models.contract import VideoModel
 
 Join = Callable[[Tensor], Tensor]
 JOINS: dict[str, tuple[Join, str]] = {
@@ -130,7 +131,7 @@ class Predictor:
         AnnotationError: the file of class names cannot be used.
     """
 
-    def __init__(self, cfg: Config, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, cfg: Config, model: VideoModel, device: torch.device) -> None:
         problem = Problem(cfg)
         spec = find_dataset(cfg.TEST.DATASET)
         self._names, self._activation = problem.class_names, problem.activation

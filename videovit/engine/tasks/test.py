@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from torch import nn
-
 from videovit.engine.checkpoints.saving import not_written, save_flushed
 from videovit.engine.checkpoints.weights import build_on, load_for_test, test_dtype
 from videovit.engine.evaluation.evaluator import Evaluator
@@ -16,6 +14,7 @@ from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run import Run
 from videovit.errors import UserError
+from videovit.models.contract import VideoModel
 from videovit.models.convert.read import read_file
 
 
@@ -80,7 +79,7 @@ def _check_scores_path(problem: Problem) -> None:
         raise UserError(f"{path} cannot be written", where=key)
 
 
-def _test_views(problem: Problem, run: Run, model: nn.Module, checkpoint: str, num_clips: int) -> dict[str, float]:
+def _test_views(problem: Problem, run: Run, model: VideoModel, checkpoint: str, num_clips: int) -> dict[str, float]:
     cfg = problem.cfg
     loader = problem.test.loader(run, num_clips)
     evaluator = problem.test.new_evaluator(loader.dataset)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -49,22 +49,23 @@ def build_training(problem: Problem, run: Run, *, paths: Sequence[str] = ()) -> 
         paths: videos of the training list, for messages.
     """
     cfg = problem.cfg
-    model: nn.Module = build_on(cfg, run.device)
+    model = build_on(cfg, run.device)
     objective = problem.objective(model, run.device)
     ema = build_ema(model, cfg.TRAIN.EMA_DECAY)
     sharded = cfg.TRAIN.SHARD_MODEL and run.world_size > 1
     if sharded:
         model = shard(model, run.device)
         if ema is not None:
-            shard(ema.module, run.device)
+            shard(cast(VideoModel, ema.module), run.device)
     # After sharding, which replaces the parameters; before replication, which gives them other names.
     optimizer = build_optimizer(cfg, model)
+    network: nn.Module = model
     if run.world_size > 1 and not sharded:
         find_unused = cfg.TRAIN.FIND_UNUSED_PARAMETERS or not objective.uses_all_parameters
-        model = replicate(model, run.device, find_unused=find_unused, compression=cfg.TRAIN.GRAD_COMPRESSION)
+        network = replicate(model, run.device, find_unused=find_unused, compression=cfg.TRAIN.GRAD_COMPRESSION)
     dtype = train_dtype(cfg)
     return Training(
-        model=model,
+        model=network,
         objective=objective,
         optimizer=optimizer,
         schedule=build_schedule(cfg),
@@ -304,7 +305,9 @@ class Trainer:
         model: nn.Module = ema.module if ema is not None and cfg.TEST.USE_EMA else self.model
         # Ranks may have different numbers of batches, but the forward pass of a sharded model waits for all of them.
         model = in_one_piece(cfg, model, run.device)
-        inference = problem.inference(model, run, batch_size=cfg.TRAIN.BATCH_SIZE, dtype=train_dtype(cfg))
+        inference = problem.inference(
+            cast(VideoModel, model), run, batch_size=cfg.TRAIN.BATCH_SIZE, dtype=train_dtype(cfg)
+        )
         loader = problem.val.loader(run)
         evaluator = problem.val.new_evaluator(loader.dataset)
         loss = LossSink(build_loss(cfg.MODEL.LOSS_FUNC))
