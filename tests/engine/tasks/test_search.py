@@ -126,7 +126,7 @@ def candidates(cfg):
     return json.loads((Path(cfg.OUTPUT_DIR) / "search.json").read_text())["candidates"]
 
 
-def test_a_supernet_is_trained_and_searched(searched):
+def test_supernet_is_trained_and_searched(searched):
     cfg, results = searched
     rows = candidates(cfg)
     assert [(r["method"], r["generation"]) for r in rows] == [
@@ -145,7 +145,7 @@ def test_a_supernet_is_trained_and_searched(searched):
     assert found.TRAIN.ENABLE and not found.SEARCH.ENABLE and found.OUTPUT_DIR != cfg.OUTPUT_DIR
 
 
-def test_a_search_that_was_cut_off_goes_on_as_if_it_had_not_been(searched):
+def test_interrupted_search_continues_with_the_same_plans(searched):
     cfg, _ = searched
     path, rows = Path(cfg.OUTPUT_DIR) / "search.json", candidates(cfg)
     written = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""The list of unreadable videos, and the limit on them."""
+"""The list of unreadable videos, and the limit on their number."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ def lines(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "bad_samples.jsonl").read_text().splitlines()]
 
 
-def test_written_at_once_and_counted_at_sync(tmp_path: Path) -> None:
+def test_record_writes_at_once_and_sync_counts(tmp_path: Path) -> None:
     bad = BadSamples(tmp_path, num_samples=10, max_fraction=0.5)
     bad.record([])
     assert not (tmp_path / "bad_samples.jsonl").exists()
@@ -50,7 +50,7 @@ def test_failures_of_an_earlier_run_do_not_count(tmp_path: Path) -> None:
     assert len(second) == 3
 
 
-def test_more_than_the_limit_stops(tmp_path: Path) -> None:
+def test_exceeding_the_limit_is_an_error(tmp_path: Path) -> None:
     bad = BadSamples(tmp_path, num_samples=4, max_fraction=0.25)
     bad.record([Failure("a.mp4", "x", "decord")] * 3)
     with pytest.raises(UserError, match="2 of 4 .* DATA.MAX_BAD_FRACTION 0.25"):
