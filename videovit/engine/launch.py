@@ -1,7 +1,7 @@
 """Start the processes of a run and, in each of them, its tasks.
 
 A launcher that sets RANK and WORLD_SIZE (torchrun, submitit) starts this program once per process. Without one, `run`
-spawns as many local processes as the config asks for, or uses this process if that is one.
+spawns as many local processes as the config requests, or uses this process if that is one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TASKS: dict[str, tuple[Callable[[Config], bool], Task]] = {
 
 
 def run(cfg: Config) -> Results:
-    """Run the enabled tasks of a config in as many processes as it asks for.
+    """Run the enabled tasks of a config in as many processes as it requests.
 
     Returns:
         Results per task, of the first process on this machine.
@@ -69,7 +69,7 @@ def run(cfg: Config) -> Results:
 
 
 def _num_processes(cfg: Config) -> int:
-    """Number of processes that the config asks for, over all shards."""
+    """Number of processes that the config requests, over all shards."""
     return (cfg.NUM_GPUS or cfg.NUM_CPU_PROCS) * cfg.NUM_SHARDS
 
 

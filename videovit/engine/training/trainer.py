@@ -97,7 +97,7 @@ class Trainer:
     Args:
         problem: what is learned.
         run: this process.
-        signals: that ask the run to stop.
+        signals: signals that stop the run.
         check_lock: raises if the folder of the run is no longer held.
         saver: writes checkpoints.
 
@@ -216,7 +216,7 @@ class Trainer:
             logger.info("nothing to train: %s and %s are done already", epochs, steps)
 
     def train_epoch(self) -> None:
-        """Train to the end of the epoch, or of the training; save when a rank asks for it.
+        """Train to the end of the epoch, or of the training; save whenever a rank requests it.
 
         Raises:
             Preempted: a signal stopped the run; training is saved.
