@@ -40,8 +40,8 @@ class Training:
         seed, rank: with epoch and step they determine dropout, drop path and mixup.
         ema: moving average of the weights, updated after every step; None for none.
         guard: decides what happens if the loss or the gradient norm is not finite.
-        requests: what this process requests from all ranks after a step: to stop, by the number of a signal (0: no), and
-            to save a checkpoint.
+        requests: what this process requests from all ranks after a step: to stop, by the number of a signal (0: no),
+            and to save a checkpoint.
     """
 
     model: nn.Module
