@@ -1,7 +1,7 @@
 """A small data set in the layout of AVA: movies, ground truth, proposals, excluded key frames, class list, config.
 
-Each second of a movie shows two squares at places of its own; the colour of a square is its action. Six classes, of
-which four are judged and three occur; key frames 1 to 18 s of movies of 20 s.
+Each second of a movie shows two squares at random positions; the color of a square is its action. Six classes, of
+which four are evaluated and three occur; key frames 1 to 18 s of movies of 20 s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from tests.helpers.videos import write_video
 
 FPS, SECONDS, WIDTH, HEIGHT = 10, 20, 64, 48
-COLOURS = {1: (220, 30, 30), 2: (30, 220, 30), 3: (40, 40, 230)}
+COLORS = {1: (220, 30, 30), 2: (30, 220, 30), 3: (40, 40, 230)}
 LABEL_MAP = """item {
   name: "red"
   id: 1
@@ -73,7 +73,7 @@ def scene(movie: int, second: int) -> list[tuple[int, tuple[int, int, int, int]]
     """(class, x1, y1, x2, y2 in pixels) of the two squares of a second: one in the left half, one in the right."""
     rng = np.random.default_rng([movie, second])
     boxes = []
-    for half in (14, 32):  # what the centre crop shows begins at pixel 8
+    for half in (14, 32):  # the center crop begins at pixel 8
         side = int(rng.integers(12, 17))
         x, y = half + int(rng.integers(0, 18 - side + 1)), int(rng.integers(4, HEIGHT - 4 - side))
         boxes.append((int(rng.integers(1, 4)), (x, y, x + side, y + side)))
@@ -83,7 +83,7 @@ def scene(movie: int, second: int) -> list[tuple[int, tuple[int, int, int, int]]
 def draw(movie: int, frame: int) -> Any:
     image = np.full((HEIGHT, WIDTH, 3), 90, dtype=np.uint8)
     for class_id, (x1, y1, x2, y2) in scene(movie, (frame + FPS // 2) // FPS):
-        image[y1:y2, x1:x2] = COLOURS[class_id]
+        image[y1:y2, x1:x2] = COLORS[class_id]
     return image
 
 
@@ -106,13 +106,13 @@ def write_ava(folder: Path, *, num_train: int = 3, num_val: int = 1) -> Path:
         for second in range(1, 19):
             for person, (class_id, box) in enumerate(scene(movie, second)):
                 # Key frame 5 of the validation is excluded, and its ground truth is wrong.
-                told = class_id % 3 + 1 if (split, second) == ("val", 5) else class_id
-                files[split].append(row(name, second, box, told, person))
+                label = class_id % 3 + 1 if (split, second) == ("val", 5) else class_id
+                files[split].append(row(name, second, box, label, person))
                 found = (box[0] + 1, box[1], box[2] + 1, box[3])
                 files[f"{split}_proposals"].append(
                     row(name, second, found, class_id if split == "train" else "", 0.9 + 0.01 * person)
                 )
-            # Below the score: not read. It would be a false alarm.
+            # Below the score threshold, so not read; it would be a false alarm.
             files[f"{split}_proposals"].append(row(name, second, (0, 0, 8, 8), "", 0.3))
     for name, lines in files.items():
         (notes / f"{name}.csv").write_text("".join(lines))

@@ -26,11 +26,11 @@ class HeldJob(slurm.Job):
 
     def __call__(self) -> list[dict[str, dict[str, float]]]:
         from videovit.engine.distributed import preemption
-        from videovit.engine.training import step as loops
+        from videovit.engine.training import trainer
 
-        train_step = loops.train_step
+        train_step = trainer.train_step
 
-        def step_or_wait(*args: Any, step: int, **others: Any) -> loops.StepResult:
+        def step_or_wait(*args: Any, step: int, **others: Any) -> trainer.StepResult:
             if step == 1:
                 (self.folder / f"held{os.environ['RANK']} {os.getpid()}").touch()
                 end = time.monotonic() + PATIENCE_S
@@ -40,7 +40,7 @@ class HeldJob(slurm.Job):
                         time.sleep(0.01)
             return train_step(*args, step=step, **others)
 
-        loops.train_step = step_or_wait
+        trainer.train_step = step_or_wait
         return super().__call__()
 
     def checkpoint(self) -> DelayedSubmission:

@@ -67,7 +67,7 @@ LOG_MODEL_INFO: False
 
 
 def write_data(folder: Path, *, num_train: int = 12, num_test: int = 7) -> Path:
-    """Videos of three classes: a bar that stands left, middle or right in noise."""
+    """Write videos of three classes: a bar on the left, in the middle or on the right, in noise."""
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[tuple[str | Path, int]]] = {}
     for split, number in (("train", num_train), ("val", num_test), ("test", num_test)):
@@ -96,7 +96,7 @@ def write_config(folder: Path, text: str = TINY) -> Path:
 
 
 def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run tools/<tool> in a fork of this process, which has torch already; the output is kept."""
+    """Run tools/<tool> in a fork of this process, which has imported torch already, and capture its output."""
     command = [str(ROOT / "tools" / tool), *map(str, args)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
 
@@ -127,7 +127,7 @@ def stats(output_dir: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def assert_same_bits(first: Any, second: Any) -> None:
-    """Nested dicts and lists of tensors and other values."""
+    """Compare nested dicts and lists of tensors and other values."""
     if isinstance(first, torch.Tensor):
         assert torch.equal(first, second)
     elif isinstance(first, dict):
@@ -142,12 +142,12 @@ def assert_same_bits(first: Any, second: Any) -> None:
 
 
 def start_ranks(cfg: Config, world_size: int = 1, call: Callable[[Config], object] = launch.run) -> list[BaseProcess]:
-    """Fork the processes of a run from this one, which costs no import; a single one has no launcher's environment."""
+    """Fork the processes of a run, which saves their imports; a single one has no environment of a launcher."""
     return _fork(world_size, lambda rank: sys.exit(cli.exit_code(lambda: call(cfg) and None)))
 
 
 def run_group(target: Callable[[int, Path], None], world_size: int, folder: Path) -> None:
-    """`target(rank, folder)` in forked processes that can talk to each other, without a run around them."""
+    """Call `target(rank, folder)` in forked processes with a process group, but without a run."""
 
     def member(rank: int) -> None:
         with distributed.process_group(use_gpu=False, timeout_s=60):
@@ -176,12 +176,12 @@ def _fork(world_size: int, target: Callable[[int], None]) -> list[BaseProcess]:
 
 
 def renew_threads() -> None:
-    """For a forked process, first of all; PyTorch renews its threads at the first use, and two at once would fail."""
+    """To be called first in a forked process: PyTorch creates new threads at first use, which must not happen twice."""
     torch.set_num_threads(1)
 
 
 def exit_codes(ranks: Sequence[BaseProcess], seconds: float = 60) -> list[int | None]:
-    """Wait for the processes; one that does not end in time is killed."""
+    """Wait for the processes, and kill those that do not end in time."""
     for process in ranks:
         process.join(seconds)
         process.kill()
@@ -189,17 +189,17 @@ def exit_codes(ranks: Sequence[BaseProcess], seconds: float = 60) -> list[int | 
 
 
 def freeze(pid: int) -> None:
-    """Stop a process; its threads stop one after the other, and one of them may write meanwhile."""
+    """Stop a process, and wait until all its threads have stopped."""
     os.kill(pid, signal.SIGSTOP)
     tasks = Path(f"/proc/{pid}/task")
     wait_for(lambda: all(state.read_text().rpartition(")")[2].split()[0] == "T" for state in tasks.glob("*/stat")))
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Look every few milliseconds until `condition` holds."""
+    """Poll until `condition` holds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it never came"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.005)
 
 

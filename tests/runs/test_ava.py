@@ -21,14 +21,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pa
     yield config, folder / "out"
 
 
-def test_actions_of_boxes_are_learnt(trained: tuple[Path, Path]) -> None:
+def test_actions_of_boxes_are_learned(trained: tuple[Path, Path]) -> None:
     _, out = trained
     (validated,) = stats(out, "val_epoch")
     assert validated["num_videos"] == 4  # every fourth second: 4, 8, 12, 16
     (tested,) = stats(out, "test_final")
     assert (tested["num_videos"], tested["num_boxes"], tested["num_skipped"]) == (18, 36, 0)
     assert tested["num_classes"] == 3  # of the four judged ones; the fourth never occurs
-    # By chance a third of the boxes of a colour are called so first.
+    # Chance is a third.
     assert tested["map"] > 80
 
 
@@ -46,7 +46,7 @@ def test_detections_and_classes_are_written(trained: tuple[Path, Path]) -> None:
     assert table[3] == "never,4,0,34,"  # key frame 5 is excluded, with its two boxes
 
 
-def test_two_processes_give_the_same(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_processes_test_like_one(trained: tuple[Path, Path], tmp_path: Path) -> None:
     config, out = trained
     run_tool(
         "run_net.py", "--cfg", config, *("OUTPUT_DIR", tmp_path, "TRAIN.ENABLE", False, "NUM_CPU_PROCS", 2),
@@ -61,8 +61,8 @@ def test_two_processes_give_the_same(trained: tuple[Path, Path], tmp_path: Path)
     assert all(abs(float(a.rpartition(",")[2]) - float(b.rpartition(",")[2])) < 1e-4 for a, b in pairs)
 
 
-def test_a_movie_that_cannot_be_read_is_named_or_left_out(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    """Two movies to test, of which one is no movie: what is left out is not judged as missed either."""
+def test_unreadable_movie_stops_or_is_skipped(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """One of two movies is unreadable; its boxes must not count as missed when it is skipped."""
     config, out = trained
     notes = shutil.copytree(config.parent / "annotations", tmp_path / "annotations")
     for name in ("", "_proposals"):
@@ -71,7 +71,7 @@ def test_a_movie_that_cannot_be_read_is_named_or_left_out(trained: tuple[Path, P
             file.writelines(row for row in rows if row.startswith("movie_2,"))
     (tmp_path / "movies").mkdir()
     (tmp_path / "movies" / "movie_3.mkv").write_bytes(b"not a movie")
-    for movie in range(3):  # the training list is not read, but names them
+    for movie in range(3):  # the training list is not read, but refers to them
         shutil.copy(config.parent / "movies" / f"movie_{movie}.mkv", tmp_path / "movies")
     broken = tmp_path / "broken.yaml"
     broken.write_text(config.read_text().replace(str(config.parent), str(tmp_path)))

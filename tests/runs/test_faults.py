@@ -16,7 +16,8 @@ from videovit.config import Config, load_config
 from videovit.data import dataset
 from videovit.data.decode import open_video
 from videovit.engine import distributed, launch
-from videovit.engine.training import step as loops
+from videovit.engine.training import step as steps
+from videovit.engine.training import trainer
 
 Start = Callable[..., tuple[list[int | None], str]]
 
@@ -67,18 +68,18 @@ def test_exploding_weights_are_not_saved(train: Start, tmp_path: Path) -> None:
 
 def test_nan_on_one_rank_stops_both(train: Start, tmp_path: Path) -> None:
     def fault() -> None:
-        backward = loops._backward
+        accumulate_gradients = steps.accumulate_gradients
 
-        def poisoned(parts: Any, x_BCTHW: torch.Tensor, *others: Any) -> torch.Tensor:
+        def poisoned(training: Any, example: Any) -> Any:
             if distributed.rank() == 1 and num_lines(tmp_path / "stats.jsonl") == 5:
-                x_BCTHW[0] = float("nan")
-            return backward(parts, x_BCTHW, *others)
+                example.x_BCTHW[0] = float("nan")
+            return accumulate_gradients(training, example)
 
-        replace(loops, "_backward", poisoned)
+        replace(steps, "accumulate_gradients", poisoned)
 
     codes, said = train("", fault)
     assert codes == [1, 1]
-    assert "rank 1, epoch 2, step 2: loss nan" in said and "the weights were not touched" in said
+    assert "rank 1, epoch 2, step 2: loss nan" in said and "the weights were not changed" in said
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_epoch_00001.pyth"]
     assert finite(tmp_path / "checkpoints/checkpoint_epoch_00001.pyth")
 
@@ -124,14 +125,14 @@ def test_killed_worker_is_reported_by_both(train: Start) -> None:
 
 def test_killed_rank_is_named(train: Start, tmp_path: Path) -> None:
     def fault() -> None:
-        train_step = loops.train_step
+        train_step = trainer.train_step
 
         def killed(*args: Any, **others: Any) -> Any:
             if distributed.rank() == 1 and num_lines(tmp_path / "stats.jsonl") == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
             return train_step(*args, **others)
 
-        replace(loops, "train_step", killed)
+        replace(trainer, "train_step", killed)
 
     codes, said = train("", fault)
     assert codes == [1, -signal.SIGKILL]

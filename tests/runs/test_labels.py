@@ -19,7 +19,7 @@ NUM_FRAMES = 24
 
 
 def bars(rng: np.random.Generator, shown: list[set[int]]) -> Any:
-    """An image per frame: bright bars at the places, of three, that `shown` names for it, in noise."""
+    """Draws frames of noise with bright bars at the positions, out of three, that `shown` gives for the frame."""
 
     def draw(frame: int) -> Any:
         image = rng.integers(0, 60, (48, 48, 3), dtype=np.uint8)
@@ -83,16 +83,16 @@ def rows_of(path: Path) -> list[list[str]]:
 
 
 def predict(out: Path, videos: list[Path]) -> list[dict[str, Any]]:
-    """What tools/predict.py says with the config and weights of a run."""
+    """Output of tools/predict.py with the config and weights of a run."""
     run_tool(
         "predict.py", "--cfg", out / "config.yaml", "--checkpoint", out, "--json", out / "p.json", *videos,
     )  # fmt: skip
     return json.loads((out / "p.json").read_text())
 
 
-def told(said: dict[str, Any]) -> dict[str, float]:
+def class_scores(prediction: dict[str, Any]) -> dict[str, float]:
     """The score of each class."""
-    return {entry["class"]: entry["score"] for entry in said["top"]}
+    return {entry["class"]: entry["score"] for entry in prediction["top"]}
 
 
 def test_something_something(tmp_path: Path) -> None:
@@ -121,7 +121,9 @@ def test_something_something(tmp_path: Path) -> None:
     assert [len(p["windows"]) for p in predicted] == [1, 1, 1]
     kept = torch.load(out / "scores.pt", weights_only=True)["scores"][:3] / 3
     for prediction, scores_K in zip(predicted, kept, strict=True):
-        assert told(prediction) == pytest.approx(dict(zip(matrix[0][1:], scores_K.tolist(), strict=True)), abs=1e-4)
+        assert class_scores(prediction) == pytest.approx(
+            dict(zip(matrix[0][1:], scores_K.tolist(), strict=True)), abs=1e-4
+        )
     # One place is bright in all frames: their order changes nothing.
     (shuffled,) = stats(out, "shuffle_eval")
     assert shuffled["shuffled_top1_acc"] == pytest.approx(result["top1_acc"], abs=12)
@@ -149,6 +151,8 @@ def test_charades(tmp_path: Path) -> None:
     # Prediction: windows of 8 frames back to back, the highest of all views for each class.
     (prediction,) = predict(out, [data / "Charades_v1_480" / "TE000.mp4"])
     assert prediction["views"] == "3 windows x 3 crops, highest score of each class"
-    windows = [told(window) for window in prediction["windows"]]
-    assert told(prediction) == pytest.approx({name: max(scores[name] for scores in windows) for name in windows[0]})
-    assert sum(told(prediction).values()) != pytest.approx(1, abs=1e-3)  # sigmoid: classes do not compete
+    windows = [class_scores(window) for window in prediction["windows"]]
+    assert class_scores(prediction) == pytest.approx(
+        {name: max(scores[name] for scores in windows) for name in windows[0]}
+    )
+    assert sum(class_scores(prediction).values()) != pytest.approx(1, abs=1e-3)  # sigmoid: classes do not compete

@@ -1,4 +1,4 @@
-"""Models other than plain MViT through the whole engine, on clips: train, test, shuffle."""
+"""Models other than plain MViT through whole runs on clips: train, test, shuffle."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(data: Path, folder: Path, name: str, options: str) -> dict[str, float]:
-    """Top-1 by the order of frames, after a few epochs; the loss has fallen."""
+    """Train for a few epochs, which must lower the loss; returns top-1 by the order of frames."""
     options += f" MODEL.MODEL_NAME {name} DATA.PATH_TO_DATA_DIR {data} OUTPUT_DIR {folder} SOLVER.MAX_EPOCH 8"
     options += " TRAIN.EVAL_PERIOD 8 TEST.NUM_ENSEMBLE_VIEWS 1 TEST.NUM_SPATIAL_CROPS 1 SHUFFLE_EVAL.ENABLE True"
     run(load_config(write_config(folder), [*options.split(), "MODEL.DROPOUT_RATE", "0.0"]))
@@ -43,6 +43,6 @@ def test_train_and_shuffle(name: str, data: Path, tmp_path: Path) -> None:
     assert top1.keys() == {"ordered", "reversed", "shuffled", "static"}
 
 
-def test_frame_by_frame_cannot_tell_the_order(data: Path, tmp_path: Path) -> None:
+def test_frame_by_frame_model_ignores_the_order(data: Path, tmp_path: Path) -> None:
     top1 = trained(data, tmp_path, "PS_ViT", f"{MODELS['PS_ViT']} PS_VIT.TIME frames")
     assert top1["ordered"] == top1["reversed"] == top1["shuffled"]

@@ -1,4 +1,4 @@
-"""pytorchvideo's networks through the whole engine: train, resume from the file, test."""
+"""Networks of pytorchvideo through whole runs: train, then test the checkpoint."""
 
 from pathlib import Path
 

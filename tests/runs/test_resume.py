@@ -16,7 +16,7 @@ from tests.helpers.runs import Make, assert_same_bits, exit_codes, freeze, num_l
 from videovit.config import Config
 from videovit.engine import distributed, launch
 from videovit.engine.distributed import lock
-from videovit.engine.training import step as loops
+from videovit.engine.training import step as steps
 
 RICH = (
     "SOLVER.MAX_EPOCH 4 TRAIN.EVAL_PERIOD 4 TEST.ENABLE False TRAIN.TRACE True TRAIN.EMA_DECAY 0.9 TEST.USE_EMA True "
@@ -113,7 +113,7 @@ def test_signal_in_validation_defers_it_to_the_next_start(world_size: int, make:
             if distributed.rank() == world_size - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        pytest.MonkeyPatch().setattr("videovit.engine.training.step._infer", infer)  # in the child alone
+        pytest.MonkeyPatch().setattr("videovit.engine.evaluation.inference.infer", infer)  # in the child alone
         launch.run(cfg)
 
     assert exit_codes(start_ranks(cfg, world_size, call=run_with_a_signal)) == [75] * world_size
@@ -162,15 +162,15 @@ def test_second_ctrl_c_ends_a_run_at_once(whole: Path, make: Make, tmp_path: Pat
     cfg = make(tmp_path, RICH)
 
     def run_with_two_signals(cfg: Config) -> None:
-        backward = loops._backward
+        accumulate_gradients = steps.accumulate_gradients
 
-        def interrupted(*args: Any) -> torch.Tensor:
+        def interrupted(*args: Any) -> Any:
             if num_lines(tmp_path / "stats.jsonl") == 5:  # 3 steps, the epoch, one step
                 os.kill(os.getpid(), signal.SIGINT)
                 os.kill(os.getpid(), signal.SIGINT)
-            return backward(*args)
+            return accumulate_gradients(*args)
 
-        pytest.MonkeyPatch().setattr(loops, "_backward", interrupted)  # in the child alone
+        pytest.MonkeyPatch().setattr(steps, "accumulate_gradients", interrupted)  # in the child alone
         launch.run(cfg)
 
     assert exit_codes(start_ranks(cfg, call=run_with_two_signals)) == [130]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -53,7 +54,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
         assert torch.equal(two[key], tensor), key
 
 
-def test_a_run_leaves_everything_behind(trained: Path) -> None:
+def test_run_writes_all_its_files(trained: Path) -> None:
     names = {p.name for p in trained.rglob("*")}
     assert {
         "config.yaml",
@@ -67,6 +68,7 @@ def test_a_run_leaves_everything_behind(trained: Path) -> None:
     } <= names
     assert "bad_samples.jsonl" not in names
     assert [r["iter"] for r in stats(trained, "train_iter")] == ["1/3", "2/3", "3/3"] * 2
+    assert not any("loss_labels" in record for record in stats(trained, "train_iter"))  # the only term is the loss
     assert len(stats(trained, "val_epoch")) == 1
     (result,) = stats(trained, "test_final")
     assert (result["num_videos"], result["num_views"], result["num_skipped"]) == (7, 42, 0)
@@ -77,8 +79,8 @@ def test_a_run_leaves_everything_behind(trained: Path) -> None:
     assert "clips/s" in said and "eta" in said and "Traceback" not in said
 
 
-def test_two_processes_give_the_same_test_numbers(trained: Path, tmp_path: Path) -> None:
-    """7 videos of 6 views do not divide by 2; the config is the one that the run wrote."""
+def test_two_processes_test_like_one(trained: Path, tmp_path: Path) -> None:
+    """7 videos are not divisible by 2. The config is the one that the run wrote."""
     for procs in (1, 2):
         out = tmp_path / str(procs)
         opts = f"OUTPUT_DIR {out} TRAIN.ENABLE False SHUFFLE_EVAL.ENABLE False TEST.SAVE_RESULTS_PATH scores.pt "
@@ -94,7 +96,7 @@ def test_two_processes_give_the_same_test_numbers(trained: Path, tmp_path: Path)
 
 
 def test_two_processes_train_like_one(data: Path, config: Path, tmp_path: Path) -> None:
-    """Same batches, same mean gradient; dropout off, since each rank draws its own."""
+    """Same batches, same mean gradient. Without dropout, which each rank draws for itself."""
     losses = []
     for procs in (1, 2):
         out = tmp_path / str(procs)
@@ -106,7 +108,7 @@ def test_two_processes_train_like_one(data: Path, config: Path, tmp_path: Path) 
         assert two == pytest.approx(one, rel=1e-4)
 
 
-def test_killed_in_an_epoch_and_started_again(trained: Path, data: Path, config: Path, tmp_path: Path) -> None:
+def test_killed_run_resumes_with_the_same_bits(trained: Path, data: Path, config: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(config), "DATA.PATH_TO_DATA_DIR", str(data)]
     command += ["OUTPUT_DIR", str(tmp_path), "TEST.ENABLE", "False", "SOLVER.MAX_EPOCH", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
@@ -126,9 +128,7 @@ def test_killed_in_an_epoch_and_started_again(trained: Path, data: Path, config:
         assert torch.equal(resumed["model_state"][name], tensor), name
 
 
-def test_stopped_after_some_steps_and_resumed_in_the_epoch(
-    trained: Path, data: Path, config: Path, tmp_path: Path
-) -> None:
+def test_run_of_max_steps_resumes_within_the_epoch(trained: Path, data: Path, config: Path, tmp_path: Path) -> None:
     base = ["--cfg", config, "DATA.PATH_TO_DATA_DIR", data, "OUTPUT_DIR", tmp_path, "TEST.ENABLE", False]
     run_tool("run_net.py", *base, "TRAIN.MAX_STEPS", 2)
     assert (tmp_path / "checkpoints/checkpoint_epoch_00000_step_000002.pyth").is_file()
@@ -142,10 +142,10 @@ def test_stopped_after_some_steps_and_resumed_in_the_epoch(
 
 
 @pytest.mark.parametrize(("procs", "whole_group", "times"), [(1, True, 1), (2, True, 2), (2, False, 1)])
-def test_ctrl_c_ends_cleanly(
+def test_ctrl_c_exits_cleanly(
     procs: int, whole_group: bool, times: int, data: Path, config: Path, tmp_path: Path
 ) -> None:
-    """As a terminal sends it, to all processes, and as a supervisor does, to the first; the second one ends at once."""
+    """Sent to all processes, as by a terminal, or to the first, as by a supervisor; the second one exits at once."""
     command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(config), "OUTPUT_DIR", str(tmp_path)]
     command += ["DATA.PATH_TO_DATA_DIR", str(data), "SOLVER.MAX_EPOCH", "500", "NUM_CPU_PROCS", str(procs)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
@@ -173,9 +173,9 @@ def living(group: int) -> list[str]:
 
 
 @pytest.fixture
-def spoilt(data: Path, tmp_path: Path) -> Path:
-    """The data with an empty, a text, a cut and a missing file in its lists."""
-    folder = tmp_path / "spoilt"
+def damaged(data: Path, tmp_path: Path) -> Path:
+    """The data with an empty, a text, a truncated and a missing file in its lists."""
+    folder = tmp_path / "damaged"
     shutil.copytree(data, folder)
     whole = (folder / "train0.mp4").read_bytes()
     (folder / "empty.mp4").write_bytes(b"")
@@ -187,9 +187,9 @@ def spoilt(data: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_unreadable_videos(spoilt: Path, config: Path, tmp_path: Path) -> None:
+def test_unreadable_videos_are_replaced_in_training_only(damaged: Path, config: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    base = ["run_net.py", "--cfg", config, "DATA.PATH_TO_DATA_DIR", spoilt, "OUTPUT_DIR", out]
+    base = ["run_net.py", "--cfg", config, "DATA.PATH_TO_DATA_DIR", damaged, "OUTPUT_DIR", out]
     done = run_tool(*base, "DATA.MAX_BAD_FRACTION", 0.3, check=False)
     bad = {"empty.mp4", "text.mp4", "cut.mp4", "missing.mp4"}
     listed = [json.loads(line) for line in (out / "bad_samples.jsonl").read_text().splitlines()]
@@ -206,15 +206,15 @@ def test_unreadable_videos(spoilt: Path, config: Path, tmp_path: Path) -> None:
     assert (result["num_videos"], result["num_skipped"]) == (7, 4)
 
 
-def test_too_many_unreadable_videos_stop_training(spoilt: Path, config: Path, tmp_path: Path) -> None:
+def test_too_many_unreadable_videos_stop_training(damaged: Path, config: Path, tmp_path: Path) -> None:
     done = run_tool(
-        "run_net.py", "--cfg", config, "DATA.PATH_TO_DATA_DIR", spoilt, "OUTPUT_DIR", tmp_path / "out", check=False
+        "run_net.py", "--cfg", config, "DATA.PATH_TO_DATA_DIR", damaged, "OUTPUT_DIR", tmp_path / "out", check=False
     )
     assert done.returncode == 1
     assert "DATA.MAX_BAD_FRACTION 0.1" in done.stderr and "bad_samples.jsonl" in done.stderr
 
 
-def test_mistakes_are_told_in_one_message(config: Path, data: Path, tmp_path: Path) -> None:
+def test_all_mistakes_in_one_message(config: Path, data: Path, tmp_path: Path) -> None:
     typo = tmp_path / "typo.yaml"
     typo.write_text(config.read_text().replace("EMBED_DIM", "EMBED_DIMM"))
     opts = ["TRAIN.BATCHSIZE", 4, "SOLVER.OPTIMIZING_METHOD", "admaw", "OUTPUT_DIR", tmp_path / "out"]
@@ -234,23 +234,22 @@ def test_mistakes_are_told_in_one_message(config: Path, data: Path, tmp_path: Pa
     assert done.returncode == 1 and "train.csv" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_an_error_of_one_of_two_processes_is_told_plainly(spoilt: Path, config: Path, tmp_path: Path) -> None:
+def test_error_of_one_of_two_processes_has_no_traceback(damaged: Path, config: Path, tmp_path: Path) -> None:
     done = run_tool(
         "run_net.py",
         "--cfg",
         config,
-        *["DATA.PATH_TO_DATA_DIR", spoilt, "OUTPUT_DIR", tmp_path / "out", "NUM_CPU_PROCS", 2, "TEST.ENABLE", False],
+        *["DATA.PATH_TO_DATA_DIR", damaged, "OUTPUT_DIR", tmp_path / "out", "NUM_CPU_PROCS", 2, "TEST.ENABLE", False],
         check=False,
     )
     assert done.returncode == 1
     assert "error: rank" in done.stderr and "DATA.MAX_BAD_FRACTION 0.1" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "ended by TooManyBadSamplesError" in (tmp_path / "out/stdout.log").read_text()
+    log = (tmp_path / "out/stdout.log").read_text()
+    assert re.search(r"ended by UserError: \d+ of \d+ training videos are unreadable", log)
 
 
-def test_a_used_folder_keeps_its_config_and_is_not_mixed(
-    trained: Path, data: Path, config: Path, tmp_path: Path
-) -> None:
+def test_used_folder_keeps_its_config(trained: Path, data: Path, config: Path, tmp_path: Path) -> None:
     trained = shutil.copytree(trained, tmp_path / "used")
     before = (trained / "config.yaml").read_text()
     base = ["run_net.py", "--cfg", config, "DATA.PATH_TO_DATA_DIR", data, "OUTPUT_DIR", trained]
@@ -276,7 +275,7 @@ def test_a_used_folder_keeps_its_config_and_is_not_mixed(
         (["OUTPUT_DIR", "/proc/videovit"], "cannot be written"),
     ],
 )
-def test_beginners_mistakes_are_no_tracebacks(
+def test_common_mistakes_have_no_traceback(
     opts: list[object], told: str, data: Path, config: Path, tmp_path: Path
 ) -> None:
     base = ["run_net.py", "--cfg", config, "DATA.PATH_TO_DATA_DIR", data, "OUTPUT_DIR", tmp_path]
@@ -284,13 +283,13 @@ def test_beginners_mistakes_are_no_tracebacks(
     assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
 
 
-def test_nothing_to_test_is_an_error(config: Path, data: Path, tmp_path: Path) -> None:
+def test_without_weights_is_an_error(config: Path, data: Path, tmp_path: Path) -> None:
     opts = ["DATA.PATH_TO_DATA_DIR", data, "OUTPUT_DIR", tmp_path, "TRAIN.ENABLE", False]
     done = run_tool("run_net.py", "--cfg", config, *opts, check=False)
     assert done.returncode == 1 and "TEST.CHECKPOINT_FILE_PATH is empty" in done.stderr
 
 
-def test_scores_that_could_not_be_saved_are_refused_before_the_test(trained: Path, tmp_path: Path) -> None:
+def test_unwritable_scores_path_fails_before_the_test(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "scores").mkdir()
     opts = ["OUTPUT_DIR", tmp_path, "TRAIN.ENABLE", "False", "SHUFFLE_EVAL.ENABLE", "False"]
     opts += ["TEST.CHECKPOINT_FILE_PATH", trained, "TEST.SAVE_RESULTS_PATH", "scores"]
@@ -307,17 +306,17 @@ IMAGES = "TRAIN.DATASET imagenet TEST.DATASET imagenet DATA.PATH_TO_DATA_DIR {fo
 @pytest.mark.parametrize(
     ("opts", "told"),
     [
-        ("DATA.CLASS_NAMES_FILE absent.txt", "absent.txt: no such file"),
+        ("DATA.CLASS_NAMES_FILE absent.txt", "absent.txt.*: no such file"),
         ("TEST.SAVE_RESULTS_PATH .", "TEST.SAVE_RESULTS_PATH: .* is a folder"),
         ("TEST.CHECKPOINT_FILE_PATH {folder}/absent.pyth", "absent.pyth: no such weight file"),
-        (IMAGES, "TEST.NUM_ENSEMBLE_VIEWS is 2; expected 1: a still image"),
+        (IMAGES, "TEST.NUM_ENSEMBLE_VIEWS.* 2[;,] expected 1: a still image"),
         (
             "TEST.ENABLE False SHUFFLE_EVAL.ENABLE True SHUFFLE_EVAL.CLASS_GROUPS_FILE absent.json",
-            "absent.json: no such",
+            "absent.json.*: no such",
         ),
     ],
 )
-def test_what_the_test_lacks_is_told_before_training(
+def test_unusable_test_inputs_fail_before_training(
     opts: str, told: str, data: Path, config: Path, tmp_path: Path
 ) -> None:
     for split in ("train", "val"):
@@ -339,8 +338,8 @@ def test_too_many_gpus_is_an_error(config: Path, data: Path, tmp_path: Path) -> 
     assert done.returncode == 1 and f"NUM_GPUS {wanted}" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_variables_of_a_launcher_of_one_process_are_told(make: Make, tmp_path: Path) -> None:
-    """Some platforms set them always."""
+def test_launcher_of_one_process_gives_a_warning(make: Make, tmp_path: Path) -> None:
+    """Some platforms always set its variables."""
     command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(tmp_path / "config.yaml")]
     cfg = make(tmp_path / "out", "NUM_CPU_PROCS 2 TRAIN.ENABLE False TEST.ENABLE False")
     (tmp_path / "config.yaml").write_text(dump_config(cfg))
@@ -376,14 +375,14 @@ def test_prediction(trained: Path, data: Path, tmp_path: Path) -> None:
 
     done = run_tool("predict.py", *args, data / "test0.mp4", tmp_path / "absent.mp4", check=False)
     assert done.returncode == 1 and "absent.mp4" in done.stderr and "Traceback" not in done.stderr
-    assert "test0.mp4" in done.stdout  # the others are still told
+    assert "test0.mp4" in done.stdout  # the others are still predicted
 
     done = run_tool("predict.py", *args[:-1], tmp_path, videos[0], check=False)
     assert done.returncode == 1 and f"--json {tmp_path}: is a folder" in done.stderr and "test0" not in done.stdout
 
 
 @pytest.mark.parametrize("tool", ["run_net.py", "predict.py", "submit.py"])
-def test_help_and_mistakes_do_not_wait_for_torch(tool: str, tmp_path: Path) -> None:
+def test_help_and_mistakes_do_not_import_torch(tool: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("NUM_GPU: 0\n")
     code = "import runpy\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
     code += "finally: assert 'torch' not in sys.modules"
@@ -394,8 +393,8 @@ def test_help_and_mistakes_do_not_wait_for_torch(tool: str, tmp_path: Path) -> N
         assert told in done.stdout + done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-def test_two_shards_meet_at_the_init_method(trained: Path, tmp_path: Path) -> None:
-    """Two machines, played by two commands on one."""
+def test_two_shards_join_by_init_method(trained: Path, tmp_path: Path) -> None:
+    """Two machines, simulated by two commands on one."""
     port = 20000 + os.getpid() % 20000
     command = [
         sys.executable,

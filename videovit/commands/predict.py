@@ -57,7 +57,7 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
 
     from videovit.data.decode import DecodeError
     from videovit.engine.checkpoints.weights import load_checkpoint_for_test
-    from videovit.engine.tasks.predict import format_prediction, list_inputs, predict_video
+    from videovit.engine.tasks.predict import Predictor, format_prediction, list_inputs
     from videovit.models import build_model
 
     if cfg.NUM_GPUS > 0 and not torch.cuda.is_available():
@@ -66,10 +66,10 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
     videos = list_inputs(cfg, args.videos)
     model = build_model(cfg).to(device).eval()
     load_checkpoint_for_test(model, args.checkpoint, use_ema=cfg.TEST.USE_EMA)
-    predictions, failures = [], []
+    predictor, predictions, failures = Predictor(cfg, model, device), [], []
     for path in videos:
         try:
-            prediction = predict_video(cfg, model, path, device)
+            prediction = predictor.predict(path)
         except DecodeError as error:
             print(f"error: {error}", file=sys.stderr)
             failures.append({"path": path, "error": str(error)})

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from videovit.config import Config
-from videovit.data.catalog import Split, build_spec
+from videovit.data.catalog import DatasetSpec, Split, build_spec
 from videovit.data.dataset import (
     ActionsShown,
     BoxCrops,
@@ -129,7 +129,15 @@ class ClipLoader(DataLoader[Item]):
             yield batch
 
 
-def build_loader(cfg: Config, split: Split, *, rank: int = 0, world_size: int = 1) -> ClipLoader:
+def build_loader(
+    cfg: Config,
+    split: Split,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    spec: DatasetSpec | None = None,
+    samples: list[Sample] | None = None,
+) -> ClipLoader:
     """Everything from the list file to batches of clips, for one process.
 
     Training reads random spans, AUG.NUM_SAMPLE augmentations of each; `val` the centre of each video once; `test` all
@@ -149,8 +157,9 @@ def build_loader(cfg: Config, split: Split, *, rank: int = 0, world_size: int = 
         BatchError: the batch size does not divide, or there are fewer videos than one batch.
         UserError: unknown data set, or another than DATA.MULTI_LABEL says.
     """
-    samples = read_samples(cfg, split)
-    dataset = build_dataset(cfg, split, samples)
+    spec = build_spec(cfg, split) if spec is None else spec
+    samples = spec.read(cfg, split) if samples is None else samples
+    dataset = build_dataset(cfg, split, samples, spec)
     training = split == "train"
     if training:
         batch_size = train_batch_size(cfg, len(samples), world_size)
@@ -188,9 +197,9 @@ def read_samples(cfg: Config, split: Split) -> list[Sample]:
     return build_spec(cfg, split).read(cfg, split)
 
 
-def build_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:
+def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec | None = None) -> ClipDataset:
     """The data set of a split: how its clips are chosen and cut."""
-    spec = build_spec(cfg, split)
+    spec = build_spec(cfg, split) if spec is None else spec
     if spec.images:
         return build_image_dataset(cfg, split, samples)
     if spec.evaluation == "detection":

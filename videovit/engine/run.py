@@ -1,4 +1,4 @@
-"""Where a task runs, and what every task leaves behind: its config, and which decoder read its videos."""
+"""Where a task runs, and what every task records: its config, and which decoders read its videos."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from videovit.errors import UserError
 
 @dataclass(frozen=True)
 class Run:
-    """Where a task runs: its log, its device, and which of how many processes it is."""
+    """Where a task runs.
+
+    Attributes:
+        log: of this process.
+        device: of this process.
+        rank: of this process.
+        world_size: number of processes, over all shards.
+    """
 
     log: RunLog
     device: torch.device
@@ -27,12 +34,13 @@ class Run:
     world_size: int = 1
 
     def progress(self, name: str, total: int, *, first: int = 0, log_period: int = 10) -> Progress:
+        """Progress of something that all processes do together; rank 0 shows it."""
         quiet = self.rank != 0
         return Progress(name, total, first=first, log_period=log_period, quiet=quiet, num_processes=self.world_size)
 
 
 def record_config(cfg: Config, run: Run, name: str) -> None:
-    """Write what runs to `OUTPUT_DIR/<name>`, which loads again; whole, or not at all.
+    """Write the config to `OUTPUT_DIR/<name>`, from where it can be loaded again; completely, or not at all.
 
     Raises:
         UserError: it cannot be written.
@@ -47,12 +55,12 @@ def record_config(cfg: Config, run: Run, name: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: could not be written: {error.strerror}") from error
+        raise UserError(f"could not be written: {error.strerror}", where=path) from error
     logger.info("config of this run: %s", path)
 
 
 def report_decoders(loader: ClipLoader) -> None:
-    """Say how many videos went to which decoder, of all ranks."""
+    """Log how many videos each decoder has read, on all ranks; a collective call."""
     total: Counter[str] = Counter()
     for part in distributed.gather(loader.served_by):
         total.update(part)

@@ -8,7 +8,7 @@ import pytest
 from videovit.cli import exit_code
 from videovit.engine.distributed import preemption
 from videovit.engine.distributed.preemption import Preempted
-from videovit.engine.training.step import stoppable
+from videovit.engine.evaluation.inference import stoppable
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])

@@ -15,7 +15,7 @@ A, B = ("a", 902.0), ("b", 903.0)
 LEFT, RIGHT = (0.0, 0.0, 0.4, 1.0), (0.6, 0.0, 1.0, 1.0)
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """A box of one class, as ground truth or as a detection."""
 
     key: tuple[str, float]
@@ -46,13 +46,13 @@ def test_overlaps_by_hand() -> None:
 
 def test_three_boxes_by_hand() -> None:
     # Class 1: hit 0.9, false alarm 0.8, hit 0.7, one of three missed: 1/3 * 1 + 1/3 * 2/3. Class 2: found at once.
-    truth = [Labelled(A, LEFT, 1), Labelled(A, RIGHT, 1), Labelled(B, LEFT, 1), Labelled(B, LEFT, 2)]
+    truth = [Labeled(A, LEFT, 1), Labeled(A, RIGHT, 1), Labeled(B, LEFT, 1), Labeled(B, LEFT, 2)]
     found = [
-        Labelled(A, near(LEFT, 0.1), 1, 0.9),
-        Labelled(A, near(LEFT, 0.05), 1, 0.8),  # better placed, but the box is taken
-        Labelled(A, RIGHT, 1, 0.7),
-        Labelled(B, near(LEFT, 0.2), 1, 0.6),  # IoU 1/3
-        Labelled(B, LEFT, 2, 0.1),
+        Labeled(A, near(LEFT, 0.1), 1, 0.9),
+        Labeled(A, near(LEFT, 0.05), 1, 0.8),  # better placed, but the box is taken
+        Labeled(A, RIGHT, 1, 0.7),
+        Labeled(B, near(LEFT, 0.2), 1, 0.6),  # IoU 1/3
+        Labeled(B, LEFT, 2, 0.1),
     ]
     result = frame_map(truth, found, class_ids=(1, 2, 3))
     assert result.ap[1] == pytest.approx(1 / 3 + 2 / 9)
@@ -70,35 +70,35 @@ def test_precision_is_made_non_increasing() -> None:
 
 
 def test_excluded_frames_and_other_classes_do_not_count() -> None:
-    truth = [Labelled(A, LEFT, 1), Labelled(B, LEFT, 1), Labelled(A, LEFT, 7)]
-    found = [Labelled(B, RIGHT, 1, 0.9), Labelled(A, LEFT, 1, 0.5), Labelled(A, LEFT, 7, 0.9)]
+    truth = [Labeled(A, LEFT, 1), Labeled(B, LEFT, 1), Labeled(A, LEFT, 7)]
+    found = [Labeled(B, RIGHT, 1, 0.9), Labeled(A, LEFT, 1, 0.5), Labeled(A, LEFT, 7, 0.9)]
     assert frame_map(truth, found, class_ids=(1,)).ap == {1: pytest.approx(0.25)}
     assert frame_map(truth, found, class_ids=(1,), excluded={B}).ap == {1: 1.0}
 
 
-def test_detections_on_frames_without_truth_are_false_alarms_and_missed_classes_have_zero() -> None:
-    truth = [Labelled(A, LEFT, 1), Labelled(A, LEFT, 2)]
-    found = [Labelled(B, LEFT, 1, 0.9), Labelled(A, LEFT, 1, 0.8)]
+def test_detections_on_frames_without_truth_are_false_alarms() -> None:
+    truth = [Labeled(A, LEFT, 1), Labeled(A, LEFT, 2)]
+    found = [Labeled(B, LEFT, 1, 0.9), Labeled(A, LEFT, 1, 0.8)]
     assert frame_map(truth, found, class_ids=(1, 2)).ap == {1: 0.5, 2: 0.0}
 
 
-def test_a_box_listed_twice_counts_twice_and_is_found_once() -> None:
-    truth = [Labelled(A, LEFT, 1), Labelled(A, LEFT, 1)]
-    found = [Labelled(A, LEFT, 1, 0.9), Labelled(A, LEFT, 1, 0.8)]
+def test_box_listed_twice_counts_twice() -> None:
+    truth = [Labeled(A, LEFT, 1), Labeled(A, LEFT, 1)]
+    found = [Labeled(A, LEFT, 1, 0.9), Labeled(A, LEFT, 1, 0.8)]
     assert frame_map(truth, found, class_ids=(1,)).ap == {1: 0.5}
 
 
-def test_a_detection_belongs_to_its_nearest_box_alone() -> None:
+def test_detection_belongs_to_its_nearest_box() -> None:
     # The second detection overlaps the free box enough (IoU 0.6), but lies nearer to the taken one.
     first, second = (0.0, 0.0, 0.8, 1.0), (0.1, 0.0, 1.0, 1.0)
-    truth = [Labelled(A, first, 1), Labelled(A, second, 1)]
-    found = [Labelled(A, first, 1, 0.9), Labelled(A, (0.0, 0.0, 0.78, 1.0), 1, 0.8)]
+    truth = [Labeled(A, first, 1), Labeled(A, second, 1)]
+    found = [Labeled(A, first, 1, 0.9), Labeled(A, (0.0, 0.0, 0.78, 1.0), 1, 0.8)]
     assert iou(np.array([found[1].box]), np.array([second]))[0, 0] > 0.5
     assert frame_map(truth, found, class_ids=(1,)).ap == {1: 0.5}
 
 
-def test_no_ground_truth_has_no_mean() -> None:
-    assert math.isnan(frame_map([], [Labelled(A, LEFT, 1)], class_ids=(1,)).mean)
+def test_mean_without_ground_truth_is_nan() -> None:
+    assert math.isnan(frame_map([], [Labeled(A, LEFT, 1)], class_ids=(1,)).mean)
 
 
 def overlap(a, b):
@@ -109,7 +109,7 @@ def overlap(a, b):
 
 
 def literal_ap(truth, found, class_id, excluded):
-    """The rules one by one: every detection in the order of its score, every threshold, the best precision beyond."""
+    """The rules one by one: detections in order of score, and for every threshold the best precision beyond it."""
     truth = [g for g in truth if g.class_id == class_id and g.key not in excluded]
     found = sorted(
         (d for d in found if d.class_id == class_id and d.key not in excluded), key=lambda d: d.score, reverse=True
@@ -131,7 +131,7 @@ def literal_ap(truth, found, class_id, excluded):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_boxes_against_the_literal_rules(seed: int) -> None:
+def test_random_boxes_agree_with_the_literal_rules(seed: int) -> None:
     rng = np.random.default_rng(seed)
 
     def draw(number):
@@ -140,7 +140,7 @@ def test_random_boxes_against_the_literal_rules(seed: int) -> None:
             x, y = rng.integers(0, 4, 2) / 10
             width, height = rng.integers(3, 7, 2) / 10
             key = ("v", 902.0 + int(rng.integers(6)))
-            rows.append(Labelled(key, (x, y, x + width, y + height), int(rng.integers(1, 4)), float(score)))
+            rows.append(Labeled(key, (x, y, x + width, y + height), int(rng.integers(1, 4)), float(score)))
         return rows
 
     truth, found, excluded = draw(40), draw(120), {("v", 903.0)}

@@ -1,4 +1,4 @@
-"""Tables and pictures about classes."""
+"""Tables and plots per class."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_confusion_matrix() -> None:
     assert counts.tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
 
 
-def test_tables_of_one_class_a_video(tmp_path: Path) -> None:
+def test_tables_with_one_class_per_video(tmp_path: Path) -> None:
     evaluator = TopK(num_videos=5, num_views=1, num_classes=3)
     scores = torch.eye(3)[torch.tensor([0, 1, 1, 1])]
     evaluator.update(scores, batch_of(torch.tensor([0, 0, 0, 1])))  # the fifth video is unreadable
@@ -53,7 +53,7 @@ def test_tables_of_one_class_a_video(tmp_path: Path) -> None:
     ]
 
 
-def test_table_of_several_classes_a_video(tmp_path: Path) -> None:
+def test_table_with_several_classes_per_video(tmp_path: Path) -> None:
     evaluator = MultiLabel(num_videos=3, num_views=1, num_classes=3)
     scores = torch.tensor([[0.9, 0.2, 0.1], [0.5, 0.8, 0.3], [0.7, 0.1, 0.2]])
     evaluator.update(scores, batch_of(torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 0]])))
@@ -67,7 +67,7 @@ def test_table_of_several_classes_a_video(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("num_classes", "smallest"), [(3, 400), (100, 1300)])
-def test_the_picture_grows_with_the_classes(num_classes: int, smallest: int, tmp_path: Path) -> None:
+def test_plot_grows_with_the_classes(num_classes: int, smallest: int, tmp_path: Path) -> None:
     counts = np.eye(num_classes, dtype=np.int64)
     draw_confusion(tmp_path / "a.png", counts, [f"Doing something {k}" for k in range(num_classes)])
     with Image.open(tmp_path / "a.png") as image:
@@ -77,7 +77,7 @@ def test_the_picture_grows_with_the_classes(num_classes: int, smallest: int, tmp
         assert (pixels == shade).all(axis=2).any()
 
 
-def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
+def test_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
     draw_confusion(tmp_path / "a.png", np.eye(2, dtype=np.int64), [r"pays $\x$ once", "pays"])
     draw_per_class(tmp_path / "b.png", {r"pays $\x$ once": 50.0}, "accuracy")
     order = {"top1_acc": 50.0, "drop_standard_error": None, "groups": {"a $_$": 50.0}, "class_drop": {r"$\x$": 5.0}}

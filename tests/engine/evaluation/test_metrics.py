@@ -9,15 +9,13 @@ from sklearn.metrics import average_precision_score
 
 from videovit.data.records import Batch
 from videovit.engine.evaluation.metrics import (
-    MissingViewsError,
     MultiLabel,
-    NonFiniteScoresError,
-    NoPositivesError,
     TopK,
     average_precision,
     class_accuracy,
     topk_correct,
 )
+from videovit.errors import UserError
 
 
 def test_topk() -> None:
@@ -29,8 +27,8 @@ def test_topk() -> None:
     assert top9.all()
 
 
-def test_of_equal_scores_the_first_class_counts_everywhere(tmp_path: Path) -> None:
-    """As bf16 gives them often: accuracy, confusion matrix and the accuracy of each class tell the same."""
+def test_of_equal_scores_the_first_class_counts(tmp_path: Path) -> None:
+    """Equal scores are frequent in bf16; accuracy, confusion matrix and accuracy per class must agree."""
     scores_VK = torch.rand(300, 40, generator=torch.Generator().manual_seed(0)).mul(3).round()
     labels_V = torch.arange(300) % 40
     ensemble = TopK(num_videos=300, num_views=1, num_classes=40)
@@ -54,7 +52,7 @@ def feed(ensemble: TopK, video: int, view: int, scores: list[float], label: int)
     ensemble.update(torch.tensor([scores]), batch_of(torch.tensor([label]), [video], [view]))
 
 
-def test_sum_and_max_differ_where_they_should() -> None:
+def test_sum_and_max() -> None:
     results = {}
     for method in ("sum", "max"):
         ensemble = TopK(num_videos=1, num_views=3, num_classes=2, method=method)
@@ -71,12 +69,12 @@ def test_max_of_negative_scores_is_not_zero() -> None:
     torch.testing.assert_close(ensemble.scores_VK, torch.tensor([[-3.0, -1.0]]))
 
 
-def test_a_view_counts_once_and_a_missing_one_is_an_error() -> None:
+def test_view_counts_once_and_missing_view_is_an_error() -> None:
     ensemble = TopK(num_videos=2, num_views=2, num_classes=2)
     feed(ensemble, 0, 0, [1.0, 0.0], 0)
     feed(ensemble, 0, 0, [0.0, 5.0], 0)  # padded sampler: again
     feed(ensemble, 0, 1, [1.0, 0.0], 0)
-    with pytest.raises(MissingViewsError, match="2 of 4 views.*video 1, view 0"):
+    with pytest.raises(UserError, match="2 of 4 views.*video 1, view 0"):
         ensemble.result()
     assert ensemble.result(skipped={1}) == {
         "top1_acc": 100.0,
@@ -89,11 +87,11 @@ def test_a_view_counts_once_and_a_missing_one_is_an_error() -> None:
     assert ensemble.predictions().tolist() == [0, -1]
 
 
-def test_nan_has_no_accuracy() -> None:
+def test_nan_is_an_error() -> None:
     ensemble = TopK(num_videos=2, num_views=1, num_classes=2)
     feed(ensemble, 0, 0, [1.0, 0.0], 0)
     feed(ensemble, 1, 0, [float("nan"), 0.0], 0)
-    with pytest.raises(NonFiniteScoresError, match="1 of 2 videos.*videos 1"):
+    with pytest.raises(UserError, match="1 of 2 videos.*videos 1"):
         ensemble.result()
 
 
@@ -104,8 +102,8 @@ def test_class_accuracy() -> None:
 
 
 @pytest.mark.parametrize("levels", [2, 5, 10_000])
-def test_average_precision_is_that_of_scikit_learn(levels: int) -> None:
-    """With few levels most scores are equal to others."""
+def test_average_precision_equals_scikit_learn(levels: int) -> None:
+    """With few levels, most scores are equal to others."""
     rng = np.random.default_rng(levels)
     scores = (rng.integers(0, levels, (60, 9)) / levels).astype(np.float32)
     targets = rng.random((60, 9)) < 0.2
@@ -116,7 +114,7 @@ def test_average_precision_is_that_of_scikit_learn(levels: int) -> None:
         assert mine[k] == pytest.approx(100 * average_precision_score(targets[:, k], scores[:, k]), abs=1e-9)
 
 
-def test_map_leaves_out_classes_without_positives_and_takes_the_largest_score() -> None:
+def test_map_skips_classes_without_positives() -> None:
     rng = np.random.default_rng(0)
     scores = torch.from_numpy(rng.random((6, 4, 5)).astype(np.float32))  # videos, views, classes
     labels = torch.from_numpy((rng.random((6, 5)) < 0.4).astype(np.float32))
@@ -133,10 +131,10 @@ def test_map_leaves_out_classes_without_positives_and_takes_the_largest_score() 
     assert evaluator.state()["labels"].equal(labels)
 
 
-def test_map_of_videos_without_any_class_is_an_error() -> None:
+def test_map_without_any_class_is_an_error() -> None:
     evaluator = MultiLabel(num_videos=1, num_views=1, num_classes=2)
     evaluator.update(torch.zeros(1, 2), batch_of(torch.zeros(1, 2), [0], [0]))
-    with pytest.raises(NoPositivesError, match="none of the 1"):
+    with pytest.raises(UserError, match="none of the 1"):
         evaluator.result()
 
 

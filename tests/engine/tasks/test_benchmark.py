@@ -1,4 +1,4 @@
-"""The benchmark task measures what it says."""
+"""Rows and numbers of the benchmark task."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ from videovit.engine.tasks.benchmark import measure_matrix_peak, time_steps
 CPU = torch.device("cpu")
 
 
-def test_times_and_memory_of_a_known_step() -> None:
+def test_time_and_memory_of_a_known_step() -> None:
     calls = []
 
     def step() -> None:
@@ -27,7 +27,7 @@ def test_times_and_memory_of_a_known_step() -> None:
     assert 100 < timing.peak_mib < 400
 
 
-def test_matrix_peak_is_that_of_a_computer() -> None:
+def test_matrix_peak_is_plausible() -> None:
     assert 0.5 < measure_matrix_peak(CPU, torch.float32) < 1e6
 
 
@@ -49,7 +49,7 @@ def test_each_benchmark_reports_its_rows(what: str, data: Path, tmp_path: Path) 
         assert all(row["params"] == 28211 and 0 < row["share_of_peak_%"] < 100 for row in rows)
 
 
-def test_averaging_gradients_is_measured_on_all_processes(tmp_path: Path) -> None:
+def test_sync_counts_all_processes(tmp_path: Path) -> None:
     opts = f"OUTPUT_DIR {tmp_path} TRAIN.ENABLE False TEST.ENABLE False BENCHMARK.ENABLE True BENCHMARK.NUM_STEPS 2 "
     opts += "BENCHMARK.WHAT sync BENCHMARK.BATCH_SIZE 2"
     assert exit_codes(start_ranks(load_config(write_config(tmp_path), opts.split()), 2)) == [0, 0]
@@ -59,7 +59,7 @@ def test_averaging_gradients_is_measured_on_all_processes(tmp_path: Path) -> Non
     assert row["clips_per_s"] == pytest.approx(4 / row["step_s"], rel=1e-4)
 
 
-def test_the_loader_is_measured_on_all_processes(data: Path, tmp_path: Path) -> None:
+def test_loader_counts_all_processes(data: Path, tmp_path: Path) -> None:
     opts = f"DATA.PATH_TO_DATA_DIR {data} OUTPUT_DIR {tmp_path} TRAIN.ENABLE False TEST.ENABLE False "
     opts += "BENCHMARK.ENABLE True BENCHMARK.WHAT loader"
     assert exit_codes(start_ranks(load_config(write_config(tmp_path), opts.split()), 2)) == [0, 0]

@@ -1,4 +1,4 @@
-"""Weights out of a checkpoint: the moving average where it is asked for, by several names, readable again."""
+"""Export of weights: the moving average, layouts of other projects, and loading again."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loaded(run: Path, path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a model that starts from the file."""
+    """The weights of a model after loading the file."""
     model = build_model(load_config(run / "tiny.yaml"))
     assert not load_pretrained(model, path).missing
     return model.state_dict()
 
 
-def test_the_average_becomes_a_file_to_start_from(run: Path, tmp_path: Path) -> None:
+def test_exported_average_can_be_loaded(run: Path, tmp_path: Path) -> None:
     args = ["--cfg", run / "tiny.yaml", "--checkpoint", run, "--output"]
-    said = run_tool("export_weights.py", *args, tmp_path / "deep" / "ema.pyth", *EMA).stdout
-    assert "moving average" in said and "checkpoint_epoch_00002.pyth" in said
+    output = run_tool("export_weights.py", *args, tmp_path / "deep" / "ema.pyth", *EMA).stdout
+    assert "moving average" in output and "checkpoint_epoch_00002.pyth" in output
     run_tool("export_weights.py", *args, tmp_path / "plain.safetensors", "--layout", "pyslowfast")
     average, plain = loaded(run, tmp_path / "deep" / "ema.pyth"), loaded(run, tmp_path / "plain.safetensors")
     for name, tensor in plain.items():
@@ -57,7 +57,7 @@ def test_the_average_becomes_a_file_to_start_from(run: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("layout", ["torchvision", "pytorchvideo", "pyslowfast"])
-def test_names_of_other_projects(layout: str, run: Path, tmp_path: Path) -> None:
+def test_layouts_of_other_projects_can_be_loaded(layout: str, run: Path, tmp_path: Path) -> None:
     cfg = load_config(run / "tiny.yaml")
     export_weights(cfg, str(run), tmp_path / "w.pth", layout=layout)
     held = torch.load(tmp_path / "w.pth", weights_only=True)
@@ -67,7 +67,7 @@ def test_names_of_other_projects(layout: str, run: Path, tmp_path: Path) -> None
         assert torch.equal(mine[name], tensor), name
 
 
-def test_timm_loads_what_is_written_for_it(tmp_path: Path) -> None:
+def test_timm_loads_its_layout(tmp_path: Path) -> None:
     cfg = load_config(ROOT / "configs/ImageNet/PIT_TI.yaml")
     model = build_model(cfg).eval()
     torch.save({"model_state": model.state_dict()}, tmp_path / "ours.pyth")
@@ -77,7 +77,7 @@ def test_timm_loads_what_is_written_for_it(tmp_path: Path) -> None:
     torch.testing.assert_close(theirs(x), model(x.unsqueeze(2)), atol=1e-5, rtol=1e-5)
 
 
-def test_a_run_without_an_average_says_so(run: Path, tmp_path: Path) -> None:
+def test_missing_average_is_an_error(run: Path, tmp_path: Path) -> None:
     cfg = load_config(run / "tiny.yaml", ["TEST.USE_EMA", True, "TRAIN.ENABLE", False])
     model = build_model(cfg)
     position = Position(epoch=1)

@@ -1,4 +1,4 @@
-"""Prediction without a list: which inputs, which windows, and what is said where there is nothing to predict."""
+"""Prediction: inputs, windows, tables, and errors for folders without inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.videos import write_video
 from videovit.config import Config, load_config
 from videovit.data.decode import DecodeError
 from videovit.data.sampling import EvenSpans, RandomSpans, Segments, StridedClips
-from videovit.engine.tasks.predict import Prediction, format_prediction, list_inputs, predict_video, window_starts
+from videovit.engine.tasks.predict import Prediction, Predictor, format_prediction, list_inputs, window_starts
 from videovit.errors import UserError
 from videovit.models import build_model
 
@@ -25,7 +25,7 @@ def config(folder: Path, *opts: object) -> Config:
     return load_config(write_config(folder, TINY), [*map(str, opts)])
 
 
-def test_windows_of_each_plan() -> None:
+def test_windows_by_plan() -> None:
     spans, strided, segments = EvenSpans(4, 2, 30.0), StridedClips(4, 2, 30.0), Segments(4, random=True)
     assert spans.span(100, 60.0) == strided.span(100, 60.0) == 16.0 and segments.span(100, 60.0) == 100.0
     assert spans.window(20, 100, 30.0).tolist() == [20, 22, 24, 27]
@@ -37,25 +37,26 @@ def test_windows_of_each_plan() -> None:
     assert window_starts(30, segments.span(30, 30.0), 4) == [0]
 
 
-def test_a_model_of_images_takes_images_and_folders_of_them(tmp_path: Path) -> None:
+def test_model_of_images_takes_images_and_folders(tmp_path: Path) -> None:
     cfg = config(tmp_path, *IMAGES)
     for name in ("b/1.png", "a/2.png"):
         (tmp_path / "images" / name).parent.mkdir(parents=True)
         Image.new("RGB", (40, 36), "red").save(tmp_path / "images" / name)
     one, two = (str(tmp_path / "images" / name) for name in ("a/2.png", "b/1.png"))
     assert list_inputs(cfg, [str(tmp_path / "images"), two]) == [one, two, two]
-    model = build_model(cfg).eval()
-    prediction = predict_video(cfg, model, one, torch.device("cpu"), quiet=True)
+    model = build_model(cfg)
+    predictor = Predictor(cfg, model, torch.device("cpu"))
+    prediction = predictor.predict(one, quiet=True)
     assert prediction.views == "1 windows x 1 crops, mean score" and len(prediction.top) == 3
     video = write_video(tmp_path / "v.mp4", num_frames=4)
     with pytest.raises(DecodeError, match="v.mp4': not an image"):
-        predict_video(cfg, model, str(video), torch.device("cpu"), quiet=True)
+        predictor.predict(str(video), quiet=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: a folder without images, and TEST.DATASET imagenet is about images"):
         list_inputs(cfg, [str(tmp_path / "empty")])
 
 
-def test_a_folder_is_a_video_of_frames_or_all_videos_in_it(tmp_path: Path) -> None:
+def test_folder_is_a_video_of_frames_or_all_its_videos(tmp_path: Path) -> None:
     cfg = config(tmp_path)
     frames, videos = tmp_path / "frames", tmp_path / "videos"
     for name in (frames / "1.png", videos / "deep/b.MP4", videos / "a.webm", videos / "notes.txt"):
@@ -68,25 +69,25 @@ def test_a_folder_is_a_video_of_frames_or_all_videos_in_it(tmp_path: Path) -> No
         list_inputs(cfg, [str(tmp_path / "empty")])
 
 
-def test_only_shares_are_shown_in_percent() -> None:
+def test_logits_are_not_shown_in_percent() -> None:
     prediction = Prediction("a.mp4", [("walk", 0.25), ("sit", -3.5)], [], "1 windows")
     assert format_prediction(prediction).split()[-4:] == ["walk", "25.0", "sit", "-350.0"]
-    told = format_prediction(prediction, in_percent=False)
-    assert told.split()[-4:] == ["walk", "0.25", "sit", "-3.50"] and "%" not in told
+    table = format_prediction(prediction, in_percent=False)
+    assert table.split()[-4:] == ["walk", "0.25", "sit", "-3.50"] and "%" not in table
 
 
-def test_a_folder_of_frames_is_one_video(tmp_path: Path) -> None:
+def test_folder_of_frames_is_one_video(tmp_path: Path) -> None:
     cfg = config(tmp_path, "DATA.FRAMES_FPS", 30)
     (tmp_path / "frames").mkdir()
     for i in range(16):
         Image.new("RGB", (40, 36), (i, i, i)).save(tmp_path / "frames" / f"{i}.png")
     (name,) = list_inputs(cfg, [str(tmp_path / "frames")])
-    prediction = predict_video(cfg, build_model(cfg).eval(), name, torch.device("cpu"), quiet=True)
+    prediction = Predictor(cfg, build_model(cfg), torch.device("cpu")).predict(name, quiet=True)
     assert prediction.views == "2 windows x 3 crops, mean score"
     assert [b for _, b, _ in prediction.windows] == pytest.approx([8 / 30, 16 / 30])
 
 
-def test_a_detector_is_refused_with_what_to_do_instead(tmp_path: Path) -> None:
+def test_detector_is_an_error_with_a_hint(tmp_path: Path) -> None:
     detection = "DETECTION.ENABLE True TEST.DATASET ava MODEL.LOSS_FUNC bce MODEL.HEAD_ACT sigmoid".split()
     with pytest.raises(UserError, match="AVA.TEST_PREDICT_BOX_LISTS.*detections.csv"):
         list_inputs(config(tmp_path, *detection), ["v.mp4"])

@@ -1,4 +1,4 @@
-"""The search for a plan: limits, generations that depend on seed and scores alone, and whole runs that go on."""
+"""The search for a plan: limits, generations as a function of seed and scores, and whole runs that are continued."""
 
 import csv
 import json
@@ -16,7 +16,8 @@ from videovit.config import ConfigError, load_config
 from videovit.engine.distributed import preemption
 from videovit.engine.distributed.preemption import Preempted
 from videovit.engine.launch import run
-from videovit.engine.tasks.evolution import Evolution, SearchError, Space, crossed, mutated
+from videovit.engine.tasks.evolution import Evolution, Space, crossed, mutated
+from videovit.errors import UserError
 from videovit.models.pooling_sharing.plan import PoolingSharingShape, draw_plan, legal_stages, plan_cost
 
 SHAPE = PoolingSharingShape((16, 32), (2, 4), image_size=16, patch_size=4, num_classes=2)
@@ -45,7 +46,7 @@ def test_the_space_is_what_the_closed_form_allows():
     assert {plan for plan in ALL if space.holds(plan)} == allowed
     assert all(space.cost(plan) == plan_cost(SHAPE, plan) for plan in ALL)
     assert not space.holds("S--|B--") and not space.holds("---|B--")
-    with pytest.raises(SearchError, match="one layer a stage needs"):
+    with pytest.raises(UserError, match="one layer a stage needs"):
         Space(SHAPE, 3, 1e3)
 
 
@@ -125,7 +126,7 @@ def candidates(cfg):
     return json.loads((Path(cfg.OUTPUT_DIR) / "search.json").read_text())["candidates"]
 
 
-def test_a_supernet_is_trained_and_searched(searched):
+def test_supernet_is_trained_and_searched(searched):
     cfg, results = searched
     rows = candidates(cfg)
     assert [(r["method"], r["generation"]) for r in rows] == [
@@ -144,7 +145,7 @@ def test_a_supernet_is_trained_and_searched(searched):
     assert found.TRAIN.ENABLE and not found.SEARCH.ENABLE and found.OUTPUT_DIR != cfg.OUTPUT_DIR
 
 
-def test_a_search_that_was_cut_off_goes_on_as_if_it_had_not_been(searched):
+def test_interrupted_search_continues_with_the_same_plans(searched):
     cfg, _ = searched
     path, rows = Path(cfg.OUTPUT_DIR) / "search.json", candidates(cfg)
     written = json.loads(path.read_text())
@@ -156,9 +157,9 @@ def test_a_search_that_was_cut_off_goes_on_as_if_it_had_not_been(searched):
     assert candidates(cfg) == rows[:4]
     run(alone)
     assert candidates(cfg) == rows
-    with pytest.raises(SearchError, match="another search"):
+    with pytest.raises(UserError, match="another search"):
         run(replace(alone, SEARCH=replace(cfg.SEARCH, PARENTS=1)))
-    with pytest.raises(SearchError, match="PSViTSupernet, found PSViT"):
+    with pytest.raises(UserError, match="PSViTSupernet, found PSViT"):
         run(replace(alone, MODEL=replace(cfg.MODEL, MODEL_NAME="PSViT")))
 
 

@@ -1,4 +1,4 @@
-"""Frame orders on batches, and the report made of the results."""
+"""Frame orders on batches, and the report of the results."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from videovit.data.records import Batch
 from videovit.engine.evaluation.metrics import TopK
-from videovit.engine.tasks.shuffle_eval import draw, format_readings, format_report, reorder_frames, summarise
+from videovit.engine.tasks.shuffle_eval import draw, format_readings, format_report, reorder_frames, summarize
 
 T = 6
 
@@ -39,7 +39,7 @@ def test_fixed_orders() -> None:
     assert orders("static", [0], [0]) == [[3, 3, 3, 3, 3, 3]]
 
 
-def test_each_clip_has_a_permutation_of_its_own_and_its_crops_share_it() -> None:
+def test_permutation_differs_by_clip_and_not_by_crop() -> None:
     crops = orders("shuffled", [4, 4, 4], [0, 1, 2])
     assert crops[0] == crops[1] == crops[2]
     assert sorted(crops[0]) == list(range(T))
@@ -48,13 +48,13 @@ def test_each_clip_has_a_permutation_of_its_own_and_its_crops_share_it() -> None
     assert others[0] == crops[0]
 
 
-def test_permutations_do_not_depend_on_the_batch_but_on_the_seed() -> None:
+def test_permutation_depends_on_the_seed_and_not_on_the_batch() -> None:
     together = orders("shuffled", [1, 2, 3], [0, 0, 0])
     assert [orders("shuffled", [v], [0])[0] for v in (1, 2, 3)] == together
     assert orders("shuffled", [1, 2, 3], [0, 0, 0], seed=1) != together
 
 
-def test_windows_keep_frames_near() -> None:
+def test_windows_move_frames_within_the_window_only() -> None:
     for row in orders("window2", list(range(20)), [0] * 20):
         assert all(abs(frame - place) <= 1 for place, frame in enumerate(row))
 
@@ -74,7 +74,7 @@ GROUPS = {"motion": [0, 1], "appearance": [2, 3]}
 
 
 def report() -> dict:
-    return summarise(
+    return summarize(
         {
             "ordered": [ensemble([0, 0, 1, 1, 2, 2, 3, 2], LABELS)],
             "reversed": [ensemble([1, 1, 0, 0, 2, 2, 3, 3], LABELS)],
@@ -89,7 +89,7 @@ def report() -> dict:
     )
 
 
-def test_numbers_by_hand() -> None:
+def test_report_equals_numbers_by_hand() -> None:
     entry = report()["orders"]
     assert entry["ordered"]["top1_acc"] == 87.5
     assert entry["reversed"]["groups"] == {"motion": 0.0, "appearance": 100.0}
@@ -102,7 +102,7 @@ def test_numbers_by_hand() -> None:
     assert entry["shuffled"]["class_drop"]["cross"] == pytest.approx(50.0 - 500 / 6)
 
 
-def test_tables_and_picture(tmp_path: Path) -> None:
+def test_tables_and_plot(tmp_path: Path) -> None:
     text = format_report(report())
     assert "shuffled" in text and "±" in text and "motion" in text
     assert "right 100%" in format_readings(report())

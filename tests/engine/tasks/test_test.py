@@ -1,4 +1,4 @@
-"""What is looked at before training, for the test behind it."""
+"""Checks before training, for the test after it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from PIL import Image
 
 from tests.helpers.runs import TINY, write_config
 from videovit.config import load_config
-from videovit.data.build import BatchError
+from videovit.engine.problem import Problem
 from videovit.engine.tasks.test import check_test
+from videovit.errors import UserError
 
 
 def write_images(folder: Path) -> list[str]:
@@ -22,16 +23,18 @@ def write_images(folder: Path) -> list[str]:
     return [*opts.split(), "DATA.PATH_TO_DATA_DIR", str(folder), "OUTPUT_DIR", str(folder / "out")]
 
 
-def test_the_clips_that_are_checked_are_those_of_the_test(tmp_path: Path) -> None:
+def test_check_uses_the_numbers_of_clips_of_the_test(tmp_path: Path) -> None:
     config, opts = write_config(tmp_path, TINY), write_images(tmp_path / "images")
-    check_test(load_config(config, [*opts, "TEST.NUM_ENSEMBLE_VIEWS", "10", "TEST.NUM_TEMPORAL_CLIPS", "[1]"]))
-    with pytest.raises(BatchError, match="TEST.NUM_ENSEMBLE_VIEWS is 5; expected 1"):
-        check_test(load_config(config, [*opts, "TEST.NUM_ENSEMBLE_VIEWS", "1", "TEST.NUM_TEMPORAL_CLIPS", "[1,5]"]))
+    check_test(Problem(load_config(config, [*opts, "TEST.NUM_ENSEMBLE_VIEWS", "10", "TEST.NUM_TEMPORAL_CLIPS", "[1]"])))
+    with pytest.raises(UserError, match="TEST.NUM_ENSEMBLE_VIEWS.* 5[,;] expected 1"):
+        check_test(
+            Problem(load_config(config, [*opts, "TEST.NUM_ENSEMBLE_VIEWS", "1", "TEST.NUM_TEMPORAL_CLIPS", "[1,5]"]))
+        )
 
 
-def test_weights_that_training_will_write_may_be_missing(tmp_path: Path) -> None:
-    """The first process makes OUTPUT_DIR, while others look here already."""
+def test_weights_of_the_coming_training_may_be_missing(tmp_path: Path) -> None:
+    """The first process may not have created OUTPUT_DIR when others check."""
     config, opts = write_config(tmp_path, TINY), write_images(tmp_path / "images")
     opts += ["TEST.NUM_ENSEMBLE_VIEWS", "1", "TEST.CHECKPOINT_FILE_PATH"]
     for place in ("out", "out/checkpoints/checkpoint_epoch_00001.pyth"):
-        check_test(load_config(config, [*opts, str(tmp_path / "images" / place)]))
+        check_test(Problem(load_config(config, [*opts, str(tmp_path / "images" / place)])))

@@ -1,4 +1,4 @@
-"""The list of unreadable videos, and the limit on them."""
+"""The list of unreadable videos, and the limit on their number."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from videovit.data.records import Failure
-from videovit.engine.training.bad_samples import BadSamples, TooManyBadSamplesError
+from videovit.engine.training.bad_samples import BadSamples
+from videovit.errors import UserError
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "bad_samples.jsonl").read_text().splitlines()]
 
 
-def test_written_at_once_and_counted_at_sync(tmp_path: Path) -> None:
+def test_record_writes_at_once_and_sync_counts(tmp_path: Path) -> None:
     bad = BadSamples(tmp_path, num_samples=10, max_fraction=0.5)
     bad.record([])
     assert not (tmp_path / "bad_samples.jsonl").exists()
@@ -27,20 +28,20 @@ def test_written_at_once_and_counted_at_sync(tmp_path: Path) -> None:
     ]
 
 
-def test_counts_go_on_after_a_restart_even_behind_half_a_line(tmp_path: Path) -> None:
+def test_counts_continue_after_a_restart_and_half_a_line(tmp_path: Path) -> None:
     first = BadSamples(tmp_path, num_samples=10, max_fraction=0.5)
     first.record([Failure("a.mp4", "empty file", "decord")])
     with open(tmp_path / "bad_samples.jsonl", "a") as file:
         file.write('{"path": "b.m')
     second = BadSamples(tmp_path, num_samples=10, max_fraction=0.5)
     second.record([Failure("a.mp4", "empty file", "decord"), Failure("c.mp4", "empty file", "decord")])
-    third = BadSamples(tmp_path, num_samples=10, max_fraction=0.5)  # the second was killed before it came to the end
+    third = BadSamples(tmp_path, num_samples=10, max_fraction=0.5)  # the second was killed before its end
     third.record([Failure("a.mp4", "empty file", "decord")])
     third.sync()
     assert [(entry["path"], entry["count"]) for entry in lines(tmp_path)] == [("a.mp4", 2), ("c.mp4", 1)]
 
 
-def test_files_of_an_earlier_run_may_have_been_mended(tmp_path: Path) -> None:
+def test_failures_of_an_earlier_run_do_not_count(tmp_path: Path) -> None:
     first = BadSamples(tmp_path, num_samples=4, max_fraction=0.5)
     first.record([Failure("a.mp4", "x", "decord"), Failure("b.mp4", "x", "decord")])
     second = BadSamples(tmp_path, num_samples=4, max_fraction=0.5)
@@ -49,8 +50,8 @@ def test_files_of_an_earlier_run_may_have_been_mended(tmp_path: Path) -> None:
     assert len(second) == 3
 
 
-def test_more_than_the_limit_stops(tmp_path: Path) -> None:
+def test_exceeding_the_limit_is_an_error(tmp_path: Path) -> None:
     bad = BadSamples(tmp_path, num_samples=4, max_fraction=0.25)
     bad.record([Failure("a.mp4", "x", "decord")] * 3)
-    with pytest.raises(TooManyBadSamplesError, match="2 of 4 .* DATA.MAX_BAD_FRACTION 0.25"):
+    with pytest.raises(UserError, match="2 of 4 .* DATA.MAX_BAD_FRACTION 0.25"):
         bad.record([Failure("b.mp4", "x", "decord")])

@@ -1,4 +1,4 @@
-"""Training on a GPU needs no operation that adds in another order in every run; no GPU is needed to see that."""
+"""Training on a GPU needs no operation that adds numbers in nondeterministic order; no GPU is needed to check that."""
 
 import os
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.project import CONFIGS
 from videovit.config import load_config
-from videovit.engine.training.determinism import NotDeterministicError, deterministic
-from videovit.engine.training.losses import build_loss
-from videovit.engine.training.step import call_model
+from videovit.engine.objectives import build_loss
+from videovit.engine.training.determinism import deterministic
+from videovit.errors import UserError
 from videovit.models import build_model
 
 CUDA = torch.device("cuda")
@@ -45,15 +45,20 @@ def operations(config: str, opts: str = "") -> set[str]:
     """Of the forward and backward pass of a batch of two, on shapes."""
     cfg = load_config(CONFIGS / f"{config}.yaml" if config else None, opts.split())
     size, num_classes = cfg.DATA.TRAIN_CROP_SIZE, cfg.MODEL.NUM_CLASSES
-    with torch.device("meta"), Operations() as seen, deterministic(cfg, CUDA):
+    with torch.device("meta"):
         model = build_model(cfg).train()
+    with torch.device("meta"), Operations() as seen, deterministic(cfg, model, CUDA):
         boxes = torch.zeros(3, 5) if cfg.DETECTION.ENABLE else None
-        output = call_model(model, torch.zeros(2, 3, cfg.DATA.NUM_FRAMES, size, size), boxes)
+        output = model(torch.zeros(2, 3, cfg.DATA.NUM_FRAMES, size, size), boxes)
         logits: Tensor = sum(output) if isinstance(output, tuple) else output
         is_index = cfg.MODEL.LOSS_FUNC == "cross_entropy"
         targets = torch.zeros(len(logits), dtype=torch.long) if is_index else torch.zeros(len(logits), num_classes)
         build_loss(cfg.MODEL.LOSS_FUNC, label_smoothing=cfg.MODEL.LABEL_SMOOTHING)(logits, targets).backward()
     return seen.names
+
+
+class Model(nn.Module):
+    is_deterministic_on_gpu = True
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +70,7 @@ def same_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("config", FILES)
-def test_the_models_need_nothing_that_is_refused(config: str) -> None:
+def test_models_need_no_refused_operation(config: str) -> None:
     names = operations(config)
     assert {"convolution_backward", "native_layer_norm_backward"} <= names
     assert names.isdisjoint(REFUSED), sorted(names & set(REFUSED))
@@ -78,31 +83,31 @@ def test_the_models_need_nothing_that_is_refused(config: str) -> None:
         ("Kinetics/MVIT_B_16x4_CONV", "DATA.NUM_FRAMES 9"),
     ],
 )
-def test_neither_do_sizes_for_which_tables_are_stretched(config: str, opts: str) -> None:
+def test_stretched_tables_need_no_refused_operation(config: str, opts: str) -> None:
     assert operations(config, opts).isdisjoint(REFUSED)
 
 
 @pytest.mark.parametrize("mode", ["max", "avg"])
-def test_neither_do_other_ways_of_pooling(mode: str) -> None:
+def test_pooling_modes_need_no_refused_operation(mode: str) -> None:
     names = operations("Kinetics/MVIT_B_16x4_CONV", f"MVIT.MODE {mode}")
     assert f"{mode}_pool2d{'_with_indices' if mode == 'max' else ''}_backward" in names
     assert names.isdisjoint(REFUSED)
 
 
-def test_what_is_refused_is_seen() -> None:
+def test_refused_operations_are_detected() -> None:
     names = operations("ImageNet/PS_VIT_TI_14", "TRAIN.DETERMINISTIC False")
     assert names & set(REFUSED) == {"grid_sampler_2d_backward"}
     assert "avg_pool3d_backward" in operations("", "MODEL.MODEL_NAME ptv_slow_r50")
 
 
-def test_it_holds_on_gpus_while_it_lasts() -> None:
+def test_deterministic_holds_on_gpus_within_the_block() -> None:
     cfg = load_config()
-    with deterministic(cfg, torch.device("cpu")):
+    with deterministic(cfg, Model(), torch.device("cpu")):
         assert not torch.are_deterministic_algorithms_enabled()
-    with deterministic(load_config(None, ["TRAIN.DETERMINISTIC", "False"]), CUDA):
+    with deterministic(load_config(None, ["TRAIN.DETERMINISTIC", "False"]), Model(), CUDA):
         assert not torch.are_deterministic_algorithms_enabled()
     del os.environ["CUBLAS_WORKSPACE_CONFIG"]
-    with deterministic(cfg, CUDA):
+    with deterministic(cfg, Model(), CUDA):
         assert (
             torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
         )
@@ -111,18 +116,21 @@ def test_it_holds_on_gpus_while_it_lasts() -> None:
     assert torch.utils.deterministic.fill_uninitialized_memory
 
 
-def test_an_operation_that_has_no_such_version_is_told_with_the_key() -> None:
+def test_operation_without_deterministic_version_names_the_key() -> None:
     with (
-        pytest.raises(NotDeterministicError, match="put_.*\nTRAIN.DETERMINISTIC False"),
-        deterministic(load_config(), CUDA),
+        pytest.raises(UserError, match="put_.*\nTRAIN.DETERMINISTIC False"),
+        deterministic(load_config(), Model(), CUDA),
     ):
         torch.zeros(3).put_(torch.tensor([1, 1]), torch.ones(2))
-    with pytest.raises(RuntimeError, match="shape"), deterministic(load_config(), CUDA):
+    with pytest.raises(RuntimeError, match="shape"), deterministic(load_config(), Model(), CUDA):
         torch.zeros(3).view(2)
 
 
-def test_networks_of_pytorchvideo_go_on_without(caplog: pytest.LogCaptureFixture) -> None:
+def test_models_without_deterministic_operations_train_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     cfg = load_config(None, ["MODEL.MODEL_NAME", "ptv_x3d_m"])
-    with deterministic(cfg, CUDA):
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert not model.is_deterministic_on_gpu
+    with deterministic(cfg, model, CUDA):
         assert not torch.are_deterministic_algorithms_enabled()
     assert "ptv_x3d_m cannot be trained to the same bits twice" in caplog.text

@@ -1,4 +1,4 @@
-"""Nothing of a step stays in host memory on a GPU: shapes and devices alone are computed, so no GPU is needed."""
+"""All tensors of a step on a GPU are on the GPU. Only shapes and devices are computed, so no GPU is needed."""
 
 import multiprocessing
 import sys
@@ -18,14 +18,13 @@ from tests.helpers.runs import exit_codes, renew_threads
 from videovit.config import Config, load_config
 from videovit.data.records import Batch
 from videovit.data.transforms.pipeline import build_mixup, build_preparation
+from videovit.engine.objectives import build_loss
 from videovit.engine.tasks.shuffle_eval import reorder_frames
-from videovit.engine.training.losses import build_loss
 from videovit.engine.training.optim import build_optimizer, build_schedule, clip_gradients, set_lr
-from videovit.engine.training.step import call_model
 from videovit.models import build_model
 
 CUDA = torch.device("cuda", 0)
-# AdamP asks every weight for its direction, and a tensor without content has none.
+# AdamP computes with the values of weights, and these have none.
 OPTIONS = ["NUM_GPUS", "0", "SOLVER.OPTIMIZING_METHOD", "adamw"]
 FILES = [
     "AVA/MVITv2_S_16x4",
@@ -43,14 +42,14 @@ FILES = [
 
 @contextmanager
 def on_gpu() -> Iterator[None]:
-    """Tensors have shapes and devices, no content; meeting of two devices is an error."""
+    """Tensors have shapes and devices but no content; operations across devices are errors."""
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
         warnings.simplefilter("ignore")  # cached weights look at the address of their sources
         yield
 
 
 def exit_code(target: Callable[[], object]) -> int | None:
-    """Of a fork, since a process that has seen such tensors starts threads in its next backward pass, and no forks."""
+    """Exit code of a fork, since a process that has used such tensors cannot fork any more."""
 
     def main() -> None:
         renew_threads()
@@ -61,8 +60,8 @@ def exit_code(target: Callable[[], object]) -> int | None:
     return exit_codes([process], seconds=120)[0]
 
 
-def look_for_shapes() -> None:
-    """Not every version of PyTorch makes them where there is no driver."""
+def check_fake_gpu() -> None:
+    """Some versions of PyTorch need a driver for such tensors."""
     outside = torch.zeros(1)
     try:
         with on_gpu():
@@ -71,11 +70,11 @@ def look_for_shapes() -> None:
         sys.exit(1)
 
 
-pytestmark = pytest.mark.skipif(exit_code(look_for_shapes) != 0, reason="this PyTorch needs a driver for it")
+pytestmark = pytest.mark.skipif(exit_code(check_fake_gpu) != 0, reason="this PyTorch needs a driver for it")
 
 
 def moved(model: nn.Module) -> nn.Module:
-    """The model with parameters and buffers on a GPU, which has no memory; other tensors stay where they are."""
+    """The model with parameters and buffers on the GPU; other tensors stay where they are."""
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -88,7 +87,7 @@ def moved(model: nn.Module) -> nn.Module:
 
 
 def batch(cfg: Config) -> Batch:
-    """As the loader gives it."""
+    """A batch as from the loader."""
     side, detects = cfg.DATA.TRAIN_CROP_SIZE, cfg.DETECTION.ENABLE
     labels = torch.zeros(2, dtype=torch.long)
     if detects or cfg.MODEL.LOSS_FUNC in ("bce", "bce_logit"):
@@ -115,7 +114,7 @@ def outputs(found: object) -> list[Tensor]:
 
 
 def train(name: str) -> None:
-    """A step but for its backward pass, which asks the driver for the device."""
+    """A training step without its backward pass, which needs a driver."""
     cfg = load_config(CONFIGS / f"{name}.yaml", OPTIONS)
     whole = batch(cfg)
     with torch.device("meta"):
@@ -127,7 +126,7 @@ def train(name: str) -> None:
         if mixup is not None:
             x_BCTHW, targets = mixup(x_BCTHW, targets, np.random.default_rng(0))
         loss = build_loss(cfg.MODEL.LOSS_FUNC, label_smoothing=cfg.MODEL.LABEL_SMOOTHING)
-        for logits in outputs(call_model(model, x_BCTHW, here.boxes_R5)):
+        for logits in outputs(model(x_BCTHW, here.boxes_R5)):
             assert loss(logits, targets).device == CUDA
         optimizer = build_optimizer(cfg, model)
         for parameter in model.parameters():
@@ -142,7 +141,7 @@ def train(name: str) -> None:
 
 
 def infer(name: str) -> None:
-    """With frames in another order."""
+    """Inference with reordered frames."""
     cfg = load_config(CONFIGS / f"{name}.yaml", OPTIONS)
     whole = batch(cfg)
     with torch.device("meta"):
@@ -151,12 +150,12 @@ def infer(name: str) -> None:
         model = moved(model).eval()
         here, x_BCTHW = prepared(cfg, whole, train=False)
         x_BCTHW = reorder_frames("reversed", seed=0, num_crops=1)(x_BCTHW, here)
-        for _ in range(2):  # the second takes what the first has kept of the weights
-            for logits in outputs(call_model(model, x_BCTHW, here.boxes_R5)):
+        for _ in range(2):  # the second call uses what the first one cached
+            for logits in outputs(model(x_BCTHW, here.boxes_R5)):
                 assert logits.device == CUDA
 
 
 @pytest.mark.parametrize("work", [train, infer])
 @pytest.mark.parametrize("name", FILES)
-def test_nothing_is_left_in_host_memory(name: str, work: Callable[[str], None]) -> None:
+def test_all_tensors_are_on_the_gpu(name: str, work: Callable[[str], None]) -> None:
     assert exit_code(lambda: work(name)) == 0

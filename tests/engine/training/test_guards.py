@@ -1,4 +1,4 @@
-"""A loss that is not finite: all ranks decide the same, before the weights are touched."""
+"""A loss that is not finite: all ranks decide the same, before the weights change."""
 
 import os
 from collections.abc import Callable
@@ -12,9 +12,10 @@ from tests.helpers.runs import exit_codes, start_ranks
 from videovit.config import Config, load_config
 from videovit.data.records import Batch
 from videovit.engine import distributed
-from videovit.engine.training.guards import SMALLEST_SCALE, NonFiniteGuard, NonFiniteLossError
-from videovit.engine.training.losses import build_loss
+from videovit.engine.objectives import Classification, build_loss
+from videovit.engine.training.guards import SMALLEST_SCALE, NonFiniteGuard
 from videovit.engine.training.step import Training, train_step
+from videovit.errors import UserError
 
 POISON = 255  # a clip of white frames has a loss of NaN
 
@@ -33,16 +34,25 @@ def prepare(frames_BTHWC: Tensor, seeds: Tensor | None) -> Tensor:
     return x_BCTHW
 
 
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(96, 2)
+
+    def forward(self, x: Tensor, boxes_R5: Tensor | None = None) -> Tensor:
+        return self.layer(x.flatten(1))
+
+
 def training(guard: NonFiniteGuard, *, half: bool = False, scale: float = 2.0**16, wrap: bool = False) -> Training:
     torch.manual_seed(0)
-    model: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(96, 2))
+    model: nn.Module = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     return Training(
         model=nn.parallel.DistributedDataParallel(model) if wrap else model,
         optimizer=optimizer,
         schedule=lambda epoch: 0.1,
-        loss=build_loss("cross_entropy"),
-        prepare=prepare,
+        objective=Classification(build_loss("cross_entropy")),
+        preparation=prepare,
         device=torch.device("cpu"),
         guard=guard,
         dtype=torch.float16 if half else None,
@@ -69,17 +79,17 @@ PATHS = [f"clip{i}.mp4" for i in range(4)]
 def raise_on_both(folder: Path) -> None:
     parts = training(NonFiniteGuard(output_dir=folder, paths=PATHS), wrap=True)
     before = weights(parts)
-    with pytest.raises(NonFiniteLossError) as error:
+    with pytest.raises(UserError) as error:
         train_step(parts, clips(poisoned=distributed.rank() == 1), epoch=0, step=2, num_steps=5)
     assert torch.equal(weights(parts), before)
     (folder / f"message{distributed.rank()}").write_text(str(error.value))
 
 
-def test_one_poisoned_clip_stops_both_ranks(tmp_path: Path) -> None:
+def test_nan_on_one_rank_stops_both(tmp_path: Path) -> None:
     assert on_two_ranks(raise_on_both, tmp_path) == [0, 0]
-    said = [(tmp_path / f"message{rank}").read_text() for rank in (0, 1)]
-    assert "rank 1, epoch 1, step 3: loss nan" in said[0] and "rank 1, epoch 1, step 3: loss nan" in said[1]
-    assert "2 (clip2.mp4)" in said[0]
+    messages = [(tmp_path / f"message{rank}").read_text() for rank in (0, 1)]
+    assert "rank 1, epoch 1, step 3: loss nan" in messages[0] and "rank 1, epoch 1, step 3: loss nan" in messages[1]
+    assert "2 (clip2.mp4)" in messages[0]
     dump = torch.load(tmp_path / "nan_dump_rank1.pt", weights_only=True)
     assert dump["paths"] == PATHS and dump["step"] == 2 and dump["lr"] == 0.1 and dump["loss"] != dump["loss"]
     assert {"grad_norm", "seed", "torch_rng_state", "labels", "epoch"} <= dump.keys()
@@ -95,24 +105,24 @@ def skip_on_both(folder: Path) -> None:
         train_step(parts, batch, epoch=0, step=0, num_steps=5)
     assert guard.num_skipped == 4
     assert not torch.equal(weights(parts), before) and torch.isfinite(weights(parts)).all()
-    with pytest.raises(NonFiniteLossError, match="3 steps in a row"):
+    with pytest.raises(UserError, match="3 steps in a row"):
         train_step(parts, poisoned, epoch=0, step=0, num_steps=5)
     torch.save(weights(parts), folder / f"weights{distributed.rank()}.pt")
 
 
-def test_steps_are_skipped_on_both_ranks_alike(tmp_path: Path) -> None:
+def test_skip_applies_to_both_ranks(tmp_path: Path) -> None:
     assert on_two_ranks(skip_on_both, tmp_path) == [0, 0]
     one, two = (torch.load(tmp_path / f"weights{rank}.pt", weights_only=True) for rank in (0, 1))
     assert torch.equal(one, two)
 
 
-def test_half_precision_learns() -> None:
+def test_fp16_lowers_the_loss() -> None:
     parts = training(NonFiniteGuard(), half=True)
     losses = [float(train_step(parts, clips(), epoch=0, step=0, num_steps=5).loss) for _ in range(10)]
     assert losses[-1] < losses[0]
 
 
-def test_an_overflow_of_half_precision_lowers_the_scale_and_is_no_error() -> None:
+def test_fp16_overflow_lowers_the_scale() -> None:
     parts = training(NonFiniteGuard(), half=True, scale=2.0**40)
     before = weights(parts)
     result = train_step(parts, clips(), epoch=0, step=0, num_steps=5)
@@ -120,26 +130,26 @@ def test_an_overflow_of_half_precision_lowers_the_scale_and_is_no_error() -> Non
     assert parts.scaler is not None and parts.scaler.get_scale() == 2.0**39
 
 
-def test_a_poisoned_clip_in_half_precision() -> None:
-    """It is no overflow: it stops the run, or is skipped and leaves the scaler ready for the next step."""
+def test_fp16_nan_is_no_overflow() -> None:
+    """It stops the run, or is skipped and leaves the scaler ready for the next step."""
     parts = training(NonFiniteGuard("skip", most_in_a_row=1), half=True)
     before = weights(parts)
     train_step(parts, clips(poisoned=True), epoch=0, step=0, num_steps=5)
     assert torch.equal(weights(parts), before)
     train_step(parts, clips(), epoch=0, step=1, num_steps=5)
     assert not torch.equal(weights(parts), before)
-    with pytest.raises(NonFiniteLossError, match="loss nan"):
+    with pytest.raises(UserError, match="loss nan"):
         train_step(training(NonFiniteGuard(), half=True), clips(poisoned=True), epoch=0, step=0, num_steps=5)
 
 
-def test_a_scale_that_only_falls_is_an_error() -> None:
+def test_vanishing_scale_is_an_error() -> None:
     guard = NonFiniteGuard()
     guard.check_scale(SMALLEST_SCALE)
-    with pytest.raises(NonFiniteLossError, match="overflow at every scale"):
+    with pytest.raises(UserError, match="overflow at every scale"):
         guard.check_scale(SMALLEST_SCALE / 2)
 
 
-def test_a_dump_that_cannot_be_written_does_not_hide_the_reason(tmp_path: Path) -> None:
+def test_failed_dump_does_not_hide_the_error(tmp_path: Path) -> None:
     parts = training(NonFiniteGuard(output_dir=tmp_path / "absent" / str(os.getpid())))
-    with pytest.raises(NonFiniteLossError, match="loss nan"):
+    with pytest.raises(UserError, match="loss nan"):
         train_step(parts, clips(poisoned=True), epoch=0, step=0, num_steps=5)

@@ -1,4 +1,4 @@
-"""The training step where a clip has any number of classes, or boxes with classes: in pieces, and on several ranks."""
+"""The training step on multi-label clips and on boxes: in micro-batches, and on several ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from videovit.config import Config, load_config
 from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.distributed.parallel import replicate
-from videovit.engine.training.losses import build_loss
+from videovit.engine.objectives import Classification, build_loss
 from videovit.engine.training.step import Training, train_step
 from videovit.models import expand
 from videovit.models.detection.roi_head import RoIHead
@@ -56,8 +56,8 @@ def training(model: nn.Module, accumulate: int = 1) -> Training:
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
         schedule=lambda epoch: 0.5,
-        loss=build_loss("bce_logit"),
-        prepare=prepare,
+        objective=Classification(build_loss("bce_logit")),
+        preparation=prepare,
         device=torch.device("cpu"),
         accumulate=accumulate,
     )
@@ -70,15 +70,15 @@ def after(model: nn.Module, data: Batch, accumulate: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 6])
-def test_accumulation_does_not_change_a_step_on_multi_hot_labels(pieces: int) -> None:
+def test_accumulation_on_multi_hot_labels_gives_the_same_step(pieces: int) -> None:
     data = batch(multi_hot(6))
     torch.testing.assert_close(after(mvit(), data, pieces), after(mvit(), data), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 6])
 @pytest.mark.parametrize("clips", [(0, 0, 0, 2, 5), (4,), ()])
-def test_accumulation_does_not_change_a_step_on_boxes(pieces: int, clips: tuple[int, ...]) -> None:
-    """The mean is over the boxes of the batch, however unevenly the pieces share them."""
+def test_accumulation_on_boxes_gives_the_same_step(pieces: int, clips: tuple[int, ...]) -> None:
+    """The mean is over the boxes of the batch, however unevenly micro-batches share them."""
     data = batch(multi_hot(len(clips)), boxes(*clips))
     cut, whole = (after(detector(), data, n) for n in (pieces, 1))
     torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-5)
@@ -97,7 +97,7 @@ def step_of_a_rank(cfg: Config) -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_a_rank_without_a_box_waits_for_nobody_and_counts_as_zeros(world_size: int, tmp_path: Path) -> None:
+def test_rank_without_boxes_contributes_zero_gradients(world_size: int, tmp_path: Path) -> None:
     cfg = load_config(opts=["OUTPUT_DIR", str(tmp_path)])
     assert exit_codes(start_ranks(cfg, world_size, step_of_a_rank)) == [0] * world_size
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world_size)]

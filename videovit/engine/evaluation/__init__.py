@@ -1,1 +1,1 @@
-"""Forward passes over a data set, and what the scores are worth."""
+"""Evaluation: inference, measures, reports per class."""

@@ -1,16 +1,16 @@
 """Frame-mAP of AVA: average precision per action over all boxes of all key frames.
 
-The rules, which are those of the script that scores AVA submissions (PASCAL VOC's, with the area under the curve):
+The rules are those of the official scorer of AVA submissions (PASCAL VOC's, with the area under the curve):
 
 * Key frames on the exclusion list, and classes not on the class list, count neither as ground truth nor as detections.
-* Per class and key frame, detections are taken by falling score; of equal scores the one that was given first.
-* A detection belongs to the ground-truth box with which it has the largest IoU, the first of equals. It is a hit when
-  that IoU is at least 0.5 and no detection before it has hit that box; otherwise it is a false alarm, also when another
-  box would still be free. A ground-truth box listed twice for a class counts twice, and one of the two is missed.
-* Detections on key frames without ground truth are false alarms. Any number of detections per key frame counts.
-* Per class, all detections are sorted by score; precision is made non-increasing from the right, and the average
-  precision is the area under precision over recall. A class without ground truth has none and is left out of the mean;
-  a class without detections has 0.
+* Per class and key frame, detections are taken in descending order of score; of equal scores, the first given.
+* A detection belongs to the ground-truth box with the largest IoU; of equal ones, to the first. It is a hit if that
+  IoU is at least 0.5 and no earlier detection has hit that box. Otherwise it is a false alarm, even if another box is
+  still free. A ground-truth box listed twice for a class counts twice, and one of the two is missed.
+* Detections on key frames without ground truth are false alarms. The number of detections per key frame is unlimited.
+* Per class, all detections are sorted by score, and precision is made non-increasing from the right. Average precision
+  is the area under precision over recall. A class without ground truth is left out of the mean; one without detections
+  has 0.
 
 R detected boxes, G ground-truth boxes, K classes.
 """
@@ -57,7 +57,7 @@ class FrameMap:
     """Average precision per class.
 
     Attributes:
-        ap: class id -> average precision in 0..1, NaN where there is no ground truth; every class of the class list.
+        ap: class id -> average precision in 0..1, NaN without ground truth; every class of the class list.
         num_boxes: class id -> ground-truth boxes.
         num_detections: class id -> detections.
     """
@@ -81,14 +81,14 @@ def frame_map(
     excluded: Collection[Key] = frozenset(),
     min_iou: float = 0.5,
 ) -> FrameMap:
-    """Score detections against ground truth; the rules stand at the top of the file.
+    """Score detections against ground truth, by the rules at the top of the file.
 
     Args:
         ground_truth: one entry per box and action.
         detections: boxes and their scores.
         class_ids: the classes that are scored (60 for AVA), from 1.
         excluded: key frames that are not scored.
-        min_iou: overlap from which on a detection is a hit.
+        min_iou: smallest overlap of a hit.
 
     Returns:
         The average precision of each class.
@@ -135,9 +135,9 @@ def match(detections_R4: Floats, boxes_G4: Floats, min_iou: float) -> NDArray[np
     """Which detections of one class on one key frame are hits.
 
     Args:
-        detections_R4: by falling score.
+        detections_R4: in descending order of score.
         boxes_G4: ground truth.
-        min_iou: overlap from which on a detection is a hit.
+        min_iou: smallest overlap of a hit.
 
     Returns:
         (R,) bool.

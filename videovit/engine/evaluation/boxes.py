@@ -1,4 +1,4 @@
-"""What a detector said about the boxes of all key frames, how good that is, and the files that tell it.
+"""Evaluation of detectors on key frames: frame-mAP, and files with detections and classes.
 
 R boxes, K classes.
 """
@@ -19,17 +19,23 @@ from videovit.data.records import Batch, Sample
 from videovit.engine import distributed
 from videovit.engine.evaluation.ava_map import Detections, FrameMap, Truth, frame_map
 from videovit.engine.evaluation.class_report import write_per_class
-from videovit.engine.evaluation.metrics import MissingViewsError, NonFiniteScoresError
+from videovit.engine.evaluation.evaluator import Evaluator
+from videovit.errors import UserError
+from videovit.messages import plural
 
 
-class BoxEvaluator:
+class BoxEvaluator(Evaluator):
     """Frame-mAP over key frames (see `ava_map`), each of which is scored by one rank.
 
     Args:
-        samples: key frames, by the numbers that batches name them with; with the boxes that are scored.
-        truth: annotated boxes, the classes that are judged, and key frames that are not.
+        samples: key frames with the boxes that are scored, in the order of their numbers in batches.
+        truth: annotated boxes, evaluated classes, and excluded key frames.
         num_classes: K.
     """
+
+    columns = {"map": "mAP"}
+    has_labels = False  # boxes are proposals of a person detector
+    views = "key frames"
 
     def __init__(self, samples: Sequence[Sample], truth: AvaTruth, *, num_classes: int) -> None:
         self._samples = samples
@@ -41,42 +47,42 @@ class BoxEvaluator:
     def update(self, scores: Tensor, batch: Batch) -> None:
         """Take the scores (R, K) of all boxes of a batch; a key frame that came before is ignored."""
         if batch.boxes_R5 is None:
-            raise ValueError("detection is judged by boxes, and the batch has none")
+            raise ValueError("the batch has no boxes, which detection is evaluated on")
         clips_R = batch.boxes_R5[:, 0].long().cpu()
         scores_RK = scores.detach().float().cpu()
         for clip, number in enumerate(batch.videos_B.tolist()):
             self._scores.setdefault(number, scores_RK[clips_R == clip])
 
     def gather(self) -> Self:
-        """Join the key frames of all ranks; every rank gets the whole."""
+        """Join the key frames of all ranks; every rank gets all of them."""
         for part in distributed.gather(self._scores):
             self._scores.update(part)
         return self
 
     def result(self, *, skipped: Collection[int] = ()) -> dict[str, float]:
-        """Frame-mAP in percent over all key frames but the skipped ones, whose ground truth is left out as well.
+        """Frame-mAP in percent over all key frames except the skipped ones, whose ground truth is left out as well.
 
         Returns:
-            map, num_classes (how many it is the mean of), num_boxes scored, num_videos and num_views (both: key
-            frames), num_skipped.
+            map, num_classes (that it is the mean of), num_boxes scored, num_videos and num_views (both: key frames),
+            num_skipped.
 
         Raises:
-            MissingViewsError: a key frame was not scored.
-            NonFiniteScoresError: a score is NaN or infinite.
+            UserError: a key frame was not scored, or a score is NaN or infinite.
         """
         left_out = frozenset(skipped)
         kept = [number for number in range(len(self._samples)) if number not in left_out]
         missing = [number for number in kept if number not in self._scores]
         if missing or not kept:
             first = f", first: {_name(self._samples[missing[0]])}" if missing else ""
-            raise MissingViewsError(f"{len(missing)} of {len(kept)} key frames were not scored{first}")
+            raise UserError(f"{len(missing)} of {plural(len(kept), 'key frame')} were not scored{first}")
         broken = [number for number in kept if not torch.isfinite(self._scores[number]).all()]
         if broken:
-            raise NonFiniteScoresError(
-                f"the model's scores of {len(broken)} of {len(kept)} key frames are not finite, first: "
-                f"{_name(self._samples[broken[0]])}; are the weights broken, or fp16 too narrow "
-                "(TEST.MIXED_PRECISION)?"
+            raise UserError(
+                f"the model's scores of {len(broken)} of {plural(len(kept), 'key frame')} are not finite, first: "
+                f"{_name(self._samples[broken[0]])}",
+                hint="The weights may be broken, or the range of fp16 too small (TEST.MIXED_PRECISION)",
             )
+        # The truth of a whole video is left out, since a video that cannot be read has no key frame that can.
         unread = {self._samples[number].path for number in left_out}
         videos = {sample.key.video for sample in self._samples if sample.key is not None and sample.path in unread}
         truth = (
@@ -120,21 +126,21 @@ class BoxEvaluator:
         }
 
     def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
-        """Detections as they are handed in to the AVA challenge, and a table of the classes that are judged.
+        """Detections in the format of the AVA challenge, and a table of the evaluated classes; after `result`.
 
-        To be called after `result`. `detections.csv` has video_id, time stamp, x1, y1, x2, y2, action_id, score, for
-        the judged classes; the names are those of the class list, not `names`.
+        `detections.csv` has video_id, time stamp, x1, y1, x2, y2, action_id, score, for the evaluated classes. The
+        names are those of the class list, not `names`.
         """
         assert self.last is not None
-        judged, found = self._truth.class_names, self._detections(sorted(self._scores))
+        evaluated, found = self._truth.class_names, self._detections(sorted(self._scores))
         detections = folder / f"detections{suffix}.csv"
         with detections.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for (video, time_s), box_4, scores_K in zip(found.keys, found.boxes_R4, found.scores_RK, strict=True):
                 place = [video, time_stamp(time_s), *(f"{value:.4f}" for value in box_4)]
-                writer.writerows([*place, class_id, f"{scores_K[class_id - 1]:.6f}"] for class_id in judged)
+                writer.writerows([*place, class_id, f"{scores_K[class_id - 1]:.6f}"] for class_id in evaluated)
         rows: list[list[Any]] = []
-        for class_id, name in judged.items():
+        for class_id, name in evaluated.items():
             ap = 100.0 * self.last.ap[class_id]
             counts = self.last.num_boxes[class_id], self.last.num_detections[class_id]
             rows.append([name, class_id, *counts, "" if np.isnan(ap) else ap])

@@ -1,6 +1,6 @@
-"""What a test says about each class: tables as CSV, pictures as PNG.
+"""Reports per class: tables as CSV, plots as PNG.
 
-Shape letters: V videos, K classes; of a confusion matrix the rows are true classes, the columns predicted ones.
+V videos, K classes. The rows of a confusion matrix are true classes, its columns predicted ones.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LONGEST_NAME = 40  # letters of a class name in a picture
+MAX_NAME_LENGTH = 40  # letters of a class name in a plot
 DPI = 110
 
 
 def confusion_matrix(
     labels_V: NDArray[np.int64], predictions_V: NDArray[np.int64], num_classes: int
 ) -> NDArray[np.int64]:
-    """(K, K): how many videos of class i were read as class j."""
+    """(K, K): number of videos of class i that were predicted as class j."""
     cells = labels_V.astype(np.int64) * num_classes + predictions_V
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def write_confusion(folder: Path, counts_KK: NDArray[np.int64], names: Sequence[str], suffix: str = "") -> list[Path]:
-    """`confusion_matrix.csv` with the counts, and `.png` with the share of each row.
+    """Write `confusion_matrix.csv` with the counts, and `.png` with the share of each row.
 
     Args:
         folder: exists.
-        counts_KK: (K, K), see `confusion_matrix`.
+        counts_KK: see `confusion_matrix`.
         names: K class names.
-        suffix: added to the names of the files.
+        suffix: of the file names.
 
     Returns:
         The files.
@@ -49,14 +49,14 @@ def write_confusion(folder: Path, counts_KK: NDArray[np.int64], names: Sequence[
 def write_per_class(
     folder: Path, header: Sequence[str], rows: Sequence[Sequence[Any]], *, measure: str, suffix: str = ""
 ) -> list[Path]:
-    """`per_class.csv` with the rows as they are, and `.png` with a bar per class, the worst on top.
+    """Write `per_class.csv` with the given rows, and `.png` with a bar per class, the worst on top.
 
     Args:
         folder: exists.
         header: names of the columns; the first is the class.
-        rows: one per class; an empty text stands for a number that there is not.
-        measure: the column that is drawn, in percent.
-        suffix: added to the names of the files.
+        rows: one per class; an empty string stands for a missing number.
+        measure: the column that is plotted, in percent.
+        suffix: of the file names.
 
     Returns:
         The files.
@@ -69,7 +69,7 @@ def write_per_class(
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A CSV file with a header, UTF-8."""
+    """Write a CSV file with a header, in UTF-8."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
@@ -78,7 +78,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 @contextmanager
 def plain_names() -> Iterator[None]:
-    """What is drawn in here takes a $ for a $; matplotlib would read what stands between two of them as a formula."""
+    """Within the block, plots show a $ as it is; matplotlib would parse text between two of them as a formula."""
     import matplotlib
 
     with matplotlib.rc_context({"text.parse_math": False}):
@@ -87,45 +87,48 @@ def plain_names() -> Iterator[None]:
 
 @plain_names()
 def draw_confusion(path: Path, counts_KK: NDArray[np.int64], names: Sequence[str]) -> None:
-    """The matrix in shades, each row scaled to its videos; it grows with K, so that all names stay legible."""
+    """Plot the matrix in shades, each row scaled to its videos. It grows with K, so that all names stay legible."""
     num_classes = len(names)
     side, font, room = _sizes(names)
     share_KK = 100.0 * counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     figure, axes = _figure(width=side, height=side, left=room, below=room)
     image = axes.imshow(share_KK, cmap="viridis", vmin=0.0, vmax=100.0, interpolation="nearest")
-    shown = [name[:LONGEST_NAME] for name in names]
+    shown = [name[:MAX_NAME_LENGTH] for name in names]
     axes.set_xticks(range(num_classes), shown, rotation=90, fontsize=font)
     axes.set_yticks(range(num_classes), shown, fontsize=font)
     axes.set(xlabel="predicted", ylabel="true", title=f"{int(counts_KK.sum())} videos, {num_classes} classes")
     figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.6, pad=0.1 / side, aspect=30)
     if num_classes <= 20:
         for i, j in zip(*np.nonzero(counts_KK), strict=True):
-            colour = "black" if share_KK[i, j] > 60 else "white"
-            axes.text(j, i, f"{counts_KK[i, j]}", ha="center", va="center", fontsize=font, color=colour)
+            color = "black" if share_KK[i, j] > 60 else "white"
+            axes.text(j, i, f"{counts_KK[i, j]}", ha="center", va="center", fontsize=font, color=color)
     figure.savefig(path, dpi=DPI)
 
 
 @plain_names()
 def draw_per_class(path: Path, values: dict[str, float], measure: str) -> None:
-    """A bar per class, the lowest on top."""
+    """Plot a bar per class, the lowest on top."""
     ordered = sorted(values.items(), key=lambda item: -item[1])
     side, font, room = _sizes(list(values))
     figure, axes = _figure(width=5.0, height=side, left=room, below=0.3)
     axes.barh(range(len(ordered)), [value for _, value in ordered])
-    axes.set_yticks(range(len(ordered)), [name[:LONGEST_NAME] for name, _ in ordered], fontsize=font)
+    axes.set_yticks(range(len(ordered)), [name[:MAX_NAME_LENGTH] for name, _ in ordered], fontsize=font)
     axes.set(xlabel=f"{measure} (%)", xlim=(0, 100), ylim=(-1, len(ordered)))
     figure.savefig(path, dpi=DPI)
 
 
 def _sizes(names: Sequence[str]) -> tuple[float, float, float]:
-    """Inches for these names one above the other, their size in points, and inches for the longest."""
+    """Height of all names in inches, font size in points, and width of the longest name in inches."""
     font = 9.0 if len(names) <= 30 else 6.0
-    longest = max((len(name[:LONGEST_NAME]) for name in names), default=0)
+    longest = max((len(name[:MAX_NAME_LENGTH]) for name in names), default=0)
     return min(max(3.0, len(names) * font * 1.3 / 72), 60.0), font, longest * font * 0.6 / 72
 
 
 def _figure(*, width: float, height: float, left: float, below: float) -> tuple[Any, Any]:
-    """A figure around axes of this size in inches, with room for names on two sides (a layout engine takes seconds)."""
+    """A figure around axes of this size in inches, with margins for names on two sides.
+
+    Computed here, since matplotlib's layout engines take seconds for hundreds of names.
+    """
     from matplotlib.figure import Figure
 
     whole_w, whole_h = width + left + 1.7, height + below + 1.1

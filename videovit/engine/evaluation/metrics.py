@@ -1,14 +1,14 @@
-"""What the scores of a test are worth: top-k accuracy, mean average precision, and the ensemble of a video's views.
+"""Measures of whole videos: top-k accuracy, mean average precision, and the ensemble of a video's views.
 
 Shape letters: B clips, V videos, N views, K classes.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,25 +18,15 @@ from torch import Tensor
 from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.evaluation.class_report import confusion_matrix, write_confusion, write_per_class
+from videovit.engine.evaluation.evaluator import Evaluator
 from videovit.errors import UserError
-
-
-class MissingViewsError(UserError):
-    """A video was not evaluated with all of its views."""
-
-
-class NonFiniteScoresError(UserError):
-    """A model gave NaN or infinite scores, to which no accuracy belongs."""
-
-
-class NoPositivesError(UserError):
-    """No class occurs in the evaluated videos, so there is no precision to average."""
+from videovit.messages import plural
 
 
 def topk_correct(scores_BK: Tensor, labels_B: Tensor, ks: tuple[int, ...] = (1, 5)) -> list[Tensor]:
-    """Whether the label is among the k highest scores; of equal scores the first class is the higher one.
+    """Whether the label is among the k highest scores; of equal scores, that of the first class counts as higher.
 
-    So it is with the class that `argmax` predicts, which the other measures go by; `topk` takes any of them.
+    This agrees with `argmax`, which the other measures use; `topk` would take any of equal scores.
 
     Args:
         scores_BK: (B, K) scores or logits, finite.
@@ -53,7 +43,7 @@ def topk_correct(scores_BK: Tensor, labels_B: Tensor, ks: tuple[int, ...] = (1, 
 
 
 def class_accuracy(predictions_V: np.ndarray, labels_V: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K,) float: percent of the videos of each class that are predicted right, NaN for a class without videos."""
+    """(K,) float: percent of the videos of each class that are predicted correctly, NaN for a class without videos."""
     counts = np.bincount(labels_V, minlength=num_classes).astype(float)
     hits = np.bincount(labels_V[predictions_V == labels_V], minlength=num_classes)
     with np.errstate(invalid="ignore"):
@@ -63,7 +53,7 @@ def class_accuracy(predictions_V: np.ndarray, labels_V: np.ndarray, num_classes:
 def average_precision(scores_VK: NDArray[np.floating], targets_VK: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Area under the precision-recall steps of each class, without interpolation.
 
-    Videos with equal scores come together: precision is taken after the last of them.
+    Of videos with equal scores, precision is taken after the last one.
 
         score      0.9  0.7  0.7  0.2
         target      1    0    1    1        precision 1, 2/3, 3/4 at recall 1/3, 2/3, 1:
@@ -74,9 +64,9 @@ def average_precision(scores_VK: NDArray[np.floating], targets_VK: NDArray[np.bo
         targets_VK: (V, K), whether the class occurs.
 
     Returns:
-        (K,) in percent, NaN for a class that occurs in no video.
+        (K,) in percent, NaN for a class that no video shows.
 
-    Source: the average precision of scikit-learn, which PySlowFast uses for Charades.
+    Source: average precision of scikit-learn, which PySlowFast uses for Charades.
     """
     order = np.argsort(-scores_VK, axis=0, kind="stable")
     ranked = np.take_along_axis(scores_VK, order, axis=0)
@@ -91,52 +81,36 @@ def average_precision(scores_VK: NDArray[np.floating], targets_VK: NDArray[np.bo
     return result
 
 
-class Evaluator(Protocol):
-    """Collects what a model says about a data set, and judges it."""
-
-    def update(self, scores: Tensor, batch: Batch) -> None:
-        """Take the scores of a batch, after the activation of the head."""
-
-    def gather(self) -> Self:
-        """Join what all ranks collected; a collective call."""
-
-    def result(self, *, skipped: Collection[int] = ()) -> dict[str, float]:
-        """The measures, the most important one first, then num_videos, num_views and num_skipped.
-
-        Args:
-            skipped: videos that could not be read.
-        """
-
-    def state(self) -> dict[str, Tensor]:
-        """What `TEST.SAVE_RESULTS_PATH` keeps."""
-
-    def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
-        """Write tables and pictures of the classes, `names`, into `folder`; the files."""
-
-
-class ViewEnsemble(ABC):
-    """Adds up the scores of a video's views, each (video, view) once. What the sum is worth, a subclass says.
+class ViewEnsemble(Evaluator):
+    """Adds up the scores of a video's views, each (video, view) once; subclasses measure the sums.
 
     Args:
         num_videos: V; videos are numbered 0..V-1.
-        num_views: views of each video, clips x crops.
+        num_views: N, views per video: clips x crops.
         num_classes: K.
         method: "sum" (mean of the scores) or "max".
+        views: see `Evaluator`.
 
     Source: multi-view testing of Non-local Networks (arXiv 1711.07971, section 5.1).
     """
 
-    labels: Tensor
-
-    def __init__(self, *, num_videos: int, num_views: int, num_classes: int, method: str = "sum") -> None:
+    def __init__(
+        self, *, num_videos: int, num_views: int, num_classes: int, method: str = "sum", views: str = ""
+    ) -> None:
         if method not in ("sum", "max"):
-            raise ValueError(f"DATA.ENSEMBLE_METHOD: found {method!r}, expected 'sum' or 'max'")
-        self.method = method
+            raise UserError(where="DATA.ENSEMBLE_METHOD", found=method, expected="'sum' or 'max'")
+        self.method, self.views = method, views
         self.scores_VK = torch.zeros(num_videos, num_classes)
         self.seen_VN = torch.zeros(num_videos, num_views, dtype=torch.bool)
+        self.labels = self.no_labels(num_videos, num_classes)
+
+    @staticmethod
+    @abstractmethod
+    def no_labels(num_videos: int, num_classes: int) -> Tensor:
+        """Labels of V videos before any of them was seen: (V,) or (V, K)."""
 
     def update(self, scores_BK: Tensor, batch: Batch) -> None:
-        """Add the scores (B, K) of the B views of a batch; a (video, view) that came before is ignored."""
+        """Add the scores (B, K) of the views of a batch; a (video, view) that came before is ignored."""
         scores_BK, labels = scores_BK.detach().float().cpu(), batch.labels.cpu()
         views = zip(batch.videos_B.tolist(), batch.views_B.tolist(), strict=True)
         for scores_K, label, (video, view) in zip(scores_BK, labels, views, strict=True):
@@ -147,11 +121,11 @@ class ViewEnsemble(ABC):
             self.labels[video] = label
             if self.method == "sum" or first:
                 self.scores_VK[video] += scores_K
-            else:
+            else:  # not for the first view: the initial zeros would win over negative logits
                 self.scores_VK[video] = torch.maximum(self.scores_VK[video], scores_K)
 
     def gather(self) -> Self:
-        """Join the videos of all ranks (each video is evaluated by one rank); every rank gets the whole."""
+        """Join the videos of all ranks, each of which is evaluated by one rank; every rank gets all of them."""
         mine = self.seen_VN.any(dim=1).nonzero()[:, 0]
         parts = distributed.gather((mine, self.scores_VK[mine], self.labels[mine], self.seen_VN[mine]))
         for videos, scores, labels, seen in parts:
@@ -159,34 +133,33 @@ class ViewEnsemble(ABC):
         return self
 
     def result(self, *, skipped: Collection[int] = ()) -> dict[str, float]:
-        """The measures over all videos but the skipped ones.
+        """The measures over all videos except the skipped ones.
 
         Args:
-            skipped: videos that the caller has reported as unreadable.
+            skipped: videos that were reported as unreadable.
 
         Returns:
-            What the subclass measures, in percent; num_videos and num_views evaluated, num_skipped videos.
+            The measures of the subclass, in percent; num_videos, num_views and num_skipped.
 
         Raises:
-            MissingViewsError: a view of another video is missing.
-            NonFiniteScoresError: a score is NaN or infinite.
+            UserError: a view of another video is missing, or a score is NaN or infinite.
         """
         kept = torch.tensor([v for v in range(len(self.labels)) if v not in skipped], dtype=torch.int64)
         missing = (~self.seen_VN[kept]).nonzero()
         if len(missing):
             video, view = int(kept[missing[0, 0]]), int(missing[0, 1])
-            raise MissingViewsError(
-                f"{len(missing)} of {self.seen_VN[kept].numel()} views were not evaluated, first: video {video}, "
-                f"view {view}"
+            raise UserError(
+                f"{len(missing)} of {plural(self.seen_VN[kept].numel(), 'view')} were not evaluated, first: "
+                f"video {video}, view {view}"
             )
         if not len(kept):
-            raise MissingViewsError("no video was evaluated")
+            raise UserError("no video was evaluated")
         broken = kept[~torch.isfinite(self.scores_VK[kept]).all(dim=1)].tolist()
         if broken:
-            raise NonFiniteScoresError(
-                f"the model's scores of {len(broken)} of {len(kept)} videos are not finite, first: videos "
-                f"{', '.join(map(str, broken[:5]))} of the list, from 0; are the weights broken, or fp16 too narrow "
-                "(TEST.MIXED_PRECISION)?"
+            raise UserError(
+                f"the model's scores of {len(broken)} of {plural(len(kept), 'video')} are not finite, first: videos "
+                f"{', '.join(map(str, broken[:5]))} of the list, counted from 0",
+                hint="The weights may be broken, or the range of fp16 too small (TEST.MIXED_PRECISION)",
             )
         return {
             **self.measure(kept),
@@ -199,21 +172,19 @@ class ViewEnsemble(ABC):
     def measure(self, kept: Tensor) -> dict[str, float]:
         """The measures over the videos `kept`, the most important one first."""
 
-    @abstractmethod
-    def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
-        """See `Evaluator`; about the videos that were evaluated."""
-
     def state(self) -> dict[str, Tensor]:
         """Scores (V, K), summed or maximal over the views, and labels."""
         return {"scores": self.scores_VK, "labels": self.labels}
 
 
 class TopK(ViewEnsemble):
-    """One class a video: top-1 and top-5 accuracy, and the mean over classes of their accuracies."""
+    """One class per video: top-1 and top-5 accuracy, and the mean of the accuracies per class."""
 
-    def __init__(self, *, num_videos: int, num_views: int, num_classes: int, method: str = "sum") -> None:
-        super().__init__(num_videos=num_videos, num_views=num_views, num_classes=num_classes, method=method)
-        self.labels = torch.full((num_videos,), -1, dtype=torch.int64)
+    columns = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean class"}
+
+    @staticmethod
+    def no_labels(num_videos: int, num_classes: int) -> Tensor:
+        return torch.full((num_videos,), -1, dtype=torch.int64)
 
     def measure(self, kept: Tensor) -> dict[str, float]:
         """top1_acc, top5_acc and mean_class_acc (over the classes that occur), in percent."""
@@ -228,7 +199,7 @@ class TopK(ViewEnsemble):
         }
 
     def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
-        """Confusion matrix and table of classes: videos, accuracy, and what a class is most often taken for."""
+        """Confusion matrix, and a table of classes: videos, accuracy, and the class most often predicted instead."""
         kept = self.seen_VN.any(dim=1).numpy()
         labels_V, predictions_V = self.labels.numpy()[kept], self.predictions()[kept]
         counts_KK = confusion_matrix(labels_V, predictions_V, len(names))
@@ -244,33 +215,35 @@ class TopK(ViewEnsemble):
         return write_confusion(folder, counts_KK, names, suffix) + tables
 
     def predictions(self) -> np.ndarray:
-        """(V,) int64: the class with the highest score of each video, -1 where no view was seen."""
+        """(V,) int64: the class with the highest score of each video, -1 for a video without any view."""
         best = self.scores_VK.argmax(dim=1)
         best[~self.seen_VN.any(dim=1)] = -1
         return best.numpy()
 
 
 class MultiLabel(ViewEnsemble):
-    """Any number of classes a video: mean average precision, over the classes that occur."""
+    """Any number of classes per video: mean average precision over the classes that occur."""
 
-    def __init__(self, *, num_videos: int, num_views: int, num_classes: int, method: str = "max") -> None:
-        super().__init__(num_videos=num_videos, num_views=num_views, num_classes=num_classes, method=method)
-        self.labels = torch.zeros(num_videos, num_classes)
+    columns = {"map": "mAP"}
+
+    @staticmethod
+    def no_labels(num_videos: int, num_classes: int) -> Tensor:
+        return torch.zeros(num_videos, num_classes)
 
     def measure(self, kept: Tensor) -> dict[str, float]:
-        """map in percent, and num_classes, how many classes it is the mean of.
+        """map in percent, and num_classes, the number of classes it is the mean of.
 
         Raises:
-            NoPositivesError: no class occurs in these videos.
+            UserError: no class occurs in these videos.
         """
         precision_K = average_precision(self.scores_VK[kept].numpy(), self.labels[kept].numpy() > 0)
         occurring = precision_K[~np.isnan(precision_K)]
         if not len(occurring):
-            raise NoPositivesError(f"none of the {len(kept)} evaluated videos has any class; is it the right list?")
+            raise UserError(f"none of the {plural(len(kept), 'evaluated video')} has any class: is it the right list?")
         return {"map": float(occurring.mean()), "num_classes": len(occurring)}
 
     def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
-        """Table of classes: videos that show them, and average precision."""
+        """Table of classes: number of videos that show them, and average precision."""
         kept = self.seen_VN.any(dim=1)
         targets_VK = self.labels[kept].numpy() > 0
         precision_K = average_precision(self.scores_VK[kept].numpy(), targets_VK).tolist()
@@ -280,7 +253,3 @@ class MultiLabel(ViewEnsemble):
         ]
         header = ["class", "number", "videos", "average precision"]
         return write_per_class(folder, header, rows, measure="average precision", suffix=suffix)
-
-
-EVALUATORS: dict[str, Callable[..., Evaluator]] = {"top-k": TopK, "multi-label": MultiLabel}
-"""By `DatasetSpec.evaluation`; arguments are those of ViewEnsemble."""

@@ -1,4 +1,4 @@
-"""Where the logits of an inference pass go."""
+"""Sinks for the logits of an inference pass; see `Pass`."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ from torch import Tensor
 
 from videovit.data.records import Batch
 from videovit.engine import distributed
-from videovit.engine.evaluation.metrics import Evaluator
+from videovit.engine.evaluation.evaluator import Evaluator
 
 Activation = Callable[[Tensor], Tensor]
+"""Logits (B, K) -> scores of the same shape."""
 
 ACTIVATIONS: dict[str, Activation] = {
     "softmax": lambda logits_BK: logits_BK.float().softmax(dim=1),
     "sigmoid": lambda logits_BK: logits_BK.float().sigmoid(),
     "none": lambda logits_BK: logits_BK.float(),
 }
+"""By `MODEL.HEAD_ACT`."""
 
 
 class ScoreSink:
-    """Turns logits into scores and hands them to an Evaluator.
+    """Turns logits into scores for an evaluator.
 
     Args:
-        evaluator: what judges the scores.
-        activation: a key of ACTIVATIONS (`MODEL.HEAD_ACT`).
+        evaluator: takes the scores.
+        activation: of the head.
     """
 
-    def __init__(self, evaluator: Evaluator, activation: str = "softmax") -> None:
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"MODEL.HEAD_ACT: found {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
-        self._evaluator = evaluator
-        self._score = ACTIVATIONS[activation]
+    def __init__(self, evaluator: Evaluator, activation: Activation) -> None:
+        self._evaluator, self._activation = evaluator, activation
 
-    def update(self, batch: Batch, logits_BK: Tensor) -> None:
-        self._evaluator.update(self._score(logits_BK), batch)
+    def update(self, batch: Batch, logits: Tensor) -> None:
+        self._evaluator.update(self._activation(logits), batch)
 
 
 class LossSink:
@@ -44,21 +43,11 @@ class LossSink:
         self._loss = loss
         self._sum, self._num = 0.0, 0
 
-    def update(self, batch: Batch, logits_BK: Tensor) -> None:
-        self._sum += self._loss(logits_BK, batch.labels).item() * len(batch)
+    def update(self, batch: Batch, logits: Tensor) -> None:
+        self._sum += self._loss(logits, batch.labels).item() * len(batch)
         self._num += len(batch)
 
     def result(self) -> float:
+        """The mean; a collective call."""
         parts = distributed.gather((self._sum, self._num))
         return sum(s for s, _ in parts) / max(1, sum(n for _, n in parts))
-
-
-class SinkGroup:
-    """Hands every batch to several sinks."""
-
-    def __init__(self, *sinks: ScoreSink | LossSink) -> None:
-        self._sinks = sinks
-
-    def update(self, batch: Batch, logits_BK: Tensor) -> None:
-        for sink in self._sinks:
-            sink.update(batch, logits_BK)

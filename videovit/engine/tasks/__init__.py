@@ -1,1 +1,1 @@
-"""One module per task of a run: train, test, shuffle_eval, search, benchmark; predict and export."""
+"""Tasks of a run, one per file: train, search, test, shuffle_eval, benchmark; and predict and export for tools."""

@@ -1,7 +1,8 @@
-"""How fast is it: the model alone, the training step, the loader, decoding, averaging gradients (`BENCHMARK.WHAT`).
+"""The benchmark task: speed of the model, a training step, the loader, decoding, or averaging gradients.
 
-Times are medians over steps after a warm-up; on a GPU by CUDA events. Share of peak is the multiply-adds of the model
-against the fastest matrix product that this machine shows in the same run, in the same number type.
+`BENCHMARK.WHAT` chooses. Times are medians over steps after a warm-up; on a GPU they are taken by CUDA events. The
+share of peak compares the multiply-adds of the model with the fastest matrix product found in the same run, in the same
+number type.
 """
 
 from __future__ import annotations
@@ -15,51 +16,60 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from videovit.config import Config
-from videovit.data.build import build_decode_options, build_loader, read_samples
+from videovit.data.build import build_decode_options
 from videovit.data.decode.timing import measure_decode
 from videovit.data.records import Batch
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
 from videovit.engine import distributed
 from videovit.engine.checkpoints.weights import build_on
 from videovit.engine.distributed.parallel import without_sync
+from videovit.engine.evaluation.inference import Inference
+from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run import Run
-from videovit.engine.tasks.train import build_training
 from videovit.engine.training.determinism import deterministic
-from videovit.engine.training.step import autocast, train_step
+from videovit.engine.training.step import Training, train_step, without_wrapper
+from videovit.engine.training.trainer import build_training
 from videovit.models import count_macs, count_params
+from videovit.models.contract import VideoModel
 
 WARMUP_STEPS = 3
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of every step, and the largest memory in use meanwhile over that before, in MiB."""
+    """Times of a repeated step.
+
+    Attributes:
+        seconds: of every step.
+        peak_mib: largest memory in use during the steps, minus that in use before, in MiB.
+    """
 
     seconds: list[float]
     peak_mib: float
 
     @property
     def median_s(self) -> float:
+        """Median of `seconds`."""
         return statistics.median(self.seconds)
 
 
 def time_steps(
     step: Callable[[], object], device: torch.device, *, num_steps: int, warmup: int = WARMUP_STEPS
 ) -> Timing:
-    """Time a step again and again.
+    """Time a step repeatedly.
 
     Args:
         step: what to time; on a GPU it only has to start the work.
         device: where the work is done.
-        num_steps: how often it is timed.
-        warmup: how often it runs before.
+        num_steps: number of timed steps.
+        warmup: number of steps before them.
     """
     for _ in range(warmup):
         step()
@@ -83,13 +93,13 @@ def _time_once(step: Callable[[], object], device: torch.device) -> float:
 
 @contextmanager
 def _peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
-    """Gives a function that tells the peak since entry, over what was in use at entry, in MiB."""
+    """Yields a function that returns the peak memory since entry, minus the memory in use at entry, in MiB."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         yield lambda: (torch.cuda.max_memory_allocated(device) - before) / 2**20
         return
-    reset = Path("/proc/self/clear_refs")  # Linux: makes the high-water mark start anew
+    reset = Path("/proc/self/clear_refs")  # Linux: resets the high-water mark
     try:
         reset.write_text("5")
         before_kib = _status_kib("VmRSS")
@@ -107,7 +117,7 @@ def _status_kib(field: str) -> int:
 
 
 def measure_matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Multiply-adds a second of the fastest square-ish matrix product found, in 1e9."""
+    """Multiply-adds per second of the fastest matrix product found, in 1e9."""
     best = 0.0
     shapes = [(2048, 768, 3072), (3136, 384, 1536), (2048, 2048, 2048)]
     if device.type == "cuda":
@@ -123,21 +133,20 @@ def measure_matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
 # ---------------------------------------------------------------------------------------------------------- the task
 
 
-def benchmark(cfg: Config, run: Run) -> dict[str, float]:
+def benchmark(problem: Problem, run: Run) -> dict[str, float]:
     """Measure what `BENCHMARK.WHAT` names, and print a table; every row also goes to stats.jsonl.
 
     Returns:
         `<row>_clips_per_s` of every row.
     """
-    is_training = cfg.BENCHMARK.WHAT in ("train", "sync")
-    with deterministic(cfg, run.device) if is_training else nullcontext():
-        rows = BENCHMARKS[cfg.BENCHMARK.WHAT](cfg, run)
+    what = problem.cfg.BENCHMARK.WHAT
+    rows = BENCHMARKS[what](problem, run)
     if run.rank == 0:
         header = list(rows[0])
         table = [[_shown(row.get(name)) for name in header] for row in rows]
         logger.info("\n%s", format_table(header, table))
     for row in rows:
-        run.log.stats("benchmark", {"what": cfg.BENCHMARK.WHAT, **row})
+        run.log.stats("benchmark", {"what": what, **row})
     return {f"{row['row']}_clips_per_s": float(row["clips_per_s"]) for row in rows}
 
 
@@ -145,10 +154,10 @@ def _shown(value: object) -> object:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _variants(cfg: Config, device: torch.device) -> list[tuple[str, torch.dtype, bool]]:
-    """(name, number type, compiled) of the rows: fp32 and bf16, on a GPU and where asked compiled too."""
+def _variants(cfg: Config, device: torch.device) -> list[tuple[str, torch.dtype | None, bool]]:
+    """(name, type of autocast, compiled) of the rows: fp32 and bf16; on a GPU, or if requested, compiled too."""
     compiled = cfg.BENCHMARK.COMPILE or device.type == "cuda"
-    plain = [("fp32", torch.float32, False), ("bf16", torch.bfloat16, False)]
+    plain: list[tuple[str, torch.dtype | None, bool]] = [("fp32", None, False), ("bf16", torch.bfloat16, False)]
     return plain + ([("bf16 compiled", torch.bfloat16, True)] if compiled else [])
 
 
@@ -157,64 +166,67 @@ def _clips(cfg: Config, device: torch.device, num: int) -> Tensor:
     return torch.randn(num, 3, cfg.DATA.NUM_FRAMES, size, size, device=device)
 
 
-def _cost(cfg: Config, model: nn.Module) -> tuple[int, float]:
+def _cost(cfg: Config, model: VideoModel) -> tuple[int, float]:
     size = cfg.DATA.TRAIN_CROP_SIZE
     return count_params(model), count_macs(model, (1, 3, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
 
 
-def benchmark_model(cfg: Config, run: Run) -> list[dict[str, Any]]:
+def benchmark_model(problem: Problem, run: Run) -> list[dict[str, Any]]:
     """Inference of the model on random clips."""
+    cfg = problem.cfg
     model = build_on(cfg, run.device).eval()
     params, gmacs = _cost(cfg, model)
     x_BCTHW = _clips(cfg, run.device, cfg.BENCHMARK.BATCH_SIZE)
     rows = []
     for name, dtype, compiled in _variants(cfg, run.device):
-        network = torch.compile(model) if compiled else model
-        peak = measure_matrix_peak(run.device, dtype)
+        inference = Inference(model, problem.preparation, run.device, dtype=dtype)
+        # The compiler has optimizations of its own, so it gets the model as it is.
+        network: Any = torch.compile(model) if compiled else inference.model
+        peak = measure_matrix_peak(run.device, dtype or torch.float32)
 
-        def step(network: Any = network, dtype: torch.dtype = dtype) -> None:
-            with torch.inference_mode(), autocast(run.device, None if dtype == torch.float32 else dtype):
+        def step(network: Any = network, inference: Inference = inference) -> None:
+            with inference.mode():
                 network(x_BCTHW)
 
-        with _told_if_not_compiled(compiled):
+        with _skipped_if_not_compiled(compiled):
             timing = time_steps(step, run.device, num_steps=cfg.BENCHMARK.NUM_STEPS)
             rows.append(_model_row(name, timing, len(x_BCTHW), params, gmacs, gmacs, peak))
     return rows
 
 
-def benchmark_train(cfg: Config, run: Run) -> list[dict[str, Any]]:
-    """The whole training step on one random batch: preparation, mixup, forward, backward, clipping, optimiser."""
-    batch = _random_batch(cfg)
+def benchmark_train(problem: Problem, run: Run) -> list[dict[str, Any]]:
+    """The whole training step on one random batch: preparation, mixup, forward, backward, clipping, optimizer."""
+    cfg, batch = problem.cfg, _random_batch(problem.cfg)
     rows = []
     for name, dtype, compiled in _variants(cfg, run.device):
-        parts = build_training(cfg, run)
-        parts.dtype = None if dtype == torch.float32 else dtype
-        parts.scaler = None
-        params, gmacs = _cost(cfg, parts.model)
+        training = build_training(problem, run)
+        training.dtype, training.scaler = dtype, None
+        model = without_wrapper(training.model)
+        params, gmacs = _cost(cfg, model)
         if compiled:
-            parts.model = torch.compile(parts.model)  # type: ignore[assignment]
-        parts.model.train()
-        peak = measure_matrix_peak(run.device, dtype)
+            training.model = cast(nn.Module, torch.compile(training.model))
+        training.model.train()
+        peak = measure_matrix_peak(run.device, dtype or torch.float32)
 
-        def step(parts: Any = parts) -> None:
-            train_step(parts, batch, epoch=0, step=0, num_steps=1000)
+        def step(training: Training = training) -> None:
+            train_step(training, batch, epoch=0, step=0, num_steps=1000)
 
-        with _told_if_not_compiled(compiled):
+        with deterministic(cfg, model, run.device), _skipped_if_not_compiled(compiled):
             timing = time_steps(step, run.device, num_steps=cfg.BENCHMARK.NUM_STEPS)
-            # A backward pass is two more products of the same size for every product of the forward pass.
+            # The backward pass has two products of the same size for every product of the forward pass.
             rows.append(_model_row(name, timing, len(batch), params, gmacs, 3 * gmacs, peak))
     return rows
 
 
 @contextmanager
-def _told_if_not_compiled(compiled: bool) -> Iterator[None]:
-    """A row that torch.compile cannot give (say, without a C compiler) costs a warning, not the other rows."""
+def _skipped_if_not_compiled(compiled: bool) -> Iterator[None]:
+    """Turn a failure of torch.compile, for example without a C compiler, into a warning, so that other rows remain."""
     try:
         yield
-    except RuntimeError as error:  # those of the compiler are
+    except RuntimeError as error:  # base class of the compiler's errors
         if not compiled:
             raise
-        logger.warning("warning: no compiled row: %s: %s", type(error).__name__, str(error).strip().split("\n")[0])
+        logger.warning("no compiled row: %s: %s", type(error).__name__, str(error).strip().split("\n")[0])
 
 
 def _random_batch(cfg: Config) -> Batch:
@@ -224,21 +236,22 @@ def _random_batch(cfg: Config) -> Batch:
     return Batch(frames, index % cfg.MODEL.NUM_CLASSES, index, index * 0, index, [])
 
 
-def benchmark_sync(cfg: Config, run: Run) -> list[dict[str, Any]]:
-    """What averaging gradients over the processes costs: training steps with it and without it, in turns."""
-    batch, parts = _random_batch(cfg), build_training(cfg, run)
-    parts.model.train()
+def benchmark_sync(problem: Problem, run: Run) -> list[dict[str, Any]]:
+    """The cost of averaging gradients over the processes: training steps with and without it, alternating."""
+    cfg, batch, training = problem.cfg, _random_batch(problem.cfg), build_training(problem, run)
+    training.model.train()
 
     def step(*, sync: bool) -> None:
-        with nullcontext() if sync else without_sync(parts.model):
-            train_step(parts, batch, epoch=0, step=0, num_steps=1000)
+        with nullcontext() if sync else without_sync(training.model):
+            train_step(training, batch, epoch=0, step=0, num_steps=1000)
 
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(WARMUP_STEPS + cfg.BENCHMARK.NUM_STEPS):
-        for sync, times in seconds.items():
-            distributed.barrier()  # waiting for a process that is late is not part of it
-            taken = _time_once(partial(step, sync=sync), run.device)
-            times += [taken] if number >= WARMUP_STEPS else []
+    with deterministic(cfg, without_wrapper(training.model), run.device):
+        for number in range(WARMUP_STEPS + cfg.BENCHMARK.NUM_STEPS):
+            for sync, times in seconds.items():
+                distributed.barrier()  # waiting for a late process is not part of it
+                taken = _time_once(partial(step, sync=sync), run.device)
+                times += [taken] if number >= WARMUP_STEPS else []
     both, alone = (statistics.median(seconds[sync]) for sync in (True, False))
     return [
         {
@@ -247,7 +260,7 @@ def benchmark_sync(cfg: Config, run: Run) -> list[dict[str, Any]]:
             "step_s": both,
             "alone_s": alone,
             "share_of_step_%": 100.0 * (1.0 - alone / both),
-            "gradients_mb": 4e-6 * count_params(parts.model),
+            "gradients_mb": 4e-6 * count_params(training.model),
         }
     ]
 
@@ -268,12 +281,12 @@ def _model_row(
     }
 
 
-def benchmark_loader(cfg: Config, run: Run) -> list[dict[str, Any]]:
-    """The training loader, from files to batches, without a model; the first pass over the files is not counted.
+def benchmark_loader(problem: Problem, run: Run) -> list[dict[str, Any]]:
+    """The training loader, from files to batches, without a model; the second of two passes over the files.
 
-    All processes together, until the last one has ended.
+    Counts the clips of all processes, until the last one is done.
     """
-    loader = build_loader(cfg, "train", rank=run.rank, world_size=run.world_size)
+    cfg, loader = problem.cfg, problem.train.loader(run)
     num_clips, start = 0, time.perf_counter()
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
@@ -295,9 +308,10 @@ def benchmark_loader(cfg: Config, run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def benchmark_decode(cfg: Config, run: Run) -> list[dict[str, Any]]:
-    """Decoding alone, in this process: one clip a video as in training, and all clips of a video as in the test."""
-    samples = read_samples(cfg, "train")[: cfg.BENCHMARK.NUM_STEPS]
+def benchmark_decode(problem: Problem, run: Run) -> list[dict[str, Any]]:
+    """Decoding alone, in this process: one clip per video as in training, and all clips of a video as in the test."""
+    cfg = problem.cfg
+    samples = problem.train.samples[: cfg.BENCHMARK.NUM_STEPS]
     spans = cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS
     plans: dict[str, ClipPlan] = {
         "one clip": RandomSpans(*spans),
@@ -311,10 +325,11 @@ def benchmark_decode(cfg: Config, run: Run) -> list[dict[str, Any]]:
     ]
 
 
-BENCHMARKS: dict[str, Callable[[Config, Run], Sequence[dict[str, Any]]]] = {
+BENCHMARKS: dict[str, Callable[[Problem, Run], Sequence[dict[str, Any]]]] = {
     "model": benchmark_model,
     "train": benchmark_train,
     "sync": benchmark_sync,
     "loader": benchmark_loader,
     "decode": benchmark_decode,
 }
+"""By `BENCHMARK.WHAT`."""

@@ -28,7 +28,7 @@ from videovit.models.pooling_sharing.plan import (
 TRIES = 2000  # failed draws in a row, after which the space counts as exhausted
 
 
-class SearchError(UserError):
+class UserError(UserError):
     """A search that is impossible, or a folder that holds another one."""
 
 
@@ -41,7 +41,7 @@ class Space:
         max_macs: multiply-adds per image; None for no limit.
 
     Raises:
-        SearchError: even the cheapest plan costs more.
+        UserError: even the cheapest plan costs more.
     """
 
     def __init__(self, shape: PoolingSharingShape, num_cells: int, max_macs: float | None = None) -> None:
@@ -55,7 +55,7 @@ class Space:
             )
         )
         if max_macs is not None and cheapest.macs > max_macs:
-            raise SearchError(f"SEARCH.MAX_GMACS {max_macs / 1e9:g}: one layer a stage needs {cheapest.macs / 1e9:g}")
+            raise UserError(f"SEARCH.MAX_GMACS {max_macs / 1e9:g}: one layer a stage needs {cheapest.macs / 1e9:g}")
 
     def cost(self, plan: str) -> Cost:
         """Parameters and multiply-adds of a plan (of cells or of layers), from the closed form."""

@@ -1,4 +1,4 @@
-"""Weights alone, out of a checkpoint: to start from, to publish, or for the programs of others."""
+"""Export of weights from a checkpoint: to start from, to publish, or for other projects."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from videovit.models import build_model, export_state_dict
 from videovit.models.convert import pool_norm_eps, save_safetensors
 
 OWN = "own"
-CONTAINED = (OWN, "pyslowfast", "pytorchvideo")  # layouts whose projects look for `model_state` in a file
+CONTAINED = (OWN, "pyslowfast", "pytorchvideo")  # layouts whose projects expect weights under `model_state`
 
 
 def export_weights(cfg: Config, checkpoint: str, path: str | Path, *, layout: str = OWN) -> str:
-    """Write the weights of a checkpoint, or with TEST.USE_EMA their moving average, to a file of their own.
+    """Write the weights of a checkpoint, or with TEST.USE_EMA their moving average, to a file.
 
     Args:
         cfg: the config of the model.
         checkpoint: a file, or the OUTPUT_DIR of a run, whose newest checkpoint is taken.
-        path: ending in `.safetensors`, else a file of PyTorch: weights as `model_state`, the config beside them;
-            in the layout of another project in the form that it reads, which may be the state dict alone.
-        layout: names of the weights; "own" or one of `models.export_state_dict`.
+        path: ends in `.safetensors`, or else becomes a PyTorch file. That has the weights under `model_state`, and the
+            config; in the layout of another project, it has the form that this project reads, which may be the state
+            dict alone.
+        layout: naming scheme of the weights; "own" or one of `models.export_state_dict`.
 
     Returns:
         The file that the weights came from.
 
     Raises:
-        CheckpointError: unreadable, without an average, weights that do not fit the model or are not finite, a layout
-            that has no place for them, or the file cannot be written.
+        CheckpointError: the checkpoint is unreadable or has no average, its weights do not fit the model, are not
+            finite or have no name in the layout, or the file cannot be written.
     """
     path = Path(path)
     model = build_model(cfg).eval()

@@ -1,7 +1,7 @@
-"""The search task: which plan of a trained PSViT supernet is the best one under a cost limit.
+"""The search task: the best plan of a trained supernet under a cost limit.
 
-Plans are judged by top-1 on the validation list with the weights they share. Results stand in OUTPUT_DIR:
-`search.json` (all plans; a search that was cut off goes on from it), `search.csv`, and `searched.yaml`, the config that
+Plans are compared by top-1 accuracy on the validation list, with the weights that they share. OUTPUT_DIR receives
+`search.json` (all plans; an interrupted search continues from it), `search.csv`, and `searched.yaml`, the config that
 trains the best plan from scratch.
 """
 
@@ -13,30 +13,31 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from videovit.config import Config, dump_config
-from videovit.data.build import build_loader
 from videovit.data.records import Batch
-from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
 from videovit.engine.checkpoints.weights import build_on, load_for_test, test_dtype
+from videovit.engine.evaluation.inference import Pass, evaluate, stoppable
+from videovit.engine.objectives import SUPERNETS
+from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run import Run
-from videovit.engine.tasks.evolution import Evolution, SearchError, Space
-from videovit.engine.tasks.test import clips_at_once
-from videovit.engine.training.step import Inference, Pass, evaluate, stoppable
+from videovit.engine.tasks.evolution import Evolution, Space
+from videovit.errors import UserError
+from videovit.messages import plural
 from videovit.models.pooling_sharing.supernet import PSViTSupernet
 
 METHODS = ("evolution", "random")
-EQUAL_COST = 0.05  # plans whose multiply-adds differ by less are compared with the best one
+EQUAL_COST = 0.05  # relative difference in multiply-adds below which plans count as equally expensive
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A plan that was tried: where it comes from, what it costs, and its top-1 in percent."""
+    """A plan that was evaluated: its origin, its cost, and its top-1 accuracy in percent."""
 
     method: str
     generation: int
@@ -47,39 +48,39 @@ class Candidate:
 
 
 class HitSink:
-    """Top-1 over videos, each counted once."""
+    """Top-1 accuracy over videos, each counted once."""
 
     def __init__(self) -> None:
         self._hits: dict[int, bool] = {}
 
-    def update(self, batch: Batch, logits_BK: Tensor) -> None:
-        hits = (logits_BK.argmax(dim=1) == batch.labels).tolist()
+    def update(self, batch: Batch, logits: Tensor) -> None:
+        hits = (logits.argmax(dim=1) == batch.labels).tolist()
         self._hits.update(zip(batch.videos_B.tolist(), hits, strict=True))
 
     def result(self) -> float:
-        """Percent, over the videos of all ranks."""
+        """Percent, over the videos of all ranks; a collective call."""
         hits: dict[int, bool] = {}
         for part in distributed.gather(self._hits):
             hits.update(part)
         return 100.0 * sum(hits.values()) / max(1, len(hits))
 
 
-def search(cfg: Config, run: Run) -> dict[str, float]:
-    """Evolve plans, try as many random ones, and write down the best.
+def search(problem: Problem, run: Run) -> dict[str, float]:
+    """Evolve plans, evaluate as many random ones, and write the best.
 
     Returns:
         top1 in percent and gmacs of the best plan of either method, and the mean top1 of the random plans.
 
     Raises:
-        SearchError: the model is not a supernet, no plan is cheap enough, or the folder holds another search.
-        Preempted: a scheduler's signal; whole generations are written down, and the next run goes on.
+        UserError: the model is not a supernet, no plan is cheap enough, or the folder holds another search.
+        Preempted: a signal stopped the run. Complete generations are saved, and the next run continues.
     """
-    model = build_on(cfg, run.device)
-    if not isinstance(model, PSViTSupernet):
-        raise SearchError(f"SEARCH.ENABLE needs MODEL.MODEL_NAME PSViTSupernet, found {cfg.MODEL.MODEL_NAME}")
-    checkpoint = load_for_test(cfg, model)
-    options = cfg.SEARCH
-    space = Space(model.shape, model.num_cells, options.MAX_GMACS * 1e9 if options.MAX_GMACS else None)
+    cfg, options = problem.cfg, problem.cfg.SEARCH
+    if cfg.MODEL.MODEL_NAME not in SUPERNETS:
+        raise UserError(f"SEARCH.ENABLE needs MODEL.MODEL_NAME {' or '.join(SUPERNETS)}, found {cfg.MODEL.MODEL_NAME}")
+    supernet = cast(PSViTSupernet, build_on(cfg, run.device))
+    checkpoint = load_for_test(cfg, supernet)
+    space = Space(supernet.shape, supernet.num_cells, options.MAX_GMACS * 1e9 if options.MAX_GMACS else None)
     evolution = Evolution(
         population=options.POPULATION,
         parents=options.PARENTS,
@@ -91,7 +92,7 @@ def search(cfg: Config, run: Run) -> dict[str, float]:
     path = Path(cfg.OUTPUT_DIR) / "search.json"
     key = _key(cfg, checkpoint)
     tried = _read(path, key)
-    scores = _scorer(cfg, run, model)
+    scores = _scorer(problem, run, supernet)
     for method in METHODS if options.RANDOM_BASELINE else METHODS[:1]:
         for number in range(options.GENERATIONS):
             if any(c.method == method and c.generation == number for c in tried):
@@ -103,33 +104,27 @@ def search(cfg: Config, run: Run) -> dict[str, float]:
                 else evolution.random_plans(space, number, known)
             )
             if not plans:
-                logger.info("%s: all plans within the limit are tried", method)
+                logger.info("%s: all plans within the limit have been tried", method)
                 break
-            tops = scores(f"{method} {number + 1}/{options.GENERATIONS}", plans)
+            accuracies = scores(f"{method} {number + 1}/{options.GENERATIONS}", plans)
             costs = [space.cost(plan) for plan in plans]
             tried += [
-                Candidate(method, number, plan, cost.params, cost.macs, top)
-                for plan, cost, top in zip(plans, costs, tops, strict=True)
+                Candidate(method, number, plan, cost.params, cost.macs, top1)
+                for plan, cost, top1 in zip(plans, costs, accuracies, strict=True)
             ]
             if run.rank == 0:
                 _write(path, key, tried)
-            best = max(tops)
-            values = {"method": method, "generation": number + 1, "plans": len(plans), "top1": best}
-            run.log.stats("search_generation", {**values, "mean_top1": sum(tops) / len(tops)}, step=number + 1)
+            best, mean = max(accuracies), sum(accuracies) / len(accuracies)
+            values = {"method": method, "generation": number + 1, "plans": len(plans), "top1": best, "mean_top1": mean}
+            run.log.stats("search_generation", values, step=number + 1)
     return _report(cfg, run, tried)
 
 
-def _scorer(cfg: Config, run: Run, model: PSViTSupernet) -> Callable[[str, Sequence[str]], list[float]]:
-    """(name, plans) -> top-1 of each; every video is decoded once for all plans of a generation."""
-    loader = build_loader(cfg, "val", rank=run.rank, world_size=run.world_size)
-    parts = Inference(
-        model=model,
-        prepare=build_preparation(cfg, train=False),
-        device=run.device,
-        dtype=test_dtype(cfg),
-        clips_per_step=clips_at_once(cfg, run, cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS // run.world_size),
-        skip_unreadable=cfg.TEST.SKIP_UNREADABLE,
-    )
+def _scorer(problem: Problem, run: Run, supernet: PSViTSupernet) -> Callable[[str, Sequence[str]], list[float]]:
+    """(name, plans) -> top-1 of each; videos are decoded once for all plans of a generation."""
+    cfg, loader = problem.cfg, problem.val.loader(run)
+    inference = problem.inference(supernet, run, batch_size=cfg.TRAIN.BATCH_SIZE, dtype=test_dtype(cfg))
+    model = cast(PSViTSupernet, inference.model)  # a copy, with a plan of its own
 
     def along(plan: str) -> Callable[[Tensor, Batch], Tensor]:
         def change(x_BCTHW: Tensor, batch: Batch) -> Tensor:
@@ -140,37 +135,42 @@ def _scorer(cfg: Config, run: Run, model: PSViTSupernet) -> Callable[[str, Seque
 
     def scores(name: str, plans: Sequence[str]) -> list[float]:
         sinks = [HitSink() for _ in plans]
-        passes = [Pass(sink, along(plan)) for sink, plan in zip(sinks, plans, strict=True)]
+        passes = [Pass([sink], along(plan)) for sink, plan in zip(sinks, plans, strict=True)]
         progress = run.progress(name, len(loader), log_period=cfg.LOG_PERIOD)
-        evaluate(parts, stoppable(loader, len(loader)), passes, progress)
+        evaluate(inference, stoppable(loader, len(loader)), passes, progress)
         return [sink.result() for sink in sinks]
 
     return scores
 
 
 def _key(cfg: Config, checkpoint: str) -> dict[str, Any]:
-    """What must agree for a search to go on."""
+    """What must be equal for a search to be continued."""
     options = {k: v for k, v in dataclasses.asdict(cfg.SEARCH).items() if k not in ("ENABLE", "GENERATIONS")}
-    return json.loads(json.dumps({"checkpoint": checkpoint, "seed": cfg.RNG_SEED, **options}))  # type: ignore[no-any-return]
+    # As it will be read again, which turns tuples into lists.
+    key: dict[str, Any] = json.loads(json.dumps({"checkpoint": checkpoint, "seed": cfg.RNG_SEED, **options}))
+    return key
 
 
 def _read(path: Path, key: dict[str, Any]) -> list[Candidate]:
-    """The plans that an earlier, equal search of the folder has tried; the same on every rank."""
+    """Read the plans that the same search has evaluated in an earlier run; equal on every rank."""
     found: dict[str, Any] | None = None
     if distributed.rank() == 0 and path.exists():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise SearchError(f"{path}: not a search: {error}; remove it to start again") from error
+            hint = "Remove the file to start again"
+            raise UserError(f"not the record of a search: {error}", where=path, hint=hint) from error
     found = distributed.gather(found)[0]
     if found is None:
         return []
     if not isinstance(found, dict) or found.get("search") != key:
-        raise SearchError(
-            f"{path} holds another search (weights, seed or options differ); remove it or change OUTPUT_DIR"
+        raise UserError(
+            "holds another search (weights, seed or options differ)",
+            where=path,
+            hint="Remove the file, or change OUTPUT_DIR",
         )
     candidates = [Candidate(**row) for row in found["candidates"]]
-    logger.info("going on with the search of %s: %d plans are tried already", path, len(candidates))
+    logger.info("continuing the search in %s: %s evaluated so far", path, plural(len(candidates), "plan"))
     return candidates
 
 
@@ -187,7 +187,7 @@ def _write(path: Path, key: dict[str, Any], tried: Sequence[Candidate]) -> None:
 
 def _report(cfg: Config, run: Run, tried: Sequence[Candidate]) -> dict[str, float]:
     if not tried:
-        raise SearchError(f"SEARCH.MAX_GMACS {cfg.SEARCH.MAX_GMACS}: no plan within it was drawn; raise it")
+        raise UserError(f"no plan within SEARCH.MAX_GMACS {cfg.SEARCH.MAX_GMACS} was drawn", hint="Raise the limit")
     best = max(tried, key=lambda c: (c.top1, -c.macs))
     drawn = [c for c in tried if c.method == "random"]
     equal = [c for c in drawn if abs(c.macs - best.macs) <= EQUAL_COST * best.macs]
@@ -213,7 +213,7 @@ def _report(cfg: Config, run: Run, tried: Sequence[Candidate]) -> dict[str, floa
 
 
 def searched_config(cfg: Config, plan: str) -> Config:
-    """The config that trains a plan from scratch, in a folder of its own."""
+    """The config that trains a plan from scratch, in a subfolder."""
     return dataclasses.replace(
         cfg,
         OUTPUT_DIR=str(Path(cfg.OUTPUT_DIR) / "searched"),

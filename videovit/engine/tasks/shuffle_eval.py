@@ -1,8 +1,9 @@
-"""Does the model use time? The multi-view test with the frames of every clip put in other orders.
+"""The shuffle evaluation: does the model use time? A multi-view test with the frames of every clip in other orders.
 
-Source: the frame-shuffling study of MViT (arXiv 2104.11227, section 4.2, Table 9): models are trained as usual and
-tested on clips whose frames are permuted. Every clip gets a permutation of its own, drawn from (seed, video, clip);
-all crops of a clip share it. Videos are decoded once, whatever the number of orders.
+Models are trained as usual, and tested on clips whose frames are permuted. Each clip has a permutation of its own,
+drawn from (seed, video, clip); all crops of a clip share it. Videos are decoded once for all orders.
+
+Source: the frame-shuffling study of MViT (arXiv 2104.11227, section 4.2, Table 9).
 """
 
 from __future__ import annotations
@@ -17,34 +18,35 @@ import simplejson
 import torch
 from torch import Tensor
 
-from videovit.config import Config
-from videovit.data.catalog import build_spec, read_names
 from videovit.data.files.class_names import read_class_groups
 from videovit.data.records import Batch
 from videovit.data.transforms.reorder import frame_order
-from videovit.engine.checkpoints.weights import build_on, load_for_test
+from videovit.engine.checkpoints.weights import build_on, load_for_test, test_dtype
 from videovit.engine.evaluation.class_report import plain_names
+from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.evaluation.metrics import TopK, class_accuracy
+from videovit.engine.evaluation.sinks import ScoreSink
+from videovit.engine.problem import Problem, build_ensembles
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run import Run
-from videovit.engine.tasks.test import check_test, run_test_passes
+from videovit.engine.tasks.test import check_test
 from videovit.errors import UserError
 
 BASELINE = "ordered"
 
 
 def is_random(order: str) -> bool:
-    """Whether an order is drawn anew for each seed ("shuffled", "window4") or always the same."""
+    """Whether an order depends on the seed ("shuffled", "window4")."""
     return order == "shuffled" or order.startswith("window")
 
 
 def reorder_frames(order: str, *, seed: int, num_crops: int) -> Callable[[Tensor, Batch], Tensor]:
-    """A change of the input for `loops.Pass`: x (B, 3, T, H, W) with the frames of each clip in another order.
+    """A change of the input for `Pass`: x (B, 3, T, H, W) with the frames of each clip in another order.
 
     Args:
         order: "ordered", "reversed", "shuffled", "static" or "window<w>".
-        seed: of the permutations.
-        num_crops: crops of a clip; view = clip * num_crops + crop.
+        seed: seed of the permutations.
+        num_crops: crops per clip; view = clip * num_crops + crop.
     """
 
     def change(x_BCTHW: Tensor, batch: Batch) -> Tensor:
@@ -61,67 +63,83 @@ def reorder_frames(order: str, *, seed: int, num_crops: int) -> Callable[[Tensor
     return change
 
 
-def check_shuffle_eval(cfg: Config) -> None:
-    """Look at what the study needs besides weights and videos; see `evaluation.check_test`.
+def check_shuffle_eval(problem: Problem) -> None:
+    """Check what the study needs; see `check_test`.
 
     Raises:
-        UserError: a file cannot be used, or videos of this data set have more than one class.
+        UserError: a file cannot be used, or videos have more than one class.
     """
-    if build_spec(cfg, "test").evaluation != "top-k":
+    if problem.test.spec.evaluation != "top-k":
         raise UserError(
-            f"SHUFFLE_EVAL.ENABLE: the study compares top-1 accuracies, and videos of {cfg.TEST.DATASET!r} have more "
-            "than one class; it is for data sets with one class a video"
+            f"the study compares top-1 accuracies, but videos of {problem.cfg.TEST.DATASET!r} have more than one class",
+            where="SHUFFLE_EVAL.ENABLE",
+            expected="a data set with one class per video",
         )
-    check_test(cfg)
-    read_class_groups(cfg.SHUFFLE_EVAL.CLASS_GROUPS_FILE, read_names(cfg), cfg.DATA.PATH_TO_DATA_DIR)
+    check_test(problem)
+    _read_groups(problem)
 
 
-def shuffle_eval(cfg: Config, run: Run) -> dict[str, float]:
-    """Test in every order of `SHUFFLE_EVAL.*`; writes shuffle_eval.json and shuffle_eval.png to `OUTPUT_DIR`.
+def _read_groups(problem: Problem) -> dict[str, list[int]]:
+    cfg = problem.cfg
+    return read_class_groups(cfg.SHUFFLE_EVAL.CLASS_GROUPS_FILE, problem.class_names, cfg.DATA.PATH_TO_DATA_DIR)
+
+
+def shuffle_eval(problem: Problem, run: Run) -> dict[str, float]:
+    """Test with every order of `SHUFFLE_EVAL.*`; writes shuffle_eval.json and shuffle_eval.png to `OUTPUT_DIR`.
 
     Returns:
-        `<order>_top1_acc` for every order, in percent (mean over seeds).
+        `<order>_top1_acc` of every order, in percent (mean over seeds).
 
     Raises:
         UserError: see `check_shuffle_eval`.
     """
-    check_shuffle_eval(cfg)
+    cfg = problem.cfg
+    check_shuffle_eval(problem)
+    # Drops are measured against the ordered clips, so these are always included.
     orders = [BASELINE, *(o for o in cfg.SHUFFLE_EVAL.ORDERS if o != BASELINE)]
     orders = list(dict.fromkeys([*orders, *(f"window{w}" for w in cfg.SHUFFLE_EVAL.WINDOWS)]))
-    names = read_names(cfg)
-    groups = read_class_groups(cfg.SHUFFLE_EVAL.CLASS_GROUPS_FILE, names, cfg.DATA.PATH_TO_DATA_DIR)
-    runs = [
+    groups = _read_groups(problem)
+    variants = [
         (order, cfg.SHUFFLE_EVAL.SEED + k)
         for order in orders
         for k in range(cfg.SHUFFLE_EVAL.NUM_SEEDS if is_random(order) else 1)
     ]
     model = build_on(cfg, run.device)
     checkpoint = load_for_test(cfg, model)
-    changes = [reorder_frames(o, seed=s, num_crops=cfg.TEST.NUM_SPATIAL_CROPS) for o, s in runs]
-    ensembles, skipped = run_test_passes(cfg, run, model, changes, name="shuffle eval")
+    loader = problem.test.loader(run)
+    new_ensemble = build_ensembles(TopK, cfg, "test")
+    ensembles = [new_ensemble(loader.dataset) for _ in variants]
+    passes = [
+        Pass(
+            [ScoreSink(ensemble, problem.activation)],
+            reorder_frames(order, seed=seed, num_crops=cfg.TEST.NUM_SPATIAL_CROPS),
+        )
+        for (order, seed), ensemble in zip(variants, ensembles, strict=True)
+    ]
+    inference = problem.inference(model, run, batch_size=cfg.TEST.BATCH_SIZE, dtype=test_dtype(cfg))
+    skipped = evaluate_split(inference, loader, passes, run, name="shuffle eval", log_period=cfg.LOG_PERIOD)
     results: dict[str, list[TopK]] = {order: [] for order in orders}
-    for (order, _), ensemble in zip(runs, ensembles, strict=True):
-        assert isinstance(ensemble, TopK)
-        ensemble.result(skipped=skipped)  # raises when a view is missing
+    for (order, _), ensemble in zip(variants, ensembles, strict=True):
+        ensemble.gather().result(skipped=skipped)  # raises if a view is missing
         results[order].append(ensemble)
-    report = summarise(results, names=names, groups=groups)
+    report = summarize(results, names=problem.class_names, groups=groups)
     report["num_videos"] = len(results[BASELINE][0].labels) - len(skipped)
     report["checkpoint"] = checkpoint
-    report["views"] = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
+    report["views"] = ensembles[0].views
     if run.rank == 0:
-        _write(report, Path(cfg.OUTPUT_DIR), names)
+        _write(report, Path(cfg.OUTPUT_DIR), problem.class_names)
     accuracy = {f"{order}_top1_acc": float(report["orders"][order]["top1_acc"]) for order in orders}
     run.log.stats("shuffle_eval", {**accuracy, "checkpoint": checkpoint}, step=cfg.SOLVER.MAX_EPOCH)
     return accuracy
 
 
-def summarise(results: dict[str, list[TopK]], *, names: Sequence[str], groups: dict[str, list[int]]) -> dict[str, Any]:
-    """Accuracy per order, drop against the ordered clips, and what each class is read as.
+def summarize(results: dict[str, list[TopK]], *, names: Sequence[str], groups: dict[str, list[int]]) -> dict[str, Any]:
+    """Accuracy per order, drop against the ordered clips, and the most frequent prediction per class.
 
     Args:
         results: order -> one gathered ensemble per seed; "ordered" has one.
         names: K class names.
-        groups: name -> class indices, for accuracies over parts of the label space.
+        groups: name -> class indices, for accuracies over a subset of the classes.
 
     Returns:
         {"orders": {order: {top1_acc, top1_acc_per_seed, drop, drop_standard_error (None with one seed),
@@ -171,7 +189,7 @@ def _most_frequent(predictions: np.ndarray, names: Sequence[str]) -> tuple[str, 
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The table that is printed: one row per order."""
+    """Format a table with one row per order."""
     groups = list(report["orders"][BASELINE]["groups"])
     rows = []
     for order, entry in report["orders"].items():
@@ -193,7 +211,7 @@ def _write(report: dict[str, Any], output_dir: Path, names: Sequence[str]) -> No
 
 
 def format_readings(report: dict[str, Any]) -> str:
-    """For every class, the class that it is most often read as in each order, with the share of its videos."""
+    """Format a table of the most frequent prediction per class and order, with its share of the videos."""
     orders = list(report["orders"])
     classes = list(report["orders"][BASELINE]["read_as"])
     rows = [
@@ -205,7 +223,13 @@ def format_readings(report: dict[str, Any]) -> str:
 
 @plain_names()
 def draw(report: dict[str, Any], path: Path, *, num_classes: int = 20) -> None:
-    """A picture: accuracy per order and group, and the classes that lose most in each changed order."""
+    """Plot accuracy per order and group, and the classes that lose most when frames are reordered.
+
+    Args:
+        report: see `summarize`.
+        path: of the PNG file.
+        num_classes: that are shown.
+    """
     from matplotlib.figure import Figure
 
     orders = report["orders"]

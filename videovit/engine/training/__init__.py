@@ -1,1 +1,1 @@
-"""One training step and what it is made of."""
+"""Training: the trainer, one step of it, and their parts."""

@@ -1,4 +1,4 @@
-"""A loss or a gradient norm that is not finite: the run stops and leaves a dump, or the step is skipped."""
+"""A loss or a gradient norm that is not finite: the run writes a dump and stops, or the step is skipped."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.reporting.log import logger
 from videovit.errors import UserError
+from videovit.messages import plural
 
 SMALLEST_SCALE = 2.0**-14  # of fp16 gradients: the smallest normal number of that type
-CURES = (
-    "The usual cures: lower SOLVER.BASE_LR, longer SOLVER.WARMUP_EPOCHS, SOLVER.CLIP_GRAD_L2NORM 1.0, bf16 for fp16; "
-    "TRAIN.NONFINITE skip leaves such steps out"
+HINT = (
+    "Usual remedies: lower SOLVER.BASE_LR, raise SOLVER.WARMUP_EPOCHS, set SOLVER.CLIP_GRAD_L2NORM 1.0, use bf16 "
+    "instead of fp16. TRAIN.NONFINITE skip leaves such steps out"
 )
-
-
-class NonFiniteLossError(UserError):
-    """The loss or the gradient norm is NaN or infinite."""
+MAX_NAMED = 8  # videos in one message
 
 
 @dataclass(frozen=True)
 class StepFacts:
-    """One step of one rank: where it was, and what came out before the weights were touched."""
+    """One step of one rank, before its weights are changed."""
 
     epoch: int
     step: int
@@ -39,20 +37,21 @@ class StepFacts:
     batch: Batch
 
     def is_finite(self) -> bool:
+        """Whether the step of this rank is usable."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 class NonFiniteGuard:
-    """Called on all ranks when one of them has a loss or norm that is not finite; all take the same decision.
+    """Decides about steps whose loss or gradient norm is not finite on some rank; all ranks decide the same.
 
     Args:
-        policy: "raise" stops the run; "skip" leaves the step out, at most `most_in_a_row` times without a good one.
+        policy: "raise" stops the run; "skip" skips the step, but not more than `most_in_a_row` consecutive ones.
         most_in_a_row: see `policy`.
         output_dir: where `nan_dump_rank<rank>.pt` is written before the run stops; None for nowhere.
-        paths: of the training list, for messages.
+        paths: videos of the training list, for messages.
 
     Attributes:
-        num_skipped: steps left out so far.
+        num_skipped: steps skipped so far.
     """
 
     def __init__(
@@ -67,45 +66,48 @@ class NonFiniteGuard:
         self._policy, self._most_in_a_row, self._output_dir, self._paths = policy, most_in_a_row, output_dir, paths
         self._in_a_row = 0
 
-    def passed(self) -> None:
-        """A step was good."""
+    def accept(self) -> None:
+        """Count a usable step."""
         self._in_a_row = 0
 
-    def refuse(self, facts: StepFacts) -> None:
-        """Decide about a step that cannot be used; a collective call.
+    def reject(self, facts: StepFacts) -> None:
+        """Skip an unusable step, or stop the run; a collective call.
 
         Raises:
-            NonFiniteLossError: the run must stop; the message is the same on all ranks, and the dumps are written.
+            UserError: the run must stop. The message is the same on all ranks, and the dumps are written.
         """
-        told = [text for text in distributed.gather(None if facts.is_finite() else self._tell(facts)) if text]
-        message = "; ".join(told) or f"epoch {facts.epoch + 1}, step {facts.step + 1}: not finite"
+        mine = None if facts.is_finite() else self._describe(facts)
+        message = (
+            "; ".join(text for text in distributed.gather(mine) if text)
+            or f"epoch {facts.epoch + 1}, step {facts.step + 1}: not finite"
+        )
         self._in_a_row += 1
         if self._policy == "skip" and self._in_a_row <= self._most_in_a_row:
             self.num_skipped += 1
             if distributed.rank() == 0:
-                logger.warning("warning: step skipped, %d so far: %s", self.num_skipped, message)
+                logger.warning("step skipped, %d so far: %s", self.num_skipped, message)
             return
         dump = self._dump(facts)
         if self._policy == "skip":
-            message += f"; {self._in_a_row} steps in a row (TRAIN.NONFINITE_IN_A_ROW)"
-        where = f"; details in {dump}" if dump else ""
-        raise NonFiniteLossError(f"{message}; the weights were not touched{where}. {CURES}")
+            message += f"; {plural(self._in_a_row, 'step')} in a row (TRAIN.NONFINITE_IN_A_ROW)"
+        details = f"; details in {dump}" if dump else ""
+        raise UserError(f"{message}; the weights were not changed{details}", hint=HINT)
 
     def check_scale(self, scale: float) -> None:
-        """After the update of a gradient scaler, which halves its scale after every overflow.
+        """Check a gradient scaler after its update; it halves its scale after every overflow.
 
         Raises:
-            NonFiniteLossError: no scale is small enough, so the gradients themselves are not finite.
+            UserError: no scale is small enough, so the gradients themselves are not finite.
         """
         if scale < SMALLEST_SCALE:
-            raise NonFiniteLossError(f"gradients overflow at every scale of fp16, now {scale:g}. {CURES}")
+            raise UserError(f"gradients overflow at every scale of fp16, now {scale:g}", hint=HINT)
 
-    def _tell(self, facts: StepFacts) -> str:
+    def _describe(self, facts: StepFacts) -> str:
         videos = list(dict.fromkeys(facts.batch.videos_B.tolist()))
-        named = ", ".join(f"{v} ({self._paths[v]})" if v < len(self._paths) else str(v) for v in videos[:8])
+        named = ", ".join(f"{v} ({self._paths[v]})" if v < len(self._paths) else str(v) for v in videos[:MAX_NAMED])
         return (
             f"rank {facts.rank}, epoch {facts.epoch + 1}, step {facts.step + 1}: loss {facts.loss:g}, gradient norm "
-            f"{facts.grad_norm:g}, learning rate {facts.lr:g}, videos {named} of the training list (from 0)"
+            f"{facts.grad_norm:g}, learning rate {facts.lr:g}, videos {named} of the training list, counted from 0"
         )
 
     def _dump(self, facts: StepFacts) -> Path | None:
@@ -129,7 +131,8 @@ class NonFiniteGuard:
         }
         try:
             torch.save(content, path)
-        except (OSError, RuntimeError) as error:  # the message of the run is worth more than its dump
-            logger.warning("warning: %s could not be written: %s", path, error)
+        except (OSError, RuntimeError) as error:
+            # The message that follows matters more than the dump.
+            logger.warning("%s could not be written: %s", path, error)
             return None
         return path

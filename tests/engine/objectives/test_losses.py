@@ -1,4 +1,4 @@
-"""Losses against torch's and timm's."""
+"""Losses against those of torch and timm."""
 
 import pytest
 import torch
@@ -6,7 +6,8 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from torch import nn
 
 from videovit.data.transforms.mixup import mix_targets
-from videovit.engine.training.losses import build_loss
+from videovit.engine.objectives import build_loss
+from videovit.errors import UserError
 
 
 def logits() -> torch.Tensor:
@@ -21,7 +22,7 @@ def test_class_numbers(name: str) -> None:
     torch.testing.assert_close(build_loss(name)(logits(), LABELS), nn.CrossEntropyLoss()(logits(), LABELS))
 
 
-def test_label_smoothing_is_timms_and_that_of_mixed_targets() -> None:
+def test_label_smoothing_equals_timm_and_mixed_targets() -> None:
     """MODEL.LABEL_SMOOTHING on class numbers, and MIXUP.LABEL_SMOOTH_VALUE on the rows of an unmixed batch."""
     smoothed = build_loss("cross_entropy", label_smoothing=0.1)(logits(), LABELS)
     torch.testing.assert_close(smoothed, LabelSmoothingCrossEntropy(0.1)(logits(), LABELS))
@@ -31,7 +32,7 @@ def test_label_smoothing_is_timms_and_that_of_mixed_targets() -> None:
     torch.testing.assert_close(build_loss("cross_entropy", label_smoothing=0.1)(logits(), rows), smoothed)
 
 
-def test_soft_targets_are_timms() -> None:
+def test_soft_targets_equal_timm() -> None:
     rows = mix_targets(LABELS, 5, 0.3, 0.1)
     torch.testing.assert_close(
         build_loss("soft_cross_entropy")(logits(), rows), SoftTargetCrossEntropy()(logits(), rows)
@@ -39,18 +40,18 @@ def test_soft_targets_are_timms() -> None:
 
 
 @pytest.mark.parametrize("name", ["bce", "bce_logit"])
-def test_binary_cross_entropy_is_torchs_and_timms(name: str) -> None:
+def test_binary_cross_entropy_equals_torch_and_timm(name: str) -> None:
     loss, many = build_loss(name), (logits() > 0.5).float()
     torch.testing.assert_close(loss(logits(), many), nn.BCEWithLogitsLoss()(logits(), many))
     torch.testing.assert_close(loss(logits(), many), nn.BCELoss()(logits().sigmoid(), many))
     torch.testing.assert_close(loss(logits(), LABELS), BinaryCrossEntropy(smoothing=0.0)(logits(), LABELS))
 
 
-def test_half_precision_logits_are_summed_in_single() -> None:
+def test_loss_of_bf16_logits_is_fp32() -> None:
     loss = build_loss("cross_entropy")(logits().bfloat16(), LABELS)
     assert loss.dtype == torch.float32
 
 
 def test_unknown_loss_is_named() -> None:
-    with pytest.raises(ValueError, match=r"MODEL\.LOSS_FUNC: found 'hinge', expected one of cross_entropy"):
+    with pytest.raises(UserError, match=r"MODEL\.LOSS_FUNC: found 'hinge', expected one of cross_entropy"):
         build_loss("hinge")

@@ -1,0 +1,213 @@
+"""Inference: the model in evaluation mode over all batches of a split, and where its logits go.
+
+Validation, test, frame shuffling, search and prediction all run their model through `Inference`, which makes it ready
+by `optimize_for_inference`.
+
+B clips, C channels, T frames, H W pixels, K classes, R boxes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from videovit.data.build import ClipLoader
+from videovit.data.records import Batch, Failure
+from videovit.engine import distributed
+from videovit.engine.distributed import preemption
+from videovit.engine.distributed.preemption import Preempted
+from videovit.engine.reporting.log import Progress, logger
+from videovit.engine.run import Run, report_decoders
+from videovit.errors import UserError
+from videovit.messages import plural
+from videovit.models import optimize_for_inference
+from videovit.models.contract import VideoModel
+
+T = TypeVar("T")
+Preparation = Callable[[Tensor, Tensor | None], Tensor]
+"""uint8 (B, T, H, W, 3) and erasing seeds (B,) or None -> float (B, 3, T, H, W)."""
+
+SCAN_S = 60.0  # after the first unreadable video: how long to scan for others before the run stops
+MAX_LISTED = 20  # unreadable videos in one message
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+    """Mixed precision in `dtype`, or full precision for None."""
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+class Sink(Protocol):
+    """Receives the logits of each batch."""
+
+    def update(self, batch: Batch, logits: Tensor) -> None: ...
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass over every batch.
+
+    Attributes:
+        sinks: receive (batch, logits), in order.
+        change: (x (B, 3, T, H, W), batch) -> x of the same shape; None leaves the input alone.
+    """
+
+    sinks: Sequence[Sink]
+    change: Callable[[Tensor, Batch], Tensor] | None = None
+
+
+class Inference:
+    """A model in evaluation mode, and how it is run.
+
+    Args:
+        model: is left alone; weights that change later do not show here.
+        preparation: frames -> input of the model.
+        device: where the model is.
+        dtype: of autocast; None for full precision.
+        clips_per_step: clips that go through the model at once.
+        skip_unreadable: leave unreadable videos out, instead of stopping at them.
+
+    Attributes:
+        model: shares parameters with the given one.
+        unreadable: videos that could not be read so far.
+    """
+
+    def __init__(
+        self,
+        model: VideoModel,
+        preparation: Preparation,
+        device: torch.device,
+        *,
+        dtype: torch.dtype | None = None,
+        clips_per_step: int = 8,
+        skip_unreadable: bool = False,
+    ) -> None:
+        self.model = optimize_for_inference(model)
+        self.device, self.dtype, self.clips_per_step = device, dtype, clips_per_step
+        self.skip_unreadable = skip_unreadable
+        self.unreadable: list[Failure] = []
+        self._preparation = preparation
+
+    @contextlib.contextmanager
+    def mode(self) -> Iterator[None]:
+        """No gradients, and the precision of this inference, until the end of the block."""
+        with torch.inference_mode(), autocast(self.device, self.dtype):
+            yield
+
+    def prepared(self, frames_BTHWC: Tensor) -> Tensor:
+        """The input of the model (B, 3, T, H, W)."""
+        return self._preparation(frames_BTHWC.to(self.device), None)
+
+
+def evaluate_split(
+    inference: Inference, loader: ClipLoader, passes: Sequence[Pass], run: Run, *, name: str, log_period: int = 10
+) -> frozenset[int]:
+    """Evaluate all videos of a loader, with progress; a collective call.
+
+    Args:
+        inference: the model.
+        loader: of this rank.
+        passes: see `evaluate`.
+        run: this process.
+        name: of the progress bar.
+        log_period: see `Run.progress`.
+
+    Returns:
+        The videos, of all ranks, that were left out because they cannot be read.
+
+    Raises:
+        UserError: see `evaluate`.
+        Preempted: see `stoppable`.
+    """
+    batches = stoppable(loader, len(loader))
+    evaluate(inference, batches, passes, run.progress(name, len(loader), log_period=log_period))
+    report_decoders(loader)
+    paths = {failure.path for part in distributed.gather(inference.unreadable) for failure in part}
+    return frozenset(i for i, sample in enumerate(loader.dataset.samples) if sample.path in paths)
+
+
+def evaluate(inference: Inference, batches: Iterable[Batch], passes: Sequence[Pass], progress: Progress) -> None:
+    """Run the model over all batches and hand the logits to the sinks; videos are decoded once for all passes.
+
+    Unreadable videos are never replaced. Unless they are skipped, they stop the run, after a short scan for others, so
+    that one message names all of them.
+
+    Raises:
+        UserError: videos cannot be read.
+    """
+    stop_at = float("inf")
+    with inference.mode():
+        for _, batch in progress.over(batches):
+            if batch.failures:
+                inference.unreadable += batch.failures
+                if not inference.skip_unreadable:
+                    stop_at = min(stop_at, time.monotonic() + SCAN_S)
+            if stop_at == float("inf"):
+                infer(inference, batch, passes)
+            elif time.monotonic() > stop_at or len(inference.unreadable) >= MAX_LISTED:
+                break
+            progress.count(len(batch))
+    if stop_at < float("inf"):
+        raise UserError(describe_unreadable(inference.unreadable))
+    for failure in inference.unreadable:
+        logger.warning("left out: %s: %s", failure.path, failure.reason)
+
+
+def infer(inference: Inference, batch: Batch, passes: Sequence[Pass]) -> None:
+    """Hand the logits of one batch to the sinks of all passes."""
+    for chunk in batch.split(inference.clips_per_step):
+        if not len(chunk):  # no video of the batch could be read
+            continue
+        chunk = chunk.to(inference.device)
+        x_BCTHW = inference.prepared(chunk.frames_BTHWC)
+        for one in passes:
+            changed = x_BCTHW if one.change is None else one.change(x_BCTHW, chunk)
+            logits = inference.model(changed, chunk.boxes_R5)
+            for sink in one.sinks:
+                sink.update(chunk, logits)
+
+
+def stoppable(batches: Iterable[T], num_steps: int) -> Iterator[T]:
+    """The batches, until a signal has reached any rank; a collective call.
+
+    Args:
+        batches: at most `num_steps` of them; other ranks may have other numbers.
+        num_steps: of this rank.
+
+    Raises:
+        Preempted: on every rank, at the same step. Nothing is saved here.
+    """
+    signals = preemption.installed()
+    if signals is None:
+        yield from batches
+        return
+    # Every rank takes part in as many exchanges as the rank with the most batches, or that one would wait forever.
+    rest = max(distributed.gather(num_steps))
+    for batch in batches:
+        _stop_on_signal(signals.requested())
+        rest -= 1
+        yield batch
+    for _ in range(rest):
+        _stop_on_signal(signals.requested())
+
+
+def _stop_on_signal(signum: int) -> None:
+    (highest,) = distributed.highest([signum])
+    if highest:
+        raise Preempted(int(highest))
+
+
+def describe_unreadable(failures: Sequence[Failure]) -> str:
+    """The message about unreadable videos of an evaluation list."""
+    lines = [f"  {f.path}: {f.reason} ({f.backend})" for f in failures]
+    return (
+        f"{plural(len(failures), 'video')} of the evaluation list cannot be read. Accuracy over a part of the list "
+        "would not be comparable, so the run stops (there may be more):\n"
+        + "\n".join(lines)
+        + "\nReplace the files or remove their lines; TEST.SKIP_UNREADABLE True skips them and reports how many"
+    )

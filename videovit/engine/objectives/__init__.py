@@ -1,0 +1,57 @@
+"""What is minimized in training. A new objective is a file here and a row in `OBJECTIVES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from videovit.config import Config
+from videovit.engine.objectives.classification import Classification, build_classification
+from videovit.engine.objectives.distillation import Distillation, Teacher, build_distillation
+from videovit.engine.objectives.losses import Loss, build_loss
+from videovit.engine.objectives.objective import Example, Losses, Objective, StepKey
+from videovit.engine.objectives.paths import PathSampling
+from videovit.models.contract import VideoModel
+
+__all__ = [
+    "OBJECTIVES",
+    "SUPERNETS",
+    "Classification",
+    "Distillation",
+    "Example",
+    "Loss",
+    "Losses",
+    "Objective",
+    "PathSampling",
+    "StepKey",
+    "Teacher",
+    "build_loss",
+    "build_objective",
+]
+
+OBJECTIVES: dict[str, Callable[[Config, torch.device], Objective]] = {
+    "classification": lambda cfg, device: build_classification(cfg),
+    "distillation": build_distillation,
+}
+"""Name -> what builds the objective from the config, with models of its own on the device."""
+
+SUPERNETS = ("PSViTSupernet",)
+"""Models (`MODEL.MODEL_NAME`) of which a step trains one path; see `PathSampling`."""
+
+
+def build_objective(cfg: Config, model: VideoModel, device: torch.device) -> Objective:
+    """The objective of a config.
+
+    Args:
+        cfg: DISTILL.TYPE and MODEL.MODEL_NAME choose it, its sections fill it.
+        model: what is trained, without a distributed wrapper.
+        device: where it is trained.
+    """
+    name = "classification" if cfg.DISTILL.TYPE == "none" else "distillation"
+    objective = OBJECTIVES[name](cfg, device)
+    if cfg.MODEL.MODEL_NAME in SUPERNETS:
+        supernet: Any = model
+        return PathSampling(objective, supernet)
+    return objective

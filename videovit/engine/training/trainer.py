@@ -1,0 +1,384 @@
+"""Training, in the order in which it happens: build, resume, epochs of steps, checkpoints and validation in between.
+
+fit -> train_epoch -> train_step (in step.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from videovit.config import dump_config
+from videovit.data.transforms.pipeline import build_preparation
+from videovit.engine import distributed
+from videovit.engine.checkpoints.resume import Position, find_checkpoints, resume
+from videovit.engine.checkpoints.saving import Saver, snapshot
+from videovit.engine.checkpoints.weights import build_on, in_one_piece, load_initial_weights, train_dtype
+from videovit.engine.distributed.lock import Check
+from videovit.engine.distributed.parallel import is_sharded, replicate, shard, whole
+from videovit.engine.distributed.preemption import Preempted, Preemption
+from videovit.engine.evaluation.inference import Pass, Sink, evaluate_split
+from videovit.engine.evaluation.sinks import LossSink, ScoreSink
+from videovit.engine.objectives import build_loss
+from videovit.engine.problem import Problem
+from videovit.engine.reporting.log import Progress, logger
+from videovit.engine.run import Run, record_config, report_decoders
+from videovit.engine.training.bad_samples import BadSamples
+from videovit.engine.training.guards import NonFiniteGuard
+from videovit.engine.training.optim import build_ema, build_optimizer, build_schedule, describe_groups
+from videovit.engine.training.step import StepResult, Training, train_step, without_wrapper
+from videovit.engine.training.trace import Trace
+from videovit.messages import plural
+from videovit.models.contract import VideoModel
+from videovit.models.convert import CheckpointError
+
+if TYPE_CHECKING:
+    from videovit.engine.checkpoints.sharded import ShardWriter
+
+
+def build_training(problem: Problem, run: Run, *, paths: Sequence[str] = ()) -> Training:
+    """Model, objective, optimizer and schedule of the config, on the device of the run.
+
+    Args:
+        problem: what is learned.
+        run: this process.
+        paths: videos of the training list, for messages.
+    """
+    cfg = problem.cfg
+    model = build_on(cfg, run.device)
+    objective = problem.objective(model, run.device)
+    ema = build_ema(model, cfg.TRAIN.EMA_DECAY)
+    sharded = cfg.TRAIN.SHARD_MODEL and run.world_size > 1
+    if sharded:
+        model = shard(model, run.device)
+        if ema is not None:
+            shard(cast(VideoModel, ema.module), run.device)
+    # After sharding, which replaces the parameters; before replication, which gives them other names.
+    optimizer = build_optimizer(cfg, model)
+    network: nn.Module = model
+    if run.world_size > 1 and not sharded:
+        find_unused = cfg.TRAIN.FIND_UNUSED_PARAMETERS or not objective.uses_all_parameters
+        network = replicate(model, run.device, find_unused=find_unused, compression=cfg.TRAIN.GRAD_COMPRESSION)
+    dtype = train_dtype(cfg)
+    return Training(
+        model=network,
+        objective=objective,
+        optimizer=optimizer,
+        schedule=build_schedule(cfg),
+        preparation=build_preparation(cfg, train=True),
+        device=run.device,
+        # bf16 has the range of fp32, so that only fp16 needs its gradients scaled.
+        scaler=torch.amp.GradScaler(run.device.type) if dtype == torch.float16 else None,
+        dtype=dtype,
+        accumulate=cfg.TRAIN.GRAD_ACCUM_STEPS,
+        max_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
+        max_value=cfg.SOLVER.CLIP_GRAD_VAL,
+        seed=cfg.RNG_SEED,
+        rank=run.rank,
+        ema=ema,
+        guard=NonFiniteGuard(
+            cfg.TRAIN.NONFINITE,
+            most_in_a_row=cfg.TRAIN.NONFINITE_IN_A_ROW,
+            output_dir=Path(cfg.OUTPUT_DIR),
+            paths=paths,
+        ),
+    )
+
+
+class Trainer:
+    """Trains a model, from scratch, from given weights, or from where an earlier run in the same folder stopped.
+
+    All methods are called on all ranks together.
+
+    Args:
+        problem: what is learned.
+        run: this process.
+        signals: signals that stop the run.
+        check_lock: raises if the folder of the run is no longer held.
+        saver: writes checkpoints.
+
+    Attributes:
+        training: the model, and what a step needs.
+        position: steps done.
+    """
+
+    def __init__(self, problem: Problem, run: Run, *, signals: Preemption, check_lock: Check, saver: Saver) -> None:
+        self.problem, self.cfg, self.run = problem, problem.cfg, run
+        self.check_lock, self.saver = check_lock, saver
+        self.loader = problem.train.loader(run)
+        paths = [sample.path for sample in self.loader.dataset.samples]
+        self.training = build_training(problem, run, paths=paths)
+        self.training.requests = lambda: (signals.requested(), saver.due())
+        output_dir = Path(self.cfg.OUTPUT_DIR)
+        self.trace = Trace(output_dir, run.rank, paths) if self.cfg.TRAIN.TRACE else None
+        self.bad_samples = BadSamples(output_dir, num_samples=len(paths), max_fraction=self.cfg.DATA.MAX_BAD_FRACTION)
+        self.shards = _shard_writer(self.training.model, self.cfg.DIST_TIMEOUT_S)
+        self.position = Position()
+
+    @property
+    def model(self) -> VideoModel:
+        """The model, without a distributed wrapper."""
+        return without_wrapper(self.training.model)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps per epoch."""
+        return len(self.loader)
+
+    @property
+    def last_step(self) -> int:
+        """Steps of the whole training."""
+        full = self.num_steps * self.cfg.SOLVER.MAX_EPOCH
+        return min(self.cfg.TRAIN.MAX_STEPS or full, full)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps since the beginning of the training, in whatever run."""
+        return self.position.epoch * self.num_steps + self.position.step
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.steps_done >= self.last_step
+
+    # ------------------------------------------------------------------------------------------------------- the run
+
+    def fit(self) -> dict[str, float]:
+        """Train to the end.
+
+        Returns:
+            The measures of the last validation, in percent; empty if there was none.
+
+        Raises:
+            Preempted: a signal stopped the run; training is saved.
+            LockError: another job has taken over the folder.
+            UserError: too many unreadable videos, a loss that is not finite, or unreadable validation videos.
+        """
+        self.start()
+        # An earlier run may have ended between the last step of an epoch and the end of its validation.
+        result = self.validate_if_due(again=True) if self.steps_done else {}
+        while not self.ended:
+            self.train_epoch()
+            epoch_due = self.position.step == 0 and self.position.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0
+            if self.ended or epoch_due:
+                self.save()
+            result = self.validate_if_due() or result
+        self.saver.join()
+        distributed.barrier()
+        return result
+
+    def start(self) -> None:
+        """Continue an earlier run of the same folder (`TRAIN.AUTO_RESUME`), or load the weights to start from.
+
+        Raises:
+            CheckpointError: the ranks found different checkpoints, or the folder holds another run.
+        """
+        cfg, training, output_dir = self.cfg, self.training, Path(self.cfg.OUTPUT_DIR)
+        position = None
+        if cfg.TRAIN.AUTO_RESUME:
+            position = resume(
+                output_dir,
+                model=self.model,
+                optimizer=training.optimizer,
+                scaler=training.scaler,
+                ema=training.ema,
+                cfg_text=dump_config(cfg),
+                num_steps=self.num_steps,
+                global_batch=self._global_batch,
+            )
+        elif find_checkpoints(output_dir):
+            raise CheckpointError(
+                "holds an earlier run, and TRAIN.AUTO_RESUME is False, so that the two would be mixed",
+                where=f"{output_dir}/checkpoints",
+                hint="Choose another OUTPUT_DIR, or remove the folder",
+            )
+        if len(set(distributed.gather(position))) > 1:
+            raise CheckpointError(
+                f"the ranks found different checkpoints in {output_dir}: is it the same folder for all of them?"
+            )
+        if position is None:
+            load_initial_weights(cfg, self.model)
+        self.position = position or Position()
+        # Only now: a run that cannot start must not replace the config of the one before.
+        record_config(cfg, self.run, "config.yaml")
+        logger.info(
+            "training: %s, %s per epoch, %s",
+            plural(len(self.loader.dataset.samples), "video"),
+            plural(self.num_steps, "step"),
+            describe_groups(training.optimizer),
+        )
+        if self.ended:
+            epochs, steps = plural(self.position.epoch, "epoch"), plural(self.position.step, "step")
+            logger.info("nothing to train: %s and %s are done already", epochs, steps)
+
+    def train_epoch(self) -> None:
+        """Train to the end of the epoch, or of the training; save whenever a rank requests it.
+
+        Raises:
+            Preempted: a signal stopped the run; training is saved.
+        """
+        epoch, first_step = self.position.epoch, self.position.step
+        last_step = min(self.num_steps, self.last_step - epoch * self.num_steps)
+        name = f"epoch {epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}"
+        progress = self.run.progress(name, last_step, first=first_step, log_period=self.cfg.LOG_PERIOD)
+        self.loader.sampler.set_epoch(epoch, first_step)
+        self.training.model.train()
+        for step, batch in progress.over(self.loader):
+            result = train_step(
+                self.training, batch, epoch=epoch, step=step, num_steps=self.num_steps, trace=self.trace
+            )
+            progress.count(len(batch), loss=result.loss.item(), lr=result.lr)
+            self.bad_samples.record(batch.failures)
+            ended = step + 1 == self.num_steps
+            self.position = Position(epoch + 1) if ended else Position(epoch, step + 1, self.num_steps)
+            self.saver.check()
+            self.check_lock(False)
+            if (step + 1) % self.cfg.LOG_PERIOD == 0:
+                self._report_step(epoch, step, result, progress)
+            if result.stop:
+                self.bad_samples.sync()
+                raise self._stopped(result.stop)
+            if step + 1 == last_step:
+                break
+            if result.save:
+                self.save()
+        self.bad_samples.sync()
+        report_decoders(self.loader)
+        self._report_epoch(epoch, progress)
+
+    # ------------------------------------------------------------------------------- checkpoints, validation, signals
+
+    def save(self) -> None:
+        """Begin to write a checkpoint of the position; a sharded run's last one is a file like that of any run."""
+        state = snapshot(
+            self.model,
+            position=self.position,
+            cfg_text=dump_config(self.cfg),
+            optimizer=self.training.optimizer,
+            scaler=self.training.scaler,
+            ema=self.training.ema,
+            global_batch=self._global_batch,
+        )
+        if self.run.rank == 0:
+            self.check_lock(True)
+        if self.shards is None or self.ended:
+            self.saver.save(self.position, whole(state))
+        else:
+            self.saver.save(self.position, state, write_shards=self.shards.write)
+
+    def validate_if_due(self, *, again: bool = False) -> dict[str, float]:
+        """Validate after `TRAIN.EVAL_PERIOD` epochs and at the end of training.
+
+        Args:
+            again: only if an earlier run did not finish this validation.
+
+        Returns:
+            The measures, in percent; empty if no validation is due.
+
+        Raises:
+            Preempted: a signal stopped the run; training is saved, and the next run validates.
+        """
+        position = self.position
+        epoch = position.epoch if position.step else position.epoch - 1
+        if not self.ended and (position.step or position.epoch % self.cfg.TRAIN.EVAL_PERIOD):
+            return {}
+        # Rank 0 alone has a log to look at.
+        if again and distributed.gather(self.run.rank == 0 and self.run.log.reported("val_epoch", epoch + 1))[0]:
+            return {}
+        try:
+            return self.validate(epoch)
+        except Preempted as stop:
+            raise self._stopped(stop.signum) from None
+
+    def validate(self, epoch: int) -> dict[str, float]:
+        """Evaluate one central clip, with a center crop, of every validation video. (SlowFast's clips are random.)
+
+        Args:
+            epoch: for the report, counted from 0.
+        """
+        cfg, run, problem = self.cfg, self.run, self.problem
+        ema = self.training.ema
+        model: nn.Module = ema.module if ema is not None and cfg.TEST.USE_EMA else self.model
+        # Ranks may have different numbers of batches, but the forward pass of a sharded model waits for all of them.
+        model = in_one_piece(cfg, model, run.device)
+        inference = problem.inference(
+            cast(VideoModel, model), run, batch_size=cfg.TRAIN.BATCH_SIZE, dtype=train_dtype(cfg)
+        )
+        loader = problem.val.loader(run)
+        evaluator = problem.val.new_evaluator(loader.dataset)
+        loss = LossSink(build_loss(cfg.MODEL.LOSS_FUNC))
+        sinks: list[Sink] = [ScoreSink(evaluator, problem.activation)]
+        if evaluator.has_labels:
+            sinks.append(loss)
+        skipped = evaluate_split(inference, loader, [Pass(sinks)], run, name="validation", log_period=cfg.LOG_PERIOD)
+        result = evaluator.gather().result(skipped=skipped)
+        losses = {"loss": loss.result()} if evaluator.has_labels else {}
+        values = {"epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}", **losses, **_with_errors(result)}
+        run.log.stats("val_epoch", values, step=epoch + 1)
+        return {name: value for name, value in result.items() if not name.startswith("num_")}
+
+    def _stopped(self, signum: int) -> Preempted:
+        """Save, unless the position is saved already, and wait for the file."""
+        if self.saver.position != self.position:
+            self.save()
+        self.saver.join()
+        distributed.barrier()  # no rank may leave before the file is written
+        return Preempted(signum, str(self.saver.path))
+
+    # -------------------------------------------------------------------------------------------------------- reports
+
+    def _report_step(self, epoch: int, step: int, result: StepResult, progress: Progress) -> None:
+        terms = {f"loss_{name}": term for name, term in result.terms.items()} if len(result.terms) > 1 else {}
+        loss, norm, *means = distributed.mean([result.loss, result.grad_norm, *terms.values()])
+        num_steps = step + 1 - progress.first
+        values = {
+            "epoch": f"{epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}",
+            "iter": f"{step + 1}/{self.num_steps}",
+            "loss": loss,
+            **dict(zip(terms, means, strict=True)),
+            "grad_norm": norm,
+            "lr": result.lr,
+            "dt": progress.elapsed_s / num_steps,
+            "dt_data": progress.data_s / num_steps,
+            "eta": progress.eta(self.last_step - epoch * self.num_steps - progress.total),
+            "clips_per_s": progress.clips_per_s,
+            "gpu_mem_gb": torch.cuda.max_memory_allocated() / 2**30 if self.run.device.type == "cuda" else 0.0,
+        }
+        self.run.log.stats("train_iter", values, step=epoch * self.num_steps + step + 1)
+
+    def _report_epoch(self, epoch: int, progress: Progress) -> None:
+        values = {
+            "epoch": f"{epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}",
+            "clips_per_s": progress.clips_per_s,
+            "data_share": progress.data_s / progress.elapsed_s,
+            "bad_samples": len(self.bad_samples),
+            "skipped_steps": self.training.guard.num_skipped,
+        }
+        self.run.log.stats("train_epoch", values, step=epoch + 1)
+
+    @property
+    def _global_batch(self) -> int:
+        """Videos per step of all ranks."""
+        return self.cfg.TRAIN.BATCH_SIZE * self.cfg.NUM_SHARDS
+
+
+def _shard_writer(model: nn.Module, timeout_s: float) -> ShardWriter | None:
+    if not is_sharded(model):
+        return None
+    from videovit.engine.checkpoints.sharded import ShardWriter  # imports take half a second
+
+    return ShardWriter(timeout_s)
+
+
+def _with_errors(result: dict[str, float]) -> dict[str, float]:
+    """Report top1_err for top1_acc and top5_err for top5_acc, as SlowFast does; other measures stay."""
+    return {
+        name.replace("_acc", "_err") if name.startswith("top") else name: 100.0 - value
+        if name.startswith("top")
+        else value
+        for name, value in result.items()
+    }
