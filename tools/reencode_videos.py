@@ -30,7 +30,7 @@ from videovit.data.decode.protocol import DEFAULTS, scaled_size
 from videovit.data.decode.pyav_backend import ERRORS, open_container, open_pyav, plain_reason
 from videovit.data.files.folders import is_text
 from videovit.data.files.video_files import ListedVideo, find_videos
-from videovit.data.readers.kinetics import quote
+from videovit.data.files.listed_paths import quote
 from videovit.engine.reporting.log import Progress
 
 RGB_MATRIX = 0  # FFmpeg's number for "red, green, blue and nothing else"

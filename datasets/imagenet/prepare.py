@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from videovit.data.decode.image_backend import SUFFIXES
-from videovit.data.files.annotation_files import Problem, content_of, nearest, read_lines, refuse
+from videovit.data.files.annotation_files import Problem, content_of, read_lines, refuse, suggestion
 from videovit.data.files.folders import files_below, is_folder
 from videovit.data.readers.image_folder import class_folders
 from videovit.data.records import AnnotationError
@@ -153,7 +153,7 @@ def list_flat(
     if strange:
         raise AnnotationError(
             f"the validation labels name {len(strange)} classes without a folder in train/, such as {strange[0]!r}"
-            + nearest(strange[0], tuple(classes))
+            + suggestion(strange[0], tuple(classes))
         )
     rows: list[tuple[str, int]] = []
     found = set()
@@ -209,7 +209,7 @@ def prepare_lists(
             names = class_folders(images / split)
             strange = [name for name in names if name not in classes]
             if strange:
-                near = nearest(strange[0], tuple(classes))
+                near = suggestion(strange[0], tuple(classes))
                 raise AnnotationError(f"{str(images / split / strange[0])!r} is no class of {splits[0]}/{near}")
             rows = [(path, classes[name]) for name in names for path in files_below(images / split / name, SUFFIXES)]
         prepare.write_list(

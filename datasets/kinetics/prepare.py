@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from videovit.data.files.annotation_files import Problem, content_of, nearest, refuse
+from videovit.data.files.annotation_files import Problem, content_of, refuse, suggestion
 from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
 from videovit.data.records import AnnotationError
 from videovit.preparation import release as prepare
@@ -159,7 +159,7 @@ def prepare_release(
         _, label, place = unknown[0]
         raise AnnotationError(
             f"{place}: unknown class {label!r} ({len(unknown)} rows have unknown classes); expected one of the "
-            f"{len(classes)} of {classes_file}{nearest(label, tuple(classes))}"
+            f"{len(classes)} of {classes_file}{suggestion(label, tuple(classes))}"
         )
     files = VideoFiles(folders)
     lists: dict[str, list[tuple[str, int]]] = {clip.split: [] for clip in clips}
@@ -214,7 +214,7 @@ def prepare_tree(
         name = video.parts[depth - 1]
         if name not in classes:
             raise AnnotationError(
-                f"{str(folder / name)!r} is no class of {classes_file}{nearest(name, tuple(classes))}"
+                f"{str(folder / name)!r} is no class of {classes_file}{suggestion(name, tuple(classes))}"
             )
         split = SPLIT_NAMES[video.parts[0].lower()] if divided else prepare.split_of(video.as_posix(), fractions, seed)
         lists.setdefault(split, []).append((prepare.listed_path(str(folder / video), output), classes[name]))

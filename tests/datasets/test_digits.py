@@ -10,7 +10,7 @@ from PIL import Image
 from tests.helpers.runs import ROOT, run_tool, stats
 
 
-def test_a_small_mvit_learns_to_read_digits(tmp_path: Path) -> None:
+def test_digits_small_mvit_learns(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     prepare = [sys.executable, str(ROOT / "datasets/digits/prepare.py"), "--output", str(data)]
     done = subprocess.run(prepare, capture_output=True, text=True, timeout=120, check=True)

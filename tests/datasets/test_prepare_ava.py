@@ -27,7 +27,7 @@ def run(folder: Path, *args: str) -> int:
     return code
 
 
-def test_a_whole_data_set_and_a_broken_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ava_whole_and_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_ava(tmp_path, num_train=3, num_val=2)
     assert run(tmp_path, "--check") == 0
     said = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_a_whole_data_set_and_a_broken_one(tmp_path: Path, capsys: pytest.Captur
     assert "3 entries checked" not in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_files_that_are_missing_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ava_missing_files_raise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "annotations").mkdir()
     assert run(tmp_path) == 1
     assert "classes.pbtxt does not exist" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_charades_release(charades: Path, tmp_path: Path, capsys: pytest.Capture
     assert "val: 1 videos show no action" in capsys.readouterr().out
 
 
-def test_folders_of_frames_are_counted(ssv2: Path, tmp_path: Path) -> None:
+def test_check_counts_frames(ssv2: Path, tmp_path: Path) -> None:
     shutil.copytree(ssv2, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.webm"))
     for split, first, number in (("train", 100, 12), ("val", 200, 6)):
         rows = ["original_vido_id video_id frame_id path labels"]
@@ -94,7 +94,7 @@ def test_folders_of_frames_are_counted(ssv2: Path, tmp_path: Path) -> None:
     assert details["101"] == "found 2 images, the list names 3" and "not an image" in details["102"]
 
 
-def test_a_decoder_that_hangs_or_crashes_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_survives_hanging_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def open_bad(path: str, options: DecodeOptions) -> Video:
         if "spin" in path:
             while True:
@@ -114,9 +114,7 @@ def test_a_decoder_that_hangs_or_crashes_costs_one_file(tmp_path: Path, monkeypa
     assert "took longer than --timeout 1 s" in found[0].detail and "crashed (SIGSEGV)" in found[1].detail
 
 
-def test_each_data_set_trains_and_is_tested_by_its_protocol(
-    kinetics: Path, imagenet: Path, ssv2: Path, charades: Path, tmp_path: Path
-) -> None:
+def test_data_sets_train_and_test(kinetics: Path, imagenet: Path, ssv2: Path, charades: Path, tmp_path: Path) -> None:
     assert run("kinetics", "--output", tmp_path / "lists", *official(kinetics)) == 0
     shutil.copy(tmp_path / "lists/val.csv", tmp_path / "lists/test.csv")
     assert run("imagenet", "--images", imagenet, "--output", tmp_path / "images", "--devkit", imagenet / "devkit") == 0

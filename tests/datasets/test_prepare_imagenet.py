@@ -49,7 +49,7 @@ def test_imagenet_release(imagenet: Path, capsys: pytest.CaptureFixture[str]) ->
         assert json.loads((out / "classes.json").read_text()) == names
 
 
-def test_imagenet_check_finds_all_that_is_wrong(imagenet: Path, tmp_path: Path) -> None:
+def test_imagenet_check_findings(imagenet: Path, tmp_path: Path) -> None:
     shutil.copytree(imagenet, tmp_path, dirs_exist_ok=True)
     tench, crane = (tmp_path / "train" / synset for synset in list(SYNSETS)[:2])
     (tench / "n01440764_0.JPEG").write_bytes(b"\xff\xd8no image")
@@ -65,7 +65,7 @@ def test_imagenet_check_finds_all_that_is_wrong(imagenet: Path, tmp_path: Path) 
     assert "listed as 'n02012849', but the same content as" in details and "in train and val" in details
 
 
-def test_bad_input_for_imagenet(imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_imagenet_invalid_input_raises(imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = tmp_path / "labels.txt"
     arguments = ["--images", imagenet, "--output", tmp_path]
 

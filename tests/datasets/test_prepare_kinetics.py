@@ -32,7 +32,7 @@ def test_kinetics_release(kinetics: Path, capsys: pytest.CaptureFixture[str]) ->
         assert all(Path(path).name.startswith(video_id(split, i)) for i, (path, _, _) in enumerate(rows))
 
 
-def test_kinetics_check_finds_all_that_is_wrong(kinetics: Path, tmp_path: Path) -> None:
+def test_kinetics_check_findings(kinetics: Path, tmp_path: Path) -> None:
     shutil.copytree(kinetics, tmp_path, dirs_exist_ok=True)
     clips = tmp_path / "clips"
     (clips / "train" / f"{video_id('train', 6)}.mp4").unlink()
@@ -60,7 +60,7 @@ def test_kinetics_check_finds_all_that_is_wrong(kinetics: Path, tmp_path: Path) 
     assert {(row["kind"], row["place"]) for row in again} >= {("missing", "train.csv:12"), ("bad row", "train.csv:13")}
 
 
-def test_own_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kinetics_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"{name}/{kind} {i}.mp4" for name in ("pour, mix", "stir") for kind in "ab" for i in range(20)]
     for name in names:
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -104,14 +104,14 @@ def test_own_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "two classes are called 'stir'" in capsys.readouterr().err
 
 
-def test_names_that_are_not_utf_8_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kinetics_file_name_not_utf8_raises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own/a").mkdir(parents=True)
     (tmp_path / "own/a" / os.fsdecode(b"m\xe4dchen.mp4")).touch()
     assert run("kinetics", "--output", tmp_path, "--tree", tmp_path / "own") == 1
     assert "not UTF-8; rename it" in capsys.readouterr().err
 
 
-def test_lists_without_class_names_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kinetics_check_without_class_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(tmp_path / "a.mp4", num_frames=3)
     (tmp_path / "val.csv").write_text("a.mp4 6\nb.mp4 2\n")
     assert run("kinetics", "--output", tmp_path, "--check", "--workers", 1) == 1
@@ -130,7 +130,7 @@ def test_lists_without_class_names_can_be_checked(tmp_path: Path, capsys: pytest
         ("abseiling,bbbbbbbbbbb,1,11,train", "listed already, in line 2"),
     ],
 )
-def test_bad_rows_of_the_kinetics_release(row: str, told: str, tmp_path: Path) -> None:
+def test_kinetics_invalid_row_raises(row: str, told: str, tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
     file.write_text(f"label,youtube_id,time_start,time_end,split\nabseiling,bbbbbbbbbbb,1,11,train\n{row}\n")
     with pytest.raises(AnnotationError, match="1 line cannot be used") as caught:
@@ -138,7 +138,7 @@ def test_bad_rows_of_the_kinetics_release(row: str, told: str, tmp_path: Path) -
     assert f"{file}:3: {row}" in str(caught.value) and told in str(caught.value)
 
 
-def test_bad_files_of_the_kinetics_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kinetics_invalid_files_raise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "train.csv"
     (tmp_path / "clips").mkdir()
     arguments = ["--output", tmp_path, "--annotations", file, "--videos", tmp_path / "clips"]

@@ -235,4 +235,4 @@ def test_other_processes_go_on_with_the_same_samples(
 def test_three_processes_cannot_share_four_videos(two_ranks: Path, make: Make, tmp_path: Path) -> None:
     out = shutil.copytree(two_ranks, tmp_path / "run")
     assert exit_codes(start_ranks(make(out, PLAIN), 3)) == [1, 1, 1]
-    assert "4 videos a step cannot be shared evenly by 3 processes" in (out / "stdout.log").read_text()
+    assert "4 videos per step cannot be divided evenly among 3 processes" in (out / "stdout.log").read_text()

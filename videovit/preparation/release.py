@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from videovit.data.files import listed_paths
-from videovit.data.files.annotation_files import Problem, content_of, nearest, read_lines, refuse
+from videovit.data.files.annotation_files import Problem, content_of, read_lines, refuse, suggestion
 from videovit.data.files.class_names import MOST_CLASSES, read_class_names
 from videovit.data.files.folders import is_text
 from videovit.data.readers import kinetics
@@ -45,7 +45,7 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
     if lacking:
         raise AnnotationError(
             f"{file}:1: found the columns {', '.join(header) or '(none)'}; expected {', '.join(columns)}"
-            + nearest(lacking[0], tuple(header))
+            + suggestion(lacking[0], tuple(header))
         )
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -117,7 +117,7 @@ def write_list(file: Path, rows: Iterable[tuple[str, int]]) -> None:
             raise AnnotationError(f"{path!r}: a line break in the name of a file; rename it")
         if not is_text(path):
             raise AnnotationError(f"{path!r}: the name of a file is not UTF-8; rename it")
-        lines.append(f"{kinetics.quote(path)} {label}\n")
+        lines.append(f"{listed_paths.quote(path)} {label}\n")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(lines), encoding="utf-8")
 

@@ -73,7 +73,7 @@ def bad_decoder(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_epoch_goes_on(numbered: Numbered, tmp_path: Path, bad_decoder: str, num_workers: int) -> None:
+def test_epoch_continues(numbered: Numbered, tmp_path: Path, bad_decoder: str, num_workers: int) -> None:
     good = numbered("limits_good.mp4", num_frames=20).read_bytes()
     names = ["spin_open", "good0", "crash_frames", "good1", "spin_frames", "good2", "spin_close", "crash_open", "good3"]
     for name in names:
@@ -110,7 +110,9 @@ def test_the_epoch_goes_on(numbered: Numbered, tmp_path: Path, bad_decoder: str,
     assert children() <= before
 
 
-def test_a_helper_never_comes_out(numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_helper_never_returns_to_parent_code(
+    numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An error that nobody foresaw, and nowhere to tell it: it still may not go on with the work of its parent."""
 
     def open_odd(path: str, options: DecodeOptions) -> Video:
@@ -131,7 +133,7 @@ def test_a_helper_never_comes_out(numbered: Numbered, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("backend", VIDEO_BACKENDS)
-def test_the_same_frames_and_errors_as_without_a_limit(numbered: Numbered, tmp_path: Path, backend: str) -> None:
+def test_limited_equals_unlimited(numbered: Numbered, tmp_path: Path, backend: str) -> None:
     path = numbered("limits_good.mp4", num_frames=20)
     with open_video(path, backend) as plain, open_video(path, backend, LIMITED) as helped:
         assert (helped.num_frames, helped.fps, helped.served_by) == (plain.num_frames, plain.fps, plain.served_by)
@@ -152,7 +154,7 @@ def test_the_same_frames_and_errors_as_without_a_limit(numbered: Numbered, tmp_p
     assert caught.value.reason == "damaged, or not a video file"
 
 
-def test_one_helper_serves_video_after_video(numbered: Numbered) -> None:
+def test_helper_reused(numbered: Numbered) -> None:
     path = numbered("limits_good.mp4", num_frames=20)
     before = children()
     for _ in range(5):
@@ -167,7 +169,7 @@ def test_one_helper_serves_video_after_video(numbered: Numbered) -> None:
     assert len(children() - before) == 1
 
 
-def test_relative_paths_count_from_the_folder_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_after_chdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2):
         (tmp_path / str(number)).mkdir()
         write_video(tmp_path / str(number) / "a.mp4", num_frames=number)
@@ -177,7 +179,7 @@ def test_relative_paths_count_from_the_folder_of_now(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("spinning", [False, True])
-def test_a_helper_ends_with_its_process(numbered: Numbered, spinning: bool) -> None:
+def test_helper_ends_with_parent(numbered: Numbered, spinning: bool) -> None:
     path = str(numbered("limits_good.mp4", num_frames=20))
     program = (
         "import ctypes, threading, time, numpy\n"
@@ -210,7 +212,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_signals_to_the_group_do_not_end_a_helper(numbered: Numbered) -> None:
+def test_helper_ignores_group_signals(numbered: Numbered) -> None:
     with open_video(numbered("limits_good.mp4", num_frames=20), "pyav", LIMITED) as video:
         (helper,) = [pid for pid in children() if pid == video._helper._pid]  # type: ignore[attr-defined]
         for name in limited.IGNORED_SIGNALS:
@@ -223,7 +225,7 @@ def test_signals_to_the_group_do_not_end_a_helper(numbered: Numbered) -> None:
 
 @pytest.mark.parametrize("backend", VIDEO_BACKENDS)
 @pytest.mark.parametrize("name", ["limits_size.mp4", "limits_size.mkv", "limits_size.ts"])
-def test_too_large_or_too_long(numbered: Numbered, name: str, backend: str) -> None:
+def test_size_and_length_limits(numbered: Numbered, name: str, backend: str) -> None:
     path = numbered(name, num_frames=30)
     for options, reason in {
         DecodeOptions(max_pixels=3071): "frames of 64 x 48 pixels, more than DATA.MAX_PIXELS 3071",
@@ -236,7 +238,7 @@ def test_too_large_or_too_long(numbered: Numbered, name: str, backend: str) -> N
 
 
 @pytest.mark.parametrize("backend", VIDEO_BACKENDS)
-def test_header_of_a_gigapixel(numbered: Numbered, tmp_path: Path, backend: str) -> None:
+def test_gigapixel_video_rejected(numbered: Numbered, tmp_path: Path, backend: str) -> None:
     data = bytearray(numbered("limits_good.mp4", num_frames=20).read_bytes())
     place = data.index(b"avc1", data.index(b"stsd")) + 28
     data[place : place + 4] = (30_000).to_bytes(2, "big") * 2
@@ -251,7 +253,7 @@ def test_header_of_a_gigapixel(numbered: Numbered, tmp_path: Path, backend: str)
     assert peak_memory() - before < 100
 
 
-def test_image_of_a_gigapixel(tmp_path: Path) -> None:
+def test_gigapixel_image_rejected(tmp_path: Path) -> None:
     header = b"IHDR" + (30_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
     chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
     path = tmp_path / "huge.png"
@@ -275,7 +277,7 @@ def status(field: str) -> float:
 # ----------------------------------------------------------------------------------------------------------- leaks
 
 
-def test_a_thousand_openings_leave_nothing(numbered: Numbered, tmp_path: Path) -> None:
+def test_no_leaks(numbered: Numbered, tmp_path: Path) -> None:
     good = [
         numbered("limits_good.mp4", num_frames=20),
         numbered("limits_open.mp4", num_frames=20, open_gop=True),
@@ -305,7 +307,7 @@ def test_a_thousand_openings_leave_nothing(numbered: Numbered, tmp_path: Path) -
     assert status("VmRSS") - memory < 20
 
 
-def test_limited_openings_leave_nothing(numbered: Numbered, tmp_path: Path) -> None:
+def test_no_leaks_limited(numbered: Numbered, tmp_path: Path) -> None:
     path, text = numbered("limits_good.mp4", num_frames=20), tmp_path / "text.mp4"
     text.write_bytes(b"this is no video\n" * 100)
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.helpers.runs import TINY, write_config
 from videovit.config import load_config
-from videovit.data.build import BatchError
+from videovit.errors import UserError
 from videovit.engine.tasks.test import check_test
 
 
@@ -25,7 +25,7 @@ def write_images(folder: Path) -> list[str]:
 def test_the_clips_that_are_checked_are_those_of_the_test(tmp_path: Path) -> None:
     config, opts = write_config(tmp_path, TINY), write_images(tmp_path / "images")
     check_test(load_config(config, [*opts, "TEST.NUM_ENSEMBLE_VIEWS", "10", "TEST.NUM_TEMPORAL_CLIPS", "[1]"]))
-    with pytest.raises(BatchError, match="TEST.NUM_ENSEMBLE_VIEWS is 5; expected 1"):
+    with pytest.raises(UserError, match="TEST.NUM_ENSEMBLE_VIEWS: found 5, expected 1"):
         check_test(load_config(config, [*opts, "TEST.NUM_ENSEMBLE_VIEWS", "1", "TEST.NUM_TEMPORAL_CLIPS", "[1,5]"]))
 
 

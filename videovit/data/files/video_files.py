@@ -1,4 +1,4 @@
-"""The videos that a command-line tool is given: files, folders, and lists with a label behind each path."""
+"""The videos given to a command-line tool: files, folders, and lists with optional labels after the paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from videovit.data.files.annotation_files import WHOLE_NUMBER, read_lines
 from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
-from videovit.data.readers.kinetics import split_line, unquote
+from videovit.data.files.listed_paths import split_line, unquote
 from videovit.data.records import AnnotationError
 
 LIST_SUFFIXES = frozenset({".csv", ".txt", ".lst", ".tsv"})
@@ -17,7 +17,7 @@ LIST_SUFFIXES = frozenset({".csv", ".txt", ".lst", ".tsv"})
 
 @dataclass(frozen=True, slots=True)
 class ListedVideo:
-    """A video; `written` is how the list or folder names it, `label` what stood behind it ("" for none)."""
+    """A video: `path`, `written` as in the list or folder, and the `label` that followed it (empty for none)."""
 
     path: str
     written: str
@@ -25,14 +25,14 @@ class ListedVideo:
 
 
 def find_videos(names: Sequence[str], *, prefix: str = "") -> list[ListedVideo]:
-    """The videos that files, folders (searched through) and lists stand for, each once.
+    """The videos in files, folders (searched recursively) and lists, each once.
 
     Args:
-        names: what the user typed.
-        prefix: folder of the paths in lists; by default the current one, then the folder of the list.
+        names: paths from the command line.
+        prefix: folder of the paths in lists; by default the current folder, then the folder of the list.
 
     Raises:
-        AnnotationError: a name does not exist, or nothing is there.
+        AnnotationError: a list does not exist, or there are no videos.
     """
     found: dict[str, ListedVideo] = {}
     for name in names:

@@ -269,7 +269,7 @@ def build_preparation(cfg: Config, train: bool) -> Preparation:
     """Read the normalisation, and for training the erasing, from the config.
 
     Args:
-        cfg: sections DATA and AUG, and the data set (of some PySlowFast swaps BGR to RGB; see DatasetSpec.bgr_there).
+        cfg: sections DATA, AUG and AVA, and the data set (for its order of channels in PySlowFast).
         train: whether random erasing applies (if AUG.ENABLE is on and AUG.RE_PROB is above 0).
 
     Returns:
@@ -284,7 +284,7 @@ def build_preparation(cfg: Config, train: bool) -> Preparation:
     return Preparation(
         mean=tuple(cfg.DATA.MEAN)[order],
         std=tuple(cfg.DATA.STD)[order],
-        reverse_channels=cfg.AVA.BGR if cfg.DETECTION.ENABLE else reverse and not spec.bgr_there,
+        reverse_channels=cfg.AVA.BGR if cfg.DETECTION.ENABLE else reverse and not spec.bgr_in_pyslowfast,
         erasing=erasing,
     )
 
