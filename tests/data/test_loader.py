@@ -129,8 +129,8 @@ def test_evaluation_three_crops(lists: Path) -> None:
     assert made.dataset.num_views == 9 and len(made) == 6  # 20 // 9 = 2 videos per step
     assert batches[0].views_B.tolist() == [*range(9), *range(9)]
     assert batches[0].labels.tolist() == [0] * 9 + [1] * 9
-    left, centre, right = batches[0].frames_BTHWC[:3]
-    assert not torch.equal(left, centre) and not torch.equal(centre, right)
+    left, center, right = batches[0].frames_BTHWC[:3]
+    assert not torch.equal(left, center) and not torch.equal(center, right)
 
 
 def test_batch_shapes(lists: Path) -> None:

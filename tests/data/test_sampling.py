@@ -1,4 +1,4 @@
-"""Frame indices: the published formulas by hand, and what must hold for every video length."""
+"""Frame indices: values of the published formulas, and invariants for every video length."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_span_indices_no_frames_raises() -> None:
 @pytest.mark.parametrize(
     ("use_offset", "num_views", "starts"),
     [
-        # 300 frames, a span of 64: room of 236.
+        # 300 frames and a span of 64 leave room of 236.
         (True, 5, [0, 59, 118, 177, 236]),
         (True, 10, [0, 26, 52, 78, 104, 130, 156, 182, 208, 234]),  # steps of floor(236 / 9) = 26
         (True, 1, [118]),
@@ -68,7 +68,7 @@ def test_view_start_known_values(use_offset: bool, num_views: int, starts: list[
 
 
 def test_view_start_odd_room_rounds_down() -> None:
-    # 71 frames, a span of 64: room of 7, start 3.
+    # 71 frames and a span of 64 leave room of 7: start 3.
     start = view_start(71, 30.0, num_sampled=16, stride=4, target_fps=30, view=0, num_views=1, use_offset=True)
     assert start == 3
 
@@ -106,7 +106,7 @@ def test_view_start_last_view_ends_with_video() -> None:
 
 
 def test_random_spans_jitter_shortens_span() -> None:
-    # 30 to 60 fps: the span has between 64 and 32 frames of a 30 fps video.
+    # 30 to 60 fps: the span has 64 to 32 frames of a 30 fps video.
     plan = RandomSpans(16, 4, 30.0, jitter_fps=30.0)
     rng = np.random.default_rng(0)
     spans = [indices[-1] - indices[0] + 1 for indices in (plan(300, 30.0, rng)[0] for _ in range(300))]
@@ -122,26 +122,26 @@ def around(
 
 
 def test_key_frame_indices_known_values() -> None:
-    # AVA's first key frame: 902 s of images that begin at 900 s is image 60; 16 x 4 frames begin 32 before it.
+    # AVA's first key frame: second 902 of images from second 900 on is image 60; 16 x 4 frames start 32 before it.
     assert around(2.0, num_sampled=16, stride=4) == list(range(28, 92, 4))
     assert around(2.0) == [56, 58, 60, 62]
-    assert around(0.0) == [0, 0, 0, 2]  # before the video its first frame is repeated
-    assert around(2.0, num_frames=61) == [56, 58, 60, 60]  # after it the last one
+    assert around(0.0) == [0, 0, 0, 2]  # before the start the first frame is repeated
+    assert around(2.0, num_frames=61) == [56, 58, 60, 60]  # after the end the last one
     assert around(1.0, num_sampled=3, stride=3) == [26, 29, 32]  # 9 frames, half of which is 4
     assert around(1.0, num_sampled=1, stride=1) == [30]
 
 
 def test_key_frame_indices_other_fps() -> None:
-    # 56, 58, 60, 62 of thirty a second are 44.8, 46.4, 48, 49.6 of 24 and 28, 29, 30, 31 of 15
+    # 56, 58, 60, 62 at 30 fps are 44.8, 46.4, 48, 49.6 at 24 fps and 28, 29, 30, 31 at 15 fps
     assert around(2.0, fps=24.0) == [45, 46, 48, 50]
     assert around(2.0, fps=15.0) == [28, 29, 30, 31]
-    # 24000 / 1001 frames a second, one hour in
+    # 24000 / 1001 fps, after one hour
     fps = 24000 / 1001
     assert around(3600.0, num_frames=200_000, fps=fps)[2] == round(3600 * fps)
 
 
 def test_key_frame_indices_variable_fps() -> None:
-    knots = np.array([0, 50, 200]), np.array([0.0, 4.0, 10.0])  # 12.5 frames a second, then 25
+    knots = np.array([0, 50, 200]), np.array([0.0, 4.0, 10.0])  # 12.5 fps, then 25
     plan = AroundKeyFrame(4, 2, 25.0)
     assert [plan.at(time_s, 200, 20.0, knots)[0].tolist() for time_s in (2.0, 4.0, 8.0, 99.0)] == [
         [23, 24, 25, 26],

@@ -1,4 +1,4 @@
-"""Segments of the whole video (Something-Something) and clips of an exact stride (Charades), against plain formulas."""
+"""Segments of the whole video (Something-Something) and clips of exact stride (Charades), against simple formulas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from videovit.data.sampling import Segments, StridedClips
 
 
 def bounds(num_frames: int, num_sampled: int) -> list[tuple[int, int]]:
-    """First and last frame of each segment: round(i * (F - 1) / T), to the even number when halfway."""
+    """First and last frame of each segment: round(i * (F - 1) / T), half to even."""
     size = float(num_frames - 1) / num_sampled
     return [(round(size * i), round(size * (i + 1))) for i in range(num_sampled)]
 
@@ -53,7 +53,7 @@ def test_strided_clips_single_centered_and_fps_scaled() -> None:
 
 @pytest.mark.parametrize(("num_frames", "starts"), [(20, range(12)), (9, range(1)), (5, range(-4, 1))])
 def test_strided_clips_random_starts(num_frames: int, starts: range) -> None:
-    """9 frames from the first to the last; a shorter video lies anywhere within them."""
+    """A clip of 9 frames; a shorter video is anywhere inside it."""
     rng = np.random.default_rng(0)
     drawn = {tuple(StridedClips(5, 2, 30.0, random=True)(num_frames, 30.0, rng)[0]) for _ in range(500)}
     expected = {tuple(min(max(s + 2 * i, 0), num_frames - 1) for i in range(5)) for s in starts}

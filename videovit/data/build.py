@@ -24,6 +24,7 @@ from videovit.data.dataset import (
     ActionsShown,
     BoxCrops,
     ClipDataset,
+    Crops,
     FixedCrops,
     Key,
     LabelRule,
@@ -215,23 +216,21 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: Datase
         return build_key_frame_dataset(cfg, split, samples)
     data, training = cfg.DATA, split == "train"
     num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
-    crops: RepeatedCrops | FixedCrops
-    if training:
-        num_crops = cfg.AUG.NUM_SAMPLE
-        crops = RepeatedCrops(build_train_transform(cfg), num_crops)
-    elif split == "val":
-        crops = FixedCrops(build_eval_transform(cfg, num_crops, crop_size=data.TRAIN_CROP_SIZE))
-    else:
-        crops = FixedCrops(build_eval_transform(cfg, num_crops))
     label: LabelRule = one_class
     if spec.multi_label:
         label = ActionsShown(cfg.MODEL.NUM_CLASSES, whole_video=not training)
+    crops: Crops
+    if training:
+        num_crops = cfg.AUG.NUM_SAMPLE
+        crops = RepeatedCrops(build_train_transform(cfg), num_crops, label)
+    else:
+        crop_size = data.TRAIN_CROP_SIZE if split == "val" else data.TEST_CROP_SIZE
+        crops = FixedCrops(build_eval_transform(cfg, num_crops, crop_size=crop_size), label)
     return ClipDataset(
         samples,
         plan=spec.plan(cfg, split),
         crops=crops,
         num_crops=num_crops,
-        label=label,
         backend=spec.decoder or data.DECODING_BACKEND,
         decoding=build_decode_options(cfg, training=training),
         seed=cfg.RNG_SEED,
@@ -275,7 +274,7 @@ def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> Cli
     for key, value in fixed.items():
         if value != 1:
             raise UserError(where=key, found=value, expected="1: a still image has one frame and one test view")
-    crops: RepeatedCrops | FixedCrops
+    crops: Crops
     if split == "train":
         crops = RepeatedCrops(build_image_train_transform(cfg), cfg.AUG.NUM_SAMPLE)
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -43,72 +44,11 @@ def random_stream(stream: Stream, *words: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(words, spawn_key=(int(stream),)))
 
 
-@dataclass(frozen=True)
-class RepeatedCrops:
-    """Training: `times` independent augmentations of the same clip (AUG.NUM_SAMPLE)."""
-
-    transform: Callable[[Tensor, np.random.Generator], Tensor]
-    times: int = 1
-
-    def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> list[Tensor]:
-        """Returns `times` tensors, uint8 (T, S, S, 3)."""
-        return [self.transform(frames_THWC, rng) for _ in range(self.times)]
-
-
-@dataclass(frozen=True)
-class FixedCrops:
-    """Evaluation: the same crops for every clip."""
-
-    transform: Callable[[Tensor], list[Tensor]]
-
-    def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> list[Tensor]:
-        """Returns one uint8 (T, S, S, 3) per position; does not use `rng`."""
-        return self.transform(frames_THWC)
-
-
-Cut = tuple[Tensor, int | Tensor, Tensor | None]
-"""A crop of a clip (T, S, S, 3), its label, and in detection its boxes (R, 4) in pixels."""
-
-
-@dataclass(frozen=True)
-class BoxCrops:
-    """Detection: crops of a clip with the boxes of its key frame.
-
-    Args:
-        transform: (frames, rng) -> the crop, and the placement of the frame in it.
-        crop_size: S.
-        num_classes: K.
-        times: number of crops (AUG.NUM_SAMPLE).
-        drop_empty: drop boxes outside the crop (training). In evaluation every box counts.
-    """
-
-    transform: Callable[[Tensor, np.random.Generator], tuple[Tensor, Placement]]
-    crop_size: int
-    num_classes: int
-    times: int = 1
-    drop_empty: bool = False
-
-    def cut(self, frames_THWC: Tensor, key: KeyFrame, rng: np.random.Generator) -> list[Cut]:
-        """Returns `times` crops with labels float32 (R, K) and boxes (R, 4); R may be 0."""
-        corners_R4 = torch.tensor([[box.x1, box.y1, box.x2, box.y2] for box in key.boxes]).reshape(-1, 4)
-        target_RK = torch.zeros(len(key.boxes), self.num_classes)
-        for row, box in enumerate(key.boxes):
-            target_RK[row, [class_id - 1 for class_id in box.class_ids]] = 1.0
-        cuts: list[Cut] = []
-        for _ in range(self.times):
-            frames_TSSC, placement = self.transform(frames_THWC, rng)
-            boxes_R4 = placement.boxes(corners_R4, self.crop_size)
-            # A detection outside the crop is still a detection, so evaluation keeps it.
-            kept_R = has_area(boxes_R4) if self.drop_empty else torch.ones(len(boxes_R4), dtype=torch.bool)
-            cuts.append((frames_TSSC, target_RK[kept_R], boxes_R4[kept_R]))
-        return cuts
-
-
 LabelRule = Callable[[Sample, float, float], int | Tensor]
 """(sample, second at which the clip begins, second at which it ends) -> label of the clip."""
 
 
-def seconds_of(indices_T: Indices, fps: float, knots: Knots | None = None) -> tuple[float, float]:
+def seconds_of(indices_T: Indices, fps: float, knots: Knots | None = None) -> Interval:
     """Start and end of a clip in seconds: frame i lasts from i / fps to (i + 1) / fps, unless `knots` give its time."""
     first, last = int(indices_T.min()), int(indices_T.max())
     if knots is None:
@@ -145,6 +85,89 @@ class ActionsShown:
         return target_K
 
 
+Interval = tuple[float, float]
+"""Start and end in seconds."""
+
+Cut = tuple[Tensor, int | Tensor, Tensor | None]
+"""A crop of a clip (T, S, S, 3), its label, and in detection its boxes (R, 4) in pixels of the crop."""
+
+
+class Crops(Protocol):
+    """Cuts a clip into crops with labels."""
+
+    def cut(self, frames_THWC: Tensor, sample: Sample, shown_s: Interval, rng: np.random.Generator) -> list[Cut]:
+        """Cut and label the crops of a clip.
+
+        Args:
+            frames_THWC: uint8 (T, H, W, 3).
+            sample: the video of the clip.
+            shown_s: the part of the video that the clip covers.
+            rng: source of randomness.
+        """
+
+
+@dataclass(frozen=True)
+class RepeatedCrops:
+    """Training: `times` independent augmentations of the same clip (AUG.NUM_SAMPLE)."""
+
+    transform: Callable[[Tensor, np.random.Generator], Tensor]
+    times: int = 1
+    label: LabelRule = one_class
+
+    def cut(self, frames_THWC: Tensor, sample: Sample, shown_s: Interval, rng: np.random.Generator) -> list[Cut]:
+        """See `Crops.cut`."""
+        label = self.label(sample, *shown_s)
+        return [(self.transform(frames_THWC, rng), label, None) for _ in range(self.times)]
+
+
+@dataclass(frozen=True)
+class FixedCrops:
+    """Evaluation: the same crops for every clip."""
+
+    transform: Callable[[Tensor], list[Tensor]]
+    label: LabelRule = one_class
+
+    def cut(self, frames_THWC: Tensor, sample: Sample, shown_s: Interval, rng: np.random.Generator) -> list[Cut]:
+        """See `Crops.cut`; does not use `rng`."""
+        label = self.label(sample, *shown_s)
+        return [(crop, label, None) for crop in self.transform(frames_THWC)]
+
+
+@dataclass(frozen=True)
+class BoxCrops:
+    """Detection: crops of a clip with the boxes of its key frame.
+
+    Args:
+        transform: (frames, rng) -> the crop, and the placement of the frame in it.
+        crop_size: S.
+        num_classes: K.
+        times: number of crops (AUG.NUM_SAMPLE).
+        drop_empty: drop boxes outside the crop (training). In evaluation every box counts.
+    """
+
+    transform: Callable[[Tensor, np.random.Generator], tuple[Tensor, Placement]]
+    crop_size: int
+    num_classes: int
+    times: int = 1
+    drop_empty: bool = False
+
+    def cut(self, frames_THWC: Tensor, sample: Sample, shown_s: Interval, rng: np.random.Generator) -> list[Cut]:
+        """See `Crops.cut`; labels are float32 (R, K), and R may be 0."""
+        key = _key(sample)
+        corners_R4 = torch.tensor([[box.x1, box.y1, box.x2, box.y2] for box in key.boxes]).reshape(-1, 4)
+        target_RK = torch.zeros(len(key.boxes), self.num_classes)
+        for row, box in enumerate(key.boxes):
+            target_RK[row, [class_id - 1 for class_id in box.class_ids]] = 1.0
+        cuts: list[Cut] = []
+        for _ in range(self.times):
+            frames_TSSC, placement = self.transform(frames_THWC, rng)
+            boxes_R4 = placement.boxes(corners_R4, self.crop_size)
+            # A detection outside the crop is still a detection, so evaluation keeps it.
+            kept_R = has_area(boxes_R4) if self.drop_empty else torch.ones(len(boxes_R4), dtype=torch.bool)
+            cuts.append((frames_TSSC, target_RK[kept_R], boxes_R4[kept_R]))
+        return cuts
+
+
 class ClipDataset(Dataset[Item]):
     """Videos of a list, decoded, sampled in time and cropped in space.
 
@@ -154,9 +177,8 @@ class ClipDataset(Dataset[Item]):
     Args:
         samples: the videos.
         plan: chooses the frames of every clip.
-        crops: cuts a clip into crops.
+        crops: cuts a clip into crops, and labels them.
         num_crops: number of crops per clip.
-        label: labels a clip; by default with the class of its video.
         backend: name of the decoder.
         decoding: options and limits of the decoder.
         seed: seed of all random choices.
@@ -168,9 +190,8 @@ class ClipDataset(Dataset[Item]):
         samples: Sequence[Sample],
         *,
         plan: ClipPlan | AroundKeyFrame,
-        crops: Callable[[Tensor, np.random.Generator], list[Tensor]] | BoxCrops,
+        crops: Crops,
         num_crops: int = 1,
-        label: LabelRule = one_class,
         backend: str = "decord",
         decoding: DecodeOptions = DEFAULTS,
         seed: int = 0,
@@ -181,7 +202,6 @@ class ClipDataset(Dataset[Item]):
         self._plan = plan
         self._crops = crops
         self._num_crops = num_crops
-        self._label = label
         self._backend = backend
         self._decoding = decoding
         self._seed = seed
@@ -240,23 +260,13 @@ class ClipDataset(Dataset[Item]):
             # Indexing copies; a clip of exactly the decoded frames needs no copy.
             in_order = np.array_equal(wanted, indices_T)
             frames_THWC = frames_NHWC if in_order else frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
-            for crop, cut in enumerate(self._cut(frames_THWC, sample, seconds_of(indices_T, fps, knots), rng)):
-                frames_TSSC, label, boxes_R4 = cut
+            cuts = self._crops.cut(frames_THWC, sample, seconds_of(indices_T, fps, knots), rng)
+            for crop, (frames_TSSC, label, boxes_R4) in enumerate(cuts):
                 view = place * self._num_crops + crop
                 # The seed of erasing is drawn here, so that it does not depend on the batch that the clip ends up in.
                 clips.append(Clip(frames_TSSC, label, index, view, int(rng.integers(2**63)), boxes_R4))
         note_reading(NOTHING)
         return Item(clips, failures, served_by)
-
-    def _cut(
-        self, frames_THWC: Tensor, sample: Sample, shown_s: tuple[float, float], rng: np.random.Generator
-    ) -> list[Cut]:
-        """The crops of a clip, with their labels."""
-        if isinstance(self._crops, BoxCrops):
-            return self._crops.cut(frames_THWC, _key(sample), rng)
-        crops = self._crops(frames_THWC, rng)
-        label = self._label(sample, *shown_s)
-        return [(crop, label, None) for crop in crops]
 
 
 def _key(sample: Sample) -> KeyFrame:

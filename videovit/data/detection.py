@@ -12,6 +12,7 @@ from videovit.data.readers.ava_videos import find_frame_folders, find_movies, re
 from videovit.data.readers.label_map import read_label_map
 from videovit.data.records import AnnotationError, Sample
 from videovit.data.sampling import AroundKeyFrame
+from videovit.messages import plural
 
 IMAGES_START_S = 900.0  # AVA's images are extracted from its movies from this second on
 VALIDATION_INTERVAL_S = 4  # validation uses the key frames of every fourth second, unless AVA.FULL_TEST_ON_VAL
@@ -94,9 +95,10 @@ def read_truth(cfg: Config, split: str) -> AvaTruth:
     excluded = read_excluded(folder / ava.EXCLUSION_FILE) if ava.EXCLUSION_FILE else frozenset()
     kept = tuple(row for row in rows if _is_evaluated(split, row.key, full=ava.FULL_TEST_ON_VAL))
     if not any(row.class_id in names and row.key not in excluded for row in kept):
+        count = plural(len(names), "class", "classes")
         sparse = split == "val" and not ava.FULL_TEST_ON_VAL
         raise AnnotationError(
-            f"no box to evaluate, of the {len(names)} classes in {folder / ava.LABEL_MAP_FILE} (AVA.LABEL_MAP_FILE) on "
+            f"no box to evaluate, of the {count} in {folder / ava.LABEL_MAP_FILE} (AVA.LABEL_MAP_FILE) on "
             "a key frame that is not excluded",
             where=f"{folder / ava.GROUNDTRUTH_FILE} (AVA.GROUNDTRUTH_FILE)",
             hint="Validation uses every fourth second only; AVA.FULL_TEST_ON_VAL True uses all" if sparse else "",

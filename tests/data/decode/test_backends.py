@@ -1,4 +1,4 @@
-"""Decoders: exactly the frames asked for, bit for bit, from every kind of file; and plain words about bad ones."""
+"""Decoders: exactly the requested frames, bit for bit, from all formats; clear errors for invalid files."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from tests.helpers.videos import (
 from videovit.data.decode import DecodeError, decord_backend, open_video, pyav_backend
 from videovit.data.decode.frame_table import FrameTable, is_hidden_vp8, is_idr
 from videovit.data.decode.orientation import is_mirrored
+from videovit.errors import UserError
 
 NUM_FRAMES = 60
 Numbered = Callable[..., Path]
@@ -82,7 +83,7 @@ def file(numbered: Numbered, name: str) -> Path:
 
 
 def decode_all(path: Path) -> Tensor:
-    """Every frame by decoding the file from start to end, with nothing left out."""
+    """Every frame, by decoding the whole file sequentially."""
     with av.open(str(path)) as container:
         images = [frame.to_ndarray(format="rgb24", interpolation="BICUBIC") for frame in container.decode(video=0)]
     return torch.from_numpy(np.stack(images))
@@ -140,7 +141,7 @@ def test_backends_agree(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_decord_falls_back_to_pyav(numbered: Numbered, name: str) -> None:
     path = file(numbered, name)
-    for _ in range(2):  # the second time from memory
+    for _ in range(2):  # the second time from the cache
         with open_video(path, "decord") as video:
             assert isinstance(video, pyav_backend.PyavVideo) == (name in TO_PYAV)
             assert video.served_by == (f"pyav ({TO_PYAV[name]})" if name in TO_PYAV else "decord")
@@ -201,7 +202,7 @@ def test_single_frame_video(numbered: Numbered, backend: str) -> None:
 @backends
 @pytest.mark.parametrize("first_frame", [24, 30])
 def test_stream_copy_cut(numbered: Numbered, tmp_path: Path, first_frame: int, backend: str) -> None:
-    # A cut at 30 keeps the packets from key frame 24 on, six of them to be decoded and not shown.
+    # A cut at frame 30 keeps the packets from key frame 24 on; the first six are decoded but not shown.
     path = copy_packets(file(numbered, "closed.mp4"), tmp_path / "cut.mp4", first_frame=first_frame)
     with open_video(path, backend) as video:
         assert video.num_frames == NUM_FRAMES - first_frame
@@ -245,7 +246,7 @@ def test_mirrored_rotation(
 
 
 def test_decoding_frees_frames(numbered: Numbered) -> None:
-    """Without waiting for Python to look for circles: 200 of 1920x1080 are half a gigabyte."""
+    """Frames are freed without garbage collection: 200 frames of 1920x1080 would take half a gigabyte."""
     path = file(numbered, "one_group.mp4")
     gc.collect()
     gc.disable()
@@ -263,7 +264,7 @@ def test_is_mirrored(tmp_path: Path) -> None:
     assert not is_mirrored(str(path)) and not is_mirrored(str(rotate(path, 90)))
     data = show_by(path, (-1, 0, 0, 1)).read_bytes()
     place = data.index(b"tkhd") + 4
-    longer = data[:place] + b"\1" + data[place + 1 :]  # times of 8 bytes: what follows moves by 12
+    longer = data[:place] + b"\1" + data[place + 1 :]  # times of 8 bytes shift what follows by 12
     longer = longer[: place + 4] + bytes(12) + longer[place + 4 :]
     for content, expected in {
         data: True,
@@ -361,13 +362,13 @@ def test_stretches_stop_early_and_skip(numbered: Numbered, monkeypatch: pytest.M
         video.frames(np.array([2, 50, 52]))
         assert len(converted) == 3
         stretches = video.table.stretches([2, 50, 52])
-    # Key frames stand every 12 frames, so frame 2 is found in the first group and the others in the fifth.
+    # Every twelfth frame is a key frame, so frame 2 is in the first group and the others are in the fifth.
     assert [stretch.first for stretch in stretches] == [0, 48]
     assert all(stretch.last - stretch.first < 12 for stretch in stretches)
 
 
 def test_stretches_leading_frames() -> None:
-    # Decoding order I0 P3 b1 b2 I6 b4 b5 P9 b7 b8; b4 and b5 stand behind I6 and are shown before it.
+    # Decoding order I0 P3 b1 b2 I6 b4 b5 P9 b7 b8: b4 and b5 are stored after I6 but shown before it.
     pts = np.array([0, 3, 1, 2, 6, 4, 5, 9, 7, 8])
     table = FrameTable(pts=pts, dts=np.arange(10), keys=np.array([0, 4]), shown=np.argsort(pts), seekable=True)
     assert table.has_leading_frames and not table.has_hidden_packets
@@ -405,7 +406,7 @@ def test_decode_error_pickles() -> None:
 
 
 def test_unknown_backend_raises() -> None:
-    with pytest.raises(ValueError, match=r"unknown decoding backend 'pyva'.*\['decord', .*\]; nearest: 'pyav'"):
+    with pytest.raises(UserError, match="unknown decoding backend 'pyva'.*one of decord, .*; did you mean pyav"):
         open_video("a.mp4", "pyva")
 
 

@@ -81,7 +81,7 @@ def test_32_bit_gray_raises(tmp_path: Path, kind: type) -> None:
 @pytest.mark.parametrize("short_side", [0, 24])
 def test_rotation(tmp_path: Path, short_side: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn it by 90 degrees clockwise to look at it
+    exif[0x0112] = 6  # display it rotated by 90 degrees clockwise
     Image.fromarray(barcode(5)).save(tmp_path / "a.jpg", exif=exif, quality=95)
     with open_video(tmp_path / "a.jpg", "image", DecodeOptions(short_side=short_side)) as video:
         frames = video.frames(np.array([0])).numpy()

@@ -1,4 +1,4 @@
-"""Decoders that hang, crash, or ask for too much: the file is reported, the epoch goes on, nothing is left behind."""
+"""Decoders that hang, crash, or use too much memory: the file is reported and the epoch continues, without leaks."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from videovit.data.records import Sample, collate
 from videovit.data.sampling import RandomSpans
 
 Numbered = Callable[..., Path]
-LIMIT_S = 2.0  # what is good must be opened in that time on a busy machine too
+LIMIT_S = 2.0  # valid files must open within this time even on a busy machine
 LIMITED = DecodeOptions(timeout_s=20.0)
 
 
 @pytest.fixture(autouse=True)
 def no_helpers() -> Iterator[None]:
-    """Every test begins and ends without helpers."""
+    """Every test starts and ends without helpers."""
     limited._end_idle()
     yield
     limited._end_idle()
 
 
 def children() -> set[int]:
-    """Processes that this one started."""
+    """Child processes of this one."""
     found = set()
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -52,11 +52,11 @@ def children() -> set[int]:
 
 @pytest.fixture
 def bad_decoder(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A backend that does what the name of the file says, in the way native code does it, and else decodes."""
+    """A backend that misbehaves like native code, as the file name says, and otherwise decodes."""
 
     def misbehave(path: str, moment: str) -> None:
         if f"spin_{moment}" in path:
-            ctypes.PyDLL(None).sleep(1000)  # with the interpreter's lock held: nothing in the process goes on
+            ctypes.PyDLL(None).sleep(1000)  # holds the interpreter's lock, so the whole process hangs
         if f"crash_{moment}" in path:
             os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -113,7 +113,7 @@ def test_epoch_continues(numbered: Numbered, tmp_path: Path, bad_decoder: str, n
 def test_helper_never_returns_to_parent_code(
     numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error that nobody foresaw, and nowhere to tell it: it still may not go on with the work of its parent."""
+    """A helper with an unexpected error and a closed stderr must still not execute the code of its parent."""
 
     def open_odd(path: str, options: DecodeOptions) -> Video:
         raise TypeError("this argument is no more")
@@ -121,7 +121,7 @@ def test_helper_never_returns_to_parent_code(
     monkeypatch.setitem(BACKENDS, "odd", open_odd)
     came_out = tmp_path / "came out"
     parent = os.getpid()
-    with (tmp_path / "log").open("w", buffering=1) as log:  # a file that the helper closes, being none of its business
+    with (tmp_path / "log").open("w", buffering=1) as log:  # the helper closes this file of its parent
         monkeypatch.setattr(sys, "stderr", log)
         try:
             with pytest.raises(DecodeError, match="the decoder ended with code 1"):
@@ -144,7 +144,7 @@ def test_limited_equals_unlimited(numbered: Numbered, tmp_path: Path, backend: s
             helped.frames(np.array([20]))
         with pytest.raises(ValueError, match="no frames"):
             helped.frames(np.array([], dtype=np.int64))
-        frames += 1  # their memory is nobody else's
+        frames += 1  # writable: the memory is not shared
         assert torch.equal(helped.frames(np.arange(20)) + 1, frames)
     with pytest.raises(ValueError, match="closed"):
         helped.frames(np.array([3]))
@@ -205,7 +205,7 @@ def test_helper_ends_with_parent(numbered: Numbered, spinning: bool) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and not a zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
     except OSError:
@@ -220,7 +220,7 @@ def test_helper_ignores_group_signals(numbered: Numbered) -> None:
         assert read_barcodes(video.frames(np.array([4]))) == [4]
 
 
-# -------------------------------------------------------------------------------------------- limits from headers
+# --------------------------------------------------------------------------------------------- limits by headers
 
 
 @pytest.mark.parametrize("backend", VIDEO_BACKENDS)
@@ -265,7 +265,7 @@ def test_gigapixel_image_rejected(tmp_path: Path) -> None:
 
 
 def peak_memory() -> float:
-    """Largest memory use of this process so far, MB."""
+    """Peak memory of this process, in MB."""
     return status("VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""Every kind of file, every way to ask, every backend: the asked frames, or a DecodeError; never a wrong frame."""
+"""All formats, access patterns and backends: the requested frames or a DecodeError, never a wrong frame."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FILES: dict[str, dict[str, Any]] = {
 
 
 def check_all_patterns(path: Path, backend: str, expected: list[int], options: DecodeOptions = DEFAULTS) -> None:
-    """The frames that show `expected`, however they are asked for."""
+    """Check that frame i shows expected[i], for all access patterns."""
     with open_video(path, backend, options) as video:
         assert video.num_frames == len(expected)
         for title, wanted in access_patterns(len(expected)).items():
@@ -153,7 +153,7 @@ def test_truncated_never_wrong_frames(numbered: Numbered, tmp_path: Path, name: 
                 whole = list(range(max(1, video.num_frames - 5)))
                 assert read_barcodes(video.frames(np.array(whole))) == whole
                 read += 1
-                # Of the last ones, as many as are there; the frame in the middle of the cut may be half of one.
+                # The number of the last frames depends on the cut; a frame at the cut may be incomplete.
                 video.frames(np.arange(video.num_frames))
         except DecodeError as error:
             assert error.path == str(path) and error.reason
@@ -202,7 +202,7 @@ def known(path: Path) -> object:
 def test_long_file_read_partially(numbered: Numbered, name: str, backend: str) -> None:
     path = long_file(numbered, name)
     pyav_backend.TABLES.forget(str(path))
-    for _ in range(2):  # the second time from memory
+    for _ in range(2):  # the second time from the cache
         check_all_patterns(path, backend, list(range(620)))
         assert isinstance(known(path), FrameIndex)
     with open_video(path, backend) as video:
@@ -218,7 +218,7 @@ def test_long_file_read_partially(numbered: Numbered, name: str, backend: str) -
 def test_knots_variable_fps(
     numbered: Numbered, monkeypatch: pytest.MonkeyPatch, limit_s: float, with_limit: bool
 ) -> None:
-    """Known exactly where the whole file was read, and to a few frames where its header was."""
+    """Exact if the whole file was read, and within a few frames if only the header was."""
     limited._end_idle()
     monkeypatch.setattr(pyav_backend, "LONG_S", limit_s)
     monkeypatch.setattr(pyav_backend, "TABLES", RememberedTables(10_000))
@@ -227,7 +227,7 @@ def test_knots_variable_fps(
         with open_video(long_file(numbered, name), "pyav", options) as video:
             assert video.knots is None
     frames = np.arange(620)
-    places = np.where(frames < 310, 2 * frames, 310 + frames)  # 15 frames a second, then 30
+    places = np.where(frames < 310, 2 * frames, 310 + frames)  # 15 fps, then 30
     path = numbered("matrix_two_rates.mp4", num_frames=620, fps=30, size=(32, 32), pts=places.tolist())
     with open_video(path, "pyav", options) as video:
         assert video.knots is not None and np.abs(places / 30 * video.fps - frames).max() > 50

@@ -49,7 +49,7 @@ def test_read_class_names_invalid_raises(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="did you mean .*classes.json"):
         read_class_names(str(tmp_path / "clases.json"), 2)
     path.write_text('{"a": 0, "b": 0}')
-    with pytest.raises(AnnotationError, match="used twice"):
+    with pytest.raises(AnnotationError, match="two classes have the same index"):
         read_class_names(str(path), 2)
     path.write_text('["a",\n"b"')
     with pytest.raises(AnnotationError, match="classes.json:2: not JSON"):

@@ -258,12 +258,12 @@ def test_read_truth_no_evaluated_box_raises(config: Path, tmp_path: Path) -> Non
     (tmp_path / "first.csv").write_text((folder / "val.csv").read_text().splitlines()[0] + "\n")
     (tmp_path / "other.pbtxt").write_text('item { name: "never" id: 4 }\n')
     given = {"GROUNDTRUTH_FILE": folder / "val.csv", "LABEL_MAP_FILE": folder / "classes.pbtxt"}
-    for split, key, file, told in (
+    for split, key, file, message in (
         ("val", "GROUNDTRUTH_FILE", tmp_path / "first.csv", r"every fourth second .* AVA.FULL_TEST_ON_VAL True"),
-        ("test", "LABEL_MAP_FILE", tmp_path / "other.pbtxt", r"classes of .*other.pbtxt"),
+        ("test", "LABEL_MAP_FILE", tmp_path / "other.pbtxt", r"1 class in .*other.pbtxt"),
     ):
         opts = [word for name, value in {**given, key: file}.items() for word in (f"AVA.{name}", str(value))]
-        with pytest.raises(AnnotationError, match=rf"(val|first).csv .*no box to evaluate.*{told}"):
+        with pytest.raises(AnnotationError, match=rf"(val|first).csv .*no box to evaluate.*{message}"):
             read_truth(load_config(config, opts), split)
 
 

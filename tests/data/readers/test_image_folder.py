@@ -90,11 +90,11 @@ def test_read_invalid_folder_raises(tmp_path: Path) -> None:
 
 def test_image_batches_one_view_only(tmp_path: Path) -> None:
     for split in ("train", "val"):
-        for name, colour in (("dark", 20), ("light", 220)):
+        for name, color in (("dark", 20), ("light", 220)):
             for i in range(4):
                 path = tmp_path / split / name / f"{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(np.full((40, 60), colour, dtype=np.uint8)).save(path)  # gray, one channel
+                Image.fromarray(np.full((40, 60), color, dtype=np.uint8)).save(path)  # gray, one channel
     config = write_config(tmp_path, TINY)
     opts = f"""TRAIN.DATASET imagenet TEST.DATASET imagenet DATA.NUM_FRAMES 1 MODEL.NUM_CLASSES 2
         TEST.NUM_ENSEMBLE_VIEWS 1 TEST.NUM_SPATIAL_CROPS 1 AUG.NUM_SAMPLE 2 DATA.PATH_TO_DATA_DIR {tmp_path}""".split()

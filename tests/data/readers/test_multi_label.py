@@ -43,7 +43,7 @@ def test_actions_shown_overlapping_clip(frames: list[int], classes: list[int]) -
 def test_multi_label_batches(numbered: Callable[..., Path]) -> None:
     samples = [Sample(str(numbered("length_40.mp4", num_frames=40)), actions=(Action(k, 0.0, 9.0),)) for k in (1, 0)]
     plan = EvenSpans(4, 4, 30.0, num_clips=2)
-    dataset = ClipDataset(samples, plan=plan, crops=FixedCrops(lambda frames: [frames]), label=ActionsShown(3))
+    dataset = ClipDataset(samples, plan=plan, crops=FixedCrops(lambda frames: [frames], ActionsShown(3)))
     batch = collate([dataset[0, 0], dataset[0, 1]])
     assert batch.labels.tolist() == [[0, 1, 0]] * 2 + [[1, 0, 0]] * 2
     assert [piece.labels.shape for piece in batch.split(3)] == [(3, 3), (1, 3)]
@@ -58,8 +58,7 @@ def test_actions_shown_variable_fps(tmp_path: Path, timeout_s: float) -> None:
     dataset = ClipDataset(
         [Sample(str(movie), actions=actions)],
         plan=StridedClips(2, 1, 25.0, num_clips=75),
-        crops=FixedCrops(lambda frames: [frames]),
-        label=ActionsShown(2),
+        crops=FixedCrops(lambda frames: [frames], ActionsShown(2)),
         backend="pyav",
         decoding=DecodeOptions(timeout_s=timeout_s),
     )

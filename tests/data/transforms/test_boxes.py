@@ -1,4 +1,4 @@
-"""Boxes against the pixels that they were drawn around, through every crop, scale and flip."""
+"""Boxes against their pixels, through crops, scaling and flips."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def frame_with(box: tuple[int, int, int, int]) -> tuple[torch.Tensor, torch.Tens
 
 
 def assert_around(frames_TSSC: torch.Tensor, box: torch.Tensor) -> None:
-    """The white pixels of a crop fill the box, to within the pixel that scaling blurs."""
+    """Check that the white pixels of a crop fill the box, except for the pixel blurred by scaling."""
     white = frames_TSSC[0, :, :, 0] > 127
     if not white.any():
         assert not has_area(box[None], least=2.0).item()

@@ -1,4 +1,4 @@
-"""Colour jitter against torchvision's, on the same pictures with the same factors in the same order."""
+"""Color jitter against torchvision, on the same images with the same factors in the same order."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Random erasing of normalised clips."""
+"""Random erasing of normalized clips."""
 
 import random
 
@@ -78,7 +78,7 @@ def test_erase_distribution():
 
 
 class PythonRandom:
-    """Python's generator by the names of numpy's, so that timm and we draw the same numbers."""
+    """Python's generator with numpy's interface, so that timm and videovit draw the same numbers."""
 
     def random(self):
         return random.random()
@@ -117,7 +117,7 @@ def test_erase_several_rectangles():
 
 
 def test_erasing_invalid_settings_raise():
-    with pytest.raises(ValueError, match=r"AUG\.RE_MODE is 'noise': expected one of const, rand, pixel"):
+    with pytest.raises(ValueError, match=r"AUG\.RE_MODE: found 'noise', expected one of const, rand, pixel"):
         Erasing(prob=0.25, mode="noise")
-    with pytest.raises(ValueError, match=r"AUG\.RE_COUNT is 0"):
+    with pytest.raises(ValueError, match=r"AUG\.RE_COUNT: found 0"):
         Erasing(prob=0.25, count=0)

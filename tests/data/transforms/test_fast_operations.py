@@ -1,4 +1,4 @@
-"""The fast operations against PIL's, one by one and in a row, and windows against whole frames."""
+"""The fast operations against PIL, singly and combined, and windows against whole frames."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ MOVING = {"Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"}
 
 
 def clip(num_frames=3, height=45, width=64):
-    """Frames with edges, smooth parts, noise, and a channel that does not use all levels."""
+    """Frames with edges, smooth areas, noise, and a channel that does not use all levels."""
     rng = np.random.default_rng(5)
     rows, columns = np.mgrid[0:height, 0:width]
     frames = rng.normal(0, 6, (num_frames, height, width, 3))
@@ -50,7 +50,7 @@ def test_operation_equals_pil(name, increasing):
                 found = difference(frames, [Step(name, argument, resample)])
                 if name in EXACT:
                     assert found.max() == 0, (level, sign)
-                else:  # PIL cuts fractions off: 99.99999 and 100 differ by a level; weights of 0.2 make many of those
+                else:  # PIL truncates, so 99.99999 and 100 differ by a level; weights of 0.2 produce many of those
                     assert found.max() <= 1 and found.float().mean() < 0.04, (level, sign, resample)
 
 
@@ -89,7 +89,7 @@ def test_operation_fill_color(name):
 
 
 def test_plan_close_to_pil():
-    """A level more or less may be carried over a threshold by the next operation, seldom."""
+    """Rarely, the next operation carries a difference of one level over a threshold."""
     augment = parse_randaugment("rand-m7-n4-mstd0.5-inc1-p1", interpolation="random")
     frames, means = clip(num_frames=2), []
     for seed in range(40):

@@ -1,4 +1,4 @@
-"""Still images: the evaluation crop is torchvision's, the training crop is what its draws say."""
+"""Still images: crops against torchvision."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_image_randaugment_fill_is_mean_color(reverse: bool) -> None:
     ours = build_image_train_transform(cfg).augment
     assert isinstance(ours, RandAugment) and ours.fill == theirs
     cfg_of_one = load_config(None, [*opts, "DATA.NUM_FRAMES", "1", "DATA.MEAN", "[0.5]", "DATA.STD", "[0.5]"])
-    grey = build_image_train_transform(cfg_of_one).augment
-    assert isinstance(grey, RandAugment) and grey.fill == (128, 128, 128)
+    gray = build_image_train_transform(cfg_of_one).augment
+    assert isinstance(gray, RandAugment) and gray.fill == (128, 128, 128)
     clips = build_train_transform(cfg).augment
-    assert isinstance(clips, RandAugment) and clips.fill == (128, 128, 128)  # PySlowFast's for videos
+    assert isinstance(clips, RandAugment) and clips.fill == (128, 128, 128)  # PySlowFast's fill for videos

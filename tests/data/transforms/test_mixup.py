@@ -1,4 +1,4 @@
-"""MixUp and CutMix; targets against timm's."""
+"""MixUp and CutMix, with targets against timm."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_mixup_targets_equal_timm(lam, smoothing):
 
 
 class LegacyRandom:
-    """numpy's global generator by the names of the new ones, so that timm and we draw the same numbers."""
+    """numpy's global generator with the new interface, so that timm and videovit draw the same numbers."""
 
     random = staticmethod(np.random.rand)
     beta = staticmethod(np.random.beta)
@@ -37,7 +37,7 @@ class LegacyRandom:
 
 
 def test_mixup_batch_equals_timm():
-    """Clips, lambda and targets. timm's rectangle is a pixel larger where its side is odd; PySlowFast's is not."""
+    """Clips, lambda and targets. Unlike PySlowFast's, timm's rectangle is a pixel larger if its side is odd."""
     settings = dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=0.8, label_smoothing=0.1, num_classes=7)
     ours, theirs = Mixup(**settings), TimmMixup(**settings, mode="batch")
     x, labels = torch.randn(4, 3, 2, 24, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 0, 6, 3])
@@ -135,5 +135,5 @@ def test_mixup_not_applied_smooths_only():
 
 
 def test_mixup_without_alpha_raises():
-    with pytest.raises(ValueError, match=r"MIXUP\.ALPHA is 0\.0 and MIXUP\.CUTMIX_ALPHA is 0\.0"):
+    with pytest.raises(ValueError, match=r"MIXUP\.ALPHA 0\.0 and MIXUP\.CUTMIX_ALPHA 0\.0.*at least one"):
         Mixup(mixup_alpha=0.0, cutmix_alpha=0.0, num_classes=2)

@@ -1,4 +1,4 @@
-"""The three callables that the config is turned into."""
+"""The transforms built from the config."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 
 from videovit.config import load_config
 from videovit.data.build import build_dataset
+from videovit.data.records import Sample
 from videovit.data.transforms import spatial
 from videovit.data.transforms.color_jitter import ColorJitter
 from videovit.data.transforms.pipeline import (
@@ -26,7 +27,7 @@ def one_thread():
 
 
 def config(**values):
-    """A config from keys spelt with __ for the dot."""
+    """A config from keys with __ in place of the dot."""
     opts = []
     for key, value in values.items():
         opts += [key.replace("__", "."), str(value)]
@@ -99,17 +100,18 @@ def test_color_jitter_without_randaugment():
 def test_eval_one_crop_centered():
     cfg = config(DATA__TRAIN_JITTER_SCALES="[64, 80]", DATA__TRAIN_CROP_SIZE=48, DATA__TEST_CROP_SIZE=48)
     (crop,) = build_eval_transform(cfg, 1)(noise())
-    assert torch.equal(crop, spatial.uniform_crop(spatial.resize_short_side(noise(), 64), 48, 1))
+    scaled = spatial.resize_short_side(noise(), 64)
+    assert torch.equal(crop, spatial.cut(scaled, spatial.uniform_square(scaled, 48, 1)))
     assert crop.is_contiguous()
 
 
 def test_eval_three_crops_span_longer_side():
     cfg = config(DATA__TRAIN_JITTER_SCALES="[64, 80]", DATA__TRAIN_CROP_SIZE=48, DATA__TEST_CROP_SIZE=48)
-    left, centre, right = build_eval_transform(cfg, 3)(noise())
+    left, center, right = build_eval_transform(cfg, 3)(noise())
     scaled = spatial.resize_short_side(noise(), 48)
     assert scaled.shape == (3, 48, 64, 3)
     assert torch.equal(left, scaled[:, :, :48])
-    assert torch.equal(centre, scaled[:, :, 8:56])
+    assert torch.equal(center, scaled[:, :, 8:56])
     assert torch.equal(right, scaled[:, :, 16:])
 
 
@@ -125,11 +127,12 @@ def test_eval_short_side_configured(num_crops):
 
 
 def test_eval_val_and_test_crop_sizes():
-    """A test of three crops scales to their size, whatever the training's scales are."""
+    """Three test crops scale to their size, whatever the scales of training."""
     cfg = config(TEST__NUM_SPATIAL_CROPS=3, DATA__TEST_CROP_SIZE=312, DATA__TRAIN_CROP_SIZE=224)
     for split, size in (("val", 224), ("test", 312)):
         crops = build_dataset(cfg, split, [])._crops
-        assert crops(noise(), np.random.default_rng(0))[0].shape[1:3] == (size, size)
+        cuts = crops.cut(noise(), Sample("a.mp4", 0), (0.0, 1.0), np.random.default_rng(0))
+        assert cuts[0][0].shape[1:3] == (size, size)
 
 
 def test_crop_too_large_raises():
@@ -157,7 +160,7 @@ def test_preparation_channels_reversed_first():
 
 @pytest.mark.parametrize(("dataset", "reverse"), [("kinetics", False), ("kinetics", True), ("ssv2", True)])
 def test_preparation_bgr_statistics_match_pyslowfast(dataset, reverse):
-    """It normalises the channels in the order in which it reads them, BGR in ssv2, and reverses them afterwards."""
+    """PySlowFast normalizes channels in the order it reads them (BGR in ssv2) and reverses them afterwards."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     keys = {"DATA__MEAN": mean, "DATA__STD": std, "DATA__REVERSE_INPUT_CHANNEL": reverse, "TEST__DATASET": dataset}
     cfg = config(**keys, TEST__NUM_ENSEMBLE_VIEWS=1)
@@ -175,7 +178,7 @@ def test_preparation_erasing_last_needs_seeds():
     x = prepare(frames, torch.tensor([5, 6]))
     plain = build_preparation(cfg, train=False)(frames)
     changed = x != plain
-    assert changed.flatten(1).any(1).all() and x[changed].abs().max() == 0  # the mean colour after normalisation
+    assert changed.flatten(1).any(1).all() and x[changed].abs().max() == 0  # the mean color after normalization
     with pytest.raises(ValueError, match="one seed per clip"):
         prepare(frames)
 

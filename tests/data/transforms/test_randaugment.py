@@ -1,4 +1,4 @@
-"""RandAugment against timm's, operation by operation, on the same pictures with the same level."""
+"""RandAugment against timm, operation by operation, on the same images and levels."""
 
 import random
 
@@ -10,14 +10,15 @@ from PIL import Image
 
 from videovit.data.transforms import randaugment
 from videovit.data.transforms.pil_operations import Step
-from videovit.data.transforms.randaugment import OPERATIONS, AugmentError, RandAugment, parse_randaugment
+from videovit.data.transforms.randaugment import OPERATIONS, RandAugment, parse_randaugment
 from videovit.data.transforms.spatial import Box
+from videovit.errors import UserError
 
 INCREASING = {"Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness"}
 
 
 def scene(seed=0, height=48, width=64):
-    """A smooth picture with some noise, so that every operation has something to do."""
+    """A smooth image with noise, which every operation changes."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width]
     waves = [100 + 60 * np.sin(rows / (5 + k) + seed) + 40 * np.cos(columns / (4 + 2 * k)) for k in range(3)]
@@ -29,7 +30,7 @@ def clip(num_frames=3):
 
 
 def augmented(augment, frames, seed):
-    """The whole frames, augmented."""
+    """Augment whole frames."""
     plan = augment.draw(np.random.default_rng(seed))
     return augment.apply(frames, plan, Box(0, 0, *frames.shape[1:3]))
 
@@ -55,7 +56,7 @@ def test_operation_equals_timm(name, sign, increasing, monkeypatch):
             picture = Image.fromarray(scene())
             argument = randaugment.level_to_argument(name, level, increasing=increasing, sign=sign)
             ours = OPERATIONS[name](picture, Step(name, argument, resample))
-            if name == "Posterize" and argument == 0:  # recent Pillow cannot do it, older ones give black
+            if name == "Posterize" and argument == 0:  # rejected by recent Pillow, black in older versions
                 assert not np.asarray(ours).any()
                 continue
             theirs = timm_operation(name, increasing, level, resample)(Image.fromarray(scene()))
@@ -92,25 +93,25 @@ def test_parse_any_order():
         ("augmix-m3", "'augmix'"),
         ("rand-m7-n4-w0", "'w0'"),
         ("rand-mx", "'mx'"),
-        ("rand-m11", "level m of 0 to 10"),
-        ("rand-n1.5", "whole number"),
+        ("rand-m11", r"level m in 0\.\.10"),
+        ("rand-n1.5", "integer n"),
         ("rand-p2", "probability"),
         ("rand-inc2", "inc0 or inc1"),
     ],
 )
 def test_parse_invalid_raises(text, found):
-    with pytest.raises(AugmentError, match=found) as error:
+    with pytest.raises(UserError, match=found) as error:
         parse_randaugment(text)
     assert "AUG.AA_TYPE" in str(error.value)
 
 
 def test_parse_unknown_interpolation_raises():
-    with pytest.raises(AugmentError, match=r"AUG\.INTERPOLATION is 'cubic': expected one of bilinear, bicubic"):
+    with pytest.raises(UserError, match=r"AUG\.INTERPOLATION: found 'cubic', expected one of bilinear, bicubic"):
         parse_randaugment("rand-m7", interpolation="cubic")
 
 
 def test_parse_unknown_backend_raises():
-    with pytest.raises(AugmentError, match=r"AUG\.BACKEND is 'cuda': expected one of fast, pil"):
+    with pytest.raises(UserError, match=r"AUG\.BACKEND: found 'cuda', expected one of fast, pil"):
         parse_randaugment("rand-m7", backend="cuda")
 
 
@@ -144,7 +145,7 @@ def test_randaugment_frequencies_and_levels():
     augment = parse_randaugment("rand-m7-n4-mstd0.5-inc1")
     rng = np.random.default_rng(0)
     plans = [augment.draw(rng) for _ in range(4000)]
-    assert abs(np.mean([len(plan) for plan in plans]) - 2.0) < 0.06  # four drawn, half applied
+    assert abs(np.mean([len(plan) for plan in plans]) - 2.0) < 0.06  # four drawn, half of them applied
     names = [step.name for plan in plans for step in plan]
     shares = np.array([names.count(name) for name in OPERATIONS]) / len(names)
     assert np.all(np.abs(shares - 1 / 15) < 0.01)

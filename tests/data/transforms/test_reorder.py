@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from videovit.data.transforms.reorder import OrderError, frame_order
+from videovit.data.transforms.reorder import frame_order
+from videovit.errors import UserError
 
 
 def test_frame_order_fixed():
@@ -38,5 +39,5 @@ def test_frame_order_windows(width):
 
 @pytest.mark.parametrize("order", ["", "shuffle", "window", "window0", "window-2", "Reversed"])
 def test_frame_order_unknown_raises(order):
-    with pytest.raises(OrderError, match="ordered, reversed, shuffled, static or window<w>"):
+    with pytest.raises(UserError, match="ordered, reversed, shuffled, static or window<w>"):
         frame_order(4, order, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Geometry on uint8 clips against float32 references and hand-made clips."""
+"""Geometry on uint8 clips against float32 references and known values."""
 
 import numpy as np
 import pytest
@@ -33,13 +33,13 @@ def test_resize_close_to_float(size):
     assert resized.dtype == torch.uint8 and resized.shape == (3, *size, 3)
     reference = reference.permute(0, 2, 3, 1)
     assert (resized.float() - reference.round()).abs().max() <= 1.0
-    assert (resized.float() - reference).abs().mean() < 0.35  # rounding alone costs 0.25
+    assert (resized.float() - reference).abs().mean() < 0.35  # rounding alone gives 0.25
 
 
 def test_resize_no_antialiasing():
     stripes = torch.zeros(1, 8, 64, 3, dtype=torch.uint8)
     stripes[:, :, ::4] = 255
-    columns = spatial.resize(stripes, 8, 16)[0, 0, :, 0]  # samples between columns 1 and 2 of every four
+    columns = spatial.resize(stripes, 8, 16)[0, 0, :, 0]  # samples lie between columns 1 and 2 of every four
     assert columns.max() == 0
 
 
@@ -66,10 +66,10 @@ def test_random_short_side_distribution():
     assert abs(inverse.mean() - np.log(320 / 256) / (1 / 256 - 1 / 320)) < 1.5
 
 
-def test_random_corner_reaches_every_place():
+def test_random_square_reaches_every_place():
     rng = np.random.default_rng(0)
     clip = coordinates(7, 9)
-    corners = {tuple(spatial.random_crop(clip, 5, rng)[0, 0, 0, :2].tolist()) for _ in range(500)}
+    corners = {tuple(spatial.cut(clip, spatial.random_square(clip, 5, rng))[0, 0, 0, :2].tolist()) for _ in range(500)}
     assert corners == {(row, column) for row in range(3) for column in range(5)}
 
 
@@ -84,20 +84,21 @@ def test_random_corner_reaches_every_place():
         ((21, 10), 2, (13, 1)),
     ],
 )
-def test_uniform_corner_positions(shape, position, corner):
-    crop = spatial.uniform_crop(coordinates(*shape), 8, position)
+def test_uniform_square_positions(shape, position, corner):
+    clip = coordinates(*shape)
+    crop = spatial.cut(clip, spatial.uniform_square(clip, 8, position))
     assert crop.shape == (1, 8, 8, 3)
     assert tuple(crop[0, 0, 0, :2].tolist()) == corner
 
 
-def test_corner_crop_too_large_raises():
+def test_square_too_large_raises():
     clip = noise(1, 20, 30)
     with pytest.raises(ValueError, match="24x24 pixels does not fit into frames of 30x20"):
-        spatial.uniform_crop(clip, 24, 1)
+        spatial.uniform_square(clip, 24, 1)
     with pytest.raises(ValueError, match="does not fit"):
-        spatial.random_crop(clip, 24, np.random.default_rng(0))
+        spatial.random_square(clip, 24, np.random.default_rng(0))
     with pytest.raises(ValueError, match="crop position 3"):
-        spatial.uniform_crop(clip, 8, 3)
+        spatial.uniform_square(clip, 8, 3)
 
 
 def test_inception_box_ranges():
@@ -108,7 +109,7 @@ def test_inception_box_ranges():
     assert all(0 <= box.top <= 240 - box.height and 0 <= box.left <= 320 - box.width for box in boxes)
     assert 0.078 < areas.min() < 0.1 and 0.9 < areas.max() <= 1.0
     assert 0.73 < aspects.min() < 0.77 and 1.3 < aspects.max() < 1.36
-    assert abs(np.log(aspects[areas < 0.5]).mean()) < 0.02  # log-uniform: as many tall boxes as wide ones
+    assert abs(np.log(aspects[areas < 0.5]).mean()) < 0.02  # log-uniform: as many tall as wide boxes
 
 
 def test_inception_box_fallback_centered():

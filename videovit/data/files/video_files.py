@@ -57,8 +57,8 @@ def _videos_of_list(place: Path, prefix: str) -> list[ListedVideo]:
         if not text:
             continue
         fields = split_line(text, " ")
-        labelled = fields is not None and WHOLE_NUMBER.fullmatch(fields[1]) is not None
-        written, label = fields if fields is not None and labelled else (unquote(text), "")
+        labeled = fields is not None and WHOLE_NUMBER.fullmatch(fields[1]) is not None
+        written, label = fields if fields is not None and labeled else (unquote(text), "")
         path = os.path.join(prefix, written) if prefix else written
         if not prefix and not os.path.exists(path):
             path = os.path.join(place.parent, written)

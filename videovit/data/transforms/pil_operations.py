@@ -1,4 +1,4 @@
-"""RandAugment's operations with PIL, picture by picture: the published arithmetic.
+"""RandAugment's operations with PIL, frame by frame: the published arithmetic.
 
 Legend: T frames, H W pixels of the frame, h w pixels of a window.
 """
@@ -26,8 +26,8 @@ class Step(NamedTuple):
     Attributes:
         name: key of OPERATIONS.
         argument: see `randaugment.level_to_argument`.
-        resample: for the operations that move pixels.
-        fill: for the same, the colour of what moves into the frame from outside.
+        resample: filter of the operations that move pixels.
+        fill: color that these operations move into the frame.
     """
 
     name: str
@@ -49,7 +49,7 @@ def _solarize_add(picture: Picture, step: Step) -> Picture:
 
 
 def _posterize(picture: Picture, step: Step) -> Picture:
-    # Not ImageOps.posterize: recent Pillow refuses 0 bits, which the highest level asks for; 0 bits are black.
+    # Not ImageOps.posterize: recent Pillow rejects 0 bits, which the highest level produces (all black).
     mask = 256 - 2 ** (8 - int(step.argument))
     return picture.point([value & mask for value in range(256)] * 3)
 
@@ -78,11 +78,11 @@ def apply_steps(frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tenso
 
     Args:
         frames_THWC: uint8 (T, H, W, 3).
-        plan: in order.
-        window: which part of the result is wanted.
+        plan: the operations in order.
+        window: part of the result to return.
 
     Returns:
-        uint8 (T, h, w, 3); a view of `frames_THWC` when the plan is empty.
+        uint8 (T, h, w, 3); a view of `frames_THWC` if the plan is empty.
     """
     if plan:
         pictures = [Image.fromarray(frame) for frame in frames_THWC.contiguous().numpy()]
