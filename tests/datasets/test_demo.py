@@ -1,4 +1,4 @@
-"""The demo data set: what is rendered, that it is the same each time, and that only order tells a pair apart."""
+"""The demo data set: rendered files are reproducible, and only frame order tells the classes of a pair apart."""
 
 import importlib.util
 import json
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.project import ROOT
+from videovit.errors import UserError
 
 COUNTS = {"train": 12, "val": 3, "test": 12}
 
@@ -90,10 +91,10 @@ def test_demo_interrupted_run_continues(demo, tmp_path):
 
 def test_demo_other_seed_raises(rendered, demo, capsys):
     before = contents(rendered)
-    with pytest.raises(demo.DemoError, match="choose another --output"):
+    with pytest.raises(UserError, match="Choose another --output"):
         demo.prepare(rendered, COUNTS, seed=1, quiet=True)
     assert demo.main(["--output", str(rendered), "--seed", "1"]) == 1
-    assert "choose another --output" in capsys.readouterr().err
+    assert "Choose another --output" in capsys.readouterr().err
     assert contents(rendered) == before
 
 
@@ -123,7 +124,10 @@ def test_demo_classes_move_as_named(demo):
             assert np.all(sign * np.diff(tracks[name].y_T) > 0) and np.ptp(tracks[name].x_T) == 0
         for name, sign in (("grow", 1), ("shrink", -1)):
             assert np.all(sign * np.diff(tracks[name].radius_T) > 0)
-        for name, sign in (("orbit_right", 1), ("orbit_left", -1)):  # right: clockwise on screen, where y points down
+        for name, sign in (
+            ("orbit_right", 1),
+            ("orbit_left", -1),
+        ):  # right: clockwise on the screen, where y points down
             turn = np.unwrap(np.arctan2(tracks[name].y_T - 0.5, tracks[name].x_T - 0.5))
             assert np.all(sign * np.diff(turn) > 0) and abs(turn[-1] - turn[0]) > 1.25 * np.pi
 
@@ -133,7 +137,7 @@ def test_demo_families_differ(demo):
     u, v = np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-1, 1, 41))
     for kind in demo.APPEARANCE + demo.PLAIN_OBJECTS:
         shape = demo.inside(kind, u, v) > 0
-        second = demo.paint(kind, u, v)[shape].mean()  # share of the second colour
+        second = demo.paint(kind, u, v)[shape].mean()  # fraction of the second color
         assert 0.3 < shape.mean() < 0.9
         assert 0.2 < second < 0.8 if kind in demo.APPEARANCE else second == 0
 
@@ -147,11 +151,11 @@ def test_demo_contact_sheet(demo, tmp_path):
 def test_demo_command_line(demo, tmp_path, capsys):
     arguments = ["--output", str(tmp_path / "data"), "--train", "1", "--val", "1", "--test", "1", "--workers", "1"]
     assert demo.main(arguments) == 0
-    assert "3 videos rendered, 0 were there" in capsys.readouterr().out
+    assert "rendered 3 videos" in capsys.readouterr().out
     assert (tmp_path / "data" / "test" / "move_right_00000.mp4").is_file()
     assert (tmp_path / "data" / "preview.png").is_file()
     assert demo.main([*arguments, "--preview", str(tmp_path / "sheet.png")]) == 0
-    assert "0 videos rendered, 3 were there" in capsys.readouterr().out
+    assert "0 videos, 3 were there" in capsys.readouterr().out
     assert (tmp_path / "sheet.png").is_file()
 
 

@@ -1,4 +1,4 @@
-"""Still images end to end: real scans of digits, prepared, trained on and tested by the command line."""
+"""Still images end to end: prepare, train and test on real scans of digits from the command line."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def test_digits_small_mvit_learns(tmp_path: Path) -> None:
     (result,) = stats(out, "test_final")
     assert result["num_videos"] == 364 and result["top1_acc"] >= 80.0  # 98 to 99 after all 20 epochs; chance is 10
 
-    # A folder stands for the images in it.
+    # A folder means all images in it.
     predict = ["--cfg", out / "config.yaml", "--checkpoint", out, "--json", out / "p.json", data / "val" / "7"]
     run_tool("predict.py", *predict)
     sevens = json.loads((out / "p.json").read_text())

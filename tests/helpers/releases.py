@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.helpers.runs import ROOT
 from tests.helpers.videos import write_video
-from videovit.preparation import release as prepare
+from videovit.preparation.command import exit_code
 
 COLOURS = [(220, 40, 40), (40, 220, 40), (40, 40, 220)]
 KINETICS = ["abseiling", "playing tennis", "tai chi"]
@@ -38,7 +38,7 @@ def script(name: str) -> ModuleType:
 
 def run(name: str, *args: object) -> int:
     module = script(name)
-    code: int = prepare.exit_code(lambda: module.main([str(arg) for arg in args]))
+    code: int = exit_code(lambda: module.main([str(arg) for arg in args]))
     return code
 
 
@@ -126,7 +126,7 @@ def write_ssv2(folder: Path) -> Path:
 
 def write_charades(folder: Path) -> Path:
     """Videos of one or two actions: one color in the upper half, optionally another in the lower half."""
-    (folder / "Charades_v1_classes.txt").write_text("".join(f"c{k:03d} Showing colour {k}\n" for k in range(3)))
+    (folder / "Charades_v1_classes.txt").write_text("".join(f"c{k:03d} Showing color {k}\n" for k in range(3)))
     for split, number in (("train", 12), ("test", 6)):
         rows = [CHARADES]
         for i in range(number):

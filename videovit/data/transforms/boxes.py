@@ -15,7 +15,8 @@ from torch import Tensor
 class Placement:
     """The position of a frame relative to a crop of it.
 
-    The point at the fraction (x, y) of the frame is at (x * scale_x + shift_x, y * scale_y + shift_y) in the crop. A mirrored frame has a negative scale_x.
+    The point at the fraction (x, y) of the frame is at (x * scale_x + shift_x, y * scale_y + shift_y) in the crop. A
+    mirrored frame has a negative scale_x.
 
         frame of 400 x 200, short side scaled to 256, crop of 224 at left 100, top 16
 
