@@ -155,7 +155,7 @@ def test_demo_command_line(demo, tmp_path, capsys):
     assert (tmp_path / "data" / "test" / "move_right_00000.mp4").is_file()
     assert (tmp_path / "data" / "preview.png").is_file()
     assert demo.main([*arguments, "--preview", str(tmp_path / "sheet.png")]) == 0
-    assert "0 videos, 3 were there" in capsys.readouterr().out
+    assert "3 already existed" in capsys.readouterr().out
     assert (tmp_path / "sheet.png").is_file()
 
 

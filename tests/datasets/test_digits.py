@@ -14,7 +14,7 @@ def test_digits_small_mvit_learns(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     prepare = [sys.executable, str(ROOT / "datasets/digits/prepare.py"), "--output", str(data)]
     done = subprocess.run(prepare, capture_output=True, text=True, timeout=120, check=True)
-    assert "1433 images to train on, 364 held out" in done.stdout
+    assert "1433 training images and 364 held-out images" in done.stdout
     train, val = ({p.relative_to(data / split) for p in (data / split).rglob("*.png")} for split in ("train", "val"))
     assert (len(train), len(val)) == (1433, 364) and not train & val
     assert json.loads((data / "classes.json").read_text())["seven"] == 7

@@ -70,7 +70,9 @@ def test_charades_release(charades: Path, tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "Charades_v1_480/TR000.mp4").write_bytes(b"nothing")
     assert run("charades", "--data", tmp_path, "--check", "--workers", 1) == 1
     assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 1, "mislabeled": 1, "duplicate": 1}
-    assert "second 3, and the video ends at 0.4" in " ".join(row["detail"] for row in findings(tmp_path / "check.csv"))
+    assert "annotated at 3 s, but the video ends at 0.4 s" in " ".join(
+        row["detail"] for row in findings(tmp_path / "check.csv")
+    )
     assert "val: 1 videos show no action" in capsys.readouterr().out
 
 

@@ -50,7 +50,7 @@ def test_kinetics_check_findings(kinetics: Path, tmp_path: Path) -> None:
     by_kind = {row["kind"]: row for row in findings(lists / "check.csv")}
     assert by_kind["missing"]["place"] == "train.csv:8" and video_id("train", 6) in by_kind["missing"]["path"]
     assert video_id("train", 0) in by_kind["unreadable"]["path"]
-    assert by_kind["mislabeled"]["detail"] == "listed as 'playing tennis', its folder says 'tai chi'"
+    assert by_kind["mislabeled"]["detail"] == "listed as 'playing tennis', but its folder is 'tai chi'"
     details = [row["detail"] for row in findings(lists / "check.csv") if row["kind"] == "duplicate"]
     assert "the same content" in details[0] and details[0].endswith("in train and val")
     assert "the same file" in details[1] and details[1].endswith("in train and val")
@@ -93,7 +93,7 @@ def test_kinetics_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "val: 81 videos listed\n2 classes" in capsys.readouterr().out
     (tmp_path / "divided/Train").rename(tmp_path / "divided/training")
     assert run("kinetics", "--output", tmp_path / "d3", "--tree", tmp_path / "divided") == 1
-    assert "holds 'valid' with folders, as of a split, and 'training'" in capsys.readouterr().err
+    assert "contains both the split 'valid' and 'training'" in capsys.readouterr().err
     (tmp_path / "names.txt").write_text("stir\npour mix\n")
     assert (
         run("kinetics", "--output", tmp_path / "e", "--tree", tmp_path / "own", "--classes", tmp_path / "names.txt")
@@ -102,7 +102,7 @@ def test_kinetics_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "pour, mix' is not a class of" in (message := capsys.readouterr().err) and "did you mean pour mix" in message
     (tmp_path / "names.txt").write_text("stir\nstir\npour, mix\n")
     assert run("kinetics", "--output", tmp_path / "d", "--check", "--classes", tmp_path / "names.txt") == 1
-    assert "two classes are called 'stir'" in capsys.readouterr().err
+    assert "two classes have the same name 'stir'" in capsys.readouterr().err
 
 
 def test_kinetics_file_name_not_utf8_raises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,10 +190,10 @@ def find_mislabeled(entries: Iterable[Entry], classes: Iterable[str]) -> Iterato
             continue
         synset = SYNSET.match(os.path.basename(entry.path))
         folder = os.path.basename(os.path.dirname(entry.path))
-        for name, where in ((folder, "its folder"), (synset[1] if synset else "", "its name")):
+        for name, where in ((folder, "its folder is"), (synset[1] if synset else "", "its name starts with")):
             named = known.get(plain_name(name), "")
             if named and plain_name(named) != plain_name(entry.label):
-                yield _finding("mislabeled", entry, f"listed as {entry.label!r}, but {where} is {named!r}")
+                yield _finding("mislabeled", entry, f"listed as {entry.label!r}, but {where} {named!r}")
 
 
 def find_duplicates(entries: Iterable[Entry], fingerprints: dict[str, str]) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ Legend: B clips, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,12 @@ from torch import Tensor
 from videovit.data.transforms.spatial import Box
 from videovit.errors import UserError
 
-MODES = ("const", "rand", "pixel")
+# Shape of the noise for a patch (C, T, h, w); None for zeros.
+NOISE_SHAPES: dict[str, Callable[[Sequence[int]], Sequence[int]] | None] = {
+    "const": None,
+    "rand": lambda shape: (*shape[:2], 1, 1),
+    "pixel": lambda shape: shape,
+}
 _MAX_TRIES = 100  # draws of a rectangle until one fits, as in PySlowFast
 
 
@@ -83,9 +89,10 @@ def erase(x_BCTHW: Tensor, erase_seeds_B: Tensor, *, prob: float, mode: str = "p
     Source: PySlowFast, RandomErasing (cube), without `num_splits`, which exempts the first frames if AUG.RE_COUNT is
         above 1 and has no effect at the published count of 1.
     """
-    if mode not in MODES:
-        raise UserError(where="AUG.RE_MODE", found=mode, expected=f"one of {', '.join(MODES)}")
-    num_channels, num_frames, height, width = x_BCTHW.shape[1:]
+    if mode not in NOISE_SHAPES:
+        raise UserError(where="AUG.RE_MODE", found=mode, expected=f"one of {', '.join(NOISE_SHAPES)}")
+    noise_shape = NOISE_SHAPES[mode]
+    height, width = x_BCTHW.shape[3:]
     for x_CTHW, seed in zip(x_BCTHW, erase_seeds_B.tolist(), strict=True):
         boxes = erase_boxes(height, width, np.random.default_rng(seed), prob=prob, count=count)
         if not boxes:
@@ -93,11 +100,13 @@ def erase(x_BCTHW: Tensor, erase_seeds_B: Tensor, *, prob: float, mode: str = "p
         generator = torch.Generator(device=x_BCTHW.device).manual_seed(seed)
         for top, left, h, w in boxes:
             patch = x_CTHW[:, :, top : top + h, left : left + w]
-            if mode == "const":
+            if noise_shape is None:
                 patch.zero_()
                 continue
-            shape = patch.shape if mode == "pixel" else (num_channels, num_frames, 1, 1)
-            noise = torch.empty(shape, dtype=torch.float32, device=x_BCTHW.device).normal_(generator=generator)
+            # In float32 also for half-precision clips, so that the noise is the same.
+            noise = torch.empty(noise_shape(patch.shape), dtype=torch.float32, device=x_BCTHW.device).normal_(
+                generator=generator
+            )
             patch.copy_(noise.expand_as(patch))
     return x_BCTHW
 
@@ -108,7 +117,7 @@ class Erasing:
 
     Args:
         prob: probability per clip.
-        mode: one of MODES.
+        mode: key of NOISE_SHAPES.
         count: maximum number of rectangles per clip.
     """
 
@@ -117,8 +126,8 @@ class Erasing:
     count: int = 1
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(where="AUG.RE_MODE", found=self.mode, expected=f"one of {', '.join(MODES)}")
+        if self.mode not in NOISE_SHAPES:
+            raise UserError(where="AUG.RE_MODE", found=self.mode, expected=f"one of {', '.join(NOISE_SHAPES)}")
         if self.count < 1:
             raise UserError(where="AUG.RE_COUNT", found=self.count, expected="at least 1")
 

@@ -6,13 +6,19 @@ Legend: T frames.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
 from videovit.data.sampling import Indices
 from videovit.errors import UserError
 
-ORDERS = ("ordered", "reversed", "shuffled", "static")
+ORDERS: dict[str, Callable[[int, np.random.Generator], Indices]] = {
+    "ordered": lambda num_frames, rng: np.arange(num_frames),
+    "reversed": lambda num_frames, rng: np.arange(num_frames)[::-1].copy(),
+    "shuffled": lambda num_frames, rng: rng.permutation(num_frames),
+    "static": lambda num_frames, rng: np.full(num_frames, num_frames // 2),
+}
 _WINDOW = re.compile(r"window([1-9]\d*)")
 
 
@@ -27,7 +33,7 @@ def frame_order(num_frames: int, order: str, rng: np.random.Generator) -> Indice
 
     Args:
         num_frames: T.
-        order: one of ORDERS, or "window<w>" with w >= 1 in frames.
+        order: a key of ORDERS, or "window<w>" with w >= 1 in frames.
         rng: source of randomness; not used by deterministic orders.
 
     Returns:
@@ -38,19 +44,12 @@ def frame_order(num_frames: int, order: str, rng: np.random.Generator) -> Indice
 
     Source: MViT (arXiv 2104.11227), section 4.2 and Table 9 (shuffled); the other orders are controls.
     """
-    frames = np.arange(num_frames)
-    if order == "ordered":
-        return frames
-    if order == "reversed":
-        return frames[::-1].copy()
-    if order == "shuffled":
-        return rng.permutation(num_frames)
-    if order == "static":
-        return np.full(num_frames, num_frames // 2)
+    if order in ORDERS:
+        return ORDERS[order](num_frames, rng)
     window = _WINDOW.fullmatch(order)
     if window is None:
         raise UserError(
             f"unknown frame order {order!r}", expected=f"one of {', '.join(ORDERS)} or window<w>, such as window4"
         )
-    width = int(window[1])
+    width, frames = int(window[1]), np.arange(num_frames)
     return np.concatenate([rng.permutation(frames[i : i + width]) for i in range(0, num_frames, width)])
