@@ -99,7 +99,7 @@ def forgetting(way: Way) -> Way:
 
     def read(path: str, clips: list[Indices]) -> object:
         FOUND_SAFE.pop(path, None)
-        TABLES.forget(path)
+        TABLES.drop(path)
         return way(path, clips)
 
     return read

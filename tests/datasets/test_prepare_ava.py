@@ -54,7 +54,7 @@ def test_ava_whole_and_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     }
     assert found["bad row", "train.csv:5"] == "duplicate of line 4"
     assert "found the action '7', expected 1 to 6" in found["bad row", "train.csv:109"]
-    assert "second 18, and the video ends at 10" in found["mislabeled", "movie_3.mkv"]
+    assert "annotated at 18 s, but the video ends at 10" in found["mislabeled", "movie_3.mkv"]
     assert run(tmp_path) == 1  # without --check: only bad rows and missing videos
     assert "3 entries checked" not in capsys.readouterr().out.splitlines()[-1]
 

@@ -73,7 +73,7 @@ def test_charades_release(charades: Path, tmp_path: Path, capsys: pytest.Capture
     assert "annotated at 3 s, but the video ends at 0.4 s" in " ".join(
         row["detail"] for row in findings(tmp_path / "check.csv")
     )
-    assert "val: 1 videos show no action" in capsys.readouterr().out
+    assert "val: 1 video without actions" in capsys.readouterr().out
 
 
 def test_check_counts_frames(ssv2: Path, tmp_path: Path) -> None:

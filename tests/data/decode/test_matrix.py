@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.videos import VIDEO_BACKENDS, access_patterns, copy_packets, read_barcodes, rotate, write_video
 from videovit.data.dataset import ClipDataset, FixedCrops
 from videovit.data.decode import DecodeError, DecodeOptions, limited, open_video, pyav_backend
-from videovit.data.decode.frame_index import FrameIndex, RememberedTables
+from videovit.data.decode.frame_index import FrameIndex, TableCache
 from videovit.data.decode.protocol import DEFAULTS, check_file
 from videovit.data.records import Sample
 from videovit.data.sampling import EvenSpans
@@ -201,7 +201,7 @@ def known(path: Path) -> object:
 @pytest.mark.parametrize("name", LONG)
 def test_long_file_read_partially(numbered: Numbered, name: str, backend: str) -> None:
     path = long_file(numbered, name)
-    pyav_backend.TABLES.forget(str(path))
+    pyav_backend.TABLES.drop(str(path))
     for _ in range(2):  # the second time from the cache
         check_all_patterns(path, backend, list(range(620)))
         assert isinstance(known(path), FrameIndex)
@@ -221,7 +221,7 @@ def test_knots_variable_fps(
     """Exact if the whole file was read, and within a few frames if only the header was."""
     limited._end_idle()
     monkeypatch.setattr(pyav_backend, "LONG_S", limit_s)
-    monkeypatch.setattr(pyav_backend, "TABLES", RememberedTables(10_000))
+    monkeypatch.setattr(pyav_backend, "TABLES", TableCache(10_000))
     options = DecodeOptions(timeout_s=20.0 if with_limit else 0.0)
     for name in ("long.mp4", "long_pyramid.mp4"):
         with open_video(long_file(numbered, name), "pyav", options) as video:
@@ -255,20 +255,20 @@ def test_long_file_wrong_index(numbered: Numbered) -> None:
     wrong = index.places.copy()
     wrong[300:] += 1
     version = check_file(str(path), "pyav")
-    pyav_backend.TABLES.keep(str(path), version, dataclasses.replace(index, places=wrong))
+    pyav_backend.TABLES.add(str(path), version, dataclasses.replace(index, places=wrong))
     try:
         with open_video(path, "pyav") as video:
             assert read_barcodes(video.frames(np.array([7, 290, 610]))) == [7, 290, 610]
     finally:
-        pyav_backend.TABLES.forget(str(path))
+        pyav_backend.TABLES.drop(str(path))
 
 
 def test_tables_limited_in_size(numbered: Numbered) -> None:
-    tables = pyav_backend.RememberedTables(max_packets=100)
+    tables = pyav_backend.TableCache(max_packets=100)
     with open_video(numbered("matrix_five.mp4", num_frames=5), "pyav") as video:
         assert isinstance(video, pyav_backend.PyavVideo)
         for number in range(30):
-            tables.keep(str(number), (number, 5), video.table)
+            tables.add(str(number), (number, 5), video.table)
             tables.find("0", (0, 5))
     kept = [number for number in range(30) if tables.find(str(number), (number, 5)) is not None]
     assert kept == [0, *range(11, 30)]

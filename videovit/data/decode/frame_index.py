@@ -15,13 +15,17 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videovit.data.decode.frame_table import UNKNOWN, FrameTable
 from videovit.data.decode.protocol import Indices, Version
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 MOST_MOVED = 16  # most pictures that H.264 and HEVC may reorder; other codecs reorder fewer
 MARGIN = 2 * MOST_MOVED
@@ -58,7 +62,7 @@ class FrameIndex:
         unknown = np.full(len(self), UNKNOWN, dtype=np.int64)
         return FrameTable(unknown, unknown, self.keys, np.full(len(self), -1, dtype=np.int64), seekable=True)
 
-    def read_around(self, container: Any, stream: Any, wanted: Indices) -> FrameTable:
+    def read_around(self, container: InputContainer, stream: VideoStream, wanted: Indices) -> FrameTable:
         """A table of the packets around the wanted frames.
 
         Args:
@@ -87,13 +91,17 @@ class FrameIndex:
             table.shown[first + begin : first + end] = first + order[begin:end]
         return FrameTable(pts, dts, self.keys, table.shown, seekable=True)
 
-    def _read(self, container: Any, stream: Any, key: int, last: int, pts: Indices, dts: Indices) -> None:
+    def _read(
+        self, container: InputContainer, stream: VideoStream, key: int, last: int, pts: Indices, dts: Indices
+    ) -> None:
         """Fill in the time stamps of the packets from key packet number `key` to position `last`."""
         container.seek(int(self.dts[key]), stream=stream, backward=True, any_frame=False)
         position: int | None = None
         for packet in container.demux(stream):
             if not packet.size:
                 break
+            if packet.pos is None:
+                raise NotReached
             if position is None:
                 position = int(np.searchsorted(self.places, packet.pos))
                 if position > self.keys[key]:
@@ -110,7 +118,7 @@ class FrameIndex:
         raise NotReached
 
 
-def read_frame_index(container: Any, stream: Any, path: str) -> FrameIndex | None:
+def read_frame_index(container: InputContainer, stream: VideoStream, path: str) -> FrameIndex | None:
     """The index of an open mp4 file; None if it is absent or unreliable.
 
     It is unreliable in fragmented files, truncated files, and files with packets that are not shown.
@@ -133,7 +141,7 @@ def read_frame_index(container: Any, stream: Any, path: str) -> FrameIndex | Non
     return FrameIndex(places.copy(), keys, dts[keys], int(dts[-1])) if whole else None
 
 
-class RememberedTables:
+class TableCache:
     """A cache of tables by path, valid while the file does not change; the least recently used are dropped.
 
     Args:
@@ -143,27 +151,27 @@ class RememberedTables:
     def __init__(self, max_packets: int) -> None:
         self._max_packets = max_packets
         self._num_packets = 0
-        self._kept: OrderedDict[str, tuple[Version, FrameTable | FrameIndex]] = OrderedDict()
+        self._tables: OrderedDict[str, tuple[Version, FrameTable | FrameIndex]] = OrderedDict()
 
     def find(self, path: str, version: Version) -> FrameTable | FrameIndex | None:
         """The table of a file, if it is cached and the file has not changed."""
-        if path not in self._kept or self._kept[path][0] != version:
+        if path not in self._tables or self._tables[path][0] != version:
             return None
-        self._kept.move_to_end(path)
-        return self._kept[path][1]
+        self._tables.move_to_end(path)
+        return self._tables[path][1]
 
-    def keep(self, path: str, version: Version, table: FrameTable | FrameIndex) -> None:
+    def add(self, path: str, version: Version, table: FrameTable | FrameIndex) -> None:
         """Add the table of a file."""
-        self.forget(path)
-        self._kept[path] = version, table
+        self.drop(path)
+        self._tables[path] = version, table
         self._num_packets += _size(table)
         while self._num_packets > self._max_packets:
-            self.forget(next(iter(self._kept)))
+            self.drop(next(iter(self._tables)))
 
-    def forget(self, path: str) -> None:
+    def drop(self, path: str) -> None:
         """Drop the table of a file."""
-        if path in self._kept:
-            self._num_packets -= _size(self._kept.pop(path)[1])
+        if path in self._tables:
+            self._num_packets -= _size(self._tables.pop(path)[1])
 
 
 def _size(table: FrameTable | FrameIndex) -> int:

@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videovit.data.decode.protocol import Indices
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.stream import VideoStream
 
 # In these containers, seeking to a time stamp does not reliably lead to its packet.
 UNSEEKABLE_FORMATS = frozenset({"avi", "mpegts", "mpeg", "mpegvideo", "h264", "hevc", "flv", "gif", "m4v"})
@@ -111,7 +115,7 @@ class FrameTable:
 
 
 def read_frame_table(
-    packets: Iterable[Any],
+    packets: Iterable[Packet[VideoStream]],
     *,
     codec: str,
     container_format: str,
@@ -172,7 +176,7 @@ def read_frame_table(
     )
 
 
-def is_hidden_vp8(packet: Any) -> bool:
+def is_hidden_vp8(packet: Packet[VideoStream]) -> bool:
     """Whether a VP8 packet only updates a reference frame: the show_frame bit of its first byte is off."""
     return not memoryview(packet)[0] >> 4 & 1
 

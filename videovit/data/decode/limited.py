@@ -32,7 +32,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing import Pipe, reduction
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from videovit.data.decode.protocol import BaseVideo, DecodeError, DecodeOptions,
 from videovit.data.workers import signals_blocked
 
 Opener = Callable[[str, DecodeOptions], Video]
+Result = TypeVar("Result")
 
 # Exceptions that a helper sends to its parent; any other is a bug and ends the helper with a traceback.
 FORWARDED = (ValueError, IndexError)
@@ -175,7 +176,7 @@ def open_limited(path: str, backend: str, backends: Mapping[str, Opener], option
     return LimitedVideo(path, backend, _take_helper(backends), options)
 
 
-def call_limited(function: Callable[..., Any], *arguments: Any, path: str, timeout_s: float) -> Any:
+def call_limited(function: Callable[..., Result], *arguments: object, path: str, timeout_s: float) -> Result:
     """Call a function in a helper process.
 
     Args:
@@ -206,7 +207,8 @@ def call_limited(function: Callable[..., Any], *arguments: Any, path: str, timeo
         raise DecodeError(path, f"took longer than {timeout_s:g} s; it was ended", "limited")
     if answer[0] == "error":
         raise answer[1]
-    return answer[1]
+    result: Result = answer[1]
+    return result
 
 
 class LimitedVideo(BaseVideo):

@@ -6,11 +6,14 @@ Front cameras mirror the picture: then the number of steps is odd, which no rota
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from av.sidedata.sidedata import Type
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
 
 MAX_HEADER = 1 << 26  # bytes; only headers of very long files are larger
 
@@ -36,14 +39,15 @@ class Upright:
         self._rotation: int | None = None
         self._orientation = Orientation()
 
-    def of(self, frame: Any) -> Orientation:
+    def of(self, frame: VideoFrame) -> Orientation:
         """Orientation of a frame."""
         if frame.rotation != self._rotation:
             self._rotation = frame.rotation
             # Reading the matrix creates a reference cycle, which would keep the frame in memory until Python's next
             # garbage collection. So read it from a tiny copy, and only when the rotation changes.
             tiny = frame.reformat(16, 16, "gray", interpolation="POINT", threads=1)
-            matrix = tiny.side_data.get(Type.DISPLAYMATRIX)
+            side_data: Any = tiny.side_data  # a mapping from Type, which PyAV's annotations do not say
+            matrix = side_data.get(Type.DISPLAYMATRIX)
             self._orientation = Orientation() if matrix is None else _orientation(np.frombuffer(matrix, dtype=np.int32))
         return self._orientation
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -21,7 +21,7 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videovit.data.decode.frame_index import FrameIndex, NotReached, RememberedTables, read_frame_index
+from videovit.data.decode.frame_index import FrameIndex, NotReached, TableCache, read_frame_index
 from videovit.data.decode.frame_table import UNKNOWN, FrameTable, Stretch, read_frame_table
 from videovit.data.decode.orientation import Orientation, Upright, is_mirrored
 from videovit.data.decode.protocol import (
@@ -39,6 +39,13 @@ from videovit.data.decode.protocol import (
     shorten,
 )
 
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
 NAME = "pyav"
 ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError)
 # Metadata that is not UTF-8 is no reason to reject a file. PyAV 19 and later never do.
@@ -52,7 +59,7 @@ MOST_UNEVEN = 1.0
 # In longer files with an index, only the parts around wanted frames are read.
 LONG_S = 120.0
 # Tables of files already read, up to about 100 MB per process.
-TABLES = RememberedTables(max_packets=2_000_000)
+TABLES = TableCache(max_packets=2_000_000)
 
 Image = NDArray[np.uint8]
 
@@ -66,7 +73,7 @@ def open_pyav(path: str, options: DecodeOptions = DEFAULTS) -> PyavVideo:
     return PyavVideo(path, options, check_file(path, NAME))
 
 
-def open_container(path: str, options: DecodeOptions) -> tuple[Any, Any]:
+def open_container(path: str, options: DecodeOptions) -> tuple[InputContainer, VideoStream]:
     """Open a container with PyAV; returns it and its video stream, set to one thread.
 
     Raises:
@@ -82,7 +89,7 @@ def open_container(path: str, options: DecodeOptions) -> tuple[Any, Any]:
     try:
         if stream is None or stream.codec_context is None:
             raise DecodeError(path, "no video stream" if stream is None else "video of an unknown codec", NAME)
-        context: Any = stream.codec_context
+        context: VideoCodecContext = stream.codec_context
         check_size(path, context.width, context.height, options, NAME)
         check_length(path, stream.frames, options, NAME)
     except DecodeError:
@@ -97,14 +104,14 @@ def open_container(path: str, options: DecodeOptions) -> tuple[Any, Any]:
 class PacketReader:
     """Yields the packets of a stream from a given position on, with their positions."""
 
-    def __init__(self, container: Any, stream: Any, table: FrameTable) -> None:
+    def __init__(self, container: InputContainer, stream: VideoStream, table: FrameTable) -> None:
         self._container = container
         self._stream = stream
         self._table = table
-        self._packets: Iterator[Any] = iter(())
+        self._packets: Iterator[Packet[VideoStream]] = iter(())
         self._next: int | None = None  # position of the next packet; None before the first seek
 
-    def read(self, first: int) -> Iterator[tuple[int, Any]]:
+    def read(self, first: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
         """(position, packet) pairs from position `first` on.
 
         Raises:
@@ -124,7 +131,7 @@ class PacketReader:
             if position >= first:
                 yield position, packet
 
-    def _landing(self, first: int) -> Iterator[tuple[int, Any]]:
+    def _landing(self, first: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
         """Seek to position `first` or before it; yields the packet at `first` if that is where seeking led."""
         # Some containers seek by presentation and some by decoding time; landing too early is fine, too late is not.
         for stamp in (int(self._table.pts[first]), int(self._table.dts[first])):
@@ -133,7 +140,9 @@ class PacketReader:
             self._container.seek(stamp, stream=self._stream, backward=True, any_frame=False)
             self._packets = iter(self._container.demux(self._stream))
             packet = next(self._packets, None)
-            position = None if packet is None else self._table.position_of(packet.pts)
+            if packet is None:
+                continue
+            position = self._table.position_of(packet.pts)
             if position is not None and position <= first:
                 self._next = position + 1
                 if position == first:
@@ -151,7 +160,7 @@ class Rows:
         self._missing = set(self._row_of)
         self.images: Image | None = None
 
-    def keep(self, key: Hashable, frame: Any) -> None:
+    def keep(self, key: Hashable, frame: VideoFrame) -> None:
         """Convert and store a frame if its key is wanted."""
         row = self._row_of.get(key)
         if row is None:
@@ -236,6 +245,9 @@ class PyavVideo(BaseVideo):
 
     def _find_knots(self) -> Knots | None:
         """See `Video.knots`. Of a long file only key frames are known, and only their decoding times."""
+        time_base = self._stream.time_base
+        if time_base is None:
+            return None
         if self._index is not None:
             frames = np.append(self._index.keys, self.num_frames - 1)
             stamps = np.append(self._index.dts, self._index.last_dts)
@@ -243,7 +255,7 @@ class PyavVideo(BaseVideo):
             frames, stamps = np.arange(self.num_frames), self.table.pts[self.table.shown]
         else:
             return None
-        seconds = (stamps - stamps[0]) * float(self._stream.time_base)
+        seconds = (stamps - stamps[0]) * float(time_base)
         if np.abs(seconds * self.fps - frames).max() <= MOST_UNEVEN or (np.diff(seconds) < 0).any():
             return None
         return frames, seconds
@@ -255,7 +267,7 @@ class PyavVideo(BaseVideo):
             known = read_frame_index(self._container, self._stream, self._path)
         if known is None:
             known = self._scan()
-        TABLES.keep(self._path, version, known)
+        TABLES.add(self._path, version, known)
         if isinstance(known, FrameIndex):
             self._index, self.table = known, known.unread()
         else:
@@ -306,7 +318,7 @@ class PyavVideo(BaseVideo):
         if len(table.shown) != self.num_frames or not table.seekable:
             raise ValueError(f"found {len(table.shown)} frames, but the header states {self.num_frames}")
         self.table = table
-        TABLES.forget(self._path)
+        TABLES.drop(self._path)
         self._reader = PacketReader(self._container, self._stream, table)
         return self._decode_by_table(wanted)
 
@@ -330,7 +342,7 @@ class PyavVideo(BaseVideo):
         # starts there gives frames that look whole and are not.
         entered = not careful or self.codec not in ENTERED_BY_INTRA
 
-        def keep(frames: Sequence[Any]) -> None:
+        def keep(frames: Sequence[VideoFrame]) -> None:
             nonlocal entered
             for frame in frames:
                 entered = entered or (frame.pts == key_pts and frame.pict_type == PictureType.I)
@@ -373,7 +385,7 @@ class PyavVideo(BaseVideo):
         """Start again at the first packet."""
         self._container.close()
         self._container, self._stream = open_container(self._path, self._options)
-        self._counted: Iterator[Any] = self._container.decode(self._stream)
+        self._counted: Iterator[VideoFrame] = self._container.decode(self._stream)
         self._num_counted = 0
 
 
@@ -391,7 +403,7 @@ def can_skip(codec: str, extradata: bytes | None) -> bool:
     return num_temporal_layers == 1
 
 
-def to_rgb(frame: Any, orientation: Orientation, *, short_side: int = 0) -> Image:
+def to_rgb(frame: VideoFrame, orientation: Orientation, *, short_side: int = 0) -> Image:
     """Convert a decoded frame to upright RGB, uint8 (H, W, 3).
 
     Args:
@@ -403,8 +415,8 @@ def to_rgb(frame: Any, orientation: Orientation, *, short_side: int = 0) -> Imag
     if width != frame.width:
         # Scale before the conversion to RGB: 4:2:0 video has half as much data.
         frame = frame.reformat(width, height, frame.format.name, interpolation="BILINEAR", threads=1)
-    image: Image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", threads=1)
-    return orientation.turn(image)
+    image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", threads=1)
+    return orientation.turn(np.asarray(image, dtype=np.uint8))
 
 
 def plain_reason(error: BaseException) -> str:
