@@ -126,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         findings += bad
         last_s: dict[str, float] = defaultdict(float)
         for row in rows:
+            # A movie that was cut too short cannot show its last key frame.
             last_s[row.key[0]] = max(last_s[row.key[0]], row.key[1])
         key_frames = len({row.key for row in rows})
         missing = sorted(last_s.keys() - videos.keys())
@@ -136,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             num_frames = sample.num_frames
             entries.append(Entry(sample.path, split, clip=name, latest_s=latest_s, num_frames=num_frames))
     if args.check:
+        # decord would read each movie to its end.
         backend = "pyav" if args.movies else "frames"
         return command.run_check(args, entries, folder=args.output, classes=(), backend=backend, found_before=findings)
     report = args.report or args.output / "check.csv"

@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         frames = frames or any(sample.num_frames for sample in samples)
         entries += checks.entries_of_samples(samples, split, names)
         command.print_missing(split, samples)
+        # The release has such videos; they are all-negative examples.
         without = sum(not sample.actions for sample in samples)
         if without:
             print(f"{split}: {plural(without, 'video')} without actions in the list")

@@ -133,10 +133,12 @@ def drifting_texture(rng: np.random.Generator, num_frames: int, size: int) -> Ar
     power = np.exp(-(np.hypot(*np.meshgrid(frequency, frequency)) ** 2) / rng.uniform(10, 60))
     spectrum = np.fft.fft2(rng.normal(size=(size, size))) * power
     texture_HW = np.real(np.fft.ifft2(spectrum))
+    # tanh gives two colors with soft transitions.
     texture_HW = 0.5 + 0.5 * np.tanh(texture_HW / texture_HW.std())
     colors = rng.uniform(20, 110, (2, 3))
     picture_HWC = (colors[0] + texture_HW[..., None] * (colors[1] - colors[0])).astype(np.float32)
     direction, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 1.2)  # pixels per frame
+    # Whole pixels, because interpolation would blur the texture differently per frame.
     shifts = np.round(np.outer(np.arange(num_frames), speed * np.array([np.sin(direction), np.cos(direction)])))
     return np.stack([np.roll(picture_HWC, tuple(shift), axis=(0, 1)) for shift in shifts.astype(int)])
 
@@ -203,6 +205,7 @@ def draw_object(frames_THWC: Array, kind: str, track: Track, colors: Array) -> N
         rows = (np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5 - y * size) / pixels
         columns = (np.arange(left, right, dtype=np.float32)[None, :] + 0.5 - x * size) / pixels
         u, v = columns * np.cos(angle) + rows * np.sin(angle), rows * np.cos(angle) - columns * np.sin(angle)
+        # Anti-aliased edge of one pixel.
         coverage = np.clip(0.5 + inside(kind, u, v) * pixels, 0.0, 1.0)[..., None]
         color = colors[0] + paint(kind, u, v)[..., None] * (colors[1] - colors[0])
         window = frame[top:bottom, left:right]
@@ -236,6 +239,7 @@ def render(name: str, rng: np.random.Generator, *, num_frames: int = NUM_FRAMES,
         if rng.random() < ERRATIC_SHARE:
             how = "erratic"
     frames_THWC = drifting_texture(rng, num_frames, size)
+    # Brighter than the background, whose colors end at 110.
     bright = rng.uniform(150, 255, 3)
     dark = bright * rng.uniform(0.0, 0.25, 3)
     track = movement(how, rng, num_frames)

@@ -89,6 +89,7 @@ def read_devkit(folder: Path) -> tuple[list[str], dict[str, str]]:
         raise AnnotationError(
             f"not the table of the ILSVRC 2012 development kit: {error}", where=folder / META
         ) from None
+    # Inner nodes of the hierarchy are not classes.
     by_id = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
     words = {str(row["WNID"]): str(row["words"]) for row in table}
     synsets: list[str] = []
@@ -118,6 +119,7 @@ def read_val_labels(file: Path) -> list[str] | dict[str, str]:
         AnnotationError: the file is missing or malformed.
     """
     lines = read_lines(file)
+    # The format of Kaggle's release.
     if lines[0].startswith("ImageId"):
         by_name = {}
         problems = []
@@ -154,6 +156,7 @@ def list_flat(
         AnnotationError: an image has no label, or a label is not one of the classes.
     """
     if not isinstance(labels, Mapping):
+        # The released images are numbered.
         labels = {f"ILSVRC2012_val_{number:08d}": synset for number, synset in enumerate(labels, start=1)}
     unknown = sorted(set(labels.values()) - set(classes))
     if unknown:

@@ -95,6 +95,7 @@ def _clip_of_row(row: dict[str, str], file: Path, line: int) -> Clip | str:
     if not row["youtube_id"] or "/" in row["youtube_id"]:
         return f"youtube_id {row['youtube_id']!r} is not the name of a video"
     try:
+        # Also accepts 12.0.
         start_s, end_s = (int(float(row[name])) for name in ("time_start", "time_end"))
     except (ValueError, OverflowError):
         return f"time_start {row['time_start']!r} and time_end {row['time_end']!r}: expected two numbers, in seconds"
@@ -129,6 +130,7 @@ class VideoFiles:
 
         Of several, the one in a folder of its split is preferred, then one in a folder of its class.
         """
+        # A file named by the id alone may be another part of the same video, so the times come first.
         found = self._by_stem.get(clip.name) or self._by_stem.get(clip.video) or []
 
         def fits(path: str) -> tuple[bool, bool]:
@@ -156,6 +158,7 @@ def prepare_release(
         if unlabeled:
             print(f"{file}: skipped {plural(unlabeled, 'row')} without label")
     classes = lists.number_classes((clip.label for clip in clips), classes_file)
+    # Releases differ in case and in underscores.
     numbers = {plain_name(name): number for name, number in classes.items()}
     unknown = [(0, clip.label, clip.place) for clip in clips if plain_name(clip.label) not in numbers]
     if unknown:

@@ -89,11 +89,13 @@ class EpochSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         epoch = self._epoch
+        # Steps are skipped before they reach the workers, so their videos are not decoded.
         for index in self._videos(epoch)[self._first_step * self._batch_size :].tolist():
             yield epoch, index
 
     def _videos(self, epoch: int) -> NDArray[np.int64]:
         if self._seed is None:
+            # Interleaved, so that the numbers of videos of two ranks differ by at most one.
             return np.arange(self._rank, self._num_videos, self._world_size)
         order = random_stream(Stream.ORDER_OF_VIDEOS, self._seed, epoch).permutation(self._num_videos)
         # Cut into global batches first and into ranks second, so that another world size gives the same batches.
@@ -114,6 +116,7 @@ class ClipLoader(DataLoader[Item]):
     sampler: EpochSampler
 
     def __init__(self, dataset: ClipDataset, *, rank: int = 0, num_workers: int = 0, **kwargs: Any) -> None:
+        # Must exist before the workers, which inherit its shared memory.
         self.board = Board(dataset.samples, num_workers=num_workers, rank=rank)
         super().__init__(dataset, num_workers=num_workers, worker_init_fn=self.board.start_worker, **kwargs)
         self.served_by: Counter[str] = Counter()
@@ -183,7 +186,9 @@ def build_loader(
         batch_size=batch_size,
         sampler=sampler,
         collate_fn=collate,
+        # Pinned memory speeds up copies to a GPU only, and allocating it needs one.
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0 and torch.cuda.is_available(),
+        # Workers keep their caches of frame tables from epoch to epoch.
         persistent_workers=num_workers > 0,
         timeout=cfg.DATA_LOADER.TIMEOUT if num_workers > 0 else 0,
         generator=torch.Generator(),  # of its own, so that creating iterators leaves the global random state alone
@@ -218,12 +223,14 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: Datase
     num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
     label: LabelRule = one_class
     if spec.multi_label:
+        # Charades is evaluated per video, so every view of it has all its actions.
         label = ActionsShown(cfg.MODEL.NUM_CLASSES, whole_video=not training)
     crops: Crops
     if training:
         num_crops = cfg.AUG.NUM_SAMPLE
         crops = RepeatedCrops(build_train_transform(cfg), num_crops, label)
     else:
+        # Validation measures the model at its training resolution.
         crop_size = data.TRAIN_CROP_SIZE if split == "val" else data.TEST_CROP_SIZE
         crops = FixedCrops(build_eval_transform(cfg, num_crops, crop_size=crop_size), label)
     return ClipDataset(
@@ -247,6 +254,7 @@ def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) ->
         crop_size=data.TRAIN_CROP_SIZE if training else evaluate.crop_size,
         num_classes=cfg.MODEL.NUM_CLASSES,
         times=cfg.AUG.NUM_SAMPLE if training else 1,
+        # A box that the crop cut off has nothing to learn from; in evaluation it counts as missed.
         drop_empty=training,
     )
     return ClipDataset(
@@ -284,6 +292,7 @@ def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> Cli
         crops = FixedCrops(transform)
     return ClipDataset(
         samples,
+        # Any plan of a single frame does.
         plan=EvenSpans(1, 1, cfg.DATA.TARGET_FPS),
         crops=crops,
         num_crops=cfg.AUG.NUM_SAMPLE if split == "train" else 1,
@@ -332,4 +341,5 @@ def eval_batch_size(cfg: Config, split: Split, num_views: int, world_size: int) 
     TEST.BATCH_SIZE counts the test clips of a shard; validation takes as many clips as training (TRAIN.BATCH_SIZE).
     """
     clips = cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE
+    # The views of a video stay together, even if they are more than the batch size.
     return max(1, clips * cfg.NUM_SHARDS // world_size // num_views)

@@ -58,6 +58,7 @@ def build_strided(cfg: Config, split: Split) -> ClipPlan:
 def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
     """Read `train.csv`, `val.csv` or `test.csv` in DATA.PATH_TO_DATA_DIR; TEST.SPLIT chooses the list of the test."""
     list_file = Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv"
+    # Labels of test sets are often not published, so the validation list is the likely intention.
     if list_file.stem == "test" and not list_file.exists() and list_file.with_name("val.csv").is_file():
         raise AnnotationError(
             f"list file {str(list_file)!r} does not exist",
@@ -160,6 +161,7 @@ class DatasetSpec:
         """
         folder, path = cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES_FILE
         if not path:
+            # Releases name their files of class names differently.
             released = [Path(folder) / name for name in self.names_files]
             path = next((str(file) for file in released if file.is_file()), "")
         return read_class_names(path, cfg.MODEL.NUM_CLASSES, folder)
@@ -192,6 +194,7 @@ def find_dataset(name: str, key: str = "TEST.DATASET") -> DatasetSpec:
     Raises:
         UserError: there is no such data set.
     """
+    # PySlowFast's configs write the names in different cases.
     if name.lower() not in DATASETS:
         raise UserError(
             f"unknown data set {name!r}",
@@ -212,6 +215,7 @@ def build_spec(cfg: Config, split: Split) -> DatasetSpec:
     name = cfg.TRAIN.DATASET if split == "train" else cfg.TEST.DATASET
     spec = find_dataset(name, key)
     others = f"or choose another data set ({', '.join(sorted(DATASETS))})"
+    # These keys also choose head and evaluation, so a mismatch would only fail later.
     if spec.has_boxes != cfg.DETECTION.ENABLE:
         raise UserError(
             f"{name!r} labels {'boxes' if spec.has_boxes else 'whole videos'}, but DETECTION.ENABLE is "

@@ -157,6 +157,7 @@ class BoxCrops:
         corners_R4 = torch.tensor([[box.x1, box.y1, box.x2, box.y2] for box in key.boxes]).reshape(-1, 4)
         target_RK = torch.zeros(len(key.boxes), self.num_classes)
         for row, box in enumerate(key.boxes):
+            # Classes of boxes count from 1, columns from 0.
             target_RK[row, [class_id - 1 for class_id in box.class_ids]] = 1.0
         cuts: list[Cut] = []
         for _ in range(self.times):
@@ -238,15 +239,19 @@ class ClipDataset(Dataset[Item]):
                 others = plural(len(failures) - 1, "replacement")
                 reason = f"{failures[0].reason}; {others} drawn for it cannot be read either:{listed}"
                 raise DecodeError(failures[0].path, reason, failures[0].backend)
+            # From the generator of the item, so the replacement is reproducible.
             index = int(rng.integers(len(self.samples)))
 
     def _read_item(self, index: int, rng: np.random.Generator, failures: list[Failure]) -> Item:
         sample = self.samples[index]
+        # If this worker is killed or hangs, the error can name the video.
         note_reading(index)
         with open_video(sample.path, self._backend, self._decoding) as video:
+            # Missing images would shift all later frames in time.
             if sample.num_frames not in (None, video.num_frames):
                 reason = f"{plural(video.num_frames, 'image')}, but the list states {sample.num_frames}"
                 raise DecodeError(sample.path, reason, video.served_by)
+            # Key frames are the only clips whose position the annotation determines.
             if isinstance(self._plan, AroundKeyFrame):
                 indices = self._plan.at(_key(sample).time_s, video.num_frames, video.fps, video.knots)
             else:

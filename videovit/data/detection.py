@@ -53,6 +53,7 @@ def read_videos(cfg: Config, split: str) -> dict[str, Sample]:
     ava = cfg.AVA
     if ava.MOVIE_DIR:
         return find_movies(ava.MOVIE_DIR)
+    # Frame lists also give the number of images, which detects missing ones.
     if ava.FRAME_LIST_DIR:
         names = ava.TRAIN_LISTS if split == "train" else ava.TEST_LISTS
         lists = [Path(ava.FRAME_LIST_DIR) / name for name in names]
@@ -64,6 +65,7 @@ def build_key_plan(cfg: Config) -> AroundKeyFrame:
     """The plan of one clip around each key frame, for training and evaluation."""
     data, start_s = cfg.DATA, cfg.AVA.START_S
     if start_s is None:
+        # Time stamps count from the start of the movie, also for images.
         start_s = 0.0 if cfg.AVA.MOVIE_DIR else IMAGES_START_S
     return AroundKeyFrame(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS, start_s)
 
@@ -94,6 +96,7 @@ def read_truth(cfg: Config, split: str) -> AvaTruth:
     names = read_label_map(folder / ava.LABEL_MAP_FILE, cfg.MODEL.NUM_CLASSES)
     excluded = read_excluded(folder / ava.EXCLUSION_FILE) if ava.EXCLUSION_FILE else frozenset()
     kept = tuple(row for row in rows if _is_evaluated(split, row.key, full=ava.FULL_TEST_ON_VAL))
+    # Otherwise mAP would be the mean of nothing.
     if not any(row.class_id in names and row.key not in excluded for row in kept):
         count = plural(len(names), "class", "classes")
         sparse = split == "val" and not ava.FULL_TEST_ON_VAL

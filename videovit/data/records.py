@@ -172,8 +172,10 @@ class Batch:
         """
         if num_clips < 1:
             raise ValueError(f"num_clips must be at least 1, found {num_clips}")
+        # A batch without clips is one piece, which carries its failures.
         for start in range(0, max(len(self), 1), num_clips):
             piece = self._clips(start, start + num_clips)
+            # Whoever adds up the pieces must count failures and decoders once.
             yield piece if start == 0 else replace(piece, failures=[], served_by=())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -207,6 +209,7 @@ def clip_labels(labels: Tensor, boxes_R5: Tensor | None, start: int, stop: int) 
     if boxes_R5 is None:
         return labels[start:stop], None
     inside_R = (boxes_R5[:, 0] >= start) & (boxes_R5[:, 0] < stop)
+    # Clips count from 0 again.
     return labels[inside_R], boxes_R5[inside_R] - boxes_R5.new_tensor([start, 0, 0, 0, 0])
 
 
@@ -224,6 +227,7 @@ def collate(items: Sequence[Item]) -> Batch:
     if clips:
         frames_BTHWC = torch.stack([clip.frames_THWC for clip in clips])
     else:
+        # All videos of the step may be unreadable.
         frames_BTHWC = torch.empty((0, 0, 0, 0, 3), dtype=torch.uint8)
     return Batch(
         frames_BTHWC=frames_BTHWC,
@@ -247,5 +251,6 @@ def _stack_labels(labels: Sequence[int | Tensor]) -> Tensor:
 
 def _join_boxes(clips: Sequence[Clip]) -> Tensor | None:
     numbered = [(place, clip.boxes_R4) for place, clip in enumerate(clips)]
+    # The index of the clip comes first, as torchvision.ops.roi_align expects.
     rows = [F.pad(boxes_R4, (1, 0), value=float(place)) for place, boxes_R4 in numbered if boxes_R4 is not None]
     return torch.cat(rows) if rows else None

@@ -73,6 +73,7 @@ def span_indices(
     """
     if num_frames < 1:
         raise ValueError(f"cannot sample from a video of {num_frames} frames")
+    # The last sample is the last frame of the span, not the first frame after it.
     end = start + span_length(fps, num_sampled=num_sampled, stride=stride, target_fps=target_fps) - 1
     # In single precision, as in the published training code: in double precision, truncation would choose another frame
     # at some positions near integers.
@@ -129,6 +130,7 @@ def view_start(
         return room * view / num_views
     if num_views == 1:
         return float(math.floor(room / 2))
+    # Rounded down, as published, so the last view may end a few frames before the video.
     return float(view * math.floor(room / (num_views - 1)))
 
 
@@ -170,6 +172,7 @@ class RandomSpans(Spans):
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
         """The frame indices of each clip."""
+        # A higher target rate shortens the span, so motion in the clip appears slower.
         spans = replace(self, target_fps=self.target_fps + float(rng.uniform(0.0, self.jitter_fps)))
         return [
             spans.window(random_start(num_frames, fps, **spans._clip, rng=rng), num_frames, fps)
@@ -219,6 +222,7 @@ class Segments:
         """The (T,) frame indices; uses `rng` only if `random`."""
         if num_frames < 1:
             raise ValueError(f"cannot sample from a video of {num_frames} frames")
+        # np.round rounds half to even, as the published code does.
         bounds = np.round((num_frames - 1) / self.num_sampled * np.arange(self.num_sampled + 1)).astype(np.int64)
         if self.random:
             return [rng.integers(bounds[:-1], bounds[1:], endpoint=True)]
@@ -280,6 +284,7 @@ class StridedClips:
 
     def _starts(self, room: int, rng: np.random.Generator) -> list[int]:
         if self.random:
+            # A video shorter than the clip has negative room: it starts inside the clip.
             low, high = min(room, 0), max(room, 0)
             return [int(rng.integers(low, high, endpoint=True)) for _ in range(self.num_clips)]
         if self.num_clips == 1:
@@ -325,7 +330,9 @@ def key_frame_indices(
     if num_frames < 1:
         raise ValueError(f"cannot sample from a video of {num_frames} frames")
     at_target = time_s * target_fps - num_sampled * stride // 2 + stride * np.arange(num_sampled)
+    # Without knots, frames are evenly spaced in time.
     places = at_target * (fps / target_fps) if knots is None else np.interp(at_target / target_fps, knots[1], knots[0])
+    # The nearest frame, halves rounded up; np.rint would round them to even.
     indices: Indices = np.floor(places + 0.5).astype(np.int64).clip(0, num_frames - 1)
     return indices
 

@@ -52,6 +52,7 @@ class Board:
     """
 
     def __init__(self, samples: Sequence[Sample], *, num_workers: int, rank: int) -> None:
+        # Shared memory, not a queue: it still holds what a killed worker wrote last.
         self.rows = torch.full((num_workers, 3), NOTHING, dtype=torch.int64)  # pid, video, since (ns)
         self.rows.share_memory_()  # type: ignore[no-untyped-call]
         self._samples = samples
@@ -75,6 +76,7 @@ class Board:
     def explain(self, text: str) -> str | None:
         """Explain PyTorch's error about a worker of this loader by rank and video; None for other loaders' workers."""
         where = f"rank {self._rank}"
+        # PyTorch raises RuntimeErrors without attributes, so their texts have to be parsed.
         killed = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", text)
         if killed:
             pids = {int(number) for number in killed[1].split(",")}
@@ -104,6 +106,7 @@ class Board:
         return f" while reading {', '.join(parts)}" if parts else ""
 
 
+# Boards of all loaders in this process; weak, so that they disappear with their loaders.
 _boards: weakref.WeakSet[Board] = weakref.WeakSet()
 
 
@@ -139,4 +142,5 @@ def _end_with(parent: int) -> None:
         info = signal.sigtimedwait({signal.SIGTERM}, POLL_S)
         if info is not None and info.si_pid == parent:
             break
+    # Clean-up handlers belong to the main process.
     os._exit(0)

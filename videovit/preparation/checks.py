@@ -31,7 +31,9 @@ from videovit.messages import plural
 from videovit.preparation.lists import lists_in
 
 HEAD = 1 << 16  # bytes at each end of a file that are compared
+# ImageNet's training images are named after their synset.
 SYNSET = re.compile(r"(n\d{8})_")
+# In the order of the report.
 KINDS = ("bad row", "missing", "unreadable", "mislabeled", "duplicate")
 
 
@@ -91,6 +93,7 @@ def inspect_file(path: str, *, backend: str, timeout_s: float) -> Inspection:
         with open_video(path, backend, replace(DEFAULTS, timeout_s=timeout_s, timeout_name="--timeout")) as video:
             num_frames, fps = video.num_frames, video.fps
             last = num_frames - 1
+            # Truncated files open, but their last frames are missing.
             video.frames(np.unique([0, last // 2, last]))
     except DecodeError as error:
         return Inspection(error.reason)
@@ -119,6 +122,7 @@ def inspect_files(
     one = partial(inspect_file, backend=backend, timeout_s=timeout_s)
     bar = tqdm(total=len(paths), desc="opening files", unit="file", disable=quiet, mininterval=1.0)
     with bar, ProcessPoolExecutor(max(1, workers)) as pool:
+        # Chunks reduce the cost of communication; results keep the order of paths.
         for inspection in pool.map(one, paths, chunksize=8):
             bar.update()
             yield inspection
@@ -148,6 +152,7 @@ def check_entries(
     """
     missing = [entry for entry in entries if not os.path.exists(entry.path)]
     findings = [_finding("missing", entry, "no such file") for entry in missing]
+    # A file that is listed twice is opened once.
     paths = list(dict.fromkeys(entry.path for entry in entries if os.path.exists(entry.path)))
     inspections = dict(
         zip(
@@ -172,6 +177,7 @@ def compare(entry: Entry, inspection: Inspection) -> Iterator[Finding]:
         yield _finding(
             "missing", entry, f"found {plural(inspection.num_frames, 'image')}, but the list states {entry.num_frames}"
         )
+    # Folders of images do not know their frame rate, and so their duration.
     elif not os.path.isdir(entry.path) and entry.latest_s > inspection.duration_s:
         text = f"annotated at {entry.latest_s:g} s, but the video ends at {inspection.duration_s:.4g} s"
         yield _finding("mislabeled", entry, text)
@@ -208,6 +214,7 @@ def find_duplicates(entries: Iterable[Entry], fingerprints: dict[str, str]) -> I
             keys.append(("the same clip", entry.clip))
         if fingerprints.get(entry.path):
             keys.append(("the same content", fingerprints[entry.path]))
+        # The strongest evidence first: path, name, content.
         earlier = next(((key, first[key]) for key in keys if key in first), None)
         for key in keys:
             first.setdefault(key, entry)

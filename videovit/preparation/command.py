@@ -36,6 +36,7 @@ def add_check_arguments(parser: argparse.ArgumentParser, *, timeout: bool = True
             "--timeout", type=float, default=60.0, metavar="S", help="time limit per video in seconds (default: 60)"
         )
     else:
+        # Images are decoded by Pillow, which does not hang.
         parser.set_defaults(timeout=0.0)
     group.add_argument(
         "--report", type=Path, metavar="FILE", help="report, .csv or .json (default: check.csv in the output folder)"

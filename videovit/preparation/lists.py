@@ -49,6 +49,7 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
         if not any(value.strip() for value in values):
             continue
         if len(values) != len(header):
+            # Usually an unquoted comma in a field.
             why = f"found {plural(len(values), 'column')}, expected {len(header)}: {','.join(header)}"
             problems.append((reader.line_num, lines[reader.line_num - 1], why))
         else:
@@ -109,6 +110,7 @@ def write_list(file: Path, rows: Iterable[tuple[str, int]]) -> None:
     """
     lines = []
     for path, label in rows:
+        # List files have no way to escape these.
         if "\n" in path or "\r" in path:
             raise AnnotationError(f"{path!r}: the path contains a line break; rename the file")
         if not is_text(path):
@@ -127,4 +129,5 @@ def write_class_names(file: Path, classes: Mapping[str, int]) -> None:
 def listed_path(path: str, output: Path) -> str:
     """A path as written in a list in `output`: relative to `output` if it is inside, otherwise absolute."""
     absolute, folder = os.path.abspath(path), os.path.abspath(output)
+    # Relative paths stay valid if the folder is moved.
     return os.path.relpath(absolute, folder) if listed_paths.is_inside(absolute, folder) else absolute

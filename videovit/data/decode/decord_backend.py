@@ -69,8 +69,10 @@ def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     reason = reason_against(exact, options)
     if not reason:
         video = DecordVideo(path, decord, options)
+        # A last check of what the rules may not foresee.
         if video.num_frames == exact.num_frames:
             exact.close()
+            # Bounds the memory of a worker.
             if len(FOUND_SAFE) < MOST_CACHED:
                 FOUND_SAFE[path] = version, options
             return video
@@ -137,6 +139,7 @@ class DecordVideo(BaseVideo):
         except self._errors():
             self._fallback = self._open_fallback()
             return self._fallback.frames(wanted)
+        # A missing frame would shift all later ones.
         if frames.shape[0] != len(wanted):
             raise DecodeError(self._path, f"{frames.shape[0]} frames decoded, {len(wanted)} wanted", NAME)
         return frames

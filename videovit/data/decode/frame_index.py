@@ -74,6 +74,7 @@ class FrameIndex:
         """
         table = self.unread()
         pts, dts = table.pts, table.dts.copy()
+        # Clips far apart are read separately.
         for part in np.split(wanted, np.flatnonzero(np.diff(wanted) > SEEK_OVER) + 1):
             last = min(int(part[-1]) + MARGIN, len(self) - 1)
             key = int(np.searchsorted(self.keys, max(int(part[0]) - MARGIN, 0), side="right")) - 1
@@ -81,6 +82,7 @@ class FrameIndex:
             self._read(container, stream, key, last, pts, dts)
             stamps = pts[first : last + 1]
             order = np.argsort(stamps)
+            # Without distinct time stamps, the packets have no order of presentation.
             if UNKNOWN in stamps or len(np.unique(stamps)) < len(stamps):
                 raise NotReached
             if np.abs(order - np.arange(len(order))).max() > MOST_MOVED:
@@ -104,6 +106,7 @@ class FrameIndex:
                 raise NotReached
             if position is None:
                 position = int(np.searchsorted(self.places, packet.pos))
+                # Seeking went too far; the packets before are needed, too.
                 if position > self.keys[key]:
                     break
             if position >= len(self) or packet.pos != self.places[position] or packet.is_discard:
@@ -130,6 +133,7 @@ def read_frame_index(container: InputContainer, stream: VideoStream, path: str) 
         [(e.pos, e.size, e.timestamp, e.is_keyframe, e.is_discard) for e in entries], dtype=np.int64
     )
     places, sizes, dts, key, discard = rows.T
+    # The header of a truncated file may be complete, so the last packet must be inside the file.
     whole = (
         key[0]
         and not discard.any()
@@ -157,6 +161,7 @@ class TableCache:
         """The table of a file, if it is cached and the file has not changed."""
         if path not in self._tables or self._tables[path][0] != version:
             return None
+        # Makes it the most recently used.
         self._tables.move_to_end(path)
         return self._tables[path][1]
 

@@ -100,12 +100,14 @@ class FrameTable:
         groups: dict[int, list[int]] = {}
         for position in self.shown[np.asarray(wanted)].tolist():
             place = int(np.searchsorted(self.keys, position, side="right")) - 1
+            # A leading frame refers to the group before its key frame.
             while place > 0 and key_pts[place] > self.pts[position]:
                 place -= 1
             groups.setdefault(int(self.keys[place]), []).append(position)
         joined: list[tuple[int, int, list[int]]] = []
         for first in sorted(groups):
             positions = groups[first]
+            # Decoding on is cheaper than seeking to the next packet.
             if joined and first <= joined[-1][1] + 1:
                 before_first, before_last, before = joined[-1]
                 joined[-1] = before_first, max(before_last, *positions), before + positions
@@ -147,13 +149,16 @@ def read_frame_table(
             continue
         if packet.is_keyframe:
             keys.append(len(pts))
+            # Containers also mark recovery points as key packets, after which frames may refer to earlier ones.
             entries_whole = entries_whole and (codec != "h264" or is_idr(memoryview(packet), nal_length_size))
+        # VP8 marks hidden packets in the bitstream only, not in the container.
         if not packet.is_discard and not (codec == "vp8" and is_hidden_vp8(packet)):
             visible.append(len(pts))
         pts.append(packet.pts)
         dts.append(UNKNOWN if packet.dts is None else packet.dts)
         if max_frames is not None and len(pts) > max_frames:
             break
+    # Seeking needs every packet to have its own time stamp, and decoding to start with the first packet.
     known_pts = [value for value in pts if value is not None]
     seekable = (
         len(set(known_pts)) == len(pts)

@@ -79,6 +79,7 @@ def images_in(folder: str) -> list[str]:
             names = [e.name for e in entries if Path(e.name).suffix.lower() in SUFFIXES and not e.name.startswith(".")]
     except OSError as error:
         raise DecodeError(folder, shorten(error), "frames") from None
+    # Alphabetically, img_10 would precede img_2.
     names.sort(key=lambda name: [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))])
     return [os.path.join(folder, name) for name in names]
 
@@ -103,6 +104,7 @@ class ImageVideo(BaseVideo):
         self.served_by = backend
         self.num_frames = len(names)
         self.fps = options.frames_fps
+        # Fail on opening, as video decoders do, not at the first frame.
         self._read(0, header_only=True)
 
     def _decode(self, wanted: Indices) -> Tensor:
@@ -111,6 +113,7 @@ class ImageVideo(BaseVideo):
         images[0] = first
         for row, index in enumerate(wanted[1:].tolist(), start=1):
             image = self._read(index)
+            # A clip is one tensor, so its frames must have one size.
             if image.shape != first.shape:
                 sizes = f"{image.shape[1]} x {image.shape[0]} pixels, others {first.shape[1]} x {first.shape[0]}"
                 raise DecodeError(self._path, f"{self._names[index]} has {sizes}", self.served_by)
@@ -134,6 +137,7 @@ class ImageVideo(BaseVideo):
                     if size != image.size:
                         image.draft("RGB", size)  # JPEG can be decoded at a reduced size
                     upright = ImageOps.exif_transpose(to_rgb(image))
+                    # EXIF orientation may have exchanged width and height.
                     turned = (upright.width > upright.height) != (image.width > image.height)
                     return np.asarray(upright.resize(size[::-1] if turned else size))
         except DecodeError:

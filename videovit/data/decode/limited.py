@@ -63,6 +63,7 @@ class Helper:
 
     def __init__(self, backends: Mapping[str, Opener]) -> None:
         self.backends = dict(backends)
+        # A helper resolves relative paths in the folder in which it was forked.
         self.folder = _current_folder()
         ours, theirs = Pipe()
         with warnings.catch_warnings(), signals_blocked():
@@ -84,6 +85,7 @@ class Helper:
             if not self._connection.poll(max(0.0, deadline - time.monotonic())):
                 return None
             answer = self._connection.recv()
+            # Frames follow the answer as a file descriptor.
             return (*answer, reduction.recv_handle(self._connection)) if answer[0] == "frames" else answer
         except (EOFError, OSError):
             raise HelperEndedError(self._how_it_ended()) from None
@@ -152,6 +154,7 @@ def _current_folder() -> tuple[int, int]:
 def _take_helper(backends: Mapping[str, Opener]) -> Helper:
     while _idle:
         helper = _idle.pop()
+        # Tests and users may have registered other decoders since the fork.
         if helper.backends == backends and helper.folder == _current_folder() and helper.is_alive():
             return helper
         helper.end()
@@ -192,6 +195,7 @@ def call_limited(function: Callable[..., Result], *arguments: object, path: str,
         DecodeError: it crashed or took too long.
         ValueError: the function raised it.
     """
+    # No decoders needed: the function brings its own.
     helper = _take_helper({})
     answer = None
     try:
@@ -219,7 +223,9 @@ class LimitedVideo(BaseVideo):
         self._backend = backend
         self._helper: Helper | None = helper
         self._limit = f"{options.timeout_name} {options.timeout_s:g}"
+        # One limit for all requests about a video.
         self._left_s = options.timeout_s
+        # A video that is garbage collected without being closed still occupies its helper.
         self._end = weakref.finalize(self, helper.end)
         try:
             _, self.num_frames, self.fps, self.knots, self.served_by = self._request("open", path, backend, options)
@@ -273,6 +279,7 @@ class LimitedVideo(BaseVideo):
 def _map_frames(handle: int, shape: tuple[int, ...]) -> Tensor:
     """Frames (N, H, W, 3) mapped from a memory file; closes the handle."""
     try:
+        # Populating the mapping avoids a page fault for every 4 KiB.
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
         memory = mmap.mmap(handle, int(np.prod(shape)), flags=flags)
     finally:
@@ -343,6 +350,7 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
                 video, answer = None, ("close",)
         except FORWARDED as error:
             answer = "error", error
+        # Frames may be too large for memory although the header is within limits.
         except MemoryError:
             answer = "error", DecodeError(path, "not enough memory", backend)
         connection.send(answer)

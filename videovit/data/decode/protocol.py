@@ -163,6 +163,7 @@ def check_file(path: str, backend: str) -> Version:
         raise DecodeError(path, shorten(error), backend) from None
     if stat.S_ISDIR(status.st_mode):
         raise DecodeError(path, "is a folder, not a file", backend)
+    # Opening a named pipe would block forever.
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError(path, "is not a regular file", backend)
     if status.st_size == 0:
@@ -198,6 +199,7 @@ def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     shorter = min(width, height)
     if not 0 < short_side < shorter:
         return width, height
+    # Very narrow frames keep at least one pixel.
     return max(1, width * short_side // shorter), max(1, height * short_side // shorter)
 
 
@@ -214,5 +216,6 @@ def check_indices(indices: Indices, num_frames: int) -> None:
 
 def shorten(error: BaseException) -> str:
     """The message of a library's error on one line, truncated."""
+    # Messages of libraries may contain line breaks and stack traces.
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 3] + "..."

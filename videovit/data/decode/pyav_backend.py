@@ -168,6 +168,7 @@ class Rows:
         image = to_rgb(frame, self._upright.of(frame), short_side=self._short_side)
         if self.images is None:
             self.images = np.empty((len(self._row_of), *image.shape), dtype=np.uint8)
+        # Streams may change their resolution, which a batch cannot.
         if self.images.shape[1:] != image.shape:
             raise ValueError(f"the frame size changes from {self.images.shape[1:3]} to {image.shape[:2]}")
         self.images[row] = image
@@ -207,10 +208,12 @@ class PyavVideo(BaseVideo):
         context = self._stream.codec_context
         self.codec: str = context.codec.canonical_name
         self.size: tuple[int, int] = context.width, context.height
+        # Some containers give no average rate.
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate else 0.0
         try:
             self._read_table(version)
+            # The header may understate the number of frames.
             check_length(path, len(self.table.shown), options, NAME)
         except DecodeError:
             self.close()
@@ -264,6 +267,7 @@ class PyavVideo(BaseVideo):
         """Get the table from the cache, from the index of a long file, or by reading all packets."""
         known = TABLES.find(self._path, version)
         if known is None and self._stream.frames > LONG_S * self.fps:
+            # Reading all packets of a movie takes seconds.
             known = read_frame_index(self._container, self._stream, self._path)
         if known is None:
             known = self._scan()
@@ -272,6 +276,7 @@ class PyavVideo(BaseVideo):
             self._index, self.table = known, known.unread()
         else:
             self.table = known
+            # The scan has moved the container; counting starts at the first packet.
             if not known.seekable:
                 self._reopen()
 
@@ -318,6 +323,7 @@ class PyavVideo(BaseVideo):
         if len(table.shown) != self.num_frames or not table.seekable:
             raise ValueError(f"found {len(table.shown)} frames, but the header states {self.num_frames}")
         self.table = table
+        # The next video must not use the wrong index.
         TABLES.drop(self._path)
         self._reader = PacketReader(self._container, self._stream, table)
         return self._decode_by_table(wanted)

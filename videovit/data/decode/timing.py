@@ -46,6 +46,7 @@ def plan_jobs(samples: Sequence[Sample], plan: ClipPlan, *, seed: int = 0) -> tu
     jobs, unreadable = [], []
     for index, sample in enumerate(samples):
         try:
+            # PyAV is exact about the number of frames, so all readers get the same indices.
             with open_video(sample.path, "pyav") as video:
                 rng = np.random.default_rng([seed, index])
                 jobs.append((sample.path, plan(video.num_frames, video.fps, rng)))
@@ -79,12 +80,14 @@ def measure_ways(ways: Mapping[str, Way], jobs: Sequence[Job], *, rounds: int = 
     for turn in range(rounds + 1):
         sums = {name: [0.0, 0.0] for name in names}
         for place, (path, clips) in enumerate(jobs):
+            # Rotating the order cancels effects of caches and clock frequency.
             shift = (turn + place) % len(names)
             for name in names[shift:] + names[:shift]:
                 before = _cpu_s(), time.perf_counter()
                 ways[name](path, clips)
                 sums[name][0] += _cpu_s() - before[0]
                 sums[name][1] += time.perf_counter() - before[1]
+        # The first round warms up.
         for name in names if turn else []:
             cpu[name].append(1000 * sums[name][0] / num_clips)
             wall[name].append(num_clips / max(sums[name][1], 1e-9))

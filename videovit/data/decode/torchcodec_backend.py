@@ -47,6 +47,7 @@ def load_torchcodec() -> Any:
             where="DATA.DECODING_BACKEND torchcodec",
             hint="Install it with pip install 'videovit[torchcodec]', or use decord or pyav",
         ) from None
+    # Its libraries are loaded on import, so missing FFmpeg libraries are a RuntimeError there.
     except (RuntimeError, OSError):
         raise MissingBackendError(
             "installed, but cannot be loaded without FFmpeg's shared libraries",
@@ -73,6 +74,7 @@ def open_torchcodec(path: str, options: DecodeOptions = DEFAULTS) -> Video:
         except ERRORS:
             reason = "torchcodec failed"
         else:
+            # A last check of what the rules may not foresee.
             if video.num_frames == exact.num_frames:
                 exact.close()
                 return video
@@ -90,6 +92,7 @@ def reason_against(video: PyavVideo, options: DecodeOptions) -> str:
         return "container or time stamps"
     if video.table.has_hidden_packets:
         return "packets that are not shown"
+    # Its exact mode also seeks to key packets that are no clean entry points.
     if not video.table.entries_whole:
         return "key frames that others refer across"
     if video.mirrored:
@@ -109,6 +112,7 @@ class TorchcodecVideo(BaseVideo):
         self._path = path
         self._options = options
         self.served_by = NAME
+        # One thread, because the workers of the data loader already use all cores.
         self._decoder: Any = decoder(path, seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC")
         metadata = self._decoder.metadata
         self.num_frames: int = metadata.num_frames or 0

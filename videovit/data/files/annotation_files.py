@@ -31,8 +31,10 @@ def read_lines(list_file: Path) -> list[str]:
         AnnotationError: the file does not exist, is too large, or is not UTF-8.
     """
     try:
+        # A video given as a list by mistake would fill the memory.
         if list_file.stat().st_size > LARGEST_LIST:
             raise AnnotationError(f"larger than {LARGEST_LIST >> 20} MiB, so not a list of videos", where=list_file)
+        # Editors on Windows add a byte order mark and end lines with \r\n.
         text = list_file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise AnnotationError(f"list file {str(list_file)!r} does not exist; {content_of(list_file.parent)}") from None
@@ -43,6 +45,7 @@ def read_lines(list_file: Path) -> list[str]:
         ) from None
     except OSError as error:
         raise AnnotationError(f"list file {str(list_file)!r} cannot be read: {error.strerror}") from None
+    # Not splitlines(), which also splits at characters that are valid in file names, such as U+2028.
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
@@ -109,6 +112,7 @@ class VideoFolder:
         places = [root / name for name in released if (root / name).is_dir()]
         self.folder = prefix or str(places[0] if places else root)
         self._suffix = suffix
+        # One listing for all videos; testing each for existence would be slow on network storage.
         self._by_name: dict[str, str] = {}
         if os.path.isdir(self.folder):
             with os.scandir(self.folder) as entries:

@@ -12,6 +12,7 @@ from videovit.data.files.annotation_files import read_lines
 from videovit.data.records import AnnotationError
 from videovit.messages import did_you_mean, plural
 
+# A wrong index must not lead to a list of billions of names.
 MOST_CLASSES = 1_000_000
 
 
@@ -41,6 +42,7 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
     path = find_beside(path, folder)
     content = _read(path, folder, "DATA.CLASS_NAMES_FILE")
     if isinstance(content, Mapping):
+        # A map may lack names for some classes.
         by_index = _by_index(path, content)
         names = [by_index.get(k, f"class {k}") for k in range(max(num_classes or 0, max(by_index, default=-1) + 1))]
     elif isinstance(content, list):

@@ -18,6 +18,7 @@ def files_below(folder: str | Path, suffixes: Collection[str]) -> list[str]:
     Hidden entries are skipped. Links to folders are followed, except to a parent folder, which would be an endless
     loop. A folder that cannot be listed is skipped with a warning.
     """
+    # Real paths, because a loop may go through several links.
     real = Path(os.path.realpath(folder))
     return sorted(_files_below(str(folder), suffixes, frozenset(map(str, (real, *real.parents)))))
 
@@ -26,6 +27,7 @@ def _files_below(folder: str, suffixes: Collection[str], parents: frozenset[str]
     """The same, unsorted; `parents` are the real paths of the folders above."""
     try:
         with os.scandir(folder) as listed:
+            # macOS writes hidden ._ files beside videos, with the same suffix.
             entries = [entry for entry in listed if not entry.name.startswith(".")]
     except OSError as error:
         warnings.warn(f"{folder}: skipped, it cannot be listed: {error.strerror}", stacklevel=2)

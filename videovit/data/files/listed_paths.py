@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 USUAL_SEPARATORS = frozenset(" ,\t")
+# Paths may contain separators and labels may not, so the last one counts.
 LAST_FIELD = re.compile(r"(?P<path>.*)[,\t ](?P<label>[^,\t ]+)", re.DOTALL)
 
 
@@ -55,6 +56,7 @@ class Folders:
     def real(self, path: str) -> str:
         """The path with symbolic links resolved."""
         folder, name = os.path.split(path)
+        # Resolving every path would cost a system call per video; most are not links.
         if self._listing(folder).get(name, False) or name in ("", ".", ".."):
             return os.path.realpath(path)
         return os.path.join(self.real_folder(folder), name)
@@ -83,6 +85,7 @@ def relative_to_either(path: str, root: str, folders: Folders) -> str:
     under_root = os.path.join(root, path)
     if folders.has(under_root):
         return under_root
+    # The video is missing in both places; the folder shows which place was meant.
     only_there = os.path.isdir(os.path.dirname(under_root)) and not os.path.isdir(os.path.dirname(path) or ".")
     return under_root if only_there else path
 
@@ -91,6 +94,7 @@ def leads_out(path: str, prefix: str, folders: Folders) -> str | None:
     """Why a listed path must not be joined to the prefix; None if it stays inside."""
     if os.path.isabs(path):
         return f"absolute path, but paths are relative to DATA.PATH_PREFIX {prefix!r}"
+    # normpath detects `..`, realpath detects symbolic links. Lists may come from elsewhere.
     joined = os.path.join(prefix, path)
     if not is_inside(os.path.normpath(joined), os.path.normpath(prefix)):
         return f"leads out of DATA.PATH_PREFIX {prefix!r}"

@@ -44,6 +44,7 @@ def find_videos(names: Sequence[str], *, prefix: str = "") -> list[ListedVideo]:
         else:
             videos = [ListedVideo(name, place.name)]
         for video in videos:
+            # A video may be in a folder and in a list; its label is the first one.
             found.setdefault(video.path, video)
     if not found:
         raise AnnotationError(f"no videos in {', '.join(names)}")
@@ -60,6 +61,7 @@ def _videos_of_list(place: Path, prefix: str) -> list[ListedVideo]:
         labeled = fields is not None and WHOLE_NUMBER.fullmatch(fields[1]) is not None
         written, label = fields if fields is not None and labeled else (unquote(text), "")
         path = os.path.join(prefix, written) if prefix else written
+        # Paths of our own lists are relative to the list.
         if not prefix and not os.path.exists(path):
             path = os.path.join(place.parent, written)
         videos.append(ListedVideo(path, written, label))

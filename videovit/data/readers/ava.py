@@ -91,6 +91,7 @@ def check_boxes(path: str | Path, rules: BoxRules, *, scored: bool) -> tuple[lis
     rows: list[BoxRow] = []
     problems: list[Problem] = []
     seen: dict[int, int] = {}  # hashes of rows: unlike the rows themselves, millions of them fit into memory
+    # Millions of rows name a few hundred videos.
     names: dict[str, str] = {}
     for number, fields in _fields(path):
         row = _parse(fields, rules, scored=scored)
@@ -108,6 +109,7 @@ def check_boxes(path: str | Path, rules: BoxRules, *, scored: bool) -> tuple[lis
 
 def _fields(path: str | Path) -> Iterable[tuple[int, tuple[str, ...]]]:
     """(line number, fields) of the non-empty lines of a CSV file."""
+    # Not split(","): names may be quoted.
     reader = csv.reader(read_annotation(Path(path)))
     for fields in reader:
         stripped = tuple(field.strip() for field in fields)
@@ -152,6 +154,7 @@ def _parse(fields: Sequence[str], rules: BoxRules, *, scored: bool) -> BoxRow | 
     action, score = fields[6], _number(fields[7]) if scored else 1.0
     if score is None:
         return f"found the score {fields[7]!r}, expected a number"
+    # Detectors do not know the action.
     if scored and action in ("", "-1"):
         return BoxRow(key, corners, None, score)
     if not WHOLE_NUMBER.fullmatch(action) or not 1 <= int(action) <= rules.num_classes:
@@ -191,6 +194,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
+    # float() also accepts "nan" and "inf".
     return value if math.isfinite(value) else None
 
 
@@ -209,6 +213,7 @@ def key_frames(rows: Iterable[BoxRow], videos: Mapping[str, Sample]) -> list[Sam
         if row.class_id is not None:
             actions.add(row.class_id)
         boxes[row.corners] = actions, max(score, row.score)
+    # Sorted, so that the order does not depend on the order of the files.
     samples = []
     for (video, time_s), boxes in sorted(frames.items()):
         listed = tuple(Box(*corners, tuple(sorted(ids)), score) for corners, (ids, score) in boxes.items())

@@ -23,6 +23,7 @@ def find_movies(folder: str | Path) -> dict[str, Sample]:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in VIDEO_SUFFIXES or name.startswith("."):
             continue
+        # The annotations name videos without suffix, so two files are ambiguous.
         if stem in movies:
             raise AnnotationError(
                 f"{folder}: {name} and {os.path.basename(movies[stem].path)} have the same name {stem!r}"

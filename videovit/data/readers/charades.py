@@ -47,11 +47,13 @@ def read(
     """
     folder = Path(folder)
     frame_list = folder / f"{split}.csv"
+    # Lists of videos may have the same name, so the header decides.
     if frame_lists.is_frame_list(frame_list):
         return list(frame_lists.read(frame_list, num_classes=num_classes, fps=frames_fps, prefix=prefix).values())
     list_file = find_file(folder, [LISTS[split], frame_list.name])
     videos = VideoFolder(prefix, folder, released=VIDEO_FOLDERS, suffix=".mp4")
     lines = read_lines(list_file)
+    # Not DictReader, which accepts rows of the wrong length.
     rows = csv.reader(lines)
     header = [name.strip() for name in next(rows, [])]
     if "id" not in header or "actions" not in header:
@@ -98,6 +100,7 @@ def _parse(row: list[str], header: list[str], num_classes: int) -> tuple[str, tu
 
 
 def _parse_action(text: str, num_classes: int) -> Action | str:
+    # fullmatch, so that a missing semicolon between two actions is an error.
     found = ACTION.fullmatch(text)
     if found is None:
         return f"action {text!r}, expected class, start and end like 'c092 11.90 21.20'"

@@ -77,6 +77,7 @@ def read(
         raise AnnotationError("no frames listed below the header", where=list_file)
     folders = Folders()
     if prefix:
+        # Checked once per folder with a made-up name, not once per image.
         outside = [(v.line, v.folder, leads_out(os.path.join(v.folder, "x"), prefix, folders)) for v in videos.values()]
         refuse(list_file, [(line, folder, why) for line, folder, why in outside if why is not None])
     samples = {}
@@ -126,6 +127,7 @@ def _take(videos: dict[str, _Frames], line: str, number: int, num_classes: int |
         video = videos[name] = _Frames(number, folder)
     if folder != video.folder:
         return f"folder {folder!r}, but video {name!r} started in {video.folder!r} (line {video.line})"
+    # Frames count as consecutive here, so a list that is out of order would scramble time.
     if int(frame_id) <= video.last_id:
         return f"frame {frame_id} of video {name!r} follows frame {video.last_id}: duplicate, or out of order"
     video.last_id = int(frame_id)
@@ -146,6 +148,7 @@ def _change_labels(video: _Frames, text: str, num_classes: int) -> str | None:
             return f"label {label} is not in 0..{num_classes - 1} (MODEL.NUM_CLASSES)"
     video.last_labels = text
     now = {int(label) for label in written}
+    # A class that is no longer listed ends its run; a new one starts a run.
     for k in video.since.keys() - now:
         video.actions.append((k, video.since.pop(k), video.num_frames))
     for k in now - video.since.keys():

@@ -52,7 +52,9 @@ def read(
         )
     names = class_folders(split_folder)
     of_train = split_folder.parent / "train"
+    # The split may lack classes, so training decides about the numbers.
     classes = class_folders(of_train) if of_train.is_dir() else names
+    # A missing folder would shift the numbers of all classes after it.
     if len(classes) != num_classes:
         where = of_train if of_train.is_dir() else split_folder
         raise AnnotationError(
@@ -82,6 +84,7 @@ def find_split(split_folder: Path) -> Path:
         AnnotationError: neither the folder nor a list of this name exists.
     """
     val = split_folder.with_name("val")
+    # The test images of ImageNet are released without labels.
     if split_folder.name == "test" and not _has_classes(split_folder) and _has_classes(val):
         if split_folder.is_dir():
             text = f"{str(split_folder)!r} has no class folders, so its images have no labels; the test reads val"

@@ -60,6 +60,7 @@ def read(
         raise AnnotationError(
             "no videos listed", where=list_file, expected=f"lines like 'path/to/video.mp4{separator}0'"
         )
+    # Shared by all rows, so each folder is listed once.
     folders = Folders()
     if not prefix:
         root = str(list_file.parent)
@@ -83,6 +84,7 @@ def parse_rows(lines: Iterable[str], *, num_classes: int, separator: str, skip: 
             continue
         path, label = fields
         if not WHOLE_NUMBER.fullmatch(label):
+            # Only the first line can be a header.
             header = "; for a header set DATA.SKIP_ROWS" if number == skip + 1 else ""
             problems.append((number, text, f"label {label!r} is not a whole number{header}"))
         elif not 0 <= int(label) < num_classes:

@@ -14,6 +14,7 @@ from pathlib import Path
 from videovit.data.readers.ava import read_annotation
 from videovit.data.records import AnnotationError
 
+# A regular expression instead of the protobuf package, because only two fields are needed.
 TOKEN = re.compile(
     r"""\s*(?:(?P<word>[A-Za-z_]\w*)|(?P<number>-?\d+)|(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<mark>[{}:,;])"""
     r"""|(?P<comment>\#.*)|(?P<other>\S))"""

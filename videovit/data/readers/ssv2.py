@@ -79,7 +79,9 @@ def read(
         if why is not None:
             problems.append((line, text, why))
             continue
+        # Only valid entries count as seen; others are reported by their own error.
         seen[name] = line
+        # The lists write "Holding [something]", the labels "Holding something".
         label = classes[_plain(template)]
         if by_name is not None:
             samples.append(Sample(by_name[name].path, label, num_frames=by_name[name].num_frames))
@@ -116,6 +118,7 @@ def read_classes(folder: str | Path, num_classes: int) -> dict[str, int]:
             classes[_plain(name)] = int(number)
             names[int(number)] = name
         if why is not None:
+            # json does not report lines, so look for the name in the text.
             place = max(text.find(f'"{name}"'), 0)
             problems.append((text.count("\n", 0, place) + 1, f"{name}: {number}", why))
     refuse(file, problems)

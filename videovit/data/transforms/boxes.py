@@ -49,11 +49,13 @@ class Placement:
         Returns:
             (R, 4) float32, x1, y1, x2, y2 in pixels, clipped to the crop; boxes outside it have no area.
         """
+        # x and y of both corners.
         scale = torch.tensor([self.scale_x, self.scale_y] * 2)
         shift = torch.tensor([self.shift_x, self.shift_y] * 2)
         moved_R4 = boxes_R4.float() * scale + shift
         if self.scale_x < 0:  # mirroring exchanges the left and right corners
             moved_R4 = moved_R4[:, [2, 1, 0, 3]]
+        # Boxes partly outside keep their visible part.
         return moved_R4.clamp(0, size)
 
 

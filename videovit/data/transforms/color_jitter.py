@@ -37,6 +37,7 @@ class ColorJitter:
         """Draw the three operations of a clip, with their factors, in order."""
         order = rng.permutation(len(NAMES))
         factors = rng.uniform(max(0.0, 1.0 - self.strength), 1.0 + self.strength, len(NAMES))
+        # Blends do not resample; the filter is ignored.
         return [Step(NAMES[i], float(factors[i]), Image.Resampling.NEAREST) for i in order]
 
     def apply(self, frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tensor:

@@ -60,6 +60,7 @@ def erase_boxes(
             pixels = rng.uniform(*area) * height * width / num_boxes
             ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
             h, w = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+            # Rectangles that do not fit are drawn again, not clipped, to keep the distribution of areas.
             if 0 < h < height and 0 < w < width:
                 boxes.append(Box(int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w))
                 break
@@ -97,6 +98,7 @@ def erase(x_BCTHW: Tensor, erase_seeds_B: Tensor, *, prob: float, mode: str = "p
         boxes = erase_boxes(height, width, np.random.default_rng(seed), prob=prob, count=count)
         if not boxes:
             continue
+        # On the device of the batch, so noise is not copied.
         generator = torch.Generator(device=x_BCTHW.device).manual_seed(seed)
         for top, left, h, w in boxes:
             patch = x_CTHW[:, :, top : top + h, left : left + w]

@@ -77,6 +77,7 @@ class ImageTrainTransform:
         if self.flip_prob > 0 and rng.random() < self.flip_prob:
             image = spatial.horizontal_flip(image)
         if self.augment is not None:
+            # Images are cropped first, so RandAugment sees the whole crop.
             whole = spatial.Box(0, 0, self.crop_size, self.crop_size)
             image = self.augment.apply(image.contiguous(), self.augment.draw(rng), whole)
         return image.contiguous()
@@ -106,6 +107,7 @@ class ImageEvalTransform:
             One tensor, uint8 (1, S, S, 3), contiguous.
         """
         height, width = image_1HWC.shape[1:3]
+        # torchvision truncates sizes and rounds offsets.
         short_side = int(self.crop_size / self.crop_ratio)
         if height < width:
             size = short_side, int(short_side * width / height)

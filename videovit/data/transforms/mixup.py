@@ -70,6 +70,7 @@ def cutmix_box(height: int, width: int, lam: float, rng: np.random.Generator) ->
     top, bottom = max(y - half_h, 0), min(y + half_h, height)
     left, right = max(x - half_w, 0), min(x + half_w, width)
     box = Box(top, left, bottom - top, right - left)
+    # Clipping makes the rectangle smaller, so the labels need the actual area.
     return box, 1.0 - box.height * box.width / (height * width)
 
 
@@ -85,6 +86,7 @@ def mix_clips(x_BCTHW: Tensor, lam: float) -> Tensor:
 
     Source: MixUp (arXiv 1710.09412).
     """
+    # flip copies, so clips that are already mixed are not used again.
     counterparts = x_BCTHW.flip(0).mul_(1.0 - lam)
     return x_BCTHW.mul_(lam).add_(counterparts)
 
@@ -100,6 +102,7 @@ def paste_clips(x_BCTHW: Tensor, box: Box) -> Tensor:
         `x_BCTHW` itself.
     """
     patch = x_BCTHW[..., box.top : box.top + box.height, box.left : box.left + box.width]
+    # flip copies before the patch is overwritten.
     patch.copy_(patch.flip(0))
     return x_BCTHW
 
@@ -145,6 +148,7 @@ class Mixup:
         """
         if rng.random() >= self.prob:
             return 1.0, False
+        # Without a choice, no random number is drawn.
         cut = self.mixup_alpha == 0 or (self.cutmix_alpha > 0 and bool(rng.random() < self.switch_prob))
         alpha = self.cutmix_alpha if cut else self.mixup_alpha
         return float(rng.beta(alpha, alpha)), cut

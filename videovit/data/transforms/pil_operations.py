@@ -15,6 +15,7 @@ from torch import Tensor
 
 from videovit.data.transforms.spatial import Box, cut
 
+# timm's default fill.
 FILL = (128, 128, 128)
 
 Picture = Image.Image

@@ -81,6 +81,7 @@ class TrainTransform:
             square = spatial.random_square(frames, side, rng)
             placement = Placement(frames.shape[2], frames.shape[1]).cropped(square.top, square.left)
             frames = spatial.cut(frames, square)
+        # No number is drawn if flipping is disabled.
         if self.flip_prob > 0 and rng.random() < self.flip_prob:
             frames, placement = spatial.horizontal_flip(frames), placement.mirrored(side)
         return frames.contiguous(), placement
@@ -122,6 +123,7 @@ class EvalTransform:
 
     def placed(self, frames_THWC: Tensor) -> list[tuple[Tensor, Placement]]:
         """Like `__call__`, with the placement of the frame in each crop."""
+        # Scaled once for all crops.
         scaled, side = spatial.resize_short_side(frames_THWC, self.short_side), self.crop_size
         placement = Placement(scaled.shape[2], scaled.shape[1])
         crops = []
@@ -273,6 +275,7 @@ def build_preparation(cfg: Config, train: bool, spec: DatasetSpec | None = None)
     Returns:
         A Preparation.
     """
+    # Erasing is part of the preparation, because its noise has the statistics of normalized clips.
     erasing = None
     if train and cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
         erasing = Erasing(prob=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
@@ -300,6 +303,7 @@ def build_image_train_transform(cfg: Config) -> ImageTrainTransform:
     """
     clips = build_train_transform(cfg)
     augment = clips.augment
+    # Color jitter moves no pixels and needs no fill.
     if isinstance(augment, RandAugment):
         red, green, blue = (min(255, round(255 * value)) for value in np.broadcast_to(cfg.DATA.MEAN, 3).tolist())
         augment = replace(augment, fill=(red, green, blue))

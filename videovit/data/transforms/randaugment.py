@@ -73,6 +73,7 @@ def level_to_argument(name: str, level: float, *, increasing: bool, sign: int) -
         return sign * share * _SIGNED[name]
     if name in _ENHANCE:
         return max(0.1, 1.0 + sign * share * 0.9) if increasing else share * 1.8 + 0.1
+    # More bits change less, so `increasing` reverses the scale; likewise for Solarize.
     if name == "Posterize":
         return 4 - int(share * 4) if increasing else int(share * 4)
     if name == "Solarize":
@@ -130,6 +131,7 @@ class RandAugment:
             sign = 1 if rng.random() < 0.5 else -1
             resample = choices[int(rng.integers(len(choices)))]
             if applied:
+                # A normal distribution exceeds the range of levels.
                 level = min(max(level, 0.0), MAX_LEVEL)
                 argument = level_to_argument(name, level, increasing=self.increasing, sign=sign)
                 plan.append(Step(name, argument, resample, self.fill))

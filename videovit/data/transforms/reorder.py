@@ -51,5 +51,6 @@ def frame_order(num_frames: int, order: str, rng: np.random.Generator) -> Indice
         raise UserError(
             f"unknown frame order {order!r}", expected=f"one of {', '.join(ORDERS)} or window<w>, such as window4"
         )
+    # Local order changes, while the coarse order of events stays.
     width, frames = int(window[1]), np.arange(num_frames)
     return np.concatenate([rng.permutation(frames[i : i + width]) for i in range(0, num_frames, width)])

@@ -48,6 +48,7 @@ def resize(frames_THWC: Tensor, height: int, width: int) -> Tensor:
     """
     if frames_THWC.shape[1:3] == (height, width):
         return frames_THWC
+    # The permuted view is in channels-last memory format, which selects the fast integer kernel.
     frames_TCHW = frames_THWC.permute(0, 3, 1, 2)
     resized = F.interpolate(frames_TCHW, size=(height, width), mode="bilinear", align_corners=False)
     return resized.permute(0, 2, 3, 1)
@@ -169,12 +170,14 @@ def inception_box(
 
     Source: Szegedy et al. (arXiv 1409.4842), section 6; PySlowFast, transform.random_resized_crop.
     """
+    # Ten draws, as published.
     for _ in range(10):
         pixels = rng.uniform(*area) * height * width
         ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
         w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < w <= width and 0 < h <= height:
             return Box(int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w)
+    # The largest rectangle of an allowed shape, like a center crop.
     w, h = width, height
     if width / height < aspect[0]:
         h = round(width / aspect[0])
