@@ -82,6 +82,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     command.add_check_arguments(parser)
     args = parser.parse_args(argv)
     if args.start is None:
+        # The same default as AVA.START_S None.
         args.start = 0.0 if args.movies else IMAGES_START_S
     args.output = args.output or args.annotations
     return args
@@ -128,11 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in rows:
             # A movie that was cut too short cannot show its last key frame.
             last_s[row.key[0]] = max(last_s[row.key[0]], row.key[1])
+        # A key frame has several rows.
         key_frames = len({row.key for row in rows})
         missing = sorted(last_s.keys() - videos.keys())
         findings += [Finding("missing", name, "has boxes, but there is no such video", split) for name in missing]
         print(f"{split}: {plural(key_frames, 'key frame')} of {plural(len(last_s), 'video')}, {len(missing)} missing")
         for name in sorted(last_s.keys() & videos.keys()):
+            # Relative to the first frame of the file.
             sample, latest_s = videos[name], max(0.0, last_s[name] - args.start)
             num_frames = sample.num_frames
             entries.append(Entry(sample.path, split, clip=name, latest_s=latest_s, num_frames=num_frames))

@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             prefix=args.videos,
             frames_fps=args.fps,
         )
+        # Only samples from frame lists state a number of images.
         frames = frames or any(sample.num_frames for sample in samples)
         entries += checks.entries_of_samples(samples, split, names)
         command.print_missing(split, samples)

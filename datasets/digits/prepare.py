@@ -29,6 +29,7 @@ def load_scans() -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ImportError: scikit-learn is not installed.
     """
+    # Imported here, so that --help works without scikit-learn.
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -37,6 +38,7 @@ def load_scans() -> tuple[np.ndarray, np.ndarray]:
 
 def draw(scan: np.ndarray, size: int = SIZE) -> Image.Image:
     """A scan as a gray image of size x size pixels, smoothly scaled."""
+    # The scans have 17 levels of gray.
     small = Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8))
     return small.resize((size, size), Image.Resampling.BICUBIC)
 

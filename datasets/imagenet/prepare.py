@@ -124,6 +124,7 @@ def read_val_labels(file: Path) -> list[str] | dict[str, str]:
         by_name = {}
         problems = []
         for number, row in lists.read_table(file, ("ImageId", "PredictionString")):
+            # The boxes of the localization task follow the synset.
             synset = row["PredictionString"].split(" ")[0]
             if not SYNSET.fullmatch(synset):
                 problems.append((number, ",".join(row.values()), f"{synset!r} is not a synset such as n01440764"))
@@ -178,6 +179,7 @@ def list_flat(
 
 def class_names(synsets: Sequence[str], words: Mapping[str, str]) -> list[str]:
     """The names of classes; synsets with the same name (crane, maillot) are told apart by their ids."""
+    # Two synsets are called crane: a bird and a machine.
     times = Counter(words.get(synset, synset) for synset in synsets)
     return [
         name if times[name] == 1 else f"{name} ({synset})" for synset in synsets for name in [words.get(synset, synset)]
@@ -204,6 +206,7 @@ def prepare_lists(
     splits = [split for split in SPLITS if (images / split).is_dir()]
     if not splits:
         raise AnnotationError(f"--images {str(images)!r} has no folder train, val or test; {content_of(images)}")
+    # Numbered by train/, so all splits agree.
     classes = {name: number for number, name in enumerate(class_folders(images / splits[0]))}
     missing: list[Finding] = []
     for split in splits:

@@ -80,6 +80,7 @@ def read_release(file: Path) -> tuple[list[Clip], int]:
         if isinstance(clip, str):
             problems.append((line, ",".join(row.values()), clip))
             continue
+        # Clips of the same video at other times are different clips.
         seen[clip.name] = line
         unlabeled += not clip.label
         if clip.label:
@@ -134,6 +135,7 @@ class VideoFiles:
         found = self._by_stem.get(clip.name) or self._by_stem.get(clip.video) or []
 
         def fits(path: str) -> tuple[bool, bool]:
+            # Class folders are named with spaces or underscores.
             parts = [plain_name(part) for part in Path(path).parts[:-1]]
             return any(SPLIT_NAMES.get(part) == clip.split for part in parts), plain_name(clip.label) in parts
 
@@ -169,6 +171,7 @@ def prepare_release(
         )
     files = VideoFiles(folders)
     by_split: dict[str, list[tuple[str, int]]] = {clip.split: [] for clip in clips}
+    # Clips disappear from the web, so missing ones are normal and only reported.
     missing = []
     for clip in clips:
         path = files.find(clip)
@@ -211,6 +214,7 @@ def prepare_tree(
     if not videos:
         raise AnnotationError(f"no videos in {str(folder)!r}; known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}")
     divided = is_divided(folder, videos)
+    # Parts of the path above the class folder, including it.
     depth = 2 if divided else 1
     loose = [video for video in videos if len(video.parts) <= depth]
     if loose:

@@ -35,6 +35,7 @@ def read_names(folder: Path) -> list[str]:
         AnnotationError: the file of labels cannot be used, or a number is missing.
     """
     classes = ssv2.read_classes(folder, MOST_CLASSES)
+    # DATA.CLASS_NAMES_FILE needs a name for every number.
     by_number = {number: name for name, number in classes.items()}
     missing = [number for number in range(max(by_number, default=-1) + 1) if number not in by_number]
     if missing:
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     frames = False
     for split in splits_of(args.data):
         samples = ssv2.read(args.data, split, num_classes=len(names), prefix=args.videos)
+        # Only samples from frame lists state a number of images.
         frames = frames or any(sample.num_frames for sample in samples)
         entries += checks.entries_of_samples(samples, split, names)
         command.print_missing(split, samples)

@@ -41,6 +41,7 @@ def build_spans(cfg: Config, split: Split) -> ClipPlan:
 
 def build_segments(cfg: Config, split: Split) -> ClipPlan:
     """One clip of the whole video, independent of DATA.SAMPLING_RATE and TEST.NUM_ENSEMBLE_VIEWS."""
+    # Segments cover the whole video, so other clips would be the same.
     return Segments(cfg.DATA.NUM_FRAMES, random=split == "train")
 
 
@@ -103,6 +104,7 @@ def read_charades(cfg: Config, split: Split) -> list[Sample]:
     """Read the training list, or the list that validation and test share."""
     return charades.read(
         cfg.DATA.PATH_TO_DATA_DIR,
+        # Results on Charades are reported on the validation list.
         "train" if split == "train" else "val",
         num_classes=cfg.MODEL.NUM_CLASSES,
         prefix=cfg.DATA.PATH_PREFIX,
@@ -114,6 +116,7 @@ def _listed(split: Split, choice: str, default: Split) -> Split:
     """The list that a split reads: the test reads TEST.SPLIT, or `default` if that is empty."""
     if split != "test":
         return split
+    # TEST.SPLIT only has these values.
     return "val" if (choice or default) == "val" else "test"
 
 

@@ -152,6 +152,7 @@ class Batch:
 
         Indices and seeds stay in host memory, where they are used: reading them back would wait for the GPU.
         """
+        # A copy of unpinned memory would be synchronous anyway.
         return self._each(lambda field: field.to(device, non_blocking=field.is_pinned()))
 
     def pin_memory(self) -> Batch:
@@ -236,6 +237,7 @@ def collate(items: Sequence[Item]) -> Batch:
         views_B=torch.tensor([clip.view for clip in clips], dtype=torch.int64),
         erase_seeds_B=torch.tensor([clip.erase_seed for clip in clips], dtype=torch.int64),
         failures=failures,
+        # One entry per video that was read.
         served_by=tuple(item.served_by for item in items if item.served_by),
         boxes_R5=_join_boxes(clips),
     )
@@ -246,6 +248,7 @@ def _stack_labels(labels: Sequence[int | Tensor]) -> Tensor:
     rows = [label for label in labels if isinstance(label, Tensor)]
     if rows:
         return torch.cat(rows) if rows[0].ndim == 2 else torch.stack(rows)
+    # Class numbers.
     return torch.tensor(labels, dtype=torch.int64)
 
 

@@ -47,6 +47,7 @@ def span_length(fps: float, *, num_sampled: int, stride: int, target_fps: float)
 
 def last_start(num_frames: int, span: float) -> float:
     """The last start at which a span fits, in frames; 0 if the video is shorter than the span."""
+    # A shorter video starts at 0 and repeats its last frame.
     return max(num_frames - span, 0.0)
 
 
@@ -226,6 +227,7 @@ class Segments:
         bounds = np.round((num_frames - 1) / self.num_sampled * np.arange(self.num_sampled + 1)).astype(np.int64)
         if self.random:
             return [rng.integers(bounds[:-1], bounds[1:], endpoint=True)]
+        # Rounded down, as published.
         return [(bounds[:-1] + bounds[1:]) // 2]
 
     def span(self, num_frames: int, fps: float) -> float:
@@ -234,6 +236,7 @@ class Segments:
 
     def window(self, start: float, num_frames: int, fps: float) -> Indices:
         """See `ClipPlan`; the clip is always the whole video, whatever `start`."""
+        # The generator is not used then.
         return replace(self, random=False)(num_frames, fps, np.random.default_rng(0))[0]
 
 
@@ -274,9 +277,11 @@ class StridedClips:
 
     def window(self, start: float, num_frames: int, fps: float) -> Indices:
         """See `ClipPlan`; `start` is truncated."""
+        # Clipping repeats the first or the last frame.
         return np.clip(int(start) + self._offsets(fps), 0, num_frames - 1)
 
     def _offsets(self, fps: float) -> Indices:
+        # Rounded per frame, so that rounding errors do not accumulate.
         offsets_T: Indices = np.rint(np.arange(self.num_sampled) * (self.stride * fps / self.target_fps)).astype(
             np.int64
         )

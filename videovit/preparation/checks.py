@@ -105,9 +105,11 @@ def fingerprint(path: str) -> str:
 
     Files with the same fingerprint count as copies, which avoids reading terabytes.
     """
+    # Hashing all images would cost as much as decoding them.
     if os.path.isdir(path):
         return ""
     with open(path, "rb") as file:
+        # The header and the index of a video are at its ends.
         digest = hashlib.blake2b(file.read(HEAD), digest_size=12)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(HEAD, size - HEAD))
@@ -194,6 +196,7 @@ def find_mislabeled(entries: Iterable[Entry], classes: Iterable[str]) -> Iterato
     for entry in entries:
         if not entry.label:
             continue
+        # Folder and file name are independent evidence.
         synset = SYNSET.match(os.path.basename(entry.path))
         folder = os.path.basename(os.path.dirname(entry.path))
         for name, where in ((folder, "its folder is"), (synset[1] if synset else "", "its name starts with")):
@@ -222,9 +225,11 @@ def find_duplicates(entries: Iterable[Entry], fingerprints: dict[str, str]) -> I
             continue
         (what, _), other = earlier
         where = f"{other.path} ({other.place or other.split})"
+        # At least one of the two labels must be wrong.
         if other.label != entry.label:
             text = f"listed as {entry.label!r}, but {what} as {where}, which is {other.label!r}"
             yield _finding("mislabeled", entry, text)
+        # A copy in another split leaks test videos into training.
         across = f", in {other.split} and {entry.split}" if other.split != entry.split else ""
         yield _finding("duplicate", entry, f"{what} as {where}{across}")
 
@@ -253,6 +258,7 @@ def entries_of_lists(
         bad += [Finding("bad row", text, why, file.stem, f"{file.name}:{number}") for number, text, why in problems]
         for row in rows:
             path = os.path.join(prefix, row.path) if prefix else row.path
+            # As the reader resolves them.
             path = path if prefix else listed_paths.relative_to_either(path, str(folder), folders)
             entries.append(Entry(path, file.stem, names[row.label], f"{file.name}:{row.number}", clip_of(path)))
     return entries, bad

@@ -67,6 +67,7 @@ def run_check(
     """
     findings = [
         *found_before,
+        # Findings from reading the lists come first in the report.
         *check_entries(
             entries,
             classes=classes,
@@ -86,6 +87,7 @@ def exit_code(main: Callable[[], int]) -> int:
     """The result of `main`; after a UserError, 1, with its message on stderr."""
     try:
         return main()
+    # No traceback: the message is for the user.
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

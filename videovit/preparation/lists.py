@@ -71,6 +71,7 @@ def number_classes(names: Iterable[str], classes_file: str = "") -> dict[str, in
     if not classes_file:
         return {name: number for number, name in enumerate(sorted(set(names)))}
     listed = read_class_names(classes_file, num_classes=None)
+    # Names are keys here.
     repeated = [name for name, times in Counter(listed).items() if times > 1]
     if repeated:
         raise AnnotationError(f"two classes have the same name {repeated[0]!r}", where=classes_file)
@@ -83,8 +84,10 @@ def count_classes(folder: Path) -> int:
     Raises:
         AnnotationError: there is no list, or one is not UTF-8.
     """
+    # So that empty lists have 0 classes.
     labels = [-1]
     for file in lists_in(folder):
+        # Bad rows are reported by the check.
         rows, _ = kinetics.parse_rows(read_lines(file), num_classes=MOST_CLASSES, separator=" ", skip=0)
         labels += [row.label for row in rows]
     return max(labels) + 1

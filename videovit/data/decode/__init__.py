@@ -52,8 +52,10 @@ def open_video(path: str | PathLike[str], backend: str = "decord", options: Deco
             expected=f"one of {', '.join(sorted(BACKENDS))}",
             near=did_you_mean(backend, BACKENDS),
         )
+    # A data set may mix videos and folders of frames.
     if os.path.isdir(path):
         backend = "frames"
+    # Without a limit there is nothing to gain from a second process.
     if options.timeout_s > 0:
         return open_limited(fspath(path), backend, BACKENDS, options)
     return BACKENDS[backend](fspath(path), options)

@@ -85,4 +85,5 @@ def probe_video(path: str, backend: str = "decord", options: DecodeOptions = DEF
             cost = time.process_time() - start
             return Probe(**{**vars(found), "served_by": video.served_by, "clip_ms": round(1000 * cost, 1)})
     except DecodeError as error:
+        # Tools print a row for every file, also for unreadable ones.
         return Probe(path, error=error.reason)

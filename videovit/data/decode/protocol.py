@@ -168,6 +168,7 @@ def check_file(path: str, backend: str) -> Version:
         raise DecodeError(path, "is not a regular file", backend)
     if status.st_size == 0:
         raise DecodeError(path, "empty file (0 bytes)", backend)
+    # Decoders would report it as damaged.
     if not os.access(path, os.R_OK):
         raise DecodeError(path, "no permission to read it", backend)
     return status.st_mtime_ns, status.st_size
@@ -179,6 +180,7 @@ def check_size(path: str, width: int, height: int, options: DecodeOptions, backe
     Raises:
         DecodeError: more than options.max_pixels.
     """
+    # A damaged header may state a size that would fill the memory.
     if width * height > options.max_pixels:
         reason = f"frames of {width} x {height} pixels, more than DATA.MAX_PIXELS {options.max_pixels}"
         raise DecodeError(path, reason, backend)
@@ -190,6 +192,7 @@ def check_length(path: str, num_frames: int, options: DecodeOptions, backend: st
     Raises:
         DecodeError: more than options.max_frames.
     """
+    # The tables of a video grow with its length.
     if num_frames > options.max_frames:
         raise DecodeError(path, f"{num_frames} frames, more than DATA.MAX_FRAMES {options.max_frames}", backend)
 

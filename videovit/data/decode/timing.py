@@ -60,6 +60,7 @@ def read_once(backend: str, options: DecodeOptions = DEFAULTS) -> Way:
 
     def read(path: str, clips: list[Indices]) -> object:
         with open_video(path, backend, options) as video:
+            # Overlapping clips share frames.
             return video.frames(np.unique(np.concatenate(clips)))
 
     return read
@@ -90,6 +91,7 @@ def measure_ways(ways: Mapping[str, Way], jobs: Sequence[Job], *, rounds: int = 
         # The first round warms up.
         for name in names if turn else []:
             cpu[name].append(1000 * sums[name][0] / num_clips)
+            # A coarse clock may measure no time at all.
             wall[name].append(num_clips / max(sums[name][1], 1e-9))
     return {
         name: Cost(statistics.median(cpu[name]), statistics.median(wall[name]), num_clips, tuple(cpu[name]))
@@ -122,6 +124,7 @@ def measure_decode(
     Raises:
         UserError: none of the videos can be read.
     """
+    # Frames are chosen before the clock starts.
     jobs, unreadable = plan_jobs(samples, plan, seed=seed)
     if not jobs:
         raise UserError(f"none of the {plural(len(samples), 'video')} can be read")

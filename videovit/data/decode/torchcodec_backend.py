@@ -86,8 +86,10 @@ def open_torchcodec(path: str, options: DecodeOptions = DEFAULTS) -> Video:
 
 def reason_against(video: PyavVideo, options: DecodeOptions) -> str:
     """Why torchcodec would read a video wrongly or slowly; empty if it would not."""
+    # It would read all packets of the file.
     if video.is_long:
         return "long file"
+    # Its exact mode sorts by time stamps, which may be missing or repeat here.
     if not video.table.seekable:
         return "container or time stamps"
     if video.table.has_hidden_packets:

@@ -37,6 +37,7 @@ def _files_below(folder: str, suffixes: Collection[str], parents: frozenset[str]
         if not is_folder(entry):
             if os.path.splitext(entry.name)[1].lower() in suffixes:
                 paths.append(entry.path)
+        # A link to a folder above would be an endless loop.
         elif (real := os.path.realpath(entry.path)) not in parents:
             paths += _files_below(entry.path, suffixes, parents | {real})
     return paths

@@ -37,6 +37,7 @@ def unquote(text: str) -> str:
 
 def quote(path: str) -> str:
     """A path as written in a list, in quotes if `split_line` would not read it back unchanged without them."""
+    # Quotes only if needed, so that lists stay readable for other tools.
     needed = path != path.strip() or path.endswith(",") or path[:1] == '"'
     return '"{}"'.format(path.replace('"', '""')) if needed else path
 
@@ -106,6 +107,7 @@ def leads_out(path: str, prefix: str, folders: Folders) -> str | None:
 
 def is_inside(path: str, folder: str) -> bool:
     """Whether a normalized path is below a normalized folder."""
+    # A relative path is below the current folder unless it starts with `..`.
     if folder == ".":
         return not (path == ".." or path.startswith("../"))
     return path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -34,6 +34,7 @@ def find_videos(names: Sequence[str], *, prefix: str = "") -> list[ListedVideo]:
     Raises:
         AnnotationError: a list does not exist, or there are no videos.
     """
+    # By path, because folders and lists may overlap.
     found: dict[str, ListedVideo] = {}
     for name in names:
         place = Path(name)
@@ -59,6 +60,7 @@ def _videos_of_list(place: Path, prefix: str) -> list[ListedVideo]:
             continue
         fields = split_line(text, " ")
         labeled = fields is not None and WHOLE_NUMBER.fullmatch(fields[1]) is not None
+        # Lists without labels are accepted, too; then the whole line is the path.
         written, label = fields if fields is not None and labeled else (unquote(text), "")
         path = os.path.join(prefix, written) if prefix else written
         # Paths of our own lists are relative to the list.

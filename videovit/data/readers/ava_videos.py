@@ -40,6 +40,7 @@ def find_frame_folders(folder: str | Path) -> dict[str, Sample]:
     """
     return {
         name: Sample(os.path.join(folder, name))
+        # Files beside the folders are ignored.
         for name in _listing(folder, "AVA.FRAME_DIR")
         if os.path.isdir(os.path.join(folder, name))
     }
@@ -66,5 +67,6 @@ def read_frame_lists(paths: Iterable[str | Path], *, fps: float, frame_dir: str)
     videos: dict[str, Sample] = {}
     for path in paths:
         check_exists(Path(path))
+        # Labels of frame lists are not used: the boxes have them.
         videos |= frame_lists.read(path, num_classes=0, fps=fps, prefix=frame_dir, with_labels=False)
     return videos

@@ -49,12 +49,14 @@ def read(
     frame_list = folder / f"{split}.csv"
     # Lists of videos may have the same name, so the header decides.
     if frame_lists.is_frame_list(frame_list):
+        # Frame lists carry the actions as labels per image.
         return list(frame_lists.read(frame_list, num_classes=num_classes, fps=frames_fps, prefix=prefix).values())
     list_file = find_file(folder, [LISTS[split], frame_list.name])
     videos = VideoFolder(prefix, folder, released=VIDEO_FOLDERS, suffix=".mp4")
     lines = read_lines(list_file)
     # Not DictReader, which accepts rows of the wrong length.
     rows = csv.reader(lines)
+    # Columns are found by name; the release has more than are needed.
     header = [name.strip() for name in next(rows, [])]
     if "id" not in header or "actions" not in header:
         raise AnnotationError(
@@ -105,6 +107,7 @@ def _parse_action(text: str, num_classes: int) -> Action | str:
     if found is None:
         return f"action {text!r}, expected class, start and end like 'c092 11.90 21.20'"
     label = int(found["label"])
+    # The pattern excludes negative numbers.
     if label >= num_classes:
         return f"class c{found['label']} is not in c000..c{num_classes - 1:03d} (MODEL.NUM_CLASSES)"
     try:

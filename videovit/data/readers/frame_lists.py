@@ -41,6 +41,7 @@ def is_frame_list(list_file: Path) -> bool:
     if not list_file.is_file():
         return False
     with open(list_file, "rb") as file:
+        # Only the start: the file may have gigabytes.
         return file.read(64).removeprefix(b"\xef\xbb\xbf").startswith(COLUMNS[0].encode())
 
 
@@ -87,6 +88,7 @@ def read(
         else:
             path = relative_to_either(video.folder, str(list_file.parent), folders)
         actions = tuple(Action(k, first / fps, end / fps) for k, first, end in _runs(video)) if with_labels else None
+        # Runs of frames become intervals in seconds, so clips of any frame rate can be labeled.
         samples[name] = Sample(path, actions=actions, num_frames=video.num_frames)
     return samples
 

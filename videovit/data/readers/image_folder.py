@@ -46,6 +46,7 @@ def read(
     """
     split_folder = find_split(Path(split_folder))
     list_file = _list_of(split_folder)
+    # A list exists only if somebody wrote one, so it takes precedence.
     if list_file.is_file():
         return kinetics.read(
             list_file, num_classes=num_classes, separator=separator, prefix=prefix, skip_rows=skip_rows
@@ -61,6 +62,7 @@ def read(
             f"{plural(len(classes), 'class folder')} ({shown(classes)}), but MODEL.NUM_CLASSES is {num_classes}",
             where=str(where),
         )
+    # The published numbering: sorted synsets.
     numbers = {name: number for number, name in enumerate(classes)}
     for name in names:
         if name not in numbers:

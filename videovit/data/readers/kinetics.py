@@ -65,6 +65,7 @@ def read(
     if not prefix:
         root = str(list_file.parent)
         return [Sample(relative_to_either(row.path, root, folders), row.label) for row in rows]
+    # A separate pass, because it reads folders: only for lists without other errors.
     outside = [(row.number, row.path, why) for row in rows if (why := leads_out(row.path, prefix, folders)) is not None]
     refuse(list_file, outside)
     return [Sample(os.path.join(prefix, row.path), row.label) for row in rows]
@@ -75,6 +76,7 @@ def parse_rows(lines: Iterable[str], *, num_classes: int, separator: str, skip: 
     rows: list[Row] = []
     problems: list[Problem] = []
     for number, line in enumerate(lines, start=1):
+        # Blanks at the ends of lines are invisible in editors.
         text = line.strip()
         if number <= skip or not text:
             continue

@@ -38,6 +38,7 @@ def read_label_map(path: str | Path, num_classes: int) -> dict[int, str]:
     path = Path(path)
     names: dict[int, str] = {}
     for number, fields in _blocks(path):
+        # The two releases name the field differently.
         class_id = next((fields[key] for key in IDS if key in fields), None)
         name = fields.get("name")
         if not isinstance(class_id, int) or not isinstance(name, str):
@@ -70,6 +71,7 @@ def _tokens(path: Path) -> Iterator[tuple[int, str, str]]:
 def _blocks(path: Path) -> Iterator[tuple[int, dict[str, int | str]]]:
     """(line number, fields) of every block."""
     tokens = _tokens(path)
+    # Stands for tokens after a truncated file.
     end = (0, "mark", "end of file")
     for number, _, word in tokens:
         if word not in BLOCKS or next(tokens, end)[2] != "{":
@@ -78,6 +80,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, dict[str, int | str]]]:
         for line, kind, key in tokens:
             if key == "}":
                 break
+            # The format allows separators between fields.
             if (kind, key) in (("mark", ","), ("mark", ";")):
                 continue
             colon, (_, value_kind, value) = next(tokens, end)[2], next(tokens, end)
@@ -86,6 +89,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, dict[str, int | str]]]:
             if value_kind == "number":
                 fields[key] = int(value)
             else:
+                # Strings have the escapes of C, a subset of Python's.
                 fields[key] = str(ast.literal_eval(value)) if value_kind == "text" else value
         else:
             raise AnnotationError("the block has no closing }", where=f"{path}:{number}")

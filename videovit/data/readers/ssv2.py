@@ -68,6 +68,7 @@ def read(
     by_name: dict[str, Sample] | None = None
     if frame_lists.is_frame_list(frame_list):
         by_name = frame_lists.read(frame_list, num_classes=0, fps=frames_fps, prefix=prefix, with_labels=False)
+    # Videos may have been re-encoded to another container.
     videos = VideoFolder(prefix, folder, released=VIDEO_FOLDERS, suffix=".webm")
     samples: list[Sample] = []
     problems: list[Problem] = []
@@ -146,6 +147,7 @@ def _answers(file: Path) -> list[tuple[int, str, str, str]]:
     rows = []
     for number, line in enumerate(read_lines(file), start=1):
         if line.strip():
+            # Semicolons, because templates contain commas.
             fields = [field.strip().strip('"') for field in line.split(";")]
             name, template = fields if len(fields) == 2 else ("", "")
             rows.append((number, name, template, line))
@@ -156,6 +158,7 @@ def _reason_against(name: str, template: str, classes: Mapping[str, int], seen: 
     """Why an entry is invalid, or None."""
     if not name or not template:
         return "expected an id and a template (in test answers: id;template)"
+    # The id becomes part of a path.
     if not PLAIN_NAME.fullmatch(name):
         return f"the id {name!r} is not the name of a video"
     if name in seen:

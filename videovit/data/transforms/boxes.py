@@ -37,6 +37,7 @@ class Placement:
 
     def mirrored(self, width: int) -> Placement:
         """The placement after mirroring a crop of `width` pixels left to right."""
+        # x becomes width - x.
         return replace(self, scale_x=-self.scale_x, shift_x=width - self.shift_x)
 
     def boxes(self, boxes_R4: Tensor, size: int) -> Tensor:

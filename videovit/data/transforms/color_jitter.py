@@ -35,6 +35,7 @@ class ColorJitter:
 
     def draw(self, rng: np.random.Generator) -> list[Step]:
         """Draw the three operations of a clip, with their factors, in order."""
+        # The operations do not commute, so their order is random, too.
         order = rng.permutation(len(NAMES))
         factors = rng.uniform(max(0.0, 1.0 - self.strength), 1.0 + self.strength, len(NAMES))
         # Blends do not resample; the filter is ignored.

@@ -48,6 +48,7 @@ def apply_steps(frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tenso
         uint8 (T, h, w, 3); a view of `frames_THWC` if the plan is empty.
     """
     height, width = frames_THWC.shape[1:3]
+    # Backwards from the crop: the pixels that each operation needs are what the one before must produce.
     windows = [window]
     for step in reversed(plan):
         windows.append(_source_window(step, windows[-1], height, width))
@@ -68,9 +69,11 @@ def apply_steps(frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tenso
 
 def _source_window(step: Step, want: Box, height: int, width: int) -> Box:
     if step.name in _FRAME_TABLES:
+        # A histogram counts all pixels.
         return Box(0, 0, height, width)
     if step.name == "Sharpness":
         right, bottom = want.left + want.width, want.top + want.height
+        # The kernel of 3 x 3 pixels reaches one beyond the window.
         return _limit(want.left - 1, want.top - 1, right + 1, bottom + 1, height, width)
     if step.name not in _MATRICES:
         return want
@@ -100,6 +103,7 @@ def _cut(frames: Frames, want: Box, have: Box) -> Frames:
 
 def _flat(frames: Frames) -> Frames:
     """All frames below each other, as one image (T * h, w, 3)."""
+    # OpenCV takes single images; one call for all frames saves its overhead.
     return np.ascontiguousarray(frames).reshape(-1, *frames.shape[2:])
 
 
@@ -107,6 +111,7 @@ def _flat(frames: Frames) -> Frames:
 
 
 def _turn(degrees: float, height: int, width: int) -> Matrix:
+    # The matrix maps output to input, so it is the inverse rotation, about the center of the frame.
     angle = -math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = width / 2, height / 2
@@ -124,6 +129,7 @@ _MATRICES: dict[str, Callable[[float, int, int], Matrix]] = {
 
 def _move(frames: Frames, step: Step, have: Box, want: Box, height: int, width: int) -> Frames:
     """Resample all frames at the same positions, tile by tile, which bounds the working memory for any frame size."""
+    # The working memory of a tile is K places, weights and float copies of all its pixels.
     moved = np.empty((len(frames), want.height, want.width, 3), np.uint8)
     bottom, right = want.top + want.height, want.left + want.width
     for top in range(want.top, bottom, _TILE):
@@ -137,15 +143,19 @@ def _move(frames: Frames, step: Step, have: Box, want: Box, height: int, width: 
 def _move_tile(frames: Frames, step: Step, have: Box, want: Box, height: int, width: int) -> Frames:
     """Resample one tile: weighted sums over K pixels, for the 3 T values of all frames at a time."""
     a, b, c, d, e, f = _MATRICES[step.name](step.argument, height, width)
+    # Centers of the pixels.
     x = want.left + 0.5 + np.arange(want.width)[None]
     y = want.top + 0.5 + np.arange(want.height)[:, None]
     x_N, y_N = (a * x + b * y + c).ravel(), (d * x + e * y + f).ravel()
     columns_KN, weights_x_KN = _taps(x_N, width, step.resample)
     rows_KN, weights_y_KN = _taps(y_N, height, step.resample)
+    # Flat indices into the tile. The kernel is separable, so its weights are products.
     places = (rows_KN - have.top)[:, None] * have.width + (columns_KN - have.left)[None]
     weights = weights_y_KN[:, None] * weights_x_KN[None]
     num_frames = len(frames)
+    # Pixels as rows, so that the values of all frames at a place are adjacent in memory.
     by_pixel = cv2.transpose(np.ascontiguousarray(frames).reshape(num_frames, -1))  # (h * w * 3, T)
+    # A gather and weighted sum in one pass over memory.
     moved = F.embedding_bag(
         torch.from_numpy(cv2.transpose(places.reshape(-1, x_N.size))),
         torch.from_numpy(by_pixel).reshape(-1, 3 * num_frames).float(),
@@ -154,6 +164,7 @@ def _move_tile(frames: Frames, step: Step, have: Box, want: Box, height: int, wi
     )
     # Rounded and kept within 0..255.
     levels = np.asarray(cv2.add(moved.numpy(), _TRUNCATE, dtype=cv2.CV_8U), np.uint8)  # type: ignore[call-overload]
+    # PIL fills every position outside the frame, whatever its kernel would reach.
     levels[(x_N < 0) | (x_N >= width) | (y_N < 0) | (y_N >= height)] = np.repeat(step.fill, num_frames)
     by_frame = np.asarray(cv2.transpose(levels.reshape(-1, num_frames)), np.uint8)
     return by_frame.reshape(num_frames, want.height, want.width, 3)
@@ -170,10 +181,12 @@ def _taps(
         int32 (K, N) pixels in 0..length-1, float32 (K, N) weights that sum to 1.
     """
     if resample != Image.Resampling.NEAREST:
+        # From coordinates of edges to coordinates of centers.
         position_N = position_N - 0.5
     first_N = np.floor(position_N)
     t = (position_N - first_N).astype(np.float32)
     first = first_N.astype(np.int32)
+    # At integer positions, the kernels reduce to a single pixel.
     if resample == Image.Resampling.NEAREST or not t.any():
         offsets, weights = [0], [np.ones_like(t)]
     elif resample == Image.Resampling.BILINEAR:
@@ -215,6 +228,7 @@ def _look_up(frames: Frames, table: Frames) -> Frames:
 def _look_up_each(frames: Frames, tables: list[Frames]) -> Frames:
     out = np.empty(frames.shape, np.uint8)
     for frame, table, place in zip(frames, tables, out, strict=True):
+        # Every frame has its own table, because its histogram is its own.
         cv2.LUT(np.ascontiguousarray(frame), table, dst=place)
     return out
 
@@ -223,6 +237,7 @@ def _stretch(counts: NDArray[np.integer]) -> Frames:
     """AutoContrast: the darkest level becomes 0, the brightest 255."""
     present = np.flatnonzero(counts)
     low, high = int(present[0]), int(present[-1])
+    # A frame of a single level cannot be stretched.
     if high <= low:
         return _as_table(_LEVELS)
     scale = 255.0 / (high - low)
@@ -232,6 +247,7 @@ def _stretch(counts: NDArray[np.integer]) -> Frames:
 def _flatten(counts: NDArray[np.integer]) -> Frames:
     """Equalize: about as many pixels at every level."""
     present = counts[counts > 0]
+    # The published arithmetic of PIL, without the last level.
     step = int(present.sum() - present[-1]) // 255
     if len(present) <= 1 or step == 0:
         return _as_table(_LEVELS)
@@ -247,6 +263,7 @@ def _by_histogram(frames: Frames, table: Callable[[NDArray[np.integer]], Frames]
 
 
 def _contrast_tables(frames: Frames, factor: float) -> list[Frames]:
+    # PIL blends with the mean gray of each frame, rounded.
     return [_blend_table(int(gray.mean() + 0.5), factor) for gray in _gray(frames)]
 
 
@@ -278,6 +295,7 @@ def _color(frames: Frames, factor: float) -> Frames:
 def _sharpness(frames: Frames, factor: float) -> Frames:
     flat = _flat(frames)
     kernel = np.ones((3, 3), np.float32)
+    # PIL's smoothing kernel.
     kernel[1, 1] = 5
     smooth = np.asarray(cv2.filter2D(flat, -1, kernel / 13), np.uint8).reshape(frames.shape)
     own = flat.reshape(frames.shape)

@@ -32,6 +32,7 @@ def resize_box(
     Returns:
         uint8 (1, height, width, 3).
     """
+    # Cropped before scaling, so pixels outside the box have no influence.
     picture = Image.fromarray(np.ascontiguousarray(spatial.cut(image_1HWC, box)[0].numpy())).resize(
         (width, height), resample
     )

@@ -45,6 +45,7 @@ def _affine(picture: Picture, step: Step, matrix: tuple[float, ...]) -> Picture:
 
 
 def _solarize_add(picture: Picture, step: Step) -> Picture:
+    # Levels of 128 and above stay, as in timm.
     table = [min(255, value + int(step.argument)) if value < 128 else value for value in range(256)]
     return picture.point(table * 3)
 
@@ -90,5 +91,6 @@ def apply_steps(frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tenso
         for step in plan:
             operation = OPERATIONS[step.name]
             pictures = [operation(picture, step) for picture in pictures]
+        # PIL has no clips, so frames are processed one by one with the same arguments.
         frames_THWC = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
     return cut(frames_THWC, window)

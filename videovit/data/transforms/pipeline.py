@@ -62,6 +62,7 @@ class TrainTransform:
         """Like `__call__`, with the placement of the frame in the crop (without what RandAugment moves)."""
         height, width = frames_THWC.shape[1:3]
         side = self.crop_size
+        # Drawn first, so that the augmentation does not depend on the crop.
         plan = [] if self.augment is None else self.augment.draw(rng)
         window = spatial.Box(0, 0, height, width)
         if self.area is not None:
@@ -72,6 +73,7 @@ class TrainTransform:
         else:
             frames = spatial.cut(frames_THWC, window)
         if self.area is not None:
+            # The crop is scaled to a square, which changes its aspect ratio.
             frames = spatial.resize(frames, side, side)
             x, y = side / window.width, side / window.height
             placement = Placement(width * x, height * y, -window.left * x, -window.top * y)
@@ -84,6 +86,7 @@ class TrainTransform:
         # No number is drawn if flipping is disabled.
         if self.flip_prob > 0 and rng.random() < self.flip_prob:
             frames, placement = spatial.horizontal_flip(frames), placement.mirrored(side)
+        # Clips travel between processes; a view would carry the whole video.
         return frames.contiguous(), placement
 
 
@@ -227,6 +230,7 @@ def build_train_transform(cfg: Config) -> TrainTransform:
     scales, aspects = cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE, cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE
     area = None
     if scales or aspects:
+        # Either key switches to the Inception crop, as in PySlowFast.
         area = _pair(scales, (0.08, 1.0), "DATA.TRAIN_JITTER_SCALES_RELATIVE")
     return TrainTransform(
         crop_size=cfg.DATA.TRAIN_CROP_SIZE,

@@ -117,6 +117,7 @@ class RandAugment:
         Returns:
             The operations to apply, in order; at most `num_ops`.
         """
+        # The order of the table is part of the reproducibility: draws are indices into it.
         names = list(OPERATIONS)
         choices = RESAMPLING[self.interpolation]
         plan = []
@@ -124,6 +125,7 @@ class RandAugment:
             name = names[int(rng.integers(len(names)))]
             # All numbers are drawn, even if not used, so that the draws of one operation never depend on another.
             applied = rng.random() < self.prob
+            # timm's convention for a uniform magnitude (mstd101 or mstdinf).
             if self.level_std > 100:
                 level = float(rng.uniform(0.0, self.level))
             else:
@@ -176,6 +178,7 @@ def parse_randaugment(text: str, *, interpolation: str = "bicubic", backend: str
     if backend not in APPLY:
         raise UserError(where="AUG.BACKEND", found=backend, expected=f"one of {', '.join(APPLY)}")
     head, *parts = text.split("-")
+    # timm's defaults.
     values = {"m": MAX_LEVEL, "n": 2.0, "p": 0.5, "mstd": 0.0, "inc": 0.0}
     for part in parts if head == "rand" else [head]:
         match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?|inf)", part)

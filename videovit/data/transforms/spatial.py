@@ -89,6 +89,7 @@ def random_short_side(shortest: int, longest: int, rng: np.random.Generator, *, 
     Source: PySlowFast, DATA.TRAIN_JITTER_SCALES and DATA.INV_UNIFORM_SAMPLE.
     """
     if inverse_uniform:
+        # As published for Kinetics.
         return round(1.0 / rng.uniform(1.0 / longest, 1.0 / shortest))
     return round(rng.uniform(shortest, longest))
 
@@ -138,6 +139,7 @@ def uniform_square(frames_THWC: Tensor, size: int, position: int) -> Box:
         raise ValueError(f"crop position {position}: expected 0 (left, top), 1 (center) or 2 (right, bottom)")
     _check_fits(frames_THWC, size)
     height, width = frames_THWC.shape[1:3]
+    # Rounded up, as in PySlowFast.
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     if position != 1 and height > width:
         top = 0 if position == 0 else height - size
@@ -172,6 +174,7 @@ def inception_box(
     """
     # Ten draws, as published.
     for _ in range(10):
+        # Area and aspect ratio are independent.
         pixels = rng.uniform(*area) * height * width
         ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
         w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
