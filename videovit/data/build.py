@@ -220,7 +220,7 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: Datase
     if spec.has_boxes:
         return build_key_frame_dataset(cfg, split, samples)
     data, training = cfg.DATA, split == "train"
-    num_crops = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
+    num_crops: int = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
     label: LabelRule = one_class
     if spec.multi_label:
         # Charades is evaluated per video, so every view of it has all its actions.

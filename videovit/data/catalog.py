@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from videovit.config import Config
-from videovit.data.detection import AvaTruth, read_ava, read_truth
+from videovit.data.detection import read_ava
 from videovit.data.files.class_names import read_class_names
 from videovit.data.readers import charades, image_folder, kinetics, ssv2
 from videovit.data.records import AnnotationError, Sample
@@ -134,7 +134,6 @@ class DatasetSpec:
             get RGB. Frames are always RGB here, so the key only tells in which order DATA.MEAN and DATA.STD are given.
         images: still images, which have their own crops.
         decoder: the only decoder that suits the data set; empty for any (DATA.DECODING_BACKEND).
-        truth: detection only: reads the ground truth of a split.
     """
 
     read: Callable[[Config, Split], list[Sample]]
@@ -144,7 +143,6 @@ class DatasetSpec:
     bgr_in_pyslowfast: bool = False
     images: bool = False
     decoder: str = ""
-    truth: Callable[[Config, Split], AvaTruth] | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -183,7 +181,7 @@ DATASETS: dict[str, DatasetSpec] = {
         decoder="pyav",  # actions have times, and only PyAV reports where the frame rate varies
     ),
     # Key frames have times, too, and decord would read a whole movie ahead.
-    "ava": DatasetSpec(read_ava, evaluation="detection", truth=read_truth, decoder="pyav"),
+    "ava": DatasetSpec(read_ava, evaluation="detection", decoder="pyav"),
 }
 
 

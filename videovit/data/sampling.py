@@ -65,7 +65,7 @@ def span_indices(
         start: start of the span in frames, not necessarily an integer.
 
     Returns:
-        (num_sampled,) int64, ascending and inside the video; beyond its end the last frame is repeated.
+        (num_sampled,) int64, non-decreasing and inside the video; beyond its end the last frame is repeated.
 
     Raises:
         ValueError: num_frames is below 1.
@@ -325,7 +325,7 @@ def key_frame_indices(
         knots: for a variable frame rate, some frames and their times in seconds, to interpolate between.
 
     Returns:
-        (num_sampled,) int64, ascending and inside the video, whose first and last frames are repeated.
+        (num_sampled,) int64, non-decreasing and inside the video, whose first and last frames are repeated.
 
     Raises:
         ValueError: num_frames is below 1.
