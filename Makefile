@@ -1,4 +1,4 @@
-# Everything starts here: `make demo`, `make test`, `make check`. Set-up happens by itself, in .venv.
+# Start here: `make demo`, `make test`, `make check`. They install everything into .venv first.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -10,22 +10,22 @@ DEMO := output/demo
 .PHONY: help setup demo test test-oldest test-slurm check format format-check lint types clean clean-demo
 
 help:
-	@echo "make setup   install everything into .venv; the others do it by themselves"
+	@echo "make setup   install everything into .venv (the other targets do it too)"
 	@echo "make demo    render the demo data set, train, test and shuffle-test a small MViT, predict (under 10 minutes)"
-	@echo "make clean-demo   remove what make demo made: the next one starts over"
+	@echo "make clean-demo   remove the output of make demo, so that the next one starts over"
 	@echo "make test    run the tests"
-	@echo "make check   format check, lint, types, tests"
-	@echo "make test-oldest  the tests with the oldest versions that setup.py allows, in a .venv of their own"
-	@echo "make test-slurm   as root on Debian: start a Slurm cluster of virtual nodes here, test runs on it, remove it"
-	@echo "make format  put the code into the house format"
+	@echo "make check   check format, lint and types, and run the tests"
+	@echo "make test-oldest  run the tests with the oldest versions that setup.py allows, in a separate .venv"
+	@echo "make test-slurm   start a virtual Slurm cluster, test preemption and node loss, remove it (as root on Debian)"
+	@echo "make format  format the code, and fix what the linter can"
 	@echo "make clean   remove .venv, output/ and caches"
 
 setup: $(VENV)/.complete
 
-# Debian keeps venv in a package of its own; as root it is installed, otherwise its name is told.
+# On Debian, venv is a separate package: root installs it here, others are told its name.
 $(VENV)/.complete: setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; found: $$($(PYTHON) --version). Name one with PYTHON=..."; exit 1; }
+	  { echo "Python 3.11 or newer is needed; found: $$($(PYTHON) --version). Select one with PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-venv; \
 	  else echo "Python's venv is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; fi; }
@@ -37,13 +37,13 @@ $(VENV)/.complete: setup.py pyproject.toml
 
 demo: setup
 	$(BIN)/python datasets/demo/prepare.py --output $(DEMO)/data
-	$(BIN)/python tools/run_net.py --cfg configs/Demo/MVIT_TINY.yaml \
+	$(BIN)/videovit run --cfg Demo/MVIT_TINY \
 	  DATA.PATH_TO_DATA_DIR $(DEMO)/data OUTPUT_DIR $(DEMO)/run
-	$(BIN)/python tools/predict.py --cfg $(DEMO)/run/config.yaml --checkpoint $(DEMO)/run \
+	$(BIN)/videovit predict --cfg $(DEMO)/run/config.yaml --checkpoint $(DEMO)/run \
 	  --json $(DEMO)/run/prediction.json $$(ls $(DEMO)/data/test/*.mp4 | head -n 2)
-	@echo "pictures:   $(DEMO)/data/preview.png (the data), $(DEMO)/run/shuffle_eval.png (accuracy by frame order)"
+	@echo "pictures:   $(DEMO)/data/preview.png (the data), $(DEMO)/run/shuffle_eval.png (accuracy per frame order)"
 	@echo "logs:       $(DEMO)/run/stdout.log, $(DEMO)/run/stats.jsonl, $(DEMO)/run/shuffle_eval.json"
-	@echo "again:      the model is trained; make demo now only tests. make clean-demo starts over"
+	@echo "again:      make demo now only tests, since the model is trained; make clean-demo starts over"
 
 clean-demo:
 	rm -rf $(DEMO)
@@ -57,7 +57,7 @@ test-oldest:
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]' -c $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile
 
-# 13 nodes: two for each of the runs that go on side by side, one in reserve
+# 13 nodes: two for each of the runs that run side by side, and a spare one
 test-slurm: setup
 	$(BIN)/python tests/slurm/cluster.py --nodes 13 $(BIN)/python -m pytest tests/slurm
 

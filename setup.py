@@ -1,23 +1,27 @@
-"""Package metadata and dependencies of videovit; tool settings live in pyproject.toml."""
+"""Package metadata and dependencies of videovit. The settings of tools are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+VERSION = re.findall(r'^__version__ = "(.+)"$', (HERE / "videovit/__init__.py").read_text(encoding="utf-8"), re.M)[0]
 
-# decord publishes wheels for x86-64 only; elsewhere PyAV serves as the default decoder.
+# decord publishes wheels only for x86-64. On other machines PyAV is the default decoder.
 DECORD = 'decord>=0.6.0; platform_machine == "x86_64" or platform_machine == "AMD64"'
 
 setup(
     name="videovit",
-    version="0.1.0",
+    version=VERSION,
     description="Video understanding with multiscale vision transformers: train, test, shuffle-test, predict.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["videovit", "videovit.*"]),
-    package_data={"videovit": ["py.typed"]},
+    # videovit/configs is a link to configs/; built packages contain copies of the files.
+    package_data={"videovit": ["py.typed", "configs/*/*.yaml"]},
+    entry_points={"console_scripts": ["videovit = videovit.cli:main"]},
     install_requires=[
         "torch>=2.8",
         "torchvision>=0.23",

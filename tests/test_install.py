@@ -1,62 +1,137 @@
-"""The wheel holds the whole package and works outside a checkout."""
+"""Wheels and editable installs: the whole package, the command, and the shipped configs."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.helpers.project import ROOT
 
+PIP = [sys.executable, "-m", "pip"]
+SHIPPED = sorted(path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").glob("*/*.yaml"))
+
+
+def run(*command: object, **others: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120, **others)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+    return done  # type: ignore[no-any-return]
+
+
+def tracked(*paths: str) -> list[str]:
+    return run("git", "ls-files", "--", *paths, cwd=ROOT).stdout.splitlines()
+
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    files = subprocess.run(
-        ["git", "ls-files", "--", "setup.py", "pyproject.toml", "README.md", "videovit"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in files.stdout.splitlines():
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the files that a package is built from."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in tracked("setup.py", "pyproject.toml", "README.md", "videovit", "configs"):
         if (ROOT / name).exists():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
-    subprocess.run([*pip, str(source)], check=True, capture_output=True, timeout=120)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(*PIP, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, source)
     (path,) = folder.glob("*.whl")
     return path
 
 
-def test_every_module_is_in_the_wheel(wheel: Path) -> None:
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the wheel is installed."""
+    folder = tmp_path_factory.mktemp("site")
+    run(*PIP, "install", "--quiet", "--no-deps", "--target", folder, wheel)
+    return folder
+
+
+def environment(site: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(site), "PATH": f"{site / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_wheel_has_every_module_and_config(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
-    files = subprocess.run(["git", "ls-files", "videovit"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert set(files.stdout.split()) <= packed
-    assert not any(name.startswith(("tests/", "datasets/", "tools/")) for name in packed)
+    assert {name for name in tracked("videovit") if name != "videovit/configs"} <= packed
+    assert len(SHIPPED) > 50 and {f"videovit/configs/{name}" for name in SHIPPED} <= packed
+    assert not any(name.startswith(("tests/", "datasets/", "tools/", "configs/")) for name in packed)
 
 
-def test_installed_package_builds_a_model(wheel: Path, tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site")]
-    subprocess.run([*pip, str(wheel)], check=True, capture_output=True, timeout=120)
+def test_installed_package_builds_a_model(site: Path, tmp_path: Path) -> None:
     code = (
-        "import videovit, torch; from videovit.config import load_config; from videovit.models import build_model\n"
+        "import videovit, torch\n"
         "opts = 'MVIT.DEPTH 1 MVIT.PATCH_PADDING [1,3,3] DATA.TRAIN_CROP_SIZE 32 DATA.NUM_FRAMES 4'.split()\n"
-        "print(videovit.__file__, build_model(load_config(None, opts)).eval()(torch.zeros(1, 3, 4, 32, 32)).shape)"
+        "model = videovit.build_model(videovit.load_config(None, opts)).eval()\n"
+        "print(videovit.__file__, model(torch.zeros(1, 3, 4, 32, 32)).shape)"
     )
-    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert str(tmp_path / "site") in done.stdout and "[1, 400]" in done.stdout
+    done = run(sys.executable, "-c", code, cwd=tmp_path, env=environment(site))
+    assert str(site) in done.stdout and "[1, 400]" in done.stdout
 
 
-def test_nothing_optional_is_imported(wheel: Path) -> None:
-    code = "import sys, videovit.cli\nprint(sorted({m.split('.')[0] for m in sys.modules}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    for name in ("timm", "sklearn", "tensorboard", "safetensors", "pytorchvideo", "submitit", "matplotlib"):
-        assert f"'{name}'" not in done.stdout, name
+def test_installed_command_finds_configs_by_name(site: Path, tmp_path: Path) -> None:
+    env = environment(site)
+    assert run("videovit", "--version", cwd=tmp_path, env=env).stdout.startswith("videovit ")
+    code = "import videovit; print(videovit.load_config('Demo/MVIT_TINY').MVIT.EMBED_DIM, videovit.__file__)"
+    done = run(sys.executable, "-c", code, cwd=tmp_path, env=env)
+    assert done.stdout.startswith("48 ") and str(site) in done.stdout
+    wrong = subprocess.run(
+        ["videovit", "run", "--cfg", "Demo/MVIT_TINI"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert wrong.returncode == 1 and "did you mean Demo/MVIT_TINY?" in wrong.stderr
+
+
+def test_editable_install_reads_the_configs_of_the_checkout(source: Path, tmp_path: Path) -> None:
+    site, folder = tmp_path / "site", tmp_path / "checkout"
+    shutil.copytree(source, folder, symlinks=True)
+    run(*PIP, "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", site, "-e", folder)
+    (folder / "configs/Demo/NEW.yaml").write_text("RNG_SEED: 77\n")
+    # -I -S: no other install of the project may come first, so the folders are added by hand.
+    dependencies = str(Path(yaml.__file__).parents[1])
+    code = (
+        f"import site, sys; site.addsitedir({str(site)!r}); sys.path.append({dependencies!r})\n"
+        "import videovit; print(videovit.load_config('Demo/NEW').RNG_SEED, videovit.__file__)"
+    )
+    done = run(sys.executable, "-I", "-S", "-c", code, cwd=tmp_path)
+    assert done.stdout.split() == ["77", str(folder / "videovit/__init__.py")]
+
+
+@pytest.mark.parametrize(
+    "statement", ["import videovit", "import videovit.cli", "import videovit; videovit.load_config"]
+)
+def test_imports_bring_nothing_heavy(statement: str) -> None:
+    code = f"import sys\n{statement}\nprint(sorted({{m.split('.')[0] for m in sys.modules}}))"
+    found = run(sys.executable, "-c", code).stdout
+    heavy = [
+        "torch",
+        "numpy",
+        "timm",
+        "sklearn",
+        "tensorboard",
+        "safetensors",
+        "pytorchvideo",
+        "submitit",
+        "matplotlib",
+    ]
+    for name in heavy if "videovit." in statement else [*heavy, "yaml"]:
+        assert f"'{name}'" not in found, name
+
+
+def test_public_names_resolve() -> None:
+    import videovit
+
+    assert all(getattr(videovit, name) is not None for name in videovit.__all__)
+    assert set(videovit.__all__) <= set(dir(videovit))
+    with pytest.raises(AttributeError, match="no attribute 'load_confg'"):
+        videovit.load_confg  # noqa: B018

@@ -1,4 +1,4 @@
-"""Every command of the README runs as it stands, on a small rendering of the demo data."""
+"""Every command of the README runs as written, on a small version of the demo data."""
 
 import re
 import shutil
@@ -16,20 +16,21 @@ COMMANDS = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like a checkout after `make demo`, with less data; `python` is this one."""
+    """A folder like a checkout after `make demo`, with less data; `python` and `videovit` are this interpreter's."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("configs", "tools", "videovit", "datasets"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "bin").mkdir()
-    (folder / "bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (folder / "bin/python").chmod(0o755)
+    for name, words in (("python", ""), ("videovit", " -m videovit")):
+        (folder / "bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable}{words} "$@"\n')
+        (folder / "bin" / name).chmod(0o755)
     sizes = ["--train", "16", "--val", "12", "--test", "12", "--workers", "1"]
     prepare = [sys.executable, str(ROOT / "datasets/demo/prepare.py"), "--output", str(folder / "output/demo/data")]
     subprocess.run([*prepare, *sizes], check=True, capture_output=True, timeout=120)
     return folder
 
 
-def test_commands_run_in_the_order_of_the_readme(checkout: Path) -> None:
+def test_readme_commands_run_in_order(checkout: Path) -> None:
     assert len(COMMANDS) >= 4
     for command in COMMANDS:
         path = f"{checkout / 'bin'}:/usr/bin:/bin"
@@ -53,7 +54,7 @@ def test_commands_run_in_the_order_of_the_readme(checkout: Path) -> None:
         assert (out / name).is_file(), name
 
 
-def test_files_and_keys_named_in_the_readme_exist() -> None:
+def test_readme_names_existing_files_and_keys() -> None:
     from videovit.config import load_config
 
     for path in re.findall(r"(?:videovit|configs|tools|docs|datasets)/[\w/.]+\w", README):
@@ -68,6 +69,6 @@ def test_readme_is_short() -> None:
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "check"])
-def test_make_targets_of_the_readme_exist(target: str) -> None:
+def test_readme_make_targets_exist(target: str) -> None:
     make = shutil.which("make")
     assert make and subprocess.run([make, "-n", target], cwd=ROOT, capture_output=True, timeout=60).returncode == 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Decoding against the peers: the same clips of the same videos, everybody taking turns in one process."""
+"""Compare decoding speed with other libraries: the same clips of the same videos, in turns, in one process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+try:
+    from videovit import cli
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}; install the project into this Python: {sys.executable} -m pip install -e .")
+
 import av
 import numpy as np
 import simplejson
 import torch
 
-from videovit import cli
 from videovit.data.decode import MissingBackendError
 from videovit.data.decode.decord_backend import FOUND_SAFE, load_decord
 from videovit.data.decode.protocol import Indices, shorten
@@ -26,6 +30,8 @@ from videovit.data.files.video_files import find_videos
 from videovit.data.records import Sample
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
 from videovit.engine.reporting.log import format_table
+from videovit.errors import UserError
+from videovit.messages import plural
 
 BASELINE = "decord"
 
@@ -33,22 +39,22 @@ BASELINE = "decord"
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="CPU time of all threads is the number to trust on a busy machine; 'x decord' compares it with decord "
-        "opened anew for every clip. Files are forgotten before they are read, except in the rows 'known file'.",
+        epilog="On a busy machine, trust the CPU time of all threads. 'x decord' is its ratio to decord, opened anew "
+        "for every clip. What is known about a file is dropped before it is read, except in the rows 'known file'.",
     )
     parser.add_argument("videos", nargs="+", metavar="LIST", help="lists (.csv, .txt), folders or video files")
-    parser.add_argument("--views", type=int, nargs="+", default=[1, 10], metavar="N", help="clips a video (1 10)")
-    parser.add_argument("--frames", type=int, default=16, metavar="T", help="frames a clip (16)")
-    parser.add_argument("--stride", type=int, default=4, metavar="N", help="frames from one to the next (4)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="medians are over so many rounds (5)")
-    parser.add_argument("--seed", type=int, default=0, help="where single clips are (0)")
-    parser.add_argument("--late", action="store_true", help="single clips from the second half of the videos")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers here")
+    parser.add_argument("--views", type=int, nargs="+", default=[1, 10], metavar="N", help="clips per video (1 10)")
+    parser.add_argument("--frames", type=int, default=16, metavar="T", help="frames per clip (16)")
+    parser.add_argument("--stride", type=int, default=4, metavar="N", help="frames between two frames of a clip (4)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds that medians are taken over (5)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the places of single clips (0)")
+    parser.add_argument("--late", action="store_true", help="take single clips from the second half of the videos")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers to this file")
     return parser.parse_args(argv)
 
 
 def decord_per_clip(decord: Any) -> Way:
-    """A reader for every clip, one thread."""
+    """decord: one reader per clip, one thread."""
 
     def read(path: str, clips: list[Indices]) -> object:
         return [
@@ -60,7 +66,7 @@ def decord_per_clip(decord: Any) -> Way:
 
 
 def decord_in_memory(decord: Any) -> Way:
-    """As mmaction2 does: the whole file in memory, one reader, one batch of all clips, a list of images."""
+    """decord as in mmaction2: the whole file in memory, one reader, one batch of all clips, a list of images."""
 
     def read(path: str, clips: list[Indices]) -> object:
         reader = decord.VideoReader(io.BytesIO(Path(path).read_bytes()), num_threads=1)
@@ -70,7 +76,7 @@ def decord_in_memory(decord: Any) -> Way:
 
 
 def pyav_in_full(path: str, clips: list[Indices]) -> object:
-    """PyAV without seeking or skipping: everything up to the last wanted frame is decoded."""
+    """PyAV without seeking or skipping: decodes everything up to the last wanted frame."""
     wanted = set(np.concatenate(clips).tolist())
     last = max(wanted)
     images = []
@@ -85,7 +91,7 @@ def pyav_in_full(path: str, clips: list[Indices]) -> object:
 
 
 def torchcodec_exact(decoder: Any) -> Way:
-    """One decoder, all frames in one call."""
+    """torchcodec: one decoder, all frames in one call."""
 
     def read(path: str, clips: list[Indices]) -> object:
         video = decoder(path, seek_mode="exact", num_ffmpeg_threads=1)
@@ -94,8 +100,8 @@ def torchcodec_exact(decoder: Any) -> Way:
     return read
 
 
-def forgetting(way: Way) -> Way:
-    """A way of ours as for a file that is met for the first time."""
+def without_cache(way: Way) -> Way:
+    """One of our ways, without what is cached about a file that was read before."""
 
     def read(path: str, clips: list[Indices]) -> object:
         FOUND_SAFE.pop(path, None)
@@ -105,8 +111,8 @@ def forgetting(way: Way) -> Way:
     return read
 
 
-def read_by_everybody(ways: Mapping[str, Way], jobs: Sequence[Job]) -> list[Job]:
-    """The jobs that no way fails on; the others are named on stderr. decord, for one, reads no AV1."""
+def readable_jobs(ways: Mapping[str, Way], jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that every way can read; the others are named on stderr. decord, for one, cannot read AV1."""
     decord = load_decord()
     errors = (
         RuntimeError,
@@ -129,7 +135,7 @@ def read_by_everybody(ways: Mapping[str, Way], jobs: Sequence[Job]) -> list[Job]
 
 
 def find_ways() -> dict[str, Way]:
-    """Everybody who is installed, by name."""
+    """The ways whose libraries are installed, by name."""
     ways: dict[str, Way] = {}
     decord = load_decord()
     if decord is not None:
@@ -140,15 +146,15 @@ def find_ways() -> dict[str, Way]:
         ways["torchcodec exact"] = torchcodec_exact(load_torchcodec())
     except MissingBackendError as error:
         print(f"left out: {error}", file=sys.stderr)
-    ways["ours, decord (default)"] = forgetting(read_once("decord"))
+    ways["ours, decord (default)"] = without_cache(read_once("decord"))
     ways["ours, decord, known file"] = read_once("decord")
-    ways["ours, pyav"] = forgetting(read_once("pyav"))
+    ways["ours, pyav"] = without_cache(read_once("pyav"))
     ways["ours, pyav, known file"] = read_once("pyav")
     return ways
 
 
 def in_second_half(plan: ClipPlan) -> Callable[[int, float, np.random.Generator], list[Indices]]:
-    """The plan, on the second half of a video."""
+    """The same plan, applied to the second half of a video."""
 
     def choose(num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
         first = num_frames // 2
@@ -169,12 +175,12 @@ def main() -> None:
         jobs, unreadable = plan_jobs(samples, in_second_half(plan) if args.late else plan, seed=args.seed)
         for path in unreadable:
             print(f"left out, unreadable: {path}", file=sys.stderr)
-        jobs = read_by_everybody(ways, jobs)
+        jobs = readable_jobs(ways, jobs)
         if not jobs:
-            raise cli.SomeFailedError("none of the videos can be read by everybody")
+            raise UserError("none of the videos can be read by all libraries")
         costs = measure_ways(ways, jobs, rounds=args.rounds)
         base = costs[BASELINE].cpu_ms if BASELINE in costs else float("nan")
-        title = f"{views} x {args.frames}x{args.stride}, {len(jobs)} videos"
+        title = f"{views} x {args.frames}x{args.stride}, {plural(len(jobs), 'video')}"
         rows = [[n, f"{c.cpu_ms:.1f}", f"{c.cpu_ms / base:.2f}", f"{c.clips_per_s:.1f}"] for n, c in costs.items()]
         print(format_table([title, "CPU ms/clip", "x decord", "clips/s"], rows) + "\n")
         results += [{"views": views, "way": name, **vars(cost)} for name, cost in costs.items()]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The training loader against the way it is usually written: the same clips of the same videos, in turns."""
+"""Compare the training loader with the usual way to write one: the same clips of the same videos, in turns."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+try:
+    from videovit import cli
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}; install the project into this Python: {sys.executable} -m pip install -e .")
+
 import numpy as np
 import simplejson
 import torch
@@ -22,7 +27,6 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 from tqdm import tqdm
 
-from videovit import cli
 from videovit.config import Config
 from videovit.data.build import ClipLoader, EpochSampler, build_dataset
 from videovit.data.dataset import RepeatedCrops
@@ -34,6 +38,8 @@ from videovit.data.transforms.pil_operations import OPERATIONS
 from videovit.data.transforms.pipeline import build_preparation, build_train_transform
 from videovit.data.transforms.randaugment import RandAugment
 from videovit.engine.reporting.log import format_table
+from videovit.errors import UserError
+from videovit.messages import plural
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "Kinetics" / "MVIT_B_16x4_CONV.yaml"
 BASELINE = "PIL and float transforms"
@@ -42,36 +48,38 @@ BASELINE = "PIL and float transforms"
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog=f"Everybody decodes alike and draws the same random numbers. '{BASELINE}': RandAugment on PIL pictures, "
-        "then float tensors, normalised, cropped, mirrored in the workers. CPU time of all processes is the number to "
-        "trust on a busy machine. The decoder's time limit is off: it costs everybody the same.",
+        epilog=f"All loaders decode alike and draw the same random numbers. '{BASELINE}': RandAugment on PIL images, "
+        "then float tensors, normalized, cropped and mirrored in the workers. On a busy machine, trust the CPU time of "
+        "all processes. The decoder's time limit is off, since it costs every loader the same.",
     )
     parser.add_argument("videos", nargs="+", metavar="LIST", help="lists (.csv, .txt), folders or video files")
     parser.add_argument("--cfg", default=str(RECIPE), metavar="FILE", help="recipe (%(default)s)")
-    parser.add_argument("--num-sample", type=int, default=2, metavar="N", help="augmentations of a clip (2)")
-    parser.add_argument("--repeat", type=int, default=25, metavar="N", help="how often a round lists every video (25)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="medians are over so many rounds (3)")
+    parser.add_argument("--num-sample", type=int, default=2, metavar="N", help="augmentations per clip (2)")
+    parser.add_argument(
+        "--repeat", type=int, default=25, metavar="N", help="repetitions of every video in a round (25)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds that medians are taken over (3)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="worker processes (2)")
-    parser.add_argument("--batch", type=int, default=4, metavar="N", help="videos a batch (4)")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers here")
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="videos per batch (4)")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers to this file")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
     return parser.parse_args(argv)
 
 
 @dataclass(frozen=True)
 class FloatTransform:
-    """Training transform the usual way; the same draws as `build_train_transform`, in the order of PySlowFast."""
+    """The usual training transform: the draws of `build_train_transform`, in PySlowFast's order."""
 
     cfg: Config
 
     def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> Tensor:
-        """float32 (3, T, S, S), normalised."""
+        """Returns normalized float32 frames (3, T, S, S)."""
         transform, data = build_train_transform(self.cfg), self.cfg.DATA
         plan = transform.augment.draw(rng) if isinstance(transform.augment, RandAugment) else []
-        pictures = [Image.fromarray(frame) for frame in frames_THWC.numpy()]
+        images = [Image.fromarray(frame) for frame in frames_THWC.numpy()]
         for step in plan:
-            pictures = [OPERATIONS[step.name](picture, step) for picture in pictures]
-        x_TCHW = torch.stack([to_tensor(picture) for picture in pictures])
+            images = [OPERATIONS[step.name](image, step) for image in images]
+        x_TCHW = torch.stack([to_tensor(image) for image in images])
         x_TCHW = (x_TCHW - torch.tensor(data.MEAN).view(3, 1, 1)) / torch.tensor(data.STD).view(3, 1, 1)
         height, width = x_TCHW.shape[2:]
         size = transform.crop_size
@@ -93,14 +101,14 @@ class FloatTransform:
 
 @dataclass(frozen=True)
 class Way:
-    """One way of making training batches: a loader, and what is left to do with a batch."""
+    """One way to make training batches: a loader, and the work that remains for a batch."""
 
     loader: ClipLoader
     finish: Callable[[Batch], Tensor]
 
 
 def build_way(cfg: Config, samples: list[Sample], args: argparse.Namespace, *, usual: bool = False) -> Way:
-    """The loader of a config, or the usual one with its draws."""
+    """The loader of a config, or with `usual` the common one with the same draws."""
     dataset = build_dataset(cfg, "train", samples)
     prepare = build_preparation(cfg, train=True)
     if usual:
@@ -117,7 +125,7 @@ def build_way(cfg: Config, samples: list[Sample], args: argparse.Namespace, *, u
 
 
 def build_ways(cfg: Config, samples: list[Sample], args: argparse.Namespace) -> dict[str, Way]:
-    """Everybody, by name."""
+    """All ways, by name."""
 
     def variant(**aug: object) -> Config:
         return dataclasses.replace(cfg, AUG=dataclasses.replace(cfg.AUG, **aug))
@@ -131,7 +139,7 @@ def build_ways(cfg: Config, samples: list[Sample], args: argparse.Namespace) -> 
 
 
 def read_all(way: Way, epoch: int) -> tuple[float, float, int]:
-    """Seconds of CPU and of wall time, all processes, and the number of clips, for one epoch."""
+    """CPU and wall time in seconds, of all processes, and the number of clips of one epoch."""
     way.loader.sampler.set_epoch(epoch)
     before, start, num_clips = cpu_s(), time.perf_counter(), 0
     for batch in way.loader:
@@ -146,7 +154,7 @@ def cpu_s() -> float:
 
 
 def mean_difference(ways: dict[str, Way], name: str, std: float) -> float:
-    """Mean absolute difference of the first batch to the usual way's, in levels of 255."""
+    """Mean absolute difference between the first batch and the baseline's, in levels of 255."""
     first = []
     for way in (ways[BASELINE], ways[name]):
         way.loader.sampler.set_epoch(0)
@@ -158,7 +166,7 @@ def find_readable(names: list[str]) -> list[Sample]:
     """The videos that can be decoded; the others are named on stderr.
 
     Raises:
-        SomeFailedError: none can.
+        UserError: no video can be decoded.
     """
     samples = []
     for video in find_videos(names):
@@ -169,7 +177,7 @@ def find_readable(names: list[str]) -> list[Sample]:
         except DecodeError as error:
             print(f"left out, unreadable: {error}", file=sys.stderr)
     if not samples:
-        raise cli.SomeFailedError("none of the videos can be read")
+        raise UserError("none of the videos can be read")
     return samples
 
 
@@ -180,7 +188,7 @@ def main() -> None:
     cfg = cli.load(args.cfg, [str(word) for word in opts])
     samples = find_readable(args.videos) * args.repeat
     if len(samples) < args.batch:
-        raise cli.ArgumentError(f"{len(samples)} videos are fewer than one batch of {args.batch}: raise --repeat")
+        raise UserError(f"{plural(len(samples), 'video')} cannot fill one batch of {args.batch}; raise --repeat")
     ways = build_ways(cfg, samples, args)
     differences = {name: mean_difference(ways, name, float(np.mean(cfg.DATA.STD))) for name in ways}
     cpu_ms: dict[str, list[float]] = {name: [] for name in ways}
@@ -201,7 +209,7 @@ def main() -> None:
         }
         for name in ways
     ]
-    title = f"{cfg.DATA.DECODING_BACKEND}, {args.num_sample} clips a video, {args.workers} workers"
+    title = f"{cfg.DATA.DECODING_BACKEND}, {args.num_sample} clips per video, {plural(args.workers, 'worker')}"
     header = [title, "CPU ms/clip", "clips per CPU s", "x per CPU s", "clips/s", "difference"]
     rows = [[row["way"], *(f"{row[key]:.3g}" for key in list(row)[1:])] for row in results]
     rows = [[name, cpu, rate, times, wall, gap] for name, cpu, rate, wall, times, gap in rows]

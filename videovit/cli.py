@@ -1,66 +1,203 @@
-"""What the command-line tools share: SlowFast's way of giving a config, one-message errors, exit codes."""
+"""The command `videovit`, and what its subcommands share: configs on the command line, errors, exit codes."""
 
 from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast
 
-from videovit.config import Config, load_config
-from videovit.engine.distributed.preemption import INTERRUPTED, Preempted
+import videovit
+from videovit.config import Config, find_shipped, load_config
 from videovit.errors import UserError
+from videovit.messages import did_you_mean, problem
 
-# A disk is full or read-only, or a folder is not ours: nothing that the program could do better.
-NOT_OURS = frozenset(
+INTERRUPTED = 130  # exit code after Ctrl-C
+USAGE = 2  # exit code after wrong arguments, as argparse's
+# A disk is full or read-only, or a folder belongs to somebody else: the machine's fault, not a bug.
+MACHINE_ERRORS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 )
 
 
-class SomeFailedError(UserError):
-    """A tool went through its inputs and some of them failed; they were named before."""
+class Main(Protocol):
+    """The function `main` of a module in `videovit.commands`."""
+
+    def __call__(self, argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
+        """Run the command.
+
+        Args:
+            argv: its arguments; None: those of this process.
+            prog: the name that its help shows; None: the name of the script that was started.
+        """
 
 
-class ArgumentError(UserError):
-    """Arguments that are fine one by one and do not go together."""
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        help: one line for `videovit --help`.
+        module: imported only when the command is used; PyTorch alone takes seconds.
+        hint: what to say after Ctrl-C and after the signals of a scheduler.
+    """
+
+    help: str
+    module: str
+    hint: str = ""
+
+    def load(self) -> Main:
+        return cast(Main, importlib.import_module(self.module).main)
 
 
-CONFIG_HELP = """config:
-  --cfg takes YAML files with SlowFast's keys; several files are run one after the other. Any key can be set on the
-  command line as KEY VALUE pairs, with or without --opts in front of them:
-    --cfg configs/Kinetics/MVIT_B_16x4_CONV.yaml NUM_GPUS 1 TRAIN.BATCH_SIZE 8 DATA.PATH_TO_DATA_DIR /data/k400
-  Keys that matter first: DATA.PATH_TO_DATA_DIR, OUTPUT_DIR, NUM_GPUS (0: CPU), TRAIN.ENABLE, TEST.ENABLE,
-  SHUFFLE_EVAL.ENABLE, TRAIN.BATCH_SIZE, TEST.CHECKPOINT_FILE_PATH. All keys: videovit/config/schema.py
+COMMANDS: dict[str, Command] = {
+    "run": Command(
+        "train, test and shuffle-test a model: everything that a config enables",
+        "videovit.commands.run",
+        hint="the same command continues from the newest checkpoint (TRAIN.AUTO_RESUME)",
+    ),
+    "predict": Command("classify videos with a trained model", "videovit.commands.predict"),
+    "submit": Command("submit a run, or a sweep of runs, to a Slurm cluster", "videovit.commands.submit"),
+    "export": Command("write the weights of a run to a file, under own or other names", "videovit.commands.export"),
+    "probe": Command("check which videos can be read, and what decoding them costs", "videovit.commands.probe"),
+    "reencode": Command("re-encode videos so that they decode quickly", "videovit.commands.reencode"),
+    "benchmark": Command("measure the speed of a model or a part of training", "videovit.commands.benchmark"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `videovit COMMAND ...`; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    first = words[0] if words else ""
+    if first in ("-h", "--help"):
+        print(usage())
+        return 0
+    if first in ("-V", "--version"):
+        print(f"videovit {videovit.__version__}")
+        return 0
+    if first in COMMANDS:
+        return run_command(first, words[1:], prog=f"videovit {first}")
+    if first:
+        near = did_you_mean(first, COMMANDS)
+        text = problem(f"{first!r} is not a command", near=near, hint="See videovit --help")
+        print(f"videovit: {text}", file=sys.stderr)
+    else:
+        print(usage(), file=sys.stderr)
+    return USAGE
+
+
+def usage() -> str:
+    """The text of `videovit --help`."""
+    rows = "\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())
+    return f"""usage: videovit COMMAND ...
+
+Video understanding with multiscale vision transformers.
+
+commands:
+{rows}
+
+options:
+  -h, --help     show this text; `videovit COMMAND --help` explains a command
+  -V, --version  show the version
+
+Examples:
+  videovit run --cfg Kinetics/MVITv2_S_16x4 DATA.PATH_TO_DATA_DIR /data/k400 OUTPUT_DIR output/k400
+  videovit predict --cfg output/k400/config.yaml --checkpoint output/k400 video.mp4
+
+Exit codes: 0 done, 1 error, 2 wrong arguments, 75 stopped by a signal after saving, 130 stopped by Ctrl-C."""
+
+
+def run_command(name: str, argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Run one subcommand; returns the exit code. Arguments as in `Main`."""
+    command = COMMANDS[name]
+    return exit_code(lambda: command.load()(argv, prog=prog), hint=command.hint)
+
+
+def exit_code(main: Callable[[], None], *, hint: str = "") -> int:
+    """Call `main` and turn its outcome into an exit code.
+
+    Errors of the user and of the machine are printed without a traceback; other errors are bugs and keep theirs.
+
+    Args:
+        hint: what to say after Ctrl-C and after the signals of a scheduler.
+
+    Returns:
+        0: it returned; 1: an error; 130: Ctrl-C; 75: a scheduler's signal ended it after training was saved, and the
+        same command continues.
+    """
+    try:
+        main()
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in MACHINE_ERRORS:
+            raise
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ninterrupted{hint and '; '}{hint}", file=sys.stderr)
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "videovit":
+            raise
+        install = f"Install videovit with its dependencies: {sys.executable} -m pip install -e CHECKOUT"
+        print(f"\nerror: {error}. {install}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        # Imported only now: it brings PyTorch, which commands that fail early never need.
+        from videovit.engine.distributed.preemption import Preempted
+
+        if not isinstance(error, Preempted):
+            raise
+        print(f"\n{error}{hint and '; '}{hint}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+# Configs on the command line
+
+CONFIG_HELP = """configs:
+  --cfg takes YAML files with SlowFast's keys, or names of the configs that come with videovit, such as
+  Kinetics/MVIT_B_16x4_CONV. Several configs run one after the other. Any key can be set on the command line by
+  KEY VALUE pairs, with or without --opts before them:
+    --cfg Kinetics/MVIT_B_16x4_CONV NUM_GPUS 1 TRAIN.BATCH_SIZE 8 DATA.PATH_TO_DATA_DIR /data/k400
+  The most important keys: DATA.PATH_TO_DATA_DIR, OUTPUT_DIR, NUM_GPUS (0: CPU), TRAIN.ENABLE, TEST.ENABLE,
+  SHUFFLE_EVAL.ENABLE, TRAIN.BATCH_SIZE, TEST.CHECKPOINT_FILE_PATH. All keys: videovit/config/schema/
 """
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """--cfg FILE [FILE...] [KEY VALUE ...] and --opts KEY VALUE ..."""
+    """Add --cfg CONFIG [CONFIG...] [KEY VALUE ...] and --opts KEY VALUE ..."""
     parser.add_argument(
         "--cfg",
         dest="cfg",
         nargs="+",
         required=True,
-        metavar="FILE",
-        help="YAML config(s); KEY VALUE pairs may follow",
+        metavar="CONFIG",
+        help="YAML files or names of shipped configs; KEY VALUE pairs may follow",
     )
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
 
 
 def split_config_arguments(words: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take the words after --cfg apart: config files first, then KEY VALUE pairs.
+    """Separate configs, which come first, from KEY VALUE pairs.
 
     Args:
-        words: what followed --cfg.
-        opts: what followed --opts; comes last, so it wins.
+        words: the words after --cfg. The first one is a config whatever it looks like.
+        opts: the words after --opts; they come last and therefore win.
 
     Returns:
-        Config files, and the overrides in order.
+        Configs, and the overrides in order.
     """
+
+    def is_config(word: str) -> bool:
+        return word.endswith((".yaml", ".yml")) or Path(word).is_file() or find_shipped(word) is not None
+
     num_files = 1
-    while num_files < len(words) and (words[num_files].endswith((".yaml", ".yml")) or Path(words[num_files]).is_file()):
+    while num_files < len(words) and is_config(words[num_files]):
         num_files += 1
     rest = [word for word in [*words[num_files:], *opts] if word != "--opts"]
     return list(words[:num_files]), rest
@@ -69,10 +206,10 @@ def split_config_arguments(words: Sequence[str], opts: Sequence[str]) -> tuple[l
 def parse_with_config(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[argparse.Namespace, list[str], list[str]]:
-    """Parse with a parser that has `add_config_arguments`, where KEY VALUE pairs may stand between the options.
+    """Parse with a parser that has `add_config_arguments`; KEY VALUE pairs may stand between the options.
 
     Returns:
-        The arguments, the config files, and the KEY VALUE pairs.
+        The arguments, the configs, and the KEY VALUE pairs.
     """
     args, others = parser.parse_known_args(argv)
     unknown = [word for word in others if word.startswith("--")]
@@ -83,40 +220,15 @@ def parse_with_config(
 
 
 def load(path: str, opts: Sequence[str]) -> Config:
-    """load_config, with its warnings as plain lines on stderr instead of Python's two-line form."""
+    """`load_config`, with its warnings as plain lines on stderr instead of Python's two-line form."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         cfg = load_config(path, opts)
     for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
+        warn(str(warning.message))
     return cfg
 
 
-def exit_code(main: Callable[[], None], *, hint: str = "") -> int:
-    """Call `main` and say how it went.
-
-    0: it returned; 1: an error of the user's making or of the machine (its message is printed); 130: Ctrl-C; 75: a
-    signal of a scheduler ended it after training was saved, and the same command goes on.
-
-    Other errors are bugs and keep their traceback.
-
-    Args:
-        hint: what to say after Ctrl-C and such signals.
-    """
-    try:
-        main()
-    except UserError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno not in NOT_OURS:
-            raise
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    except Preempted as stop:
-        print(f"\n{stop}{hint and '; '}{hint}", file=sys.stderr)
-        return stop.exit_code
-    except KeyboardInterrupt:
-        print(f"\ninterrupted{hint and '; '}{hint}", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+def warn(text: str) -> None:
+    """Print a warning before a run, and with it the log, has started."""
+    print(f"warning: {text}", file=sys.stderr)

@@ -9,6 +9,12 @@ ABSENT: object = object()
 """Stands for "not given" where None is a value that can be found."""
 
 
+class Plain(str):
+    """Text that a message shows without quotes."""
+
+    __repr__ = str.__str__
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The known word closest to `word`, ignoring case; empty if none is close."""
     by_lower = {name.lower(): name for name in known}
@@ -37,7 +43,7 @@ def problem(
     Args:
         what: what is wrong; may be empty when `found` and `expected` say it.
         where: file and line, key, or option.
-        found: the offending value; strings are quoted.
+        found: the offending value; strings are quoted, unless they are `Plain`.
         expected: what would be right.
         near: the closest right word, from `did_you_mean`.
         hint: what to do about it, as a sentence without its full stop.

@@ -1,17 +1,20 @@
-"""Loading: merging of files and pairs, typed values, and messages that help."""
+"""Loading configs: merging files and pairs, typed values, messages."""
 
 from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from videovit.config import Config, ConfigError, ConfigWarning, dump_config, load_config
-from videovit.config.load import known_keys
+from tests.helpers.project import CONFIGS
+from videovit.config import Config, ConfigError, ConfigWarning, dump_config, free_keys, load_config
+from videovit.config.keys import known_keys
+from videovit.config.shipped import shipped_configs
 
 
 def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
@@ -35,7 +38,7 @@ def problem(path: Path | None, *opts: object) -> str:
 # Values
 
 
-def test_defaults_load_without_a_word() -> None:
+def test_defaults_load_without_warnings() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cfg = load_config()
@@ -43,7 +46,7 @@ def test_defaults_load_without_a_word() -> None:
     assert (cfg.TRAIN.MIXED_PRECISION_DTYPE, cfg.DIST_BACKEND, cfg.MVIT.POOL_NORM_EPS) == ("bf16", "auto", 1e-6)
 
 
-def test_nothing_can_be_changed_after_loading() -> None:
+def test_loaded_config_is_immutable() -> None:
     cfg = load_config(None, ["MVIT.DIM_MUL", "[[1, 2.0]]"])
     with pytest.raises(dataclasses.FrozenInstanceError):
         cfg.NUM_GPUS = 2  # type: ignore[misc]
@@ -94,14 +97,14 @@ def test_nothing_can_be_changed_after_loading() -> None:
         ("AVA.TRAIN_LISTS", ["it's (1).csv"], ("it's (1).csv",)),
     ],
 )
-def test_pairs_are_read_by_the_type_of_the_field(key: str, text: object, value: Any) -> None:
+def test_pair_is_read_by_field_type(key: str, text: object, value: Any) -> None:
     node: Any = load_config(None, [key, text])
     for name in key.split("."):
         node = getattr(node, name)
     assert node == value and type(node) is type(value)
 
 
-def test_values_of_a_file_are_read_by_the_type_of_the_field(tmp_path: Path) -> None:
+def test_file_values_are_read_by_field_type(tmp_path: Path) -> None:
     text = (
         "TRAIN: {DATASET: 101, ENABLE: 'False'}\nSOLVER: {BASE_LR: 0, WARMUP_EPOCHS: 3}\nSOLVER.CLIP_GRAD_VAL: None\n"
     )
@@ -143,12 +146,12 @@ def test_values_of_a_file_are_read_by_the_type_of_the_field(tmp_path: Path) -> N
         ("OUTPUT_DIR", "\udcff", "expected UTF-8 text"),
     ],
 )
-def test_values_that_do_not_fit(key: str, text: str, expected: str) -> None:
+def test_unfit_value_is_explained(key: str, text: str, expected: str) -> None:
     found = problem(None, key, text)
     assert found.startswith(f"command line: {key}: ") and expected in found
 
 
-def test_sections_and_values_are_not_mixed_up(tmp_path: Path) -> None:
+def test_section_in_place_of_value_is_explained(tmp_path: Path) -> None:
     path = write(tmp_path, "MVIT: 3\nNUM_GPUS: {A: 1}\nMODEL:\n  ARCH: [a, b]\n  NUM_CLASSES:\n")
     found = problems(path, "TRAIN", "x")
     assert f"{path}:1: MVIT is a section; expected one of its keys, such as MVIT.MODE" in found
@@ -159,7 +162,7 @@ def test_sections_and_values_are_not_mixed_up(tmp_path: Path) -> None:
     assert len(found) == 5
 
 
-def test_other_names_of_a_value_are_taken_with_a_warning() -> None:
+def test_alias_is_accepted_with_warning() -> None:
     with pytest.warns(ConfigWarning, match=r"^command line: DATA.DECODING_BACKEND: torchvision is taken as decord$"):
         assert load_config(None, ["DATA.DECODING_BACKEND", "torchvision"]).DATA.DECODING_BACKEND == "decord"
     with pytest.warns(ConfigWarning, match="mt_adamw is taken as adamw"):
@@ -184,22 +187,22 @@ def test_other_names_of_a_value_are_taken_with_a_warning() -> None:
         ("MODEL.SINGLE_PATHWAY", "MODEL.SINGLE_PATHWAY_ARCH"),
     ],
 )
-def test_unknown_keys_come_with_the_nearest_known_one(key: str, close: str) -> None:
+def test_unknown_key_suggests_nearest(key: str, close: str) -> None:
     assert problem(None, key, "1") == f"command line: {key} is not a known key; did you mean {close}?"
 
 
-def test_keys_like_none_come_without_a_guess() -> None:
+def test_unknown_key_like_none_has_no_suggestion() -> None:
     assert problem(None, "ZZZ.QQQ", "1") == "command line: ZZZ.QQQ is not a known key"
     assert "write KEY VALUE, without =" in problems(None, "NUM_GPUS=1", "TRAIN.ENABLE=False")[0]
 
 
-def test_a_file_of_unknown_keys_is_answered_soon(tmp_path: Path) -> None:
+def test_many_unknown_keys_are_reported_quickly(tmp_path: Path) -> None:
     text = "".join(f"KEY_{number}: 1\n" for number in range(5000)) + "? " + "K" * 50_000 + "\n: 1\n"
     found = problems(write(tmp_path, text))
     assert len(found) == 5001 and max(map(len, found)) < 400
 
 
-def test_pairs_must_be_pairs() -> None:
+def test_odd_number_of_words_is_explained() -> None:
     assert problem(None, "NUM_GPUS", "0", "TRAIN.ENABLE") == (
         "command line: TRAIN.ENABLE has no value; expected KEY VALUE KEY VALUE ..."
     )
@@ -207,14 +210,14 @@ def test_pairs_must_be_pairs() -> None:
         load_config(None, "NUM_GPUS 0")
 
 
-def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+def test_problems_name_their_lines(tmp_path: Path) -> None:
     path = write(tmp_path, "# first\n\nMODEL:\n  # second\n  NUM_CLASES: 3\n\nMVIT:\n  MODE: cnov\n")
     first, second = problems(path)
     assert first == f"{path}:5: MODEL.NUM_CLASES is not a known key; did you mean MODEL.NUM_CLASSES?"
     assert second.startswith(f"{path}:8: MVIT.MODE: found 'cnov'") and second.endswith("did you mean conv?")
 
 
-def test_all_problems_come_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_listed(tmp_path: Path) -> None:
     write(tmp_path, "MODEL:\n  NUM_CLASES: 3\n", "base.yaml")
     path = write(tmp_path, "_BASE_: base.yaml\nMVIT: {MODE: cnov}\nTRAIN: {BATCH_SIZE: few}\n")
     with pytest.raises(ConfigError) as caught:
@@ -227,7 +230,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(error)).problems == error.problems
 
 
-def test_rules_are_not_applied_to_values_that_failed() -> None:
+def test_rules_skip_values_that_failed() -> None:
     assert len(problems(None, "NUM_SHARDS", "x", "SHARD_ID", "3")) == 1
     assert len(problems(None, "NUM_SHARD", "4", "SHARD_ID", "3")) == 1
     assert len(problems(Path("missing.yaml"), "SHARD_ID", "3")) == 1
@@ -236,7 +239,7 @@ def test_rules_are_not_applied_to_values_that_failed() -> None:
 # Files
 
 
-def test_later_beats_earlier(tmp_path: Path) -> None:
+def test_later_values_override_earlier(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     write(tmp_path, "NUM_GPUS: 1\nRNG_SEED: 1\nMVIT: {DEPTH: 1, EMBED_DIM: 8}\nLOG_PERIOD: 7\n", "a.yaml")
     write(tmp_path, "RNG_SEED: 2\nMVIT: {DEPTH: 2}\n_BASE_: a.yaml\n", "b.yml")
@@ -248,7 +251,7 @@ def test_later_beats_earlier(tmp_path: Path) -> None:
     assert load_config(absolute) == load_config(path)
 
 
-def test_a_bad_value_may_be_replaced(tmp_path: Path) -> None:
+def test_bad_value_that_is_overridden_is_accepted(tmp_path: Path) -> None:
     write(tmp_path, "MVIT: {REV: {ENABLE: True}}\nNUM_GPUS: x\n", "base.yaml")
     path = write(tmp_path, "_BASE_: base.yaml\nMVIT: {REV: {ENABLE: False}}\n")
     assert load_config(path, ["NUM_GPUS", "0"]).NUM_GPUS == 0
@@ -257,8 +260,8 @@ def test_a_bad_value_may_be_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "expected"),
     [
-        ("https://example.org/a.yaml", "expected a file of this machine"),
-        ("file:///a.yaml", "expected a file of this machine"),
+        ("https://example.org/a.yaml", "expected a file on this machine"),
+        ("file:///a.yaml", "expected a file on this machine"),
         ("[a.yaml, b.yaml]", "expected the name of one YAML file"),
         ("", "found nothing, expected the name of one YAML file"),
         ("other.txt", "expected a file that ends in .yaml or .yml"),
@@ -270,7 +273,7 @@ def test_a_bad_value_may_be_replaced(tmp_path: Path) -> None:
         (r'"a\0b.yaml"', "there is no such file"),
     ],
 )
-def test_bases_that_are_refused(base: str, expected: str, tmp_path: Path) -> None:
+def test_bad_base_is_refused(base: str, expected: str, tmp_path: Path) -> None:
     write(tmp_path, "NUM_GPUS: 1\n", "base.yaml")
     write(tmp_path, "NUM_GPUS: 1\n", "other.txt")
     write(tmp_path, "raise SystemExit\n", "model.py")
@@ -278,16 +281,16 @@ def test_bases_that_are_refused(base: str, expected: str, tmp_path: Path) -> Non
     assert expected in problem(write(tmp_path, f"_BASE_: {base}\n"))
 
 
-def test_bases_may_not_loop(tmp_path: Path) -> None:
+def test_circular_bases_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "_BASE_: b.yaml\n", "a.yaml")
     write(tmp_path, "_BASE_: ./a.yaml\n", "b.yaml")
-    assert "_BASE_ goes round in a circle: a.yaml -> b.yaml -> a.yaml" in problem(tmp_path / "a.yaml")
+    assert "_BASE_ forms a circle: a.yaml -> b.yaml -> a.yaml" in problem(tmp_path / "a.yaml")
     for number in range(40):
         write(tmp_path, f"_BASE_: chain{number + 1}.yaml\n", f"chain{number}.yaml")
     assert "more than 16 files are chained" in problem(tmp_path / "chain0.yaml")
 
 
-def test_missing_files_are_named_with_the_nearest(tmp_path: Path) -> None:
+def test_missing_file_suggests_nearest(tmp_path: Path) -> None:
     write(tmp_path, "NUM_GPUS: 1\n", "MVIT_B_16x4_CONV.yaml")
     found = problem(tmp_path / "MVIT_B_16x4.yaml")
     assert found.endswith("MVIT_B_16x4.yaml: there is no such file; did you mean MVIT_B_16x4_CONV.yaml?")
@@ -307,24 +310,26 @@ def test_missing_files_are_named_with_the_nearest(tmp_path: Path) -> None:
         ("OUTPUT_DIR: !!python/tuple [1]\n", "tag !!python/tuple is refused"),
         ("OUTPUT_DIR: !include other.yaml\n", "tag !include is refused"),
         ("? [a, b]\n: 1\n", "a key must be a plain word"),
-        ("NUM_GPUS: *nothing\n", "*nothing stands for nothing before it"),
-        ("MVIT: &m\n  <<: *m\n", "*m stands for nothing before it"),
-        ("<<: {NUM_GPUS: 3}\n", ":1: << (merging) is not read; use _BASE_"),
-        ("MVIT:\n  <<: {DEPTH: 3}\n", ":2: MVIT.<< (merging) is not read"),
+        ("NUM_GPUS: *nothing\n", "the alias *nothing has no anchor before it"),
+        ("MVIT: &m\n  <<: *m\n", "the alias *m has no anchor before it"),
+        ("<<: {NUM_GPUS: 3}\n", ":1: << (merging) is not supported; use _BASE_"),
+        ("MVIT:\n  <<: {DEPTH: 3}\n", ":2: MVIT.<< (merging) is not supported"),
         ("MVIT: " + "[" * 60 + "]" * 60 + "\n", "is nested deeper than 32 levels"),
+        ("MVIT: " + "[" * 100_000, "nest"),  # libyaml has a limit of its own
+        ("- " * 100_000 + "a\n", "nest"),
+        ("MVIT:\n  ? {a: [b]}\n  : 1\n", ":2: a key must be a plain word"),
+        ("A: &a [1]\nB: &a [2]\n", ":2: is not valid YAML: second occurrence"),
         ("# " + "x" * (1 << 20) + "\n", "is larger than 1 MiB"),
     ],
     ids=lambda text: text[:20],
 )
-def test_text_that_is_no_configuration(
-    text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_text_is_refused(text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert expected in problems(write(tmp_path, text))[-1]
     assert not (tmp_path / "hacked").exists()
 
 
-def test_aliases_are_followed_but_may_not_explode(tmp_path: Path) -> None:
+def test_aliases_are_followed_within_limits(tmp_path: Path) -> None:
     path = write(tmp_path, "MVIT:\n  DIM_MUL: &rows [[1, 2.0], [3, 2.0]]\n  HEAD_MUL: *rows\n")
     assert load_config(path).MVIT.HEAD_MUL == ((1, 2.0), (3, 2.0))
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
@@ -332,7 +337,7 @@ def test_aliases_are_followed_but_may_not_explode(tmp_path: Path) -> None:
     assert "holds more than 20000 values" in problem(write(tmp_path, "\n".join(lines) + "\n"))
 
 
-def test_bytes_that_are_not_text(tmp_path: Path) -> None:
+def test_encodings(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"OUTPUT_DIR: \xe9\n")
     assert "is not UTF-8 text" in problem(tmp_path / "latin.yaml")
     (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfNUM_GPUS: 0\r\nOUTPUT_DIR: \xc3\xa9\r\n")
@@ -340,17 +345,58 @@ def test_bytes_that_are_not_text(tmp_path: Path) -> None:
     assert (cfg.NUM_GPUS, cfg.OUTPUT_DIR) == (0, "é")
 
 
-def test_a_section_given_twice_is_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_duplicate_section_last_one_counts(tmp_path: Path) -> None:
     path = write(tmp_path, "MVIT:\n  DEPTH: 3\nNUM_GPUS: 0\nMVIT:\n  EMBED_DIM: 8\n")
     with pytest.warns(ConfigWarning, match=r":4: MVIT was already given on line 1; line 4 counts"):
         cfg = load_config(path)
     assert (cfg.MVIT.DEPTH, cfg.MVIT.EMBED_DIM) == (16, 8)
 
 
+# Shipped configs
+
+
+@pytest.mark.parametrize(
+    "name", ["Demo/MVIT_TINY", "Demo/MVIT_TINY.yaml", "configs/Demo/MVIT_TINY", "./configs/Demo/MVIT_TINY.yaml"]
+)
+def test_shipped_config_is_found_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name) == load_config(CONFIGS / "Demo/MVIT_TINY.yaml")
+
+
+def test_existing_file_wins_over_shipped_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs/Demo").mkdir(parents=True)
+    write(tmp_path / "configs/Demo", "RNG_SEED: 9\n", "MVIT_TINY.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/Demo/MVIT_TINY.yaml") == load_config(None, ["RNG_SEED", "9"])
+
+
+def test_base_may_be_a_shipped_config(tmp_path: Path) -> None:
+    path = write(tmp_path, "_BASE_: Demo/MVIT_TINY\nRNG_SEED: 9\n")
+    assert load_config(path) == load_config("Demo/MVIT_TINY", ["RNG_SEED", "9"])
+    own = write(tmp_path, "RNG_SEED: 8\n", "MVIT_TINY.yaml")
+    (tmp_path / "Demo").mkdir()
+    own.rename(tmp_path / "Demo/MVIT_TINY.yaml")
+    found = load_config(write(tmp_path, "_BASE_: Demo/MVIT_TINY.yaml\n"))
+    assert found == load_config(None, ["RNG_SEED", "8"])
+
+
+@pytest.mark.parametrize("name", ["Kinetics/MVITv2_S_16x5", "configs/Kinetics/MVITv2_S_16x5.yaml", "MVITv2_S_16x4"])
+def test_unknown_name_suggests_nearest_shipped_config(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert re.search(r"no such file; did you mean \w+/MVITv2_S_16x4\?$", problem(Path(name)))
+
+
+def test_every_shipped_config_is_named() -> None:
+    files = {f"{path.parent.name}/{path.stem}" for path in CONFIGS.glob("*/*.yaml")}
+    assert shipped_configs().keys() == files and all(path.is_file() for path in shipped_configs().values())
+
+
 # Writing
 
 
-def test_what_is_dumped_loads_equal(tmp_path: Path) -> None:
+def test_dumped_config_loads_equal(tmp_path: Path) -> None:
     values = {
         "TRAIN.DATASET": "101",
         "TEST.DATASET": "None",
@@ -373,7 +419,17 @@ def test_what_is_dumped_loads_equal(tmp_path: Path) -> None:
     assert sections == list(dict.fromkeys(key.partition(".")[0] for key in known_keys() if "." in key))
 
 
-def test_a_changed_copy_dumps_too(tmp_path: Path) -> None:
+def test_dumped_copy_loads_equal(tmp_path: Path) -> None:
     cfg = load_config()
     copy = dataclasses.replace(cfg, TEST=dataclasses.replace(cfg.TEST, NUM_ENSEMBLE_VIEWS=2))
     assert load_config(write(tmp_path, dump_config(copy))) == copy != cfg
+
+
+def test_free_keys_are_those_that_do_not_shape_training() -> None:
+    free, known = free_keys(), known_keys()
+    assert free < known.keys()
+    assert {"TRAIN.EVAL_PERIOD", "OUTPUT_DIR", "TEST.BATCH_SIZE", "DATA.TEST_CROP_SIZE", "AVA.TEST_LISTS"} <= free
+    assert not {"TRAIN.BATCH_SIZE", "SOLVER.BASE_LR", "NUM_SHARDS", "RNG_SEED", "AVA.TRAIN_LISTS", "MVIT.DEPTH"} & free
+    whole = ("TEST", "SHUFFLE_EVAL", "PREDICT", "SEARCH", "BENCHMARK", "DATA_LOADER", "TENSORBOARD")
+    assert all(key in free for key in known if key.partition(".")[0] in whole)
+    assert len(free) == 77

@@ -1,4 +1,4 @@
-"""What must hold across keys."""
+"""Rules across keys."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ from videovit.config import ConfigError, load_config
         ("SHUFFLE_EVAL.ENABLE True SHUFFLE_EVAL.ORDERS []", "SHUFFLE_EVAL.ORDERS"),
     ],
 )
-def test_rules_that_are_broken(opts: str, keys: str) -> None:
+def test_broken_rule_names_the_key(opts: str, keys: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, opts.split(" "))
     assert len(caught.value.problems) == 1, caught.value.problems
@@ -91,7 +91,7 @@ def test_rules_that_are_broken(opts: str, keys: str) -> None:
         "SOLVER.LR_POLICY steps_with_relative_lrs SOLVER.STEPS [0,5] SOLVER.LRS [1,0.1]",
         "DATA.TRAIN_CROP_SIZE 312 DATA.TRAIN_JITTER_SCALES_RELATIVE [0.08,1.0] DATA.TRAIN_JITTER_SCALES [312,400]",
         "DATA.TRAIN_CROP_SIZE 312 DATA.TRAIN_JITTER_SCALES_RELATIVE [0.08,1.0] TRAIN.ENABLE False",
-        "DATA.TEST_CROP_SIZE 312",  # three crops of frames scaled to it, as in PySlowFast
+        "DATA.TEST_CROP_SIZE 312",  # frames are scaled to the three crops, as in PySlowFast
         "DATA.TEST_CROP_SIZE 312 TRAIN.ENABLE False",
         "DATA.TEST_CROP_SIZE 312 DATA.TEST_SHORT_SIDE 356",
         "DATA.TEST_CROP_SIZE 312 DATA.NUM_FRAMES 1",
@@ -100,14 +100,16 @@ def test_rules_that_are_broken(opts: str, keys: str) -> None:
         "SHUFFLE_EVAL.ENABLE True SHUFFLE_EVAL.ORDERS [] SHUFFLE_EVAL.WINDOWS [2,4]",
     ],
 )
-def test_what_is_allowed(opts: str) -> None:
+def test_allowed_combinations_load(opts: str) -> None:
     load_config(None, opts.split(" "))
 
 
-def test_the_place_of_the_key_that_was_set_is_named(tmp_path) -> None:
+def test_broken_rule_names_the_line_that_set_a_key(tmp_path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("NUM_GPUS: 4\nTRAIN:\n  BATCH_SIZE: 6\n")
-    with pytest.raises(ConfigError, match=r"run.yaml:3: TRAIN.BATCH_SIZE: 6 videos cannot be divided among NUM_GPUS 4"):
+    with pytest.raises(
+        ConfigError, match=r"run.yaml:3: TRAIN.BATCH_SIZE: 6 videos cannot be divided equally among NUM_GPUS 4"
+    ):
         load_config(path)
     path.write_text("\nNUM_GPUS: 3\n")
     with pytest.raises(ConfigError, match=r"run.yaml:2: TRAIN.BATCH_SIZE: 64 videos"):

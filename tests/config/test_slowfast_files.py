@@ -1,4 +1,4 @@
-"""SlowFast's own files load, with the values SlowFast's reader gives them."""
+"""SlowFast's own configs load with the values that SlowFast's reader gives them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 from tests.helpers.slowfast_files import FILES, REFUSED_FILES
 from videovit.config import Config, ConfigError, ConfigWarning, dump_config, load_config
-from videovit.config.load import known_keys
+from videovit.config.keys import known_keys
 from videovit.config.slowfast import REFUSED, ignored_reason
 
 DEFAULTS = Path(__file__).with_name("slowfast_defaults.yaml")
@@ -56,7 +56,7 @@ def load_text(folder: Path, text: str, *opts: object) -> Config:
 
 @pytest.mark.filterwarnings("ignore::videovit.config.ConfigWarning")
 @pytest.mark.parametrize("name", FILES)
-def test_every_value_is_the_one_slowfast_reads(name: str, tmp_path: Path) -> None:
+def test_slowfast_file_values_equal_slowfasts(name: str, tmp_path: Path) -> None:
     cfg = load_text(tmp_path, FILES[name])
     fields = known_keys()
     compared = 0
@@ -72,7 +72,7 @@ def test_every_value_is_the_one_slowfast_reads(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore::videovit.config.ConfigWarning")
-def test_values_of_some_files(tmp_path: Path) -> None:
+def test_slowfast_file_has_known_values(tmp_path: Path) -> None:
     v1 = load_text(tmp_path, FILES["Kinetics/MVIT_B_16x4_CONV"])
     assert v1.MVIT.PATCH_KERNEL == (3, 7, 7) and v1.MVIT.POOL_KV_STRIDE_ADAPTIVE == (1, 8, 8)
     assert v1.MVIT.DIM_MUL == ((1, 2.0), (3, 2.0), (14, 2.0))
@@ -89,7 +89,7 @@ def test_values_of_some_files(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_left_out_is_said_once(tmp_path: Path) -> None:
+def test_ignored_keys_give_one_warning(tmp_path: Path) -> None:
     with pytest.warns(ConfigWarning) as caught:
         load_text(tmp_path, FILES["SSv2/MVITv2_S_16x4"])
     said = [str(warning.message) for warning in caught]
@@ -100,7 +100,7 @@ def test_what_is_left_out_is_said_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::videovit.config.ConfigWarning")
-def test_of_a_key_given_twice_the_second_counts(tmp_path: Path) -> None:
+def test_duplicate_key_last_one_counts(tmp_path: Path) -> None:
     text = FILES["Kinetics/MVIT_B_32x3_CONV"]
     lines = [number for number, line in enumerate(text.splitlines(), 1) if line.startswith("  DEPTH:")]
     with pytest.warns(ConfigWarning, match=f"MVIT.DEPTH was already given on line {lines[0]}; line {lines[1]} counts"):
@@ -108,7 +108,7 @@ def test_of_a_key_given_twice_the_second_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED_FILES)
-def test_files_of_features_that_are_not_here_are_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_unsupported_features_are_refused_by_key(name: str, tmp_path: Path) -> None:
     text, keys = REFUSED_FILES[name]
     with pytest.raises(ConfigError) as caught:
         load_text(tmp_path, text)
@@ -118,13 +118,13 @@ def test_files_of_features_that_are_not_here_are_refused_by_name(name: str, tmp_
 
 
 @pytest.mark.filterwarnings("ignore::videovit.config.ConfigWarning")
-def test_fine_tuning_files_load_once_the_task_is_left_empty(tmp_path: Path) -> None:
+def test_fine_tuning_file_without_task_loads(tmp_path: Path) -> None:
     cfg = load_text(tmp_path, REFUSED_FILES["masked_ssl/k400_MVITv2_S_16x4_FT"][0], "TASK", "")
     assert (cfg.MVIT.USE_MEAN_POOLING, cfg.MVIT.HEAD_INIT_SCALE, cfg.SOLVER.LAYER_DECAY) == (True, 0.001, 0.75)
     assert cfg.TEST.NUM_TEMPORAL_CLIPS == (1, 3, 4, 5, 7, 10)
 
 
-def test_all_of_slowfasts_keys_are_known_and_its_defaults_are_ours() -> None:
+def test_slowfast_defaults_are_known_and_equal() -> None:
     loaded = yaml.safe_load(DEFAULTS.read_text())
     keys = dict(flat(loaded))
     assert len(keys) > 300
@@ -137,7 +137,7 @@ def test_all_of_slowfasts_keys_are_known_and_its_defaults_are_ours() -> None:
 
 
 @pytest.mark.parametrize("key", sorted(REFUSED))
-def test_each_refused_key_is_refused_when_used_and_taken_when_not(key: str) -> None:
+def test_refused_key_is_refused_only_when_used(key: str) -> None:
     refusal = REFUSED[key]
     used = refusal.on[0] if refusal.on else "True" if "False" in refusal.off else "3"
     with pytest.raises(ConfigError) as caught:
@@ -151,6 +151,6 @@ def test_each_refused_key_is_refused_when_used_and_taken_when_not(key: str) -> N
                 load_config(None, [key, str(default)])
 
 
-def test_tables_do_not_contradict_the_schema() -> None:
+def test_ignored_keys_have_no_field() -> None:
     fields = known_keys()
     assert [key for key in fields if ignored_reason(key) is not None and key not in REFUSED] == []

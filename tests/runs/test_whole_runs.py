@@ -158,7 +158,7 @@ def test_ctrl_c_ends_cleanly(
                 os.killpg(child.pid, signal.SIGINT) if whole_group else os.kill(child.pid, signal.SIGINT)
     assert child.returncode == 130
     assert "Traceback" not in said
-    assert "the same command goes on" in said
+    assert "the same command continues" in said
     wait_for(lambda: not living(child.pid))  # a helper of multiprocessing ends after the rest
 
 

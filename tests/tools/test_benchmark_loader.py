@@ -1,4 +1,4 @@
-"""The loader benchmark: everybody makes the same clips, and all of them are measured."""
+"""tools/benchmark_loader.py: all ways make the same clips, and all are measured."""
 
 import json
 
@@ -10,7 +10,7 @@ SMALL = (
 ).split()
 
 
-def test_everybody_makes_the_same_clips(numbered, tmp_path):
+def test_all_ways_make_the_same_clips(numbered, tmp_path):
     video = numbered("plain.mp4", num_frames=20, size=(96, 64))
     (tmp_path / "broken.mp4").write_text("this is no video\n" * 99)
     found = tmp_path / "found.json"
@@ -26,5 +26,5 @@ def test_everybody_makes_the_same_clips(numbered, tmp_path):
     assert [row["way"] for row in rows] == WAYS
     assert all(row["cpu_ms_per_clip"] > 0 and row["clips_per_s"] > 0 for row in rows)
     assert rows[0]["times_baseline"] == 1 and rows[0]["mean_difference"] == 0
-    # The same draws: what differs is the rounding of scaled levels, about 0.3 of 255.
+    # The draws are equal, so only the rounding of scaled levels differs, by about 0.3 of 255.
     assert all(0 < row["mean_difference"] < 0.5 for row in rows[1:3])

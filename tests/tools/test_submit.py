@@ -1,4 +1,4 @@
-"""tools/submit.py: real jobs through submitit's local executor, and what it would hand to Slurm."""
+"""`videovit submit`: real jobs through submitit's local executor, and what it passes to Slurm."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import submitit
 import torch
 
 from tests.helpers.held_job import HeldJob
+from tests.helpers.project import CONFIGS
 from tests.helpers.runs import ROOT, exit_codes, num_lines, start_ranks, wait_for, write_config, write_data
-from tools import submit
-from videovit.cli import ArgumentError
+from videovit.commands import submit
 from videovit.config import load_config
 from videovit.engine import slurm
 from videovit.engine.slurm import SubmitError
@@ -31,7 +31,7 @@ Submitted = list["submitit.Job[Any]"]
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The config of a tiny training, as a user writes it."""
+    """The arguments of a tiny training run."""
     home = tmp_path_factory.mktemp("home")
     data = write_data(home / "data")
     return ["--cfg", str(write_config(home)), "DATA.PATH_TO_DATA_DIR", str(data), *SHORT]
@@ -39,7 +39,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[object]], Submitted]:
-    """`call(words)`: the tool in this process; the jobs that it submitted."""
+    """`call(words)` runs the command in this process and returns the jobs that it submitted."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]))
     jobs: Submitted = []
     submit_jobs = slurm.submit
@@ -47,8 +47,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[object]], Submit
 
     def run(words: Sequence[object]) -> Submitted:
         jobs.clear()
-        monkeypatch.setattr(sys, "argv", ["submit.py", *map(str, words)])
-        submit.main()
+        submit.main([*map(str, words)])
         return list(jobs)
 
     return run
@@ -58,14 +57,14 @@ Call = Callable[[Sequence[object]], Submitted]
 
 
 def reference(words: Sequence[str], folder: Path, world_size: int) -> Path:
-    """The same training without a break."""
+    """The same training without an interruption."""
     cfg = load_config(words[1], [*words[2:], "OUTPUT_DIR", str(folder)])
     assert exit_codes(start_ranks(cfg, world_size)) == [0] * world_size
     return folder
 
 
 def assert_same(first: Path, second: Path) -> None:
-    """The same weights, bit for bit, and every step done once, with the same samples."""
+    """Check for the same weights, bit for bit, and for every step done once with the same samples."""
     one, two = (torch.load(folder / "checkpoints/checkpoint_epoch_00002.pyth") for folder in (first, second))
     for name, tensor in one["model_state"].items():
         assert torch.equal(two["model_state"][name], tensor), name
@@ -75,33 +74,33 @@ def assert_same(first: Path, second: Path) -> None:
         assert (first / name).read_text() == (second / name).read_text()
 
 
-def said(job: submitit.Job[Any], rank: int = 0) -> str:
-    """What submitit noted in a process of the job."""
+def output_of(job: submitit.Job[Any], rank: int = 0) -> str:
+    """What submitit logged in a process of the job."""
     return job.task(rank).paths.stdout.read_text()
 
 
 # ---------------------------------------------------------------------------------------------------- on this machine
 
 
-def test_a_local_job_comes_back_after_its_time_limit(
+def test_local_job_continues_after_time_limit(
     words: list[str], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole, out = reference(words, tmp_path / "whole", 1), tmp_path / "out"
     monkeypatch.setattr(slurm, "Job", HeldJob)
-    limit = ["--timeout-hours", 60 / 3600, "--signal-delay", 35]  # time enough to start on a busy machine
+    limit = ["--timeout-hours", 60 / 3600, "--signal-delay", 35]  # enough time to start on a busy machine
     (job,) = call(["--cluster", "local", *limit, *words, "OUTPUT_DIR", str(out)])
-    told = capfd.readouterr().out
-    assert f"job {job.job_id} (1 x 1 processes): {out}\n" in told and f"tail -F {job.paths.stderr}" in told
+    printed = capfd.readouterr().out
+    assert f"job {job.job_id} (1 x 1 processes): {out}\n" in printed and f"tail -F {job.paths.stderr}" in printed
     wait_for(job.done, 240)
-    assert "this job is timed-out" in said(job) and "Requeued job" in said(job)
+    assert "this job is timed-out" in output_of(job) and "Requeued job" in output_of(job)
     assert [set(numbers) for numbers in job.result()] == [{"train"}]
     assert_same(whole, out)
 
 
-def test_a_signal_to_one_of_two_processes_of_a_local_job(
+def test_signal_to_one_process_stops_both(
     words: list[str], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both stop at the same step; the first one alone has the job requeued, and neither leaves a result."""
+    """Both stop at the same step, only the first one requeues the job, and neither leaves a result."""
     whole, out = reference(words, tmp_path / "whole", 2), tmp_path / "out"
     monkeypatch.setattr(slurm, "Job", HeldJob)
     (job,) = call(["--cluster", "local", "--tasks-per-node", 2, *words, "OUTPUT_DIR", str(out)])
@@ -111,15 +110,15 @@ def test_a_signal_to_one_of_two_processes_of_a_local_job(
         os.kill(held()[1], signal.SIGUSR2)
     (out / "go_on").touch()
     wait_for(job.done, 120)
-    assert said(job).count("Caught signal") == said(job).count("Requeued job") == 1
-    assert "Caught signal" not in said(job, 1)
+    assert output_of(job).count("Caught signal") == output_of(job).count("Requeued job") == 1
+    assert "Caught signal" not in output_of(job, 1)
     assert not any("Traceback" in path.read_text() for path in job.paths.folder.glob("*.err"))
     assert len(job.results()) == 2
     assert_same(whole, out)
 
 
-def test_a_local_job_is_left_alone_and_can_be_stopped(words: list[str], tmp_path: Path) -> None:
-    """The tool returns, though its output is a pipe, while the job trains."""
+def test_local_job_runs_detached_and_can_be_stopped(words: list[str], tmp_path: Path) -> None:
+    """The command returns while the job trains, although its output is a pipe."""
     command = [sys.executable, ROOT / "tools/submit.py", "--cluster", "local", *words, "SOLVER.MAX_EPOCH", "500"]
     command += ["OUTPUT_DIR", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -134,7 +133,7 @@ def test_a_local_job_is_left_alone_and_can_be_stopped(words: list[str], tmp_path
     assert not (tmp_path / ".videovit.lock").exists()
 
 
-def test_debug_runs_in_this_process(words: list[str], call: Call, tmp_path: Path) -> None:
+def test_debug_cluster_runs_in_this_process(words: list[str], call: Call, tmp_path: Path) -> None:
     one = [*words, "SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(tmp_path)]
     assert call(["--cluster", "debug", *one]) == []
     assert (tmp_path / "checkpoints/checkpoint_epoch_00001.pyth").exists() and not (tmp_path / "jobs").exists()
@@ -161,7 +160,7 @@ SCONTROL = '#!/bin/sh\necho "$@" >> "$CLUSTER/scontrol.log"\n'
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Programs with the names of Slurm's: sbatch keeps the script, srun starts one process on this machine."""
+    """Fake Slurm programs: sbatch keeps the script, srun starts one process on this machine."""
     folder = tmp_path / "cluster"
     folder.mkdir()
     for name, text in {"sbatch": SBATCH, "srun": SRUN, "scontrol": SCONTROL, "sleep": "#!/bin/sh\n"}.items():
@@ -179,12 +178,12 @@ def flags(cluster: Path) -> dict[str, str]:
 
 
 def run_script(cluster: Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """What a node does with the script."""
+    """Run the script as a node would."""
     env = {**os.environ, "SLURM_JOB_ID": "123", **variables}
     return subprocess.run(["bash", cluster / "script"], cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
 
 
-def test_every_option_reaches_sbatch(
+def test_options_reach_sbatch(
     words: list[str], call: Call, cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = {
@@ -195,10 +194,10 @@ def test_every_option_reaches_sbatch(
     options = [word for name, value in asked.items() for word in (f"--{name}", value)]
     options += ["--timeout-hours", "1.01", "--signal-delay", "90", "--name", "mvit", "--requeues", "3"]
     (job,) = call([*options, *words, "OUTPUT_DIR", str(tmp_path / "out"), "--job-dir", str(tmp_path / "jobs/%j")])
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     logs = tmp_path / "jobs/123/123_0_log"
-    assert f"job 123 (2 x 4 processes): {tmp_path / 'out'}\n" in told and f"tail -F {logs}.err" in told
-    assert "squeue -j 123 " in told and "scancel 123\n" in told and "scancel --signal=USR2 123 " in told
+    assert f"job 123 (2 x 4 processes): {tmp_path / 'out'}\n" in printed and f"tail -F {logs}.err" in printed
+    assert "squeue -j 123 " in printed and "scancel 123\n" in printed and "scancel --signal=USR2 123 " in printed
     assert flags(cluster) == {
         **asked,
         **{"constraint": "'a100|h100'", "exclude": "'node[7-9]'", "nodelist": "'node[1-2]'"},
@@ -214,13 +213,13 @@ def test_every_option_reaches_sbatch(
 
 
 @pytest.mark.parametrize("folder", ["jobs", "jobs/%j/a b"])
-def test_a_crash_is_requeued_so_many_times_and_an_error_is_not(
+def test_crashes_are_requeued_and_errors_are_not(
     folder: str, words: list[str], call: Call, cluster: Path, tmp_path: Path
 ) -> None:
     jobs = ["--job-dir", str(tmp_path / folder)]
     call(["--requeues", "2", *jobs, *words, "OUTPUT_DIR", str(tmp_path / "out")])
     result = tmp_path / folder.replace("%j", "123") / "123_1_result.pkl"
-    result.touch()  # of the process with the error; the others were ended
+    result.touch()  # left by the process that failed; the others were killed
     codes = [run_script(cluster, tmp_path, ENDS_WITH=code).returncode for code in ("0", "1", "143")]
     assert codes == [0, 1, 143] and not (cluster / "scontrol.log").exists()
     result.unlink()
@@ -236,7 +235,7 @@ def test_a_crash_is_requeued_so_many_times_and_an_error_is_not(
     assert len((cluster / "scontrol.log").read_text().splitlines()) == 3 and "no-requeue" in flags(cluster)
 
 
-def test_a_sweep_is_one_array(words: list[str], call: Call, cluster: Path, tmp_path: Path) -> None:
+def test_sweep_becomes_one_array(words: list[str], call: Call, cluster: Path, tmp_path: Path) -> None:
     lines = tmp_path / "sweep.txt"
     lines.write_text("# rates\nSOLVER.BASE_LR 1e-4\n\nSOLVER.BASE_LR 2e-4 OUTPUT_DIR /elsewhere  # far\n")
     jobs = call([*words, "OUTPUT_DIR", str(tmp_path / "out"), "--array", str(lines)])
@@ -248,10 +247,8 @@ def test_a_sweep_is_one_array(words: list[str], call: Call, cluster: Path, tmp_p
     assert jobs[0].paths.folder == tmp_path / "out/jobs"
 
 
-def test_the_nodes_of_the_config_are_those_of_the_job(
-    words: list[str], call: Call, cluster: Path, tmp_path: Path
-) -> None:
-    """A run that is meant for two machines never gets one, wherever the number stands."""
+def test_job_has_the_nodes_of_the_config(words: list[str], call: Call, cluster: Path, tmp_path: Path) -> None:
+    """A run for two machines gets two, wherever NUM_SHARDS is set."""
     lines = tmp_path / "sweep.txt"
     lines.write_text("NUM_SHARDS 2\n")
     here = [*words, "OUTPUT_DIR", str(tmp_path / "out")]
@@ -264,26 +261,26 @@ def test_the_nodes_of_the_config_are_those_of_the_job(
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
-        ("SOLVER.BASE_LR", r"sweep.txt:2: expected KEY VALUE pairs, found 1 words"),
+        ("SOLVER.BASE_LR", r"sweep.txt:2: expected KEY VALUE pairs, found 1 word"),
         ("SOLVER.BASE_LR '1", r"sweep.txt:2: No closing quotation"),
         ("SOLVER.BASE_LRR 1", r"sweep.txt:2: .*SOLVER.BASE_LRR.*SOLVER.BASE_LR"),
         ("OUTPUT_DIR {out}/1", r"several runs train in one OUTPUT_DIR: .*/1"),
         ("NUM_CPU_PROCS 2", r"1 x 1 \(0 GPUs\); 1 x 2 \(0 GPUs\)"),
     ],
 )
-def test_mistakes_of_a_sweep_are_told_before_anything_is_submitted(
-    line: str, told: str, words: list[str], call: Call, cluster: Path, tmp_path: Path
+def test_mistakes_in_a_sweep_prevent_submission(
+    line: str, message: str, words: list[str], call: Call, cluster: Path, tmp_path: Path
 ) -> None:
     lines = tmp_path / "sweep.txt"
     lines.write_text(f"SOLVER.BASE_LR 1\n{line.format(out=tmp_path)}\n")
-    with pytest.raises(UserError, match=re.compile(told, re.DOTALL)):
+    with pytest.raises(UserError, match=re.compile(message, re.DOTALL)):
         call([*words, "OUTPUT_DIR", str(tmp_path), "--array", str(lines)])
     assert not (cluster / "script").exists()
 
 
-def test_what_sbatch_says_is_shown(words: list[str], call: Call, cluster: Path, tmp_path: Path) -> None:
+def test_refusal_of_sbatch_is_shown(words: list[str], call: Call, cluster: Path, tmp_path: Path) -> None:
     (cluster / "refusal").write_text("sbatch: error: invalid partition specified: gpuu\n")
     with pytest.raises(SubmitError, match="the cluster refused the job: sbatch: error: invalid partition specified"):
         call(["--partition", "gpuu", *words, "OUTPUT_DIR", str(tmp_path)])
@@ -298,7 +295,7 @@ def test_without_slurm(words: list[str], call: Call, tmp_path: Path, monkeypatch
             call(["--cluster", cluster, "--nodes", 2, *words, "OUTPUT_DIR", str(tmp_path)])
     with pytest.raises(SubmitError, match="--signal-delay 120: the time limit is 36 s"):
         call(["--cluster", "local", "--timeout-hours", 0.01, *words, "OUTPUT_DIR", str(tmp_path)])
-    with pytest.raises(ArgumentError, match="one process to a GPU"):
+    with pytest.raises(UserError, match="one process per GPU"):
         call(["--tasks-per-node", 2, "--gpus-per-node", 4, *words])
 
 
@@ -307,7 +304,7 @@ def test_without_slurm(words: list[str], call: Call, tmp_path: Path, monkeypatch
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the code, from which is submitted, and in which the tests may change things."""
+    """A copy of the code to submit from, which tests may change."""
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / "videovit", folder / "videovit", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(slurm, "PACKAGE", folder / "videovit")
@@ -316,13 +313,13 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def change(checkout: Path) -> None:
     with open(checkout / "videovit/engine/launch.py", "a") as file:
-        file.write("\nraise SystemExit('other code than that of the submission runs')\n")
+        file.write("\nraise SystemExit('the code has changed since submission')\n")
 
 
-def test_a_snapshot_runs_though_the_code_has_changed(
+def test_snapshot_runs_after_code_has_changed(
     words: list[str], call: Call, checkout: Path, cluster: Path, tmp_path: Path
 ) -> None:
-    """Also where the job starts in the changed checkout, as it does on a cluster."""
+    """Even if the job starts in the changed checkout, as it does on a cluster."""
     (job,) = call(["--snapshot", *words, "SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(tmp_path / "out")])
     change(checkout)
     done = run_script(cluster, checkout)
@@ -342,9 +339,12 @@ def test_changed_code_is_refused(words: list[str], call: Call, checkout: Path, c
     assert "engine/launch.py" in str(job.exception())
 
 
-def test_a_snapshot_is_taken_once(tmp_path: Path) -> None:
+def test_snapshot_is_taken_once(tmp_path: Path) -> None:
     first = slurm.take_snapshot(tmp_path / "%j")
     (first / "mark").touch()
     assert slurm.take_snapshot(tmp_path / "%j") == first and (first / "mark").exists()
     assert list(tmp_path.iterdir()) == [first]
     assert slurm.fingerprint(first / "videovit") == slurm.fingerprint()
+    shipped = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("*/*.yaml"))
+    copies = first / "videovit/configs"
+    assert not copies.is_symlink() and sorted(path.relative_to(copies) for path in copies.glob("*/*.yaml")) == shipped

@@ -1,4 +1,4 @@
-"""The tools for folders of videos: what they say about files, and what they make of them."""
+"""`videovit probe` and `videovit reencode`, and tools/benchmark_decode.py: reports and new files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Numbered = Callable[..., Path]
 
 @pytest.fixture
 def folder(numbered: Numbered, tmp_path: Path) -> Path:
-    """A list of all sorts of videos beside them."""
+    """A folder with all sorts of videos and a list of them."""
     (tmp_path / "sub").mkdir()
     whole = write_video(tmp_path / "closed one.mp4", num_frames=40, size=(128, 96))
     write_video(tmp_path / "open.mkv", num_frames=40, open_gop=True)
@@ -106,7 +106,7 @@ def test_reencode(folder: Path, tmp_path: Path, fastdecode: bool) -> None:
     assert times[0] == times[1]
 
 
-def test_reencoding_keeps_the_colours(tmp_path: Path) -> None:
+def test_reencoding_keeps_the_colors(tmp_path: Path) -> None:
     """HD video has another matrix than the standard definition one that is assumed where none is named."""
     kinds = {"hd.mp4": ("yuv420p", "colormatrix=bt709"), "full.mp4": ("yuvj420p", "fullrange=on:colormatrix=bt709")}
     for name, (pix_fmt, params) in kinds.items():
@@ -122,8 +122,8 @@ def test_reencoding_keeps_the_colours(tmp_path: Path) -> None:
     for name in kinds:
         for backend in ("pyav", "decord"):
             with open_video(tmp_path / name, backend) as old, open_video(tmp_path / "new" / name, backend) as new:
-                colours = [video.frames(np.array([0]))[0, 20, 20].int() for video in (old, new)]
-            assert (colours[0] - colours[1]).abs().max() <= 2, (name, colours)
+                colors = [video.frames(np.array([0]))[0, 20, 20].int() for video in (old, new)]
+            assert (colors[0] - colors[1]).abs().max() <= 2, (name, colors)
 
 
 @pytest.mark.parametrize("matrix", [(-1, 0, 0, -1), (0, -1, 1, 0), (-1, 0, 0, 1), (0, 1, 1, 0)])
@@ -135,7 +135,7 @@ def test_reencoded_videos_are_upright(matrix: tuple[int, int, int, int], tmp_pat
         assert (old.frames(np.array([1])).int() - new.frames(np.array([1])).int()).abs().float().mean() < 2
 
 
-def test_reencoding_goes_on(folder: Path, tmp_path: Path) -> None:
+def test_reencoding_continues(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new"
     arguments = [folder / "closed one.mp4", folder / "open.mkv", "--output", out, "--preset", "ultrafast"]
     out.mkdir()
@@ -144,12 +144,12 @@ def test_reencoding_goes_on(folder: Path, tmp_path: Path) -> None:
     before = (out / "open.mp4").stat().st_mtime_ns
     (out / "closed one.mp4").unlink()
     done = run_tool("reencode_videos.py", *arguments)
-    assert "1 videos encoded" in done.stdout and "1 were there already" in done.stdout
+    assert "1 video encoded" in done.stdout and "1 existed already" in done.stdout
     assert (out / "open.mp4").stat().st_mtime_ns == before
     assert sorted(path.name for path in out.iterdir()) == ["closed one.mp4", "open.mp4", "videos.csv"]
 
 
-def test_benchmark_of_decoding_leaves_out_what_a_peer_cannot_read(tmp_path: Path) -> None:
+def test_benchmark_skips_videos_a_library_cannot_read(tmp_path: Path) -> None:
     write_video(tmp_path / "plain.mp4", num_frames=8)
     write_video(tmp_path / "new.mp4", num_frames=8, codec="libsvtav1")
     done = run_tool("benchmark_decode.py", tmp_path, "--rounds", 1, "--views", 1, "--json", tmp_path / "a.json")
@@ -158,7 +158,7 @@ def test_benchmark_of_decoding_leaves_out_what_a_peer_cannot_read(tmp_path: Path
     assert ("left out, decord cannot read it" in done.stderr) == ("decord" in rows)
 
 
-def test_names_of_new_files_may_not_collide(folder: Path, tmp_path: Path) -> None:
+def test_colliding_new_files_are_refused(folder: Path, tmp_path: Path) -> None:
     write_video(folder / "open.mp4", num_frames=3)
     done = run_tool("reencode_videos.py", folder, "--output", tmp_path / "new", check=False)
     assert done.returncode == 1 and "would both become" in done.stderr
@@ -172,7 +172,7 @@ def test_names_of_new_files_may_not_collide(folder: Path, tmp_path: Path) -> Non
     ("tool", "wrong"),
     [("probe_videos.py", ["--workers", 0]), ("reencode_videos.py", ["--output", "x", "--preset", "fastest"])],
 )
-def test_wrong_arguments_are_told_at_once(tool: str, wrong: list[object], tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(tool: str, wrong: list[object], tmp_path: Path) -> None:
     done = run_tool(tool, tmp_path, *wrong, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr and str(wrong[-2]) in done.stderr
 
@@ -186,7 +186,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     assert done.returncode == 1 and "not UTF-8; rename it" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_lists_are_read_as_training_reads_them(folder: Path, tmp_path: Path) -> None:
+def test_lists_are_read_as_in_training(folder: Path, tmp_path: Path) -> None:
     name = 'of "a", \u2028b,.mp4'
     (folder / "open.mkv").rename(folder / name)
     (folder / "odd.csv").write_text(f"{quote(name)} 3\n" + '"closed one.mp4","4"\nvfr.mp4\n', encoding="utf-8-sig")
@@ -202,7 +202,7 @@ def test_quoted_paths_are_read_back(name: str) -> None:
     assert split_line(f"{quote(name)} 3", " ") == (name, "3")
 
 
-def test_videos_by_name(folder: Path) -> None:
+def test_find_videos(folder: Path) -> None:
     listed = find_videos([str(folder / "list.csv"), str(folder / "open.mkv")])
     assert [video.written for video in listed][:2] == ["closed one.mp4", "open.mkv"] and len(listed) == 7
     assert listed[2] == ListedVideo(str(folder / "sub/cut.mp4"), "sub/cut.mp4", "2")

@@ -1,55 +1,60 @@
-"""A node of the tree -> the value of a field, by the field's annotation."""
+"""Convert a node of the tree to the value of a field, guided by the field's annotation."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import types
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Union, get_args, get_origin
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from .limits import Choice, Range, Size
-from .tree import Mapping, Node, Scalar, Sequence, TreeError, parse_tree, shown, written
+from videovit.config.limits import Aliases, Range, Size
+from videovit.config.tree import (
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    TreeError,
+    is_empty,
+    is_null,
+    parse_tree,
+    shown,
+    written,
+)
+from videovit.messages import Plain, did_you_mean, problem
 
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
 _NONE = frozenset(("none", "null", "~", ""))
-# Around an item or a list; those in quotes (the group) or within a word belong to the text.
+# Parentheses around an item or a list. Those in quotes (the group) or inside a word are part of the text.
 _PARENTHESES = re.compile(r"""('[^']*'|"[^"]*")|(?<![^\s\[(,])\(|\)(?![^\s\]),])""")
 
 
 class Unfit(ValueError):
-    """A value that the field cannot take; says what was found and what is expected."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the known word closest to `word`, or nothing when none is close."""
-    by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[close[0]]}?" if close else ""
+    """A value that does not fit its field. The message says what was found and what is expected."""
 
 
 def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
     """Turn a node into a value of the annotated type.
 
     Args:
-        node: what the file or the command line says.
-        annotation: of the field: bool, int, float, str, tuples of these, `None` as an alternative, with `Range`,
-            `Choice` and `Size` in `Annotated`.
+        node: the value as written in the file or on the command line.
+        annotation: the field's: bool, int, float, str, a `Literal`, tuples of these, `None` as an alternative; with
+            `Range`, `Size` and `Aliases` in `Annotated`.
 
     Returns:
-        The value, and a notice for each alias that was taken as another value.
+        The value, and a notice for each alias that was replaced by its meaning.
 
     Raises:
         Unfit: wrong type, outside the range, not among the choices, wrong length.
     """
     origin = get_origin(annotation)
     if origin is Annotated:
-        inner, *limits = get_args(annotation)
-        return _limited(node, inner, limits)
+        return _marked(node, annotation)
+    if origin is Literal:
+        return _chosen(node, get_args(annotation)), []
     if origin in (Union, types.UnionType):
-        if isinstance(node, Scalar) and node.text.strip().lower() in _NONE:
+        if isinstance(node, Scalar) and node.value.strip().lower() in _NONE:
             return None, []
         (inner,) = (option for option in get_args(annotation) if option is not type(None))
         return coerce(node, inner)
@@ -60,32 +65,36 @@ def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
     return _SCALARS[annotation](node), []
 
 
-def _limited(node: Node, inner: Any, limits: list[Any]) -> tuple[Any, list[str]]:
-    limit = limits[0]
-    if isinstance(limit, Choice):
-        return _chosen(node, inner, limit)
+def _marked(node: Node, annotation: Any) -> tuple[Any, list[str]]:
+    """A value whose annotation carries limits or aliases; other marks are not for this module."""
+    inner, *marks = get_args(annotation)
+    for mark in marks:
+        if isinstance(mark, Aliases) and written(node) in mark.meanings:
+            alias, meaning = written(node), mark.meanings[written(node)]
+            return meaning, [f"{alias} is taken as {meaning}"]
+    limits = [mark for mark in marks if isinstance(mark, Range)]
     try:
         value, notices = coerce(node, inner)
     except Unfit as error:
-        raise Unfit(f"{error} {limit}") if isinstance(limit, Range) else error from None
-    if isinstance(limit, Range) and value not in limit:
-        raise Unfit(f"found {shown(node)}, expected {_NAMES[inner]} {limit}")
-    if isinstance(limit, Size) and len(value) not in limit.allowed:
-        sizes = " or ".join(str(size) for size in limit.allowed)
-        raise Unfit(f"found {shown(node)}, expected {sizes} values")
+        raise Unfit(" ".join(map(str, (error, *limits)))) from None
+    for limit in limits:
+        if value not in limit:
+            raise _unfit(node, f"{_NAMES[inner]} {limit}", quoted=False)
+    for mark in marks:
+        if isinstance(mark, Size) and len(value) not in mark.allowed:
+            raise _unfit(node, f"{' or '.join(map(str, mark.allowed))} values", quoted=False)
     return value, notices
 
 
-def _chosen(node: Node, inner: Any, choice: Choice) -> tuple[Any, list[str]]:
-    value, notices = coerce(node, inner)
-    for alias, meaning in choice.aliases:
-        if value == alias:
-            return meaning, [f"{alias} is taken as {meaning}"]
-    if value in choice.allowed:
-        return value, notices
-    allowed = " or ".join(repr(option) for option in choice.allowed)
-    hint = nearest(str(value), map(str, choice.allowed))
-    raise Unfit(f"found {shown(node)!r}, expected {allowed}{hint}")
+def _chosen(node: Node, choices: tuple[Any, ...]) -> Any:
+    kind = type(choices[0])
+    if not isinstance(node, Scalar):
+        raise _unfit(node, _NAMES[kind])
+    value = _SCALARS[kind](node)
+    if value in choices:
+        return value
+    near = did_you_mean(str(value), map(str, choices))
+    raise _unfit(node, " or ".join(map(repr, choices)), near=near)
 
 
 def _tuple(node: Node, inner: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[str]]:
@@ -95,15 +104,15 @@ def _tuple(node: Node, inner: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[st
     elif len(items) == len(inner):
         kinds = list(inner)
     else:
-        raise Unfit(f"found {shown(node)}, expected {len(inner)} values")
+        raise _unfit(node, f"{len(inner)} values", quoted=False)
     pairs = [coerce(item, kind) for item, kind in zip(items, kinds, strict=True)]
     return tuple(value for value, _ in pairs), [notice for _, notices in pairs for notice in notices]
 
 
 def _items(node: Node) -> list[Node]:
-    """The items of a list, which may also be text: `(3, 7, 7)` as SlowFast's files have it, or `[3, 7, 7]`."""
+    """The items of a list, which may also be text: `(3, 7, 7)` as in SlowFast's files, or `[3, 7, 7]`."""
     if isinstance(node, Sequence):
-        return node.items
+        return list(node.value)
     text = written(node).strip()
     if isinstance(node, Scalar) and text[:1] in ("(", "[") and text[-1:] in (")", "]"):
         try:
@@ -111,19 +120,23 @@ def _items(node: Node) -> list[Node]:
         except TreeError:
             parsed = node
         if isinstance(parsed, Sequence):
-            return parsed.items
+            return list(parsed.value)
     raise _unfit(node, f"a list such as [{shown(node)}]" if isinstance(node, Scalar) and text else "a list")
 
 
-def _unfit(node: Node, expected: str) -> Unfit:
+def _unfit(node: Node, expected: str, *, near: str = "", quoted: bool = True) -> Unfit:
+    """The error about a node; `quoted` shows it as text, for values that are not even of the right type."""
     if isinstance(node, Mapping):
-        return Unfit(f"found a section, expected {expected}")
-    found = "nothing" if isinstance(node, Scalar) and node.empty else repr(shown(node))
-    return Unfit(f"found {found}, expected {expected}")
+        found: object = Plain("a section")
+    elif is_empty(node):
+        found = Plain("nothing")
+    else:
+        found = shown(node) if quoted else Plain(shown(node))
+    return Unfit(problem(found=found, expected=expected, near=near))
 
 
 def _bool(node: Scalar) -> bool:
-    text = node.text.strip().lower()
+    text = node.value.strip().lower()
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
     raise _unfit(node, "True or False")
@@ -131,13 +144,13 @@ def _bool(node: Scalar) -> bool:
 
 def _int(node: Scalar) -> int:
     try:
-        return int(node.text, 0)
+        return int(node.value, 0)
     except ValueError:
         raise _unfit(node, "a whole number") from None
 
 
 def _float(node: Scalar) -> float:
-    text = node.text.strip().lower()
+    text = node.value.strip().lower()
     try:
         value = float(text)
     except ValueError:
@@ -148,14 +161,12 @@ def _float(node: Scalar) -> float:
 
 
 def _str(node: Scalar) -> str:
-    """The text as it stands; only YAML's own words for nothing, without quotes, mean no text."""
-    if not node.quoted and node.text.lower() in ("null", "~"):
-        return ""
+    text = "" if is_null(node) else str(node.value)
     try:
-        node.text.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise _unfit(node, "UTF-8 text") from None
-    return node.text
+    return text
 
 
 _SCALARS: dict[Any, Callable[[Scalar], Any]] = {bool: _bool, int: _int, float: _float, str: _str}

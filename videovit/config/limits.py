@@ -1,14 +1,17 @@
-"""Limits and other spellings of a field, carried by its annotation, and the annotations that many fields share."""
+"""Marks that a field carries in its annotation (limits, aliases, `Free`), and annotations that many fields share.
+
+The choices of a field are a `Literal`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 
 @dataclass(frozen=True)
 class Range:
-    """Limits of a number: `low` and `high` are allowed values, `above` and `below` are not."""
+    """Limits of a number; `low` and `high` themselves are allowed, `above` and `below` are not."""
 
     low: float | None = None
     high: float | None = None
@@ -29,11 +32,10 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The allowed values of a field, and other spellings that mean one of them (taken with a warning)."""
+class Aliases:
+    """Other spellings of a field's choices, which are accepted with a warning."""
 
-    allowed: tuple[str | int, ...]
-    aliases: tuple[tuple[str, str], ...] = ()
+    meanings: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,15 @@ AtLeastZero = Annotated[float, Range(low=0.0)]
 AboveZero = Annotated[float, Range(above=0.0)]
 Fraction = Annotated[float, Range(low=0.0, high=1.0)]
 DropRate = Annotated[float, Range(low=0.0, below=1.0)]
-Colour = Annotated[tuple[float, ...], Size((1, 3))]
-ColourScale = Annotated[tuple[AboveZero, ...], Size((1, 3))]
-SpaceTime = Annotated[tuple[Positive, ...], Size((3,))]
+Color = Annotated[tuple[float, ...], Size((1, 3))]
+ColorScale = Annotated[tuple[AboveZero, ...], Size((1, 3))]
+SpaceTime = tuple[Positive, Positive, Positive]
+
+
+class MayChange:
+    """Marks a field that may differ between a run and the run that resumes it; see `Free`."""
+
+
+T = TypeVar("T")
+Free = Annotated[T, MayChange()]
+"""`Free[Positive]`: a field, or a whole section, that a resumed run may change. Everything else shapes the training."""

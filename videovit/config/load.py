@@ -1,95 +1,83 @@
-"""YAML files, `_BASE_` and KEY VALUE pairs -> a checked `Config`, or one error that lists every problem."""
+"""Load configurations: files and KEY VALUE pairs become a checked `Config`, or one error that lists every problem."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
+from videovit.config import rules
+from videovit.config.coerce import Unfit, coerce
+from videovit.config.keys import known_keys, section_names
+from videovit.config.reading import Found, read_file, read_opts
+from videovit.config.schema import Config
+from videovit.config.slowfast import IGNORED, REFUSED, ignored_reason
+from videovit.config.tree import shown, text_node, written
 from videovit.errors import UserError
+from videovit.messages import Plain, plural, problem
 
-from . import rules
-from .coerce import Unfit, coerce, nearest
-from .schema import Config
-from .slowfast import IGNORED, REFUSED, ignored_reason
-from .tree import Mapping, Node, Scalar, TreeError, read_tree, shown, written
-
-_BASE = "_BASE_"
-_SUFFIXES = (".yaml", ".yml")
-_MAX_BASES = 16
-_MAX_KEY = 80  # letters; longer ones get no suggestion
-_MAX_GUESSES = 50  # problems; later ones get no suggestion
+_MAX_KEY = 80  # characters; longer keys get no suggestion
+_MAX_GUESSES = 50  # problems; suggestions take time, so later problems get none
 
 
 class ConfigError(UserError):
     """A configuration that cannot be used.
 
     Attributes:
-        problems: every problem found, each one a sentence that starts with where it is.
+        problems: every problem found; each begins with the place where it is.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__(list(problems))
+        super().__init__(_listed(problems))
         self.problems = list(problems)
 
-    def __str__(self) -> str:
-        count = len(self.problems)
-        title = "1 problem" if count == 1 else f"{count} problems"
-        return "\n".join([f"{title} in the configuration:", *(f"  - {problem}" for problem in self.problems)])
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
+def _listed(problems: Sequence[str]) -> str:
+    title = f"{plural(len(problems), 'problem')} in the configuration:"
+    return "\n".join([title, *(f"  - {text}" for text in problems)])
 
 
 class ConfigWarning(UserWarning):
-    """Something in a configuration that was taken otherwise than it was written, or not at all."""
-
-
-@dataclass
-class _Found:
-    """What has been read so far; a later value of a key replaces an earlier one."""
-
-    values: dict[str, tuple[Node, str]] = field(default_factory=dict)  # key -> value and where it stands
-    problems: list[str] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
-
-    def where(self, keys: Sequence[str]) -> str:
-        """The place of the first of `keys` that was set, and the name of the first key."""
-        places = [self.values[key][1] for key in keys if key in self.values]
-        return f"{places[0] if places else 'defaults'}: {keys[0]}"
+    """Something in a configuration that is ignored, or read differently from how it was written."""
 
 
 def load_config(path: str | os.PathLike[str] | None = None, opts: Sequence[object] = ()) -> Config:
     """Load a configuration.
 
     Args:
-        path: YAML file; None: the defaults alone. Its `_BASE_` names a file to start from, relative to it.
-        opts: KEY VALUE KEY VALUE ..., stronger than the file; values as they would stand in the file.
+        path: a YAML file, or the name of a config that comes with the package, such as `Kinetics/MVITv2_S_16x4`. An
+            existing file comes first. Its `_BASE_` names a file to start from, relative to it. None: only the defaults.
+        opts: KEY VALUE KEY VALUE ...; they override the file. Values are written as they would be in the file.
 
     Returns:
         The configuration, frozen and checked.
 
     Raises:
-        ConfigError: anything wrong in the files, the pairs, or between keys; holds all of it.
+        ConfigError: something is wrong in the files, in the pairs, or between keys; lists all of it.
 
     Warns:
-        ConfigWarning: keys without effect (once for all), values taken as another one, keys given twice.
+        ConfigWarning: keys without effect (one warning for all), aliases of values, keys given twice.
     """
-    found = _Found()
+    found = Found()
     if path is not None:
-        _read_file(Path(path), found, ())
+        read_file(Path(path), found)
     unread = bool(found.problems)
-    _read_opts([opts] if isinstance(opts, str) else [str(item) for item in opts], found)
+    read_opts([opts] if isinstance(opts, str) else [str(item) for item in opts], found)
     values, failed = _coerce_all(found)
     cfg: Config = _build(Config, "", values)
-    for keys, text in rules.check(cfg) if not unread else ():  # half a file breaks rules that the whole one keeps
+    # Half a file breaks rules that the whole file keeps, so rules are checked only if everything could be read.
+    for keys, text in rules.check(cfg) if not unread else ():
         if failed.isdisjoint(keys):
-            found.problems.append(f"{found.where(keys)}: {text}")
+            found.problems.append(problem(text, where=found.where(keys)))
     if found.problems:
         raise ConfigError(list(dict.fromkeys(found.problems)))
     for notice in found.notices:
@@ -102,128 +90,36 @@ def dump_config(cfg: Config) -> str:
     return yaml.dump(_plain(cfg), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
 
 
-# Reading
-
-
-def _read_file(path: Path, found: _Found, parents: tuple[Path, ...]) -> None:
-    problem = _file_problem(path, parents)
-    if problem:
-        found.problems.append(f"{path}: {problem}")
-        return
-    try:
-        root = read_tree(path)
-    except TreeError as error:
-        place = f"{path}:{error.line}" if error.line else str(path)
-        found.problems.append(f"{place}: {error.message}")
-        return
-    if not isinstance(root, Mapping):
-        what = "is empty" if isinstance(root, Scalar) and root.empty else "holds no keys"
-        found.problems.append(f"{path}: {what}; expected lines such as MODEL: and NUM_GPUS: 1")
-        return
-    own = _unique(root, path, "", found)
-    base = own.pop(_BASE, None)
-    if base is not None:
-        _read_base(base, path, found, (*parents, path.resolve()))
-    for key, node in own.items():
-        _flatten(key, node, path, found)
-
-
-def _file_problem(path: Path, parents: tuple[Path, ...]) -> str | None:
-    if path.suffix.lower() == ".py":
-        return "Python files are not run; write the keys as YAML"
-    if path.suffix.lower() not in _SUFFIXES:
-        return "is a folder, expected a file" if path.is_dir() else "expected a file that ends in .yaml or .yml"
-    if path.is_dir():
-        return "is a folder, expected a file"
-    if not path.is_file():
-        return f"there is no such file{_nearest_file(path)}"
-    if path.resolve() in parents:
-        chain = " -> ".join(str(file.name) for file in (*parents, path))
-        return f"{_BASE} goes round in a circle: {chain}"
-    if len(parents) >= _MAX_BASES:
-        return f"more than {_MAX_BASES} files are chained by {_BASE}"
-    return None
-
-
-def _nearest_file(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"; the folder {path.parent} does not exist either"
-    names = sorted(file.name for file in path.parent.iterdir() if file.suffix.lower() in _SUFFIXES)
-    return nearest(path.name, names)
-
-
-def _read_base(node: Node, path: Path, found: _Found, parents: tuple[Path, ...]) -> None:
-    name = node.text if isinstance(node, Scalar) else ""
-    place = f"{path}:{node.line}: {_BASE}"
-    if not name:
-        found.problems.append(f"{place}: found {shown(node) or 'nothing'}, expected the name of one YAML file")
-    elif "://" in name:
-        found.problems.append(f"{place}: found {name}, expected a file of this machine")
-    else:
-        _read_file(path.parent / os.path.expanduser(name), found, parents)
-
-
-def _unique(mapping: Mapping, path: Path, prefix: str, found: _Found) -> dict[str, Node]:
-    """The mapping as a dict; of a key given twice the last one counts, as in every YAML reader."""
-    values: dict[str, Node] = {}
-    lines: dict[str, int] = {}
-    for key, node in mapping.pairs:
-        name = key.text
-        if name in values:
-            found.notices.append(
-                f"{path}:{key.line}: {prefix}{name} was already given on line {lines[name]}; line {key.line} counts"
-            )
-        values[name], lines[name] = node, key.line
-    return values
-
-
-def _flatten(key: str, node: Node, path: Path, found: _Found) -> None:
-    if key.rpartition(".")[2] == "<<":
-        found.problems.append(f"{path}:{node.line}: {key} (merging) is not read; use {_BASE}")
-        return
-    if key in known_keys() or not isinstance(node, Mapping):
-        if not (key in _sections() and isinstance(node, Scalar) and node.empty):
-            found.values[key] = (node, f"{path}:{node.line}")
-        return
-    for name, inner in _unique(node, path, f"{key}.", found).items():
-        _flatten(f"{key}.{name}", inner, path, found)
-
-
-def _read_opts(opts: list[str], found: _Found) -> None:
-    if len(opts) % 2:
-        hint = ", without =" if "=" in opts[-1] else ""
-        found.problems.append(f"command line: {opts[-1]} has no value; expected KEY VALUE KEY VALUE ...{hint}")
-    for key, value in zip(opts[::2], opts[1::2], strict=False):
-        found.values[key] = (Scalar(value, quoted=True), "command line")
-
-
 # Checking
 
 
-def _coerce_all(found: _Found) -> tuple[dict[str, Any], set[str]]:
+def _coerce_all(found: Found) -> tuple[dict[str, Any], set[str]]:
+    """The values of all known keys, and the keys that have none because of a problem."""
     known = known_keys()
     values: dict[str, Any] = {}
     failed: set[str] = set()
     ignored: dict[str, list[str]] = {}
     for key, (node, place) in found.values.items():
         refusal = REFUSED.get(key)
+        where = f"{place}: {key}"
         if refusal and refusal.applies_to(written(node)):
-            found.problems.append(f"{place}: {key}: found {shown(node)}; {refusal.reason}")
+            found.problems.append(problem(where=where, found=Plain(shown(node))) + f"; {refusal.reason}")
             failed.add(key)
         elif key in known:
             try:
                 values[key], notices = coerce(node, known[key])
             except Unfit as error:
-                found.problems.append(f"{place}: {key}: {error}")
+                found.problems.append(problem(str(error), where=where))
                 failed.add(key)
             else:
-                found.notices.extend(f"{place}: {key}: {notice}" for notice in notices)
+                found.notices.extend(problem(notice, where=where) for notice in notices)
         elif not refusal:
             reason = ignored_reason(key)
             if reason is None:
-                close = _nearest_key(key) if len(found.problems) < _MAX_GUESSES else None
-                found.problems.append(f"{place}: {_unknown(key, close)}")
-                failed.add(close or key)  # what was meant is not known, so no rule speaks of it
+                near = _nearest_key(key) if len(found.problems) < _MAX_GUESSES else ""
+                found.problems.append(problem(_unknown(key), where=place, near=near))
+                # The key that was probably meant has no value either, so no rule should speak about it.
+                failed.add(near or key)
             else:
                 ignored.setdefault(reason, []).append(key)
     if ignored:
@@ -232,24 +128,20 @@ def _coerce_all(found: _Found) -> tuple[dict[str, Any], set[str]]:
     return values, failed
 
 
-def _unknown(key: str, close: str | None) -> str:
-    if key in _sections():
-        return f"{key} is a section; expected one of its keys, such as {_first_key(key)}"
-    if "=" in key:
-        return f"{shown(Scalar(key))} is not a known key; write KEY VALUE, without ="
-    return f"{shown(Scalar(key))} is not a known key{f'; did you mean {close}?' if close else ''}"
+def _unknown(key: str) -> str:
+    if key in section_names():
+        first = next(name for name in known_keys() if name.startswith(f"{key}."))
+        return f"{key} is a section; expected one of its keys, such as {first}"
+    name = shown(text_node(key))
+    return f"{name} is not a known key; write KEY VALUE, without =" if "=" in key else f"{name} is not a known key"
 
 
-def _first_key(section: str) -> str:
-    return next(key for key in known_keys() if key.startswith(f"{section}."))
-
-
-def _nearest_key(key: str) -> str | None:
-    """The known key most like `key`: the same word in another section, or like letters anywhere."""
-    if len(key) > _MAX_KEY:
-        return None
+def _nearest_key(key: str) -> str:
+    """The known key most similar to `key`: the same word in another section, or similar letters anywhere."""
+    if len(key) > _MAX_KEY or "=" in key or key in section_names():
+        return ""
     wanted, word = key.upper(), key.upper().rpartition(".")[2]
-    best, best_score = None, 0.7
+    best, best_score = "", 0.7
     for name in (*known_keys(), *(name for name in (*IGNORED, *REFUSED) if not name.endswith("*"))):
         other = name.upper()
         score = difflib.SequenceMatcher(None, wanted, other).ratio()
@@ -258,30 +150,6 @@ def _nearest_key(key: str) -> str | None:
         if score > best_score:
             best, best_score = name, score
     return best
-
-
-# The schema as a flat table
-
-
-@functools.cache
-def known_keys() -> dict[str, Any]:
-    """Every key that has a field, `SECTION.KEY` in the order of the schema, with the field's annotation."""
-    return dict(_walk(Config, ""))
-
-
-def _walk(section: type, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, annotation in get_type_hints(section, include_extras=True).items():
-        if dataclasses.is_dataclass(annotation):
-            assert isinstance(annotation, type)
-            yield from _walk(annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", annotation
-
-
-@functools.cache
-def _sections() -> frozenset[str]:
-    parts = [key.split(".") for key in known_keys()]
-    return frozenset(".".join(part[:end]) for part in parts for end in range(1, len(part)))
 
 
 def _build(section: type, prefix: str, values: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What must hold across keys; each rule yields the keys at fault and a sentence about them."""
+"""Rules across keys. Each rule yields the keys at fault and a message about them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .coerce import nearest
-from .schema import Config
+from videovit.config.schema import Config
+from videovit.config.schema.evaluation import ORDERS
+from videovit.messages import did_you_mean, problem
 
 Broken = tuple[tuple[str, ...], str]
-"""Keys, the one to change first, and what is wrong with them."""
-
-ORDERS = ("ordered", "reversed", "shuffled", "static")
+"""Keys, with the one to change in first place, and what is wrong with them."""
 
 
 def check(cfg: Config) -> list[Broken]:
@@ -26,19 +25,22 @@ def _processes(cfg: Config) -> int:
     return cfg.NUM_GPUS or cfg.NUM_CPU_PROCS
 
 
-def _homes(section: Any, prefix: str = "") -> Iterator[Broken]:
+def _tildes(section: Any, prefix: str = "") -> Iterator[Broken]:
     for name in (field.name for field in dataclasses.fields(section)):
         value = getattr(section, name)
         if dataclasses.is_dataclass(value):
-            yield from _homes(value, f"{prefix}{name}.")
+            yield from _tildes(value, f"{prefix}{name}.")
         elif isinstance(value, str) and value.startswith("~/"):
             whole = os.path.expanduser(value)
-            yield (prefix + name,), f"{value}: ~ would be the name of a folder here, not your home; write {whole}"
+            yield (prefix + name,), f"found {value!r}, but ~ is not expanded; write {whole}"
 
 
 def _distributed(cfg: Config) -> Iterator[Broken]:
     if cfg.SHARD_ID >= cfg.NUM_SHARDS:
-        yield ("SHARD_ID", "NUM_SHARDS"), f"{cfg.SHARD_ID} is not below NUM_SHARDS {cfg.NUM_SHARDS}; counted from 0"
+        yield (
+            ("SHARD_ID", "NUM_SHARDS"),
+            f"{cfg.SHARD_ID} is not below NUM_SHARDS {cfg.NUM_SHARDS}; shards are counted from 0",
+        )
     several = _processes(cfg) * cfg.NUM_SHARDS > 1
     if cfg.NUM_GPUS == 0 and several and cfg.DIST_BACKEND == "nccl":
         yield ("DIST_BACKEND", "NUM_GPUS"), "nccl needs GPUs and NUM_GPUS is 0; use auto or gloo"
@@ -55,16 +57,19 @@ def _sharding(cfg: Config) -> Iterator[Broken]:
         return
     if cfg.MODEL.MODEL_NAME not in ("MViT", "ViT") or cfg.DETECTION.ENABLE:
         what = "a detector" if cfg.DETECTION.ENABLE else cfg.MODEL.MODEL_NAME
-        yield (key, "MODEL.MODEL_NAME", "DETECTION.ENABLE"), f"{what} is not sharded, MViT and ViT are; set it to False"
+        yield (
+            (key, "MODEL.MODEL_NAME", "DETECTION.ENABLE"),
+            f"{what} cannot be sharded, only MViT and ViT can; set it to False",
+        )
     if train.MIXED_PRECISION and train.MIXED_PRECISION_DTYPE == "fp16":
         yield (
             ("TRAIN.MIXED_PRECISION_DTYPE", key),
-            "the gradients of a sharded model are not scaled as fp16 asks; use bf16",
+            "the gradients of a sharded model are not scaled as fp16 requires; use bf16",
         )
     if train.GRAD_COMPRESSION != "none":
-        yield ("TRAIN.GRAD_COMPRESSION", key), "sharded gradients are sent as they are; use none"
+        yield ("TRAIN.GRAD_COMPRESSION", key), "gradients of a sharded model cannot be compressed; use none"
     if cfg.SOLVER.OPTIMIZING_METHOD == "adamp":
-        yield ("SOLVER.OPTIMIZING_METHOD", key), "adamp projects whole tensors, which no process has; use adamw"
+        yield ("SOLVER.OPTIMIZING_METHOD", key), "adamp needs whole tensors, which no process holds; use adamw"
 
 
 def _batches(cfg: Config) -> Iterator[Broken]:
@@ -73,7 +78,7 @@ def _batches(cfg: Config) -> Iterator[Broken]:
     size, processes = cfg.TRAIN.BATCH_SIZE, _processes(cfg)
     if size % processes:
         name = "NUM_GPUS" if cfg.NUM_GPUS else "NUM_CPU_PROCS"
-        yield ("TRAIN.BATCH_SIZE", name), f"{size} videos cannot be divided among {name} {processes} equally"
+        yield ("TRAIN.BATCH_SIZE", name), f"{size} videos cannot be divided equally among {name} {processes}"
         return
     clips = size // processes * cfg.AUG.NUM_SAMPLE
     if clips % cfg.TRAIN.GRAD_ACCUM_STEPS:
@@ -87,48 +92,48 @@ def _multi_label(cfg: Config) -> Iterator[Broken]:
     if not cfg.DATA.MULTI_LABEL:
         return
     if cfg.MODEL.LOSS_FUNC not in ("bce", "bce_logit"):
-        text = f"{cfg.MODEL.LOSS_FUNC} takes one class a clip, DATA.MULTI_LABEL has any number; use bce_logit"
+        text = f"{cfg.MODEL.LOSS_FUNC} takes one class per clip, but DATA.MULTI_LABEL allows any number; use bce_logit"
         yield ("MODEL.LOSS_FUNC", "DATA.MULTI_LABEL"), text
     if cfg.MODEL.HEAD_ACT == "softmax":
-        text = "softmax lets the classes of a clip compete, DATA.MULTI_LABEL has several at once; use sigmoid"
+        text = "softmax makes classes compete, but with DATA.MULTI_LABEL a clip can have several; use sigmoid"
         yield ("MODEL.HEAD_ACT", "DATA.MULTI_LABEL"), text
     if cfg.TRAIN.ENABLE and cfg.MIXUP.ENABLE:
-        text = "mixes two clips of one class each; with DATA.MULTI_LABEL set it to False, as the Charades recipe does"
+        text = "mixes clips of one class each; with DATA.MULTI_LABEL set it to False, as the Charades recipe does"
         yield ("MIXUP.ENABLE", "DATA.MULTI_LABEL"), text
     if cfg.SHUFFLE_EVAL.ENABLE:
-        text = "compares top-1 accuracies, so it is for data sets with one class a video, not DATA.MULTI_LABEL"
+        text = "compares top-1 accuracies, so it needs one class per video, not DATA.MULTI_LABEL"
         yield ("SHUFFLE_EVAL.ENABLE", "DATA.MULTI_LABEL"), text
 
 
 def _detection(cfg: Config) -> Iterator[Broken]:
     first, last = cfg.AVA.KEY_FRAMES_S
     if first > last:
-        yield ("AVA.KEY_FRAMES_S",), f"[{first:g}, {last:g}] must rise"
+        yield ("AVA.KEY_FRAMES_S",), f"[{first:g}, {last:g}] must be increasing"
     if not cfg.DETECTION.ENABLE:
         return
     if cfg.MODEL.LOSS_FUNC not in ("bce", "bce_logit"):
-        text = f"{cfg.MODEL.LOSS_FUNC} takes one class a clip, a box of DETECTION.ENABLE has any number; use bce"
+        text = f"{cfg.MODEL.LOSS_FUNC} takes one class per box, but DETECTION.ENABLE allows any number; use bce"
         yield ("MODEL.LOSS_FUNC", "DETECTION.ENABLE"), text
     if cfg.MODEL.HEAD_ACT == "softmax":
-        text = "softmax lets the classes of a box compete, with DETECTION.ENABLE it has several at once; use sigmoid"
+        text = "softmax makes classes compete, but with DETECTION.ENABLE a box can have several; use sigmoid"
         yield ("MODEL.HEAD_ACT", "DETECTION.ENABLE"), text
     if cfg.TRAIN.ENABLE and cfg.MIXUP.ENABLE:
-        yield ("MIXUP.ENABLE", "DETECTION.ENABLE"), "mixes whole clips, whose boxes do not mix; set it to False"
+        yield ("MIXUP.ENABLE", "DETECTION.ENABLE"), "mixes whole clips, but boxes cannot be mixed; set it to False"
     if cfg.TRAIN.ENABLE and cfg.AUG.ENABLE and cfg.AUG.AA_TYPE:
-        text = "RandAugment turns and shifts frames, and boxes would not follow; set it to '' (or AUG.ENABLE to False)"
+        text = "RandAugment rotates and shifts frames without their boxes; set it to '' (or AUG.ENABLE to False)"
         yield ("AUG.AA_TYPE", "AUG.ENABLE", "DETECTION.ENABLE"), text
     if cfg.TRAIN.ENABLE and cfg.DISTILL.TYPE != "none":
-        yield ("DISTILL.TYPE", "DETECTION.ENABLE"), "a teacher decides about whole clips, not about boxes; use none"
+        yield ("DISTILL.TYPE", "DETECTION.ENABLE"), "a teacher classifies whole clips, not boxes; use none"
     if cfg.BENCHMARK.ENABLE and cfg.BENCHMARK.WHAT in ("model", "train"):
-        text = "a detector takes boxes as well; set DETECTION.ENABLE to False to measure the same model on clips"
+        text = "a detector needs boxes; set DETECTION.ENABLE to False to measure the same model on clips"
         yield ("BENCHMARK.WHAT", "BENCHMARK.ENABLE", "DETECTION.ENABLE"), text
 
 
 def _architecture(cfg: Config) -> Iterator[Broken]:
-    """SlowFast's files of its first years name a network by MODEL.ARCH alone."""
+    """SlowFast's early configs name a network by MODEL.ARCH alone."""
     if cfg.MODEL.MODEL_NAME == "MViT" and cfg.MODEL.ARCH in ("slowfast", "c2d", "i3d", "x3d", "2d"):
-        text = f"{cfg.MODEL.ARCH} is a convolutional network and MODEL.MODEL_NAME is MViT; use mvit, or one of "
-        text += "pytorchvideo's networks as MODEL.MODEL_NAME: ptv_slowfast_r50, ptv_i3d_r50, ptv_x3d_m, ..."
+        text = f"{cfg.MODEL.ARCH} is a convolutional network, but MODEL.MODEL_NAME is MViT; use mvit, or set "
+        text += "MODEL.MODEL_NAME to one of pytorchvideo's networks: ptv_slowfast_r50, ptv_i3d_r50, ptv_x3d_m, ..."
         yield ("MODEL.ARCH", "MODEL.MODEL_NAME"), text
 
 
@@ -140,10 +145,10 @@ def _loss(cfg: Config) -> Iterator[Broken]:
     if cfg.MODEL.LOSS_FUNC != "soft_cross_entropy":
         yield (
             ("MODEL.LOSS_FUNC", "MIXUP.ENABLE"),
-            f"{cfg.MODEL.LOSS_FUNC} takes one class a clip, MIXUP mixes two; use soft_cross_entropy",
+            f"{cfg.MODEL.LOSS_FUNC} takes one class per clip, but MIXUP mixes two; use soft_cross_entropy",
         )
     if cfg.MODEL.LABEL_SMOOTHING:
-        yield ("MODEL.LABEL_SMOOTHING", "MIXUP.ENABLE"), "with MIXUP use MIXUP.LABEL_SMOOTH_VALUE instead"
+        yield ("MODEL.LABEL_SMOOTHING", "MIXUP.ENABLE"), "has no effect with MIXUP; use MIXUP.LABEL_SMOOTH_VALUE"
 
 
 def _whole_videos(cfg: Config) -> Iterator[Broken]:
@@ -155,13 +160,18 @@ def _whole_videos(cfg: Config) -> Iterator[Broken]:
         ("NUM_TEMPORAL_CLIPS", test.NUM_TEMPORAL_CLIPS),
     ):
         if any(number != 1 for number in clips):
-            text = "a clip of ssv2 covers the whole video, so several would be the same; use 1, and NUM_SPATIAL_CROPS 3"
+            text = (
+                "a clip of ssv2 covers the whole video, so several clips would be equal; use 1, and NUM_SPATIAL_CROPS 3"
+            )
             yield (f"TEST.{name}", "TEST.DATASET"), text
 
 
 def _average(cfg: Config) -> Iterator[Broken]:
     if cfg.TRAIN.ENABLE and cfg.TEST.USE_EMA and not cfg.TRAIN.EMA_DECAY:
-        yield ("TEST.USE_EMA", "TRAIN.EMA_DECAY"), "there is no moving average with TRAIN.EMA_DECAY 0; 0.999 is usual"
+        yield (
+            ("TEST.USE_EMA", "TRAIN.EMA_DECAY"),
+            "there is no moving average, because TRAIN.EMA_DECAY is 0; 0.999 is a common value",
+        )
 
 
 def _learning_rate(cfg: Config) -> Iterator[Broken]:
@@ -169,29 +179,35 @@ def _learning_rate(cfg: Config) -> Iterator[Broken]:
     if cfg.TRAIN.ENABLE and solver.LR_POLICY == "cosine" and solver.COSINE_END_LR > solver.BASE_LR:
         yield (
             ("SOLVER.COSINE_END_LR", "SOLVER.BASE_LR"),
-            f"{solver.COSINE_END_LR:g} is above SOLVER.BASE_LR {solver.BASE_LR:g}, which it ends",
+            f"{solver.COSINE_END_LR:g} is above SOLVER.BASE_LR {solver.BASE_LR:g}, where the schedule starts",
         )
     if solver.LR_POLICY == "steps_with_relative_lrs":
         steps = list(solver.STEPS)
         if not steps or steps[0] != 0 or steps != sorted(set(steps)):
-            yield ("SOLVER.STEPS", "SOLVER.LR_POLICY"), f"found {steps}, expected rising epochs that start with 0"
+            yield (
+                ("SOLVER.STEPS", "SOLVER.LR_POLICY"),
+                problem(found=steps, expected="increasing epochs that begin with 0"),
+            )
         if len(steps) != len(solver.LRS):
-            yield ("SOLVER.LRS", "SOLVER.STEPS", "SOLVER.LR_POLICY"), f"found {list(solver.LRS)} for the steps {steps}"
+            yield (
+                ("SOLVER.LRS", "SOLVER.STEPS", "SOLVER.LR_POLICY"),
+                problem(found=list(solver.LRS), expected=f"one factor for each of the steps {steps}"),
+            )
 
 
 def _crops(cfg: Config) -> Iterator[Broken]:
     data = cfg.DATA
     smallest, largest = data.TRAIN_JITTER_SCALES
     if smallest > largest:
-        yield ("DATA.TRAIN_JITTER_SCALES",), f"[{smallest}, {largest}] must rise"
+        yield ("DATA.TRAIN_JITTER_SCALES",), f"[{smallest}, {largest}] must be increasing"
     for name in ("TRAIN_JITTER_SCALES_RELATIVE", "TRAIN_JITTER_ASPECT_RELATIVE"):
         limits = getattr(data, name)
         if limits and limits[0] > limits[1]:
-            yield (f"DATA.{name}",), f"{list(limits)} must rise"
+            yield (f"DATA.{name}",), f"{list(limits)} must be increasing"
         elif limits and limits[1] > 1 and name == "TRAIN_JITTER_SCALES_RELATIVE":
-            yield (f"DATA.{name}",), f"{list(limits)} are shares of the frame, and reach to 1 at most"
+            yield (f"DATA.{name}",), f"{list(limits)} are shares of the frame, so they cannot exceed 1"
     if data.NUM_FRAMES == 1:
-        return  # images are cut by their own rules
+        return  # images are cropped by rules of their own
     for name, crop in (("DECODE_SHORT_SIDE", "TRAIN_CROP_SIZE"), ("TEST_DECODE_SHORT_SIDE", "TEST_CROP_SIZE")):
         if 0 < getattr(data, name) < getattr(data, crop):
             text = f"{getattr(data, name)} is below DATA.{crop} {getattr(data, crop)}: frames would be scaled up again"
@@ -200,7 +216,7 @@ def _crops(cfg: Config) -> Iterator[Broken]:
 
 
 def _crops_that_do_not_fit(cfg: Config) -> Iterator[Broken]:
-    """Training may scale an Inception crop up; one crop in validation and test is cut out of the scaled frame."""
+    """An Inception crop in training can be scaled up; a single crop in validation and test cannot exceed the frame."""
     data = cfg.DATA
     smallest = data.TRAIN_JITTER_SCALES[0]
     inception = data.TRAIN_JITTER_SCALES_RELATIVE or data.TRAIN_JITTER_ASPECT_RELATIVE
@@ -216,7 +232,7 @@ def _crops_that_do_not_fit(cfg: Config) -> Iterator[Broken]:
         text = f"{data.TRAIN_CROP_SIZE} is larger than the short side in validation, {side} ({key})"
         yield ("DATA.TRAIN_CROP_SIZE", key), text
     one_crop = cfg.TEST.NUM_SPATIAL_CROPS == 1 or cfg.DETECTION.ENABLE
-    if (one_crop or data.TEST_SHORT_SIDE) and side < data.TEST_CROP_SIZE:  # else it is scaled to the size of the crops
+    if (one_crop or data.TEST_SHORT_SIDE) and side < data.TEST_CROP_SIZE:  # otherwise frames are scaled to the crops
         text = f"{data.TEST_CROP_SIZE} is larger than the short side in the test, {side} ({key})"
         yield ("DATA.TEST_CROP_SIZE", key), text
 
@@ -230,7 +246,7 @@ def _patches(cfg: Config) -> Iterator[Broken]:
         what = f"{list(sizes[name])} must have {wanted} values, because MVIT.PATCH_2D is {mvit.PATCH_2D}"
         yield (f"MVIT.{name}", "MVIT.PATCH_2D"), what
     if mvit.PATCH_2D and cfg.DATA.NUM_FRAMES != 1:
-        text = f"two-dimensional patches are for images: DATA.NUM_FRAMES 1, not {cfg.DATA.NUM_FRAMES}"
+        text = f"two-dimensional patches need images: DATA.NUM_FRAMES 1, not {cfg.DATA.NUM_FRAMES}"
         yield ("MVIT.PATCH_2D", "DATA.NUM_FRAMES"), text
     if wrong or mvit.PATCH_2D:
         return
@@ -245,24 +261,27 @@ def _blocks(cfg: Config) -> Iterator[Broken]:
     for name in ("DIM_MUL", "HEAD_MUL", "POOL_Q_STRIDE", "POOL_KV_STRIDE"):
         highest = max((row[0] for row in getattr(cfg.MVIT, name)), default=0)
         if highest > depth - (name not in ("DIM_MUL", "HEAD_MUL")):
-            yield (f"MVIT.{name}", "MVIT.DEPTH"), f"names block {highest}; MVIT.DEPTH {depth} ends at {depth - 1}"
+            yield (
+                (f"MVIT.{name}", "MVIT.DEPTH"),
+                f"names block {highest}, but the last block of MVIT.DEPTH {depth} is {depth - 1}",
+            )
 
 
 def _orders(cfg: Config) -> Iterator[Broken]:
     for order in cfg.SHUFFLE_EVAL.ORDERS:
         if order not in ORDERS and not re.fullmatch(r"window[1-9]\d*", order):
-            known = (*ORDERS, "window4")
-            text = f"found {order!r}, expected {', '.join(ORDERS)} or window<frames>{nearest(order, known)}"
-            yield ("SHUFFLE_EVAL.ORDERS",), text
+            expected = f"{', '.join(ORDERS)} or window<frames>"
+            near = did_you_mean(order, (*ORDERS, "window4"))
+            yield ("SHUFFLE_EVAL.ORDERS",), problem(found=order, expected=expected, near=near)
     if cfg.SHUFFLE_EVAL.ENABLE and not cfg.SHUFFLE_EVAL.ORDERS and not cfg.SHUFFLE_EVAL.WINDOWS:
-        yield ("SHUFFLE_EVAL.ORDERS",), "names no order"
+        yield ("SHUFFLE_EVAL.ORDERS",), "is empty, and so is SHUFFLE_EVAL.WINDOWS"
 
 
 def _teacher(cfg: Config) -> Iterator[Broken]:
     if cfg.TRAIN.ENABLE and cfg.DISTILL.TYPE != "none":
         for name in ("TEACHER_CFG", "CHECKPOINT_FILE_PATH"):
             if not getattr(cfg.DISTILL, name):
-                yield (f"DISTILL.{name}", "DISTILL.TYPE"), f"is empty, and DISTILL.TYPE is {cfg.DISTILL.TYPE}"
+                yield (f"DISTILL.{name}", "DISTILL.TYPE"), f"is empty, but DISTILL.TYPE is {cfg.DISTILL.TYPE}"
 
 
 def _search(cfg: Config) -> Iterator[Broken]:
@@ -273,7 +292,7 @@ def _search(cfg: Config) -> Iterator[Broken]:
 
 
 RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
-    _homes,
+    _tildes,
     _distributed,
     _sharding,
     _batches,

@@ -1,6 +1,6 @@
-"""SlowFast's keys that have no effect here: left out with a warning (IGNORED) or refused when used (REFUSED).
+"""SlowFast's keys that do not exist here: ignored with a warning (IGNORED), or refused when they are used (REFUSED).
 
-A name that ends in `.*` stands for all keys of that section that are not listed on their own.
+A name that ends in `.*` stands for all keys of that section that are not listed themselves.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _CNN = "belongs to convolutional networks"
-_BATCHNORM = "MViT has no batch norms; those of other models are PyTorch's own"
+_BATCHNORM = "MViT has no batch norms; other models use PyTorch's"
 _SELF_SUPERVISED = "belongs to self-supervised training"
 _LOADER = "belongs to SlowFast's loader benchmark; see BENCHMARK.WHAT"
 _REVERSIBLE = "belongs to reversible MViT"
-_AVA_COLOUR = "belongs to AVA.TRAIN_USE_COLOR_AUGMENTATION, which is not here"
-_STEPS = "no learning-rate policy reads it"
-_PICTURES = "belongs to TensorBoard pictures that are not drawn here"
+_AVA_COLOR = "belongs to AVA.TRAIN_USE_COLOR_AUGMENTATION, which is not supported"
+_STEPS = "no learning-rate policy uses it"
+_PICTURES = "belongs to TensorBoard pictures that are not supported"
 
 IGNORED: dict[str, str] = {
     "RESNET.*": _CNN,
@@ -28,19 +28,19 @@ IGNORED: dict[str, str] = {
     "BN.*": _BATCHNORM,
     "BN.USE_PRECISE_STATS": _BATCHNORM,
     "BN.NUM_BATCHES_PRECISE": _BATCHNORM,
-    "BN.WEIGHT_DECAY": "batch norms, where a model has them, are not decayed",
+    "BN.WEIGHT_DECAY": "batch norms are never decayed",
     "BN.NORM_TYPE": _BATCHNORM,
     "BN.NUM_SPLITS": _BATCHNORM,
     "BN.NUM_SYNC_DEVICES": _BATCHNORM,
     "BN.GLOBAL_SYNC": _BATCHNORM,
     "MODEL.FROZEN_BN": _BATCHNORM,
-    "MODEL.FP16_ALLREDUCE": "TRAIN.GRAD_COMPRESSION says in which precision gradients are averaged",
-    "TRAIN.CHECKPOINT_INFLATE": "image weights are inflated wherever the model needs it",
-    "TRAIN.CHECKPOINT_IN_INIT": "image weights are recognised by their shapes",
-    "TRAIN.CHECKPOINT_EPOCH_RESET": "TRAIN.CHECKPOINT_FILE_PATH gives weights only; training starts at epoch 0",
-    "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": "prefixes of wrappers are recognised and left out",
-    "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": "a loss that is not finite stops the run",
-    "DATA.DECODING_SHORT_SIZE": "DATA.DECODE_SHORT_SIDE scales large frames while they are decoded",
+    "MODEL.FP16_ALLREDUCE": "TRAIN.GRAD_COMPRESSION sets the precision in which gradients are averaged",
+    "TRAIN.CHECKPOINT_INFLATE": "image weights are inflated automatically",
+    "TRAIN.CHECKPOINT_IN_INIT": "image weights are recognized by their shapes",
+    "TRAIN.CHECKPOINT_EPOCH_RESET": "TRAIN.CHECKPOINT_FILE_PATH loads only weights; training starts at epoch 0",
+    "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": "prefixes of wrappers are recognized and removed",
+    "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": "see TRAIN.NONFINITE",
+    "DATA.DECODING_SHORT_SIZE": "see DATA.DECODE_SHORT_SIDE",
     "BENCHMARK.NUM_EPOCHS": _LOADER,
     "BENCHMARK.LOG_PERIOD": _LOADER,
     "BENCHMARK.SHUFFLE": _LOADER,
@@ -60,21 +60,21 @@ IGNORED: dict[str, str] = {
     "DATA.SSL_COLOR_HUE": _SELF_SUPERVISED,
     "DATA.SSL_BLUR_SIGMA_MIN": _SELF_SUPERVISED,
     "DATA.SSL_BLUR_SIGMA_MAX": _SELF_SUPERVISED,
-    "DETECTION.SPATIAL_SCALE_FACTOR": "it follows from the model: 32 for MViT, where SlowFast's 16 is wrong",
-    "AVA.TRAIN_PCA_JITTER_ONLY": _AVA_COLOUR,
-    "AVA.IMG_PROC_BACKEND": "images are scaled by one backend",
-    "DATA.TRAIN_PCA_EIGVAL": _AVA_COLOUR,
-    "DATA.TRAIN_PCA_EIGVEC": _AVA_COLOUR,
+    "DETECTION.SPATIAL_SCALE_FACTOR": "the model determines it: 32 for MViT, for which SlowFast's 16 is wrong",
+    "AVA.TRAIN_PCA_JITTER_ONLY": _AVA_COLOR,
+    "AVA.IMG_PROC_BACKEND": "there is only one image backend",
+    "DATA.TRAIN_PCA_EIGVAL": _AVA_COLOR,
+    "DATA.TRAIN_PCA_EIGVEC": _AVA_COLOR,
     "MULTIGRID.*": "belongs to multigrid training",
-    "DEMO.*": "tools/predict.py takes its settings from PREDICT",
+    "DEMO.*": "see `videovit predict` and PREDICT",
     "SOLVER.GAMMA": _STEPS,
     "SOLVER.STEP_SIZE": _STEPS,
     "SOLVER.WARMUP_FACTOR": _STEPS,
-    "PREFETCH.*": "unknown to SlowFast too; see DATA_LOADER.NUM_WORKERS",
-    "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each worker decodes in one thread",
-    "DATA.PATH_TO_PRELOAD_IMDB": "image folders are listed anew",
+    "PREFETCH.*": "SlowFast does not know it either; see DATA_LOADER.NUM_WORKERS",
+    "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each worker decodes with one thread",
+    "DATA.PATH_TO_PRELOAD_IMDB": "image folders are listed at every start",
     "DATA.IN22k_VAL_IN1K": "belongs to ImageNet-21K training",
-    "DATA.LOADER_CHUNK_OVERALL_SIZE": "list files are read whole",
+    "DATA.LOADER_CHUNK_OVERALL_SIZE": "list files are read completely",
     "TENSORBOARD.MODEL_VIS.*": _PICTURES,
     "TENSORBOARD.CONFUSION_MATRIX.*": _PICTURES,
     "TENSORBOARD.HISTOGRAM.*": _PICTURES,
@@ -87,12 +87,12 @@ IGNORED: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """A feature that is not here.
+    """A key of a feature that is not supported.
 
     Attributes:
         reason: why, and what to do instead.
-        off: values that do not ask for the feature; empty: all that are not in `on`.
-        on: values that ask for it; empty: all that are not in `off`.
+        off: values that leave the feature off; if empty, all values that are not in `on`.
+        on: values that switch it on; if empty, all values that are not in `off`.
     """
 
     reason: str
@@ -100,7 +100,7 @@ class Refusal:
     on: tuple[str, ...] = ()
 
     def applies_to(self, text: str) -> bool:
-        """Whether a value, as it is written in the file, asks for the feature."""
+        """Whether a value, as written in the file, switches the feature on."""
         return _among(text, self.on) if self.on else not _among(text, self.off)
 
 
@@ -123,7 +123,7 @@ def _switch(reason: str) -> Refusal:
 
 _PTV_MODELS = ("PTVResNet", "PTVSlowFast", "PTVX3D", "PTVCSN", "PTVR2plus1D", "PTVMViT")
 _OTHER_MODELS = ("SlowFast", "ResNet", "X3D", "ContrastiveModel", "MaskMViT", *_PTV_MODELS)
-_NO_SSL = "self-supervised training is not here"
+_NO_SSL = "self-supervised training is not supported"
 
 REFUSED: dict[str, Refusal] = {
     "TASK": Refusal(
@@ -132,15 +132,15 @@ REFUSED: dict[str, Refusal] = {
     ),
     "MODEL.ARCH": Refusal(_NO_SSL, on=("maskmvit",)),
     "MODEL.MODEL_NAME": Refusal(
-        "this model is not here; MViT is, and pytorchvideo's networks are: ptv_x3d_m, ptv_slow_r50, ...",
+        "this model is not supported; MViT is, and so are pytorchvideo's networks: ptv_x3d_m, ptv_slow_r50, ...",
         on=_OTHER_MODELS,
     ),
     "MODEL.LOSS_FUNC": Refusal(
         _NO_SSL,
         on=("mse", "multi_mse", "contrastive_loss"),
     ),
-    "MODEL.DETACH_FINAL_FC": _switch("training only the classifier is not here"),
-    "MVIT.REV.ENABLE": _switch("reversible MViT is not here"),
+    "MODEL.DETACH_FINAL_FC": _switch("training only the classifier is not supported"),
+    "MVIT.REV.ENABLE": _switch("reversible MViT is not supported"),
     "MASK.ENABLE": _switch(_NO_SSL),
     "VIS_MASK.ENABLE": _switch(_NO_SSL),
     "AUG.GEN_MASK_LOADER": _switch(_NO_SSL),
@@ -148,30 +148,30 @@ REFUSED: dict[str, Refusal] = {
     "DATA.SSL_MOCOV2_AUG": _switch(_NO_SSL),
     "DATA.TIME_DIFF_PROB": Refusal(_NO_SSL, off=("0",)),
     "DATA.COLOR_RND_GRAYSCALE": Refusal(_NO_SSL, off=("0",)),
-    "DATA.TRAIN_CROP_NUM_TEMPORAL": Refusal("several clips of one video come from AUG.NUM_SAMPLE", off=("1",)),
-    "DATA.TRAIN_CROP_NUM_SPATIAL": Refusal("several crops of one clip in training are not here", off=("1",)),
-    "DATA.TRAIN_JITTER_MOTION_SHIFT": _switch("crops that move within a clip are not here"),
-    "DATA.LOADER_CHUNK_SIZE": Refusal("list files are read whole", off=("0",)),
-    "DATA.IN22K_TRAINVAL": _switch("ImageNet-21K is not here"),
-    "DATA.DUMMY_LOAD": _switch("made-up input is not here; datasets/demo renders small videos"),
-    "AVA.TRAIN_USE_COLOR_AUGMENTATION": _switch("colour augmentation of AVA is not here"),
-    "AVA.TEST_FORCE_FLIP": _switch("testing on mirrored clips is not here"),
-    "MULTIGRID.SHORT_CYCLE": _switch("multigrid training is not here"),
-    "MULTIGRID.LONG_CYCLE": _switch("multigrid training is not here"),
-    "DEMO.ENABLE": _switch("use tools/predict.py --cfg FILE --checkpoint FILE VIDEO"),
-    "SOLVER.LARS_ON": _switch("LARS is not here; SOLVER.OPTIMIZING_METHOD sgd, adam and adamw are"),
+    "DATA.TRAIN_CROP_NUM_TEMPORAL": Refusal("AUG.NUM_SAMPLE sets the number of clips per video", off=("1",)),
+    "DATA.TRAIN_CROP_NUM_SPATIAL": Refusal("several crops per clip are not supported in training", off=("1",)),
+    "DATA.TRAIN_JITTER_MOTION_SHIFT": _switch("crops that move within a clip are not supported"),
+    "DATA.LOADER_CHUNK_SIZE": Refusal("list files are read completely", off=("0",)),
+    "DATA.IN22K_TRAINVAL": _switch("ImageNet-21K is not supported"),
+    "DATA.DUMMY_LOAD": _switch("dummy input is not supported; datasets/demo renders small videos"),
+    "AVA.TRAIN_USE_COLOR_AUGMENTATION": _switch("color augmentation of AVA is not supported"),
+    "AVA.TEST_FORCE_FLIP": _switch("testing on mirrored clips is not supported"),
+    "MULTIGRID.SHORT_CYCLE": _switch("multigrid training is not supported"),
+    "MULTIGRID.LONG_CYCLE": _switch("multigrid training is not supported"),
+    "DEMO.ENABLE": _switch("use videovit predict --cfg CONFIG --checkpoint FILE VIDEO"),
+    "SOLVER.LARS_ON": _switch("LARS is not supported; use SOLVER.OPTIMIZING_METHOD sgd, adam, adamw or adamp"),
     "TRAIN.CHECKPOINT_TYPE": Refusal("Caffe2 checkpoints are not read; convert them to PyTorch", on=("caffe2",)),
     "TEST.CHECKPOINT_TYPE": Refusal("Caffe2 checkpoints are not read; convert them to PyTorch", on=("caffe2",)),
-    "AUG.RE_SPLIT": _switch("erasing in a part of the batch only is not here"),
-    "TENSORBOARD.CONFUSION_MATRIX.ENABLE": _switch("confusion matrices in TensorBoard are not here"),
-    "TENSORBOARD.HISTOGRAM.ENABLE": _switch("prediction histograms in TensorBoard are not here"),
-    "TENSORBOARD.MODEL_VIS.ENABLE": _switch("weight and activation pictures in TensorBoard are not here"),
-    "TENSORBOARD.WRONG_PRED_VIS.ENABLE": _switch("wrongly classified videos in TensorBoard are not here"),
+    "AUG.RE_SPLIT": _switch("erasing in only a part of the batch is not supported"),
+    "TENSORBOARD.CONFUSION_MATRIX.ENABLE": _switch("confusion matrices in TensorBoard are not supported"),
+    "TENSORBOARD.HISTOGRAM.ENABLE": _switch("prediction histograms in TensorBoard are not supported"),
+    "TENSORBOARD.MODEL_VIS.ENABLE": _switch("weight and activation pictures in TensorBoard are not supported"),
+    "TENSORBOARD.WRONG_PRED_VIS.ENABLE": _switch("wrongly classified videos in TensorBoard are not supported"),
 }
 
 
 def ignored_reason(key: str) -> str | None:
-    """Why a key has no effect, or None for a key that is not in the table."""
+    """Why a key has no effect; None if the table does not list it."""
     if key in IGNORED:
         return IGNORED[key]
     section = key

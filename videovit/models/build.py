@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from videovit.config.coerce import nearest
 from videovit.errors import UserError
+from videovit.messages import did_you_mean
 from videovit.models.detection.roi_head import detector_from_config
 from videovit.models.external.pytorchvideo import PTV_MODELS
 from videovit.models.mvit.model import mvit_from_config
@@ -46,6 +46,7 @@ def build_model(cfg: Any) -> nn.Module:
     """
     name = cfg.MODEL.MODEL_NAME
     if name not in MODELS:
-        raise UnknownModelError(f"MODEL.MODEL_NAME is {name!r}; known: {', '.join(MODELS)}{nearest(name, MODELS)}")
+        known, near = ", ".join(MODELS), did_you_mean(name, MODELS)
+        raise UnknownModelError(f"MODEL.MODEL_NAME is {name!r}; known: {known}", near=near)
     model = MODELS[name](cfg)
     return detector_from_config(model, cfg) if cfg.DETECTION.ENABLE else model

@@ -276,13 +276,13 @@ def test_read_ava_threshold_above_all_scores_raises(config: Path) -> None:
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        ("MODEL.LOSS_FUNC cross_entropy", "a box of DETECTION.ENABLE has any number; use bce"),
-        ("MODEL.HEAD_ACT softmax", "softmax lets the classes of a box compete"),
+        ("MODEL.LOSS_FUNC cross_entropy", "one class per box, but DETECTION.ENABLE allows any number; use bce"),
+        ("MODEL.HEAD_ACT softmax", "softmax makes classes compete, but with DETECTION.ENABLE a box"),
         ("MIXUP.ENABLE True", "mixes whole clips"),
-        ("AUG.ENABLE True", "RandAugment turns and shifts frames"),
-        ("AVA.KEY_FRAMES_S [5,1]", r"\[5, 1\] must rise"),
-        ("AVA.TEST_FORCE_FLIP True", "testing on mirrored clips is not here"),
-        ("BENCHMARK.ENABLE True", "a detector takes boxes as well"),
+        ("AUG.ENABLE True", "RandAugment rotates and shifts frames"),
+        ("AVA.KEY_FRAMES_S [5,1]", r"\[5, 1\] must be increasing"),
+        ("AVA.TEST_FORCE_FLIP True", "testing on mirrored clips is not supported"),
+        ("BENCHMARK.ENABLE True", "a detector needs boxes"),
     ],
 )
 def test_detection_conflicting_config_raises(opts: str, message: str, tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ def test_after_a_checkpoint_no_rank_wants_another_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("opts", "text"),
     [
-        ("MODEL.MODEL_NAME PiT MODEL.ARCH pit", "PiT is not sharded"),
+        ("MODEL.MODEL_NAME PiT MODEL.ARCH pit", "PiT cannot be sharded"),
         ("TRAIN.MIXED_PRECISION True TRAIN.MIXED_PRECISION_DTYPE fp16 NUM_GPUS 1", "use bf16"),
         ("TRAIN.GRAD_COMPRESSION bf16", "use none"),
         ("SOLVER.OPTIMIZING_METHOD adamp", "use adamw"),

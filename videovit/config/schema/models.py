@@ -1,26 +1,56 @@
-"""The sections of the models: one frozen dataclass per architecture, as in `schema`."""
+"""The models: MODEL, and one section per architecture."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
-from ..limits import AboveZero, AtLeastZero, Choice, DropRate, Natural, Positive, Size, SpaceTime
+from videovit.config.limits import AboveZero, AtLeastZero, DropRate, Natural, Positive, Size, SpaceTime
+
+Loss = Literal["cross_entropy", "soft_cross_entropy", "bce", "bce_logit"]
+HeadActivation = Literal["softmax", "sigmoid", "none"]
+PoolingMode = Literal["conv", "conv_unshared", "avg", "max"]
+KernelRule = Literal["stride+1", "stride", "2*stride+1"]
+SamplingTime = Literal["points", "planes", "frames"]
+TokenPooling = Literal["1d", "2d"]
+PoolConv = Literal["dense", "depthwise"]
+ClassToken = Literal["joint", "apart", "none"]
+HeadInput = Literal["mean", "cls"]
+PositionTables = Literal["first", "all"]
 
 Patch = Annotated[tuple[Positive, ...], Size((2, 3))]
-KernelRule = Annotated[str, Choice(("stride+1", "stride", "2*stride+1"))]
 BlockFactor = tuple[Natural, AboveZero]
 BlockStride = tuple[Natural, Positive, Positive, Positive]
 
 
 @dataclass(frozen=True)
-class Mvit:
-    """MVIT: the architecture of MViT and MViTv2; lists name a block first, then what changes there."""
+class Model:
+    """MODEL: which model, its head and its loss.
 
-    MODE: Annotated[str, Choice(("conv", "conv_unshared", "avg", "max"))] = "conv"
+    SlowFast's defaults of ARCH and MODEL_NAME name a convolutional network; here they name MViT.
+    """
+
+    ARCH: str = "mvit"
+    MODEL_NAME: str = "MViT"
+    NUM_CLASSES: Positive = 400
+    LOSS_FUNC: Loss = "cross_entropy"
+    LABEL_SMOOTHING: DropRate = 0.0  # ours; without MIXUP
+    DROPOUT_RATE: DropRate = 0.5
+    HEAD_ACT: HeadActivation = "softmax"
+    ACT_CHECKPOINT: bool = False
+    FREEZE_LAYERS: Natural = (
+        0  # ours; the embedding and the first FREEZE_LAYERS - 1 layers are not trained; 0 trains everything
+    )
+
+
+@dataclass(frozen=True)
+class Mvit:
+    """MVIT: MViT and MViTv2. Each entry of a list names a block, from 0, and then what changes there."""
+
+    MODE: PoolingMode = "conv"
     POOL_FIRST: bool = False
     CLS_EMBED_ON: bool = True
-    PATCH_KERNEL: Patch = (3, 7, 7)
+    PATCH_KERNEL: Patch = (3, 7, 7)  # frames and pixels
     PATCH_STRIDE: Patch = (2, 4, 4)
     PATCH_PADDING: Annotated[tuple[Natural, ...], Size((2, 3))] = (2, 4, 4)
     PATCH_2D: bool = False
@@ -31,15 +61,15 @@ class Mvit:
     DROPPATH_RATE: DropRate = 0.1
     LAYER_SCALE_INIT_VALUE: AtLeastZero = 0.0
     DEPTH: Positive = 16
-    NORM: Annotated[str, Choice(("layernorm",))] = "layernorm"
+    NORM: Literal["layernorm"] = "layernorm"
     DIM_MUL: tuple[BlockFactor, ...] = ()
     HEAD_MUL: tuple[BlockFactor, ...] = ()
     POOL_KV_STRIDE: tuple[BlockStride, ...] = ()
     POOL_KV_STRIDE_ADAPTIVE: SpaceTime | None = None
     POOL_Q_STRIDE: tuple[BlockStride, ...] = ()
     POOL_KVQ_KERNEL: SpaceTime | None = None
-    POOL_KERNEL_RULE: KernelRule = "stride+1"  # ours; where POOL_KVQ_KERNEL is None
-    POOL_NORM_EPS: AboveZero = 1e-6  # ours; 1e-5 for weights of SlowFast before June 2022
+    POOL_KERNEL_RULE: KernelRule = "stride+1"  # ours; used when POOL_KVQ_KERNEL is None
+    POOL_NORM_EPS: AboveZero = 1e-6  # ours; 1e-5 for weights that SlowFast trained before June 2022
     ZERO_DECAY_POS_CLS: bool = True
     NORM_STEM: bool = False
     SEP_POS_EMBED: bool = False
@@ -54,7 +84,7 @@ class Mvit:
     HEAD_INIT_SCALE: AtLeastZero = 1.0
     USE_MEAN_POOLING: bool = False
     USE_FIXED_SINCOS_POS: bool = False
-    SHARE_ATTENTION: tuple[Natural, ...] = ()  # ours; blocks that use the attention map of the block before them
+    SHARE_ATTENTION: tuple[Natural, ...] = ()  # ours; blocks that reuse the attention map of the block before them
 
 
 @dataclass(frozen=True)
@@ -67,16 +97,16 @@ class Vit:
     NUM_HEADS: Positive = 12
     MLP_RATIO: AboveZero = 4.0
     QKV_BIAS: bool = True
-    DISTILLED: bool = False  # a second token and head for a teacher's decision
+    DISTILLED: bool = False  # add a second token and head, which learn the teacher's decision
     DROPOUT_RATE: DropRate = 0.0
     DROPPATH_RATE: DropRate = 0.0
 
 
 @dataclass(frozen=True)
 class Pit:
-    """PIT (ours): a transformer that pools its tokens between stages; one entry of a list per stage."""
+    """PIT (ours): a transformer that pools its tokens between stages. Lists have one entry per stage."""
 
-    PATCH_KERNEL: SpaceTime = (1, 16, 16)
+    PATCH_KERNEL: SpaceTime = (1, 16, 16)  # frames and pixels
     PATCH_STRIDE: SpaceTime = (1, 8, 8)
     EMBED_DIMS: tuple[Positive, ...] = (144, 288, 576)
     NUM_HEADS: tuple[Positive, ...] = (3, 6, 12)
@@ -84,25 +114,25 @@ class Pit:
     POOL_KERNEL: SpaceTime = (1, 3, 3)
     POOL_STRIDE: SpaceTime = (1, 2, 2)
     MLP_RATIO: AboveZero = 4.0
-    DISTILLED: bool = False  # a second token and head for a teacher's decision
+    DISTILLED: bool = False  # add a second token and head, which learn the teacher's decision
     DROPOUT_RATE: DropRate = 0.0
     DROPPATH_RATE: DropRate = 0.0
 
 
 @dataclass(frozen=True)
-class PsVit:
-    """PS_VIT (ours): progressive sampling; ITERATIONS blocks move the points, DEPTH blocks follow."""
+class ProgressiveSampling:
+    """PS_VIT (ours): progressive sampling. ITERATIONS blocks move the sampling points; DEPTH blocks follow."""
 
     EMBED_DIM: Positive = 384
     NUM_HEADS: Positive = 6
     ITERATIONS: Positive = 4
     DEPTH: Positive = 10
-    POINTS: Annotated[tuple[Positive, ...], Size((2,))] = (14, 14)  # over the height and the width of a frame
-    TIME_POINTS: Natural = 0  # over time; 0: one per frame
-    TIME: Annotated[str, Choice(("points", "planes", "frames"))] = "points"  # what moves, or is looked at, in time
+    POINTS: tuple[Positive, Positive] = (14, 14)  # over the height and the width of a frame
+    TIME_POINTS: Natural = 0  # over time; 0 takes one per frame
+    TIME: SamplingTime = "points"  # what moves, or is attended to, in time
     SHARE_SAMPLER: bool = False  # one block for all iterations
     GAMMA: AboveZero = 1.0  # factor on the offsets
-    CLS_TOKEN: bool = True  # what is classified; False: the mean of all tokens
+    CLS_TOKEN: bool = True  # classify a class token; False classifies the mean of all tokens
     STEM_WIDTH: Positive = 64
     STEM_DIM: Positive = 256
     MLP_RATIO: AboveZero = 3.0
@@ -111,20 +141,20 @@ class PsVit:
 
 
 @dataclass(frozen=True)
-class Psvit:
-    """PSVIT (ours): token pooling and attention sharing; what the paper leaves open is marked *open*."""
+class PoolingSharing:
+    """PSVIT (ours): token pooling and attention sharing. *Open* marks what the paper does not specify."""
 
-    PLAN: str = "BSBB|BSBBB|BSSBS"  # B basic, S sharing layer, | between stages
+    PLAN: str = "BSBB|BSBBB|BSSBS"  # B: basic layer, S: sharing layer, |: between stages
     DIMS: tuple[Positive, ...] = (192, 288, 384)  # one per stage
     HEADS: tuple[Positive, ...] = (3, 6, 6)
     PATCH_SIZE: Positive = 16  # pixels
-    POOLING: Annotated[str, Choice(("1d", "2d"))] = "1d"
+    POOLING: TokenPooling = "1d"
     POOL_KERNEL: Positive = 3  # open
-    POOL_CONV: Annotated[str, Choice(("dense", "depthwise"))] = "dense"  # open
-    CLS: Annotated[str, Choice(("joint", "apart", "none"))] = "joint"  # open; joint: a token like any other
-    HEAD_INPUT: Annotated[str, Choice(("mean", "cls"))] = "mean"
-    POS_EMBED: Annotated[str, Choice(("first", "all"))] = "first"  # open; stages with position tables
-    SHARED_HEADS: tuple[str, ...] = ()  # open; one string of 0 and 1 per stage, a head each: 1 takes the shared map
+    POOL_CONV: PoolConv = "dense"  # open
+    CLS: ClassToken = "joint"  # open; joint: pooled and processed like any other token
+    HEAD_INPUT: HeadInput = "mean"
+    POS_EMBED: PositionTables = "first"  # open; stages with position tables
+    SHARED_HEADS: tuple[str, ...] = ()  # open; one string of 0 and 1 per stage, a digit per head; 1 shares the map
     MLP_RATIO: AboveZero = 4.0
     QKV_BIAS: bool = True
     DROPOUT_RATE: DropRate = 0.0
@@ -135,5 +165,5 @@ class Psvit:
 class Supernet:
     """SUPERNET (ours): the model PSViTSupernet, whose stages are rows of cells."""
 
-    NUM_CELLS: Positive = 6  # of every stage: the most layers that a plan can have there
-    SHARING_OWNS: bool = True  # sharing cells have weights of their own; False: those of the basic layer beside them
+    NUM_CELLS: Positive = 6  # per stage: the most layers that a plan can have there
+    SHARING_OWNS: bool = True  # sharing cells have weights of their own; False: they use those of their basic layer

@@ -19,6 +19,7 @@ ORDERS: dict[str, Callable[[int, np.random.Generator], Indices]] = {
     "shuffled": lambda num_frames, rng: rng.permutation(num_frames),
     "static": lambda num_frames, rng: np.full(num_frames, num_frames // 2),
 }
+
 _WINDOW = re.compile(r"window([1-9]\d*)")
 
 

@@ -269,6 +269,6 @@ def _flat(node: Node, prefix: str = "") -> dict[str, str]:
     if not isinstance(node, Mapping):
         return {prefix: written(node)}
     flat: dict[str, str] = {}
-    for key, value in node.pairs:
-        flat.update(_flat(value, f"{prefix}.{key.text}" if prefix else key.text))
+    for key, value in node.value:
+        flat.update(_flat(value, f"{prefix}.{key.value}" if prefix else key.value))
     return flat

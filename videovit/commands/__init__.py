@@ -1,0 +1,1 @@
+"""The subcommands of `videovit`, one module each; `videovit.cli` lists them."""

@@ -1,0 +1,102 @@
+"""Data: DATA, DATA_LOADER, AUG and MIXUP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from videovit.config.limits import (
+    AboveZero,
+    Aliases,
+    AtLeastZero,
+    Color,
+    ColorScale,
+    DropRate,
+    Fraction,
+    Free,
+    Natural,
+    Positive,
+    Range,
+    Size,
+)
+
+Decoder = Literal["decord", "pyav", "torchcodec", "frames", "image"]
+EnsembleMethod = Literal["sum", "max"]
+Interpolation = Literal["bicubic", "bilinear", "nearest", "random"]
+AugBackend = Literal["fast", "pil"]
+ErasingMode = Literal["pixel", "const", "rand"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """DATA: files, clips and their geometry."""
+
+    PATH_TO_DATA_DIR: Free[str] = ""
+    PATH_LABEL_SEPARATOR: str = " "
+    PATH_PREFIX: Free[str] = ""
+    SKIP_ROWS: Natural = 0
+    CLASS_NAMES_FILE: Free[str] = ""  # ours
+    MAX_BAD_FRACTION: Free[Fraction] = 0.1  # ours
+    NUM_FRAMES: Positive = 8
+    SAMPLING_RATE: Positive = 8  # frames
+    TARGET_FPS: AboveZero = 30.0
+    TRAIN_JITTER_FPS: AtLeastZero = 0.0
+    USE_OFFSET_SAMPLING: bool = False
+    DECODING_BACKEND: Annotated[Decoder, Aliases({"torchvision": "decord"})] = "decord"
+    DECODE_TIMEOUT_S: AtLeastZero = 120.0  # seconds; ours; to open and decode a video; 0 sets no limit
+    DECODE_SHORT_SIDE: Natural = 0  # pixels; ours; training scales larger frames down while decoding; 0 never does
+    TEST_DECODE_SHORT_SIDE: Free[Natural] = 0  # pixels; ours; the same in validation and test
+    MAX_PIXELS: Positive = 7680 * 4320  # ours; larger frames are refused
+    MAX_FRAMES: Positive = 1_000_000  # ours; longer videos are refused
+    FRAMES_FPS: AboveZero = 30.0  # ours; frame rate of folders and lists of images
+    MEAN: Color = (0.45, 0.45, 0.45)
+    STD: ColorScale = (0.225, 0.225, 0.225)
+    INPUT_CHANNEL_NUM: Annotated[tuple[Positive, ...], Size((1, 2))] = (3, 3)  # only the first counts
+    REVERSE_INPUT_CHANNEL: bool = False
+    TRAIN_JITTER_SCALES: tuple[Positive, Positive] = (256, 320)  # pixels
+    TRAIN_JITTER_SCALES_RELATIVE: Annotated[tuple[AboveZero, ...], Size((0, 2))] = ()
+    TRAIN_JITTER_ASPECT_RELATIVE: Annotated[tuple[AboveZero, ...], Size((0, 2))] = ()
+    INV_UNIFORM_SAMPLE: bool = False
+    RANDOM_FLIP: bool = True
+    TRAIN_CROP_SIZE: Positive = 224  # pixels
+    TEST_CROP_SIZE: Free[Positive] = 256  # pixels
+    TEST_SHORT_SIDE: Free[Natural] = 0  # pixels; ours; 0 follows SlowFast's rule
+    IN_VAL_CROP_RATIO: Free[Annotated[float, Range(above=0.0, high=1.0)]] = 0.875
+    MULTI_LABEL: bool = False
+    ENSEMBLE_METHOD: Free[EnsembleMethod] = "sum"
+
+
+@dataclass(frozen=True)
+class DataLoader:
+    """DATA_LOADER: worker processes."""
+
+    NUM_WORKERS: Natural = 8  # per process of the run
+    PIN_MEMORY: bool = True
+    TIMEOUT: AtLeastZero = 0.0  # seconds; ours; 0 waits forever
+
+
+@dataclass(frozen=True)
+class Aug:
+    """AUG: RandAugment, random erasing, repeated augmentation."""
+
+    ENABLE: bool = False
+    NUM_SAMPLE: Positive = 1  # clips per video per step
+    AA_TYPE: str = "rand-m9-mstd0.5-inc1"
+    INTERPOLATION: Interpolation = "bicubic"
+    BACKEND: AugBackend = "fast"  # ours; how RandAugment is computed, see docs/performance.md
+    COLOR_JITTER: AtLeastZero | None = 0.4  # replaces RandAugment when AA_TYPE is empty
+    RE_PROB: Fraction = 0.25
+    RE_MODE: ErasingMode = "pixel"
+    RE_COUNT: Positive = 1
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """MIXUP: mixup and CutMix."""
+
+    ENABLE: bool = False
+    ALPHA: AtLeastZero = 0.8
+    CUTMIX_ALPHA: AtLeastZero = 1.0
+    PROB: Fraction = 1.0
+    SWITCH_PROB: Fraction = 0.5
+    LABEL_SMOOTH_VALUE: DropRate = 0.1

@@ -1,0 +1,70 @@
+"""Evaluation: TEST, SHUFFLE_EVAL, PREDICT and SEARCH."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from videovit.config.limits import AtLeastZero, Fraction, Natural, Positive
+from videovit.config.schema.training import CheckpointType
+
+Split = Literal["", "val", "test"]
+FrameOrder = Literal["ordered", "reversed", "shuffled", "static"]
+ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
+"""The frame orders that have a name of their own; `window<frames>` exists for any number of frames."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """TEST: the multi-view test."""
+
+    __test__ = False  # keeps pytest from collecting the class because of its name
+
+    ENABLE: bool = True
+    DATASET: str = "kinetics"
+    BATCH_SIZE: Positive = 8  # clips per step per shard
+    CHECKPOINT_FILE_PATH: str = ""
+    CHECKPOINT_TYPE: CheckpointType = "pytorch"
+    NUM_ENSEMBLE_VIEWS: Positive = 10  # clips per video
+    NUM_SPATIAL_CROPS: Literal[1, 3] = 3
+    NUM_TEMPORAL_CLIPS: tuple[Positive, ...] = ()
+    SAVE_RESULTS_PATH: str = ""
+    SPLIT: Split = ""  # ours; the list that the test reads; empty: the data set's default
+    SKIP_UNREADABLE: bool = False  # ours
+    USE_EMA: bool = False  # ours; use the moving average (TRAIN.EMA_DECAY) in validation, test and prediction
+    MIXED_PRECISION: bool = False  # ours
+
+
+@dataclass(frozen=True)
+class ShuffleEval:
+    """SHUFFLE_EVAL (ours): the test, repeated with the frames of each clip in other orders."""
+
+    ENABLE: bool = False
+    ORDERS: tuple[str, ...] = ORDERS
+    WINDOWS: tuple[Positive, ...] = ()  # frames
+    NUM_SEEDS: Positive = 3
+    SEED: Natural = 0
+    CLASS_GROUPS_FILE: str = ""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """PREDICT (ours): prediction on single videos."""
+
+    TOP_K: Positive = 5
+    WINDOW_STRIDE_S: AtLeastZero = 0.0  # seconds; 0 puts windows back to back
+
+
+@dataclass(frozen=True)
+class Search:
+    """SEARCH (ours): find the best plan of a trained PSViTSupernet, by top-1 on the validation list."""
+
+    ENABLE: bool = False
+    MAX_GMACS: AtLeastZero = 0.0  # 10^9 multiply-adds per image; 0 sets no limit
+    GENERATIONS: Positive = 20
+    POPULATION: Positive = 50  # plans per generation
+    PARENTS: Positive = 10
+    CROSSOVER: Natural = 25  # plans per generation; those that are neither crossed nor mutated are random
+    MUTATION: Natural = 25
+    MUTATION_PROB: Fraction = 0.1  # per cell
+    RANDOM_BASELINE: bool = True  # also try as many random plans, for comparison

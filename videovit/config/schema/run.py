@@ -1,0 +1,29 @@
+"""Measuring and watching a run: BENCHMARK and TENSORBOARD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from videovit.config.limits import Positive
+
+Measured = Literal["model", "train", "sync", "loader", "decode"]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """BENCHMARK: how fast a part of the program is. ENABLE to COMPILE are ours."""
+
+    ENABLE: bool = False
+    WHAT: Measured = "model"  # sync: averaging gradients between processes
+    BATCH_SIZE: Positive = 1  # clips
+    NUM_STEPS: Positive = 10  # timed steps, after a warm-up
+    COMPILE: bool = False  # add a compiled row on a CPU; on a GPU there always is one
+
+
+@dataclass(frozen=True)
+class Tensorboard:
+    """TENSORBOARD: curves and pictures."""
+
+    ENABLE: bool = False
+    LOG_DIR: str = ""
