@@ -105,7 +105,7 @@ def without_cache(way: Way) -> Way:
 
     def read(path: str, clips: list[Indices]) -> object:
         FOUND_SAFE.pop(path, None)
-        TABLES.forget(path)
+        TABLES.drop(path)
         return way(path, clips)
 
     return read

@@ -1,18 +1,18 @@
-"""Render the demo data set: small H.264 videos, in the list format of Kinetics, the same from the same seed.
+"""Render the demo data set: small H.264 videos with lists in the format of Kinetics, reproducible from a seed.
 
     python datasets/demo/prepare.py --output output/demo/data
 
 Two families of classes share one label space:
 
     motion       move_left / move_right, move_up / move_down, grow / shrink, orbit_left / orbit_right: a plain object
-                 whose movement makes the class. Played backwards, a video of one belongs to the other of its pair, and
-                 everything else (places, colours, background, noise) is drawn alike, so no set of frames tells which
-                 of the two it is: only their order does.
-    appearance   checker, stripes, ring, cross: the object makes the class, and one frame shows it. It moves in any of
-                 the ways above, or erratically.
+                 whose movement is the class. Played backwards, a video of one class belongs to the other of its pair.
+                 Everything else (places, colors, background, noise) has the same distribution, so only the order of
+                 the frames tells the two apart.
+    appearance   checker, stripes, ring, cross: the pattern of the object is the class, visible in a single frame. It
+                 moves in any of the ways above, or erratically.
 
-The background is textured and drifts in a random direction. Each video depends on (seed, split, number) only, so a
-larger set contains the smaller one, and a run that was cut short goes on where it stopped.
+The background is textured and drifts in a random direction. Each video depends only on (seed, split, number), so a
+larger set contains the smaller one, and an interrupted run continues where it stopped.
 
 Legend: T frames, H W pixels.
 """
@@ -34,7 +34,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-PAIRS = {  # movement -> (class when it runs forwards, class when it runs backwards)
+from videovit.errors import UserError
+from videovit.messages import plural
+
+PAIRS = {  # movement -> (class if it runs forwards, class if it runs backwards)
     "horizontal": ("move_right", "move_left"),
     "vertical": ("move_down", "move_up"),
     "scale": ("grow", "shrink"),
@@ -49,28 +52,24 @@ SPLITS = {"train": 960, "val": 120, "test": 240}
 SIZE = 112  # H = W
 NUM_FRAMES = 36
 FPS = 30
-ERRATIC_SHARE = 0.5  # of the videos of appearance classes
+ERRATIC_SHARE = 0.5  # fraction of the videos of appearance classes
 
 Array = np.ndarray
 
 
-class DemoError(ValueError):
-    """The output folder cannot be used as it is."""
-
-
 @dataclass(frozen=True)
 class Settings:
-    """What the pixels depend on, beside the code; kept in the output folder."""
+    """What the pixels depend on besides the code; saved in the output folder."""
 
     seed: int
     size: int = SIZE
     num_frames: int = NUM_FRAMES
-    version: int = 4  # raise it when the code below draws other pixels
+    version: int = 4  # increase it if changes of the code below change pixels
 
 
 @dataclass(frozen=True)
 class Track:
-    """Where the object is: centre, radius (in sides of the frame) and angle (radians), one value per frame."""
+    """Position of the object in every frame: center and radius (in sides of the frame), and angle (radians)."""
 
     x_T: Array
     y_T: Array
@@ -81,11 +80,11 @@ class Track:
 def movement(name: str, rng: np.random.Generator, num_frames: int) -> Track:
     """Draw the path of a moving object.
 
-    Every path is made from a phase that rises from 0 to 1, and reversing the phase reverses the video: apart from the
-    phase, all draws are alike for both directions of time.
+    Every path is a function of a phase that rises from 0 to 1. Reversing the phase reverses the video; all other draws
+    have the same distribution for both directions of time.
 
     Args:
-        name: key of PAIRS for the forward direction, "-" before it for the backward one, or "erratic".
+        name: key of PAIRS for the forward direction, the key prefixed with "-" for the backward one, or "erratic".
         rng: source of randomness.
         num_frames: T.
 
@@ -113,14 +112,14 @@ def movement(name: str, rng: np.random.Generator, num_frames: int) -> Track:
         reach = rng.uniform(0.22, 0.27)
         x_T, y_T = 0.5 + reach * np.cos(turn_T), 0.5 + reach * np.sin(turn_T)
     else:
-        held_T = np.arange(num_frames) // int(rng.integers(2, 6))  # a new place every few frames
+        held_T = np.arange(num_frames) // int(rng.integers(2, 6))  # a new position every few frames
         x_T, y_T = (rng.uniform(0.25, 0.75, num_frames)[held_T] for _ in range(2))
         radius_T = rng.uniform(0.12, 0.28, num_frames)[held_T]
     return Track(x_T, y_T, radius_T, angle_T)
 
 
 def drifting_texture(rng: np.random.Generator, num_frames: int, size: int) -> Array:
-    """Draw a background: smooth periodic noise between two colours, drifting in a random direction.
+    """Draw a background: smooth periodic noise between two colors, drifting in a random direction.
 
     Args:
         rng: source of randomness.
@@ -134,21 +133,23 @@ def drifting_texture(rng: np.random.Generator, num_frames: int, size: int) -> Ar
     power = np.exp(-(np.hypot(*np.meshgrid(frequency, frequency)) ** 2) / rng.uniform(10, 60))
     spectrum = np.fft.fft2(rng.normal(size=(size, size))) * power
     texture_HW = np.real(np.fft.ifft2(spectrum))
+    # tanh gives two colors with soft transitions.
     texture_HW = 0.5 + 0.5 * np.tanh(texture_HW / texture_HW.std())
-    colours = rng.uniform(20, 110, (2, 3))
-    picture_HWC = (colours[0] + texture_HW[..., None] * (colours[1] - colours[0])).astype(np.float32)
-    direction, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 1.2)  # pixels a frame
+    colors = rng.uniform(20, 110, (2, 3))
+    picture_HWC = (colors[0] + texture_HW[..., None] * (colors[1] - colors[0])).astype(np.float32)
+    direction, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 1.2)  # pixels per frame
+    # Whole pixels, because interpolation would blur the texture differently per frame.
     shifts = np.round(np.outer(np.arange(num_frames), speed * np.array([np.sin(direction), np.cos(direction)])))
     return np.stack([np.roll(picture_HWC, tuple(shift), axis=(0, 1)) for shift in shifts.astype(int)])
 
 
 def inside(kind: str, u: Array, v: Array) -> Array:
-    """How far a point lies inside an object, in radii; negative outside.
+    """Distance of points from the edge of an object, in radii; negative outside.
 
     Args:
         kind: one of PLAIN_OBJECTS or APPEARANCE.
-        u: coordinate in the frame of the object, in radii.
-        v: the other one.
+        u: first coordinate relative to the object, in radii.
+        v: second coordinate.
 
     Returns:
         Same shape as `u`.
@@ -162,7 +163,7 @@ def inside(kind: str, u: Array, v: Array) -> Array:
 
 
 def paint(kind: str, u: Array, v: Array) -> Array:
-    """The pattern on an object: 0 for its first colour, 1 for its second, with soft edges.
+    """The pattern on an object: 0 for its first color, 1 for its second, with soft edges.
 
     Args:
         kind: one of PLAIN_OBJECTS or APPEARANCE.
@@ -173,7 +174,7 @@ def paint(kind: str, u: Array, v: Array) -> Array:
         Same shape as `u`, 0..1.
     """
     if kind == "checker":
-        wave = np.cos(u * np.pi / 0.567) * np.cos(v * np.pi / 0.567)  # three by three fields
+        wave = np.cos(u * np.pi / 0.567) * np.cos(v * np.pi / 0.567)  # three by three squares
     elif kind == "stripes":
         wave = np.cos(u * np.pi / 0.4)
     elif kind == "ring":
@@ -185,14 +186,14 @@ def paint(kind: str, u: Array, v: Array) -> Array:
     return 0.5 + 0.5 * np.tanh(4 * wave)
 
 
-def draw_object(frames_THWC: Array, kind: str, track: Track, colours: Array) -> None:
+def draw_object(frames_THWC: Array, kind: str, track: Track, colors: Array) -> None:
     """Draw an object into every frame, in place.
 
     Args:
-        frames_THWC: float32 (T, H, W, 3), 0..255; overwritten where the object is.
+        frames_THWC: float32 (T, H, W, 3), 0..255; overwritten inside the object.
         kind: one of PLAIN_OBJECTS or APPEARANCE.
-        track: T places.
-        colours: (2, 3), 0..255.
+        track: T positions.
+        colors: (2, 3), 0..255.
     """
     size = frames_THWC.shape[1]
     for frame, x, y, radius, angle in zip(
@@ -204,10 +205,11 @@ def draw_object(frames_THWC: Array, kind: str, track: Track, colours: Array) -> 
         rows = (np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5 - y * size) / pixels
         columns = (np.arange(left, right, dtype=np.float32)[None, :] + 0.5 - x * size) / pixels
         u, v = columns * np.cos(angle) + rows * np.sin(angle), rows * np.cos(angle) - columns * np.sin(angle)
+        # Anti-aliased edge of one pixel.
         coverage = np.clip(0.5 + inside(kind, u, v) * pixels, 0.0, 1.0)[..., None]
-        colour = colours[0] + paint(kind, u, v)[..., None] * (colours[1] - colours[0])
+        color = colors[0] + paint(kind, u, v)[..., None] * (colors[1] - colors[0])
         window = frame[top:bottom, left:right]
-        window += coverage * (colour - window)
+        window += coverage * (color - window)
 
 
 def render(name: str, rng: np.random.Generator, *, num_frames: int = NUM_FRAMES, size: int = SIZE) -> Array:
@@ -237,10 +239,11 @@ def render(name: str, rng: np.random.Generator, *, num_frames: int = NUM_FRAMES,
         if rng.random() < ERRATIC_SHARE:
             how = "erratic"
     frames_THWC = drifting_texture(rng, num_frames, size)
+    # Brighter than the background, whose colors end at 110.
     bright = rng.uniform(150, 255, 3)
     dark = bright * rng.uniform(0.0, 0.25, 3)
     track = movement(how, rng, num_frames)
-    if name in APPEARANCE:  # larger and upright, so that few videos are enough to learn the patterns
+    if name in APPEARANCE:  # larger and upright, so that a few videos suffice to learn the patterns
         upright_T = np.full(num_frames, rng.uniform(-0.2, 0.2))
         track = replace(track, radius_T=np.minimum(1.3 * track.radius_T, 0.36), angle_T=upright_T)
     draw_object(frames_THWC, kind, track, np.stack([bright, dark]))
@@ -249,15 +252,15 @@ def render(name: str, rng: np.random.Generator, *, num_frames: int = NUM_FRAMES,
 
 
 def write_video(path: Path, frames_THWC: Array, fps: int = FPS) -> None:
-    """Encode frames as H.264 in mp4, written to a temporary name first.
+    """Encode frames as H.264 in mp4, under a temporary name until the file is complete.
 
-    Every frame is a key frame: the first frame of a group is coded better than the ones that follow it, and that
-    would tell which way time runs.
+    Every frame is a key frame: the first frame of a group has a higher quality than the ones that follow it, which
+    would reveal the direction of time.
 
     Args:
-        path: of the file.
+        path: output file.
         frames_THWC: uint8 (T, H, W, 3), H and W even.
-        fps: frames per second.
+        fps: frame rate.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_suffix(f".{os.getpid()}.partial")
@@ -274,12 +277,12 @@ def write_video(path: Path, frames_THWC: Array, fps: int = FPS) -> None:
 
 
 def video_rng(seed: int, split: str, number: int) -> np.random.Generator:
-    """The generator that draws one video; depends on nothing else."""
+    """The random generator of one video."""
     return np.random.default_rng((seed, list(SPLITS).index(split), number))
 
 
 def video_path(split: str, number: int) -> Path:
-    """Path of a video, from the folder of the lists; classes take turns."""
+    """Path of a video, relative to the folder of the lists; classes alternate."""
     return Path(split, f"{CLASSES[number % len(CLASSES)]}_{number:05d}.mp4")
 
 
@@ -295,47 +298,49 @@ def _make(job: tuple[str, int], output: Path, settings: Settings) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
+    """Write a text file atomically."""
     partial_path = path.with_suffix(path.suffix + ".partial")
     partial_path.write_text(text, encoding="utf-8")
     partial_path.replace(path)
 
 
 def _claim(output: Path, settings: Settings) -> None:
-    """Make the folder ours, or refuse one that holds something rendered from other settings."""
+    """Record the settings in the output folder, or reject a folder with other settings."""
     output.mkdir(parents=True, exist_ok=True)
     record = output / "settings.json"
     wanted = json.dumps(asdict(settings), indent=1) + "\n"
     if record.exists() and record.read_text(encoding="utf-8") != wanted:
-        raise DemoError(
-            f"{output} holds a demo data set made with {' '.join(record.read_text(encoding='utf-8').split())}, "
-            f"asked for {' '.join(wanted.split())}: choose another --output or delete that folder"
+        raise UserError(
+            f"contains a demo data set with the settings {' '.join(record.read_text(encoding='utf-8').split())}",
+            where=output,
+            expected=" ".join(wanted.split()),
+            hint="Choose another --output or delete that folder",
         )
     write_text(record, wanted)
 
 
 def prepare(output: Path, counts: dict[str, int], *, seed: int = 0, workers: int = 1, quiet: bool = False) -> int:
-    """Render what is missing, then write the lists.
+    """Render missing videos, then write the lists.
 
     Args:
-        output: folder for the lists and, below it, a folder of videos per split.
+        output: folder of the lists, with one folder of videos per split.
         counts: split -> number of videos.
-        seed: of the whole data set.
-        workers: processes.
-        quiet: no progress bar.
+        seed: seed of the data set.
+        workers: number of processes.
+        quiet: hide the progress bar.
 
     Returns:
-        Number of videos that were rendered; those already there are kept.
+        Number of rendered videos; existing ones are kept.
 
     Raises:
-        DemoError: the folder holds a data set made with other settings.
+        UserError: the folder contains a data set with other settings.
     """
     settings = Settings(seed)
     _claim(output, settings)
     jobs = [(split, number) for split, count in counts.items() for number in range(count)]
     missing = [job for job in jobs if not (output / video_path(*job)).exists()]
     make = partial(_make, output=output, settings=settings)
-    pause_s = 0.2 if sys.stderr.isatty() else 10.0  # a log file wants few lines
+    pause_s = 0.2 if sys.stderr.isatty() else 10.0  # keeps log files short
     with tqdm(
         total=len(jobs),
         initial=len(jobs) - len(missing),
@@ -364,11 +369,11 @@ def _run(make: partial[None], jobs: Sequence[tuple[str, int]], workers: int) -> 
 
 
 def montage(path: Path, *, seed: int = 0, num_columns: int = 8) -> None:
-    """Write a contact sheet: one row per class, frames of its first video from left to right.
+    """Write a contact sheet: one row per class, with frames of its first video from left to right.
 
     Args:
         path: PNG file.
-        seed: of the data set; the videos are those of its test split.
+        seed: seed of the data set; the videos are from its test split.
         num_columns: frames per class.
     """
     margin, gap = 84, 2
@@ -385,14 +390,25 @@ def montage(path: Path, *, seed: int = 0, num_columns: int = 8) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see --help."""
-    parser = argparse.ArgumentParser(description="Render the demo data set.")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the lists and videos")
-    parser.add_argument("--seed", type=int, default=0, help="of the whole data set (default 0)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the lists and videos")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the data set (default: 0)")
     for split, count in SPLITS.items():
-        parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"videos (default {count})")
-    parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8), help="processes")
+        parser.add_argument(
+            f"--{split}", type=int, default=count, metavar="N", help=f"number of {split} videos (default: {count})"
+        )
     parser.add_argument(
-        "--preview", type=Path, metavar="PNG", help="contact sheet, one video per class (DIR/preview.png)"
+        "--workers",
+        type=int,
+        default=min(os.cpu_count() or 1, 8),
+        metavar="N",
+        help="number of processes (default: number of cores, at most 8)",
+    )
+    parser.add_argument(
+        "--preview",
+        type=Path,
+        metavar="PNG",
+        help="contact sheet, one video per class (default: preview.png in --output)",
     )
     args = parser.parse_args(argv)
     counts = {split: getattr(args, split) for split in SPLITS}
@@ -400,10 +416,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--seed must be at least 0, and --train, --val and --test at least 1")
     try:
         num_rendered = prepare(args.output, counts, seed=args.seed, workers=args.workers)
-    except DemoError as error:
-        print(error, file=sys.stderr)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{num_rendered} videos rendered, {sum(counts.values()) - num_rendered} were there: {args.output}")
+    num_kept = sum(counts.values()) - num_rendered
+    print(f"rendered {plural(num_rendered, 'video')} in {args.output}, {num_kept} already existed")
     preview = args.preview or args.output / "preview.png"
     montage(preview, seed=args.seed)
     print(f"preview: {preview}")

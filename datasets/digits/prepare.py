@@ -1,10 +1,10 @@
-"""Write scikit-learn's handwritten digits as a folder of images, one folder per class, in the layout of ImageNet.
+"""Write scikit-learn's handwritten digits as images in class folders, in the layout of ImageNet.
 
     python datasets/digits/prepare.py --output output/digits/data
 
-1,797 scans of 8x8 pixels by 43 people (UCI's optical recognition of handwritten digits, the test part), scaled up to
-64x64. Every fifth image of each class, from the first on, is held out in val/, the others are in train/. Nothing is
-downloaded: the scans come with scikit-learn. The same files come out each time.
+These are 1,797 scans of 8x8 pixels by 43 people (the test set of UCI's optical recognition of handwritten digits),
+scaled up to 64x64. Every fifth image of each class is held out in val/, the others are in train/. Nothing is
+downloaded, because the scans are part of scikit-learn. The output is always the same.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import numpy as np
 from PIL import Image
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SIZE = 64  # pixels a side
+SIZE = 64  # side of the images in pixels
 HELD_OUT_EVERY = 5
 
 
 def load_scans() -> tuple[np.ndarray, np.ndarray]:
-    """(N, 8, 8) scans with values 0 to 16, and their digits (N,).
+    """The scans, (N, 8, 8) with values 0 to 16, and their digits, (N,).
 
     Raises:
         ImportError: scikit-learn is not installed.
     """
+    # Imported here, so that --help works without scikit-learn.
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -36,7 +37,8 @@ def load_scans() -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(scan: np.ndarray, size: int = SIZE) -> Image.Image:
-    """A scan as a grey picture of `size` pixels a side, smoothly scaled."""
+    """A scan as a gray image of size x size pixels, smoothly scaled."""
+    # The scans have 17 levels of gray.
     small = Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8))
     return small.resize((size, size), Image.Resampling.BICUBIC)
 
@@ -45,8 +47,8 @@ def prepare(output: Path, *, most: int | None = None) -> dict[str, int]:
     """Write the images and class names.
 
     Args:
-        output: folder; files of an earlier run are written again.
-        most: images per class at most (for a quick look), or None for all.
+        output: output folder; existing files are overwritten.
+        most: maximum number of images per class, or None for all.
 
     Returns:
         Number of images per split.
@@ -67,15 +69,19 @@ def prepare(output: Path, *, most: int | None = None) -> dict[str, int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see --help."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder for train/, val/ and classes.json")
-    parser.add_argument("--most", type=int, metavar="N", help="images per class at most (default: all)")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for train/, val/ and classes.json"
+    )
+    parser.add_argument("--most", type=int, metavar="N", help="maximum number of images per class (default: all)")
     args = parser.parse_args(argv)
     try:
         counts = prepare(args.output, most=args.most)
     except ImportError as error:
-        print(f"error: {error}; the scans come with scikit-learn: pip install scikit-learn", file=sys.stderr)
+        print(
+            f"error: {error}. Install scikit-learn, which contains the scans: pip install scikit-learn", file=sys.stderr
+        )
         return 1
-    print(f"{counts['train']} images to train on, {counts['val']} held out: {args.output}")
+    print(f"{counts['train']} training images and {counts['val']} held-out images in {args.output}")
     return 0
 
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Lists for ImageNet-1K, or for any folder of images with a folder per class; and a check of them.
+"""Write and check the lists of ImageNet-1K, or of any images in class folders.
 
-    # train/<synset>/*.JPEG and val/<synset>/*.JPEG: nothing has to be prepared, but can be checked
+    # train/<synset>/*.JPEG and val/<synset>/*.JPEG are read as they are; this checks them
     python datasets/imagenet/prepare.py --images imagenet --check
 
-    # val/ as it is released, 50,000 images in one folder: their classes come from the development kit, or from a file
+    # val/ as released, 50,000 images in one folder, whose classes are in the development kit or in a file
     python datasets/imagenet/prepare.py --images imagenet --devkit ILSVRC2012_devkit_t12
     python datasets/imagenet/prepare.py --images imagenet --val-labels LOC_val_solution.csv \\
         --words LOC_synset_mapping.txt
 
-Writes train.csv and val.csv ("path label" a line), classes.json (the names, class 0 first) and, with --check,
-check.csv. Then: DATA.PATH_TO_DATA_DIR imagenet (or --output), DATA.CLASS_NAMES_FILE classes.json. Classes are numbered
-by the names of the folders in train/.
+The output is train.csv and val.csv (one "path label" per line), classes.json (the names, class 0 first) and, with
+--check, check.csv. Then train with DATA.PATH_TO_DATA_DIR imagenet (or --output) and DATA.CLASS_NAMES_FILE classes.json.
+Classes are numbered by the sorted folder names of train/.
 """
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ from pathlib import Path
 from typing import Any
 
 from videovit.data.decode.image_backend import SUFFIXES
-from videovit.data.files.annotation_files import Problem, content_of, nearest, read_lines, refuse
+from videovit.data.files.annotation_files import Problem, content_of, read_lines, refuse, suggestion
 from videovit.data.files.folders import files_below, is_folder
 from videovit.data.readers.image_folder import class_folders
 from videovit.data.records import AnnotationError
-from videovit.preparation import release as prepare
-from videovit.preparation.check import Finding
+from videovit.messages import plural
+from videovit.preparation import checks, command, lists
+from videovit.preparation.checks import Finding
+from videovit.preparation.splits import SPLITS
 
 SYNSET = re.compile(r"n\d{8}", re.ASCII)
 META, GROUND_TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 
 
 def read_words(file: Path) -> dict[str, str]:
-    """Names of synsets: `n01440764 tench, Tinca tinca` a line.
+    """Read the names of synsets, one `n01440764 tench, Tinca tinca` per line.
 
     Raises:
-        AnnotationError: missing, or a line is of another form.
+        AnnotationError: the file is missing or malformed.
     """
     words: dict[str, str] = {}
     problems: list[Problem] = []
@@ -53,7 +55,7 @@ def read_words(file: Path) -> dict[str, str]:
         if not SYNSET.fullmatch(synset) or not name.strip():
             problems.append((number, line, "expected a synset and its name, such as 'n01440764 tench, Tinca tinca'"))
         elif synset in words:
-            problems.append((number, line, f"{synset} is named already"))
+            problems.append((number, line, f"{synset} already has a name"))
         else:
             words[synset] = name.strip()
     refuse(file, problems)
@@ -63,26 +65,31 @@ def read_words(file: Path) -> dict[str, str]:
 def read_devkit(folder: Path) -> tuple[list[str], dict[str, str]]:
     """Read the development kit of ILSVRC 2012.
 
-    The numbers in its ground truth are ILSVRC2012_ID of meta.mat, which is another order than that of the synsets.
+    The numbers in its ground truth are ILSVRC2012_ID of meta.mat, which are not in the order of the synsets.
 
     Returns:
-        The synset of every validation image, by its number, and the names of the synsets.
+        The synset of every validation image, ordered by its number, and the names of the synsets.
 
     Raises:
-        AnnotationError: a file is missing or of another form, or SciPy, which reads meta.mat, is not installed.
+        AnnotationError: a file is missing or malformed, or SciPy, which reads meta.mat, is not installed.
     """
     try:
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
     except ImportError as error:
-        raise AnnotationError(f"{folder / META}: {error}; it takes SciPy to read it: pip install scipy") from None
+        raise AnnotationError(
+            f"reading it needs SciPy ({error})", where=folder / META, hint="Install it with pip install scipy"
+        ) from None
     try:
         with open(folder / META, "rb") as file:
             table: Any = loadmat(file, squeeze_me=True, struct_as_record=True)["synsets"]
     except FileNotFoundError:
         raise AnnotationError(f"{folder / META} does not exist; {content_of(folder)}") from None
     except (KeyError, ValueError, MatReadError) as error:
-        raise AnnotationError(f"{folder / META}: not the table of ILSVRC 2012's development kit: {error}") from None
+        raise AnnotationError(
+            f"not the table of the ILSVRC 2012 development kit: {error}", where=folder / META
+        ) from None
+    # Inner nodes of the hierarchy are not classes.
     by_id = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
     words = {str(row["WNID"]): str(row["words"]) for row in table}
     synsets: list[str] = []
@@ -99,23 +106,25 @@ def read_devkit(folder: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def read_val_labels(file: Path) -> list[str] | dict[str, str]:
-    """The synsets of the validation images from a file.
+    """Read the synsets of the validation images.
 
     Args:
-        file: a synset a line, in the order of the images' numbers; or `ImageId,PredictionString` with a header, where
-            the synset begins the second column.
+        file: one synset per line, in the order of the image numbers; or CSV with the header
+            `ImageId,PredictionString`, where the second column starts with the synset.
 
     Returns:
         The synsets in order, or image name -> synset.
 
     Raises:
-        AnnotationError: missing, or a line is of another form.
+        AnnotationError: the file is missing or malformed.
     """
-    lines = [line for line in read_lines(file)]
+    lines = read_lines(file)
+    # The format of Kaggle's release.
     if lines[0].startswith("ImageId"):
         by_name = {}
         problems = []
-        for number, row in prepare.read_table(file, ("ImageId", "PredictionString")):
+        for number, row in lists.read_table(file, ("ImageId", "PredictionString")):
+            # The boxes of the localization task follow the synset.
             synset = row["PredictionString"].split(" ")[0]
             if not SYNSET.fullmatch(synset):
                 problems.append((number, ",".join(row.values()), f"{synset!r} is not a synset such as n01440764"))
@@ -134,43 +143,43 @@ def read_val_labels(file: Path) -> list[str] | dict[str, str]:
 def list_flat(
     folder: Path, labels: Sequence[str] | Mapping[str, str], classes: Mapping[str, int]
 ) -> tuple[list[tuple[str, int]], list[Finding]]:
-    """The images of a folder without class folders, with their classes.
+    """The images of a folder without class folders, and their classes.
 
     Args:
-        folder: of the images.
-        labels: by number or by name.
+        folder: folder of the images.
+        labels: synsets by image number or by image name.
         classes: synset -> number.
 
     Returns:
-        (path, class number) of every image, and what is missing.
+        (path, class number) of every image, and findings about missing images.
 
     Raises:
-        AnnotationError: an image has no label, or a label is none of the classes.
+        AnnotationError: an image has no label, or a label is not one of the classes.
     """
     if not isinstance(labels, Mapping):
+        # The released images are numbered.
         labels = {f"ILSVRC2012_val_{number:08d}": synset for number, synset in enumerate(labels, start=1)}
-    strange = sorted(set(labels.values()) - set(classes))
-    if strange:
+    unknown = sorted(set(labels.values()) - set(classes))
+    if unknown:
         raise AnnotationError(
-            f"the validation labels name {len(strange)} classes without a folder in train/, such as {strange[0]!r}"
-            + nearest(strange[0], tuple(classes))
+            f"{plural(len(unknown), 'validation label')} without a folder in train/, such as {unknown[0]!r}"
+            + suggestion(unknown[0], tuple(classes))
         )
     rows: list[tuple[str, int]] = []
     found = set()
     for path in files_below(folder, SUFFIXES):
         name = Path(path).stem
         if name not in labels:
-            raise AnnotationError(
-                f"{path}: there is no label for {name!r}; labels go from {min(labels)} to {max(labels)}"
-            )
+            raise AnnotationError(f"no label for {name!r}; the labels are {min(labels)} to {max(labels)}", where=path)
         found.add(name)
         rows.append((path, classes[labels[name]]))
-    lacking = [name for name in labels if name not in found]
-    return rows, [Finding("missing", str(folder / name), "has a label, but no file", "val") for name in lacking]
+    missing = [name for name in labels if name not in found]
+    return rows, [Finding("missing", str(folder / name), "has a label, but no file", "val") for name in missing]
 
 
 def class_names(synsets: Sequence[str], words: Mapping[str, str]) -> list[str]:
-    """The names of classes; those that two synsets share (crane, maillot) keep their synset."""
+    """The names of classes; synsets with the same name (crane, maillot) are told apart by their ids."""
+    # Two synsets are called crane: a bird and a machine.
     times = Counter(words.get(synset, synset) for synset in synsets)
     return [
         name if times[name] == 1 else f"{name} ({synset})" for synset in synsets for name in [words.get(synset, synset)]
@@ -183,40 +192,40 @@ def prepare_lists(
     """Write the lists and class names.
 
     Args:
-        images: with the folders train and val, one of them at least.
+        images: folder with train/ or val/ or both.
         output: folder of the lists.
-        labels: of a flat val/, see `list_flat`; None: val/ has class folders.
+        labels: labels of a flat val/, see `list_flat`; None if val/ has class folders.
         words: names of synsets.
 
     Returns:
-        Folder name -> class number, and what is missing.
+        Folder name -> class number, and findings about missing images.
 
     Raises:
-        AnnotationError: the folders are not as expected.
+        AnnotationError: the folders are not in the expected layout.
     """
-    splits = [split for split in prepare.SPLITS if (images / split).is_dir()]
+    splits = [split for split in SPLITS if (images / split).is_dir()]
     if not splits:
         raise AnnotationError(f"--images {str(images)!r} has no folder train, val or test; {content_of(images)}")
+    # Numbered by train/, so all splits agree.
     classes = {name: number for number, name in enumerate(class_folders(images / splits[0]))}
     missing: list[Finding] = []
     for split in splits:
         if split == "test" and not any(is_folder(entry) for entry in os.scandir(images / split)):
-            print("test: its images are in no class folders, and are left out")
+            print("test: skipped, because its images are not in class folders")
             continue
         if split == "val" and labels is not None:
             rows, missing = list_flat(images / split, labels, classes)
         else:
             names = class_folders(images / split)
-            strange = [name for name in names if name not in classes]
-            if strange:
-                near = nearest(strange[0], tuple(classes))
-                raise AnnotationError(f"{str(images / split / strange[0])!r} is no class of {splits[0]}/{near}")
+            unknown = [name for name in names if name not in classes]
+            if unknown:
+                near = suggestion(unknown[0], tuple(classes))
+                raise AnnotationError(f"{str(images / split / unknown[0])!r} is not a class of {splits[0]}/{near}")
             rows = [(path, classes[name]) for name in names for path in files_below(images / split / name, SUFFIXES)]
-        prepare.write_list(
-            output / f"{split}.csv", [(prepare.listed_path(path, output), label) for path, label in rows]
-        )
+        lists.write_list(output / f"{split}.csv", [(lists.listed_path(path, output), label) for path, label in rows])
         absent = len(classes) - len({label for _, label in rows})
-        print(f"{split}: {len(rows)} images of {len(classes) - absent} classes listed, {len(missing)} missing")
+        count = plural(len(classes) - absent, "class", "classes")
+        print(f"{split}: {plural(len(rows), 'image')} of {count} listed, {len(missing)} missing")
     (output / "classes.json").write_text(
         json.dumps(class_names(list(classes), words), indent=1) + "\n", encoding="utf-8"
     )
@@ -224,23 +233,29 @@ def prepare_lists(
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder with train/ and val/")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the lists (default: --images)")
     parser.add_argument(
-        "--devkit", type=Path, metavar="DIR", help="ILSVRC2012_devkit_t12: labels of a flat val/, and names"
+        "--devkit",
+        type=Path,
+        metavar="DIR",
+        help="ILSVRC2012_devkit_t12, with the labels of a flat val/ and class names",
     )
     parser.add_argument(
         "--val-labels",
         type=Path,
         metavar="FILE",
-        help="labels of a flat val/: a synset a line, or LOC_val_solution.csv",
+        help="labels of a flat val/: one synset per line, or LOC_val_solution.csv",
     )
-    parser.add_argument("--words", type=Path, metavar="FILE", help="names: 'n01440764 tench, Tinca tinca' a line")
-    prepare.add_check_arguments(parser, timeout=False)
+    parser.add_argument(
+        "--words", type=Path, metavar="FILE", help="class names: one 'n01440764 tench, Tinca tinca' per line"
+    )
+    command.add_check_arguments(parser, timeout=False)
     args = parser.parse_args(argv)
     if args.devkit and args.val_labels:
-        parser.error("--devkit and --val-labels both give the labels of val/; choose one")
+        parser.error("--devkit and --val-labels cannot be combined: both give the labels of val/")
     args.output = args.output or args.images
     return args
 
@@ -254,21 +269,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         labels, words = read_devkit(args.devkit)
         val = args.images / "val"
         if val.is_dir() and any(is_folder(entry) for entry in os.scandir(val)):
-            labels = None  # val/ has class folders already
+            labels = None  # val/ already has class folders
     elif args.val_labels:
         labels = read_val_labels(args.val_labels)
     if args.words:
         words = read_words(args.words)
     os.makedirs(args.output, exist_ok=True)
     classes, missing = prepare_lists(args.images, args.output, labels, words)
-    print(f"{len(classes)} classes (MODEL.NUM_CLASSES)")
+    print(f"{plural(len(classes), 'class', 'classes')} (MODEL.NUM_CLASSES)")
     if not args.check:
         return 0
-    entries, bad = prepare.entries_of_lists(args.output, classes=classes)
-    return prepare.run_check(
+    entries, bad = checks.entries_of_lists(args.output, classes=classes)
+    return command.run_check(
         args, entries, folder=args.output, classes=classes, backend="image", found_before=[*bad, *missing]
     )
 
 
 if __name__ == "__main__":
-    sys.exit(prepare.exit_code(main))
+    sys.exit(command.exit_code(main))

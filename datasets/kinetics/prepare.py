@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""Lists for Kinetics-400, 600 and 700, or for own videos in a folder per class; and a check of them.
+"""Write and check the lists of Kinetics-400, 600 and 700, or of your own videos in class folders.
 
-    # the official CSV files and the clips, in any folders
+    # the official CSV files, and the clips in any folders
     python datasets/kinetics/prepare.py --output lists --annotations train.csv val.csv test.csv --videos k400 --check
 
-    # own videos: FOLDER/class/video.mp4 (divided at random), or FOLDER/train/class/video.mp4 and so on
+    # your own videos: FOLDER/class/video.mp4 (split at random), or FOLDER/train/class/video.mp4 and so on
     python datasets/kinetics/prepare.py --output lists --tree FOLDER --split 0.8,0.1,0.1
 
-    # only check the lists that are in a folder
+    # only check existing lists
     python datasets/kinetics/prepare.py --output lists --check
 
-Writes train.csv, val.csv and test.csv ("path label" a line), classes.json (class name -> number) and, with --check,
-check.csv. Then: DATA.PATH_TO_DATA_DIR lists, MODEL.NUM_CLASSES as printed; classes.json is found there by itself.
+The output is train.csv, val.csv and test.csv (one "path label" per line), classes.json (class name -> number) and, with
+--check, check.csv. Then train with DATA.PATH_TO_DATA_DIR lists and MODEL.NUM_CLASSES as printed; classes.json is found
+automatically.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from videovit.data.files.annotation_files import Problem, content_of, nearest, refuse
+from videovit.data.files.annotation_files import Problem, content_of, refuse, suggestion
 from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
 from videovit.data.records import AnnotationError
-from videovit.preparation import release as prepare
-from videovit.preparation.check import Finding, plain_name
+from videovit.messages import plural
+from videovit.preparation import checks, command, lists
+from videovit.preparation.checks import Finding, plain_name
+from videovit.preparation.splits import SPLITS, split_of
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
@@ -38,7 +41,7 @@ TIMED = re.compile(r"(?P<id>[\w-]{11})_(?P<start>\d{6})_(?P<end>\d{6})", re.ASCI
 
 @dataclass(frozen=True)
 class Clip:
-    """A row of the official CSV: ten seconds of a video, and where the row stands."""
+    """A row of the official CSV: ten seconds of a video; `place` is the file and line of the row."""
 
     video: str
     start_s: int
@@ -49,7 +52,7 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """The usual name of its file, without suffix."""
+        """The usual file name, without suffix."""
         return f"{self.video}_{self.start_s:06d}_{self.end_s:06d}"
 
 
@@ -57,58 +60,60 @@ def read_release(file: Path) -> tuple[list[Clip], int]:
     """Read an official CSV.
 
     Args:
-        file: with the columns label, youtube_id, time_start, time_end and split; without the last, the name of the
-            file says the split.
+        file: CSV with the columns label, youtube_id, time_start, time_end and split; if there is no split, the file
+            name must contain it.
 
     Returns:
-        The clips, and how many rows have no label (some releases keep those of the test to themselves).
+        The clips, and the number of rows without label (some releases omit the labels of the test).
 
     Raises:
-        AnnotationError: the file cannot be used; names every bad row.
+        AnnotationError: the file cannot be used; shows the bad rows.
     """
     clips: list[Clip] = []
     problems: list[Problem] = []
     seen: dict[str, int] = {}
-    unlabelled = 0
-    for line, row in prepare.read_table(file, COLUMNS):
+    unlabeled = 0
+    for line, row in lists.read_table(file, COLUMNS):
         clip = _clip_of_row(row, file, line)
         if isinstance(clip, Clip) and clip.name in seen:
-            clip = f"{clip.name} is listed already, in line {seen[clip.name]}"
+            clip = f"{clip.name} is already listed in line {seen[clip.name]}"
         if isinstance(clip, str):
             problems.append((line, ",".join(row.values()), clip))
             continue
+        # Clips of the same video at other times are different clips.
         seen[clip.name] = line
-        unlabelled += not clip.label
+        unlabeled += not clip.label
         if clip.label:
             clips.append(clip)
     refuse(file, problems)
-    if not clips and not unlabelled:
-        raise AnnotationError(f"{file}: no clips listed below the header")
-    return clips, unlabelled
+    if not clips and not unlabeled:
+        raise AnnotationError("no clips listed below the header", where=file)
+    return clips, unlabeled
 
 
 def _clip_of_row(row: dict[str, str], file: Path, line: int) -> Clip | str:
-    """The clip of a row, or why the row cannot be used."""
+    """The clip of a row, or why the row is invalid."""
     if not row["youtube_id"] or "/" in row["youtube_id"]:
         return f"youtube_id {row['youtube_id']!r} is not the name of a video"
     try:
+        # Also accepts 12.0.
         start_s, end_s = (int(float(row[name])) for name in ("time_start", "time_end"))
     except (ValueError, OverflowError):
         return f"time_start {row['time_start']!r} and time_end {row['time_end']!r}: expected two numbers, in seconds"
     if not 0 <= start_s < end_s:
         return f"time_start {start_s} and time_end {end_s}: expected 0 <= time_start < time_end"
-    said = row.get("split") or next((name for name in SPLIT_NAMES if name in file.stem.lower()), "")
-    if said.lower() not in SPLIT_NAMES:
-        return f"unknown split {said!r}, expected one of {', '.join(SPLIT_NAMES)}"
+    split = row.get("split") or next((name for name in SPLIT_NAMES if name in file.stem.lower()), "")
+    if split.lower() not in SPLIT_NAMES:
+        return f"unknown split {split!r}, expected one of {', '.join(SPLIT_NAMES)}"
     label = row.get("label", "").strip('"')
-    return Clip(row["youtube_id"], start_s, end_s, label, SPLIT_NAMES[said.lower()], f"{file.name}:{line}")
+    return Clip(row["youtube_id"], start_s, end_s, label, SPLIT_NAMES[split.lower()], f"{file.name}:{line}")
 
 
 class VideoFiles:
-    """The video files below some folders, by what their names say.
+    """The video files in some folders, indexed by their names.
 
     Args:
-        folders: searched through; class folders may be called with spaces or underscores.
+        folders: searched recursively. Class folders may be named with spaces or underscores.
     """
 
     def __init__(self, folders: Iterable[str]) -> None:
@@ -116,19 +121,21 @@ class VideoFiles:
         self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
         for folder in folders:
             if not os.path.isdir(folder):
-                raise AnnotationError(f"--videos {folder!r}: no such folder")
+                raise AnnotationError("no such folder", where=f"--videos {folder!r}")
             for path in files_below(folder, VIDEO_SUFFIXES):
                 self.num_files += 1
                 self._by_stem[os.path.splitext(os.path.basename(path))[0]].append(path)
 
     def find(self, clip: Clip) -> str | None:
-        """The file of a clip: named with its times, else with the id alone.
+        """The file of a clip, named with id and times, or with the id alone.
 
-        Of several, the one in a folder of its split, then of its class.
+        Of several, the one in a folder of its split is preferred, then one in a folder of its class.
         """
+        # A file named by the id alone may be another part of the same video, so the times come first.
         found = self._by_stem.get(clip.name) or self._by_stem.get(clip.video) or []
 
         def fits(path: str) -> tuple[bool, bool]:
+            # Class folders are named with spaces or underscores.
             parts = [plain_name(part) for part in Path(path).parts[:-1]]
             return any(SPLIT_NAMES.get(part) == clip.split for part in parts), plain_name(clip.label) in parts
 
@@ -138,150 +145,164 @@ class VideoFiles:
 def prepare_release(
     output: Path, annotations: Sequence[Path], folders: Sequence[str], classes_file: str = ""
 ) -> tuple[dict[str, int], list[Finding]]:
-    """Write the lists of a release, of those clips that are there.
+    """Write the lists of a release, with the clips that exist.
 
     Returns:
-        Class name -> number, and the clips that are missing.
+        Class name -> number, and findings about missing clips.
 
     Raises:
-        AnnotationError: an annotation file cannot be used, or names a class that `classes_file` lacks.
+        AnnotationError: an annotation file cannot be used, or has a class that is not in `classes_file`.
     """
     clips: list[Clip] = []
     for file in annotations:
-        of_file, unlabelled = read_release(file)
+        of_file, unlabeled = read_release(file)
         clips += of_file
-        if unlabelled:
-            print(f"{file}: {unlabelled} rows without a label are left out")
-    classes = prepare.number_classes((clip.label for clip in clips), classes_file)
+        if unlabeled:
+            print(f"{file}: skipped {plural(unlabeled, 'row')} without label")
+    classes = lists.number_classes((clip.label for clip in clips), classes_file)
+    # Releases differ in case and in underscores.
     numbers = {plain_name(name): number for name, number in classes.items()}
     unknown = [(0, clip.label, clip.place) for clip in clips if plain_name(clip.label) not in numbers]
     if unknown:
         _, label, place = unknown[0]
         raise AnnotationError(
             f"{place}: unknown class {label!r} ({len(unknown)} rows have unknown classes); expected one of the "
-            f"{len(classes)} of {classes_file}{nearest(label, tuple(classes))}"
+            f"{len(classes)} of {classes_file}{suggestion(label, tuple(classes))}"
         )
     files = VideoFiles(folders)
-    lists: dict[str, list[tuple[str, int]]] = {clip.split: [] for clip in clips}
+    by_split: dict[str, list[tuple[str, int]]] = {clip.split: [] for clip in clips}
+    # Clips disappear from the web, so missing ones are normal and only reported.
     missing = []
     for clip in clips:
         path = files.find(clip)
         if path is None:
-            why = f"no file {clip.name}.* or {clip.video}.* below {', '.join(folders)}"
+            why = f"no file {clip.name}.* or {clip.video}.* in {', '.join(folders)}"
             missing.append(Finding("missing", f"{clip.label}/{clip.name}", why, clip.split, clip.place))
         else:
-            lists[clip.split].append((prepare.listed_path(path, output), numbers[plain_name(clip.label)]))
-    prepare.write_class_names(output / "classes.json", classes)
-    for split, rows in lists.items():
-        prepare.write_list(output / f"{split}.csv", rows)
-        lacking = sum(finding.split == split for finding in missing)
-        print(f"{split}: {len(rows)} clips listed, {lacking} missing")
-    print(f"{files.num_files} video files were found")
+            by_split[clip.split].append((lists.listed_path(path, output), numbers[plain_name(clip.label)]))
+    lists.write_class_names(output / "classes.json", classes)
+    for split, rows in by_split.items():
+        lists.write_list(output / f"{split}.csv", rows)
+        num_missing = sum(finding.split == split for finding in missing)
+        print(f"{split}: {plural(len(rows), 'clip')} listed, {num_missing} missing")
+    print(f"found {plural(files.num_files, 'video file')}")
     return classes, missing
 
 
 def prepare_tree(
     output: Path, folder: Path, fractions: dict[str, float], *, seed: int = 0, classes_file: str = ""
 ) -> dict[str, int]:
-    """Write the lists of a folder with a folder per class, perhaps below folders train, val and test.
+    """Write the lists of class folders, optionally inside folders train, val and test.
 
     Args:
         output: folder of the lists.
-        folder: class/video.mp4, or train/class/video.mp4.
-        fractions: split -> share of the videos; not looked at when the folder is divided already.
-        seed: of the division.
-        classes_file: the numbers of the classes, else they are numbered by name.
+        folder: contains class/video.mp4, or train/class/video.mp4.
+        fractions: split -> fraction of the videos; not used if the folder is already split.
+        seed: seed of the division.
+        classes_file: class numbers; by default classes are numbered by name.
 
     Returns:
         Class name -> number.
 
     Raises:
-        AnnotationError: no videos, loose videos, a folder that `classes_file` does not name, or classes beside splits.
+        AnnotationError: no videos, videos outside class folders, a class folder that is not in `classes_file`, or class
+            folders beside folders of splits.
     """
     if not folder.is_dir():
-        raise AnnotationError(f"--tree {str(folder)!r}: no such folder; {content_of(folder.parent)}")
+        raise AnnotationError(f"no such folder; {content_of(folder.parent)}", where=f"--tree {str(folder)!r}")
     videos = [Path(path).relative_to(folder) for path in files_below(folder, VIDEO_SUFFIXES)]
     if not videos:
-        raise AnnotationError(f"no videos below {str(folder)!r}; known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}")
+        raise AnnotationError(f"no videos in {str(folder)!r}; known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}")
     divided = is_divided(folder, videos)
+    # Parts of the path above the class folder, including it.
     depth = 2 if divided else 1
     loose = [video for video in videos if len(video.parts) <= depth]
     if loose:
-        raise AnnotationError(f"{folder / loose[0]} is in no class folder ({len(loose)} such videos)")
-    classes = prepare.number_classes((video.parts[depth - 1] for video in videos), classes_file)
-    lists: dict[str, list[tuple[str, int]]] = {}
+        raise AnnotationError(f"{folder / loose[0]} is not in a class folder ({plural(len(loose), 'such video')})")
+    classes = lists.number_classes((video.parts[depth - 1] for video in videos), classes_file)
+    by_split: dict[str, list[tuple[str, int]]] = {}
     for video in videos:
         name = video.parts[depth - 1]
         if name not in classes:
             raise AnnotationError(
-                f"{str(folder / name)!r} is no class of {classes_file}{nearest(name, tuple(classes))}"
+                f"{str(folder / name)!r} is not a class of {classes_file}{suggestion(name, tuple(classes))}"
             )
-        split = SPLIT_NAMES[video.parts[0].lower()] if divided else prepare.split_of(video.as_posix(), fractions, seed)
-        lists.setdefault(split, []).append((prepare.listed_path(str(folder / video), output), classes[name]))
-    prepare.write_class_names(output / "classes.json", classes)
-    for split in prepare.SPLITS:
+        split = SPLIT_NAMES[video.parts[0].lower()] if divided else split_of(video.as_posix(), fractions, seed)
+        by_split.setdefault(split, []).append((lists.listed_path(str(folder / video), output), classes[name]))
+    lists.write_class_names(output / "classes.json", classes)
+    for split in SPLITS:
         old = output / f"{split}.csv"
-        if split not in lists and old.is_file():  # its videos may be in another split now
+        if split not in by_split and old.is_file():  # its videos may now be in another split
             old.replace(old.with_suffix(".csv.old"))
-            print(f"{split}: no videos; the list that was there is now {split}.csv.old")
-    for split in sorted(lists, key=prepare.SPLITS.index):
-        prepare.write_list(output / f"{split}.csv", lists[split])
-        absent = sorted(set(classes.values()) - {label for _, label in lists[split]})
+            print(f"{split}: no videos; renamed the existing list to {split}.csv.old")
+    for split in sorted(by_split, key=SPLITS.index):
+        lists.write_list(output / f"{split}.csv", by_split[split])
+        absent = sorted(set(classes.values()) - {label for _, label in by_split[split]})
         names = [name for name, number in classes.items() if number in absent]
-        print(f"{split}: {len(lists[split])} videos listed" + (f", none of {', '.join(names[:5])}" if names else ""))
+        without = f", none of {', '.join(names[:5])}" if names else ""
+        print(f"{split}: {plural(len(by_split[split]), 'video')} listed{without}")
     return classes
 
 
 def is_divided(folder: Path, videos: Sequence[Path]) -> bool:
-    """Whether videos stand in folders train, val and test (in any case) with class folders, and not in class folders.
+    """Whether the videos are in class folders inside folders train, val and test (in any case).
 
     Raises:
-        AnnotationError: some do and others do not.
+        AnnotationError: some are and others are not.
     """
     classes = {video.parts[0] for video in videos if video.parts[0].lower() not in SPLIT_NAMES}
     splits = {video.parts[0] for video in videos if len(video.parts) > 2} - classes
     if splits and classes:
         raise AnnotationError(
-            f"{str(folder)!r} holds {min(splits)!r} with folders, as of a split, and {min(classes)!r}; expected splits "
-            f"({', '.join(SPLIT_NAMES)}) with a folder per class each, or a folder per class"
+            f"{str(folder)!r} contains both the split {min(splits)!r} and {min(classes)!r}",
+            expected=f"either folders of splits ({', '.join(SPLIT_NAMES)}) with class folders, or class folders only",
         )
     return not classes
 
 
 def clip_of(path: str) -> str:
-    """Id and times in the name of a file, "" where it has none."""
+    """Id and times in a file name; empty if it has none."""
     stem = Path(path).stem
     return stem if TIMED.fullmatch(stem) else ""
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the lists")
     parser.add_argument("--annotations", type=Path, nargs="+", default=[], metavar="CSV", help="official CSV files")
-    parser.add_argument("--videos", nargs="+", default=[], metavar="DIR", help="folders of the clips, searched through")
-    parser.add_argument("--tree", type=Path, metavar="DIR", help="own videos, a folder per class")
     parser.add_argument(
-        "--split", default="0.8,0.1,0.1", metavar="A,B,C", help="shares of train, val and test for --tree"
+        "--videos", nargs="+", default=[], metavar="DIR", help="folders of the clips, searched recursively"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of that division (default 0)")
+    parser.add_argument("--tree", type=Path, metavar="DIR", help="your own videos, one folder per class")
     parser.add_argument(
-        "--classes", default="", metavar="FILE", help="class numbers, .json or a name a line (default: by name)"
+        "--split",
+        default="0.8,0.1,0.1",
+        metavar="A,B,C",
+        help="fractions of train, val and test for --tree (default: 0.8,0.1,0.1)",
     )
-    prepare.add_check_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of --split (default: 0)")
+    parser.add_argument(
+        "--classes",
+        default="",
+        metavar="FILE",
+        help="class numbers, .json or one name per line (default: sorted by name)",
+    )
+    command.add_check_arguments(parser)
     args = parser.parse_args(argv)
     if bool(args.annotations) != bool(args.videos):
-        parser.error("--annotations and --videos belong together")
+        parser.error("--annotations and --videos must be used together")
     if args.annotations and args.tree:
-        parser.error("--tree takes neither --annotations nor --videos")
+        parser.error("--tree cannot be combined with --annotations and --videos")
     if not (args.annotations or args.tree or args.check):
-        parser.error("nothing to do: give --annotations and --videos, or --tree, or --check")
+        parser.error("nothing to do: use --annotations and --videos, --tree, or --check")
     try:
         shares = [float(share) for share in args.split.split(",")]
     except ValueError:
         shares = []
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        parser.error(f"--split {args.split}: expected three shares that sum to 1, such as 0.8,0.1,0.1")
-    args.fractions = dict(zip(prepare.SPLITS, shares, strict=True))
+        parser.error(f"--split {args.split}: expected three fractions that sum to 1, such as 0.8,0.1,0.1")
+    args.fractions = dict(zip(SPLITS, shares, strict=True))
     return args
 
 
@@ -294,16 +315,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.tree:
         classes = prepare_tree(args.output, args.tree, args.fractions, seed=args.seed, classes_file=args.classes)
     elif args.classes or (args.output / "classes.json").is_file():
-        classes = prepare.number_classes([], args.classes or str(args.output / "classes.json"))
+        classes = lists.number_classes([], args.classes or str(args.output / "classes.json"))
     else:
-        print(f"no classes.json in {args.output}, nor --classes: classes are counted by the labels")
-        classes = {f"class {number}": number for number in range(prepare.count_classes(args.output))}
-    print(f"{len(classes)} classes (MODEL.NUM_CLASSES)")
+        print(f"no classes.json in {args.output} and no --classes: counting classes by their labels")
+        classes = {f"class {number}": number for number in range(lists.count_classes(args.output))}
+    print(f"{plural(len(classes), 'class', 'classes')} (MODEL.NUM_CLASSES)")
     if not args.check:
         return 0
-    entries, bad = prepare.entries_of_lists(args.output, classes=classes, clip_of=clip_of)
-    return prepare.run_check(args, entries, folder=args.output, classes=classes, found_before=[*bad, *missing])
+    entries, bad = checks.entries_of_lists(args.output, classes=classes, clip_of=clip_of)
+    return command.run_check(args, entries, folder=args.output, classes=classes, found_before=[*bad, *missing])
 
 
 if __name__ == "__main__":
-    sys.exit(prepare.exit_code(main))
+    sys.exit(command.exit_code(main))

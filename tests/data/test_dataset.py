@@ -1,4 +1,4 @@
-"""The data set: one opening per video, the same clip whoever makes it, and what happens to videos that fail."""
+"""The data set: each video is opened once, clips are reproducible, and unreadable videos are replaced."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Numbered = Callable[..., Path]
 
 
 def keep(frames: Tensor, rng: np.random.Generator) -> Tensor:
-    rng.integers(0, 20)  # as a random crop would draw
+    rng.integers(0, 20)  # as a random crop does
     return frames
 
 
@@ -37,7 +37,7 @@ def two_crops(frames: Tensor) -> list[Tensor]:
 
 @dataclass
 class Opened:
-    """What a counting decoder saw."""
+    """Calls of the counting decoder."""
 
     paths: list[str]
     requests: list[list[int]]
@@ -45,7 +45,7 @@ class Opened:
 
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
-    """A backend named "counting" that notes what it is asked for and lets PyAV do the work."""
+    """A backend named "counting" that records its calls and decodes with PyAV."""
     seen = Opened([], [])
 
     def open_counting(path: str, options: DecodeOptions) -> Video:
@@ -69,7 +69,7 @@ def training(samples: list[Sample], **arguments: Any) -> ClipDataset:
     return ClipDataset(samples, crops=RepeatedCrops(keep), seed=5, replace_unreadable=True, **arguments)
 
 
-def test_all_views_come_from_one_decode(samples: list[Sample], counting: Opened) -> None:
+def test_all_views_from_one_decode(samples: list[Sample], counting: Opened) -> None:
     plan = EvenSpans(4, 4, 30.0, num_clips=5)
     dataset = ClipDataset(samples, plan=plan, crops=FixedCrops(two_crops), num_crops=2, backend="counting")
     assert dataset.num_views == 10
@@ -85,7 +85,7 @@ def test_all_views_come_from_one_decode(samples: list[Sample], counting: Opened)
         assert (clip.label, clip.video) == (0, 0)
 
 
-def test_repeated_augmentation_shares_one_span(samples: list[Sample], counting: Opened) -> None:
+def test_repeated_augmentation_same_span(samples: list[Sample], counting: Opened) -> None:
     dataset = ClipDataset(
         samples,
         plan=RandomSpans(4, 4, 30.0),
@@ -101,11 +101,11 @@ def test_repeated_augmentation_shares_one_span(samples: list[Sample], counting: 
     assert len({int(clip.frames_THWC.max()) for clip in clips}) > 1
 
 
-def test_video_shorter_than_the_clip(samples: list[Sample]) -> None:
+def test_video_shorter_than_clip(samples: list[Sample]) -> None:
     assert read_barcodes(training(samples)[0, 2].clips[0].frames_THWC)[-1] == 2
 
 
-def test_a_clip_depends_on_seed_epoch_and_index_only(samples: list[Sample]) -> None:
+def test_clip_depends_on_seed_epoch_index(samples: list[Sample]) -> None:
     def numbers(seed: int, epoch: int, index: int, warm_up: int = 0) -> list[int]:
         dataset = ClipDataset(
             samples, plan=RandomSpans(4, 4, 30.0), crops=RepeatedCrops(keep), seed=seed, replace_unreadable=True
@@ -122,7 +122,7 @@ def test_a_clip_depends_on_seed_epoch_and_index_only(samples: list[Sample]) -> N
     assert len(erase_seeds) == 4
 
 
-def test_unreadable_video_is_replaced_and_recorded(samples: list[Sample], tmp_path: Path) -> None:
+def test_unreadable_video_replaced(samples: list[Sample], tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     bad = [Sample(str(tmp_path / "missing.mp4"), 9), Sample(str(tmp_path / "empty.mp4"), 9)]
     dataset = training(bad + samples)
@@ -138,13 +138,13 @@ def test_unreadable_video_is_replaced_and_recorded(samples: list[Sample], tmp_pa
     assert len(found) > 1
 
 
-def test_too_many_failures_in_a_row(tmp_path: Path) -> None:
+def test_many_failures_in_a_row_raise(tmp_path: Path) -> None:
     dataset = training([Sample(str(tmp_path / f"{number}.mp4"), 0) for number in range(3)])
-    with pytest.raises(DecodeError, match=r"does not exist; nor can 9 others drawn in its place"):
+    with pytest.raises(DecodeError, match=r"does not exist; 9 replacements drawn for it cannot be read either"):
         dataset[0, 1]
 
 
-def test_ten_failures_are_the_limit_and_nine_are_not(samples: list[Sample], counting: Opened) -> None:
+def test_nine_failures_replaced_ten_raise(samples: list[Sample], counting: Opened) -> None:
     bad = [Sample(f"/nowhere/{number}.mp4", 0) for number in range(40)]
     most = 0
     for epoch in range(60):
@@ -155,7 +155,7 @@ def test_ten_failures_are_the_limit_and_nine_are_not(samples: list[Sample], coun
     assert most == 9
 
 
-def test_evaluation_never_replaces(samples: list[Sample], tmp_path: Path) -> None:
+def test_evaluation_unreadable_not_replaced(samples: list[Sample], tmp_path: Path) -> None:
     bad = Sample(str(tmp_path / "missing.mp4"), 1)
     dataset = ClipDataset([bad, *samples], plan=EvenSpans(4, 4, 30.0), crops=FixedCrops(two_crops), num_crops=2)
     assert dataset[0, 0] == Item([], [Failure(bad.path, "file does not exist", "decord")])
@@ -174,7 +174,7 @@ def _clip(number: int) -> Clip:
     return Clip(torch.full((2, 4, 4, 3), number, dtype=torch.uint8), number, 10 + number, number % 3, 2**62 + number)
 
 
-def test_batch() -> None:
+def test_collate() -> None:
     batch = make_batch(5)
     assert len(batch) == 5 and batch.frames_BTHWC.shape == (5, 2, 4, 4, 3)
     assert batch.labels.tolist() == [0, 1, 2, 3, 4] and batch.videos_B.tolist() == [10, 11, 12, 13, 14]
@@ -185,7 +185,7 @@ def test_batch() -> None:
 
 
 @pytest.mark.parametrize(("size", "lengths"), [(2, [2, 2, 1]), (5, [5]), (9, [5]), (1, [1] * 5)])
-def test_split(size: int, lengths: list[int]) -> None:
+def test_batch_split(size: int, lengths: list[int]) -> None:
     batch = make_batch(5)
     pieces = list(batch.split(size))
     assert [len(piece) for piece in pieces] == lengths
@@ -195,7 +195,7 @@ def test_split(size: int, lengths: list[int]) -> None:
     assert pieces[0].failures == batch.failures
 
 
-def test_batch_of_no_clips() -> None:
+def test_collate_no_clips() -> None:
     batch = make_batch(0)
     assert len(batch) == 0 and batch.frames_BTHWC.shape[0] == 0 and batch.labels.dtype == torch.int64
     assert [piece.failures for piece in batch.split(3)] == [batch.failures]

@@ -1,4 +1,4 @@
-"""The loader: the same batches for any number of workers and ranks, and after a resume."""
+"""The loader: the same batches for any number of workers and ranks, and after resuming."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 
 from tests.helpers.videos import write_list
 from videovit.config import load_config
-from videovit.data.build import BatchError, ClipLoader, EpochSampler, build_loader
+from videovit.data.build import ClipLoader, EpochSampler, build_loader
 from videovit.data.records import AnnotationError, Batch
+from videovit.errors import UserError
 
 LENGTHS = (30, 45, 20, 50, 3, 33, 28, 61, 40, 25, 37)
 
@@ -43,7 +44,7 @@ def same(left: Batch, right: Batch) -> bool:
 
 
 def parts(batch: Batch) -> list[tuple[int, int, int, int]]:
-    """Video, view, seed and sum of the pixels of every clip."""
+    """Video, view, seed and pixel sum of every clip."""
     sums = batch.frames_BTHWC.long().sum(dim=(1, 2, 3, 4))
     columns = (batch.videos_B, batch.views_B, batch.erase_seeds_B, sums)
     return list(zip(*(column.tolist() for column in columns), strict=True))
@@ -51,7 +52,7 @@ def parts(batch: Batch) -> list[tuple[int, int, int, int]]:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_any_number_of_workers_gives_the_same_batches(lists: Path, split: str) -> None:
+def test_batches_same_for_any_workers(lists: Path, split: str) -> None:
     runs = []
     for num_workers in (0, 1, 3):
         made = loader(lists, split, "DATA_LOADER.NUM_WORKERS", num_workers, "AUG.NUM_SAMPLE", 2)
@@ -68,7 +69,7 @@ def test_any_number_of_workers_gives_the_same_batches(lists: Path, split: str) -
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_any_number_of_ranks_gives_the_same_global_batches(lists: Path, world_size: int) -> None:
+def test_global_batches_same_for_any_ranks(lists: Path, world_size: int) -> None:
     alone = [parts(batch) for batch in loader(lists, "train")]
     ranks = [
         [parts(batch) for batch in loader(lists, "train", rank=rank, world_size=world_size)]
@@ -79,7 +80,7 @@ def test_any_number_of_ranks_gives_the_same_global_batches(lists: Path, world_si
     assert [len(batch) for batch in alone] == [4, 4]
 
 
-def test_shards_add_their_batches(lists: Path) -> None:
+def test_batch_size_times_shards(lists: Path) -> None:
     alone = [parts(batch) for batch in loader(lists, "train", "TRAIN.BATCH_SIZE", 8)]
     ranks = [
         [parts(batch) for batch in loader(lists, "train", "TRAIN.BATCH_SIZE", 4, "NUM_SHARDS", 2, rank=r, world_size=2)]
@@ -88,7 +89,7 @@ def test_shards_add_their_batches(lists: Path) -> None:
     assert [left + right for left, right in zip(*ranks, strict=True)] == alone
 
 
-def test_every_epoch_has_its_own_order_and_no_repeats(lists: Path) -> None:
+def test_sampler_epochs_differ_without_repeats(lists: Path) -> None:
     made = loader(lists, "train", "TRAIN.BATCH_SIZE", 1)
     orders = []
     for epoch in range(3):
@@ -98,7 +99,7 @@ def test_every_epoch_has_its_own_order_and_no_repeats(lists: Path) -> None:
     assert orders[0] != orders[1] != orders[2]
 
 
-def test_resume_in_the_middle_of_an_epoch(lists: Path) -> None:
+def test_resume_mid_epoch(lists: Path) -> None:
     made = loader(lists, "train", "TRAIN.BATCH_SIZE", 2)
     made.sampler.set_epoch(7)
     whole = list(made)
@@ -113,7 +114,7 @@ def test_resume_in_the_middle_of_an_epoch(lists: Path) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 12])
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_evaluation_reads_every_view_once(lists: Path, split: str, world_size: int) -> None:
+def test_evaluation_every_view_once(lists: Path, split: str, world_size: int) -> None:
     made = [loader(lists, split, rank=rank, world_size=world_size) for rank in range(world_size)]
     seen = Counter(clip[:2] for one in made for batch in one for clip in parts(batch))
     num_views = 3 if split == "test" else 1
@@ -122,24 +123,24 @@ def test_evaluation_reads_every_view_once(lists: Path, split: str, world_size: i
     assert [len(one) for one in made] == [len(list(one)) for one in made]
 
 
-def test_three_crops(lists: Path) -> None:
+def test_evaluation_three_crops(lists: Path) -> None:
     made = loader(lists, "test", "TEST.NUM_SPATIAL_CROPS", 3, "TEST.BATCH_SIZE", 20)
     batches = list(made)
-    assert made.dataset.num_views == 9 and len(made) == 6  # 20 // 9 = 2 videos a step
+    assert made.dataset.num_views == 9 and len(made) == 6  # 20 // 9 = 2 videos per step
     assert batches[0].views_B.tolist() == [*range(9), *range(9)]
     assert batches[0].labels.tolist() == [0] * 9 + [1] * 9
-    left, centre, right = batches[0].frames_BTHWC[:3]
-    assert not torch.equal(left, centre) and not torch.equal(centre, right)
+    left, center, right = batches[0].frames_BTHWC[:3]
+    assert not torch.equal(left, center) and not torch.equal(center, right)
 
 
-def test_shapes(lists: Path) -> None:
+def test_batch_shapes(lists: Path) -> None:
     for split, batch_size, crop in (("train", 8, 32), ("val", 4, 32), ("test", 6, 24)):
         batch = next(iter(loader(lists, split, "AUG.NUM_SAMPLE", 2, "DATA.TEST_CROP_SIZE", 24)))
         assert batch.frames_BTHWC.shape == (batch_size, 4, crop, crop, 3)
         assert batch.frames_BTHWC.dtype == torch.uint8 and batch.frames_BTHWC.is_contiguous()
 
 
-def test_unreadable_videos(lists: Path, tmp_path: Path) -> None:
+def test_unreadable_videos_recorded(lists: Path, tmp_path: Path) -> None:
     good = [line.rsplit(" ", 1)[0] for line in (lists / "train.csv").read_text().splitlines()]
     rows = [*((path, 0) for path in good[:4]), (tmp_path / "missing.mp4", 1), (good[0], 1)]
     for split in ("train", "val"):
@@ -153,7 +154,7 @@ def test_unreadable_videos(lists: Path, tmp_path: Path) -> None:
             assert failures == {(str(tmp_path / "missing.mp4"), "file does not exist")}
 
 
-def test_global_random_state_is_left_alone(lists: Path) -> None:
+def test_global_random_state_unchanged(lists: Path) -> None:
     def state() -> tuple[object, ...]:
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
@@ -163,16 +164,16 @@ def test_global_random_state_is_left_alone(lists: Path) -> None:
     assert state() == before
 
 
-def test_batch_sizes_that_do_not_fit(lists: Path) -> None:
-    with pytest.raises(BatchError, match=r"TRAIN.BATCH_SIZE 4 .* cannot be shared evenly by 3 processes"):
+def test_invalid_batch_size_raises(lists: Path) -> None:
+    with pytest.raises(UserError, match=r"TRAIN.BATCH_SIZE 4 .* cannot be divided evenly among 3 processes"):
         loader(lists, "train", rank=0, world_size=3)
-    with pytest.raises(BatchError, match="has 11 videos, fewer than one step takes.*= 12"):
+    with pytest.raises(UserError, match="has 11 videos, fewer than one step takes.*= 12"):
         loader(lists, "train", "TRAIN.BATCH_SIZE", 12)
     with pytest.raises(ValueError, match="rank 2 is not in 0..1"):
         EpochSampler(5, batch_size=1, rank=2, world_size=2)
 
 
-def test_list_settings_reach_the_reader(lists: Path, tmp_path: Path) -> None:
+def test_list_settings_used_by_reader(lists: Path, tmp_path: Path) -> None:
     (tmp_path / "val.csv").write_text("video|class\nlength_30.mp4|3\n")
     folder = Path((lists / "val.csv").read_text().split()[0]).parent
     opts = ("DATA.PATH_PREFIX", folder, "DATA.SKIP_ROWS", 1, "DATA.PATH_LABEL_SEPARATOR", "|")

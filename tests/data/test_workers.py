@@ -1,4 +1,4 @@
-"""Workers of a data loader: deaf to the signals of schedulers, named when they die or hang."""
+"""Workers of a data loader: signals of schedulers are blocked, and errors name the video."""
 
 import gc
 import os
@@ -15,13 +15,14 @@ from videovit.data.build import ClipLoader, EpochSampler
 from videovit.data.dataset import ClipDataset
 from videovit.data.records import Batch, Clip, Item, Sample, collate
 from videovit.data.sampling import EvenSpans
-from videovit.data.workers import WorkerError, note_reading, workers_named
+from videovit.data.workers import note_reading, workers_named
+from videovit.errors import UserError
 
 SAMPLES = [Sample(f"video{i}.mp4", 0) for i in range(8)]
 
 
 class Scripted(ClipDataset):
-    """Items without videos; `act(index)` runs in the worker."""
+    """Empty items; `act(index)` runs in the worker."""
 
     def __init__(self, act: Callable[[int], object]) -> None:
         super().__init__(SAMPLES, plan=EvenSpans(1, 1, 30.0), crops=lambda frames, rng: [frames])
@@ -35,13 +36,13 @@ class Scripted(ClipDataset):
 
 @pytest.fixture(autouse=True)
 def collected() -> Iterator[None]:
-    """Workers of one test do not outlive it."""
+    """Workers end with their test."""
     yield
     gc.collect()
 
 
 def read(act: Callable[[int], object], *, num_workers: int = 2, timeout: float = 0) -> list[Batch]:
-    """All batches of one video each, in the way that tasks read them."""
+    """All batches of one video each, read as tasks do."""
     loader = ClipLoader(
         Scripted(act),
         rank=3,
@@ -70,21 +71,21 @@ def signal_oneself(index: int) -> None:
         os.kill(os.getpid(), signum)
 
 
-def test_a_killed_worker_is_named() -> None:
-    told = r"rank 3: a data loader worker .*killed.* video 3 of the list, 'video3.mp4'.*NUM_WORKERS"
-    with pytest.raises(WorkerError, match=told):
+def test_killed_worker_names_video() -> None:
+    message = r"rank 3: a data loader worker .*killed.* video 3 of the list, 'video3.mp4'.*NUM_WORKERS"
+    with pytest.raises(UserError, match=message):
         read(kill_at_3)
 
 
-def test_a_worker_that_hangs_is_ended() -> None:
+def test_hanging_worker_times_out() -> None:
     start = time.monotonic()
-    with pytest.raises(WorkerError, match=r"rank 3: no batch .* for 1.* s \(DATA_LOADER.TIMEOUT\).*video3.mp4"):
+    with pytest.raises(UserError, match=r"rank 3: no batch .* for 1.* s \(DATA_LOADER.TIMEOUT\).*video3.mp4"):
         read(hang_at_3, num_workers=1, timeout=1)
     gc.collect()
-    assert time.monotonic() - start < 60  # not the 600 s that it sleeps
+    assert time.monotonic() - start < 60  # it sleeps for 600 s
 
 
-def test_signals_of_a_scheduler_do_not_end_workers() -> None:
+def test_workers_ignore_scheduler_signals() -> None:
     assert len(read(signal_oneself)) == len(SAMPLES)
 
 
@@ -101,12 +102,12 @@ time.sleep(600)
 """
 
 
-def test_a_worker_whose_parent_died_meanwhile_does_not_begin() -> None:
+def test_worker_of_dead_parent_exits() -> None:
     subprocess.run(
         [sys.executable, "-c", ORPHAN], check=True, stdout=subprocess.PIPE, timeout=120
-    )  # to its last process
+    )  # returns when the last process has closed stdout
 
 
-def test_other_errors_stay_as_they_are() -> None:
+def test_other_errors_unchanged() -> None:
     with pytest.raises(RuntimeError, match="of another kind"), workers_named():
         raise RuntimeError("of another kind")

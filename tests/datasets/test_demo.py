@@ -1,4 +1,4 @@
-"""The demo data set: what is rendered, that it is the same each time, and that only order tells a pair apart."""
+"""The demo data set: rendered files are reproducible, and only frame order tells the classes of a pair apart."""
 
 import importlib.util
 import json
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.project import ROOT
+from videovit.errors import UserError
 
 COUNTS = {"train": 12, "val": 3, "test": 12}
 
@@ -35,7 +36,7 @@ def contents(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_lists_and_names(rendered):
+def test_demo_lists_and_class_names(rendered):
     classes = json.loads((rendered / "classes.json").read_text())
     groups = json.loads((rendered / "groups.json").read_text())
     assert sorted(classes.values()) == list(range(12))
@@ -50,7 +51,7 @@ def test_lists_and_names(rendered):
     assert not list(rendered.rglob("*.partial"))
 
 
-def test_videos_are_h264_with_key_frames_only(rendered, demo):
+def test_demo_videos_h264_key_frames_only(rendered, demo):
     path = rendered / (rendered / "test.csv").read_text().split()[0]
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -63,19 +64,19 @@ def test_videos_are_h264_with_key_frames_only(rendered, demo):
     assert np.abs(pixels - drawn).mean() < 12  # chroma is stored at half size
 
 
-def test_the_same_seed_gives_the_same_files_with_any_number_of_processes(rendered, demo, tmp_path):
+def test_demo_same_seed_same_files(rendered, demo, tmp_path):
     demo.prepare(tmp_path, COUNTS, workers=2, quiet=True)
     assert contents(tmp_path) == contents(rendered)
 
 
-def test_a_larger_set_contains_the_smaller_one(demo):
+def test_demo_larger_set_contains_smaller(demo):
     first = demo.render("grow", demo.video_rng(0, "train", 4))
     assert np.array_equal(first, demo.render("grow", demo.video_rng(0, "train", 4)))
     for other in (demo.video_rng(1, "train", 4), demo.video_rng(0, "val", 4), demo.video_rng(0, "train", 16)):
         assert not np.array_equal(first, demo.render("grow", other))
 
 
-def test_a_run_that_was_cut_short_goes_on(demo, tmp_path):
+def test_demo_interrupted_run_continues(demo, tmp_path):
     counts = {"train": 2, "val": 1, "test": 1}
     demo.prepare(tmp_path, counts, quiet=True)
     whole = contents(tmp_path)
@@ -88,17 +89,17 @@ def test_a_run_that_was_cut_short_goes_on(demo, tmp_path):
     assert demo.prepare(tmp_path, counts, quiet=True) == 0
 
 
-def test_another_seed_does_not_mix_into_the_same_folder(rendered, demo, capsys):
+def test_demo_other_seed_raises(rendered, demo, capsys):
     before = contents(rendered)
-    with pytest.raises(demo.DemoError, match="choose another --output"):
+    with pytest.raises(UserError, match="Choose another --output"):
         demo.prepare(rendered, COUNTS, seed=1, quiet=True)
     assert demo.main(["--output", str(rendered), "--seed", "1"]) == 1
-    assert "choose another --output" in capsys.readouterr().err
+    assert "Choose another --output" in capsys.readouterr().err
     assert contents(rendered) == before
 
 
 @pytest.mark.parametrize("law", ["horizontal", "vertical", "scale", "orbit"])
-def test_the_opposite_class_is_the_same_path_backwards(demo, law):
+def test_demo_opposite_class_is_reversed_path(demo, law):
     for seed in range(5):
         forward = demo.movement(law, np.random.default_rng(seed), 36)
         backward = demo.movement("-" + law, np.random.default_rng(seed), 36)
@@ -110,7 +111,7 @@ def test_the_opposite_class_is_the_same_path_backwards(demo, law):
             assert np.allclose(values, reverse[::-1])
 
 
-def test_classes_move_the_way_they_are_called(demo):
+def test_demo_classes_move_as_named(demo):
     for seed in range(10):
         tracks = {
             name: demo.movement(sign + law, np.random.default_rng(seed), 36)
@@ -123,38 +124,41 @@ def test_classes_move_the_way_they_are_called(demo):
             assert np.all(sign * np.diff(tracks[name].y_T) > 0) and np.ptp(tracks[name].x_T) == 0
         for name, sign in (("grow", 1), ("shrink", -1)):
             assert np.all(sign * np.diff(tracks[name].radius_T) > 0)
-        for name, sign in (("orbit_right", 1), ("orbit_left", -1)):  # right: clockwise on screen, where y points down
+        for name, sign in (
+            ("orbit_right", 1),
+            ("orbit_left", -1),
+        ):  # right: clockwise on the screen, where y points down
             turn = np.unwrap(np.arctan2(tracks[name].y_T - 0.5, tracks[name].x_T - 0.5))
             assert np.all(sign * np.diff(turn) > 0) and abs(turn[-1] - turn[0]) > 1.25 * np.pi
 
 
-def test_objects_of_the_families_differ(demo):
+def test_demo_families_differ(demo):
     assert not set(demo.PLAIN_OBJECTS) & set(demo.APPEARANCE)
     u, v = np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-1, 1, 41))
     for kind in demo.APPEARANCE + demo.PLAIN_OBJECTS:
         shape = demo.inside(kind, u, v) > 0
-        second = demo.paint(kind, u, v)[shape].mean()  # share of the second colour
+        second = demo.paint(kind, u, v)[shape].mean()  # fraction of the second color
         assert 0.3 < shape.mean() < 0.9
         assert 0.2 < second < 0.8 if kind in demo.APPEARANCE else second == 0
 
 
-def test_contact_sheet(demo, tmp_path):
+def test_demo_contact_sheet(demo, tmp_path):
     demo.montage(tmp_path / "sheets" / "demo.png", num_columns=3)
     with Image.open(tmp_path / "sheets" / "demo.png") as sheet:
         assert sheet.height >= 12 * demo.SIZE and sheet.width >= 3 * demo.SIZE
 
 
-def test_command_line(demo, tmp_path, capsys):
+def test_demo_command_line(demo, tmp_path, capsys):
     arguments = ["--output", str(tmp_path / "data"), "--train", "1", "--val", "1", "--test", "1", "--workers", "1"]
     assert demo.main(arguments) == 0
-    assert "3 videos rendered, 0 were there" in capsys.readouterr().out
+    assert "rendered 3 videos" in capsys.readouterr().out
     assert (tmp_path / "data" / "test" / "move_right_00000.mp4").is_file()
     assert (tmp_path / "data" / "preview.png").is_file()
     assert demo.main([*arguments, "--preview", str(tmp_path / "sheet.png")]) == 0
-    assert "0 videos rendered, 3 were there" in capsys.readouterr().out
+    assert "3 already existed" in capsys.readouterr().out
     assert (tmp_path / "sheet.png").is_file()
 
 
-def test_bad_arguments_are_refused(demo, tmp_path):
+def test_demo_invalid_arguments_raise(demo, tmp_path):
     with pytest.raises(SystemExit):
         demo.main(["--output", str(tmp_path), "--train", "0"])

@@ -1,4 +1,4 @@
-"""Still images end to end: real scans of digits, prepared, trained on and tested by the command line."""
+"""Still images end to end: prepare, train and test on real scans of digits from the command line."""
 
 import json
 import subprocess
@@ -10,11 +10,11 @@ from PIL import Image
 from tests.helpers.runs import ROOT, run_tool, stats
 
 
-def test_a_small_mvit_learns_to_read_digits(tmp_path: Path) -> None:
+def test_digits_small_mvit_learns(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     prepare = [sys.executable, str(ROOT / "datasets/digits/prepare.py"), "--output", str(data)]
     done = subprocess.run(prepare, capture_output=True, text=True, timeout=120, check=True)
-    assert "1433 images to train on, 364 held out" in done.stdout
+    assert "1433 training images and 364 held-out images" in done.stdout
     train, val = ({p.relative_to(data / split) for p in (data / split).rglob("*.png")} for split in ("train", "val"))
     assert (len(train), len(val)) == (1433, 364) and not train & val
     assert json.loads((data / "classes.json").read_text())["seven"] == 7
@@ -26,7 +26,7 @@ def test_a_small_mvit_learns_to_read_digits(tmp_path: Path) -> None:
     (result,) = stats(out, "test_final")
     assert result["num_videos"] == 364 and result["top1_acc"] >= 80.0  # 98 to 99 after all 20 epochs; chance is 10
 
-    # A folder stands for the images in it.
+    # A folder means all images in it.
     predict = ["--cfg", out / "config.yaml", "--checkpoint", out, "--json", out / "p.json", data / "val" / "7"]
     run_tool("predict.py", *predict)
     sevens = json.loads((out / "p.json").read_text())

@@ -1,4 +1,4 @@
-"""datasets/ava/prepare.py on a whole data set, and on one with everything wrong that it looks for."""
+"""datasets/ava/prepare.py on a correct data set, and on one with every kind of problem."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.ava_data import FPS, draw, write_ava
 from tests.helpers.runs import ROOT
 from tests.helpers.videos import write_video
-from videovit.preparation import release as prepare
+from videovit.preparation.command import exit_code
 
 
 def run(folder: Path, *args: str) -> int:
@@ -23,17 +23,17 @@ def run(folder: Path, *args: str) -> int:
     files += ["--val-proposals", "val_proposals.csv", "--excluded", "excluded.csv", "--label-map", "classes.pbtxt"]
     places = ["--annotations", str(folder / "annotations"), "--movies", str(folder / "movies")]
     rules = ["--classes", "6", "--window", "1", "18", "--workers", "1"]
-    code: int = prepare.exit_code(lambda: module.main([*places, *files, *rules, *args]))
+    code: int = exit_code(lambda: module.main([*places, *files, *rules, *args]))
     return code
 
 
-def test_a_whole_data_set_and_a_broken_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ava_whole_and_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_ava(tmp_path, num_train=3, num_val=2)
     assert run(tmp_path, "--check") == 0
-    said = capsys.readouterr().out
-    assert "4 classes are judged, 1 key frames are not" in said
-    assert "train: 54 key frames of 3 videos, 0 missing" in said
-    assert "nothing wrong" in said
+    message = capsys.readouterr().out
+    assert "evaluated: 4 classes; excluded: 1 key frame" in message
+    assert "train: 54 key frames of 3 videos, 0 missing" in message
+    assert "no problems" in message
 
     movies, train = tmp_path / "movies", tmp_path / "annotations" / "train.csv"
     (movies / "movie_0.mkv").unlink()
@@ -50,16 +50,16 @@ def test_a_whole_data_set_and_a_broken_one(tmp_path: Path, capsys: pytest.Captur
         ("bad row", "train.csv:109"),
         ("missing", "movie_0"),
         ("unreadable", "movie_1.mkv"),
-        ("mislabelled", "movie_3.mkv"),
+        ("mislabeled", "movie_3.mkv"),
     }
-    assert found["bad row", "train.csv:5"] == "the same as line 4"
+    assert found["bad row", "train.csv:5"] == "duplicate of line 4"
     assert "found the action '7', expected 1 to 6" in found["bad row", "train.csv:109"]
-    assert "second 18, and the video ends at 10" in found["mislabelled", "movie_3.mkv"]
-    assert run(tmp_path) == 1  # without opening the videos: bad rows and the missing one
+    assert "annotated at 18 s, but the video ends at 10" in found["mislabeled", "movie_3.mkv"]
+    assert run(tmp_path) == 1  # without --check: only bad rows and missing videos
     assert "3 entries checked" not in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_files_that_are_missing_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ava_missing_files_raise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "annotations").mkdir()
     assert run(tmp_path) == 1
     assert "classes.pbtxt does not exist" in capsys.readouterr().err

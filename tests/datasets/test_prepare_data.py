@@ -1,4 +1,4 @@
-"""datasets/ssv2 and charades, the check itself, and each data set trained on from its official layout."""
+"""datasets/{ssv2,charades}/prepare.py, the check, and training on each data set in its official layout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers.releases import (
 )
 from tests.helpers.runs import TINY, run_tool, stats
 from videovit.data.decode import BACKENDS, DecodeOptions, Video, open_pyav
-from videovit.preparation.check import Entry, check_entries
+from videovit.preparation.checks import Entry, check_entries
 
 
 @pytest.fixture(scope="module")
@@ -57,24 +57,26 @@ def test_ssv2_release(ssv2: Path, tmp_path: Path) -> None:
     (videos / "101.webm").write_bytes(b"nothing")
     shutil.copy(videos / "102.webm", videos / "200.webm")
     assert run("ssv2", "--data", tmp_path, "--check", "--workers", 1) == 1
-    assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 1, "mislabelled": 1, "duplicate": 1}
+    assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 1, "mislabeled": 1, "duplicate": 1}
 
 
 def test_charades_release(charades: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("charades", "--data", charades, "--check", "--workers", 1, "--output", tmp_path) == 0
-    assert json.loads((tmp_path / "classes.json").read_text()) == [f"Showing colour {k}" for k in range(3)]
+    assert json.loads((tmp_path / "classes.json").read_text()) == [f"Showing color {k}" for k in range(3)]
     shutil.copytree(charades, tmp_path, dirs_exist_ok=True)
     rows = (tmp_path / "Charades_v1_test.csv").read_text()
     rows += "GONE1,S,Room,6,7,Yes,,,,,1\nTR001,S,Room,6,7,Yes,,,,c001 3.00 4.00,1\n"
     (tmp_path / "Charades_v1_test.csv").write_text(rows)
     (tmp_path / "Charades_v1_480/TR000.mp4").write_bytes(b"nothing")
     assert run("charades", "--data", tmp_path, "--check", "--workers", 1) == 1
-    assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 1, "mislabelled": 1, "duplicate": 1}
-    assert "second 3, and the video ends at 0.4" in " ".join(row["detail"] for row in findings(tmp_path / "check.csv"))
-    assert "val: 1 videos show no action" in capsys.readouterr().out
+    assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 1, "mislabeled": 1, "duplicate": 1}
+    assert "annotated at 3 s, but the video ends at 0.4 s" in " ".join(
+        row["detail"] for row in findings(tmp_path / "check.csv")
+    )
+    assert "val: 1 video without actions" in capsys.readouterr().out
 
 
-def test_folders_of_frames_are_counted(ssv2: Path, tmp_path: Path) -> None:
+def test_check_counts_frames(ssv2: Path, tmp_path: Path) -> None:
     shutil.copytree(ssv2, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.webm"))
     for split, first, number in (("train", 100, 12), ("val", 200, 6)):
         rows = ["original_vido_id video_id frame_id path labels"]
@@ -91,10 +93,10 @@ def test_folders_of_frames_are_counted(ssv2: Path, tmp_path: Path) -> None:
     assert run("ssv2", "--data", tmp_path, "--check", "--workers", 1) == 1
     details = {Path(row["path"]).name: row["detail"] for row in findings(tmp_path / "check.csv")}
     assert details.keys() == {"101", "102", "205"}
-    assert details["101"] == "found 2 images, the list names 3" and "not an image" in details["102"]
+    assert details["101"] == "found 2 images, but the list states 3" and "not an image" in details["102"]
 
 
-def test_a_decoder_that_hangs_or_crashes_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_survives_hanging_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def open_bad(path: str, options: DecodeOptions) -> Video:
         if "spin" in path:
             while True:
@@ -114,9 +116,7 @@ def test_a_decoder_that_hangs_or_crashes_costs_one_file(tmp_path: Path, monkeypa
     assert "took longer than --timeout 1 s" in found[0].detail and "crashed (SIGSEGV)" in found[1].detail
 
 
-def test_each_data_set_trains_and_is_tested_by_its_protocol(
-    kinetics: Path, imagenet: Path, ssv2: Path, charades: Path, tmp_path: Path
-) -> None:
+def test_data_sets_train_and_test(kinetics: Path, imagenet: Path, ssv2: Path, charades: Path, tmp_path: Path) -> None:
     assert run("kinetics", "--output", tmp_path / "lists", *official(kinetics)) == 0
     shutil.copy(tmp_path / "lists/val.csv", tmp_path / "lists/test.csv")
     assert run("imagenet", "--images", imagenet, "--output", tmp_path / "images", "--devkit", imagenet / "devkit") == 0

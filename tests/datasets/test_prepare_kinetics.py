@@ -1,4 +1,4 @@
-"""datasets/kinetics: lists from the official files and from own folders, and what its check finds."""
+"""datasets/kinetics/prepare.py: lists from official files and from class folders, and findings of the check."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from tests.helpers.releases import KINETICS, findings, kinds, official, run, script, video_id, write_kinetics
 from tests.helpers.videos import write_video
 from videovit.data.records import AnnotationError
-from videovit.preparation import release as prepare
+from videovit.preparation.checks import entries_of_lists
+from videovit.preparation.splits import SPLITS
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +24,8 @@ def kinetics(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kinetics_release(kinetics: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lists = kinetics / "my lists"
     assert run("kinetics", "--output", lists, *official(kinetics), "--check", "--workers", 2) == 0
-    said = capsys.readouterr().out
-    assert "train: 12 clips listed, 0 missing" in said and "18 entries checked: nothing wrong" in said
+    message = capsys.readouterr().out
+    assert "train: 12 clips listed, 0 missing" in message and "18 entries checked: no problems" in message
     assert json.loads((lists / "classes.json").read_text()) == {name: i for i, name in enumerate(KINETICS)}
     for split, number in (("train", 12), ("val", 6)):
         rows = [line.rpartition(" ") for line in (lists / f"{split}.csv").read_text().splitlines()]
@@ -32,7 +33,7 @@ def test_kinetics_release(kinetics: Path, capsys: pytest.CaptureFixture[str]) ->
         assert all(Path(path).name.startswith(video_id(split, i)) for i, (path, _, _) in enumerate(rows))
 
 
-def test_kinetics_check_finds_all_that_is_wrong(kinetics: Path, tmp_path: Path) -> None:
+def test_kinetics_check_findings(kinetics: Path, tmp_path: Path) -> None:
     shutil.copytree(kinetics, tmp_path, dirs_exist_ok=True)
     clips = tmp_path / "clips"
     (clips / "train" / f"{video_id('train', 6)}.mp4").unlink()
@@ -45,11 +46,11 @@ def test_kinetics_check_finds_all_that_is_wrong(kinetics: Path, tmp_path: Path) 
         file.write(f"\r\nabseiling,{video_id('train', 3)},3,13,validate")
     lists = tmp_path / "lists"
     assert run("kinetics", "--output", lists, *official(tmp_path), "--check", "--workers", 2) == 1
-    assert kinds(lists / "check.csv") == {"missing": 1, "unreadable": 1, "mislabelled": 1, "duplicate": 2}
+    assert kinds(lists / "check.csv") == {"missing": 1, "unreadable": 1, "mislabeled": 1, "duplicate": 2}
     by_kind = {row["kind"]: row for row in findings(lists / "check.csv")}
     assert by_kind["missing"]["place"] == "train.csv:8" and video_id("train", 6) in by_kind["missing"]["path"]
     assert video_id("train", 0) in by_kind["unreadable"]["path"]
-    assert by_kind["mislabelled"]["detail"] == "listed as 'playing tennis', its folder says 'tai chi'"
+    assert by_kind["mislabeled"]["detail"] == "listed as 'playing tennis', but its folder is 'tai chi'"
     details = [row["detail"] for row in findings(lists / "check.csv") if row["kind"] == "duplicate"]
     assert "the same content" in details[0] and details[0].endswith("in train and val")
     assert "the same file" in details[1] and details[1].endswith("in train and val")
@@ -60,7 +61,7 @@ def test_kinetics_check_finds_all_that_is_wrong(kinetics: Path, tmp_path: Path) 
     assert {(row["kind"], row["place"]) for row in again} >= {("missing", "train.csv:12"), ("bad row", "train.csv:13")}
 
 
-def test_own_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kinetics_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"{name}/{kind} {i}.mp4" for name in ("pour, mix", "stir") for kind in "ab" for i in range(20)]
     for name in names:
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def test_own_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
     def divide(output: str, *args: object) -> dict[str, set[str]]:
         assert run("kinetics", "--output", tmp_path / output, "--tree", tmp_path / "own", *args) == 0
-        files = [tmp_path / output / f"{split}.csv" for split in prepare.SPLITS]
+        files = [tmp_path / output / f"{split}.csv" for split in SPLITS]
         return {file.stem: set(file.read_text().splitlines()) for file in files if file.is_file()}
 
     first = divide("lists")
@@ -76,8 +77,8 @@ def test_own_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"{tmp_path}/own/pour, mix/a 0.mp4 0" in set.union(*first.values())
     assert divide("again") == first != divide("other", "--seed", 1)
     (tmp_path / "own/stir/new.mp4").touch()
-    assert all(first[split] <= lines for split, lines in divide("more").items())  # no old one has moved
-    entries, bad = prepare.entries_of_lists(tmp_path / "lists", classes={"pour, mix": 0, "stir": 1})
+    assert all(first[split] <= lines for split, lines in divide("more").items())  # no earlier video has moved
+    entries, bad = entries_of_lists(tmp_path / "lists", classes={"pour, mix": 0, "stir": 1})
     assert not bad and all(os.path.exists(entry.path) for entry in entries)
     for split in ("train", "val"):
         shutil.copytree(tmp_path / "own", tmp_path / "divided" / split)
@@ -85,75 +86,77 @@ def test_own_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "val: 81 videos listed" in capsys.readouterr().out and not (tmp_path / "d/test.csv").exists()
     assert divide("again", "--split", "1,0,0")["train"] == set.union(*divide("other").values())
     assert [path.name for path in (tmp_path / "again").iterdir() if path.suffix == ".csv"] == ["train.csv"]
-    assert "val: no videos; the list that was there is now val.csv.old" in capsys.readouterr().out
+    assert "val: no videos; renamed the existing list to val.csv.old" in capsys.readouterr().out
     (tmp_path / "divided/train").rename(tmp_path / "divided/Train")
     (tmp_path / "divided/val").rename(tmp_path / "divided/valid")
     assert run("kinetics", "--output", tmp_path / "d2", "--tree", tmp_path / "divided") == 0
     assert "val: 81 videos listed\n2 classes" in capsys.readouterr().out
     (tmp_path / "divided/Train").rename(tmp_path / "divided/training")
     assert run("kinetics", "--output", tmp_path / "d3", "--tree", tmp_path / "divided") == 1
-    assert "holds 'valid' with folders, as of a split, and 'training'" in capsys.readouterr().err
+    assert "contains both the split 'valid' and 'training'" in capsys.readouterr().err
     (tmp_path / "names.txt").write_text("stir\npour mix\n")
     assert (
         run("kinetics", "--output", tmp_path / "e", "--tree", tmp_path / "own", "--classes", tmp_path / "names.txt")
         == 1
     )
-    assert "pour, mix' is no class of" in (said := capsys.readouterr().err) and "nearest: 'pour mix'" in said
+    assert "pour, mix' is not a class of" in (message := capsys.readouterr().err) and "did you mean pour mix" in message
     (tmp_path / "names.txt").write_text("stir\nstir\npour, mix\n")
     assert run("kinetics", "--output", tmp_path / "d", "--check", "--classes", tmp_path / "names.txt") == 1
-    assert "two classes are called 'stir'" in capsys.readouterr().err
+    assert "two classes have the same name 'stir'" in capsys.readouterr().err
 
 
-def test_names_that_are_not_utf_8_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kinetics_file_name_not_utf8_raises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own/a").mkdir(parents=True)
     (tmp_path / "own/a" / os.fsdecode(b"m\xe4dchen.mp4")).touch()
     assert run("kinetics", "--output", tmp_path, "--tree", tmp_path / "own") == 1
-    assert "not UTF-8; rename it" in capsys.readouterr().err
+    assert "not UTF-8; rename the file" in capsys.readouterr().err
 
 
-def test_lists_without_class_names_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kinetics_check_without_class_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(tmp_path / "a.mp4", num_frames=3)
     (tmp_path / "val.csv").write_text("a.mp4 6\nb.mp4 2\n")
     assert run("kinetics", "--output", tmp_path, "--check", "--workers", 1) == 1
-    told = capsys.readouterr().out
-    assert "7 classes (MODEL.NUM_CLASSES)" in told and "2 entries checked: 1 missing" in told
+    message = capsys.readouterr().out
+    assert "7 classes (MODEL.NUM_CLASSES)" in message and "2 entries checked: 1 missing" in message
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ("abseiling,aaaaaaaaaaa,1,11", "4 columns, expected 5"),
         ("abseiling,aaaaaaaaaaa,one,11,train", "expected two numbers, in seconds"),
         ("abseiling,aaaaaaaaaaa,11,1,train", "expected 0 <= time_start < time_end"),
         ("abseiling,aaaaaaaaaaa,1,11,trian", "unknown split 'trian', expected one of train, val"),
         ("abseiling,../aaaaaaaa,1,11,train", "is not the name of a video"),
-        ("abseiling,bbbbbbbbbbb,1,11,train", "listed already, in line 2"),
+        ("abseiling,bbbbbbbbbbb,1,11,train", "already listed in line 2"),
     ],
 )
-def test_bad_rows_of_the_kinetics_release(row: str, told: str, tmp_path: Path) -> None:
+def test_kinetics_invalid_row_raises(row: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
     file.write_text(f"label,youtube_id,time_start,time_end,split\nabseiling,bbbbbbbbbbb,1,11,train\n{row}\n")
     with pytest.raises(AnnotationError, match="1 line cannot be used") as caught:
         script("kinetics").read_release(file)
-    assert f"{file}:3: {row}" in str(caught.value) and told in str(caught.value)
+    assert f"{file}:3: {row}" in str(caught.value) and message in str(caught.value)
 
 
-def test_bad_files_of_the_kinetics_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kinetics_invalid_files_raise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "train.csv"
     (tmp_path / "clips").mkdir()
     arguments = ["--output", tmp_path, "--annotations", file, "--videos", tmp_path / "clips"]
 
-    def told(content: str, *more: object) -> str:
+    def error_of(content: str, *more: object) -> str:
         file.write_text(content)
         assert run("kinetics", *arguments, *more) == 1
         return capsys.readouterr().err
 
-    assert "expected youtube_id, time_start, time_end; nearest: 'youtube-id'" in told("label,youtube-id,time_start\n")
+    assert "expected youtube_id, time_start, time_end; did you mean youtube-id" in error_of(
+        "label,youtube-id,time_start\n"
+    )
     header = "label,youtube_id,time_start,time_end,split\n"
-    assert "no clips listed" in told(header)
+    assert "no clips listed" in error_of(header)
     (tmp_path / "names.json").write_text('{"abseiling": 0}')
-    said = told(header + "absailing,aaaaaaaaaaa,1,11,train\n", "--classes", tmp_path / "names.json")
-    assert "train.csv:2: unknown class 'absailing'" in said and "nearest: 'abseiling'" in said
+    message = error_of(header + "absailing,aaaaaaaaaaa,1,11,train\n", "--classes", tmp_path / "names.json")
+    assert "train.csv:2: unknown class 'absailing'" in message and "did you mean abseiling" in message
     assert run("kinetics", "--output", tmp_path / "nothing", "--check") == 1
     assert "no train.csv, val.csv or test.csv in" in capsys.readouterr().err
     for wrong in (["--annotations", file], [], ["--tree", tmp_path, "--split", "0.5,0.6,0"]):

@@ -1,4 +1,4 @@
-"""The data sets as they are released, small and rendered, and how to call the scripts in datasets/ on them."""
+"""Small rendered data sets in the layout of their releases, and calls of the scripts in datasets/."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.helpers.runs import ROOT
 from tests.helpers.videos import write_video
-from videovit.preparation import release as prepare
+from videovit.preparation.command import exit_code
 
 COLOURS = [(220, 40, 40), (40, 220, 40), (40, 40, 220)]
 KINETICS = ["abseiling", "playing tennis", "tai chi"]
@@ -26,7 +26,7 @@ SYNSETS = {"n01440764": "tench, Tinca tinca", "n02012849": "crane", "n03126707":
 
 
 def script(name: str) -> ModuleType:
-    """datasets/<name>/prepare.py as a module."""
+    """Import datasets/<name>/prepare.py."""
     place = ROOT / "datasets" / name / "prepare.py"
     spec = importlib.util.spec_from_file_location(f"prepare_{name}", place)
     assert spec and spec.loader
@@ -38,12 +38,12 @@ def script(name: str) -> ModuleType:
 
 def run(name: str, *args: object) -> int:
     module = script(name)
-    code: int = prepare.exit_code(lambda: module.main([str(arg) for arg in args]))
+    code: int = exit_code(lambda: module.main([str(arg) for arg in args]))
     return code
 
 
 def picture(label: int, seed: int, *, size: tuple[int, int] = (48, 48)) -> np.ndarray[Any, Any]:
-    """Noise, tinted in the colour of the class."""
+    """Noise, tinted with the color of the class."""
     noise = np.random.default_rng([label, seed]).integers(0, 60, (*size, 3))
     return (noise * 0.6 + np.array(COLOURS[label]) * 0.7).clip(0, 255).astype(np.uint8)
 
@@ -68,7 +68,7 @@ def video_id(split: str, i: int) -> str:
 
 
 def write_kinetics(folder: Path) -> Path:
-    """Official CSV files and clips: folders with blanks, with underscores, and none at all."""
+    """Official CSV files and clips: in class folders with spaces, with underscores, and in no folder."""
     for split, number, official in (("train", 12, "train"), ("val", 6, "validate")):
         rows = ["label,youtube_id,time_start,time_end,split"]
         for i in range(number):
@@ -86,7 +86,7 @@ def official(folder: Path) -> list[object]:
 
 
 def write_imagenet(folder: Path) -> Path:
-    """train/ by synset and a flat val/, as released, with the development kit."""
+    """train/ by synset, a flat val/, and the development kit, as released."""
     scipy_io = pytest.importorskip("scipy.io")
     for label, synset in enumerate(SYNSETS):
         (folder / "train" / synset).mkdir(parents=True)
@@ -97,7 +97,7 @@ def write_imagenet(folder: Path) -> Path:
     for i in range(6):
         image = Image.fromarray(picture(i % 3, 100 + i, size=(40, 60)))
         image.save(folder / "val" / f"ILSVRC2012_val_{i + 1:08d}.JPEG")
-    ids = dict(zip(SYNSETS, (3, 1, 2), strict=True))  # another order than that of the synsets
+    ids = dict(zip(SYNSETS, (3, 1, 2), strict=True))  # not in the order of the synsets
     table = np.array(
         [(ids[s], s, SYNSETS[s], 0) for s in SYNSETS] + [(4, "n00001740", "entity", 3)],
         dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)],
@@ -125,8 +125,8 @@ def write_ssv2(folder: Path) -> Path:
 
 
 def write_charades(folder: Path) -> Path:
-    """Videos of one or two actions: a colour in the upper half, perhaps another one in the lower."""
-    (folder / "Charades_v1_classes.txt").write_text("".join(f"c{k:03d} Showing colour {k}\n" for k in range(3)))
+    """Videos of one or two actions: one color in the upper half, optionally another in the lower half."""
+    (folder / "Charades_v1_classes.txt").write_text("".join(f"c{k:03d} Showing color {k}\n" for k in range(3)))
     for split, number in (("train", 12), ("test", 6)):
         rows = [CHARADES]
         for i in range(number):

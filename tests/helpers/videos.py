@@ -1,7 +1,7 @@
-"""Writes small videos whose frame i shows the number i, so that a test can tell which frame it was given.
+"""Small videos whose frame i shows the number i, so that a test can check which frame it got.
 
-A frame is a grid of 4 x 4 black and white blocks: the bits of its number, the highest first. Black and white survive
-every codec well enough to be read back, and lossless ones exactly.
+A frame is a 4 x 4 grid of black and white blocks: the bits of its number, highest first. They can be read back after
+any codec, and lossless codecs keep them exactly.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _has_torchcodec() -> bool:
     return True
 
 
-# For parametrize: every backend that reads video files.
+# Every backend that reads video files, for parametrize.
 VIDEO_BACKENDS = [
     "decord",
     "pyav",
@@ -38,12 +38,12 @@ VIDEO_BACKENDS = [
 ROWS = COLUMNS = 4
 X264 = "bframes={bframes}:keyint={keyint}:min-keyint={keyint}:scenecut=0:open-gop={open_gop}:threads=1:log-level=none"
 X265 = X264.replace("threads=1", "pools=none:frame-threads=1:wpp=0").replace("log-level=none", "log-level=-1")
-# The upper left 2 x 2 of the display matrix, by rows.
+# The upper left 2 x 2 of the display matrix, row by row.
 ROTATIONS = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
 
 
 def barcode(number: int, *, width: int = 64, height: int = 48) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 image of a number below 2 ** 16."""
+    """Image of a number below 2 ** 16, uint8 (H, W, 3)."""
     bits = np.array([number >> bit & 1 for bit in reversed(range(ROWS * COLUMNS))], dtype=np.uint8)
     blocks = bits.reshape(ROWS, COLUMNS) * np.uint8(255)
     image = blocks[np.arange(height) * ROWS // height][:, np.arange(width) * COLUMNS // width]
@@ -51,7 +51,7 @@ def barcode(number: int, *, width: int = 64, height: int = 48) -> NDArray[np.uin
 
 
 def read_barcodes(frames_THWC: Any) -> list[int]:
-    """The numbers that frames (T, H, W, 3) show."""
+    """The numbers shown by frames (T, H, W, 3)."""
     frames = np.asarray(frames_THWC)
     _, height, width, _ = frames.shape
     rows = (np.arange(ROWS) * 2 + 1) * height // (2 * ROWS)
@@ -79,25 +79,25 @@ def write_video(
     draw: Callable[[int], NDArray[np.uint8]] | None = None,
     title: str = "",
 ) -> Path:
-    """Write a numbered video; the suffix of `path` decides the container.
+    """Write a numbered video; the suffix of `path` chooses the container.
 
     Args:
         path: file to write.
-        num_frames: frames.
-        fps: frames per second.
+        num_frames: number of frames.
+        fps: frame rate.
         codec: an FFmpeg encoder, e.g. libx264, libx265, ffv1, mpeg4, libvpx-vp9, libsvtav1.
-        keyint: frames from one key frame to the next.
-        bframes: B frames in a row, 0 for none.
+        keyint: distance of key frames, in frames.
+        bframes: consecutive B frames, 0 for none.
         open_gop: let frames refer across key frames (x264 and x265).
         lossless: keep every pixel (libx264, ffv1).
         size: width and height in pixels.
-        pix_fmt: format of the pixels, e.g. yuv420p10le.
-        pts: time of every frame in units of 1 / fps, for a varying frame rate.
-        options: further encoder options.
-        extra: further x264 or x265 settings, joined by colons.
-        container_options: options of the container's writer.
-        draw: image of frame i instead of its number.
-        title: of the video.
+        pix_fmt: pixel format, e.g. yuv420p10le.
+        pts: time of every frame in units of 1 / fps, for a variable frame rate.
+        options: additional encoder options.
+        extra: additional x264 or x265 settings, joined by colons.
+        container_options: options of the muxer.
+        draw: draws frame i instead of its number.
+        title: title in the metadata.
 
     Returns:
         `path`.
@@ -132,7 +132,7 @@ def write_video(
 
 
 def access_patterns(num_frames: int) -> dict[str, list[int]]:
-    """Ways to ask for frames, by name."""
+    """Lists of frame indices to request, by name."""
     rng = np.random.default_rng(0)
     last = num_frames - 1
     return {
@@ -149,15 +149,15 @@ def access_patterns(num_frames: int) -> dict[str, list[int]]:
 
 
 def copy_packets(source: Path, target: Path, *, first_frame: int = 0, delay: int = 0, add_audio: bool = False) -> Path:
-    """Copy the packets of a video into another container, as a cut without encoding does.
+    """Copy the packets of a video to another container, like a cut without re-encoding.
 
     Args:
         source: video to copy.
         target: file to write.
-        first_frame: number of the frame that should be shown first; packets before it, back to a key frame, stay in
-            the file at negative times, to be decoded and not shown.
-        delay: show the first frame so much later, in units of the source's time base.
-        add_audio: add a second of silence as well.
+        first_frame: number of the first frame to show. The packets before it, back to a key frame, stay in the file at
+            negative times; they are decoded but not shown.
+        delay: delay of the first frame, in units of the source's time base.
+        add_audio: add an audio stream with one second of silence.
 
     Returns:
         `target`.
@@ -181,7 +181,7 @@ def copy_packets(source: Path, target: Path, *, first_frame: int = 0, delay: int
 
 
 def silence(stream: Any) -> Iterable[Any]:
-    """Packets of one second of nothing for an audio stream."""
+    """Packets of one second of silence for an audio stream."""
     samples = np.zeros((1, 1024), dtype=np.float32)
     for place in range(16):
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
@@ -191,12 +191,12 @@ def silence(stream: Any) -> Iterable[Any]:
 
 
 def rotate(path: Path, degrees: int) -> Path:
-    """Mark an mp4 file as filmed with the camera turned: players turn it `degrees` clockwise. Changes the file."""
+    """Set the rotation of an mp4 file in place: players rotate it by `degrees` clockwise."""
     return show_by(path, ROTATIONS[degrees])
 
 
 def show_by(path: Path, matrix_2x2: tuple[int, int, int, int]) -> Path:
-    """Give an mp4 file another display matrix (a, b, c, d): (x, y) is shown at (a x + c y, b x + d y)."""
+    """Set the display matrix (a, b, c, d) of an mp4 file in place: (x, y) is shown at (a x + c y, b x + d y)."""
     data = bytearray(path.read_bytes())
     a, b, c, d = matrix_2x2
     matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
@@ -207,7 +207,7 @@ def show_by(path: Path, matrix_2x2: tuple[int, int, int, int]) -> Path:
 
 
 def write_sound(path: Path) -> Path:
-    """Write a WAV file of one second of nothing."""
+    """Write a WAV file of one second of silence."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

@@ -235,4 +235,4 @@ def test_resume_on_another_number_of_processes_uses_the_same_samples(
 def test_resume_on_three_processes_with_four_videos_is_refused(two_ranks: Path, make: Make, tmp_path: Path) -> None:
     out = shutil.copytree(two_ranks, tmp_path / "run")
     assert exit_codes(start_ranks(make(out, PLAIN), 3)) == [1, 1, 1]
-    assert "4 videos a step cannot be shared evenly by 3 processes" in (out / "stdout.log").read_text()
+    assert "4 videos per step cannot be divided evenly among 3 processes" in (out / "stdout.log").read_text()

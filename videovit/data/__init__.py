@@ -1,4 +1,4 @@
-"""From list files and videos to batches of clips."""
+"""From annotation files and videos to batches of clips."""
 
 from videovit.data.build import build_loader
 from videovit.data.decode import DecodeError, open_video

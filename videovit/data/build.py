@@ -1,8 +1,8 @@
 """From the config to a data loader: which videos, in which order, on which rank.
 
-training, 10 videos, global batches of 4, 2 ranks; the permutation of an epoch is cut into batches:
+Training with 10 videos, global batches of 4, and 2 ranks. The permutation of an epoch is cut into batches:
 
-    7 2 9 0 | 4 1 8 3 | (5 6)        the last, incomplete batch is left out
+    7 2 9 0 | 4 1 8 3 | (5 6)        the last, incomplete batch is dropped
     r0  r1    r0  r1                 each rank takes its slice of every batch
 """
 
@@ -24,6 +24,7 @@ from videovit.data.dataset import (
     ActionsShown,
     BoxCrops,
     ClipDataset,
+    Crops,
     FixedCrops,
     Key,
     LabelRule,
@@ -44,25 +45,22 @@ from videovit.data.transforms.pipeline import (
 )
 from videovit.data.workers import Board, signals_blocked
 from videovit.errors import UserError
-
-
-class BatchError(UserError):
-    """A batch size that does not go with the number of processes or of videos."""
+from videovit.messages import plural
 
 
 class EpochSampler(Sampler[Key]):
-    """The (epoch, index) keys of one rank, in the order it reads them.
+    """The (epoch, index) keys of one rank, in reading order.
 
-    With a seed (training) the videos of every epoch are permuted and cut into global batches, of which this rank takes
-    its slice; the incomplete batch at the end is left out. The batches are the same for any number of ranks. Without a
-    seed (evaluation) video i goes to rank i % world_size and every video comes exactly once.
+    With a seed (training), the videos of every epoch are permuted and cut into global batches, of which this rank takes
+    its slice; the incomplete last batch is dropped. The global batches are the same for any number of ranks. Without a
+    seed (evaluation), video i goes to rank i % world_size, and every video comes exactly once.
 
     Args:
         num_videos: videos in the data set.
         batch_size: videos of this rank per step.
         rank: this process.
         world_size: processes that share the data set.
-        seed: of the permutations, or None.
+        seed: seed of the permutations, or None.
     """
 
     def __init__(
@@ -79,46 +77,52 @@ class EpochSampler(Sampler[Key]):
         self._first_step = 0
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Choose the epoch that the next iteration reads, and how many of its first steps to leave out (resuming)."""
+        """Set the epoch that the next iteration reads, and the number of steps to skip at its start (on resuming)."""
         self._epoch = epoch
         self._first_step = first_step
 
     def __len__(self) -> int:
-        """Videos of this rank in a whole epoch, whatever `first_step`."""
+        """Videos of this rank in a whole epoch, regardless of `first_step`."""
         if self._seed is None:
             return len(range(self._rank, self._num_videos, self._world_size))
         return self._num_videos // (self._batch_size * self._world_size) * self._batch_size
 
     def __iter__(self) -> Iterator[Key]:
         epoch = self._epoch
+        # Steps are skipped before they reach the workers, so their videos are not decoded.
         for index in self._videos(epoch)[self._first_step * self._batch_size :].tolist():
             yield epoch, index
 
     def _videos(self, epoch: int) -> NDArray[np.int64]:
         if self._seed is None:
+            # Interleaved, so that the numbers of videos of two ranks differ by at most one.
             return np.arange(self._rank, self._num_videos, self._world_size)
         order = random_stream(Stream.ORDER_OF_VIDEOS, self._seed, epoch).permutation(self._num_videos)
+        # Cut into global batches first and into ranks second, so that another world size gives the same batches.
         num_steps = len(self) // self._batch_size
         used = order[: num_steps * self._batch_size * self._world_size]
         return used.reshape(num_steps, self._world_size, self._batch_size)[:, self._rank].reshape(-1)
 
 
 class ClipLoader(DataLoader[Item]):
-    """A data loader of Batches over a ClipDataset; `len()` is the number of steps of this rank in a whole epoch.
+    """A data loader of Batches over a ClipDataset. `len()` is the number of steps of this rank in a whole epoch.
 
     Attributes:
-        served_by: how many of the videos read so far each decoder served, and why if not the one asked for.
+        board: shows which video each worker is reading.
+        served_by: number of videos read so far by each decoder.
     """
 
     dataset: ClipDataset
     sampler: EpochSampler
 
     def __init__(self, dataset: ClipDataset, *, rank: int = 0, num_workers: int = 0, **kwargs: Any) -> None:
+        # Must exist before the workers, which inherit its shared memory.
         self.board = Board(dataset.samples, num_workers=num_workers, rank=rank)
         super().__init__(dataset, num_workers=num_workers, worker_init_fn=self.board.start_worker, **kwargs)
         self.served_by: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # Workers inherit blocked signals: a scheduler's signal to the whole job must not end them before a checkpoint.
         with signals_blocked():
             batches = super().__iter__()
         return self._counted(batches)
@@ -138,24 +142,26 @@ def build_loader(
     spec: DatasetSpec | None = None,
     samples: list[Sample] | None = None,
 ) -> ClipLoader:
-    """Everything from the list file to batches of clips, for one process.
+    """Build everything from the annotation file to batches of clips, for one process.
 
-    Training reads random spans, AUG.NUM_SAMPLE augmentations of each; `val` the centre of each video once; `test` all
-    TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS views of a video together.
+    Training draws random spans, with AUG.NUM_SAMPLE augmentations each; `val` takes one central clip per video; `test`
+    takes all TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS views of a video together.
 
     Args:
         cfg: the config.
-        split: train, val or test: which list of DATA.PATH_TO_DATA_DIR, and how to read it.
-        rank: this process, of `world_size`.
-        world_size: all processes, over all shards.
+        split: which annotations to read, and how to sample.
+        rank: this process.
+        world_size: number of processes, over all shards.
+        spec: the row of the data set, if already resolved.
+        samples: the videos of the split, if already read.
 
     Returns:
         A ClipLoader: `loader.dataset.samples`, `loader.dataset.num_views`, `loader.sampler.set_epoch(epoch, step)`.
 
     Raises:
-        AnnotationError: the list cannot be used.
-        BatchError: the batch size does not divide, or there are fewer videos than one batch.
-        UserError: unknown data set, or another than DATA.MULTI_LABEL says.
+        AnnotationError: the annotations cannot be used.
+        UserError: the batch size is not divisible by the number of processes, there are fewer videos than one batch, or
+            the data set is unknown or does not match DATA.MULTI_LABEL or DETECTION.ENABLE.
     """
     spec = build_spec(cfg, split) if spec is None else spec
     samples = spec.read(cfg, split) if samples is None else samples
@@ -180,10 +186,12 @@ def build_loader(
         batch_size=batch_size,
         sampler=sampler,
         collate_fn=collate,
+        # Pinned memory speeds up copies to a GPU only, and allocating it needs one.
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0 and torch.cuda.is_available(),
+        # Workers keep their caches of frame tables from epoch to epoch.
         persistent_workers=num_workers > 0,
         timeout=cfg.DATA_LOADER.TIMEOUT if num_workers > 0 else 0,
-        generator=torch.Generator(),  # its own, so that a loader leaves the global random state alone
+        generator=torch.Generator(),  # of its own, so that creating iterators leaves the global random state alone
     )
 
 
@@ -191,41 +199,46 @@ def read_samples(cfg: Config, split: Split) -> list[Sample]:
     """The videos of a split.
 
     Raises:
-        AnnotationError: the list cannot be used.
-        UserError: unknown data set, or another than DATA.MULTI_LABEL says.
+        AnnotationError: the annotations cannot be used.
+        UserError: the data set is unknown or does not match DATA.MULTI_LABEL or DETECTION.ENABLE.
     """
     return build_spec(cfg, split).read(cfg, split)
 
 
 def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec | None = None) -> ClipDataset:
-    """The data set of a split: how its clips are chosen and cut."""
+    """The data set of a split: which frames of a video become clips, and how they are cropped and labeled.
+
+    Args:
+        cfg: the config.
+        split: the split.
+        samples: its videos.
+        spec: the row of the data set, if already resolved.
+    """
     spec = build_spec(cfg, split) if spec is None else spec
     if spec.images:
         return build_image_dataset(cfg, split, samples)
-    if spec.evaluation == "detection":
+    if spec.has_boxes:
         return build_key_frame_dataset(cfg, split, samples)
     data, training = cfg.DATA, split == "train"
     num_crops: int = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
-    crops: RepeatedCrops | FixedCrops
+    label: LabelRule = one_class
+    if spec.multi_label:
+        # Charades is evaluated per video, so every view of it has all its actions.
+        label = ActionsShown(cfg.MODEL.NUM_CLASSES, whole_video=not training)
+    crops: Crops
     if training:
         num_crops = cfg.AUG.NUM_SAMPLE
-        crops = RepeatedCrops(build_train_transform(cfg), num_crops)
-    elif split == "val":
-        crops = FixedCrops(build_eval_transform(cfg, num_crops, crop_size=data.TRAIN_CROP_SIZE))
+        crops = RepeatedCrops(build_train_transform(cfg), num_crops, label)
     else:
-        crops = FixedCrops(build_eval_transform(cfg, num_crops))
-    label: LabelRule = one_class
-    backend: str = data.DECODING_BACKEND
-    if spec.evaluation == "multi-label":
-        label = ActionsShown(cfg.MODEL.NUM_CLASSES, whole_video=not training)
-        backend = "pyav"  # actions have times, and it alone tells where the frame rate varies
+        # Validation measures the model at its training resolution.
+        crop_size = data.TRAIN_CROP_SIZE if split == "val" else data.TEST_CROP_SIZE
+        crops = FixedCrops(build_eval_transform(cfg, num_crops, crop_size=crop_size), label)
     return ClipDataset(
         samples,
         plan=spec.plan(cfg, split),
         crops=crops,
         num_crops=num_crops,
-        label=label,
-        backend=backend,
+        backend=spec.decoder or data.DECODING_BACKEND,
         decoding=build_decode_options(cfg, training=training),
         seed=cfg.RNG_SEED,
         replace_unreadable=training,
@@ -233,7 +246,7 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: Datase
 
 
 def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:
-    """The data set of a split of key frames: the clip around each, with its boxes; tested with one centre crop."""
+    """The data set of key frames: the clip around each, with its boxes; one center crop in evaluation."""
     data, training = cfg.DATA, split == "train"
     evaluate = build_eval_transform(cfg, 1, crop_size=data.TEST_CROP_SIZE if split == "test" else data.TRAIN_CROP_SIZE)
     crops = BoxCrops(
@@ -241,6 +254,7 @@ def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) ->
         crop_size=data.TRAIN_CROP_SIZE if training else evaluate.crop_size,
         num_classes=cfg.MODEL.NUM_CLASSES,
         times=cfg.AUG.NUM_SAMPLE if training else 1,
+        # A box that the crop cut off has nothing to learn from; in evaluation it counts as missed.
         drop_empty=training,
     )
     return ClipDataset(
@@ -248,7 +262,6 @@ def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) ->
         plan=build_key_plan(cfg),
         crops=crops,
         num_crops=crops.times,
-        # decord reads ahead to the end of a movie, and neither it nor torchcodec tells where the frame rate varies.
         backend="pyav" if cfg.AVA.MOVIE_DIR else "frames",
         decoding=build_decode_options(cfg, training=training),
         seed=cfg.RNG_SEED,
@@ -257,19 +270,19 @@ def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) ->
 
 
 def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:
-    """The data set of a split of still images: each is a clip of one frame, tested with one view.
+    """The data set of still images: each is a clip of one frame, tested with one view.
 
     Raises:
-        BatchError: more frames, views or crops are asked for.
+        UserError: the config asks for more frames, views or crops.
     """
-    wanted = {"DATA.NUM_FRAMES": cfg.DATA.NUM_FRAMES}
+    fixed = {"DATA.NUM_FRAMES": cfg.DATA.NUM_FRAMES}
     if split == "test":
-        wanted["TEST.NUM_ENSEMBLE_VIEWS"] = cfg.TEST.NUM_ENSEMBLE_VIEWS
-        wanted["TEST.NUM_SPATIAL_CROPS"] = cfg.TEST.NUM_SPATIAL_CROPS
-    for key, value in wanted.items():
+        fixed["TEST.NUM_ENSEMBLE_VIEWS"] = cfg.TEST.NUM_ENSEMBLE_VIEWS
+        fixed["TEST.NUM_SPATIAL_CROPS"] = cfg.TEST.NUM_SPATIAL_CROPS
+    for key, value in fixed.items():
         if value != 1:
-            raise BatchError(f"{key} is {value}; expected 1: a still image has one frame, and its test one centre crop")
-    crops: RepeatedCrops | FixedCrops
+            raise UserError(where=key, found=value, expected="1: a still image has one frame and one test view")
+    crops: Crops
     if split == "train":
         crops = RepeatedCrops(build_image_train_transform(cfg), cfg.AUG.NUM_SAMPLE)
     else:
@@ -279,6 +292,7 @@ def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> Cli
         crops = FixedCrops(transform)
     return ClipDataset(
         samples,
+        # Any plan of a single frame does.
         plan=EvenSpans(1, 1, cfg.DATA.TARGET_FPS),
         crops=crops,
         num_crops=cfg.AUG.NUM_SAMPLE if split == "train" else 1,
@@ -290,7 +304,7 @@ def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> Cli
 
 
 def build_decode_options(cfg: Config, *, training: bool = False) -> DecodeOptions:
-    """How videos are decoded, and what is refused."""
+    """Decoder options of a split: scaling, limits, and the frame rate of image folders."""
     data = cfg.DATA
     return DecodeOptions(
         short_side=data.DECODE_SHORT_SIDE if training else data.TEST_DECODE_SHORT_SIDE,
@@ -302,20 +316,20 @@ def build_decode_options(cfg: Config, *, training: bool = False) -> DecodeOption
 
 
 def train_batch_size(cfg: Config, num_videos: int, world_size: int) -> int:
-    """Videos per training step and process: TRAIN.BATCH_SIZE a shard, shared by its processes.
+    """Videos per training step and process: the TRAIN.BATCH_SIZE of a shard, divided among its processes.
 
     Raises:
-        BatchError: it does not divide, or the data set has fewer videos than one step takes.
+        UserError: it is not divisible, or the data set has fewer videos than one step takes.
     """
     total = cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
     if total % world_size:
-        raise BatchError(
-            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} x NUM_SHARDS {cfg.NUM_SHARDS} = {total} videos a step cannot be "
-            f"shared evenly by {world_size} processes"
+        raise UserError(
+            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} x NUM_SHARDS {cfg.NUM_SHARDS} = {total} videos per step cannot "
+            f"be divided evenly among {plural(world_size, 'process', 'processes')}"
         )
     if num_videos < total:
-        raise BatchError(
-            f"the training list has {num_videos} videos, fewer than one step takes: "
+        raise UserError(
+            f"the training list has {plural(num_videos, 'video')}, fewer than one step takes: "
             f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} x NUM_SHARDS {cfg.NUM_SHARDS} = {total}"
         )
     return total // world_size
@@ -324,7 +338,8 @@ def train_batch_size(cfg: Config, num_videos: int, world_size: int) -> int:
 def eval_batch_size(cfg: Config, split: Split, num_views: int, world_size: int) -> int:
     """Videos per evaluation step and process, at least 1.
 
-    TEST.BATCH_SIZE counts clips of a shard in the test; validation takes as many as training does (TRAIN.BATCH_SIZE).
+    TEST.BATCH_SIZE counts the test clips of a shard; validation takes as many clips as training (TRAIN.BATCH_SIZE).
     """
     clips = cfg.TEST.BATCH_SIZE if split == "test" else cfg.TRAIN.BATCH_SIZE
+    # The views of a video stay together, even if they are more than the batch size.
     return max(1, clips * cfg.NUM_SHARDS // world_size // num_views)

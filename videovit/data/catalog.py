@@ -1,11 +1,10 @@
-"""The data sets by name (TRAIN.DATASET, TEST.DATASET). A new one is a reader and one row here.
+"""The table of data sets, by name (TRAIN.DATASET, TEST.DATASET). A new data set is a reader and one row here.
 
-Functions of (config, split) are the adapters of the table: they turn the config into arguments.
+The functions of (config, split) adapt the readers to the table: they turn the config into arguments.
 """
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +18,14 @@ from videovit.data.readers import charades, image_folder, kinetics, ssv2
 from videovit.data.records import AnnotationError, Sample
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
 from videovit.errors import UserError
+from videovit.messages import did_you_mean
 
 Split = Literal["train", "val", "test"]
 Evaluation = Literal["top-k", "multi-label", "detection"]
 
 
 def build_spans(cfg: Config, split: Split) -> ClipPlan:
-    """Clips of a length in seconds: anywhere in training, spread evenly in evaluation."""
+    """Clips of fixed duration: at random positions in training, evenly spread in evaluation."""
     data = cfg.DATA
     if split == "train":
         return RandomSpans(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS, jitter_fps=data.TRAIN_JITTER_FPS)
@@ -34,12 +34,14 @@ def build_spans(cfg: Config, split: Split) -> ClipPlan:
         data.SAMPLING_RATE,
         data.TARGET_FPS,
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS if split == "test" else 1,
+        # Validation takes one clip, which USE_OFFSET_SAMPLING False would put at the beginning of the video.
         use_offset=data.USE_OFFSET_SAMPLING or split == "val",
     )
 
 
 def build_segments(cfg: Config, split: Split) -> ClipPlan:
-    """One clip from the whole video; DATA.SAMPLING_RATE and TEST.NUM_ENSEMBLE_VIEWS have no part in it."""
+    """One clip of the whole video, independent of DATA.SAMPLING_RATE and TEST.NUM_ENSEMBLE_VIEWS."""
+    # Segments cover the whole video, so other clips would be the same.
     return Segments(cfg.DATA.NUM_FRAMES, random=split == "train")
 
 
@@ -55,11 +57,13 @@ def build_strided(cfg: Config, split: Split) -> ClipPlan:
 
 
 def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
-    """`train.csv`, `val.csv` or `test.csv` of DATA.PATH_TO_DATA_DIR; TEST.SPLIT names another for the test."""
+    """Read `train.csv`, `val.csv` or `test.csv` in DATA.PATH_TO_DATA_DIR; TEST.SPLIT chooses the list of the test."""
     list_file = Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv"
+    # Labels of test sets are often not published, so the validation list is the likely intention.
     if list_file.stem == "test" and not list_file.exists() and list_file.with_name("val.csv").is_file():
         raise AnnotationError(
-            f"list file {str(list_file)!r} does not exist; set TEST.SPLIT val to test on val.csv, or TEST.ENABLE False"
+            f"list file {str(list_file)!r} does not exist",
+            hint="Set TEST.SPLIT val to test on val.csv, or TEST.ENABLE False",
         )
     return kinetics.read(
         list_file,
@@ -71,7 +75,7 @@ def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
 
 
 def read_images(cfg: Config, split: Split) -> list[Sample]:
-    """The folder `train`, `val` or `test` of DATA.PATH_TO_DATA_DIR, with a folder per class."""
+    """Read the folder `train`, `val` or `test` of DATA.PATH_TO_DATA_DIR, which holds one folder per class."""
     return image_folder.read(
         Path(cfg.DATA.PATH_TO_DATA_DIR) / _listed(split, cfg.TEST.SPLIT, "test"),
         num_classes=cfg.MODEL.NUM_CLASSES,
@@ -82,10 +86,10 @@ def read_images(cfg: Config, split: Split) -> list[Sample]:
 
 
 def read_ssv2(cfg: Config, split: Split) -> list[Sample]:
-    """Training or validation list; the test is on the validation list too, unless TEST.SPLIT is test."""
+    """Read the training or validation list; the test uses the validation list too, unless TEST.SPLIT is test."""
     if split == "train" and cfg.DATA.RANDOM_FLIP:
         warnings.warn(
-            "DATA.RANDOM_FLIP True: a mirrored video of ssv2 may show another class (left, right)", stacklevel=2
+            "DATA.RANDOM_FLIP True: a mirrored video of ssv2 may be of another class (left, right)", stacklevel=2
         )
     return ssv2.read(
         cfg.DATA.PATH_TO_DATA_DIR,
@@ -97,9 +101,10 @@ def read_ssv2(cfg: Config, split: Split) -> list[Sample]:
 
 
 def read_charades(cfg: Config, split: Split) -> list[Sample]:
-    """Training list, or the one list that validation and test share."""
+    """Read the training list, or the list that validation and test share."""
     return charades.read(
         cfg.DATA.PATH_TO_DATA_DIR,
+        # Results on Charades are reported on the validation list.
         "train" if split == "train" else "val",
         num_classes=cfg.MODEL.NUM_CLASSES,
         prefix=cfg.DATA.PATH_PREFIX,
@@ -107,62 +112,96 @@ def read_charades(cfg: Config, split: Split) -> list[Sample]:
     )
 
 
-def _listed(split: Split, choice: str, usual: Split) -> Split:
-    """Which list a split reads: for the test TEST.SPLIT, or the usual one where that is empty."""
+def _listed(split: Split, choice: str, default: Split) -> Split:
+    """The list that a split reads: the test reads TEST.SPLIT, or `default` if that is empty."""
     if split != "test":
         return split
-    return "val" if (choice or usual) == "val" else "test"
+    # TEST.SPLIT only has these values.
+    return "val" if (choice or default) == "val" else "test"
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set: where its samples come from, how clips are taken from them, how a model is judged.
+    """A data set: where its samples come from, how clips are sampled, and how a model is evaluated on it.
 
     Attributes:
-        read: the samples of a split.
-        plan: the frames of every clip of a video.
-        evaluation: "top-k" for one class a video, "multi-label" for mean average precision over `Sample.actions`,
-            "detection" for boxes on key frames (then `plan` is not asked: the clip is the one around the key frame).
-        names_files: where class names may be found when DATA.CLASS_NAMES_FILE is empty, in DATA.PATH_TO_DATA_DIR.
-        bgr_there: PySlowFast reads it as BGR, so that its files set DATA.REVERSE_INPUT_CHANNEL to get RGB; frames are
-            RGB here, so the key says no more than that DATA.MEAN and DATA.STD are in the order of BGR.
-        images: still images: decoded and cut by rules of their own, and `plan` is not asked.
+        read: reads the samples of a split.
+        plan: builds the plan that chooses the frames of every clip; not used for images and key frames.
+        evaluation: "top-k" for one class per video, "multi-label" for mean average precision over `Sample.actions`,
+            "detection" for boxes on key frames.
+        names_files: files of class names in DATA.PATH_TO_DATA_DIR, tried in order if DATA.CLASS_NAMES_FILE is empty.
+        bgr_in_pyslowfast: PySlowFast decodes this data set as BGR, so its configs set DATA.REVERSE_INPUT_CHANNEL to
+            get RGB. Frames are always RGB here, so the key only tells in which order DATA.MEAN and DATA.STD are given.
+        images: still images, which have their own crops.
+        decoder: the only decoder that suits the data set; empty for any (DATA.DECODING_BACKEND).
     """
 
     read: Callable[[Config, Split], list[Sample]]
     plan: Callable[[Config, Split], ClipPlan] = build_spans
     evaluation: Evaluation = "top-k"
     names_files: tuple[str, ...] = ()
-    bgr_there: bool = False
+    bgr_in_pyslowfast: bool = False
     images: bool = False
+    decoder: str = ""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video has any number of classes."""
+        return self.evaluation == "multi-label"
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether samples are key frames with boxes that are classified."""
+        return self.evaluation == "detection"
+
+    def read_names(self, cfg: Config) -> list[str]:
+        """The name of every class: from DATA.CLASS_NAMES_FILE, else from the release, else "class 7".
+
+        Raises:
+            AnnotationError: the file is missing, malformed, or does not have MODEL.NUM_CLASSES names.
+        """
+        folder, path = cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES_FILE
+        if not path:
+            # Releases name their files of class names differently.
+            released = [Path(folder) / name for name in self.names_files]
+            path = next((str(file) for file in released if file.is_file()), "")
+        return read_class_names(path, cfg.MODEL.NUM_CLASSES, folder)
 
 
 DATASETS: dict[str, DatasetSpec] = {
     "kinetics": DatasetSpec(read_kinetics, names_files=("classes.json",)),
-    "imagenet": DatasetSpec(read_images, names_files=("classes.json",), images=True),
-    "ssv2": DatasetSpec(read_ssv2, plan=build_segments, names_files=ssv2.LABELS_FILES, bgr_there=True),
+    "imagenet": DatasetSpec(read_images, names_files=("classes.json",), images=True, decoder="image"),
+    "ssv2": DatasetSpec(read_ssv2, plan=build_segments, names_files=ssv2.LABELS_FILES, bgr_in_pyslowfast=True),
     "charades": DatasetSpec(
         read_charades,
         plan=build_strided,
         evaluation="multi-label",
         names_files=charades.NAMES_FILES,
-        bgr_there=True,
+        bgr_in_pyslowfast=True,
+        decoder="pyav",  # actions have times, and only PyAV reports where the frame rate varies
     ),
-    "ava": DatasetSpec(read_ava, evaluation="detection"),
+    # Key frames have times, too, and decord would read a whole movie ahead.
+    "ava": DatasetSpec(read_ava, evaluation="detection", decoder="pyav"),
 }
 
 
-def find_dataset(name: str) -> DatasetSpec:
+def find_dataset(name: str, key: str = "TEST.DATASET") -> DatasetSpec:
     """The row of a data set, by its name in any case.
 
+    Args:
+        name: the name.
+        key: config key that gave the name, for the message.
+
     Raises:
-        UserError: no such data set; names those there are and the nearest.
+        UserError: there is no such data set.
     """
+    # PySlowFast's configs write the names in different cases.
     if name.lower() not in DATASETS:
-        near = difflib.get_close_matches(name.lower(), DATASETS, n=1)
-        hint = f"; nearest: {near[0]!r}" if near else ""
         raise UserError(
-            f"TRAIN.DATASET or TEST.DATASET: unknown data set {name!r}; expected one of {sorted(DATASETS)}{hint}"
+            f"unknown data set {name!r}",
+            where=key,
+            expected=f"one of {', '.join(sorted(DATASETS))}",
+            near=did_you_mean(name, DATASETS),
         )
     return DATASETS[name.lower()]
 
@@ -171,35 +210,30 @@ def build_spec(cfg: Config, split: Split) -> DatasetSpec:
     """The data set of a split: TRAIN.DATASET for training, TEST.DATASET for validation and test.
 
     Raises:
-        UserError: no such data set, or DATA.MULTI_LABEL or DETECTION.ENABLE does not go with it.
+        UserError: there is no such data set, or DATA.MULTI_LABEL or DETECTION.ENABLE does not match it.
     """
     key = "TRAIN.DATASET" if split == "train" else "TEST.DATASET"
     name = cfg.TRAIN.DATASET if split == "train" else cfg.TEST.DATASET
-    spec = find_dataset(name)
-    has_boxes = spec.evaluation == "detection"
-    if has_boxes != cfg.DETECTION.ENABLE:
+    spec = find_dataset(name, key)
+    others = f"or choose another data set ({', '.join(sorted(DATASETS))})"
+    # These keys also choose head and evaluation, so a mismatch would only fail later.
+    if spec.has_boxes != cfg.DETECTION.ENABLE:
         raise UserError(
-            f"{key}: {name!r} has classes of {'boxes' if has_boxes else 'videos'}, but DETECTION.ENABLE is "
-            f"{cfg.DETECTION.ENABLE}; set it to {has_boxes}, or choose another data set of {sorted(DATASETS)}"
+            f"{name!r} labels {'boxes' if spec.has_boxes else 'whole videos'}, but DETECTION.ENABLE is "
+            f"{cfg.DETECTION.ENABLE}",
+            where=key,
+            hint=f"Set DETECTION.ENABLE {spec.has_boxes}, {others}",
         )
-    has_several = spec.evaluation == "multi-label"
-    if has_several != cfg.DATA.MULTI_LABEL:
-        kind = "any number of classes" if has_several else "one class"
+    if spec.multi_label != cfg.DATA.MULTI_LABEL:
         raise UserError(
-            f"{key}: a video of {name!r} has {kind}, but DATA.MULTI_LABEL is {cfg.DATA.MULTI_LABEL}; "
-            f"set DATA.MULTI_LABEL {not cfg.DATA.MULTI_LABEL} or choose another data set of {sorted(DATASETS)}"
+            f"videos of {name!r} have {'any number of classes' if spec.multi_label else 'one class'}, "
+            f"but DATA.MULTI_LABEL is {cfg.DATA.MULTI_LABEL}",
+            where=key,
+            hint=f"Set DATA.MULTI_LABEL {spec.multi_label}, {others}",
         )
     return spec
 
 
 def read_names(cfg: Config) -> list[str]:
-    """The name of every class of TEST.DATASET: from DATA.CLASS_NAMES_FILE, else from the release, else "class 7".
-
-    Raises:
-        AnnotationError: the file is missing, of another form, or has not MODEL.NUM_CLASSES names.
-    """
-    folder, path = cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES_FILE
-    if not path:
-        usual = [Path(folder) / name for name in find_dataset(cfg.TEST.DATASET).names_files]
-        path = next((str(place) for place in usual if place.is_file()), "")
-    return read_class_names(path, cfg.MODEL.NUM_CLASSES, folder)
+    """The name of every class of TEST.DATASET; see `DatasetSpec.read_names`."""
+    return find_dataset(cfg.TEST.DATASET).read_names(cfg)

@@ -1,6 +1,6 @@
 """One data set class for training and evaluation: an index in, all clips of that video out.
 
-Every random choice is a function of (seed, epoch, index), so a clip does not depend on which worker or rank makes it.
+Every random choice is a function of (seed, epoch, index), so a clip is the same on any worker and rank.
 
 Shape letters: T frames of a clip, N distinct frames decoded, H W pixels of the video, S pixels of a crop, C channels.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,91 +23,33 @@ from videovit.data.records import Clip, Failure, Item, KeyFrame, Sample
 from videovit.data.sampling import AroundKeyFrame, ClipPlan, Indices
 from videovit.data.transforms.boxes import Placement, has_area
 from videovit.data.workers import NOTHING, note_reading
+from videovit.messages import plural
 
-# A video that cannot be read is replaced by another one at most so often in a row.
+# An unreadable video is replaced by another one at most this many times in a row.
 MOST_FAILURES_IN_A_ROW = 10
 
 Key = tuple[int, int]
+"""(epoch, index in the data set)."""
 
 
 class Stream(IntEnum):
-    """Keeps the random numbers of different purposes apart, whatever the seeds."""
+    """Separates the random numbers of different purposes, whatever the seeds."""
 
     CLIPS = 0
     ORDER_OF_VIDEOS = 1
 
 
 def random_stream(stream: Stream, *words: int) -> np.random.Generator:
-    """A generator that depends on nothing but its purpose and these whole numbers, none below 0."""
+    """A generator that depends only on its purpose and these non-negative integers."""
     return np.random.default_rng(np.random.SeedSequence(words, spawn_key=(int(stream),)))
 
 
-@dataclass(frozen=True)
-class RepeatedCrops:
-    """Training: the same clip augmented `times` times, independently (AUG.NUM_SAMPLE)."""
-
-    transform: Callable[[Tensor, np.random.Generator], Tensor]
-    times: int = 1
-
-    def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> list[Tensor]:
-        """`times` tensors, uint8 (T, S, S, 3)."""
-        return [self.transform(frames_THWC, rng) for _ in range(self.times)]
-
-
-@dataclass(frozen=True)
-class FixedCrops:
-    """Evaluation: the crops of a clip, always the same."""
-
-    transform: Callable[[Tensor], list[Tensor]]
-
-    def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> list[Tensor]:
-        """One uint8 (T, S, S, 3) per position; `rng` is not touched."""
-        return self.transform(frames_THWC)
-
-
-Cut = tuple[Tensor, int | Tensor, Tensor | None]
-"""A crop of a clip (T, S, S, 3), its label, and in detection its boxes (R, 4) in pixels."""
-
-
-@dataclass(frozen=True)
-class BoxCrops:
-    """Detection: crops of a clip with the boxes of its key frame.
-
-    Args:
-        transform: (frames, rng) -> crop, and where the frame lies in it.
-        crop_size: S.
-        num_classes: K.
-        times: how many crops (AUG.NUM_SAMPLE).
-        drop_empty: leave boxes out that lie outside the crop (training); in evaluation every box is judged.
-    """
-
-    transform: Callable[[Tensor, np.random.Generator], tuple[Tensor, Placement]]
-    crop_size: int
-    num_classes: int
-    times: int = 1
-    drop_empty: bool = False
-
-    def cut(self, frames_THWC: Tensor, key: KeyFrame, rng: np.random.Generator) -> list[Cut]:
-        """`times` crops with labels float32 (R, K) and boxes (R, 4); R may be 0."""
-        corners_R4 = torch.tensor([[box.x1, box.y1, box.x2, box.y2] for box in key.boxes]).reshape(-1, 4)
-        target_RK = torch.zeros(len(key.boxes), self.num_classes)
-        for row, box in enumerate(key.boxes):
-            target_RK[row, [class_id - 1 for class_id in box.class_ids]] = 1.0
-        cuts: list[Cut] = []
-        for _ in range(self.times):
-            frames_TSSC, placement = self.transform(frames_THWC, rng)
-            boxes_R4 = placement.boxes(corners_R4, self.crop_size)
-            kept_R = has_area(boxes_R4) if self.drop_empty else torch.ones(len(boxes_R4), dtype=torch.bool)
-            cuts.append((frames_TSSC, target_RK[kept_R], boxes_R4[kept_R]))
-        return cuts
-
-
 LabelRule = Callable[[Sample, float, float], int | Tensor]
-"""(sample, second at which a clip of it begins, at which it ends) -> what the clip shows."""
+"""(sample, second at which the clip begins, second at which it ends) -> label of the clip."""
 
 
-def seconds_of(indices_T: Indices, fps: float, knots: Knots | None = None) -> tuple[float, float]:
-    """When a clip begins and ends: a frame i lasts from i / fps to (i + 1) / fps, or where `knots` say."""
+def seconds_of(indices_T: Indices, fps: float, knots: Knots | None = None) -> Interval:
+    """Start and end of a clip in seconds: frame i lasts from i / fps to (i + 1) / fps, unless `knots` give its time."""
     first, last = int(indices_T.min()), int(indices_T.max())
     if knots is None:
         return first / fps, (last + 1) / fps
@@ -115,26 +58,26 @@ def seconds_of(indices_T: Indices, fps: float, knots: Knots | None = None) -> tu
 
 
 def one_class(sample: Sample, begin_s: float, end_s: float) -> int:
-    """The class of the video, whichever part of it the clip shows."""
+    """The class of the video, whatever part of it the clip covers."""
     return sample.label
 
 
 @dataclass(frozen=True)
 class ActionsShown:
-    """Multi-label: the actions of the video, as a row of zeros and ones.
+    """Multi-label: the actions in a video, as a row of zeros and ones.
 
     Args:
         num_classes: K.
-        whole_video: all of them (evaluation), and not only those that overlap the clip (training).
+        whole_video: use all actions (evaluation), not only those that overlap the clip (training).
 
-    Source: Charades as PySlowFast trains and tests on it.
+    Source: PySlowFast's training and test on Charades.
     """
 
     num_classes: int
     whole_video: bool = False
 
     def __call__(self, sample: Sample, begin_s: float, end_s: float) -> Tensor:
-        """float32 (K,)."""
+        """Returns float32 (K,)."""
         target_K = torch.zeros(self.num_classes)
         for action in sample.actions or ():
             if self.whole_video or (action.start_s < end_s and action.end_s > begin_s):
@@ -142,23 +85,105 @@ class ActionsShown:
         return target_K
 
 
-class ClipDataset(Dataset[Item]):
-    """Videos from a list, decoded, sampled in time and cropped in space.
+Interval = tuple[float, float]
+"""Start and end in seconds."""
 
-    Indexed by (epoch, index). An item holds every view of the video; the view number is clip * num_crops + crop. The
-    video is opened once, and one call decodes all the frames of all its clips.
+Cut = tuple[Tensor, int | Tensor, Tensor | None]
+"""A crop of a clip (T, S, S, 3), its label, and in detection its boxes (R, 4) in pixels of the crop."""
+
+
+class Crops(Protocol):
+    """Cuts a clip into crops with labels."""
+
+    def cut(self, frames_THWC: Tensor, sample: Sample, shown_s: Interval, rng: np.random.Generator) -> list[Cut]:
+        """Cut and label the crops of a clip.
+
+        Args:
+            frames_THWC: uint8 (T, H, W, 3).
+            sample: the video of the clip.
+            shown_s: the part of the video that the clip covers.
+            rng: source of randomness.
+        """
+
+
+@dataclass(frozen=True)
+class RepeatedCrops:
+    """Training: `times` independent augmentations of the same clip (AUG.NUM_SAMPLE)."""
+
+    transform: Callable[[Tensor, np.random.Generator], Tensor]
+    times: int = 1
+    label: LabelRule = one_class
+
+    def cut(self, frames_THWC: Tensor, sample: Sample, shown_s: Interval, rng: np.random.Generator) -> list[Cut]:
+        """See `Crops.cut`."""
+        label = self.label(sample, *shown_s)
+        return [(self.transform(frames_THWC, rng), label, None) for _ in range(self.times)]
+
+
+@dataclass(frozen=True)
+class FixedCrops:
+    """Evaluation: the same crops for every clip."""
+
+    transform: Callable[[Tensor], list[Tensor]]
+    label: LabelRule = one_class
+
+    def cut(self, frames_THWC: Tensor, sample: Sample, shown_s: Interval, rng: np.random.Generator) -> list[Cut]:
+        """See `Crops.cut`; does not use `rng`."""
+        label = self.label(sample, *shown_s)
+        return [(crop, label, None) for crop in self.transform(frames_THWC)]
+
+
+@dataclass(frozen=True)
+class BoxCrops:
+    """Detection: crops of a clip with the boxes of its key frame.
+
+    Args:
+        transform: (frames, rng) -> the crop, and the placement of the frame in it.
+        crop_size: S.
+        num_classes: K.
+        times: number of crops (AUG.NUM_SAMPLE).
+        drop_empty: drop boxes outside the crop (training). In evaluation every box counts.
+    """
+
+    transform: Callable[[Tensor, np.random.Generator], tuple[Tensor, Placement]]
+    crop_size: int
+    num_classes: int
+    times: int = 1
+    drop_empty: bool = False
+
+    def cut(self, frames_THWC: Tensor, sample: Sample, shown_s: Interval, rng: np.random.Generator) -> list[Cut]:
+        """See `Crops.cut`; labels are float32 (R, K), and R may be 0."""
+        key = _key(sample)
+        corners_R4 = torch.tensor([[box.x1, box.y1, box.x2, box.y2] for box in key.boxes]).reshape(-1, 4)
+        target_RK = torch.zeros(len(key.boxes), self.num_classes)
+        for row, box in enumerate(key.boxes):
+            # Classes of boxes count from 1, columns from 0.
+            target_RK[row, [class_id - 1 for class_id in box.class_ids]] = 1.0
+        cuts: list[Cut] = []
+        for _ in range(self.times):
+            frames_TSSC, placement = self.transform(frames_THWC, rng)
+            boxes_R4 = placement.boxes(corners_R4, self.crop_size)
+            # A detection outside the crop is still a detection, so evaluation keeps it.
+            kept_R = has_area(boxes_R4) if self.drop_empty else torch.ones(len(boxes_R4), dtype=torch.bool)
+            cuts.append((frames_TSSC, target_RK[kept_R], boxes_R4[kept_R]))
+        return cuts
+
+
+class ClipDataset(Dataset[Item]):
+    """Videos of a list, decoded, sampled in time and cropped in space.
+
+    Indexed by (epoch, index). An item holds every view of a video; the view number is clip * num_crops + crop. The
+    video is opened once, and one call decodes the frames of all its clips.
 
     Args:
         samples: the videos.
-        plan: chooses the frames of every clip of a video.
-        crops: cuts a clip into its crops.
-        num_crops: how many crops that gives.
-        label: what a clip shows; by default the class of its video.
+        plan: chooses the frames of every clip.
+        crops: cuts a clip into crops, and labels them.
+        num_crops: number of crops per clip.
         backend: name of the decoder.
-        decoding: its options and limits.
-        seed: of all random choices.
-        replace_unreadable: draw another video for one that cannot be read (training); otherwise its item is empty.
-
+        decoding: options and limits of the decoder.
+        seed: seed of all random choices.
+        replace_unreadable: draw another video in place of an unreadable one (training); otherwise its item is empty.
     """
 
     def __init__(
@@ -166,9 +191,8 @@ class ClipDataset(Dataset[Item]):
         samples: Sequence[Sample],
         *,
         plan: ClipPlan | AroundKeyFrame,
-        crops: Callable[[Tensor, np.random.Generator], list[Tensor]] | BoxCrops,
+        crops: Crops,
         num_crops: int = 1,
-        label: LabelRule = one_class,
         backend: str = "decord",
         decoding: DecodeOptions = DEFAULTS,
         seed: int = 0,
@@ -179,7 +203,6 @@ class ClipDataset(Dataset[Item]):
         self._plan = plan
         self._crops = crops
         self._num_crops = num_crops
-        self._label = label
         self._backend = backend
         self._decoding = decoding
         self._seed = seed
@@ -189,16 +212,16 @@ class ClipDataset(Dataset[Item]):
         return len(self.samples)
 
     def __getitem__(self, key: Key) -> Item:
-        """All clips of a video, or of the one that stands in for it.
+        """All clips of a video, or of its replacement if it is unreadable.
 
         Args:
             key: (epoch, index).
 
         Returns:
-            An Item of num_views clips and the failures met; without clips when an unreadable video is not replaced.
+            An Item of num_views clips and the failures met; no clips if the video is unreadable and not replaced.
 
         Raises:
-            DecodeError: too many videos in a row cannot be read (training).
+            DecodeError: too many videos in a row are unreadable (training).
         """
         epoch, index = key
         rng = random_stream(Stream.CLIPS, self._seed, epoch, index)
@@ -210,50 +233,48 @@ class ClipDataset(Dataset[Item]):
                 failures.append(Failure(error.path, error.reason, error.backend))
             if not self._replace_unreadable:
                 return Item([], failures)
+            # A missing disk would otherwise be skipped video by video.
             if len(failures) == MOST_FAILURES_IN_A_ROW:
                 listed = "".join(f"\n  {failure.path}: {failure.reason}" for failure in failures[1:])
-                reason = f"{failures[0].reason}; nor can {len(failures) - 1} others drawn in its place:{listed}"
+                others = plural(len(failures) - 1, "replacement")
+                reason = f"{failures[0].reason}; {others} drawn for it cannot be read either:{listed}"
                 raise DecodeError(failures[0].path, reason, failures[0].backend)
+            # From the generator of the item, so the replacement is reproducible.
             index = int(rng.integers(len(self.samples)))
 
     def _read_item(self, index: int, rng: np.random.Generator, failures: list[Failure]) -> Item:
         sample = self.samples[index]
+        # If this worker is killed or hangs, the error can name the video.
         note_reading(index)
         with open_video(sample.path, self._backend, self._decoding) as video:
+            # Missing images would shift all later frames in time.
             if sample.num_frames not in (None, video.num_frames):
-                reason = f"{video.num_frames} images, but the list names {sample.num_frames}"
+                reason = f"{plural(video.num_frames, 'image')}, but the list states {sample.num_frames}"
                 raise DecodeError(sample.path, reason, video.served_by)
+            # Key frames are the only clips whose position the annotation determines.
             if isinstance(self._plan, AroundKeyFrame):
                 indices = self._plan.at(_key(sample).time_s, video.num_frames, video.fps, video.knots)
             else:
                 indices = self._plan(video.num_frames, video.fps, rng)
+            # The clips of a test overlap: decode each frame once, and in ascending order.
             wanted = np.unique(np.concatenate(indices))
             frames_NHWC = video.frames(wanted)
             fps, knots, served_by = video.fps, video.knots, video.served_by
         clips = []
         for place, indices_T in enumerate(indices):
-            # A clip of every decoded frame, in order, is not copied.
+            # Indexing copies; a clip of exactly the decoded frames needs no copy.
             in_order = np.array_equal(wanted, indices_T)
             frames_THWC = frames_NHWC if in_order else frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
-            for crop, cut in enumerate(self._cut(frames_THWC, sample, seconds_of(indices_T, fps, knots), rng)):
-                frames_TSSC, label, boxes_R4 = cut
+            cuts = self._crops.cut(frames_THWC, sample, seconds_of(indices_T, fps, knots), rng)
+            for crop, (frames_TSSC, label, boxes_R4) in enumerate(cuts):
                 view = place * self._num_crops + crop
+                # The seed of erasing is drawn here, so that it does not depend on the batch that the clip ends up in.
                 clips.append(Clip(frames_TSSC, label, index, view, int(rng.integers(2**63)), boxes_R4))
         note_reading(NOTHING)
         return Item(clips, failures, served_by)
 
-    def _cut(
-        self, frames_THWC: Tensor, sample: Sample, shown_s: tuple[float, float], rng: np.random.Generator
-    ) -> list[Cut]:
-        """The crops of a clip, with their labels."""
-        if isinstance(self._crops, BoxCrops):
-            return self._crops.cut(frames_THWC, _key(sample), rng)
-        crops = self._crops(frames_THWC, rng)
-        label = self._label(sample, *shown_s)
-        return [(crop, label, None) for crop in crops]
-
 
 def _key(sample: Sample) -> KeyFrame:
     if sample.key is None:
-        raise ValueError(f"{sample.path}: a sample without a key frame, which detection needs")
+        raise ValueError(f"{sample.path}: detection needs a sample with a key frame")
     return sample.key

@@ -1,4 +1,4 @@
-"""AVA and data in its form: from the sections AVA and DATA of a config to key frames, and to their ground truth."""
+"""AVA and data in its format: from the config (sections AVA and DATA) to key frames and their ground truth."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from videovit.data.readers.ava_videos import find_frame_folders, find_movies, re
 from videovit.data.readers.label_map import read_label_map
 from videovit.data.records import AnnotationError, Sample
 from videovit.data.sampling import AroundKeyFrame
+from videovit.messages import plural
 
-IMAGES_START_S = 900.0  # images of AVA are cut from its movies from this second on
-EVERY_S = 4  # validation judges the key frames of every fourth second only, unless AVA.FULL_TEST_ON_VAL
+IMAGES_START_S = 900.0  # AVA's images are extracted from its movies from this second on
+VALIDATION_INTERVAL_S = 4  # validation uses the key frames of every fourth second, unless AVA.FULL_TEST_ON_VAL
 
 
 def read_ava(cfg: Config, split: str) -> list[Sample]:
-    """The key frames of a split that have a box.
+    """Read the key frames of a split that have at least one box.
 
-    Training takes annotated boxes and proposals (AVA.TRAIN_GT_BOX_LISTS, AVA.TRAIN_PREDICT_BOX_LISTS), evaluation
-    proposals (AVA.TEST_PREDICT_BOX_LISTS); proposals from AVA.DETECTION_SCORE_THRESH on.
+    Training uses annotated boxes and proposals (AVA.TRAIN_GT_BOX_LISTS, AVA.TRAIN_PREDICT_BOX_LISTS), evaluation uses
+    proposals (AVA.TEST_PREDICT_BOX_LISTS). Proposals scored below AVA.DETECTION_SCORE_THRESH are dropped.
 
     Raises:
-        AnnotationError: a file is missing or has lines that cannot be used, or no box is left.
+        AnnotationError: a file is missing or has invalid lines, or no box is left.
     """
     ava, training = cfg.AVA, split == "train"
     videos = read_videos(cfg, split)
@@ -35,21 +36,24 @@ def read_ava(cfg: Config, split: str) -> list[Sample]:
         rows += read_rows(cfg, name, videos, scored=False)
     for name in proposed:
         rows += read_rows(cfg, name, videos, scored=True)
-    samples = key_frames([row for row in rows if _is_judged(split, row.key, full=ava.FULL_TEST_ON_VAL)], videos)
+    samples = key_frames([row for row in rows if _is_evaluated(split, row.key, full=ava.FULL_TEST_ON_VAL)], videos)
     if not samples:
         listed = ", ".join((*annotated, *proposed)) or "no file"
+        listed = ", ".join((*annotated, *proposed)) or "no file"
+        score = f" with a score of at least {ava.DETECTION_SCORE_THRESH:g} (AVA.DETECTION_SCORE_THRESH)"
         raise AnnotationError(
-            f"no boxes for {split}: {listed} in {ava.ANNOTATION_DIR!r} (AVA.ANNOTATION_DIR) give none"
-            + (f" from the score {ava.DETECTION_SCORE_THRESH:g} (AVA.DETECTION_SCORE_THRESH) on" if proposed else "")
+            f"no boxes for {split} in {listed}{score if proposed else ''}",
+            where=f"AVA.ANNOTATION_DIR {ava.ANNOTATION_DIR!r}",
         )
     return samples
 
 
 def read_videos(cfg: Config, split: str) -> dict[str, Sample]:
-    """The videos that a split may name: movie files or folders of images."""
+    """The videos that the annotations of a split may name: movie files or folders of images."""
     ava = cfg.AVA
     if ava.MOVIE_DIR:
         return find_movies(ava.MOVIE_DIR)
+    # Frame lists also give the number of images, which detects missing ones.
     if ava.FRAME_LIST_DIR:
         names = ava.TRAIN_LISTS if split == "train" else ava.TEST_LISTS
         lists = [Path(ava.FRAME_LIST_DIR) / name for name in names]
@@ -58,16 +62,23 @@ def read_videos(cfg: Config, split: str) -> dict[str, Sample]:
 
 
 def build_key_plan(cfg: Config) -> AroundKeyFrame:
-    """One clip around each key frame, in training as well."""
+    """The plan of one clip around each key frame, for training and evaluation."""
     data, start_s = cfg.DATA, cfg.AVA.START_S
     if start_s is None:
+        # Time stamps count from the start of the movie, also for images.
         start_s = 0.0 if cfg.AVA.MOVIE_DIR else IMAGES_START_S
     return AroundKeyFrame(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS, start_s)
 
 
 @dataclass(frozen=True)
 class AvaTruth:
-    """What detections are judged by: annotated boxes, class id -> name of the judged classes, excluded key frames."""
+    """The ground truth of detections.
+
+    Attributes:
+        rows: annotated boxes.
+        class_names: class id -> name of the evaluated classes.
+        excluded: key frames that are not evaluated.
+    """
 
     rows: tuple[BoxRow, ...]
     class_names: Mapping[int, str]
@@ -75,27 +86,31 @@ class AvaTruth:
 
 
 def read_truth(cfg: Config, split: str) -> AvaTruth:
-    """The ground truth of an evaluation.
+    """Read the ground truth of a split.
 
     Raises:
-        AnnotationError: a file is missing or has lines that cannot be used, or no box is judged.
+        AnnotationError: a file is missing or has invalid lines, or no box would be evaluated.
     """
     ava, folder = cfg.AVA, Path(cfg.AVA.ANNOTATION_DIR)
     rows = read_rows(cfg, ava.GROUNDTRUTH_FILE, read_videos(cfg, split), scored=False)
     names = read_label_map(folder / ava.LABEL_MAP_FILE, cfg.MODEL.NUM_CLASSES)
     excluded = read_excluded(folder / ava.EXCLUSION_FILE) if ava.EXCLUSION_FILE else frozenset()
-    kept = tuple(row for row in rows if _is_judged(split, row.key, full=ava.FULL_TEST_ON_VAL))
+    kept = tuple(row for row in rows if _is_evaluated(split, row.key, full=ava.FULL_TEST_ON_VAL))
+    # Otherwise mAP would be the mean of nothing.
     if not any(row.class_id in names and row.key not in excluded for row in kept):
-        rare = "; validation looks at every fourth second only, unless AVA.FULL_TEST_ON_VAL True"
+        count = plural(len(names), "class", "classes")
+        sparse = split == "val" and not ava.FULL_TEST_ON_VAL
         raise AnnotationError(
-            f"{folder / ava.GROUNDTRUTH_FILE} (AVA.GROUNDTRUTH_FILE): no box that is judged, of the "
-            f"{len(names)} classes of {folder / ava.LABEL_MAP_FILE} (AVA.LABEL_MAP_FILE) on a key frame that is not "
-            f"excluded{rare if split == 'val' and not ava.FULL_TEST_ON_VAL else ''}"
+            f"no box to evaluate, of the {count} in {folder / ava.LABEL_MAP_FILE} (AVA.LABEL_MAP_FILE) on "
+            "a key frame that is not excluded",
+            where=f"{folder / ava.GROUNDTRUTH_FILE} (AVA.GROUNDTRUTH_FILE)",
+            hint="Validation uses every fourth second only; AVA.FULL_TEST_ON_VAL True uses all" if sparse else "",
         )
     return AvaTruth(kept, names, excluded)
 
 
 def read_rows(cfg: Config, name: str, videos: Mapping[str, Sample], *, scored: bool) -> list[BoxRow]:
+    """Read the box file `name` of AVA.ANNOTATION_DIR; see `readers.ava.read_boxes`."""
     rules = BoxRules(
         num_classes=cfg.MODEL.NUM_CLASSES,
         window_s=(cfg.AVA.KEY_FRAMES_S[0], cfg.AVA.KEY_FRAMES_S[1]),
@@ -106,5 +121,5 @@ def read_rows(cfg: Config, name: str, videos: Mapping[str, Sample], *, scored: b
     return read_boxes(path, rules, scored=scored, skip_bad=cfg.AVA.SKIP_BAD_ROWS)
 
 
-def _is_judged(split: str, key: Key, *, full: bool) -> bool:
-    return split != "val" or full or key[1] % EVERY_S == 0
+def _is_evaluated(split: str, key: Key, *, full: bool) -> bool:
+    return split != "val" or full or key[1] % VALIDATION_INTERVAL_S == 0

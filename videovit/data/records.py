@@ -1,4 +1,4 @@
-"""What travels through the data path: samples from a list, clips from a decoder, batches to a model.
+"""The records of the data path: samples from a list, clips from a decoder, batches for a model.
 
 Shape letters: B clips, T frames, H W pixels, C channels, K classes, R boxes.
 """
@@ -16,12 +16,12 @@ from videovit.errors import UserError
 
 
 class AnnotationError(UserError):
-    """A list file cannot be used; the message names every bad line with its number and content."""
+    """An annotation file cannot be used. The message shows the bad lines, with their numbers and content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One of several classes that a video shows, from `start_s` up to, but not at, `end_s`."""
+    """One of several actions in a video, active in the half-open interval [start_s, end_s)."""
 
     class_id: int
     start_s: float
@@ -30,7 +30,13 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A person on a key frame: corners as fractions of the frame, classes from 1, score of the detector (1: none)."""
+    """A person on a key frame.
+
+    Attributes:
+        x1, y1, x2, y2: corners as fractions of the frame.
+        class_ids: the person's actions, counted from 1.
+        score: confidence of the person detector; 1 for annotated boxes.
+    """
 
     x1: float
     y1: float
@@ -42,7 +48,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class KeyFrame:
-    """A moment of a video and the boxes on it; `time_s` is the annotation's time stamp."""
+    """A moment of a video and the boxes on it; `time_s` is the time stamp in the annotation."""
 
     video: str
     time_s: float
@@ -51,17 +57,18 @@ class KeyFrame:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One video of a data set: where it is and what it shows; `start_s`/`end_s` cut it, None for the whole file.
+    """One video of a data set and its annotation.
 
-    A video has either one class, `label`, or any number of `actions` (multi-label data sets; then `label` is -1). With
-    a `key` the sample is one key frame of the video, and its boxes have the classes. `num_frames` is how many images
-    the folder of a frame list must hold.
+    Attributes:
+        path: video file, image file, or folder of frames.
+        label: class of the video; -1 if the classes are in `actions` or `key`.
+        actions: multi-label data sets only: the actions in the video; may be empty.
+        num_frames: number of images that a folder of frames must hold, if a frame list states it.
+        key: detection only: the key frame, whose boxes carry the classes.
     """
 
     path: str
     label: int = -1
-    start_s: float | None = None
-    end_s: float | None = None
     actions: tuple[Action, ...] | None = None
     num_frames: int | None = None
     key: KeyFrame | None = None
@@ -78,11 +85,15 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """T cropped frames of one video: uint8 (T, H, W, 3), with the places of its video and view in the data set.
+    """T cropped frames of one video.
 
-    `label` is a class, or in multi-label data sets float (K,) of zeros and ones. In detection `boxes_R4` are x1, y1,
-    x2, y2 in pixels of the crop, and `label` is (R, K). `erase_seed` decides where random erasing hits this clip,
-    later, on the device of the batch.
+    Attributes:
+        frames_THWC: uint8 (T, H, W, 3), RGB.
+        label: class number; multi-label: float (K,) of zeros and ones; detection: float (R, K).
+        video: index of the video in the data set.
+        view: index of this clip and crop among the views of the video.
+        erase_seed: seed of random erasing, which runs later on the device of the batch.
+        boxes_R4: detection only: x1, y1, x2, y2 in pixels of the crop.
     """
 
     frames_THWC: Tensor
@@ -95,9 +106,12 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What one index of the data set gives: all clips of a video, and the videos that failed on the way.
+    """What one index of the data set returns.
 
-    `served_by` tells which decoder read the video, "" when none did.
+    Attributes:
+        clips: all clips of the video; empty if it is unreadable and was not replaced.
+        failures: videos that could not be read on the way.
+        served_by: the decoder that read the video; empty if none did.
     """
 
     clips: list[Clip]
@@ -107,12 +121,18 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Clips side by side, every field with B entries.
+    """Clips stacked for a model.
 
-    `labels` are int64 (B,) class numbers, or in multi-label data sets float32 (B, K) of zeros and ones. In detection
-    `boxes_R5` are the boxes of all clips, in their order: the index of the clip in the batch, then x1, y1, x2, y2 in
-    pixels; `labels` are then (R, K). `failures` are the videos that could not be read, `served_by` the decoders of the
-    others, one entry a video.
+    Attributes:
+        frames_BTHWC: uint8 (B, T, H, W, 3), RGB.
+        labels: int64 (B,); multi-label: float32 (B, K) of zeros and ones; detection: float32 (R, K).
+        videos_B: int64, index of each clip's video in the data set.
+        views_B: int64, index of each clip among the views of its video.
+        erase_seeds_B: int64, seeds of random erasing.
+        failures: videos that could not be read.
+        served_by: decoder of each video that was read.
+        boxes_R5: detection only: the boxes of all clips in clip order; index of the clip in the batch, then x1, y1,
+            x2, y2 in pixels.
     """
 
     frames_BTHWC: Tensor
@@ -128,32 +148,35 @@ class Batch:
         return int(self.frames_BTHWC.shape[0])
 
     def to(self, device: torch.device | str) -> Batch:
-        """This batch with what a model reads on `device`; pinned memory is copied without waiting.
+        """Copy frames, labels and boxes to `device`, asynchronously if they are pinned.
 
-        Places in the data set and seeds stay in host memory, where they are read: a GPU would be waited for.
+        Indices and seeds stay in host memory, where they are used: reading them back would wait for the GPU.
         """
+        # A copy of unpinned memory would be synchronous anyway.
         return self._each(lambda field: field.to(device, non_blocking=field.is_pinned()))
 
     def pin_memory(self) -> Batch:
-        """This batch with what a model reads in page-locked memory, for fast copies (called by the data loader)."""
+        """Move frames, labels and boxes to page-locked memory for fast copies (called by the data loader)."""
         return self._each(Tensor.pin_memory)
 
     def split(self, num_clips: int) -> Iterator[Batch]:
-        """Cut into consecutive batches of at most `num_clips` clips, without copying.
+        """Split into consecutive batches of at most `num_clips` clips, without copying.
 
         Args:
             num_clips: clips per piece, at least 1.
 
         Yields:
-            At least one Batch, even of no clips; failures and decoders travel on the first only.
+            At least one Batch, even if there are no clips; only the first carries the failures and decoders.
 
         Raises:
             ValueError: num_clips is below 1.
         """
         if num_clips < 1:
             raise ValueError(f"num_clips must be at least 1, found {num_clips}")
+        # A batch without clips is one piece, which carries its failures.
         for start in range(0, max(len(self), 1), num_clips):
             piece = self._clips(start, start + num_clips)
+            # Whoever adds up the pieces must count failures and decoders once.
             yield piece if start == 0 else replace(piece, failures=[], served_by=())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -176,32 +199,36 @@ class Batch:
 
 
 def clip_labels(labels: Tensor, boxes_R5: Tensor | None, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-    """Labels and boxes of the clips from `start` up to `stop` of a batch, which are then counted from 0.
+    """Labels and boxes of the clips [start, stop) of a batch; the boxes' clip indices then count from `start`.
 
     Args:
-        labels: (B,) or (B, K), or (R, K) with boxes.
-        boxes_R5: of the batch, or None.
+        labels: (B,) or (B, K); with boxes (R, K).
+        boxes_R5: boxes of the batch, or None.
+        start: first clip.
+        stop: one past the last clip.
     """
     if boxes_R5 is None:
         return labels[start:stop], None
     inside_R = (boxes_R5[:, 0] >= start) & (boxes_R5[:, 0] < stop)
+    # Clips count from 0 again.
     return labels[inside_R], boxes_R5[inside_R] - boxes_R5.new_tensor([start, 0, 0, 0, 0])
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Put the clips of several items into one batch, in the order of the items.
+    """Stack the clips of several items into one batch, in the order of the items.
 
     Args:
         items: what the data set returned; their clips must agree in shape.
 
     Returns:
-        A Batch of all clips and all failures. When no item has a clip, its frames have shape (0, 0, 0, 0, 3).
+        A Batch of all clips and all failures. If no item has a clip, its frames have shape (0, 0, 0, 0, 3).
     """
     clips = [clip for item in items for clip in item.clips]
     failures = [failure for item in items for failure in item.failures]
     if clips:
         frames_BTHWC = torch.stack([clip.frames_THWC for clip in clips])
     else:
+        # All videos of the step may be unreadable.
         frames_BTHWC = torch.empty((0, 0, 0, 0, 3), dtype=torch.uint8)
     return Batch(
         frames_BTHWC=frames_BTHWC,
@@ -210,19 +237,23 @@ def collate(items: Sequence[Item]) -> Batch:
         views_B=torch.tensor([clip.view for clip in clips], dtype=torch.int64),
         erase_seeds_B=torch.tensor([clip.erase_seed for clip in clips], dtype=torch.int64),
         failures=failures,
+        # One entry per video that was read.
         served_by=tuple(item.served_by for item in items if item.served_by),
         boxes_R5=_join_boxes(clips),
     )
 
 
 def _stack_labels(labels: Sequence[int | Tensor]) -> Tensor:
+    # (K,) rows of multi-label clips are stacked; (R, K) matrices of detection clips, where R varies, are joined.
     rows = [label for label in labels if isinstance(label, Tensor)]
     if rows:
         return torch.cat(rows) if rows[0].ndim == 2 else torch.stack(rows)
+    # Class numbers.
     return torch.tensor(labels, dtype=torch.int64)
 
 
 def _join_boxes(clips: Sequence[Clip]) -> Tensor | None:
     numbered = [(place, clip.boxes_R4) for place, clip in enumerate(clips)]
+    # The index of the clip comes first, as torchvision.ops.roi_align expects.
     rows = [F.pad(boxes_R4, (1, 0), value=float(place)) for place, boxes_R4 in numbered if boxes_R4 is not None]
     return torch.cat(rows) if rows else None

@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip: index arithmetic, no decoding.
+"""Temporal sampling: which frames of a video form a clip. Index arithmetic only, no decoding.
 
     a video of 20 frames, 4 sampled with stride 2 at the video's own rate: a span of 8 frames
 
@@ -6,15 +6,15 @@
     span                      [start ............... end]
     clip                       x     x        x     x             start + (0, 7/3, 14/3, 7), truncated
 
-The span has stride * num_sampled frames, and the samples stand evenly from its first to its last frame: the mean
-distance is therefore slightly above the stride, (span - 1) / (num_sampled - 1).
+The span has stride * num_sampled frames, and the samples are spread evenly from its first to its last frame. Their
+mean distance is therefore slightly larger than the stride: (span - 1) / (num_sampled - 1).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -24,50 +24,48 @@ Indices = NDArray[np.int64]
 
 
 class ClipPlan(Protocol):
-    """Decides the frames of every clip taken from one video."""
+    """Chooses the frames of every clip taken from a video."""
 
     @property
     def num_clips(self) -> int:
         """Clips per video."""
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
-        """The (T,) frame indices of each clip of a video of `num_frames` frames."""
+        """The (T,) frame indices of each clip."""
 
     def span(self, num_frames: int, fps: float) -> float:
-        """Frames that a clip stands for, from its first one to where the next clip may begin."""
+        """Length of a clip in frames of the video, from its start to the start of an adjacent clip."""
 
     def window(self, start: float, num_frames: int, fps: float) -> Indices:
-        """The (T,) frame indices of a clip that begins at frame `start`, as in evaluation."""
+        """The (T,) frame indices of a clip that starts at frame `start`, as in evaluation."""
 
 
 def span_length(fps: float, *, num_sampled: int, stride: int, target_fps: float) -> float:
-    """Frames that a clip covers in a video of this rate: num_sampled * stride frames at `target_fps`, in time."""
+    """Length of a span in frames of the video: the duration of num_sampled * stride frames at `target_fps`."""
     return stride * num_sampled / target_fps * fps
 
 
 def last_start(num_frames: int, span: float) -> float:
-    """The latest start at which a span still fits, in frames; 0 when the video is shorter than the span."""
+    """The last start at which a span fits, in frames; 0 if the video is shorter than the span."""
+    # A shorter video starts at 0 and repeats its last frame.
     return max(num_frames - span, 0.0)
 
 
 def span_indices(
     num_frames: int, fps: float, *, num_sampled: int, stride: int, target_fps: float, start: float
 ) -> Indices:
-    """Frame indices of one clip whose span begins at `start`.
-
-    Positions are computed in single precision, as the models' published training did: near whole numbers the
-    truncation would otherwise choose a neighbour now and then.
+    """Frame indices of one clip whose span starts at `start`.
 
     Args:
         num_frames: frames in the video, at least 1.
         fps: frame rate of the video.
         num_sampled: frames in the clip.
-        stride: wanted distance between sampled frames, at `target_fps`.
+        stride: distance between sampled frames, at `target_fps`.
         target_fps: the frame rate that `stride` counts in.
-        start: first frame of the span, in frames; need not be whole.
+        start: start of the span in frames, not necessarily an integer.
 
     Returns:
-        (num_sampled,) int64, never decreasing, inside the video: past the last frame that frame is repeated.
+        (num_sampled,) int64, non-decreasing and inside the video; beyond its end the last frame is repeated.
 
     Raises:
         ValueError: num_frames is below 1.
@@ -75,8 +73,11 @@ def span_indices(
     Source: PySlowFast, temporal sampling of the Kinetics loader.
     """
     if num_frames < 1:
-        raise ValueError(f"a video of {num_frames} frames has none to sample")
+        raise ValueError(f"cannot sample from a video of {num_frames} frames")
+    # The last sample is the last frame of the span, not the first frame after it.
     end = start + span_length(fps, num_sampled=num_sampled, stride=stride, target_fps=target_fps) - 1
+    # In single precision, as in the published training code: in double precision, truncation would choose another frame
+    # at some positions near integers.
     positions = torch.linspace(start, end, num_sampled).clamp(0, num_frames - 1)
     indices: Indices = positions.long().numpy()
     return indices
@@ -85,7 +86,7 @@ def span_indices(
 def random_start(
     num_frames: int, fps: float, *, num_sampled: int, stride: int, target_fps: float, rng: np.random.Generator
 ) -> float:
-    """Start of a span placed anywhere in the video with equal chance, in frames (not whole)."""
+    """Start of a span at a uniformly random position of the video, in frames (not an integer)."""
     span = span_length(fps, num_sampled=num_sampled, stride=stride, target_fps=target_fps)
     return float(rng.uniform(0.0, last_start(num_frames, span)))
 
@@ -103,9 +104,9 @@ def view_start(
 ) -> float:
     """Start of the span of clip `view` of `num_views` clips spread over the video.
 
-    With offset sampling the first span begins with the video and the last one ends with it, and a single one
-    stands in the middle; without it the starts cut the room into `num_views` equal steps, so that the end of the
-    video is not reached:
+    With offset sampling the first span starts with the video, the last one ends with it, and a single one is centered.
+    Without it, the starts divide the possible range into `num_views` equal steps, so the end of the video is not
+    reached:
 
         use_offset=True,  3 views    [----]  [----]  [----]
         use_offset=False, 3 views    [----][----][----]
@@ -116,7 +117,7 @@ def view_start(
         num_sampled: frames per clip.
         stride: distance between sampled frames, at `target_fps`.
         target_fps: the frame rate that `stride` counts in.
-        view: which clip, from 0.
+        view: index of the clip.
         num_views: clips per video.
         use_offset: DATA.USE_OFFSET_SAMPLING.
 
@@ -130,12 +131,21 @@ def view_start(
         return room * view / num_views
     if num_views == 1:
         return float(math.floor(room / 2))
+    # Rounded down, as published, so the last view may end a few frames before the video.
     return float(view * math.floor(room / (num_views - 1)))
+
+
+class ClipShape(TypedDict):
+    """The arguments that all functions about spans share."""
+
+    num_sampled: int
+    stride: int
+    target_fps: float
 
 
 @dataclass(frozen=True)
 class Spans:
-    """Clips that cover a length of time; where they start, a subclass says."""
+    """Clips of a fixed duration; subclasses choose where they start."""
 
     num_sampled: int
     stride: int
@@ -151,18 +161,19 @@ class Spans:
         return span_indices(num_frames, fps, **self._clip, start=start)
 
     @property
-    def _clip(self) -> dict[str, Any]:
+    def _clip(self) -> ClipShape:
         return {"num_sampled": self.num_sampled, "stride": self.stride, "target_fps": self.target_fps}
 
 
 @dataclass(frozen=True)
 class RandomSpans(Spans):
-    """Training: `num_clips` spans, each anywhere in the video; the frame rate may be jittered up by `jitter_fps`."""
+    """Training: `num_clips` spans at random positions. `target_fps` is raised at random by up to `jitter_fps`."""
 
     jitter_fps: float = 0.0
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
-        """The frame indices of each clip; draws from `rng`."""
+        """The frame indices of each clip."""
+        # A higher target rate shortens the span, so motion in the clip appears slower.
         spans = replace(self, target_fps=self.target_fps + float(rng.uniform(0.0, self.jitter_fps)))
         return [
             spans.window(random_start(num_frames, fps, **spans._clip, rng=rng), num_frames, fps)
@@ -172,22 +183,24 @@ class RandomSpans(Spans):
 
 @dataclass(frozen=True)
 class EvenSpans(Spans):
-    """Evaluation: `num_clips` spans spread over the video, always the same ones."""
+    """Evaluation: `num_clips` spans spread evenly over the video."""
 
     use_offset: bool = True
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
-        """The frame indices of each clip; `rng` is not touched."""
-        views = {**self._clip, "num_views": self.num_clips, "use_offset": self.use_offset}
-        starts = [view_start(num_frames, fps, **views, view=view) for view in range(self.num_clips)]
+        """The frame indices of each clip; does not use `rng`."""
+        starts = [
+            view_start(num_frames, fps, **self._clip, view=view, num_views=self.num_clips, use_offset=self.use_offset)
+            for view in range(self.num_clips)
+        ]
         return [self.window(start, num_frames, fps) for start in starts]
 
 
 @dataclass(frozen=True)
 class Segments:
-    """One clip from the whole video: `num_sampled` equal segments, a frame of each.
+    """One clip of the whole video: one frame from each of `num_sampled` equal segments.
 
-        a video of 11 frames, 4 segments of 2.5 frames; neighbours share their boundary, rounded
+        a video of 11 frames, 4 segments of 2.5 frames; neighbors share their boundary, rounded
 
         frame      0  1  2  3  4  5  6  7  8  9 10
         segments  [-----]     [-----]
@@ -197,7 +210,7 @@ class Segments:
 
     Args:
         num_sampled: T.
-        random: draw the frame (training) instead of taking the middle (evaluation).
+        random: draw the frames (training) instead of taking the middle ones (evaluation).
 
     Source: Temporal Segment Networks (arXiv 1608.00859); boundaries and rounding of PySlowFast's Something-Something.
     """
@@ -207,12 +220,14 @@ class Segments:
     num_clips: ClassVar[int] = 1
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
-        """The (T,) frame indices; `rng` is touched only if `random`."""
+        """The (T,) frame indices; uses `rng` only if `random`."""
         if num_frames < 1:
-            raise ValueError(f"a video of {num_frames} frames has none to sample")
+            raise ValueError(f"cannot sample from a video of {num_frames} frames")
+        # np.round rounds half to even, as the published code does.
         bounds = np.round((num_frames - 1) / self.num_sampled * np.arange(self.num_sampled + 1)).astype(np.int64)
         if self.random:
             return [rng.integers(bounds[:-1], bounds[1:], endpoint=True)]
+        # Rounded down, as published.
         return [(bounds[:-1] + bounds[1:]) // 2]
 
     def span(self, num_frames: int, fps: float) -> float:
@@ -220,24 +235,25 @@ class Segments:
         return float(num_frames)
 
     def window(self, start: float, num_frames: int, fps: float) -> Indices:
-        """See `ClipPlan`; there is one place for it, whatever `start`."""
+        """See `ClipPlan`; the clip is always the whole video, whatever `start`."""
+        # The generator is not used then.
         return replace(self, random=False)(num_frames, fps, np.random.default_rng(0))[0]
 
 
 @dataclass(frozen=True)
 class StridedClips:
-    """Clips of frames exactly `stride` apart; past either end of the video the outermost frame is repeated.
+    """Clips of frames exactly `stride` apart; beyond either end of the video the first or last frame is repeated.
 
-    In a video longer than the clip, starts are whole frames: drawn in training, else spread from the first possible to
-    the last (a single clip stands in the middle). A shorter video stands anywhere within the clip in training, else at
-    its beginning. At another frame rate than `target_fps` the stride is scaled, and frames are the nearest.
+    In a video longer than the clip, starts are integers: random in training, otherwise spread from the first to the
+    last possible start (a single clip is centered). A shorter video is at a random position of the clip in training,
+    otherwise at its start. If the frame rate is not `target_fps`, the stride is scaled and the nearest frames are used.
 
     Args:
         num_sampled: T.
-        stride: frames from one sample to the next, at `target_fps`.
+        stride: distance between sampled frames, at `target_fps`.
         target_fps: the frame rate that `stride` counts in.
-        num_clips: clips a video.
-        random: draw the start (training).
+        num_clips: clips per video.
+        random: draw the starts (training).
 
     Source: PySlowFast, sampling of the Charades loader.
     """
@@ -249,9 +265,9 @@ class StridedClips:
     random: bool = False
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
-        """The frame indices of each clip; `rng` is touched only if `random`."""
+        """The frame indices of each clip; uses `rng` only if `random`."""
         if num_frames < 1:
-            raise ValueError(f"a video of {num_frames} frames has none to sample")
+            raise ValueError(f"cannot sample from a video of {num_frames} frames")
         room = num_frames - int(self._offsets(fps)[-1]) - 1
         return [self.window(start, num_frames, fps) for start in self._starts(room, rng)]
 
@@ -260,10 +276,12 @@ class StridedClips:
         return span_length(fps, num_sampled=self.num_sampled, stride=self.stride, target_fps=self.target_fps)
 
     def window(self, start: float, num_frames: int, fps: float) -> Indices:
-        """See `ClipPlan`; it begins with a whole frame."""
+        """See `ClipPlan`; `start` is truncated."""
+        # Clipping repeats the first or the last frame.
         return np.clip(int(start) + self._offsets(fps), 0, num_frames - 1)
 
     def _offsets(self, fps: float) -> Indices:
+        # Rounded per frame, so that rounding errors do not accumulate.
         offsets_T: Indices = np.rint(np.arange(self.num_sampled) * (self.stride * fps / self.target_fps)).astype(
             np.int64
         )
@@ -271,6 +289,7 @@ class StridedClips:
 
     def _starts(self, room: int, rng: np.random.Generator) -> list[int]:
         if self.random:
+            # A video shorter than the clip has negative room: it starts inside the clip.
             low, high = min(room, 0), max(room, 0)
             return [int(rng.integers(low, high, endpoint=True)) for _ in range(self.num_clips)]
         if self.num_clips == 1:
@@ -289,9 +308,9 @@ def key_frame_indices(
     time_s: float,
     knots: tuple[Indices, NDArray[np.float64]] | None = None,
 ) -> Indices:
-    """Frame indices of the clip around a point in time: half of it before, half of it from there on.
+    """Frame indices of the clip around a point in time: half of it before, half of it from that frame on.
 
-        num_sampled 4, stride 2, key frame 10: a span of 8 frames that begins 4 before the key frame
+        num_sampled 4, stride 2, key frame 10: a span of 8 frames that starts 4 before the key frame
 
         frame   5  6  7  8  9 10 11 12 13 14
         clip       x     x     K     x
@@ -301,33 +320,38 @@ def key_frame_indices(
         fps: frame rate of the video.
         num_sampled: frames in the clip.
         stride: distance between sampled frames, at `target_fps`.
-        target_fps: the frame rate that `stride` counts in; in a video of another rate the nearest frames are taken.
-        time_s: the key frame, in seconds from the first frame of the video.
-        knots: where the rate of the video varies, some of its frames and their times in seconds; between them it is
-            taken to be even.
+        target_fps: the frame rate that `stride` counts in; at other rates the nearest frames are used.
+        time_s: time of the key frame, in seconds from the first frame of the video.
+        knots: for a variable frame rate, some frames and their times in seconds, to interpolate between.
 
     Returns:
-        (num_sampled,) int64, never decreasing, inside the video: its first and last frame are repeated.
+        (num_sampled,) int64, non-decreasing and inside the video, whose first and last frames are repeated.
 
     Raises:
         ValueError: num_frames is below 1.
 
-    Source: PySlowFast, AVA data set (its centre is the frame at `time_s`, after half of the span).
+    Source: PySlowFast, AVA data set (the frame at `time_s` comes after half of the span).
     """
     if num_frames < 1:
-        raise ValueError(f"a video of {num_frames} frames has none to sample")
+        raise ValueError(f"cannot sample from a video of {num_frames} frames")
     at_target = time_s * target_fps - num_sampled * stride // 2 + stride * np.arange(num_sampled)
+    # Without knots, frames are evenly spaced in time.
     places = at_target * (fps / target_fps) if knots is None else np.interp(at_target / target_fps, knots[1], knots[0])
+    # The nearest frame, halves rounded up; np.rint would round them to even.
     indices: Indices = np.floor(places + 0.5).astype(np.int64).clip(0, num_frames - 1)
     return indices
 
 
 @dataclass(frozen=True)
 class AroundKeyFrame:
-    """One clip around a key frame, always the same.
+    """One clip around a key frame, the same in training and evaluation.
 
     Attributes:
-        start_s: time stamp of a video's first frame, in seconds.
+        num_sampled: T.
+        stride: distance between sampled frames, at `target_fps`.
+        target_fps: the frame rate that `stride` counts in.
+        start_s: time stamp of the first frame of every video, in seconds.
+        num_clips: clips per key frame.
     """
 
     num_sampled: int
@@ -339,7 +363,7 @@ class AroundKeyFrame:
     def at(
         self, time_s: float, num_frames: int, fps: float, knots: tuple[Indices, NDArray[np.float64]] | None = None
     ) -> list[Indices]:
-        """The frame indices of the clip around the time stamp `time_s`; for `knots` see `key_frame_indices`."""
+        """The frame indices of the clip around the time stamp `time_s`; see `key_frame_indices`."""
         return [
             key_frame_indices(
                 num_frames,

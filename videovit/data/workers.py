@@ -1,8 +1,8 @@
-"""The worker processes of a data loader: which signals they hear, and what each of them is reading.
+"""Worker processes of a data loader: which signals they receive, and which video each of them is reading.
 
-Schedulers signal every process of a job. A worker that a signal ended would end training with an error before it has
-saved; so workers, and the processes that they start, are born with those signals blocked and keep them so. SIGTERM of
-the worker's own parent, by which the parent ends it, is heard all the same.
+Schedulers signal every process of a job. A signal that ended a worker would end training with an error before a
+checkpoint is saved, so workers, and the processes that they start, are created with these signals blocked. Only SIGTERM
+from the worker's own parent, by which the parent ends it, still takes effect.
 """
 
 from __future__ import annotations
@@ -23,21 +23,18 @@ from numpy.typing import NDArray
 
 from videovit.data.records import Sample
 from videovit.errors import UserError
+from videovit.messages import problem
 
 BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 NOTHING = -1
-LOOK_S = 5.0  # how often a worker looks whether its parent lives
+POLL_S = 5.0  # how often a worker checks that its parent is alive
 
 _row: NDArray[np.int64] | None = None  # in a worker: its own row of the board
 
 
-class WorkerError(UserError):
-    """A worker process of a data loader was killed, or did not answer in time."""
-
-
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Start processes in here: they keep BLOCKED blocked for good; this one hears what came meanwhile at the end."""
+    """Start processes in this context: they keep BLOCKED blocked; this process receives pending signals at its end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     try:
         yield
@@ -46,15 +43,16 @@ def signals_blocked() -> Iterator[None]:
 
 
 class Board:
-    """Which video each worker of a loader is reading, in memory that they share.
+    """Which video each worker of a loader is reading, in shared memory.
 
     Args:
-        samples: of the data set, to name videos.
-        num_workers: of the loader.
-        rank: of the process that the loader belongs to.
+        samples: the samples of the data set, to name videos in messages.
+        num_workers: number of workers of the loader.
+        rank: rank of the process that the loader belongs to.
     """
 
     def __init__(self, samples: Sequence[Sample], *, num_workers: int, rank: int) -> None:
+        # Shared memory, not a queue: it still holds what a killed worker wrote last.
         self.rows = torch.full((num_workers, 3), NOTHING, dtype=torch.int64)  # pid, video, since (ns)
         self.rows.share_memory_()  # type: ignore[no-untyped-call]
         self._samples = samples
@@ -64,8 +62,9 @@ class Board:
             _boards.add(self)
 
     def start_worker(self, worker: int) -> None:
-        """Set up a worker process: one thread, signals, and its row here."""
+        """Set up a worker process: one thread, blocked signals, and its row of the board."""
         global _row
+        # The other cores belong to the other workers.
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
         _row = self.rows[worker].numpy()
@@ -75,21 +74,26 @@ class Board:
             threading.Thread(target=_end_with, args=(self._owner,), daemon=True).start()
 
     def explain(self, text: str) -> str | None:
-        """What PyTorch's message about a worker of this loader means: which rank, which video; None for another's."""
+        """Explain PyTorch's error about a worker of this loader by rank and video; None for other loaders' workers."""
+        where = f"rank {self._rank}"
+        # PyTorch raises RuntimeErrors without attributes, so their texts have to be parsed.
         killed = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", text)
         if killed:
             pids = {int(number) for number in killed[1].split(",")}
             found = [row for row in self.rows.tolist() if row[0] in pids]
             how = killed[2].strip().rstrip(".").replace("exited unexpectedly", "was killed or crashed")
-            hint = "memory is the usual reason, and lower DATA_LOADER.NUM_WORKERS takes less"
-            return f"rank {self._rank}: a data loader worker {how}{self._reading(found)}; {hint}" if found else None
+            hint = "Usually memory ran out; fewer DATA_LOADER.NUM_WORKERS need less"
+            return (
+                problem(f"a data loader worker {how}{self._reading(found)}", where=where, hint=hint) if found else None
+            )
         late = re.search(r"DataLoader timed out after ([\d.]+) seconds", text)
         busy = [row for row in self.rows.tolist() if row[1] != NOTHING]
         if not late or not busy:
             return None
-        return (
-            f"rank {self._rank}: no batch came from the data loader for {late[1]} s (DATA_LOADER.TIMEOUT)"
-            f"{self._reading(sorted(busy, key=lambda row: row[2])[:3])}"
+        return problem(
+            f"no batch arrived from the data loader for {late[1]} s (DATA_LOADER.TIMEOUT)"
+            f"{self._reading(sorted(busy, key=lambda row: row[2])[:3])}",
+            where=where,
         )
 
     def _reading(self, rows: list[list[int]]) -> str:
@@ -102,39 +106,41 @@ class Board:
         return f" while reading {', '.join(parts)}" if parts else ""
 
 
+# Boards of all loaders in this process; weak, so that they disappear with their loaders.
 _boards: weakref.WeakSet[Board] = weakref.WeakSet()
 
 
 def note_reading(video: int) -> None:
-    """In a worker: tell the board which video is read now; NOTHING when it is done. Elsewhere nothing happens."""
+    """In a worker: record on the board which video is being read, NOTHING if none. Elsewhere this does nothing."""
     if _row is not None:
         _row[1], _row[2] = video, time.monotonic_ns()
 
 
 @contextlib.contextmanager
 def workers_named() -> Iterator[None]:
-    """Turn PyTorch's errors about dead or hanging workers, wherever they surface, into ones that name the video.
+    """Turn PyTorch's errors about dead or hanging workers, wherever they surface, into errors that name the video.
 
     Raises:
-        WorkerError: a worker was killed or timed out.
+        UserError: a worker was killed or timed out.
     """
     try:
         yield
     except RuntimeError as error:
-        told = next((text for board in list(_boards) if (text := board.explain(str(error)))), None)
-        if told is None:
+        explained = next((text for board in list(_boards) if (text := board.explain(str(error)))), None)
+        if explained is None:
             raise
-        raise WorkerError(told) from error
+        raise UserError(explained) from error
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent asks for it, or is gone.
+    """End this process when its parent sends SIGTERM or dies.
 
-    PyTorch's own look at the parent takes the one that it finds at its beginning for the right one; where that is
-    killed while a worker starts, the worker would stay for ever.
+    PyTorch's own watchdog remembers the parent that it finds when it starts. If the real parent is killed while the
+    worker is starting, the worker would watch the wrong process and stay forever.
     """
     while os.getppid() == parent:
-        info = signal.sigtimedwait({signal.SIGTERM}, LOOK_S)
+        info = signal.sigtimedwait({signal.SIGTERM}, POLL_S)
         if info is not None and info.si_pid == parent:
             break
+    # Clean-up handlers belong to the main process.
     os._exit(0)

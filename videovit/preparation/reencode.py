@@ -23,8 +23,8 @@ from videovit.data.decode.probe import Probe, probe_video
 from videovit.data.decode.protocol import DEFAULTS, scaled_size
 from videovit.data.decode.pyav_backend import ERRORS, open_container, open_pyav, plain_reason
 from videovit.data.files.folders import is_text
+from videovit.data.files.listed_paths import quote
 from videovit.data.files.video_files import ListedVideo
-from videovit.data.readers.kinetics import quote
 from videovit.errors import UserError
 from videovit.messages import plural
 
@@ -111,7 +111,7 @@ def encode(source: str, target: str, settings: Settings) -> int:
     """Encode a video; returns its number of frames."""
     container, stream = open_container(source, DEFAULTS)
     rate = stream.average_rate or stream.guessed_rate or Fraction(30)
-    time_base = stream.time_base
+    time_base = stream.time_base or 1 / rate
     container.close()
     params = f"keyint={settings.gop}:min-keyint={settings.gop}:scenecut=0:open-gop=0:threads=1:log-level=none"
     options = {"crf": str(settings.crf), "preset": settings.preset, "x264-params": params}

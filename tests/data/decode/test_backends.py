@@ -1,4 +1,4 @@
-"""Decoders: exactly the frames asked for, bit for bit, from every kind of file; and plain words about bad ones."""
+"""Decoders: exactly the requested frames, bit for bit, from all formats; clear errors for invalid files."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from tests.helpers.videos import (
 from videovit.data.decode import DecodeError, decord_backend, open_video, pyav_backend
 from videovit.data.decode.frame_table import FrameTable, is_hidden_vp8, is_idr
 from videovit.data.decode.orientation import is_mirrored
+from videovit.errors import UserError
 
 NUM_FRAMES = 60
 Numbered = Callable[..., Path]
@@ -82,7 +83,7 @@ def file(numbered: Numbered, name: str) -> Path:
 
 
 def decode_all(path: Path) -> Tensor:
-    """Every frame by decoding the file from start to end, with nothing left out."""
+    """Every frame, by decoding the whole file sequentially."""
     with av.open(str(path)) as container:
         images = [frame.to_ndarray(format="rgb24", interpolation="BICUBIC") for frame in container.decode(video=0)]
     return torch.from_numpy(np.stack(images))
@@ -90,7 +91,7 @@ def decode_all(path: Path) -> Tensor:
 
 @backends
 @pytest.mark.parametrize("name", FILES)
-def test_known_pixels(numbered: Numbered, name: str, backend: str) -> None:
+def test_frames_correct(numbered: Numbered, name: str, backend: str) -> None:
     path = file(numbered, name)
     with open_video(path, backend) as video:
         assert video.num_frames == NUM_FRAMES
@@ -101,7 +102,7 @@ def test_known_pixels(numbered: Numbered, name: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_seeking_is_bit_for_bit_sequential_decoding(numbered: Numbered, name: str) -> None:
+def test_seek_equals_sequential(numbered: Numbered, name: str) -> None:
     path = file(numbered, name)
     truth = decode_all(path)
     with open_video(path, "pyav") as video:
@@ -110,7 +111,7 @@ def test_seeking_is_bit_for_bit_sequential_decoding(numbered: Numbered, name: st
 
 
 @pytest.mark.parametrize("name", ["closed.mp4", "open.mkv", "refresh.mp4", "fast_refresh.mp4", "layers_hevc.mp4"])
-def test_seeking_keeps_every_bit_of_moving_pictures(tmp_path: Path, name: str) -> None:
+def test_seek_equals_sequential_with_motion(tmp_path: Path, name: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     path = write_video(
         tmp_path / name, num_frames=40, size=(128, 96), draw=lambda i: np.roll(noise, (i, 3 * i), (0, 1)), **FILES[name]
@@ -123,7 +124,7 @@ def test_seeking_keeps_every_bit_of_moving_pictures(tmp_path: Path, name: str) -
 
 @needs_decord
 @pytest.mark.parametrize("name", ["closed.mp4", "closed.mkv", "one_group.mp4", "intra.mp4"])
-def test_decoders_agree_to_the_byte(tmp_path: Path, name: str) -> None:
+def test_backends_agree(tmp_path: Path, name: str) -> None:
     rng = np.random.default_rng(1)
     noise = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
     path = write_video(
@@ -138,16 +139,16 @@ def test_decoders_agree_to_the_byte(tmp_path: Path, name: str) -> None:
 
 @needs_decord
 @pytest.mark.parametrize("name", FILES)
-def test_files_that_decord_gets_wrong_go_to_pyav(numbered: Numbered, name: str) -> None:
+def test_decord_falls_back_to_pyav(numbered: Numbered, name: str) -> None:
     path = file(numbered, name)
-    for _ in range(2):  # the second time from memory
+    for _ in range(2):  # the second time from the cache
         with open_video(path, "decord") as video:
             assert isinstance(video, pyav_backend.PyavVideo) == (name in TO_PYAV)
             assert video.served_by == (f"pyav ({TO_PYAV[name]})" if name in TO_PYAV else "decord")
 
 
 @needs_decord
-def test_a_file_that_changed_is_looked_at_again(tmp_path: Path) -> None:
+def test_decord_rechecks_changed_file(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames=30)
     with open_video(path) as video:
         assert isinstance(video, decord_backend.DecordVideo)
@@ -157,7 +158,7 @@ def test_a_file_that_changed_is_looked_at_again(tmp_path: Path) -> None:
 
 
 @backends
-def test_lossless_pixels(numbered: Numbered, backend: str) -> None:
+def test_lossless_pixels_exact(numbered: Numbered, backend: str) -> None:
     path = numbered("lossless.mp4", num_frames=NUM_FRAMES, lossless=True)
     with open_video(path, backend) as video:
         frames = video.frames(np.array([0, 59, 33]))
@@ -167,7 +168,7 @@ def test_lossless_pixels(numbered: Numbered, backend: str) -> None:
 
 @backends
 @pytest.mark.parametrize("name", ["closed.mp4", "open.mp4", "h264.ts", "mpeg4.avi"])
-def test_windows_one_after_another(numbered: Numbered, name: str, backend: str) -> None:
+def test_consecutive_windows(numbered: Numbered, name: str, backend: str) -> None:
     with open_video(file(numbered, name), backend) as video:
         for start in (0, 10, 20, 30, 40, 50, 5, 6):
             window = list(range(start, start + 10, 3))
@@ -175,13 +176,13 @@ def test_windows_one_after_another(numbered: Numbered, name: str, backend: str) 
 
 
 @backends
-def test_frame_rate(numbered: Numbered, backend: str) -> None:
+def test_fps(numbered: Numbered, backend: str) -> None:
     with open_video(file(numbered, "closed.mov"), backend) as video:
         assert video.fps == pytest.approx(30000 / 1001)
 
 
 @backends
-def test_frames_outside_the_video(numbered: Numbered, backend: str) -> None:
+def test_indices_out_of_range_raise(numbered: Numbered, backend: str) -> None:
     with open_video(file(numbered, "closed.mp4"), backend) as video:
         for wrong in (NUM_FRAMES, -1):
             with pytest.raises(IndexError, match=f"frame {wrong} .* frames 0 to 59"):
@@ -192,7 +193,7 @@ def test_frames_outside_the_video(numbered: Numbered, backend: str) -> None:
 
 
 @backends
-def test_one_frame(numbered: Numbered, backend: str) -> None:
+def test_single_frame_video(numbered: Numbered, backend: str) -> None:
     with open_video(numbered("one.mp4", num_frames=1), backend) as video:
         assert video.num_frames == 1
         assert video.frames(np.array([0, 0])).shape == (2, 48, 64, 3)
@@ -200,8 +201,8 @@ def test_one_frame(numbered: Numbered, backend: str) -> None:
 
 @backends
 @pytest.mark.parametrize("first_frame", [24, 30])
-def test_cut_without_encoding(numbered: Numbered, tmp_path: Path, first_frame: int, backend: str) -> None:
-    # A cut at 30 keeps the packets from key frame 24 on, six of them to be decoded and not shown.
+def test_stream_copy_cut(numbered: Numbered, tmp_path: Path, first_frame: int, backend: str) -> None:
+    # A cut at frame 30 keeps the packets from key frame 24 on; the first six are decoded but not shown.
     path = copy_packets(file(numbered, "closed.mp4"), tmp_path / "cut.mp4", first_frame=first_frame)
     with open_video(path, backend) as video:
         assert video.num_frames == NUM_FRAMES - first_frame
@@ -209,7 +210,7 @@ def test_cut_without_encoding(numbered: Numbered, tmp_path: Path, first_frame: i
 
 
 @backends
-def test_sound_beside_the_video(numbered: Numbered, tmp_path: Path, backend: str) -> None:
+def test_video_with_audio(numbered: Numbered, tmp_path: Path, backend: str) -> None:
     path = copy_packets(file(numbered, "closed.mp4"), tmp_path / "sound.mp4", add_audio=True)
     with open_video(path, backend) as video:
         assert read_barcodes(video.frames(np.arange(0, 60, 5))) == list(range(0, 60, 5))
@@ -217,7 +218,7 @@ def test_sound_beside_the_video(numbered: Numbered, tmp_path: Path, backend: str
 
 @backends
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 3), (180, 2), (270, 1)])
-def test_turned_camera(tmp_path: Path, degrees: int, turns: int, backend: str) -> None:
+def test_rotation(tmp_path: Path, degrees: int, turns: int, backend: str) -> None:
     path = rotate(write_video(tmp_path / "turned.mp4", num_frames=20, lossless=True), degrees)
     with open_video(path, backend) as video:
         frames = video.frames(np.array([3, 14]))
@@ -235,7 +236,7 @@ def test_turned_camera(tmp_path: Path, degrees: int, turns: int, backend: str) -
         ((0, -1, -1, 0), lambda image: np.rot90(image, 2).swapaxes(0, 1)),
     ],
 )
-def test_front_cameras_mirror(
+def test_mirrored_rotation(
     tmp_path: Path, matrix: tuple[int, int, int, int], shown: Callable[[Any], Any], backend: str
 ) -> None:
     path = show_by(write_video(tmp_path / "mirrored.mp4", num_frames=8, lossless=True), matrix)
@@ -244,8 +245,8 @@ def test_front_cameras_mirror(
     assert np.array_equal(frames[0].numpy(), shown(barcode(3)))
 
 
-def test_frames_are_let_go_while_others_are_decoded(numbered: Numbered) -> None:
-    """Without waiting for Python to look for circles: 200 of 1920x1080 are half a gigabyte."""
+def test_decoding_frees_frames(numbered: Numbered) -> None:
+    """Frames are freed without garbage collection: 200 frames of 1920x1080 would take half a gigabyte."""
     path = file(numbered, "one_group.mp4")
     gc.collect()
     gc.disable()
@@ -258,12 +259,12 @@ def test_frames_are_let_go_while_others_are_decoded(numbered: Numbered) -> None:
     assert all(max(size) <= 16 for size in sizes) and len(sizes) <= 2, sizes
 
 
-def test_mirrored_files_are_known_by_their_header(tmp_path: Path) -> None:
+def test_is_mirrored(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames=3)
     assert not is_mirrored(str(path)) and not is_mirrored(str(rotate(path, 90)))
     data = show_by(path, (-1, 0, 0, 1)).read_bytes()
     place = data.index(b"tkhd") + 4
-    longer = data[:place] + b"\1" + data[place + 1 :]  # times of 8 bytes: what follows moves by 12
+    longer = data[:place] + b"\1" + data[place + 1 :]  # times of 8 bytes shift what follows by 12
     longer = longer[: place + 4] + bytes(12) + longer[place + 4 :]
     for content, expected in {
         data: True,
@@ -279,7 +280,7 @@ def test_mirrored_files_are_known_by_their_header(tmp_path: Path) -> None:
 
 
 @backends
-def test_bad_files(tmp_path: Path, numbered: Numbered, backend: str) -> None:
+def test_invalid_file_raises(tmp_path: Path, numbered: Numbered, backend: str) -> None:
     whole = file(numbered, "one_group.mp4").read_bytes()
     for name, content in {
         "empty.mp4": b"",
@@ -307,14 +308,14 @@ def test_bad_files(tmp_path: Path, numbered: Numbered, backend: str) -> None:
 
 
 @backends
-def test_addresses_are_not_opened(backend: str) -> None:
+def test_urls_not_opened(backend: str) -> None:
     for address in ("http://127.0.0.1:9/a.mp4", "concat:a.mp4|b.mp4", "\0"):
         with pytest.raises(DecodeError):
             open_video(address, backend)
 
 
 @backends
-def test_damage_in_the_middle_never_gives_wrong_frames(numbered: Numbered, tmp_path: Path, backend: str) -> None:
+def test_damaged_middle_never_wrong_frames(numbered: Numbered, tmp_path: Path, backend: str) -> None:
     path = tmp_path / "cut_off.mkv"
     data = file(numbered, "closed.mkv").read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3])
@@ -334,7 +335,7 @@ def test_real_damaged_clip(shared_clips: Path, backend: str) -> None:
     ("name", "num_frames"),
     [("arm_wrestling.mp4", 280), ("test.mp4", 300), ("flipping_a_pancake.mkv", 310), ("rotated_90.mov", 3)],
 )
-def test_decoders_agree_on_real_clips(shared_clips: Path, name: str, num_frames: int) -> None:
+def test_backends_agree_on_real_clips(shared_clips: Path, name: str, num_frames: int) -> None:
     wanted = np.linspace(0, num_frames - 1, 7).astype(np.int64)
     with open_video(shared_clips / name, "decord") as left, open_video(shared_clips / name, "pyav") as right:
         assert left.num_frames == right.num_frames == num_frames
@@ -342,7 +343,7 @@ def test_decoders_agree_on_real_clips(shared_clips: Path, name: str, num_frames:
 
 
 @pytest.mark.parametrize("name", ["arm_wrestling.mp4", "test.mp4", "av1.mkv", "h264_10bits.mp4"])
-def test_seeking_in_real_clips_is_sequential_decoding(shared_clips: Path, name: str) -> None:
+def test_seek_equals_sequential_on_real_clips(shared_clips: Path, name: str) -> None:
     truth = decode_all(shared_clips / name)
     rng = np.random.default_rng(0)
     with open_video(shared_clips / name, "pyav") as video:
@@ -351,7 +352,7 @@ def test_seeking_in_real_clips_is_sequential_decoding(shared_clips: Path, name: 
             assert torch.equal(video.frames(wanted), truth[wanted])
 
 
-def test_decoding_stops_and_skips_where_it_can(numbered: Numbered, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stretches_stop_early_and_skip(numbered: Numbered, monkeypatch: pytest.MonkeyPatch) -> None:
     converted = []
     monkeypatch.setattr(
         pyav_backend, "to_rgb", lambda *args, real=pyav_backend.to_rgb, **kw: converted.append(1) or real(*args, **kw)
@@ -361,13 +362,13 @@ def test_decoding_stops_and_skips_where_it_can(numbered: Numbered, monkeypatch: 
         video.frames(np.array([2, 50, 52]))
         assert len(converted) == 3
         stretches = video.table.stretches([2, 50, 52])
-    # Key frames stand every 12 frames, so frame 2 is found in the first group and the others in the fifth.
+    # Every twelfth frame is a key frame, so frame 2 is in the first group and the others are in the fifth.
     assert [stretch.first for stretch in stretches] == [0, 48]
     assert all(stretch.last - stretch.first < 12 for stretch in stretches)
 
 
-def test_frames_before_their_key_frame_start_in_the_group_before() -> None:
-    # Decoding order I0 P3 b1 b2 I6 b4 b5 P9 b7 b8; b4 and b5 stand behind I6 and are shown before it.
+def test_stretches_leading_frames() -> None:
+    # Decoding order I0 P3 b1 b2 I6 b4 b5 P9 b7 b8: b4 and b5 are stored after I6 but shown before it.
     pts = np.array([0, 3, 1, 2, 6, 4, 5, 9, 7, 8])
     table = FrameTable(pts=pts, dts=np.arange(10), keys=np.array([0, 4]), shown=np.argsort(pts), seekable=True)
     assert table.has_leading_frames and not table.has_hidden_packets
@@ -377,7 +378,7 @@ def test_frames_before_their_key_frame_start_in_the_group_before() -> None:
     assert [(s.first, s.last) for s in table.stretches([1, 9])] == [(0, 2), (4, 7)]
 
 
-def test_pictures_are_skipped_only_where_nothing_can_refer_to_them(numbered: Numbered) -> None:
+def test_can_skip(numbered: Numbered) -> None:
     can_skip = {}
     for name in ("closed.mp4", "closed_hevc.mp4", "layers_hevc.mp4", "mpeg4.mp4"):
         with av.open(str(file(numbered, name))) as container:
@@ -386,30 +387,30 @@ def test_pictures_are_skipped_only_where_nothing_can_refer_to_them(numbered: Num
     assert can_skip == {"closed.mp4": True, "closed_hevc.mp4": True, "layers_hevc.mp4": False, "mpeg4.mp4": False}
 
 
-def test_hidden_pictures_of_vp8() -> None:
+def test_vp8_hidden_frames() -> None:
     assert is_hidden_vp8(bytes([0b0000_0001, 0, 0])) and not is_hidden_vp8(bytes([0b0001_0001, 0, 0]))
 
 
 @pytest.mark.parametrize(("length_size", "prefix"), [(4, b"\0\0\0\2"), (2, b"\0\2"), (0, b"\0\0\1")])
-def test_pictures_that_start_afresh(length_size: int, prefix: bytes) -> None:
+def test_is_idr(length_size: int, prefix: bytes) -> None:
     parameters, idr, other = (prefix + bytes([kind, 0x80]) for kind in (0x67, 0x65, 0x61))
     assert is_idr(memoryview(parameters + idr), length_size)
     assert not is_idr(memoryview(parameters + other), length_size)
     assert not is_idr(memoryview(parameters), length_size)
 
 
-def test_error_travels_between_processes() -> None:
+def test_decode_error_pickles() -> None:
     error = DecodeError("/a.mp4", "file does not exist", "decord")
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.path, copy.reason, copy.backend, str(copy)) == (error.path, error.reason, error.backend, str(error))
 
 
-def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match=r"unknown decoding backend 'pyva'.*\['decord', .*\]; nearest: 'pyav'"):
+def test_unknown_backend_raises() -> None:
+    with pytest.raises(UserError, match="unknown decoding backend 'pyva'.*one of decord, .*; did you mean pyav"):
         open_video("a.mp4", "pyva")
 
 
-def test_without_decord_pyav_serves(numbered: Numbered) -> None:
+def test_decord_missing_uses_pyav(numbered: Numbered) -> None:
     program = (
         "import sys, warnings; sys.modules['decord'] = None\n"
         "from videovit.data.decode import open_video\n"
@@ -423,7 +424,7 @@ def test_without_decord_pyav_serves(numbered: Numbered) -> None:
 
 
 @backends
-def test_nothing_is_printed(
+def test_decoders_print_nothing(
     tmp_path: Path, numbered: Numbered, backend: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.mp4").write_text("this is no video\n" * 100)

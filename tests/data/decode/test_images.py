@@ -20,7 +20,7 @@ def write_images(folder: Path, names: list[str], size: tuple[int, int] = (64, 48
 
 
 @pytest.mark.parametrize("pattern", ["img_{:05d}.png", "{}.jpg", "clip7_{}.bmp", "a{:03d}_x.PNG"])
-def test_folder(tmp_path: Path, pattern: str) -> None:
+def test_open_folder(tmp_path: Path, pattern: str) -> None:
     folder = write_images(tmp_path / "frames", [pattern.format(number) for number in range(12)])
     (folder / "notes.md").write_text("not an image")
     (folder / ".hidden.png").write_text("not an image")
@@ -32,7 +32,7 @@ def test_folder(tmp_path: Path, pattern: str) -> None:
             video.frames(np.array([12]))
 
 
-def test_list(tmp_path: Path) -> None:
+def test_open_list(tmp_path: Path) -> None:
     write_images(tmp_path / "frames", [f"{number}.png" for number in range(5)])
     text = "frames/4.png\n\nframes/0.png\n" + str(tmp_path / "frames" / "2.png") + "\n"
     (tmp_path / "video.txt").write_text(text)
@@ -43,7 +43,7 @@ def test_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif"])
-def test_image(tmp_path: Path, name: str) -> None:
+def test_open_image(tmp_path: Path, name: str) -> None:
     Image.fromarray(barcode(0x1234)).save(tmp_path / name)
     with open_video(tmp_path / name, "image") as video:
         assert video.num_frames == 1
@@ -52,7 +52,7 @@ def test_image(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
-def test_colours(tmp_path: Path, mode: str) -> None:
+def test_image_modes(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     Image.fromarray(barcode(0x1234)).convert(mode).save(path)
     with open_video(path, "image") as video:
@@ -60,7 +60,7 @@ def test_colours(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
-def test_16_bits_of_grey_keep_their_shades(tmp_path: Path, name: str) -> None:
+def test_16_bit_gray(tmp_path: Path, name: str) -> None:
     shades = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
     if name == "a.pgm":
         (tmp_path / name).write_bytes(b"P5 64 48 65535\n" + shades.astype(">u2").tobytes())
@@ -72,16 +72,16 @@ def test_16_bits_of_grey_keep_their_shades(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_32_bits_of_grey_are_refused(tmp_path: Path, kind: type) -> None:
+def test_32_bit_gray_raises(tmp_path: Path, kind: type) -> None:
     Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "a.tif")
     with pytest.raises(DecodeError, match="32 bits"), open_video(tmp_path / "a.tif", "image") as video:
         video.frames(np.array([0]))
 
 
 @pytest.mark.parametrize("short_side", [0, 24])
-def test_turned_camera(tmp_path: Path, short_side: int) -> None:
+def test_rotation(tmp_path: Path, short_side: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn it by 90 degrees clockwise to look at it
+    exif[0x0112] = 6  # display it rotated by 90 degrees clockwise
     Image.fromarray(barcode(5)).save(tmp_path / "a.jpg", exif=exif, quality=95)
     with open_video(tmp_path / "a.jpg", "image", DecodeOptions(short_side=short_side)) as video:
         frames = video.frames(np.array([0])).numpy()
@@ -89,7 +89,7 @@ def test_turned_camera(tmp_path: Path, short_side: int) -> None:
     assert read_barcodes(np.rot90(frames, axes=(1, 2))) == [5]
 
 
-def test_bad_images(tmp_path: Path) -> None:
+def test_invalid_image_raises(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "frames", [f"{number}.png" for number in range(5)])
     data = (folder / "3.png").read_bytes()
     (tmp_path / "empty").mkdir()
@@ -118,7 +118,7 @@ def test_bad_images(tmp_path: Path) -> None:
         video.frames(np.array([1, 2]))
 
 
-def test_a_video_is_no_image(tmp_path: Path) -> None:
+def test_video_as_image_raises(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"this is no image" * 9)
     with pytest.raises(DecodeError, match=r"'.*a.png': not an image"):
         open_video(tmp_path / "a.png", "image")

@@ -1,4 +1,4 @@
-"""Decoders that hang, crash, or ask for too much: the file is reported, the epoch goes on, nothing is left behind."""
+"""Decoders that hang, crash, or use too much memory: the file is reported and the epoch continues, without leaks."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from videovit.data.records import Sample, collate
 from videovit.data.sampling import RandomSpans
 
 Numbered = Callable[..., Path]
-LIMIT_S = 2.0  # what is good must be opened in that time on a busy machine too
+LIMIT_S = 2.0  # valid files must open within this time even on a busy machine
 LIMITED = DecodeOptions(timeout_s=20.0)
 
 
 @pytest.fixture(autouse=True)
 def no_helpers() -> Iterator[None]:
-    """Every test begins and ends without helpers."""
+    """Every test starts and ends without helpers."""
     limited._end_idle()
     yield
     limited._end_idle()
 
 
 def children() -> set[int]:
-    """Processes that this one started."""
+    """Child processes of this one."""
     found = set()
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -52,11 +52,11 @@ def children() -> set[int]:
 
 @pytest.fixture
 def bad_decoder(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A backend that does what the name of the file says, in the way native code does it, and else decodes."""
+    """A backend that misbehaves like native code, as the file name says, and otherwise decodes."""
 
     def misbehave(path: str, moment: str) -> None:
         if f"spin_{moment}" in path:
-            ctypes.PyDLL(None).sleep(1000)  # with the interpreter's lock held: nothing in the process goes on
+            ctypes.PyDLL(None).sleep(1000)  # holds the interpreter's lock, so the whole process hangs
         if f"crash_{moment}" in path:
             os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -73,7 +73,7 @@ def bad_decoder(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_epoch_goes_on(numbered: Numbered, tmp_path: Path, bad_decoder: str, num_workers: int) -> None:
+def test_epoch_continues(numbered: Numbered, tmp_path: Path, bad_decoder: str, num_workers: int) -> None:
     good = numbered("limits_good.mp4", num_frames=20).read_bytes()
     names = ["spin_open", "good0", "crash_frames", "good1", "spin_frames", "good2", "spin_close", "crash_open", "good3"]
     for name in names:
@@ -110,8 +110,10 @@ def test_the_epoch_goes_on(numbered: Numbered, tmp_path: Path, bad_decoder: str,
     assert children() <= before
 
 
-def test_a_helper_never_comes_out(numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error that nobody foresaw, and nowhere to tell it: it still may not go on with the work of its parent."""
+def test_helper_never_returns_to_parent_code(
+    numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A helper with an unexpected error and a closed stderr must still not execute the code of its parent."""
 
     def open_odd(path: str, options: DecodeOptions) -> Video:
         raise TypeError("this argument is no more")
@@ -119,7 +121,7 @@ def test_a_helper_never_comes_out(numbered: Numbered, tmp_path: Path, monkeypatc
     monkeypatch.setitem(BACKENDS, "odd", open_odd)
     came_out = tmp_path / "came out"
     parent = os.getpid()
-    with (tmp_path / "log").open("w", buffering=1) as log:  # a file that the helper closes, being none of its business
+    with (tmp_path / "log").open("w", buffering=1) as log:  # the helper closes this file of its parent
         monkeypatch.setattr(sys, "stderr", log)
         try:
             with pytest.raises(DecodeError, match="the decoder ended with code 1"):
@@ -131,7 +133,7 @@ def test_a_helper_never_comes_out(numbered: Numbered, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("backend", VIDEO_BACKENDS)
-def test_the_same_frames_and_errors_as_without_a_limit(numbered: Numbered, tmp_path: Path, backend: str) -> None:
+def test_limited_equals_unlimited(numbered: Numbered, tmp_path: Path, backend: str) -> None:
     path = numbered("limits_good.mp4", num_frames=20)
     with open_video(path, backend) as plain, open_video(path, backend, LIMITED) as helped:
         assert (helped.num_frames, helped.fps, helped.served_by) == (plain.num_frames, plain.fps, plain.served_by)
@@ -142,7 +144,7 @@ def test_the_same_frames_and_errors_as_without_a_limit(numbered: Numbered, tmp_p
             helped.frames(np.array([20]))
         with pytest.raises(ValueError, match="no frames"):
             helped.frames(np.array([], dtype=np.int64))
-        frames += 1  # their memory is nobody else's
+        frames += 1  # writable: the memory is not shared
         assert torch.equal(helped.frames(np.arange(20)) + 1, frames)
     with pytest.raises(ValueError, match="closed"):
         helped.frames(np.array([3]))
@@ -152,7 +154,7 @@ def test_the_same_frames_and_errors_as_without_a_limit(numbered: Numbered, tmp_p
     assert caught.value.reason == "damaged, or not a video file"
 
 
-def test_one_helper_serves_video_after_video(numbered: Numbered) -> None:
+def test_helper_reused(numbered: Numbered) -> None:
     path = numbered("limits_good.mp4", num_frames=20)
     before = children()
     for _ in range(5):
@@ -167,7 +169,7 @@ def test_one_helper_serves_video_after_video(numbered: Numbered) -> None:
     assert len(children() - before) == 1
 
 
-def test_relative_paths_count_from_the_folder_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_after_chdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2):
         (tmp_path / str(number)).mkdir()
         write_video(tmp_path / str(number) / "a.mp4", num_frames=number)
@@ -177,7 +179,7 @@ def test_relative_paths_count_from_the_folder_of_now(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("spinning", [False, True])
-def test_a_helper_ends_with_its_process(numbered: Numbered, spinning: bool) -> None:
+def test_helper_ends_with_parent(numbered: Numbered, spinning: bool) -> None:
     path = str(numbered("limits_good.mp4", num_frames=20))
     program = (
         "import ctypes, threading, time, numpy\n"
@@ -203,14 +205,14 @@ def test_a_helper_ends_with_its_process(numbered: Numbered, spinning: bool) -> N
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and not a zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
     except OSError:
         return False
 
 
-def test_signals_to_the_group_do_not_end_a_helper(numbered: Numbered) -> None:
+def test_helper_ignores_group_signals(numbered: Numbered) -> None:
     with open_video(numbered("limits_good.mp4", num_frames=20), "pyav", LIMITED) as video:
         (helper,) = [pid for pid in children() if pid == video._helper._pid]  # type: ignore[attr-defined]
         for name in limited.IGNORED_SIGNALS:
@@ -218,12 +220,12 @@ def test_signals_to_the_group_do_not_end_a_helper(numbered: Numbered) -> None:
         assert read_barcodes(video.frames(np.array([4]))) == [4]
 
 
-# -------------------------------------------------------------------------------------------- limits from headers
+# --------------------------------------------------------------------------------------------- limits by headers
 
 
 @pytest.mark.parametrize("backend", VIDEO_BACKENDS)
 @pytest.mark.parametrize("name", ["limits_size.mp4", "limits_size.mkv", "limits_size.ts"])
-def test_too_large_or_too_long(numbered: Numbered, name: str, backend: str) -> None:
+def test_size_and_length_limits(numbered: Numbered, name: str, backend: str) -> None:
     path = numbered(name, num_frames=30)
     for options, reason in {
         DecodeOptions(max_pixels=3071): "frames of 64 x 48 pixels, more than DATA.MAX_PIXELS 3071",
@@ -236,7 +238,7 @@ def test_too_large_or_too_long(numbered: Numbered, name: str, backend: str) -> N
 
 
 @pytest.mark.parametrize("backend", VIDEO_BACKENDS)
-def test_header_of_a_gigapixel(numbered: Numbered, tmp_path: Path, backend: str) -> None:
+def test_gigapixel_video_rejected(numbered: Numbered, tmp_path: Path, backend: str) -> None:
     data = bytearray(numbered("limits_good.mp4", num_frames=20).read_bytes())
     place = data.index(b"avc1", data.index(b"stsd")) + 28
     data[place : place + 4] = (30_000).to_bytes(2, "big") * 2
@@ -251,7 +253,7 @@ def test_header_of_a_gigapixel(numbered: Numbered, tmp_path: Path, backend: str)
     assert peak_memory() - before < 100
 
 
-def test_image_of_a_gigapixel(tmp_path: Path) -> None:
+def test_gigapixel_image_rejected(tmp_path: Path) -> None:
     header = b"IHDR" + (30_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
     chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
     path = tmp_path / "huge.png"
@@ -263,7 +265,7 @@ def test_image_of_a_gigapixel(tmp_path: Path) -> None:
 
 
 def peak_memory() -> float:
-    """Largest memory use of this process so far, MB."""
+    """Peak memory of this process, in MB."""
     return status("VmHWM")
 
 
@@ -275,7 +277,7 @@ def status(field: str) -> float:
 # ----------------------------------------------------------------------------------------------------------- leaks
 
 
-def test_a_thousand_openings_leave_nothing(numbered: Numbered, tmp_path: Path) -> None:
+def test_no_leaks(numbered: Numbered, tmp_path: Path) -> None:
     good = [
         numbered("limits_good.mp4", num_frames=20),
         numbered("limits_open.mp4", num_frames=20, open_gop=True),
@@ -305,7 +307,7 @@ def test_a_thousand_openings_leave_nothing(numbered: Numbered, tmp_path: Path) -
     assert status("VmRSS") - memory < 20
 
 
-def test_limited_openings_leave_nothing(numbered: Numbered, tmp_path: Path) -> None:
+def test_no_leaks_limited(numbered: Numbered, tmp_path: Path) -> None:
     path, text = numbered("limits_good.mp4", num_frames=20), tmp_path / "text.mp4"
     text.write_bytes(b"this is no video\n" * 100)
 

@@ -1,4 +1,4 @@
-"""Every kind of file, every way to ask, every backend: the asked frames, or a DecodeError; never a wrong frame."""
+"""All formats, access patterns and backends: the requested frames or a DecodeError, never a wrong frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.videos import VIDEO_BACKENDS, access_patterns, copy_packets, read_barcodes, rotate, write_video
 from videovit.data.dataset import ClipDataset, FixedCrops
 from videovit.data.decode import DecodeError, DecodeOptions, limited, open_video, pyav_backend
-from videovit.data.decode.frame_index import FrameIndex, RememberedTables
+from videovit.data.decode.frame_index import FrameIndex, TableCache
 from videovit.data.decode.protocol import DEFAULTS, check_file
 from videovit.data.records import Sample
 from videovit.data.sampling import EvenSpans
@@ -52,7 +52,7 @@ FILES: dict[str, dict[str, Any]] = {
 
 
 def check_all_patterns(path: Path, backend: str, expected: list[int], options: DecodeOptions = DEFAULTS) -> None:
-    """The frames that show `expected`, however they are asked for."""
+    """Check that frame i shows expected[i], for all access patterns."""
     with open_video(path, backend, options) as video:
         assert video.num_frames == len(expected)
         for title, wanted in access_patterns(len(expected)).items():
@@ -61,14 +61,14 @@ def check_all_patterns(path: Path, backend: str, expected: list[int], options: D
 
 @backends
 @pytest.mark.parametrize("name", FILES)
-def test_every_kind_of_file(numbered: Numbered, name: str, backend: str) -> None:
+def test_formats_frames_correct(numbered: Numbered, name: str, backend: str) -> None:
     arguments = {"num_frames": NUM_FRAMES, **FILES[name]}
     path = numbered(f"matrix_{name}", **arguments)
     check_all_patterns(path, backend, list(range(arguments["num_frames"])))
 
 
 @backends
-def test_a_title_that_is_not_utf8(tmp_path: Path, backend: str) -> None:
+def test_title_not_utf8(tmp_path: Path, backend: str) -> None:
     path = write_video(tmp_path / "a.mkv", num_frames=NUM_FRAMES, title="café")
     content = path.read_bytes()
     assert content.count("café".encode()) == 1
@@ -79,7 +79,7 @@ def test_a_title_that_is_not_utf8(tmp_path: Path, backend: str) -> None:
 @backends
 @pytest.mark.parametrize("target", ["late.mp4", "late.mkv", "late.ts"])
 @pytest.mark.parametrize("open_gop", [False, True])
-def test_first_frame_late(numbered: Numbered, tmp_path: Path, target: str, open_gop: bool, backend: str) -> None:
+def test_first_frame_delayed(numbered: Numbered, tmp_path: Path, target: str, open_gop: bool, backend: str) -> None:
     source = numbered(f"matrix_source_{open_gop}.mp4", num_frames=NUM_FRAMES, open_gop=open_gop)
     path = copy_packets(source, tmp_path / target, delay=512 * 70)
     check_all_patterns(path, backend, list(range(NUM_FRAMES)))
@@ -88,7 +88,7 @@ def test_first_frame_late(numbered: Numbered, tmp_path: Path, target: str, open_
 @backends
 @pytest.mark.parametrize("first_frame", [12, 17, 29])
 @pytest.mark.parametrize("open_gop", [False, True])
-def test_edit_lists(numbered: Numbered, tmp_path: Path, first_frame: int, open_gop: bool, backend: str) -> None:
+def test_edit_list(numbered: Numbered, tmp_path: Path, first_frame: int, open_gop: bool, backend: str) -> None:
     source = numbered(f"matrix_source_{open_gop}.mp4", num_frames=NUM_FRAMES, open_gop=open_gop)
     path = copy_packets(source, tmp_path / "cut.mp4", first_frame=first_frame)
     check_all_patterns(path, backend, list(range(first_frame, NUM_FRAMES)))
@@ -96,7 +96,7 @@ def test_edit_lists(numbered: Numbered, tmp_path: Path, first_frame: int, open_g
 
 @backends
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_turned_and_scaled(tmp_path: Path, degrees: int, backend: str) -> None:
+def test_rotated_and_scaled(tmp_path: Path, degrees: int, backend: str) -> None:
     path = rotate(write_video(tmp_path / "turned.mp4", num_frames=20, size=(128, 96)), degrees)
     for short_side, shape in ((0, (96, 128)), (48, (48, 64)), (200, (96, 128))):
         with open_video(path, backend, DecodeOptions(short_side=short_side)) as video:
@@ -107,7 +107,7 @@ def test_turned_and_scaled(tmp_path: Path, degrees: int, backend: str) -> None:
 
 
 @backends
-def test_scaled_frames_are_those_of_the_whole_size(tmp_path: Path, backend: str) -> None:
+def test_scaled_frames_close_to_full_size(tmp_path: Path, backend: str) -> None:
     path = write_video(tmp_path / "large.mp4", num_frames=30, size=(256, 192))
     check_all_patterns(path, backend, list(range(30)), DecodeOptions(short_side=48))
     with open_video(path, backend) as whole, open_video(path, backend, DecodeOptions(short_side=96)) as scaled:
@@ -116,7 +116,7 @@ def test_scaled_frames_are_those_of_the_whole_size(tmp_path: Path, backend: str)
 
 
 @backends
-def test_shorter_than_the_clip(numbered: Numbered, backend: str) -> None:
+def test_video_shorter_than_clip(numbered: Numbered, backend: str) -> None:
     path = numbered("matrix_five.mp4", num_frames=5)
     plan = EvenSpans(8, 4, 30.0)
     dataset = ClipDataset([Sample(str(path), 0)], plan=plan, crops=FixedCrops(lambda f: [f]), backend=backend)
@@ -141,7 +141,7 @@ DAMAGED = {
 
 @backends
 @pytest.mark.parametrize("name", DAMAGED)
-def test_cut_off_anywhere(numbered: Numbered, tmp_path: Path, name: str, backend: str) -> None:
+def test_truncated_never_wrong_frames(numbered: Numbered, tmp_path: Path, name: str, backend: str) -> None:
     data = numbered(f"matrix_damaged_{name}", num_frames=NUM_FRAMES, **DAMAGED[name]).read_bytes()
     path = tmp_path / name
     read = 0
@@ -153,7 +153,7 @@ def test_cut_off_anywhere(numbered: Numbered, tmp_path: Path, name: str, backend
                 whole = list(range(max(1, video.num_frames - 5)))
                 assert read_barcodes(video.frames(np.array(whole))) == whole
                 read += 1
-                # Of the last ones, as many as are there; the frame in the middle of the cut may be half of one.
+                # The number of the last frames depends on the cut; a frame at the cut may be incomplete.
                 video.frames(np.arange(video.num_frames))
         except DecodeError as error:
             assert error.path == str(path) and error.reason
@@ -162,7 +162,7 @@ def test_cut_off_anywhere(numbered: Numbered, tmp_path: Path, name: str, backend
 
 @backends
 @pytest.mark.parametrize("name", ["head_first.mp4", "a.mkv"])
-def test_flipped_bytes(numbered: Numbered, tmp_path: Path, name: str, backend: str) -> None:
+def test_flipped_bytes_never_wrong_frames(numbered: Numbered, tmp_path: Path, name: str, backend: str) -> None:
     data = numbered(f"matrix_damaged_{name}", num_frames=NUM_FRAMES, **DAMAGED[name]).read_bytes()
     path = tmp_path / name
     rng = np.random.default_rng(0)
@@ -199,10 +199,10 @@ def known(path: Path) -> object:
 
 @pytest.mark.parametrize("backend", ["decord", "pyav"])
 @pytest.mark.parametrize("name", LONG)
-def test_long_files_are_not_read_whole(numbered: Numbered, name: str, backend: str) -> None:
+def test_long_file_read_partially(numbered: Numbered, name: str, backend: str) -> None:
     path = long_file(numbered, name)
-    pyav_backend.TABLES.forget(str(path))
-    for _ in range(2):  # the second time from memory
+    pyav_backend.TABLES.drop(str(path))
+    for _ in range(2):  # the second time from the cache
         check_all_patterns(path, backend, list(range(620)))
         assert isinstance(known(path), FrameIndex)
     with open_video(path, backend) as video:
@@ -215,19 +215,19 @@ def test_long_files_are_not_read_whole(numbered: Numbered, name: str, backend: s
 
 @pytest.mark.parametrize("with_limit", [False, True])
 @pytest.mark.parametrize("limit_s", [0.5, 1e9], ids=["long", "short"])
-def test_where_frames_stand_in_time(
+def test_knots_variable_fps(
     numbered: Numbered, monkeypatch: pytest.MonkeyPatch, limit_s: float, with_limit: bool
 ) -> None:
-    """Known exactly where the whole file was read, and to a few frames where its header was."""
+    """Exact if the whole file was read, and within a few frames if only the header was."""
     limited._end_idle()
     monkeypatch.setattr(pyav_backend, "LONG_S", limit_s)
-    monkeypatch.setattr(pyav_backend, "TABLES", RememberedTables(10_000))
+    monkeypatch.setattr(pyav_backend, "TABLES", TableCache(10_000))
     options = DecodeOptions(timeout_s=20.0 if with_limit else 0.0)
     for name in ("long.mp4", "long_pyramid.mp4"):
         with open_video(long_file(numbered, name), "pyav", options) as video:
             assert video.knots is None
     frames = np.arange(620)
-    places = np.where(frames < 310, 2 * frames, 310 + frames)  # 15 frames a second, then 30
+    places = np.where(frames < 310, 2 * frames, 310 + frames)  # 15 fps, then 30
     path = numbered("matrix_two_rates.mp4", num_frames=620, fps=30, size=(32, 32), pts=places.tolist())
     with open_video(path, "pyav", options) as video:
         assert video.knots is not None and np.abs(places / 30 * video.fps - frames).max() > 50
@@ -237,7 +237,7 @@ def test_where_frames_stand_in_time(
     limited._end_idle()
 
 
-def test_long_file_cut_short(numbered: Numbered, tmp_path: Path) -> None:
+def test_long_file_truncated(numbered: Numbered, tmp_path: Path) -> None:
     data = long_file(numbered, "long_front.mp4").read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(data[: len(data) * 3 // 4])
@@ -247,7 +247,7 @@ def test_long_file_cut_short(numbered: Numbered, tmp_path: Path) -> None:
         assert read_barcodes(video.frames(np.array([7, 290]))) == [7, 290]
 
 
-def test_index_that_misleads(numbered: Numbered) -> None:
+def test_long_file_wrong_index(numbered: Numbered) -> None:
     path = long_file(numbered, "long.mp4")
     with open_video(path, "pyav") as video:
         index = known(path)
@@ -255,20 +255,20 @@ def test_index_that_misleads(numbered: Numbered) -> None:
     wrong = index.places.copy()
     wrong[300:] += 1
     version = check_file(str(path), "pyav")
-    pyav_backend.TABLES.keep(str(path), version, dataclasses.replace(index, places=wrong))
+    pyav_backend.TABLES.add(str(path), version, dataclasses.replace(index, places=wrong))
     try:
         with open_video(path, "pyav") as video:
             assert read_barcodes(video.frames(np.array([7, 290, 610]))) == [7, 290, 610]
     finally:
-        pyav_backend.TABLES.forget(str(path))
+        pyav_backend.TABLES.drop(str(path))
 
 
-def test_tables_are_forgotten_in_time(numbered: Numbered) -> None:
-    tables = pyav_backend.RememberedTables(max_packets=100)
+def test_tables_limited_in_size(numbered: Numbered) -> None:
+    tables = pyav_backend.TableCache(max_packets=100)
     with open_video(numbered("matrix_five.mp4", num_frames=5), "pyav") as video:
         assert isinstance(video, pyav_backend.PyavVideo)
         for number in range(30):
-            tables.keep(str(number), (number, 5), video.table)
+            tables.add(str(number), (number, 5), video.table)
             tables.find("0", (0, 5))
     kept = [number for number in range(30) if tables.find(str(number), (number, 5)) is not None]
     assert kept == [0, *range(11, 30)]

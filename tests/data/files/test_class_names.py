@@ -1,4 +1,4 @@
-"""Class names and groups from the forms of files that are about."""
+"""Class names and groups from the file formats in circulation."""
 
 import json
 from pathlib import Path
@@ -18,35 +18,38 @@ from videovit.data.records import AnnotationError
         json.dumps({'"b c"': 1, '"a"': 0}),
     ],
 )
-def test_json_forms(tmp_path: Path, content: str) -> None:
+def test_read_class_names_json(tmp_path: Path, content: str) -> None:
     path = tmp_path / "classes.json"
     path.write_text(content)
     assert read_class_names(str(path), 2) == ["a", "b c"]
 
 
-def test_text_form_with_mark_and_windows_lines(tmp_path: Path) -> None:
+def test_read_class_names_text_bom_crlf(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     path.write_bytes("\ufeffa\r\nb c\r\n\r\n".encode())
     assert read_class_names(str(path), 2) == ["a", "b c"]
 
 
-def test_no_file_gives_numbers_and_a_folder_is_looked_in(tmp_path: Path) -> None:
+def test_read_class_names_default_and_folder(tmp_path: Path) -> None:
     assert read_class_names("", 2) == ["class 0", "class 1"]
     (tmp_path / "names.txt").write_text("x\ny\n")
     assert read_class_names("names.txt", 2, str(tmp_path)) == ["x", "y"]
-    with pytest.raises(AnnotationError, match=f"^nams.txt: no such file, nor {tmp_path}/nams.txt.*CLASS_NAMES_FILE"):
+    with pytest.raises(
+        AnnotationError,
+        match=f"^nams.txt .DATA.CLASS_NAMES_FILE.: no such file, nor {tmp_path}/nams.txt",
+    ):
         read_class_names("nams.txt", 2, str(tmp_path))
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_read_class_names_invalid_raises(tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text('["a"]')
-    with pytest.raises(AnnotationError, match="1 class names, MODEL.NUM_CLASSES is 2"):
+    with pytest.raises(AnnotationError, match="1 class name, but MODEL.NUM_CLASSES is 2"):
         read_class_names(str(path), 2)
-    with pytest.raises(AnnotationError, match="nearest: .*classes.json"):
+    with pytest.raises(AnnotationError, match="did you mean .*classes.json"):
         read_class_names(str(tmp_path / "clases.json"), 2)
     path.write_text('{"a": 0, "b": 0}')
-    with pytest.raises(AnnotationError, match="used twice"):
+    with pytest.raises(AnnotationError, match="two classes have the same index"):
         read_class_names(str(path), 2)
     path.write_text('["a",\n"b"')
     with pytest.raises(AnnotationError, match="classes.json:2: not JSON"):
@@ -55,7 +58,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(AnnotationError, match=told):
             read_class_names(str(path), 2)
-    path.write_text('{"a": 0, "b": 5000000000}')  # not as many names
+    path.write_text('{"a": 0, "b": 5000000000}')  # more than there are names
     with pytest.raises(AnnotationError, match="index 5000000000 of 'b'"):
         read_class_names(str(path), None)
     path.write_text('{"²": "a"}', encoding="utf-8")
@@ -66,11 +69,11 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         read_class_names(str(path.with_suffix(".txt")), 1)
 
 
-def test_groups(tmp_path: Path) -> None:
+def test_read_class_groups(tmp_path: Path) -> None:
     path = tmp_path / "groups.json"
     path.write_text('{"motion": ["left", 1], "rest": ["ring"]}')
     assert read_class_groups(str(path), ["left", "right", "ring"]) == {"motion": [0, 1], "rest": [2]}
     assert read_class_groups("", ["left"]) == {}
     path.write_text('{"motion": ["lefd"]}')
-    with pytest.raises(AnnotationError, match="unknown class 'lefd'; nearest: 'left'"):
+    with pytest.raises(AnnotationError, match="unknown class 'lefd'; did you mean left"):
         read_class_groups(str(path), ["left", "right"])

@@ -1,4 +1,4 @@
-"""AVA's files: what is read from them, and what is refused, line by line."""
+"""AVA's files: what is read from them, and which lines are rejected."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def write(folder: Path, *lines: str, name: str = "boxes.csv", end: str = "\n") -
     return path
 
 
-def test_rows_of_a_key_frame_become_boxes_with_their_actions(tmp_path: Path) -> None:
+def test_key_frames_merge_rows(tmp_path: Path) -> None:
     truth = write(tmp_path, "b,1000,0,0,1,1,3,7", GOOD, "a,902,0.1,0.2,0.5,0.9,80,0", "a,0902,0.5,0.2,0.9,0.9,4,1")
     proposals = write(
         tmp_path,
-        "a,0902,0.1,0.2,0.5,0.9,17,0.95",  # the box of the ground truth, with one more action
-        "a,0903,0.1,0.2,1.0004,0.9,,0.80",  # over the edge by rounding
+        "a,0902,0.1,0.2,0.5,0.9,17,0.95",  # the annotated box with another action
+        "a,0903,0.1,0.2,1.0004,0.9,,0.80",  # over the edge because of rounding
         "a,0903,0.1,0.3,0.5,0.9,-1,0.9",
-        "a,0904,0.1,0.2,0.5,0.9,,0.79",  # below the score
+        "a,0904,0.1,0.2,0.5,0.9,,0.79",  # below the minimum score
         name="proposals.csv",
     )
     rows = read_boxes(truth, RULES, scored=False) + read_boxes(proposals, RULES, scored=True)
@@ -55,7 +55,7 @@ def test_rows_of_a_key_frame_become_boxes_with_their_actions(tmp_path: Path) -> 
     ]
 
 
-def test_byte_order_mark_line_ends_empty_lines_and_the_old_form(tmp_path: Path) -> None:
+def test_read_boxes_bom_crlf_and_old_format(tmp_path: Path) -> None:
     path = write(tmp_path, "\ufeff" + GOOD, "", " a , 0902 ,0.1,0.2,0.5,0.9, 13", end="\r\n")
     assert [row.class_id for row in read_boxes(path, RULES, scored=False)] == [12, 13]
 
@@ -78,25 +78,25 @@ def test_byte_order_mark_line_ends_empty_lines_and_the_old_form(tmp_path: Path) 
         ("a,0902,0.1,0.2,0.5,0.9,0,0", "found the action '0'"),
         ("a,0902,0.1,0.2,0.5,0.9,,0", "found the action ''"),
         ("a,0902,0.1,0.2,0.5,0.9,walk,0", "found the action 'walk'"),
-        ("a,902,0.10,0.20,0.50,0.90,12,0", "the same as line 1"),
+        ("a,902,0.10,0.20,0.50,0.90,12,0", "duplicate of line 1"),
     ],
 )
-def test_lines_that_cannot_be_used(line: str, found: str, tmp_path: Path) -> None:
+def test_read_boxes_invalid_line_raises(line: str, found: str, tmp_path: Path) -> None:
     path = write(tmp_path, GOOD, line)
     with pytest.raises(AnnotationError, match=re.escape(f"{path}:2: {line}\n      ") + ".*" + re.escape(found)):
         read_boxes(path, RULES, scored=False)
 
 
-def test_all_bad_lines_come_in_one_error_or_are_left_out(tmp_path: Path) -> None:
+def test_read_boxes_invalid_lines_reported_or_skipped(tmp_path: Path) -> None:
     path = write(tmp_path, "c,0902,0,0,1,1,,0.9", "a,0902,0,0,1,1,,high", "a,0902,0,0,1,1,,0.9")
     with pytest.raises(AnnotationError, match=r"2 lines cannot be used:(.|\n)*found the score 'high', expected a num"):
         read_boxes(path, RULES, scored=True)
-    with pytest.warns(UserWarning, match=r"2 lines .* left out \(AVA.SKIP_BAD_ROWS\), first: .*:1: c,0902"):
+    with pytest.warns(UserWarning, match=r"2 invalid lines skipped \(AVA.SKIP_BAD_ROWS\), first: .*:1: c,0902"):
         rows = read_boxes(path, RULES, scored=True, skip_bad=True)
     assert [row.key for row in rows] == [("a", 902.0)]
 
 
-def test_missing_files_are_told_with_what_there_is(tmp_path: Path) -> None:
+def test_read_boxes_missing_file_shows_folder(tmp_path: Path) -> None:
     write(tmp_path, GOOD)
     with pytest.raises(AnnotationError, match=r"train.csv does not exist; its folder holds boxes.csv"):
         read_boxes(tmp_path / "train.csv", RULES, scored=False)
@@ -104,7 +104,7 @@ def test_missing_files_are_told_with_what_there_is(tmp_path: Path) -> None:
         read_boxes(tmp_path / "none" / "train.csv", RULES, scored=False)
 
 
-def test_excluded_key_frames(tmp_path: Path) -> None:
+def test_read_excluded(tmp_path: Path) -> None:
     path = write(tmp_path, "\ufeffa,0902", "", "b,1000", end="\r\n")
     assert read_excluded(path) == {("a", 902.0), ("b", 1000.0)}
     path = write(tmp_path, "a,0902", "b,1000,1", "b,soon")
@@ -121,7 +121,7 @@ item { name: 'a "b" }' id: 3 }
 """
 
 
-def test_class_lists_of_both_kinds(tmp_path: Path) -> None:
+def test_read_label_map(tmp_path: Path) -> None:
     path = write(tmp_path, LABELS, name="classes.pbtxt")
     assert read_label_map(path, 3) == {1: "bend/bow (at the waist)", 3: 'a "b" }'}
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
@@ -132,26 +132,26 @@ def test_class_lists_of_both_kinds(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("item { name: 'a' id: 4 }", r":1: found id 4, expected 1 to 3 \(MODEL.NUM_CLASSES\)"),
-        ("item { name: 'a' id: 1 }\nitem { name: 'b' id: 1 }", r":2: id 1 was already given, to 'a'"),
+        ("item { name: 'a' id: 1 }\nitem { name: 'b' id: 1 }", r":2: id 1 is already 'a'"),
         ("item {\n name: 'a'\n}", r":1: found .*expected a name and an id"),
         ("item {\n name 'a' id: 1 }", r":2: found name 'a' id, expected name: value"),
         ("thing { name: 'a' id: 1 }", r":1: found 'thing', expected item \{ or label \{"),
-        ("item { name: 'a' id: 1", r":1: this block has no end"),
+        ("item { name: 'a' id: 1", r":1: the block has no closing }"),
         ("item {\n name: @a }", r":2: found '@'"),
         ("", r": no classes; expected blocks like item"),
     ],
 )
-def test_class_lists_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> None:
+def test_read_label_map_invalid_raises(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"classes.pbtxt" + message):
         read_label_map(write(tmp_path, text, name="classes.pbtxt"), 3)
 
 
-def test_movies_are_found_by_their_names(tmp_path: Path) -> None:
+def test_find_movies(tmp_path: Path) -> None:
     for name in ("a.b.mp4", "c.MKV", "notes.txt", ".d.mp4"):
         (tmp_path / name).touch()
     assert find_movies(tmp_path) == {"a.b": Sample(str(tmp_path / "a.b.mp4")), "c": Sample(str(tmp_path / "c.MKV"))}
     (tmp_path / "c.webm").touch()
-    with pytest.raises(AnnotationError, match=r"c.webm and c.MKV are the same video 'c'"):
+    with pytest.raises(AnnotationError, match=r"c.webm and c.MKV have the same name 'c'"):
         find_movies(tmp_path)
     with pytest.raises(AnnotationError, match=r"AVA.FRAME_DIR: '' cannot be listed"):
         find_frame_folders("")
@@ -164,8 +164,8 @@ def write_frames(folder: Path, num_frames: int) -> Path:
     return folder
 
 
-def test_frames_of_a_list_are_taken_by_time_stamp(tmp_path: Path) -> None:
-    """PySlowFast's layout: images cut from 900 s on, at 5 a second, and a list of them."""
+def test_frame_list_clip_at_time_stamp(tmp_path: Path) -> None:
+    """PySlowFast's layout: images from second 900 on, at 5 fps, and a list of them."""
     write_frames(tmp_path / "frames" / "film", 40)
     rows = [f'film 0 {i} film/film_{i + 1:06d}.png ""' for i in range(40)]
     write(tmp_path, "original_vido_id video_id frame_id path labels", *rows, name="train.csv")
@@ -188,8 +188,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, 20.0])
-def test_key_frames_of_a_movie_whose_rate_varies(tmp_path: Path, timeout_s: float) -> None:
-    """Phones film so: 12.5 frames in each of the first 4 seconds, then 25."""
+def test_movie_clip_variable_fps(tmp_path: Path, timeout_s: float) -> None:
+    """A variable frame rate, as from phones: 12.5 fps for 4 seconds, then 25."""
     times = [2 * number for number in range(50)] + list(range(100, 250))
     movie = write_video(tmp_path / "a.mp4", num_frames=200, fps=25, pts=times)
     seconds = (2.0, 5.0, 8.0)
@@ -204,7 +204,7 @@ def test_key_frames_of_a_movie_whose_rate_varies(tmp_path: Path, timeout_s: floa
     assert [times[number] / 25 for number in shown] == list(seconds)
 
 
-def test_batches_hold_the_boxes_of_their_clips(config: Path) -> None:
+def test_detection_batches(config: Path) -> None:
     loader = build_loader(load_config(config), "train")
     batch = next(iter(loader))
     assert batch.frames_BTHWC.shape == (6, 4, 32, 32, 3)
@@ -214,14 +214,14 @@ def test_batches_hold_the_boxes_of_their_clips(config: Path) -> None:
     clips = batch.boxes_R5[:, 0].tolist()
     assert clips == sorted(clips)
     assert set(clips) <= set(range(6))
-    # The middle of a box shows the colour of its class: red 1, green 2, blue 3.
+    # The center of a box has the color of its class: red 1, green 2, blue 3.
     for (clip, x1, y1, x2, y2), target_K in zip(batch.boxes_R5.tolist(), batch.labels, strict=True):
         if min(x2 - x1, y2 - y1) > 4:
             pixel = batch.frames_BTHWC[int(clip), 2, int((y1 + y2) / 2), int((x1 + x2) / 2)]
             assert pixel.argmax() == target_K.argmax()
 
 
-def test_batches_are_cut_with_their_boxes(config: Path) -> None:
+def test_batch_split_with_boxes(config: Path) -> None:
     dataset = build_loader(load_config(config), "train").dataset
     batch = collate([dataset[0, i] for i in range(5)])
     pieces = list(batch.split(2))
@@ -233,7 +233,7 @@ def test_batches_are_cut_with_their_boxes(config: Path) -> None:
     assert torch.equal(batch.to("cpu").boxes_R5, batch.boxes_R5)
 
 
-def test_a_clip_whose_boxes_are_all_outside_has_none(config: Path, tmp_path: Path) -> None:
+def test_box_crops_all_outside(config: Path, tmp_path: Path) -> None:
     write(tmp_path, "movie_0,0003,0.0,0.0,0.01,0.01,1,0", name="train.csv")
     opts = ["AVA.ANNOTATION_DIR", tmp_path, "AVA.TRAIN_PREDICT_BOX_LISTS", "[]"]
     cfg = load_config(config, opts)
@@ -245,7 +245,7 @@ def test_a_clip_whose_boxes_are_all_outside_has_none(config: Path, tmp_path: Pat
     assert len(next(batch.split(3))) == 3
 
 
-def test_validation_keeps_every_box_and_every_fourth_second(config: Path) -> None:
+def test_validation_every_fourth_second(config: Path) -> None:
     cfg = load_config(config)
     assert [s.key.time_s for s in read_samples(cfg, "val") if s.key] == [4, 8, 12, 16]
     assert {row.key[1] for row in read_truth(cfg, "val").rows} == {4, 8, 12, 16}
@@ -253,23 +253,23 @@ def test_validation_keeps_every_box_and_every_fourth_second(config: Path) -> Non
     assert len(read_truth(cfg, "test").rows) == 36
 
 
-def test_ground_truth_without_a_judged_box_is_an_error_not_a_mean_of_nothing(config: Path, tmp_path: Path) -> None:
+def test_read_truth_no_evaluated_box_raises(config: Path, tmp_path: Path) -> None:
     folder = config.parent / "annotations"
     (tmp_path / "first.csv").write_text((folder / "val.csv").read_text().splitlines()[0] + "\n")
     (tmp_path / "other.pbtxt").write_text('item { name: "never" id: 4 }\n')
     given = {"GROUNDTRUTH_FILE": folder / "val.csv", "LABEL_MAP_FILE": folder / "classes.pbtxt"}
-    for split, key, file, told in (
+    for split, key, file, message in (
         ("val", "GROUNDTRUTH_FILE", tmp_path / "first.csv", r"every fourth second .* AVA.FULL_TEST_ON_VAL True"),
-        ("test", "LABEL_MAP_FILE", tmp_path / "other.pbtxt", r"classes of .*other.pbtxt"),
+        ("test", "LABEL_MAP_FILE", tmp_path / "other.pbtxt", r"1 class in .*other.pbtxt"),
     ):
         opts = [word for name, value in {**given, key: file}.items() for word in (f"AVA.{name}", str(value))]
-        with pytest.raises(AnnotationError, match=rf"(val|first).csv .*no box that is judged.*{told}"):
+        with pytest.raises(AnnotationError, match=rf"(val|first).csv .*no box to evaluate.*{message}"):
             read_truth(load_config(config, opts), split)
 
 
-def test_scores_above_all_proposals_leave_no_box(config: Path) -> None:
+def test_read_ava_threshold_above_all_scores_raises(config: Path) -> None:
     cfg = load_config(config, ["AVA.DETECTION_SCORE_THRESH", 0.99])
-    with pytest.raises(AnnotationError, match=r"no boxes for test: val_proposals.csv .* score 0.99"):
+    with pytest.raises(AnnotationError, match=r"no boxes for test in val_proposals.csv with a score of at least 0.99"):
         read_samples(cfg, "test")
 
 
@@ -285,7 +285,7 @@ def test_scores_above_all_proposals_leave_no_box(config: Path) -> None:
         ("BENCHMARK.ENABLE True", "a detector needs boxes"),
     ],
 )
-def test_settings_that_do_not_go_with_boxes(opts: str, message: str, tmp_path: Path) -> None:
+def test_detection_conflicting_config_raises(opts: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "ava.yaml"
     path.write_text(CONFIG)
     with pytest.raises(ConfigError, match=message):

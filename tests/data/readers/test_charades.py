@@ -1,4 +1,4 @@
-"""Charades: official lists, PySlowFast's frame lists, and everything that can be wrong with them."""
+"""Charades: official lists, PySlowFast's frame lists, and invalid input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write(folder: Path, rows: list[str], name: str = "Charades_v1_train.csv", en
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_official_lists(end: str, tmp_path: Path) -> None:
+def test_read_official_lists(end: str, tmp_path: Path) -> None:
     write(tmp_path, ROWS, end=end)
     write(tmp_path, ROWS[1:], "Charades_v1_test.csv")
     if end == "\r\n":
@@ -46,22 +46,22 @@ def test_official_lists(end: str, tmp_path: Path) -> None:
     ("row", "told"),
     [
         ("a,b,c", "3 fields, expected 11"),
-        (ROWS[0], "listed already, in line 2"),
+        (ROWS[0], "already listed in line 2"),
         ("X,,,,,,,,,c157 0 1,9", r"class c157 is not in c000..c156 \(MODEL.NUM_CLASSES\)"),
-        ("X,,,,,,,,,k001 0 1,9", "expected class, begin and end like 'c092 11.90 21.20'"),
-        ("X,,,,,,,,,c001 0,9", "expected class, begin and end"),
-        ("X,,,,,,,,,c001 5 1,9", "expected 0 <= begin <= end"),
+        ("X,,,,,,,,,k001 0 1,9", "expected class, start and end like 'c092 11.90 21.20'"),
+        ("X,,,,,,,,,c001 0,9", "expected class, start and end"),
+        ("X,,,,,,,,,c001 5 1,9", "expected 0 <= start <= end"),
         ("X,,,,,,,,,c001 1.2.3 4,9", "times are not numbers"),
         ("../X,,,,,,,,,,9", "not the name of a video"),
     ],
 )
-def test_bad_rows(row: str, told: str, tmp_path: Path) -> None:
+def test_read_invalid_row_raises(row: str, told: str, tmp_path: Path) -> None:
     write(tmp_path, [*ROWS, row])
     with pytest.raises(AnnotationError, match=rf"train.csv:4: .*\n.*{told}"):
         charades.read(tmp_path, "train", num_classes=157)
 
 
-def test_bad_files(tmp_path: Path) -> None:
+def test_invalid_file_raises(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="found no Charades_v1_train.csv or train.csv"):
         charades.read(tmp_path, "train", num_classes=157)
     write(tmp_path, [])
@@ -76,7 +76,7 @@ def frames(rows: list[str]) -> str:
     return "\n".join([FRAMES, *rows]) + "\n"
 
 
-def test_frame_lists(tmp_path: Path) -> None:
+def test_read_frame_lists(tmp_path: Path) -> None:
     labels = ['"5"', '"5,3"', '"3,5"', '"3"', '""', '"3"']
     rows = [f"001YG 0 {i} 001YG/001YG-{i + 1:06d}.jpg {text}" for i, text in enumerate(labels)]
     (tmp_path / "val.csv").write_text(frames([*rows, 'B 1 0 B/B-000001.jpg ""']))
@@ -101,18 +101,18 @@ def _indices(first: int, last: int) -> np.ndarray:
         ('A 0 x A/2.jpg ""', "frame_id 'x' is not a whole number"),
         ('A 0 1 A/2.jpg "6"', "label 6 is not in 0..5"),
         ('A 0 1 A/2.jpg "a"', "label 'a' is not a whole number"),
-        ('A 0 1 B/2.jpg ""', r"in the folder 'B', but video 'A' began in 'A' \(line 2\)"),
-        ('A 0 0 A/1.jpg ""', "listed twice, or out of order"),
+        ('A 0 1 B/2.jpg ""', r"folder 'B', but video 'A' started in 'A' \(line 2\)"),
+        ('A 0 0 A/1.jpg ""', "duplicate, or out of order"),
     ],
 )
-def test_bad_frame_lists(row: str, told: str, tmp_path: Path) -> None:
+def test_frame_list_invalid_line_raises(row: str, told: str, tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
     file.write_text(frames(['A 0 0 A/1.jpg ""', row]))
     with pytest.raises(AnnotationError, match=rf"train.csv:3: .*\n.*{told}"):
         frame_lists.read(file, num_classes=6, fps=24.0)
 
 
-def test_frame_lists_with_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
+def test_frame_list_bom_and_crlf(tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
     file.write_bytes(
         b"\xef\xbb\xbf" + frames(['A 0 0 A/1.jpg "5"', "", 'A 0 1 A/2.jpg "5"']).replace("\n", "\r\n").encode()
@@ -130,14 +130,14 @@ def test_frame_lists_with_a_byte_order_mark_and_windows_line_ends(tmp_path: Path
         (FRAMES.encode(), "no frames listed below the header"),
     ],
 )
-def test_frame_lists_that_are_none(content: bytes | None, told: str, tmp_path: Path) -> None:
+def test_frame_list_invalid_file_raises(content: bytes | None, told: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "train.csv").write_bytes(content)
     with pytest.raises(AnnotationError, match=f"train.csv.*{told}"):
         frame_lists.read(tmp_path / "train.csv", num_classes=6, fps=24.0)
 
 
-def test_frame_lists_stay_in_their_folder(tmp_path: Path) -> None:
+def test_frame_list_outside_prefix_raises(tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
     file.write_text(frames(['A 0 0 ../../A/1.jpg ""']))
     with pytest.raises(AnnotationError, match=r"csv:2: .*\n.*leads out of DATA.PATH_PREFIX"):
@@ -148,8 +148,8 @@ def test_frame_lists_stay_in_their_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", ""])
-def test_names_of_videos_are_no_paths(name: str, tmp_path: Path) -> None:
-    folder = VideoFolder(str(tmp_path), tmp_path, usual=(), suffix=".mp4")
+def test_video_folder_path_as_name_raises(name: str, tmp_path: Path) -> None:
+    folder = VideoFolder(str(tmp_path), tmp_path, released=(), suffix=".mp4")
     assert folder.path_of("A") == str(tmp_path / "A.mp4")
     with pytest.raises(AnnotationError, match="leads out of the folder"):
         folder.path_of(name)

@@ -1,4 +1,4 @@
-"""Something-Something v2: official files, frame lists, and everything that can be wrong with them."""
+"""Something-Something v2: official files, frame lists, and invalid input."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def frame_list(folder: Path, videos: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["something-something-v2-", ""])
-def test_official_files_with_videos(prefix: str, tmp_path: Path) -> None:
+def test_read_official_files(prefix: str, tmp_path: Path) -> None:
     folder = release(tmp_path, prefix=prefix)
     videos = tmp_path / "20bn-something-something-v2"
     videos.mkdir()
@@ -54,7 +54,7 @@ def test_official_files_with_videos(prefix: str, tmp_path: Path) -> None:
     assert ssv2.read(folder, "train", num_classes=3, prefix="/v") == [Sample("/v/10.webm", 0), Sample("/v/11.webm", 1)]
 
 
-def test_byte_order_marks_and_windows_line_ends(tmp_path: Path) -> None:
+def test_read_bom_and_crlf(tmp_path: Path) -> None:
     folder = release(tmp_path)
     expected = ssv2.read(folder, "train", num_classes=3)
     for file in folder.iterdir():
@@ -62,7 +62,7 @@ def test_byte_order_marks_and_windows_line_ends(tmp_path: Path) -> None:
     assert ssv2.read(folder, "train", num_classes=3) == expected
 
 
-def test_the_test_is_on_the_validation_list_unless_asked_otherwise(tmp_path: Path) -> None:
+def test_test_split_default_and_configured(tmp_path: Path) -> None:
     folder = release(tmp_path)
     (folder / "something-something-v2-test-answers.csv").write_text("42;Pushing something from left to right\r\n")
     opts = ["TRAIN.DATASET", "ssv2", "TEST.DATASET", "ssv2", "TEST.NUM_ENSEMBLE_VIEWS", "1"]
@@ -75,7 +75,7 @@ def test_the_test_is_on_the_validation_list_unless_asked_otherwise(tmp_path: Pat
         read_samples(cfg, "train")
 
 
-def test_folders_of_images(tmp_path: Path) -> None:
+def test_read_image_folders(tmp_path: Path) -> None:
     folder = release(tmp_path)
     frame_list(folder, {"11": 9, "10": 3})
     for name, count in (("10", 3), ("11", 9)):
@@ -106,16 +106,16 @@ def test_folders_of_images(tmp_path: Path) -> None:
     shutil.copy(folder / "train.csv", folder / "val.csv")
     (batch, _) = build_loader(cfg, "test")
     assert batch.labels.tolist() == [1] * 3 and batch.views_B.tolist() == [0, 1, 2]
-    middles = [1, 3, 5, 7]  # of 0-2, 2-4, 4-6, 6-8
+    middles = [1, 3, 5, 7]  # of the segments 0-2, 2-4, 4-6, 6-8
     assert read_barcodes(batch.frames_BTHWC[1]) == middles
     (tmp_path / "images" / "10" / "10_0009.jpg").write_bytes((tmp_path / "images/10/10_0001.jpg").read_bytes())
     item = build_dataset(cfg, "test", samples)[0, 0]
-    assert not item.clips and item.failures[0].reason == "4 images, but the list names 3"
+    assert not item.clips and item.failures[0].reason == "4 images, but the list states 3"
 
 
 BAD_ENTRIES = [
-    ({"id": "12", "template": "Holdng [something]"}, r"unknown template.*nearest: 'Holding something'"),
-    ({"id": "10", "template": "Holding [something]"}, "listed already, in line 1"),
+    ({"id": "12", "template": "Holdng [something]"}, r"unknown template.*did you mean Holding something"),
+    ({"id": "10", "template": "Holding [something]"}, "already listed in line 1"),
     ({"id": "12"}, "expected an id and a template"),
     ({"id": "../12", "template": "Holding [something]"}, "not the name of a video"),
     ("12", "expected an id and a template"),
@@ -123,13 +123,13 @@ BAD_ENTRIES = [
 
 
 @pytest.mark.parametrize(("entry", "told"), BAD_ENTRIES)
-def test_bad_entries(entry: object, told: str, tmp_path: Path) -> None:
+def test_read_invalid_entry_raises(entry: object, told: str, tmp_path: Path) -> None:
     folder = release(tmp_path, train=[*TRAIN, entry])
     with pytest.raises(AnnotationError, match=rf"train.json:3: .*\n.*{told}"):
         ssv2.read(folder, "train", num_classes=3)
 
 
-def test_all_bad_entries_come_in_one_error(tmp_path: Path) -> None:
+def test_read_invalid_entries_reported_together(tmp_path: Path) -> None:
     folder = release(tmp_path, train=[*TRAIN, *(entry for entry, _ in BAD_ENTRIES)])
     with pytest.raises(AnnotationError, match="5 lines cannot be used"):
         ssv2.read(folder, "train", num_classes=3)
@@ -139,17 +139,17 @@ def test_all_bad_entries_come_in_one_error(tmp_path: Path) -> None:
     ("labels", "told"),
     [
         ({**LABELS, "Other": "3"}, r"labels.json:5: Other: 3\n +class 3 is not in 0..2 \(MODEL.NUM_CLASSES\)"),
-        ({**LABELS, "Other": "1"}, "class 1 is 'Putting something on something' already"),
+        ({**LABELS, "Other": "1"}, "class 1 is already 'Putting something on something'"),
         ({**LABELS, "Other": "one"}, "'one' is not a whole number"),
         (list(LABELS), "expected {"),
     ],
 )
-def test_bad_labels(labels: object, told: str, tmp_path: Path) -> None:
+def test_read_classes_invalid_raises(labels: object, told: str, tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=told):
         ssv2.read(release(tmp_path, labels=labels), "train", num_classes=3)
 
 
-def test_bad_files(tmp_path: Path) -> None:
+def test_invalid_file_raises(tmp_path: Path) -> None:
     folder = release(tmp_path)
     answers = folder / "test-answers.csv"
     answers.write_text("42;Holding something;x\n43\n")
@@ -162,21 +162,21 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="expected a list"):
         ssv2.read(folder, "train", num_classes=3)
     (folder / "something-something-v2-train.json").rename(folder / "something-something-v2-trian.json")
-    with pytest.raises(AnnotationError, match="found no something-something-v2-train.json.*nearest: .*trian.json"):
+    with pytest.raises(AnnotationError, match="found no something-something-v2-train.json.*did you mean .*trian.json"):
         ssv2.read(folder, "train", num_classes=3)
     with pytest.raises(AnnotationError, match="nor does its folder"):
         ssv2.read(tmp_path / "absent", "train", num_classes=3)
 
 
-def test_a_video_that_the_frame_list_lacks(tmp_path: Path) -> None:
+def test_read_video_not_in_frame_list_raises(tmp_path: Path) -> None:
     folder = release(tmp_path)
     frame_list(folder, {"11": 2})
     with pytest.raises(AnnotationError, match=r"train.json:1: .*\n.*'10' is not in the frame list"):
         ssv2.read(folder, "train", num_classes=3)
 
 
-def test_frames_stay_rgb_with_the_published_files() -> None:
-    """They set REVERSE_INPUT_CHANNEL, because PySlowFast reads these images as BGR."""
+def test_published_config_frames_stay_rgb() -> None:
+    """They set REVERSE_INPUT_CHANNEL because PySlowFast reads these images as BGR."""
     path = CONFIGS / "SSv2" / "MVITv2_S_16x4.yaml"
     assert load_config(path).DATA.REVERSE_INPUT_CHANNEL
     assert not build_preparation(load_config(path), train=True).reverse_channels

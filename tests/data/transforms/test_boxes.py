@@ -1,4 +1,4 @@
-"""Boxes against the pixels that they were drawn around, through every crop, scale and flip."""
+"""Boxes against their pixels, through crops, scaling and flips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from videovit.data.transforms.pipeline import EvalTransform, TrainTransform
 WIDTH, HEIGHT = 90, 60
 
 
-def test_placement_by_hand() -> None:
+def test_placement_known_values() -> None:
     # 400 x 200, short side scaled to 256 (512 x 256), crop of 224 at left 100, top 16
     place = Placement(512, 256).cropped(16, 100)
     boxes = torch.tensor([[0.25, 0.25, 0.5, 0.75], [0.0, 0.0, 0.1, 0.1], [0.0, 0.0, 1.0, 1.0]])
@@ -31,7 +31,7 @@ def frame_with(box: tuple[int, int, int, int]) -> tuple[torch.Tensor, torch.Tens
 
 
 def assert_around(frames_TSSC: torch.Tensor, box: torch.Tensor) -> None:
-    """The white pixels of a crop fill the box, to within the pixel that scaling blurs."""
+    """Check that the white pixels of a crop fill the box, except for the pixel blurred by scaling."""
     white = frames_TSSC[0, :, :, 0] > 127
     if not white.any():
         assert not has_area(box[None], least=2.0).item()
@@ -50,7 +50,7 @@ def assert_around(frames_TSSC: torch.Tensor, box: torch.Tensor) -> None:
     ],
     ids=["jitter", "always mirrored", "inception"],
 )
-def test_training_boxes_stay_around_their_pixels(transform: TrainTransform) -> None:
+def test_training_boxes_follow_pixels(transform: TrainTransform) -> None:
     frames, corners = frame_with((20, 12, 70, 45))
     seen = set()
     for seed in range(25):
@@ -64,7 +64,7 @@ def test_training_boxes_stay_around_their_pixels(transform: TrainTransform) -> N
 
 
 @pytest.mark.parametrize("num_crops", [1, 3])
-def test_evaluation_boxes_stay_around_their_pixels(num_crops: int) -> None:
+def test_evaluation_boxes_follow_pixels(num_crops: int) -> None:
     frames, corners = frame_with((30, 15, 60, 50))
     transform = EvalTransform(short_side=48, crop_size=40, num_crops=num_crops)
     crops = transform.placed(frames)

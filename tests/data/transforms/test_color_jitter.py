@@ -1,4 +1,4 @@
-"""Colour jitter against torchvision's, on the same pictures with the same factors in the same order."""
+"""Color jitter against torchvision, on the same images with the same factors in the same order."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def clip():
 
 
 @pytest.mark.parametrize(("backend", "most"), [("pil", 0), ("fast", 2)])
-def test_equals_torchvision(backend, most):
+def test_color_jitter_equals_torchvision(backend, most):
     jitter, frames = ColorJitter(strength=0.4, backend=backend), clip()
     for seed in range(20):
         plan = jitter.draw(np.random.default_rng(seed))
@@ -30,7 +30,7 @@ def test_equals_torchvision(backend, most):
             assert np.abs(np.asarray(picture).astype(int) - found.numpy()).max() <= most
 
 
-def test_factors_and_orders_are_torchvisions():
+def test_color_jitter_draws_match_torchvision():
     rng = np.random.default_rng(0)
     plans = [ColorJitter(strength=0.4).draw(rng) for _ in range(3000)]
     theirs = TorchvisionJitter(0.4, 0.4, 0.4)
@@ -45,6 +45,6 @@ def test_factors_and_orders_are_torchvisions():
     assert len(orders) == 6
 
 
-def test_a_strength_above_one_stops_at_black():
+def test_color_jitter_strength_above_one():
     factors = [s.argument for seed in range(300) for s in ColorJitter(strength=1.5).draw(np.random.default_rng(seed))]
     assert 0 <= min(factors) < 0.05 and 2.4 < max(factors) <= 2.5

@@ -1,4 +1,4 @@
-"""Random erasing of normalised clips."""
+"""Random erasing of normalized clips."""
 
 import random
 
@@ -23,7 +23,7 @@ def seeds(*values):
     return torch.tensor(values, dtype=torch.int64)
 
 
-def test_the_same_rectangle_in_all_frames_and_channels():
+def test_erase_same_rectangle_in_all_frames():
     x = erase(ones(), seeds(1, 2, 3), prob=1.0, mode="pixel")
     erased = x != 7.0
     for clip in erased:
@@ -33,14 +33,14 @@ def test_the_same_rectangle_in_all_frames_and_channels():
         assert clip[0, 0].sum() == rows * columns  # a rectangle
 
 
-def test_pixel_noise_is_fresh_for_every_element():
+def test_erase_pixel_noise_per_element():
     x = erase(torch.full((8, 3, 4, 64, 64), 7.0), torch.arange(8), prob=1.0, mode="pixel")
     values = x[x != 7.0]
     assert values.unique().numel() > 0.99 * values.numel()
     assert abs(values.mean()) < 0.03 and abs(values.std() - 1.0) < 0.03
 
 
-def test_rand_is_one_value_per_channel_and_frame():
+def test_erase_rand_per_channel_and_frame():
     x = erase(ones(1), seeds(5), prob=1.0, mode="rand")
     for channel in x[0]:
         for frame in channel:
@@ -48,24 +48,24 @@ def test_rand_is_one_value_per_channel_and_frame():
     assert x[x != 7.0].unique().numel() == 3 * 4
 
 
-def test_const_is_zero():
+def test_erase_const_zero():
     x = erase(ones(1), seeds(5), prob=1.0, mode="const")
     assert x[x != 7.0].unique().tolist() == [0.0]
 
 
 @pytest.mark.parametrize("mode", ["const", "rand", "pixel"])
-def test_a_clip_depends_on_its_own_seed_only(mode):
+def test_erase_depends_on_own_seed(mode):
     together = erase(ones(), seeds(11, 12, 13), prob=0.7, mode=mode)
     alone = [erase(ones(1), seeds(seed), prob=0.7, mode=mode)[0] for seed in (11, 12, 13)]
     assert torch.equal(together, torch.stack(alone))
 
 
-def test_works_in_place():
+def test_erase_in_place():
     x = ones()
     assert erase(x, seeds(1, 2, 3), prob=1.0) is x
 
 
-def test_probability_areas_and_places():
+def test_erase_distribution():
     drawn = [erase_boxes(112, 160, np.random.default_rng(seed), prob=0.25) for seed in range(8000)]
     assert abs(np.mean([len(boxes) for boxes in drawn]) - 0.25) < 0.02
     boxes = [box for boxes in drawn for box in boxes]
@@ -78,7 +78,7 @@ def test_probability_areas_and_places():
 
 
 class PythonRandom:
-    """Python's generator by the names of numpy's, so that timm and we draw the same numbers."""
+    """Python's generator with numpy's interface, so that timm and videovit draw the same numbers."""
 
     def random(self):
         return random.random()
@@ -91,7 +91,7 @@ class PythonRandom:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_rectangles_are_timms(count):
+def test_erase_boxes_equal_timm(count):
     theirs = RandomErasing(probability=0.6, mode="const", max_count=count, device="cpu")
     num_erased = 0
     for seed in range(150):
@@ -108,7 +108,7 @@ def test_rectangles_are_timms(count):
     assert 60 < num_erased < 120
 
 
-def test_several_rectangles_share_the_area():
+def test_erase_several_rectangles():
     counts = [len(erase_boxes(64, 64, np.random.default_rng(seed), prob=1.0, count=3)) for seed in range(300)]
     assert set(counts) == {1, 2, 3}
     for seed in range(50):
@@ -116,8 +116,8 @@ def test_several_rectangles_share_the_area():
         assert sum(box.height * box.width for box in boxes) <= 0.36 * 64 * 64
 
 
-def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match=r"AUG\.RE_MODE is 'noise': expected one of const, rand, pixel"):
+def test_erasing_invalid_settings_raise():
+    with pytest.raises(ValueError, match=r"AUG\.RE_MODE: found 'noise', expected one of const, rand, pixel"):
         Erasing(prob=0.25, mode="noise")
-    with pytest.raises(ValueError, match=r"AUG\.RE_COUNT is 0"):
+    with pytest.raises(ValueError, match=r"AUG\.RE_COUNT: found 0"):
         Erasing(prob=0.25, count=0)

@@ -1,4 +1,4 @@
-"""The fast operations against PIL's, one by one and in a row, and windows against whole frames."""
+"""The fast operations against PIL, singly and combined, and windows against whole frames."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ MOVING = {"Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"}
 
 
 def clip(num_frames=3, height=45, width=64):
-    """Frames with edges, smooth parts, noise, and a channel that does not use all levels."""
+    """Frames with edges, smooth areas, noise, and a channel that does not use all levels."""
     rng = np.random.default_rng(5)
     rows, columns = np.mgrid[0:height, 0:width]
     frames = rng.normal(0, 6, (num_frames, height, width, 3))
@@ -40,7 +40,7 @@ def difference(frames, plan):
 
 @pytest.mark.parametrize("increasing", [True, False], ids=["inc1", "inc0"])
 @pytest.mark.parametrize("name", list(OPERATIONS))
-def test_every_operation_equals_pils(name, increasing):
+def test_operation_equals_pil(name, increasing):
     frames = clip()
     kernels = [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR] if name in MOVING else [Image.Resampling.BICUBIC]
     for level in (0.0, 3.3, 7.0, 10.0):
@@ -50,19 +50,19 @@ def test_every_operation_equals_pils(name, increasing):
                 found = difference(frames, [Step(name, argument, resample)])
                 if name in EXACT:
                     assert found.max() == 0, (level, sign)
-                else:  # PIL cuts fractions off: 99.99999 and 100 differ by a level; weights of 0.2 make many of those
+                else:  # PIL truncates, so 99.99999 and 100 differ by a level; weights of 0.2 produce many of those
                     assert found.max() <= 1 and found.float().mean() < 0.04, (level, sign, resample)
 
 
 @pytest.mark.parametrize("name", sorted(MOVING))
-def test_frames_of_several_tiles(name):
+def test_operation_several_tiles(name):
     step = Step(name, level_to_argument(name, 7.0, increasing=True, sign=1), Image.Resampling.BICUBIC)
     found = difference(clip(num_frames=1, height=150, width=270), [step])
     assert found.max() <= 1 and found.float().mean() < 0.01
 
 
 @pytest.mark.parametrize("name", sorted(MOVING))
-def test_nearest_pixels_are_pils_but_for_ties(name):
+def test_nearest_equals_pil_except_ties(name):
     for sign in (1, -1):
         argument = level_to_argument(name, 7.0, increasing=True, sign=sign)
         found = difference(clip(), [Step(name, argument, Image.Resampling.NEAREST)])
@@ -71,7 +71,7 @@ def test_nearest_pixels_are_pils_but_for_ties(name):
 
 @pytest.mark.parametrize("name", ["AutoContrast", "Equalize", "Contrast", "Color", "Sharpness", "Rotate"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (2, 2), (7, 3)])
-def test_flat_and_tiny_frames(name, shape):
+def test_operation_flat_and_tiny_frames(name, shape):
     frames = torch.full((2, *shape, 3), 77, dtype=torch.uint8)
     frames[1, 0, 0] = 200
     argument = level_to_argument(name, 7.0, increasing=True, sign=1)
@@ -79,7 +79,7 @@ def test_flat_and_tiny_frames(name, shape):
 
 
 @pytest.mark.parametrize("name", sorted(MOVING))
-def test_what_moves_in_from_outside_has_the_colour_that_was_asked_for(name):
+def test_operation_fill_color(name):
     fill = (10, 100, 200)
     step = Step(name, level_to_argument(name, 10.0, increasing=True, sign=1), Image.Resampling.BICUBIC, fill)
     frames = clip()
@@ -88,8 +88,8 @@ def test_what_moves_in_from_outside_has_the_colour_that_was_asked_for(name):
     assert outside.float().mean() > 0.05 and torch.equal((fast == torch.tensor(fill)).all(dim=-1), outside)
 
 
-def test_whole_plans_stay_close_to_pils():
-    """A level more or less may be carried over a threshold by the next operation, seldom."""
+def test_plan_close_to_pil():
+    """Rarely, the next operation carries a difference of one level over a threshold."""
     augment = parse_randaugment("rand-m7-n4-mstd0.5-inc1-p1", interpolation="random")
     frames, means = clip(num_frames=2), []
     for seed in range(40):
@@ -99,7 +99,7 @@ def test_whole_plans_stay_close_to_pils():
     assert np.mean(means) < 0.03
 
 
-def test_a_window_is_what_the_whole_frame_shows_there():
+def test_window_equals_whole_frame():
     augment = parse_randaugment("rand-m9-n5-mstd0.5-inc1-p1", interpolation="random")
     frames = clip(num_frames=2)
     windows = [Box(0, 0, 20, 20), Box(25, 30, 20, 34), Box(11, 13, 5, 40), Box(44, 63, 1, 1), whole(frames)]
@@ -112,7 +112,7 @@ def test_a_window_is_what_the_whole_frame_shows_there():
         assert (differing > 1).float().mean() <= 0.002 and differing.float().mean() < 0.02
 
 
-def test_the_clip_itself_is_left_alone():
+def test_apply_steps_input_unchanged():
     frames = clip()
     before = frames.clone()
     for name in OPERATIONS:
@@ -121,7 +121,7 @@ def test_the_clip_itself_is_left_alone():
         assert torch.equal(frames, before), name
 
 
-def test_frames_that_lie_in_a_larger_clip():
+def test_apply_steps_on_view():
     large = clip(num_frames=4)
     frames = large[1:3, 5:40, 7:50]
     for name in OPERATIONS:

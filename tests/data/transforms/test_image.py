@@ -1,4 +1,4 @@
-"""Still images: the evaluation crop is torchvision's, the training crop is what its draws say."""
+"""Still images: crops against torchvision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def noise(height: int, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [(90, 131), (131, 90), (64, 64), (31, 47)])
 @pytest.mark.parametrize(("crop", "ratio"), [(56, 0.875), (33, 0.875), (40, 1.0)])
-def test_evaluation_equals_torchvision(size: tuple[int, int], crop: int, ratio: float) -> None:
+def test_image_eval_equals_torchvision(size: tuple[int, int], crop: int, ratio: float) -> None:
     image = noise(*size)
     theirs = v2.Compose([v2.Resize(int(crop / ratio), v2.InterpolationMode.BICUBIC), v2.CenterCrop(crop)])
     wanted = np.asarray(theirs(Image.fromarray(image[0].numpy())))
@@ -35,7 +35,7 @@ def test_evaluation_equals_torchvision(size: tuple[int, int], crop: int, ratio: 
     assert ours.shape == (1, crop, crop, 3) and np.array_equal(ours[0].numpy(), wanted)
 
 
-def test_training_crop_is_the_drawn_box_scaled_as_torchvision_does() -> None:
+def test_image_train_crop_equals_torchvision() -> None:
     image = noise(50, 70)
     for seed in range(4):
         box = spatial.inception_box(50, 70, np.random.default_rng(seed), area=(0.08, 1.0))
@@ -46,7 +46,7 @@ def test_training_crop_is_the_drawn_box_scaled_as_torchvision_does() -> None:
         assert np.array_equal(ours[0].numpy(), np.asarray(wanted))
 
 
-def test_flip_comes_before_randaugment_which_comes_last() -> None:
+def test_image_train_order_of_operations() -> None:
     image = noise(40, 40)
     whole = {"crop_size": 40, "area": (1.0, 1.0), "aspect": (1.0, 1.0)}
     flipped = ImageTrainTransform(**whole, flip_prob=1.0)(image, np.random.default_rng(0))  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def test_flip_comes_before_randaugment_which_comes_last() -> None:
     assert torch.equal(both(image, np.random.default_rng(3)), wanted)
 
 
-def test_config_keys() -> None:
+def test_image_transforms_from_config() -> None:
     opts = "DATA.NUM_FRAMES 1 DATA.TRAIN_CROP_SIZE 48 DATA.TEST_CROP_SIZE 64 DATA.IN_VAL_CROP_RATIO 0.9".split()
     evaluate = build_image_eval_transform(load_config(None, opts))
     assert (evaluate.crop_size, evaluate.crop_ratio) == (64, 0.9)
@@ -72,7 +72,7 @@ def test_config_keys() -> None:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_what_moves_into_an_image_has_the_mean_colour_as_timm_has_it(reverse: bool) -> None:
+def test_image_randaugment_fill_is_mean_color(reverse: bool) -> None:
     mean = (0.485, 0.456, 0.406)
     text = "rand-m9-mstd0.5-inc1"
     theirs = transforms_imagenet_train(48, auto_augment=text, mean=mean).transforms[2].ops[0].kwargs["fillcolor"]
@@ -81,7 +81,7 @@ def test_what_moves_into_an_image_has_the_mean_colour_as_timm_has_it(reverse: bo
     ours = build_image_train_transform(cfg).augment
     assert isinstance(ours, RandAugment) and ours.fill == theirs
     cfg_of_one = load_config(None, [*opts, "DATA.NUM_FRAMES", "1", "DATA.MEAN", "[0.5]", "DATA.STD", "[0.5]"])
-    grey = build_image_train_transform(cfg_of_one).augment
-    assert isinstance(grey, RandAugment) and grey.fill == (128, 128, 128)
+    gray = build_image_train_transform(cfg_of_one).augment
+    assert isinstance(gray, RandAugment) and gray.fill == (128, 128, 128)
     clips = build_train_transform(cfg).augment
-    assert isinstance(clips, RandAugment) and clips.fill == (128, 128, 128)  # PySlowFast's for videos
+    assert isinstance(clips, RandAugment) and clips.fill == (128, 128, 128)  # PySlowFast's fill for videos

@@ -1,4 +1,4 @@
-"""MixUp and CutMix; targets against timm's."""
+"""MixUp and CutMix, with targets against timm."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def batch(size=4, side=16):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("lam", [0.0, 0.3, 0.8125, 1.0])
-def test_targets_equal_timm(lam, smoothing):
+def test_mixup_targets_equal_timm(lam, smoothing):
     labels = torch.tensor([3, 0, 9, 9, 1, 4])
     ours = mix_targets(labels, 10, lam, smoothing)
     assert torch.allclose(ours, mixup_target(labels, 10, lam, smoothing), atol=1e-7)
@@ -29,15 +29,15 @@ def test_targets_equal_timm(lam, smoothing):
 
 
 class LegacyRandom:
-    """numpy's global generator by the names of the new ones, so that timm and we draw the same numbers."""
+    """numpy's global generator with the new interface, so that timm and videovit draw the same numbers."""
 
     random = staticmethod(np.random.rand)
     beta = staticmethod(np.random.beta)
     integers = staticmethod(np.random.randint)
 
 
-def test_whole_batches_equal_timms():
-    """Clips, lambda and targets. timm's rectangle is a pixel larger where its side is odd; PySlowFast's is not."""
+def test_mixup_batch_equals_timm():
+    """Clips, lambda and targets. Unlike PySlowFast's, timm's rectangle is a pixel larger if its side is odd."""
     settings = dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=0.8, label_smoothing=0.1, num_classes=7)
     ours, theirs = Mixup(**settings), TimmMixup(**settings, mode="batch")
     x, labels = torch.randn(4, 3, 2, 24, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 0, 6, 3])
@@ -63,18 +63,18 @@ def test_whole_batches_equal_timms():
     assert num_equal > 60 and num_mixed > 40
 
 
-def test_smoothing_gives_every_class_its_share():
+def test_mixup_label_smoothing():
     targets = mix_targets(torch.tensor([1]), 4, 1.0, 0.2)
     assert torch.allclose(targets, torch.tensor([[0.05, 0.85, 0.05, 0.05]]))
 
 
-def test_mixup_is_a_weighted_mean_with_the_flipped_batch():
+def test_mixup_mean_with_flipped_batch():
     x = batch()
     expected = 0.3 * x + 0.7 * x.flip(0)
     assert torch.allclose(mix_clips(x.clone(), 0.3), expected, atol=1e-6)
 
 
-def test_cutmix_exchanges_one_rectangle():
+def test_cutmix_one_rectangle():
     x = batch()
     mixed = paste_clips(x.clone(), Box(2, 5, 6, 7))
     inside = torch.zeros(16, 16, dtype=torch.bool)
@@ -83,7 +83,7 @@ def test_cutmix_exchanges_one_rectangle():
     assert torch.equal(mixed[..., ~inside], x[..., ~inside])
 
 
-def test_lambda_is_corrected_for_clipped_boxes():
+def test_cutmix_lambda_of_clipped_box():
     rng = np.random.default_rng(0)
     clipped = 0
     for _ in range(500):
@@ -96,7 +96,7 @@ def test_lambda_is_corrected_for_clipped_boxes():
     assert clipped > 50
 
 
-def test_target_shares_are_the_shares_of_pixels():
+def test_cutmix_target_equals_pixel_share():
     mixup = Mixup(mixup_alpha=0.0, cutmix_alpha=1.0, num_classes=2)
     x = torch.stack([torch.zeros(3, 2, 20, 30), torch.ones(3, 2, 20, 30)])
     for seed in range(20):
@@ -105,7 +105,7 @@ def test_target_shares_are_the_shares_of_pixels():
         assert mixed[1].mean().item() == pytest.approx(targets[1, 1].item(), abs=1e-6)
 
 
-def test_pixels_and_targets_use_one_lambda():
+def test_mixup_one_lambda():
     mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=0.0, num_classes=2)
     x = torch.stack([torch.zeros(3, 2, 4, 4), torch.ones(3, 2, 4, 4)])
     mixed, targets = mixup(x, torch.tensor([0, 1]), np.random.default_rng(1))
@@ -113,7 +113,7 @@ def test_pixels_and_targets_use_one_lambda():
     assert torch.allclose(mixed[0], targets[0, 1].expand_as(mixed[0]), atol=1e-6)
 
 
-def test_how_often_what_is_drawn():
+def test_mixup_frequencies():
     rng = np.random.default_rng(0)
     draws = [
         Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, prob=0.6, switch_prob=0.25, num_classes=2).draw(rng)
@@ -126,7 +126,7 @@ def test_how_often_what_is_drawn():
     assert all(Mixup(mixup_alpha=0.0, cutmix_alpha=1.0, num_classes=2).draw(rng)[1] for _ in range(50))
 
 
-def test_switched_off_by_chance_only_smooths():
+def test_mixup_not_applied_smooths_only():
     mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, prob=0.0, label_smoothing=0.1, num_classes=5)
     x = batch()
     mixed, targets = mixup(x.clone(), torch.tensor([0, 1, 2, 3]), np.random.default_rng(0))
@@ -134,6 +134,6 @@ def test_switched_off_by_chance_only_smooths():
     assert torch.allclose(targets, mix_targets(torch.tensor([0, 1, 2, 3]), 5, 1.0, 0.1))
 
 
-def test_no_alpha_at_all_is_refused():
-    with pytest.raises(ValueError, match=r"MIXUP\.ALPHA is 0\.0 and MIXUP\.CUTMIX_ALPHA is 0\.0"):
+def test_mixup_without_alpha_raises():
+    with pytest.raises(ValueError, match=r"MIXUP\.ALPHA 0\.0 and MIXUP\.CUTMIX_ALPHA 0\.0.*at least one"):
         Mixup(mixup_alpha=0.0, cutmix_alpha=0.0, num_classes=2)

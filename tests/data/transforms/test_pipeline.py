@@ -1,4 +1,4 @@
-"""The three callables that the config is turned into."""
+"""The transforms built from the config."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 
 from videovit.config import load_config
 from videovit.data.build import build_dataset
+from videovit.data.records import Sample
 from videovit.data.transforms import spatial
 from videovit.data.transforms.color_jitter import ColorJitter
 from videovit.data.transforms.pipeline import (
@@ -26,7 +27,7 @@ def one_thread():
 
 
 def config(**values):
-    """A config from keys spelt with __ for the dot."""
+    """A config from keys with __ in place of the dot."""
     opts = []
     for key, value in values.items():
         opts += [key.replace("__", "."), str(value)]
@@ -38,14 +39,14 @@ def noise(num_frames=3, height=96, width=128, seed=0):
     return torch.randint(0, 256, (num_frames, height, width, 3), dtype=torch.uint8, generator=generator)
 
 
-def test_same_generator_same_clip():
+def test_train_transform_same_seed_same_clip():
     transform = TrainTransform(crop_size=48, short_side=(56, 70), augment=parse_randaugment("rand-m7-n4-mstd0.5-inc1"))
     first, again, other = (transform(noise(), np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert first.shape == (3, 48, 48, 3) and first.dtype == torch.uint8 and first.is_contiguous()
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_all_frames_are_treated_alike():
+def test_train_transform_same_for_all_frames():
     same = noise(1).expand(4, -1, -1, -1)
     for area in (None, (0.08, 1.0)):
         transform = TrainTransform(crop_size=48, short_side=(56, 70), area=area)
@@ -55,7 +56,7 @@ def test_all_frames_are_treated_alike():
 
 
 @pytest.mark.parametrize(("flip", "share"), [(True, 0.5), (False, 0.0)])
-def test_half_of_the_clips_are_mirrored(flip, share):
+def test_flip_half_of_clips(flip, share):
     cfg = config(
         DATA__TRAIN_JITTER_SCALES="[16, 16]", DATA__TRAIN_CROP_SIZE=16, DATA__TEST_CROP_SIZE=16, DATA__RANDOM_FLIP=flip
     )
@@ -65,7 +66,7 @@ def test_half_of_the_clips_are_mirrored(flip, share):
     assert abs(np.mean(mirrored) - share) < 0.08
 
 
-def test_scale_jitter_or_inception_crop():
+def test_train_transform_scale_jitter_or_inception():
     jitter = build_train_transform(config(DATA__TRAIN_JITTER_SCALES="[256, 320]", DATA__INV_UNIFORM_SAMPLE=True))
     assert jitter.area is None and jitter.short_side == (256, 320) and jitter.inverse_uniform
     inception = build_train_transform(
@@ -74,7 +75,7 @@ def test_scale_jitter_or_inception_crop():
     assert inception.area == (0.2, 0.9) and inception.aspect == (0.75, 1.3333)
 
 
-def test_augmentation_only_when_enabled():
+def test_augmentation_disabled():
     recipe = dict(
         AUG__AA_TYPE="rand-m9-n6-mstd0.5-inc1", AUG__RE_PROB=0.3, AUG__RE_COUNT=2, AUG__INTERPOLATION="bilinear"
     )
@@ -87,7 +88,7 @@ def test_augmentation_only_when_enabled():
     assert build_preparation(on, train=False).erasing is None
 
 
-def test_colour_jitter_where_there_is_no_randaugment():
+def test_color_jitter_without_randaugment():
     jitter = build_train_transform(config(AUG__ENABLE=True, AUG__AA_TYPE="", AUG__BACKEND="pil")).augment
     assert jitter == ColorJitter(strength=0.4, backend="pil")
     assert build_train_transform(config(AUG__ENABLE=False, AUG__AA_TYPE="")).augment is None
@@ -96,25 +97,26 @@ def test_colour_jitter_where_there_is_no_randaugment():
         assert build_train_transform(cfg).augment is None
 
 
-def test_one_crop_is_the_centre_of_the_training_scale():
+def test_eval_one_crop_centered():
     cfg = config(DATA__TRAIN_JITTER_SCALES="[64, 80]", DATA__TRAIN_CROP_SIZE=48, DATA__TEST_CROP_SIZE=48)
     (crop,) = build_eval_transform(cfg, 1)(noise())
-    assert torch.equal(crop, spatial.uniform_crop(spatial.resize_short_side(noise(), 64), 48, 1))
+    scaled = spatial.resize_short_side(noise(), 64)
+    assert torch.equal(crop, spatial.cut(scaled, spatial.uniform_square(scaled, 48, 1)))
     assert crop.is_contiguous()
 
 
-def test_three_crops_span_the_longer_side():
+def test_eval_three_crops_span_longer_side():
     cfg = config(DATA__TRAIN_JITTER_SCALES="[64, 80]", DATA__TRAIN_CROP_SIZE=48, DATA__TEST_CROP_SIZE=48)
-    left, centre, right = build_eval_transform(cfg, 3)(noise())
+    left, center, right = build_eval_transform(cfg, 3)(noise())
     scaled = spatial.resize_short_side(noise(), 48)
     assert scaled.shape == (3, 48, 64, 3)
     assert torch.equal(left, scaled[:, :, :48])
-    assert torch.equal(centre, scaled[:, :, 8:56])
+    assert torch.equal(center, scaled[:, :, 8:56])
     assert torch.equal(right, scaled[:, :, 16:])
 
 
 @pytest.mark.parametrize("num_crops", [1, 3])
-def test_short_side_of_the_test_can_be_set(num_crops):
+def test_eval_short_side_configured(num_crops):
     cfg = config(
         DATA__TRAIN_JITTER_SCALES="[64, 80]",
         DATA__TRAIN_CROP_SIZE=48,
@@ -124,22 +126,23 @@ def test_short_side_of_the_test_can_be_set(num_crops):
     assert build_eval_transform(cfg, num_crops).short_side == 52
 
 
-def test_validation_and_test_may_crop_differently():
-    """A test of three crops scales to their size, whatever the training's scales are."""
+def test_eval_val_and_test_crop_sizes():
+    """Three test crops scale to their size, whatever the scales of training."""
     cfg = config(TEST__NUM_SPATIAL_CROPS=3, DATA__TEST_CROP_SIZE=312, DATA__TRAIN_CROP_SIZE=224)
     for split, size in (("val", 224), ("test", 312)):
         crops = build_dataset(cfg, split, [])._crops
-        assert crops(noise(), np.random.default_rng(0))[0].shape[1:3] == (size, size)
+        cuts = crops.cut(noise(), Sample("a.mp4", 0), (0.0, 1.0), np.random.default_rng(0))
+        assert cuts[0][0].shape[1:3] == (size, size)
 
 
-def test_impossible_crops_are_refused():
+def test_crop_too_large_raises():
     with pytest.raises(ValueError, match="expected 1 or 3"):
         EvalTransform(short_side=64, crop_size=48, num_crops=2)
     with pytest.raises(ValueError, match="crop of 80 pixels is larger than the short side of 64"):
         EvalTransform(short_side=64, crop_size=80, num_crops=1)
 
 
-def test_preparation_normalises_every_channel_with_its_own_numbers():
+def test_preparation_per_channel_statistics():
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     frames = torch.stack([noise(seed=1), noise(seed=2)])
     x = Preparation(mean=mean, std=std)(frames)
@@ -148,7 +151,7 @@ def test_preparation_normalises_every_channel_with_its_own_numbers():
     assert torch.allclose(x, expected.permute(0, 4, 1, 2, 3), atol=1e-6)
 
 
-def test_channels_are_reversed_before_normalisation():
+def test_preparation_channels_reversed_first():
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     frames = noise()[None]
     reverse = Preparation(mean=mean, std=std, reverse_channels=True)(frames)
@@ -156,8 +159,8 @@ def test_channels_are_reversed_before_normalisation():
 
 
 @pytest.mark.parametrize(("dataset", "reverse"), [("kinetics", False), ("kinetics", True), ("ssv2", True)])
-def test_every_colour_gets_the_mean_that_it_gets_in_pyslowfast(dataset, reverse):
-    """It normalises the channels in the order in which it reads them, BGR in ssv2, and reverses them afterwards."""
+def test_preparation_bgr_statistics_match_pyslowfast(dataset, reverse):
+    """PySlowFast normalizes channels in the order it reads them (BGR in ssv2) and reverses them afterwards."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     keys = {"DATA__MEAN": mean, "DATA__STD": std, "DATA__REVERSE_INPUT_CHANNEL": reverse, "TEST__DATASET": dataset}
     cfg = config(**keys, TEST__NUM_ENSEMBLE_VIEWS=1)
@@ -168,19 +171,19 @@ def test_every_colour_gets_the_mean_that_it_gets_in_pyslowfast(dataset, reverse)
     assert torch.allclose(build_preparation(cfg, train=False)(frames), theirs, atol=1e-5)
 
 
-def test_erasing_comes_last_and_wants_seeds():
+def test_preparation_erasing_last_needs_seeds():
     cfg = config(AUG__ENABLE=True, AUG__RE_PROB=1.0, AUG__RE_MODE="const")
     prepare = build_preparation(cfg, train=True)
     frames = torch.stack([noise(seed=1), noise(seed=2)])
     x = prepare(frames, torch.tensor([5, 6]))
     plain = build_preparation(cfg, train=False)(frames)
     changed = x != plain
-    assert changed.flatten(1).any(1).all() and x[changed].abs().max() == 0  # the mean colour after normalisation
+    assert changed.flatten(1).any(1).all() and x[changed].abs().max() == 0  # the mean color after normalization
     with pytest.raises(ValueError, match="one seed per clip"):
         prepare(frames)
 
 
-def test_mixup_from_the_config():
+def test_build_mixup():
     assert build_mixup(config(MIXUP__ENABLE=False)) is None
     mixup = build_mixup(
         config(MIXUP__ENABLE=True, MODEL__LOSS_FUNC="soft_cross_entropy", MODEL__NUM_CLASSES=12, MIXUP__ALPHA=0.3)

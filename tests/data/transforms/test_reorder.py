@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from videovit.data.transforms.reorder import OrderError, frame_order
+from videovit.data.transforms.reorder import frame_order
+from videovit.errors import UserError
 
 
-def test_fixed_orders():
+def test_frame_order_fixed():
     rng = np.random.default_rng(0)
     assert frame_order(5, "ordered", rng).tolist() == [0, 1, 2, 3, 4]
     assert frame_order(5, "reversed", rng).tolist() == [4, 3, 2, 1, 0]
@@ -14,14 +15,14 @@ def test_fixed_orders():
     assert frame_order(8, "static", rng).tolist() == [4] * 8
 
 
-def test_shuffle_is_a_permutation_from_the_generator():
+def test_frame_order_shuffled_uses_generator():
     first = frame_order(16, "shuffled", np.random.default_rng(3))
     assert sorted(first) == list(range(16)) and first.tolist() != list(range(16))
     assert np.array_equal(first, frame_order(16, "shuffled", np.random.default_rng(3)))
     assert not np.array_equal(first, frame_order(16, "shuffled", np.random.default_rng(4)))
 
 
-def test_every_frame_reaches_every_place():
+def test_frame_order_shuffled_uniform():
     rng = np.random.default_rng(0)
     draws = np.stack([frame_order(4, "shuffled", rng) for _ in range(4000)])
     for place in range(4):
@@ -29,7 +30,7 @@ def test_every_frame_reaches_every_place():
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 8, 20])
-def test_windows_keep_frames_within_their_window(width):
+def test_frame_order_windows(width):
     for seed in range(20):
         places = frame_order(8, f"window{width}", np.random.default_rng(seed))
         assert sorted(places) == list(range(8))
@@ -37,6 +38,6 @@ def test_windows_keep_frames_within_their_window(width):
 
 
 @pytest.mark.parametrize("order", ["", "shuffle", "window", "window0", "window-2", "Reversed"])
-def test_unknown_orders_are_refused(order):
-    with pytest.raises(OrderError, match="ordered, reversed, shuffled, static or window<w>"):
+def test_frame_order_unknown_raises(order):
+    with pytest.raises(UserError, match="ordered, reversed, shuffled, static or window<w>"):
         frame_order(4, order, np.random.default_rng(0))

@@ -1,11 +1,10 @@
 """Video decoding: one protocol, one module per backend, chosen by name (DATA.DECODING_BACKEND).
 
-Adding a decoder is one module with an `open_*(path, options) -> Video` function and one line in BACKENDS.
+A new decoder is one module with an `open_*(path, options) -> Video` function and one line in BACKENDS.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 from os import PathLike, fspath
 
@@ -15,9 +14,12 @@ from videovit.data.decode.limited import Opener, open_limited
 from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions, Video
 from videovit.data.decode.pyav_backend import open_pyav
 from videovit.data.decode.torchcodec_backend import MissingBackendError, open_torchcodec
+from videovit.errors import UserError
+from videovit.messages import did_you_mean
 
 __all__ = ["BACKENDS", "DecodeError", "DecodeOptions", "MissingBackendError", "Video", "open_video"]
 
+# The names are the choices of DATA.DECODING_BACKEND; a test compares them.
 BACKENDS: dict[str, Opener] = {
     "decord": open_decord,
     "pyav": open_pyav,
@@ -28,28 +30,32 @@ BACKENDS: dict[str, Opener] = {
 
 
 def open_video(path: str | PathLike[str], backend: str = "decord", options: DecodeOptions = DEFAULTS) -> Video:
-    """Open a video file for reading frames.
+    """Open a video for reading frames.
 
     Args:
-        path: a file on disk; addresses of other kinds are not opened. For `frames` a folder or list of images.
-        backend: a name in BACKENDS. `decord` is served by `pyav` where decord is not installed, and a folder by
-            `frames` whatever the name.
-        options: scaling and limits; with a time limit the video is decoded in a process of its own.
+        path: a file on disk (URLs are not opened); for `frames` a folder or list of images.
+        backend: a name in BACKENDS. `decord` falls back to `pyav` if decord is not installed. Folders are read by
+            `frames`, whatever the name.
+        options: scaling and limits. With a time limit, the video is decoded in a helper process.
 
     Returns:
-        A Video; use it in a `with` block.
+        A Video, to be used in a `with` block.
 
     Raises:
-        DecodeError: the file is missing, empty, damaged, too large, took too long, or has no video stream.
+        DecodeError: the file is missing, empty, damaged or too large, has no video stream, or takes too long.
         MissingBackendError: the backend is not installed.
-        ValueError: no such backend.
+        UserError: there is no such backend.
     """
     if backend not in BACKENDS:
-        near = difflib.get_close_matches(backend, BACKENDS, n=1)
-        hint = f"; nearest: {near[0]!r}" if near else ""
-        raise ValueError(f"unknown decoding backend {backend!r}; expected one of {sorted(BACKENDS)}{hint}")
+        raise UserError(
+            f"unknown decoding backend {backend!r}",
+            expected=f"one of {', '.join(sorted(BACKENDS))}",
+            near=did_you_mean(backend, BACKENDS),
+        )
+    # A data set may mix videos and folders of frames.
     if os.path.isdir(path):
         backend = "frames"
+    # Without a limit there is nothing to gain from a second process.
     if options.timeout_s > 0:
         return open_limited(fspath(path), backend, BACKENDS, options)
     return BACKENDS[backend](fspath(path), options)

@@ -1,9 +1,9 @@
-"""The order of frames in a video file, from one pass over its packets, without decoding.
+"""The order of frames in a video file, from one pass over its packets without decoding.
 
-A file stores packets in decoding order; frames are counted in the order they are shown. The table knows both:
+A file stores packets in decoding order, but frames are counted in presentation order. The table has both:
 
     decoding order   I0  P3  B1  B2  P6  B4  B5        position 0..6
-    shown            I0  B1  B2  P3  B4  B5  P6        frame index 0..6
+    presentation     I0  B1  B2  P3  B4  B5  P6        frame index 0..6
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videovit.data.decode.protocol import Indices
 
-# In these containers a time stamp does not lead back to its packet for sure.
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+# In these containers, seeking to a time stamp does not reliably lead to its packet.
 UNSEEKABLE_FORMATS = frozenset({"avi", "mpegts", "mpeg", "mpegvideo", "h264", "hevc", "flv", "gif", "m4v"})
-# In place of a time stamp that the container does not give, or that was not read.
+# Stands for a time stamp that the container lacks, or that was not read.
 UNKNOWN = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Packets to decode in one go: positions `first` (a key frame) to `last`, showing the frames at `wanted_pts`."""
+    """Packets to decode in one go, from position `first` (a key frame) to `last`, for the frames at `wanted_pts`."""
 
     first: int
     last: int
@@ -38,12 +42,13 @@ class FrameTable:
     """Time stamps of packets, in stream units.
 
     Attributes:
-        pts: of each packet, by position (decoding order); UNKNOWN for packets outside the part that was read.
-        dts: of each packet, by position; UNKNOWN where the container does not tell.
+        pts: presentation time stamp by position (decoding order); UNKNOWN for packets that were not read.
+        dts: decoding time stamp by position; UNKNOWN if the container lacks it.
         keys: positions of key packets, ascending.
-        shown: positions by frame index, i.e. in order of presentation; packets marked as not shown are left out.
-        seekable: False when frames can only be told apart by decoding from the start (then the rest is not used).
-        entries_whole: every key packet of an H.264 stream starts afresh (an IDR picture); True for other codecs.
+        shown: position by frame index, that is, in presentation order; hidden packets are left out.
+        seekable: False if frames can only be told apart by decoding from the start; then `pts`, `dts` and `keys` are
+            empty.
+        entries_whole: whether every key packet of an H.264 stream is an IDR picture; True for other codecs.
     """
 
     pts: Indices
@@ -55,17 +60,17 @@ class FrameTable:
 
     @cached_property
     def has_leading_frames(self) -> bool:
-        """Whether frames stored after a key frame are shown before it (an open group of pictures)."""
+        """Whether frames stored after a key frame are shown before it (open GOP)."""
         groups = np.searchsorted(self.keys, np.arange(len(self.pts)), side="right") - 1
         return bool(((self.pts < self.pts[self.keys[groups]]) & (self.pts != UNKNOWN)).any())
 
     @property
     def has_hidden_packets(self) -> bool:
-        """Whether some packets are decoded but not shown, as an edit list or a stream copy asks."""
+        """Whether some packets are decoded but not shown, because of an edit list or a stream copy."""
         return len(self.shown) < len(self.pts)
 
     def position_of(self, pts: int | None) -> int | None:
-        """Position of the packet with this time stamp; None for a time stamp that no packet has."""
+        """Position of the packet with this time stamp, or None."""
         if pts is None:
             return None
         order, stamps = self._by_pts
@@ -81,9 +86,9 @@ class FrameTable:
     def stretches(self, wanted: Sequence[int]) -> list[Stretch]:
         """Plan which packets to decode for a set of frames.
 
-        Every frame is decoded from the last key packet that stands before it in decoding order and is not shown
-        after it: a frame that is stored behind a key frame but shown before it refers to the group before.
-        Groups that hold no wanted frame are left out, and stretches that touch are joined.
+        Every frame is decoded from the last key packet that precedes it in decoding order and is not shown after it.
+        A frame stored after a key frame but shown before it refers to the previous group, so decoding starts there.
+        Groups without wanted frames are skipped, and adjacent stretches are joined.
 
         Args:
             wanted: frame indices, sorted and distinct.
@@ -95,12 +100,14 @@ class FrameTable:
         groups: dict[int, list[int]] = {}
         for position in self.shown[np.asarray(wanted)].tolist():
             place = int(np.searchsorted(self.keys, position, side="right")) - 1
+            # A leading frame refers to the group before its key frame.
             while place > 0 and key_pts[place] > self.pts[position]:
                 place -= 1
             groups.setdefault(int(self.keys[place]), []).append(position)
         joined: list[tuple[int, int, list[int]]] = []
         for first in sorted(groups):
             positions = groups[first]
+            # Decoding on is cheaper than seeking to the next packet.
             if joined and first <= joined[-1][1] + 1:
                 before_first, before_last, before = joined[-1]
                 joined[-1] = before_first, max(before_last, *positions), before + positions
@@ -110,44 +117,48 @@ class FrameTable:
 
 
 def read_frame_table(
-    packets: Iterable[Any],
+    packets: Iterable[Packet[VideoStream]],
     *,
     codec: str,
     container_format: str,
     extradata: bytes | None = None,
     max_frames: int | None = None,
 ) -> FrameTable:
-    """Build the table from the packets of one video stream.
+    """Build the table of one video stream.
 
     Args:
         packets: PyAV packets in the order of the file, e.g. `container.demux(stream)`.
         codec: name of the codec, e.g. "h264".
-        container_format: name of the container format; several names may be joined by commas.
-        extradata: the codec's set-up data from the container.
-        max_frames: stop reading after one packet more.
+        container_format: name of the container format, or several joined by commas.
+        extradata: codec configuration from the container.
+        max_frames: stop reading after max_frames + 1 packets.
 
     Returns:
-        The table; not seekable when time stamps are missing or repeated, when the first packet is no key frame or
-        not the first one shown, or when the container is one in which seeking is not exact.
+        The table. It is not seekable if time stamps are missing or repeat, if the first packet is not a key frame or
+        is not shown first, or if seeking is inexact in this container.
     """
     pts: list[int | None] = []
     dts: list[int] = []
     keys: list[int] = []
     visible: list[int] = []
     entries_whole = True
+    # avcC of mp4 and Matroska starts with version 1 and gives the size of the length before each NAL unit.
     nal_length_size = extradata[4] % 4 + 1 if extradata and len(extradata) > 4 and extradata[0] == 1 else 0
     for packet in packets:
         if not packet.size:  # the empty packet at the end of the file
             continue
         if packet.is_keyframe:
             keys.append(len(pts))
+            # Containers also mark recovery points as key packets, after which frames may refer to earlier ones.
             entries_whole = entries_whole and (codec != "h264" or is_idr(memoryview(packet), nal_length_size))
+        # VP8 marks hidden packets in the bitstream only, not in the container.
         if not packet.is_discard and not (codec == "vp8" and is_hidden_vp8(packet)):
             visible.append(len(pts))
         pts.append(packet.pts)
         dts.append(UNKNOWN if packet.dts is None else packet.dts)
         if max_frames is not None and len(pts) > max_frames:
             break
+    # Seeking needs every packet to have its own time stamp, and decoding to start with the first packet.
     known_pts = [value for value in pts if value is not None]
     seekable = (
         len(set(known_pts)) == len(pts)
@@ -170,17 +181,17 @@ def read_frame_table(
     )
 
 
-def is_hidden_vp8(packet: Any) -> bool:
-    """Whether a VP8 packet only updates a reference picture: the show_frame bit of its first byte is off."""
+def is_hidden_vp8(packet: Packet[VideoStream]) -> bool:
+    """Whether a VP8 packet only updates a reference frame: the show_frame bit of its first byte is off."""
     return not memoryview(packet)[0] >> 4 & 1
 
 
 def is_idr(packet: memoryview, nal_length_size: int) -> bool:
-    """Whether the first picture of an H.264 packet is an IDR picture: nothing after it refers to what was before.
+    """Whether the first picture of an H.264 packet is an IDR picture, so that nothing after it refers to earlier ones.
 
     Args:
-        packet: the bytes of the packet.
-        nal_length_size: bytes of the length before each unit, as mp4 and Matroska store them; 0: start codes.
+        packet: bytes of the packet.
+        nal_length_size: size in bytes of the length before each NAL unit, as in mp4 and Matroska; 0 for start codes.
     """
     place = 0
     while place + nal_length_size < len(packet):

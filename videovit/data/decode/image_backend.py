@@ -1,4 +1,4 @@
-"""Videos that are stored as images: a folder, a list of files, or a single image (a video of one frame)."""
+"""Videos stored as images: a folder, a list of files, or a single image (a video of one frame)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from torch import Tensor
 
 from videovit.data.decode.protocol import (
     DEFAULTS,
-    ClosingVideo,
+    BaseVideo,
     DecodeError,
     DecodeOptions,
     Indices,
     check_file,
-    check_indices,
     check_length,
     check_size,
     scaled_size,
@@ -34,7 +33,7 @@ from videovit.data.decode.protocol import (
 SUFFIXES = frozenset(".jpg .jpeg .jfif .png .webp .avif .jp2 .bmp .ppm .pgm .tif .tiff .gif".split())
 LIST_SUFFIXES = frozenset({".txt", ".lst"})
 LONGEST_LIST = 64 << 20  # bytes
-# What Pillow raises about damaged files, by format.
+# Pillow raises these for damaged files, depending on the format.
 ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
@@ -49,12 +48,12 @@ def open_image(path: str, options: DecodeOptions = DEFAULTS) -> ImageVideo:
 
 
 def open_frames(path: str, options: DecodeOptions = DEFAULTS) -> ImageVideo:
-    """Open a folder of images, in the order of the numbers in their names, or a list (.txt, .lst) of image files.
+    """Open a folder of images, ordered by the numbers in their names, or a list (.txt, .lst) of image files.
 
-    A line of a list is the path of an image, relative to the folder of the list.
+    Each line of a list is the path of an image, relative to the folder of the list.
 
     Raises:
-        DecodeError: nothing there, no images in it, too many or too large ones, or the first is not an image.
+        DecodeError: it does not exist, has no images or too many, or the first is too large or not an image.
     """
     if os.path.isdir(path):
         names = images_in(path)
@@ -74,18 +73,19 @@ def open_frames(path: str, options: DecodeOptions = DEFAULTS) -> ImageVideo:
 
 
 def images_in(folder: str) -> list[str]:
-    """Image files of a folder, sorted so that the numbers in their names rise: img_2 stands before img_10."""
+    """Image files of a folder, in natural order: img_2 precedes img_10."""
     try:
         with os.scandir(folder) as entries:
             names = [e.name for e in entries if Path(e.name).suffix.lower() in SUFFIXES and not e.name.startswith(".")]
     except OSError as error:
         raise DecodeError(folder, shorten(error), "frames") from None
+    # Alphabetically, img_10 would precede img_2.
     names.sort(key=lambda name: [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))])
     return [os.path.join(folder, name) for name in names]
 
 
 def images_of_list(path: str) -> list[str]:
-    """Paths of the images that a list names, one a line."""
+    """Paths of the images in a list, one per line."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -94,8 +94,8 @@ def images_of_list(path: str) -> list[str]:
     return [os.path.join(folder, line.strip()) for line in lines if line.strip()]
 
 
-class ImageVideo(ClosingVideo):
-    """Images one after the other; each is read when it is asked for."""
+class ImageVideo(BaseVideo):
+    """A sequence of images; each is read when it is requested."""
 
     def __init__(self, path: str, names: Sequence[str], options: DecodeOptions, backend: str) -> None:
         self._path = path
@@ -104,38 +104,30 @@ class ImageVideo(ClosingVideo):
         self.served_by = backend
         self.num_frames = len(names)
         self.fps = options.frames_fps
+        # Fail on opening, as video decoders do, not at the first frame.
         self._read(0, header_only=True)
 
-    def frames(self, indices: Indices) -> Tensor:
-        """See `Video.frames`.
-
-        Raises:
-            IndexError, DecodeError: see there; also images of different sizes.
-        """
-        check_indices(indices, self.num_frames)
-        wanted, places = np.unique(indices, return_inverse=True)
-        if len(wanted) == 0:
-            raise ValueError("no frames were asked for")
+    def _decode(self, wanted: Indices) -> Tensor:
         first = self._read(int(wanted[0]))
         images = np.empty((len(wanted), *first.shape), dtype=np.uint8)
         images[0] = first
         for row, index in enumerate(wanted[1:].tolist(), start=1):
             image = self._read(index)
+            # A clip is one tensor, so its frames must have one size.
             if image.shape != first.shape:
                 sizes = f"{image.shape[1]} x {image.shape[0]} pixels, others {first.shape[1]} x {first.shape[0]}"
                 raise DecodeError(self._path, f"{self._names[index]} has {sizes}", self.served_by)
             images[row] = image
-        frames = torch.from_numpy(images)
-        return frames if np.array_equal(wanted, indices) else frames[torch.from_numpy(places.reshape(-1))]
+        return torch.from_numpy(images)
 
     def _read(self, index: int, *, header_only: bool = False) -> NDArray[np.uint8]:
-        """(H, W, 3) RGB of an image, turned upright; nothing of it is decoded for `header_only`."""
+        """An image as upright RGB, (H, W, 3); with `header_only` it is checked but not decoded."""
         name = self._names[index]
         try:
             if not stat.S_ISREG(os.stat(name).st_mode):
-                raise ValueError("not a plain file")
+                raise ValueError("not a regular file")
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of Pillow, about sizes: checked here
+                warnings.simplefilter("ignore")  # about large images, which check_size rejects
                 image: Image.Image
                 with Image.open(name) as image:
                     check_size(self._path, *image.size, self._options, self.served_by)
@@ -143,8 +135,9 @@ class ImageVideo(ClosingVideo):
                         return np.empty((0, 0, 3), dtype=np.uint8)
                     size = scaled_size(*image.size, self._options.short_side)
                     if size != image.size:
-                        image.draft("RGB", size)  # JPEG: decodes less
+                        image.draft("RGB", size)  # JPEG can be decoded at a reduced size
                     upright = ImageOps.exif_transpose(to_rgb(image))
+                    # EXIF orientation may have exchanged width and height.
                     turned = (upright.width > upright.height) != (image.width > image.height)
                     return np.asarray(upright.resize(size[::-1] if turned else size))
         except DecodeError:
@@ -156,15 +149,16 @@ class ImageVideo(ClosingVideo):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image with three channels of 8 bits; of 16 bits of grey the higher ones, where Pillow would give white.
+    """Convert an image to three channels of 8 bits.
 
     Raises:
-        ValueError: numbers of 32 bits, of which nobody says which is white.
+        ValueError: the image has 32 bits per pixel, with no standard value for white.
     """
+    # Pillow would clip 16-bit gray to white; keep the high byte instead.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        grey.info = image.info
-        return grey.convert("RGB")
+        gray = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        gray.info = image.info
+        return gray.convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError("32 bits a pixel; convert it to 8 or 16")
+        raise ValueError("32 bits per pixel; convert it to 8 or 16")
     return image.convert("RGB")

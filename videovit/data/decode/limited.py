@@ -1,18 +1,17 @@
-"""Decoding under a time limit: in a helper process, which can be ended when a decoder spins or crashes.
+"""Decoding under a time limit, in a helper process that can be killed if a decoder hangs or crashes.
 
-A native decoder that hangs cannot be interrupted from Python: threads cannot be ended, signals wait for the call to
-return, and ending the data loader's worker would end the epoch. So each process that decodes (the main process, or
-every worker of a data loader) has a helper process that decodes for it, one video at a time:
+A native decoder that hangs cannot be interrupted from Python: threads cannot be killed, signals are delivered only when
+the call returns, and killing the data loader's worker would end the epoch. So each process that decodes (the main
+process, or every worker of a data loader) has a helper process that decodes for it, one video at a time:
 
-    worker       open(path) ----------->  helper        waits at most DATA.DECODE_TIMEOUT_S in all, then ends the
-                 <----- frames, rate                    helper, reports the file, and goes on with the next video
-                 frames(indices) ------>                and a new helper
+    worker       open(path) ----------->  helper        waits for up to DATA.DECODE_TIMEOUT_S in total, then kills
+                 <----- frames, rate                    the helper, reports the file, and continues with the next
+                 frames(indices) ------>                video and a new helper
                  <-- one file in memory
 
-The helper is a fork, so it starts at once (10 ms) and stays for the next video. Frames come back as a file in memory
-that both map, not through the pipe, which keeps the cost at one copy of the frames. A crash of the decoder ends the
-helper and not the worker. A helper ends with the process it belongs to, whatever way that goes: the pipe closes, and
-Linux is asked to kill it.
+The helper is a fork, so it starts quickly (10 ms), and it is reused for the next video. Frames come back in a memory
+file that both processes map, not through the pipe, so they are copied only once. A crash of the decoder ends the helper
+and not the worker. A helper always ends with its parent: the pipe closes, and on Linux the kernel kills it.
 """
 
 from __future__ import annotations
@@ -33,63 +32,66 @@ import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing import Pipe, reduction
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from videovit.data.decode.protocol import ClosingVideo, DecodeError, DecodeOptions, Indices, Video
+from videovit.data.decode.protocol import BaseVideo, DecodeError, DecodeOptions, Indices, Video
 from videovit.data.workers import signals_blocked
 
 Opener = Callable[[str, DecodeOptions], Video]
+Result = TypeVar("Result")
 
-# What a helper hands over as it is; anything else is a bug, and ends it with a traceback.
-TRAVELLING = (ValueError, IndexError)
-IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # meant for the process it belongs to
+# Exceptions that a helper sends to its parent; any other is a bug and ends the helper with a traceback.
+FORWARDED = (ValueError, IndexError)
+IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # meant for the parent
 PR_SET_PDEATHSIG = 1
 
 
 class HelperEndedError(OSError):
-    """The helper is gone; the text says how."""
+    """The helper process has ended; the message says how."""
 
 
 class Helper:
-    """A process that opens videos and decodes them; forked on creation.
+    """A process, forked on creation, that opens and decodes videos.
 
     Args:
-        backends: the decoders, as they are now.
+        backends: the decoders; a helper has those that existed when it was forked.
     """
 
     def __init__(self, backends: Mapping[str, Opener]) -> None:
         self.backends = dict(backends)
+        # A helper resolves relative paths in the folder in which it was forked.
         self.folder = _current_folder()
         ours, theirs = Pipe()
         with warnings.catch_warnings(), signals_blocked():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the helper runs none of them
+            warnings.simplefilter("ignore", DeprecationWarning)  # about forking with threads: the helper uses none
             self._pid = os.fork()
         if self._pid == 0:
             _run_helper(theirs, self.backends)
         theirs.close()
         self._connection = ours
 
-    def ask(self, *request: Any, deadline: float) -> Any:
-        """Send a request and wait for the answer until `deadline` (time.monotonic); None after it.
+    def request(self, *message: Any, deadline: float) -> Any:
+        """Send a request and wait for the answer until `deadline` (time.monotonic); None if it does not arrive.
 
         Raises:
-            HelperEndedError: the helper is gone.
+            HelperEndedError: the helper has ended.
         """
         try:
-            self._connection.send(request)
+            self._connection.send(message)
             if not self._connection.poll(max(0.0, deadline - time.monotonic())):
                 return None
             answer = self._connection.recv()
+            # Frames follow the answer as a file descriptor.
             return (*answer, reduction.recv_handle(self._connection)) if answer[0] == "frames" else answer
         except (EOFError, OSError):
             raise HelperEndedError(self._how_it_ended()) from None
 
     def end(self) -> None:
-        """Kill the process; may be called twice, and after it is gone."""
+        """Kill the process. May be called repeatedly, and after the process has ended."""
         self._connection.close()
         if self._pid:
             with contextlib.suppress(ProcessLookupError):
@@ -99,11 +101,12 @@ class Helper:
             self._pid = 0
 
     def disown(self) -> None:
-        """Forget it without ending it: it belongs to the process that this one was forked from."""
+        """Drop the helper without killing it, because it belongs to the process that this one was forked from."""
         self._connection.close()
         self._pid = 0
 
     def is_alive(self) -> bool:
+        """Whether the process is running."""
         try:
             return self._pid != 0 and os.waitpid(self._pid, os.WNOHANG) == (0, 0)
         except ChildProcessError:
@@ -111,7 +114,7 @@ class Helper:
 
     def _how_it_ended(self) -> str:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)  # a helper that closed its pipe is of no use
+            os.kill(self._pid, signal.SIGKILL)  # it may have closed its pipe and still be running
         try:
             code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         except ChildProcessError:
@@ -123,7 +126,7 @@ class Helper:
         return f"the decoder ended with code {code}"
 
 
-# Helpers of this process that are not at work.
+# Helpers of this process that are ready for another video.
 _idle: list[Helper] = []
 
 
@@ -132,18 +135,18 @@ def _end_idle() -> None:
         _idle.pop().end()
 
 
-def _forget_idle() -> None:
+def _disown_idle() -> None:
     while _idle:
         _idle.pop().disown()
 
 
 atexit.register(_end_idle)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_idle)
+    os.register_at_fork(after_in_child=_disown_idle)
 
 
 def _current_folder() -> tuple[int, int]:
-    """Which folder relative paths count from; it may have lost its name."""
+    """The folder that relative paths count from, identified even if it was removed."""
     status = os.stat(".")
     return status.st_dev, status.st_ino
 
@@ -151,6 +154,7 @@ def _current_folder() -> tuple[int, int]:
 def _take_helper(backends: Mapping[str, Opener]) -> Helper:
     while _idle:
         helper = _idle.pop()
+        # Tests and users may have registered other decoders since the fork.
         if helper.backends == backends and helper.folder == _current_folder() and helper.is_alive():
             return helper
         helper.end()
@@ -158,37 +162,44 @@ def _take_helper(backends: Mapping[str, Opener]) -> Helper:
 
 
 def open_limited(path: str, backend: str, backends: Mapping[str, Opener], options: DecodeOptions) -> Video:
-    """Open a video in a helper process, which is ended when the video takes longer than options.timeout_s.
+    """Open a video in a helper process, which is killed if the video takes longer than options.timeout_s.
 
     Args:
-        path, options: for the decoder.
-        backend: its name in `backends`.
+        path: the file.
+        backend: name of the decoder.
         backends: all decoders.
+        options: options of the decoder.
 
     Raises:
-        DecodeError: as the decoder's, and when it crashes or takes too long.
+        DecodeError: the decoder raised it, crashed, or took too long.
     """
     if not hasattr(os, "fork"):
-        warnings.warn("DATA.DECODE_TIMEOUT_S needs processes that can be forked; it has no effect here", stacklevel=3)
+        warnings.warn("DATA.DECODE_TIMEOUT_S has no effect: this system cannot fork processes", stacklevel=3)
         return backends[backend](path, options)
     return LimitedVideo(path, backend, _take_helper(backends), options)
 
 
-def call_limited(function: Callable[..., Any], *arguments: Any, path: str, timeout_s: float) -> Any:
-    """What a function of a module returns, called in a helper process.
+def call_limited(function: Callable[..., Result], *arguments: object, path: str, timeout_s: float) -> Result:
+    """Call a function in a helper process.
 
     Args:
-        function, arguments: must be picklable, as the result.
-        path: the file that it is about, for errors.
-        timeout_s: seconds after which the helper is ended.
+        function: must be importable, and its result picklable.
+        arguments: must be picklable.
+        path: the file that it works on, for errors.
+        timeout_s: time limit in seconds.
+
+    Returns:
+        The result of the function.
 
     Raises:
-        DecodeError: it crashed or took too long; and the ValueErrors that the function raises.
+        DecodeError: it crashed or took too long.
+        ValueError: the function raised it.
     """
+    # No decoders needed: the function brings its own.
     helper = _take_helper({})
     answer = None
     try:
-        answer = helper.ask("call", function, arguments, deadline=time.monotonic() + timeout_s)
+        answer = helper.request("call", function, arguments, deadline=time.monotonic() + timeout_s)
     except HelperEndedError as error:
         raise DecodeError(path, str(error), "limited") from None
     finally:
@@ -200,49 +211,52 @@ def call_limited(function: Callable[..., Any], *arguments: Any, path: str, timeo
         raise DecodeError(path, f"took longer than {timeout_s:g} s; it was ended", "limited")
     if answer[0] == "error":
         raise answer[1]
-    return answer[1]
+    result: Result = answer[1]
+    return result
 
 
-class LimitedVideo(ClosingVideo):
-    """A video that is open in a helper process."""
+class LimitedVideo(BaseVideo):
+    """A video open in a helper process."""
 
     def __init__(self, path: str, backend: str, helper: Helper, options: DecodeOptions) -> None:
         self._path = path
         self._backend = backend
         self._helper: Helper | None = helper
         self._limit = f"{options.timeout_name} {options.timeout_s:g}"
+        # One limit for all requests about a video.
         self._left_s = options.timeout_s
+        # A video that is garbage collected without being closed still occupies its helper.
         self._end = weakref.finalize(self, helper.end)
         try:
-            _, self.num_frames, self.fps, self.knots, self.served_by = self._ask("open", path, backend, options)
-        except (*TRAVELLING, OSError):
+            _, self.num_frames, self.fps, self.knots, self.served_by = self._request("open", path, backend, options)
+        except (*FORWARDED, OSError):
             self._release()
             raise
 
     def frames(self, indices: Indices) -> Tensor:
-        """See `Video.frames`."""
-        _, shape, self.served_by, handle = self._ask("frames", np.asarray(indices))
+        """See `Video.frames`; the helper checks the indices."""
+        _, shape, self.served_by, handle = self._request("frames", np.asarray(indices))
         return _map_frames(handle, shape)
 
     def close(self) -> None:
-        """Close the video in the helper, which is kept for the next one."""
+        """Close the video in the helper, which is kept for the next video."""
         if self._helper is not None:
-            with contextlib.suppress(DecodeError):  # the frames are there; a helper that cannot close is ended
-                self._ask("close")
+            with contextlib.suppress(DecodeError):  # the frames have arrived; a helper that cannot close is killed
+                self._request("close")
             self._release()
 
-    def _ask(self, *request: Any) -> Any:
+    def _request(self, *message: Any) -> Any:
         if self._helper is None:
             raise ValueError(f"{self._path}: the video is closed")
         start = time.monotonic()
         answer = None
         try:
-            answer = self._helper.ask(*request, deadline=start + self._left_s)
+            answer = self._helper.request(*message, deadline=start + self._left_s)
         except HelperEndedError as error:
             self._drop()
             raise DecodeError(self._path, str(error), self._backend) from None
         finally:
-            if answer is None:  # too late, or interrupted: what the helper does now is nobody's business
+            if answer is None:  # too late, or interrupted; a late answer would be taken for the next request's
                 self._drop()
         self._left_s -= time.monotonic() - start
         if answer is None:
@@ -263,8 +277,9 @@ class LimitedVideo(ClosingVideo):
 
 
 def _map_frames(handle: int, shape: tuple[int, ...]) -> Tensor:
-    """Frames (N, H, W, 3) from a file in memory; the handle is closed."""
+    """Frames (N, H, W, 3) mapped from a memory file; closes the handle."""
     try:
+        # Populating the mapping avoids a page fault for every 4 KiB.
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
         memory = mmap.mmap(handle, int(np.prod(shape)), flags=flags)
     finally:
@@ -272,13 +287,13 @@ def _map_frames(handle: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8).reshape(shape))
 
 
-# ------------------------------------------------------------------------------------------------ in the helper
+# ------------------------------------------------------------------------------------------- in the helper process
 
 
 def _run_helper(connection: Connection, backends: Mapping[str, Opener]) -> NoReturn:
-    """Serve requests until the other end is gone, then end without the clean-up that belongs to the parent.
+    """Answer requests until the pipe closes, then exit without the parent's clean-up handlers.
 
-    Whatever happens: a helper that came out of here would go on with the work of the process that forked it.
+    This never returns, whatever happens: a helper that returned would execute the code of its parent.
     """
     code = 1
     try:
@@ -287,20 +302,20 @@ def _run_helper(connection: Connection, backends: Mapping[str, Opener]) -> NoRet
         code = 0
     finally:
         try:
-            if code:  # sys.stderr may be one of the files that are closed by now
+            if code:  # not through sys.stderr, whose file may be closed by now
                 os.write(2, traceback.format_exc().encode(errors="replace"))
         finally:
             os._exit(code)
 
 
 def _settle(keep: int) -> None:
-    """Leave alone what belongs to the process that forked this one: its signals, files, threads and objects."""
+    """Detach from what belongs to the parent: its signals, files, threads and objects."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for name in IGNORED_SIGNALS:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
-    gc.freeze()
+    gc.freeze()  # collecting the parent's objects would copy their pages and run their finalizers
     folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
     for name in os.listdir(folder):
         if int(name) > 2 and int(name) != keep:
@@ -333,8 +348,9 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
                 if video is not None:
                     video.close()
                 video, answer = None, ("close",)
-        except TRAVELLING as error:
+        except FORWARDED as error:
             answer = "error", error
+        # Frames may be too large for memory although the header is within limits.
         except MemoryError:
             answer = "error", DecodeError(path, "not enough memory", backend)
         connection.send(answer)
@@ -344,7 +360,7 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
 
 
 def _write_frames(frames: Tensor) -> int:
-    """A file in memory that holds the frames."""
+    """Write frames to a memory file; returns its handle."""
     if hasattr(os, "memfd_create"):
         handle = os.memfd_create("frames", os.MFD_CLOEXEC)
     else:

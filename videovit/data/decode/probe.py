@@ -1,4 +1,4 @@
-"""What kind of file a video is, how it will be decoded, and what that costs."""
+"""Properties of a video file, the decoder that will read it, and the cost of decoding."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from videovit.data.decode.pyav_backend import open_pyav
 
 @dataclass(frozen=True)
 class Probe:
-    """One video file.
+    """Properties of one video file.
 
     Attributes:
         path: the file.
-        codec: its name, e.g. h264.
-        width, height: pixels as stored, before any turning.
-        num_frames, fps, duration_s: length.
-        gop: frames from one key frame to the next, mean.
+        codec: name of the codec, for example h264.
+        width, height: pixels as stored, before rotation.
+        num_frames, fps, duration_s: length and rate.
+        gop: mean distance of key frames, in frames.
         open_gop: frames refer across key frames.
-        edit_list: packets that are decoded and not shown.
-        mbytes: size of the file, 10^6 bytes.
-        served_by: the decoder that reads it, and why if not the one asked for.
-        clip_ms: CPU time of opening it and decoding a 16x4 clip from its middle, milliseconds.
-        error: why it cannot be read; the other fields are then empty.
+        edit_list: some packets are decoded but not shown.
+        mbytes: file size in 10^6 bytes.
+        served_by: the decoder that reads it, and why if another one was requested.
+        clip_ms: CPU time in milliseconds to open it and decode a 16x4 clip from its middle.
+        error: why it cannot be read; if set, the other fields are empty.
     """
 
     path: str
@@ -48,21 +48,22 @@ class Probe:
 
 
 def probe_video(path: str, backend: str = "decord", options: DecodeOptions = DEFAULTS) -> Probe:
-    """Look at a video file, and decode one clip of it.
+    """Examine a video file and decode one clip.
 
     Args:
         path: a file.
-        backend: the decoder to ask for.
-        options: limits; the time limit is not looked at.
+        backend: the decoder to use.
+        options: options and limits of the decoder.
 
     Returns:
-        A Probe, with `error` set when the file cannot be read.
+        A Probe, with `error` set if the file cannot be read.
     """
     try:
         with open_pyav(path, options) as exact:
             middle = exact.num_frames // 2
+            # A 16x4 clip is the most common input of the shipped models.
             indices = np.minimum(middle + np.arange(16) * 4, exact.num_frames - 1)
-            exact.frames(indices[:1])  # of a long file, reads the packets around the middle
+            exact.frames(indices[:1])  # reads the table of a long file around the middle
             table, num_packets = exact.table, len(exact.table.pts)
             found = Probe(
                 path,
@@ -77,11 +78,12 @@ def probe_video(path: str, backend: str = "decord", options: DecodeOptions = DEF
                 edit_list=table.seekable and table.has_hidden_packets,
                 mbytes=round(os.path.getsize(path) / 1e6, 3),
             )
-        decord_backend.load_decord()  # not counted
+        decord_backend.load_decord()  # so that importing it is not measured
         start = time.process_time()
         with open_video(path, backend, options) as video:
             video.frames(indices)
             cost = time.process_time() - start
             return Probe(**{**vars(found), "served_by": video.served_by, "clip_ms": round(1000 * cost, 1)})
     except DecodeError as error:
+        # Tools print a row for every file, also for unreadable ones.
         return Probe(path, error=error.reason)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,15 +22,15 @@ LONGEST_REASON = 200
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """How videos are decoded, and what is refused.
+    """How videos are decoded, and which are rejected.
 
     Attributes:
-        short_side: frames whose shorter side is longer are scaled down to it while decoding, in pixels; 0: never.
+        short_side: frames with a longer short side are scaled down to it while decoding, in pixels; 0 disables.
         max_pixels: pixels of the largest frame that is decoded.
         max_frames: frames of the longest video that is read.
         frames_fps: frame rate of folders and lists of images, which have none of their own.
-        timeout_s: seconds that one video may take, opening it and decoding, before its decoder is ended; 0: no limit.
-        timeout_name: what the user sets that limit with, for messages.
+        timeout_s: time limit for opening and decoding one video, in seconds; 0 disables.
+        timeout_name: the setting of this limit, for messages.
     """
 
     short_side: int = 0
@@ -44,7 +45,13 @@ DEFAULTS = DecodeOptions()
 
 
 class DecodeError(UserError):
-    """A video cannot be read: `path`, `reason` in plain words, and the `backend` that tried."""
+    """A video cannot be read.
+
+    Attributes:
+        path: the file.
+        reason: why.
+        backend: the decoder that failed.
+    """
 
     def __init__(self, path: str, reason: str = "", backend: str = "") -> None:
         self.path = path
@@ -52,20 +59,21 @@ class DecodeError(UserError):
         self.backend = backend
         super().__init__(f"cannot read video {path!r}: {reason} [{backend}]" if reason else path)
 
+    # The message is not the constructor's argument, so the default pickling of exceptions would not restore the parts.
     def __reduce__(self) -> tuple[Any, ...]:
         return DecodeError, (self.path, self.reason, self.backend)
 
 
 Knots = tuple[Indices, NDArray[np.float64]]
-"""Some frames of a video, the first one among them, and their times in seconds from the first; both rise."""
+"""Some frames of a video, including the first, and their times in seconds from the first; both ascend."""
 
 
 class Video(Protocol):
-    """An open video. Belongs to the process that opened it and is closed after use (`with open_video(...) as v`)."""
+    """An open video. It belongs to the process that opened it and must be closed (`with open_video(...) as video`)."""
 
     @property
     def num_frames(self) -> int:
-        """Frames that can be asked for."""
+        """Number of frames."""
 
     @property
     def fps(self) -> float:
@@ -73,14 +81,14 @@ class Video(Protocol):
 
     @property
     def knots(self) -> Knots | None:
-        """Where the frame rate varies, as far as the decoder looks; None: `fps` holds everywhere."""
+        """Times of some frames, if the decoder knows that the frame rate varies; None: `fps` applies everywhere."""
 
     @property
     def served_by(self) -> str:
-        """The decoder that reads the file, and why if it is not the one that was asked for: "pyav (codec hevc)"."""
+        """The decoder that reads the file, and why if another one was requested: "pyav (codec hevc)"."""
 
     def frames(self, indices: Indices) -> Tensor:
-        """Decode the frames at `indices`: any order, repeats allowed; one call for all that is wanted is cheapest.
+        """Decode frames in any order, with repeats allowed. One call for many frames is cheaper than many calls.
 
         Args:
             indices: (N,) int64, each in 0..num_frames-1.
@@ -89,12 +97,12 @@ class Video(Protocol):
             uint8 (N, H, W, 3), RGB, upright, in the order of `indices`.
 
         Raises:
-            IndexError: an index lies outside the video.
+            IndexError: an index is outside the video.
             DecodeError: a frame cannot be decoded.
         """
 
     def close(self) -> None:
-        """Let the file go; may be called twice."""
+        """Release the file; may be called twice."""
 
     def __enter__(self) -> Self: ...
 
@@ -103,13 +111,30 @@ class Video(Protocol):
     ) -> None: ...
 
 
-class ClosingVideo:
-    """The context manager part of a Video, and an even frame rate, for decoders to build on."""
+class BaseVideo:
+    """Base of decoders, which provide `_decode`, `num_frames`, `fps` and `served_by`; the frame rate is constant."""
 
+    num_frames: int
+    fps: float
+    served_by: str
     knots: Knots | None = None
 
+    def frames(self, indices: Indices) -> Tensor:
+        """See `Video.frames`."""
+        check_indices(indices, self.num_frames)
+        # Decoders differ in what they make of repeated or descending indices, so none of them gets any.
+        wanted, places = np.unique(indices, return_inverse=True)
+        if len(wanted) == 0:
+            raise ValueError("no frames requested")
+        frames = self._decode(wanted)
+        return frames if np.array_equal(wanted, indices) else frames[torch.from_numpy(places.reshape(-1))]
+
+    def _decode(self, wanted: Indices) -> Tensor:
+        """Decode the frames at `wanted`, which are sorted and distinct."""
+        raise NotImplementedError
+
     def close(self) -> None:
-        """Let the file go; may be called twice."""
+        """Release the file; may be called twice."""
 
     def __enter__(self) -> Self:
         return self
@@ -121,14 +146,14 @@ class ClosingVideo:
 
 
 Version = tuple[int, int]
-"""Time of change and size of a file: while they stay, what is known of the file stays true."""
+"""Modification time and size of a file. While they stay the same, what is known about the file stays valid."""
 
 
 def check_file(path: str, backend: str) -> Version:
-    """Refuse what is not a readable, non-empty file, before a decoder sees it.
+    """Check that a path is a readable, non-empty file, before a decoder sees it.
 
     Raises:
-        DecodeError: the path is missing, a folder, not a plain file, unreadable, or empty.
+        DecodeError: it is missing, a folder, not a regular file, unreadable, or empty.
     """
     try:
         status = os.stat(path)
@@ -138,56 +163,62 @@ def check_file(path: str, backend: str) -> Version:
         raise DecodeError(path, shorten(error), backend) from None
     if stat.S_ISDIR(status.st_mode):
         raise DecodeError(path, "is a folder, not a file", backend)
+    # Opening a named pipe would block forever.
     if not stat.S_ISREG(status.st_mode):
-        raise DecodeError(path, "is not a plain file", backend)
+        raise DecodeError(path, "is not a regular file", backend)
     if status.st_size == 0:
         raise DecodeError(path, "empty file (0 bytes)", backend)
+    # Decoders would report it as damaged.
     if not os.access(path, os.R_OK):
         raise DecodeError(path, "no permission to read it", backend)
     return status.st_mtime_ns, status.st_size
 
 
 def check_size(path: str, width: int, height: int, options: DecodeOptions, backend: str) -> None:
-    """Refuse frames too large to be decoded, by what the header says.
+    """Reject frames that are too large to decode, going by the header.
 
     Raises:
         DecodeError: more than options.max_pixels.
     """
+    # A damaged header may state a size that would fill the memory.
     if width * height > options.max_pixels:
         reason = f"frames of {width} x {height} pixels, more than DATA.MAX_PIXELS {options.max_pixels}"
         raise DecodeError(path, reason, backend)
 
 
 def check_length(path: str, num_frames: int, options: DecodeOptions, backend: str) -> None:
-    """Refuse videos with too many frames, by what the header says.
+    """Reject videos with too many frames, going by the header.
 
     Raises:
         DecodeError: more than options.max_frames.
     """
+    # The tables of a video grow with its length.
     if num_frames > options.max_frames:
         raise DecodeError(path, f"{num_frames} frames, more than DATA.MAX_FRAMES {options.max_frames}", backend)
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height with the shorter side scaled down to `short_side`; 0, or one that is no shorter: unchanged."""
+    """Width and height scaled so that the shorter side is `short_side`; unchanged if that is 0 or no reduction."""
     shorter = min(width, height)
     if not 0 < short_side < shorter:
         return width, height
+    # Very narrow frames keep at least one pixel.
     return max(1, width * short_side // shorter), max(1, height * short_side // shorter)
 
 
 def check_indices(indices: Indices, num_frames: int) -> None:
-    """Refuse frame indices outside a video.
+    """Check that frame indices are inside a video.
 
     Raises:
-        IndexError: names the first index that is not in 0..num_frames-1.
+        IndexError: an index is not in 0..num_frames-1; the message shows the first.
     """
     bad = indices[(indices < 0) | (indices >= num_frames)]
     if len(bad):
-        raise IndexError(f"frame {int(bad[0])} was asked for; the video has frames 0 to {num_frames - 1}")
+        raise IndexError(f"frame {int(bad[0])} requested, but the video has frames 0 to {num_frames - 1}")
 
 
 def shorten(error: BaseException) -> str:
-    """The message of a library's error on one line of bearable length."""
+    """The message of a library's error on one line, truncated."""
+    # Messages of libraries may contain line breaks and stack traces.
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 3] + "..."

@@ -1,10 +1,10 @@
-"""Decoding with PyAV: exactly the frames asked for, decoding as little as possible.
+"""Decoding with PyAV: exactly the requested frames, decoding as little as possible.
 
-A pass over the packets (no decoding, milliseconds) tells which packet shows which frame. Then, for each group of
-pictures that holds a wanted frame: seek to its key frame, decode to the last wanted frame, convert only the wanted
-ones to RGB. In H.264 and HEVC the unwanted pictures that no other picture refers to are not even decoded. The result
-is bit for bit that of decoding the whole file; where that cannot be had by seeking, the file is decoded from the
-start, and where a frame cannot be had at all a DecodeError says so.
+A pass over the packets (no decoding, milliseconds) finds which packet shows which frame. Then, for each group of
+pictures with a wanted frame: seek to its key frame, decode up to the last wanted frame, and convert only the wanted
+frames to RGB. In H.264 and HEVC, unwanted pictures that no other picture refers to are not even decoded. The result
+equals decoding the whole file, bit for bit. If seeking cannot guarantee that, the file is decoded from the start, and
+a frame that cannot be decoded at all raises a DecodeError.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -21,39 +21,45 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videovit.data.decode.frame_index import FrameIndex, NotReached, RememberedTables, read_frame_index
+from videovit.data.decode.frame_index import FrameIndex, NotReached, TableCache, read_frame_index
 from videovit.data.decode.frame_table import UNKNOWN, FrameTable, Stretch, read_frame_table
 from videovit.data.decode.orientation import Orientation, Upright, is_mirrored
 from videovit.data.decode.protocol import (
     DEFAULTS,
-    ClosingVideo,
+    BaseVideo,
     DecodeError,
     DecodeOptions,
     Indices,
     Knots,
     Version,
     check_file,
-    check_indices,
     check_length,
     check_size,
     scaled_size,
     shorten,
 )
 
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
 NAME = "pyav"
 ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError)
-# Titles and authors that are not UTF-8 are no reason to refuse a file; since PyAV 19 they never are.
+# Metadata that is not UTF-8 is no reason to reject a file. PyAV 19 and later never do.
 LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-# Codecs of which a stretch is trusted only if its key packet gave an intra picture.
+# Codecs whose stretches are trusted only if the key packet produced an intra picture.
 ENTERED_BY_INTRA = frozenset({"h264", "hevc"})
-# Packets worth reading past rather than seeking over them.
+# Packets up to this number ahead are reached by reading on, which is cheaper than seeking.
 READ_ON = 64
-# Frames that the time of a frame may be off from an even rate before the rate counts as varying.
+# Deviation from a constant frame rate, in frames, above which the rate counts as variable.
 MOST_UNEVEN = 1.0
-# Of longer files only the parts that hold wanted frames are read, where the container has an index.
+# In longer files with an index, only the parts around wanted frames are read.
 LONG_S = 120.0
-# What is known of files already read, up to some 100 MB a process.
-TABLES = RememberedTables(max_packets=2_000_000)
+# Tables of files already read, up to about 100 MB per process.
+TABLES = TableCache(max_packets=2_000_000)
 
 Image = NDArray[np.uint8]
 
@@ -67,13 +73,13 @@ def open_pyav(path: str, options: DecodeOptions = DEFAULTS) -> PyavVideo:
     return PyavVideo(path, options, check_file(path, NAME))
 
 
-def open_container(path: str, options: DecodeOptions) -> tuple[Any, Any]:
-    """An open PyAV container and its video stream, set to one thread.
+def open_container(path: str, options: DecodeOptions) -> tuple[InputContainer, VideoStream]:
+    """Open a container with PyAV; returns it and its video stream, set to one thread.
 
     Raises:
-        DecodeError: not a video file, one without a video stream, or one with too large frames.
+        DecodeError: not a video file, no video stream, or frames that are too large.
     """
-    # Only plain files: a list or a page that names other places is not followed there.
+    # Only local files: playlists and other files that refer to URLs must not be followed.
     settings = {"protocol_whitelist": "file", "max_pixels": str(options.max_pixels)}
     try:
         container = av.open("file:" + path, options=settings, **LENIENT)
@@ -83,34 +89,36 @@ def open_container(path: str, options: DecodeOptions) -> tuple[Any, Any]:
     try:
         if stream is None or stream.codec_context is None:
             raise DecodeError(path, "no video stream" if stream is None else "video of an unknown codec", NAME)
-        context: Any = stream.codec_context
+        context: VideoCodecContext = stream.codec_context
         check_size(path, context.width, context.height, options, NAME)
         check_length(path, stream.frames, options, NAME)
     except DecodeError:
         container.close()
         raise
+    # Parallelism comes from the workers of the data loader; frame threads would also delay frames.
     context.thread_count = 1
     context.options = {"max_pixels": settings["max_pixels"]}  # for frames that turn out larger than the header says
     return container, stream
 
 
 class PacketReader:
-    """Hands out the packets of a stream from a position on, and knows the position of each."""
+    """Yields the packets of a stream from a given position on, with their positions."""
 
-    def __init__(self, container: Any, stream: Any, table: FrameTable) -> None:
+    def __init__(self, container: InputContainer, stream: VideoStream, table: FrameTable) -> None:
         self._container = container
         self._stream = stream
         self._table = table
-        self._packets: Iterator[Any] = iter(())
-        self._next: int | None = None  # position of the packet that comes next, None before the first seek
+        self._packets: Iterator[Packet[VideoStream]] = iter(())
+        self._next: int | None = None  # position of the next packet; None before the first seek
 
-    def read(self, first: int) -> Iterator[tuple[int, Any]]:
-        """(position, packet) pairs from position `first` on, by reading on or by seeking.
+    def read(self, first: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
+        """(position, packet) pairs from position `first` on.
 
         Raises:
-            NotReached: the container led elsewhere.
+            NotReached: the packets are not those of the table.
         """
         pts = self._table.pts
+        # Read on if the packet is close ahead, and if the time stamps up to it are known, to verify the position.
         if self._next is None or not 0 <= first - self._next <= READ_ON or (pts[self._next : first] == UNKNOWN).any():
             yield from self._landing(first)
         for packet in self._packets:
@@ -123,15 +131,18 @@ class PacketReader:
             if position >= first:
                 yield position, packet
 
-    def _landing(self, first: int) -> Iterator[tuple[int, Any]]:
-        """Seek to position `first` or before it; the packet itself where it is hit exactly."""
+    def _landing(self, first: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
+        """Seek to position `first` or before it; yields the packet at `first` if that is where seeking led."""
+        # Some containers seek by presentation and some by decoding time; landing too early is fine, too late is not.
         for stamp in (int(self._table.pts[first]), int(self._table.dts[first])):
             if stamp == UNKNOWN:
                 continue
             self._container.seek(stamp, stream=self._stream, backward=True, any_frame=False)
             self._packets = iter(self._container.demux(self._stream))
             packet = next(self._packets, None)
-            position = None if packet is None else self._table.position_of(packet.pts)
+            if packet is None:
+                continue
+            position = self._table.position_of(packet.pts)
             if position is not None and position <= first:
                 self._next = position + 1
                 if position == first:
@@ -141,7 +152,7 @@ class PacketReader:
 
 
 class Rows:
-    """Collects RGB images into one array, each in the row that its key stands for."""
+    """Collects RGB images in one array, in the order of the given keys."""
 
     def __init__(self, keys: Sequence[Hashable], *, short_side: int = 0) -> None:
         self._short_side, self._upright = short_side, Upright()
@@ -149,21 +160,22 @@ class Rows:
         self._missing = set(self._row_of)
         self.images: Image | None = None
 
-    def keep(self, key: Hashable, frame: Any) -> None:
-        """Convert and store a frame if its key is one of those wanted."""
+    def keep(self, key: Hashable, frame: VideoFrame) -> None:
+        """Convert and store a frame if its key is wanted."""
         row = self._row_of.get(key)
         if row is None:
             return
         image = to_rgb(frame, self._upright.of(frame), short_side=self._short_side)
         if self.images is None:
             self.images = np.empty((len(self._row_of), *image.shape), dtype=np.uint8)
+        # Streams may change their resolution, which a batch cannot.
         if self.images.shape[1:] != image.shape:
             raise ValueError(f"the frame size changes from {self.images.shape[1:3]} to {image.shape[:2]}")
         self.images[row] = image
         self._missing.discard(key)
 
     def has(self, keys: Iterable[Hashable]) -> bool:
-        """Whether images for all these keys are there."""
+        """Whether the images of all these keys are stored."""
         return self._missing.isdisjoint(keys)
 
     def result(self) -> Image:
@@ -177,12 +189,14 @@ class Rows:
         return self.images
 
 
-class PyavVideo(ClosingVideo):
-    """A video open in PyAV. `frames` may be called as often as needed.
+class PyavVideo(BaseVideo):
+    """A video open in PyAV; `frames` may be called repeatedly.
 
     Attributes:
-        table: of the whole file; of a long file with an index, of what was last asked for.
-        is_long: longer than LONG_S.
+        codec: canonical name of the codec.
+        size: width and height as stored, before rotation.
+        table: table of the whole file; of a long file with an index, table of the frames requested last.
+        is_long: whether it is longer than LONG_S.
     """
 
     def __init__(self, path: str, options: DecodeOptions, version: Version) -> None:
@@ -194,10 +208,12 @@ class PyavVideo(ClosingVideo):
         context = self._stream.codec_context
         self.codec: str = context.codec.canonical_name
         self.size: tuple[int, int] = context.width, context.height
+        # Some containers give no average rate.
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate else 0.0
         try:
             self._read_table(version)
+            # The header may understate the number of frames.
             check_length(path, len(self.table.shown), options, NAME)
         except DecodeError:
             self.close()
@@ -214,22 +230,16 @@ class PyavVideo(ClosingVideo):
         self._skips = can_skip(context.name, context.extradata)
         self._reader = PacketReader(self._container, self._stream, self.table)
 
-    def frames(self, indices: Indices) -> Tensor:
-        """See `Video.frames`."""
-        check_indices(indices, self.num_frames)
-        wanted, places = np.unique(indices, return_inverse=True)
-        if len(wanted) == 0:
-            raise ValueError("no frames were asked for")
+    def _decode(self, wanted: Indices) -> Tensor:
         try:
-            images = self._decode(wanted) if self.table.seekable else self._decode_counting(wanted.tolist())
+            images = self._decode_by_table(wanted) if self.table.seekable else self._decode_counting(wanted.tolist())
         except ERRORS as error:
             raise DecodeError(self._path, plain_reason(error), NAME) from None
-        frames = torch.from_numpy(images)
-        return frames if np.array_equal(wanted, indices) else frames[torch.from_numpy(places.reshape(-1))]
+        return torch.from_numpy(images)
 
     @property
     def mirrored(self) -> bool:
-        """Whether it is shown mirrored, by what an mp4 file says."""
+        """Whether an mp4 file declares that it is shown mirrored."""
         return "mp4" in self._container.format.name.split(",") and is_mirrored(self._path)
 
     def close(self) -> None:
@@ -237,7 +247,10 @@ class PyavVideo(ClosingVideo):
         self._container.close()
 
     def _find_knots(self) -> Knots | None:
-        """See `Video.knots`: of a long file key frames only, by when they are decoded."""
+        """See `Video.knots`. Of a long file only key frames are known, and only their decoding times."""
+        time_base = self._stream.time_base
+        if time_base is None:
+            return None
         if self._index is not None:
             frames = np.append(self._index.keys, self.num_frames - 1)
             stamps = np.append(self._index.dts, self._index.last_dts)
@@ -245,28 +258,30 @@ class PyavVideo(ClosingVideo):
             frames, stamps = np.arange(self.num_frames), self.table.pts[self.table.shown]
         else:
             return None
-        seconds = (stamps - stamps[0]) * float(self._stream.time_base)
+        seconds = (stamps - stamps[0]) * float(time_base)
         if np.abs(seconds * self.fps - frames).max() <= MOST_UNEVEN or (np.diff(seconds) < 0).any():
             return None
         return frames, seconds
 
     def _read_table(self, version: Version) -> None:
-        """Find out about the packets: from memory, from the index of a long file, or by reading all of them."""
+        """Get the table from the cache, from the index of a long file, or by reading all packets."""
         known = TABLES.find(self._path, version)
         if known is None and self._stream.frames > LONG_S * self.fps:
+            # Reading all packets of a movie takes seconds.
             known = read_frame_index(self._container, self._stream, self._path)
         if known is None:
             known = self._scan()
-        TABLES.keep(self._path, version, known)
+        TABLES.add(self._path, version, known)
         if isinstance(known, FrameIndex):
             self._index, self.table = known, known.unread()
         else:
             self.table = known
+            # The scan has moved the container; counting starts at the first packet.
             if not known.seekable:
                 self._reopen()
 
     def _scan(self) -> FrameTable:
-        """The table of the whole file, which must stand at its start."""
+        """The table of the whole file, whose container must be at its start."""
         context = self._stream.codec_context
         table = read_frame_table(
             self._container.demux(self._stream),
@@ -277,8 +292,8 @@ class PyavVideo(ClosingVideo):
         )
         return table if table.seekable else dataclasses.replace(table, shown=np.arange(self._count()))
 
-    def _decode(self, wanted: Indices) -> Image:
-        """The wanted frames (sorted, distinct), by seeking where that is exact and from the start otherwise."""
+    def _decode_by_table(self, wanted: Indices) -> Image:
+        """Decode the wanted frames (sorted, distinct), by seeking if that is exact and from the start otherwise."""
         if self._index is not None:
             try:
                 self.table = self._index.read_around(self._container, self._stream, wanted)
@@ -297,20 +312,21 @@ class PyavVideo(ClosingVideo):
         try:
             self._decode_stretch(Stretch(0, last, frozenset(keys)), rows, careful=False)
         except NotReached:
-            raise ValueError("the packets of the file change from one reading to the next") from None
+            raise ValueError("the packets of the file differ from one reading to the next") from None
         return rows.result()
 
     def _decode_without_index(self, wanted: Indices) -> Image:
-        """The wanted frames of a file whose index misleads."""
+        """Decode the wanted frames of a file whose index turned out to be wrong."""
         self._index = None
         self._reopen()
         table = self._scan()
         if len(table.shown) != self.num_frames or not table.seekable:
-            raise ValueError(f"{len(table.shown)} frames are there, the header says {self.num_frames}")
+            raise ValueError(f"found {len(table.shown)} frames, but the header states {self.num_frames}")
         self.table = table
-        TABLES.forget(self._path)
+        # The next video must not use the wrong index.
+        TABLES.drop(self._path)
         self._reader = PacketReader(self._container, self._stream, table)
-        return self._decode(wanted)
+        return self._decode_by_table(wanted)
 
     def _decode_stretches(self, wanted: Indices) -> Image:
         rows = Rows(self.table.pts[self.table.shown[wanted]].tolist(), short_side=self._options.short_side)
@@ -321,17 +337,18 @@ class PyavVideo(ClosingVideo):
     def _decode_stretch(self, stretch: Stretch, rows: Rows, *, careful: bool) -> None:
         """Decode the packets of one stretch and keep its wanted frames.
 
-        Args:
-            stretch: what to decode.
-            rows: where to put the images.
-            careful: the stretch does not begin with the file; raise NotReached when its frames look broken.
+        stretch: what to decode.
+        rows: destination of the images.
+        careful: the stretch does not start at the beginning of the file: raise NotReached if its frames look
+            broken.
         """
         context = self._stream.codec_context
         key_pts = int(self.table.pts[stretch.first])
-        # Some streams have key packets without a whole picture: they refresh it bit by bit.
+        # Some streams have key packets without an intra picture: they refresh the picture gradually. Decoding that
+        # starts there gives frames that look whole and are not.
         entered = not careful or self.codec not in ENTERED_BY_INTRA
 
-        def keep(frames: Sequence[Any]) -> None:
+        def keep(frames: Sequence[VideoFrame]) -> None:
             nonlocal entered
             for frame in frames:
                 entered = entered or (frame.pts == key_pts and frame.pict_type == PictureType.I)
@@ -341,6 +358,7 @@ class PyavVideo(ClosingVideo):
 
         context.flush_buffers()
         for position, packet in self._reader.read(stretch.first):
+            # A skipped picture is not decoded; "NONREF" skips only those that no other picture refers to.
             if self._skips:
                 needed = position == stretch.first or packet.pts in stretch.wanted_pts
                 context.skip_frame = "DEFAULT" if needed else "NONREF"
@@ -352,9 +370,9 @@ class PyavVideo(ClosingVideo):
             raise NotReached
 
     def _decode_counting(self, wanted: list[int]) -> Image:
-        """The wanted frames (sorted, distinct), by counting from the start, or on from where the last call ended."""
+        """Decode the wanted frames (sorted, distinct) by counting, from the start or from where the last call ended."""
         if wanted[0] < self._num_counted:
-            self._reopen()
+            self._reopen()  # the file cannot be read backwards
         rows = Rows(wanted, short_side=self._options.short_side)
         while self._num_counted <= wanted[-1]:
             frame = next(self._counted, None)
@@ -365,23 +383,23 @@ class PyavVideo(ClosingVideo):
         return rows.result()
 
     def _count(self) -> int:
-        """Number of frames, by decoding them all (or one more than are allowed)."""
+        """Number of frames, by decoding all of them (up to one more than allowed)."""
         self._reopen()
         return sum(1 for _ in itertools.islice(self._counted, self._options.max_frames + 1))
 
     def _reopen(self) -> None:
-        """Begin again at the first packet."""
+        """Start again at the first packet."""
         self._container.close()
         self._container, self._stream = open_container(self._path, self._options)
-        self._counted: Iterator[Any] = self._container.decode(self._stream)
+        self._counted: Iterator[VideoFrame] = self._container.decode(self._stream)
         self._num_counted = 0
 
 
 def can_skip(codec: str, extradata: bytes | None) -> bool:
-    """Whether unreferenced pictures may be left undecoded without a change to any other.
+    """Whether unreferenced pictures can be skipped without changing any other picture.
 
-    True for H.264, whose packets say that nothing refers to them, and for HEVC with one temporal layer, where the
-    packets say it of their own layer only.
+    True for H.264, where packets state that nothing refers to them. In HEVC they state it for their own temporal layer
+    only, so True for a single layer.
     """
     if codec == "h264":
         return True
@@ -391,23 +409,24 @@ def can_skip(codec: str, extradata: bytes | None) -> bool:
     return num_temporal_layers == 1
 
 
-def to_rgb(frame: Any, orientation: Orientation, *, short_side: int = 0) -> Image:
-    """(H, W, 3) uint8 RGB of a decoded frame, turned upright.
+def to_rgb(frame: VideoFrame, orientation: Orientation, *, short_side: int = 0) -> Image:
+    """Convert a decoded frame to upright RGB, uint8 (H, W, 3).
 
     Args:
-        frame: PyAV's.
-        orientation: of the frame.
-        short_side: scale a larger frame down to it, in the colour space of the video: that is half the data of RGB.
+        frame: a frame of PyAV.
+        orientation: how to turn it.
+        short_side: short side to scale larger frames down to; see `DecodeOptions`.
     """
     width, height = scaled_size(frame.width, frame.height, short_side)
     if width != frame.width:
+        # Scale before the conversion to RGB: 4:2:0 video has half as much data.
         frame = frame.reformat(width, height, frame.format.name, interpolation="BILINEAR", threads=1)
-    image: Image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", threads=1)
-    return orientation.turn(image)
+    image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", threads=1)
+    return orientation.turn(np.asarray(image, dtype=np.uint8))
 
 
 def plain_reason(error: BaseException) -> str:
-    """What an error of the decoder means, in plain words where they are known."""
+    """The reason of a decoder's error in plain words, if known."""
     if isinstance(error, av.error.InvalidDataError):
         return "damaged, or not a video file"
     if isinstance(error, av.error.EOFError):

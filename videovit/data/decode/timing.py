@@ -1,4 +1,4 @@
-"""What decoding costs: several ways to read the same clips, taking turns, so that they see the same machine."""
+"""Decoding cost: several readers of the same clips take turns, so that they see the same load on the machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.data.decode.protocol import DEFAULTS, Indices
 from videovit.data.records import Sample
 from videovit.data.sampling import ClipPlan
+from videovit.errors import UserError
+from videovit.messages import plural
 
 Job = tuple[str, list[Indices]]
-"""A file, and the frame indices of each clip that is wanted of it."""
+"""A file and the frame indices of each clip to read from it."""
 
 Way = Callable[[str, list[Indices]], object]
 """Reads the clips of a job."""
@@ -24,13 +26,13 @@ Way = Callable[[str, list[Indices]], object]
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one way of decoding; medians over rounds.
+    """Cost of one reader; medians over rounds.
 
     Attributes:
-        cpu_ms: CPU time per clip, all threads, milliseconds: the number to trust on a machine that does other work.
-        clips_per_s: clips decoded in a second of wall time, one after the other in one process.
-        num_clips: clips of a round.
-        cpu_ms_rounds: of every round.
+        cpu_ms: CPU time per clip of all threads, in milliseconds; comparable even on a busy machine.
+        clips_per_s: clips decoded per second of wall time, sequentially in one process.
+        num_clips: clips per round.
+        cpu_ms_rounds: `cpu_ms` of every round.
     """
 
     cpu_ms: float
@@ -40,10 +42,11 @@ class Cost:
 
 
 def plan_jobs(samples: Sequence[Sample], plan: ClipPlan, *, seed: int = 0) -> tuple[list[Job], list[str]]:
-    """The clips of each video, as a data set would draw them; and the videos that cannot be read."""
+    """The clips of each video as a data set would draw them, and the paths of unreadable videos."""
     jobs, unreadable = [], []
     for index, sample in enumerate(samples):
         try:
+            # PyAV is exact about the number of frames, so all readers get the same indices.
             with open_video(sample.path, "pyav") as video:
                 rng = np.random.default_rng([seed, index])
                 jobs.append((sample.path, plan(video.num_frames, video.fps, rng)))
@@ -53,22 +56,23 @@ def plan_jobs(samples: Sequence[Sample], plan: ClipPlan, *, seed: int = 0) -> tu
 
 
 def read_once(backend: str, options: DecodeOptions = DEFAULTS) -> Way:
-    """The way of our data sets: all frames of all clips in one pass over the video."""
+    """A reader that works like ClipDataset: all frames of all clips in one pass over the video."""
 
     def read(path: str, clips: list[Indices]) -> object:
         with open_video(path, backend, options) as video:
+            # Overlapping clips share frames.
             return video.frames(np.unique(np.concatenate(clips)))
 
     return read
 
 
 def measure_ways(ways: Mapping[str, Way], jobs: Sequence[Job], *, rounds: int = 5) -> dict[str, Cost]:
-    """Time several ways of reading the same clips; one round before is not counted.
+    """Time several readers on the same clips, after one warm-up round.
 
     Args:
-        ways: by name.
-        jobs: what each of them reads in a round; the order of the ways changes from file to file.
-        rounds: how often.
+        ways: the readers by name. Their order rotates from file to file.
+        jobs: what each of them reads per round.
+        rounds: number of measured rounds.
     """
     names = list(ways)
     num_clips = sum(len(clips) for _, clips in jobs)
@@ -77,14 +81,17 @@ def measure_ways(ways: Mapping[str, Way], jobs: Sequence[Job], *, rounds: int = 
     for turn in range(rounds + 1):
         sums = {name: [0.0, 0.0] for name in names}
         for place, (path, clips) in enumerate(jobs):
+            # Rotating the order cancels effects of caches and clock frequency.
             shift = (turn + place) % len(names)
             for name in names[shift:] + names[:shift]:
                 before = _cpu_s(), time.perf_counter()
                 ways[name](path, clips)
                 sums[name][0] += _cpu_s() - before[0]
                 sums[name][1] += time.perf_counter() - before[1]
+        # The first round warms up.
         for name in names if turn else []:
             cpu[name].append(1000 * sums[name][0] / num_clips)
+            # A coarse clock may measure no time at all.
             wall[name].append(num_clips / max(sums[name][1], 1e-9))
     return {
         name: Cost(statistics.median(cpu[name]), statistics.median(wall[name]), num_clips, tuple(cpu[name]))
@@ -101,25 +108,26 @@ def measure_decode(
     rounds: int = 5,
     seed: int = 0,
 ) -> dict[str, float]:
-    """The cost of decoding videos as the data set does, in this process, without a time limit.
+    """Measure decoding as the data set does it, in this process and without a time limit.
 
     Args:
-        samples: videos; those that cannot be read are left out.
+        samples: videos; unreadable ones are skipped.
         plan: draws the clips of a video.
         backend: name of the decoder.
-        options: of the decoder.
-        rounds: how often; medians are returned.
-        seed: of the plan.
+        options: options of the decoder.
+        rounds: number of measured rounds, whose medians are returned.
+        seed: seed of the plan.
 
     Returns:
-        cpu_ms (per clip), clips_per_s, num_clips (a round), num_videos, num_unreadable.
+        cpu_ms (per clip), clips_per_s, num_clips (per round), num_videos, num_unreadable.
 
     Raises:
-        ValueError: none of the videos can be read.
+        UserError: none of the videos can be read.
     """
+    # Frames are chosen before the clock starts.
     jobs, unreadable = plan_jobs(samples, plan, seed=seed)
     if not jobs:
-        raise ValueError(f"none of the {len(samples)} videos can be read")
+        raise UserError(f"none of the {plural(len(samples), 'video')} can be read")
     cost = measure_ways({backend: read_once(backend, options)}, jobs, rounds=rounds)[backend]
     return {
         "cpu_ms": cost.cpu_ms,

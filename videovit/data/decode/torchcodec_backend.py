@@ -1,7 +1,7 @@
 """Decoding with torchcodec (an optional extra), in its exact mode only.
 
-Its approximate mode finds frames by time, which gives neighbours instead of the asked ones where the frame rate
-varies. The containers in which its exact mode goes astray too are left to PyAV.
+Its approximate mode finds frames by time, which returns neighboring frames if the frame rate varies. Files that even
+the exact mode gets wrong are read with PyAV.
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from videovit.data.decode.protocol import (
     DEFAULTS,
-    ClosingVideo,
+    BaseVideo,
     DecodeOptions,
     Indices,
     Video,
     check_file,
-    check_indices,
     scaled_size,
     shorten,
 )
@@ -32,7 +29,7 @@ ERRORS = (RuntimeError, ValueError, IndexError, OSError)
 
 
 class MissingBackendError(UserError):
-    """A decoder was asked for that is not installed."""
+    """The requested decoder is not installed."""
 
 
 @functools.cache
@@ -40,25 +37,28 @@ def load_torchcodec() -> Any:
     """torchcodec's VideoDecoder.
 
     Raises:
-        MissingBackendError: it is not installed, or finds no FFmpeg libraries.
+        MissingBackendError: it is not installed, or cannot load FFmpeg's libraries.
     """
     try:
         from torchcodec.decoders import VideoDecoder
     except ImportError as error:
         raise MissingBackendError(
-            f"DATA.DECODING_BACKEND torchcodec: {shorten(error)}; install it with pip install 'videovit[torchcodec]', "
-            "or use decord or pyav"
+            shorten(error),
+            where="DATA.DECODING_BACKEND torchcodec",
+            hint="Install it with pip install 'videovit[torchcodec]', or use decord or pyav",
         ) from None
+    # Its libraries are loaded on import, so missing FFmpeg libraries are a RuntimeError there.
     except (RuntimeError, OSError):
         raise MissingBackendError(
-            "DATA.DECODING_BACKEND torchcodec: it is installed and cannot be loaded; it needs the shared libraries of "
-            "FFmpeg (for example apt-get install ffmpeg), or use decord or pyav, which bring theirs"
+            "installed, but cannot be loaded without FFmpeg's shared libraries",
+            where="DATA.DECODING_BACKEND torchcodec",
+            hint="Install them (for example apt-get install ffmpeg), or use decord or pyav, which include theirs",
         ) from None
     return VideoDecoder
 
 
 def open_torchcodec(path: str, options: DecodeOptions = DEFAULTS) -> Video:
-    """Open a video with torchcodec; with PyAV where its frames would not be the right ones.
+    """Open a video with torchcodec, or with PyAV if torchcodec would return wrong frames.
 
     Raises:
         DecodeError: the file is missing, empty, damaged, too large, or has no video stream.
@@ -74,6 +74,7 @@ def open_torchcodec(path: str, options: DecodeOptions = DEFAULTS) -> Video:
         except ERRORS:
             reason = "torchcodec failed"
         else:
+            # A last check of what the rules may not foresee.
             if video.num_frames == exact.num_frames:
                 exact.close()
                 return video
@@ -84,13 +85,16 @@ def open_torchcodec(path: str, options: DecodeOptions = DEFAULTS) -> Video:
 
 
 def reason_against(video: PyavVideo, options: DecodeOptions) -> str:
-    """Why PyAV should read a video in torchcodec's place, or ""."""
+    """Why torchcodec would read a video wrongly or slowly; empty if it would not."""
+    # It would read all packets of the file.
     if video.is_long:
         return "long file"
+    # Its exact mode sorts by time stamps, which may be missing or repeat here.
     if not video.table.seekable:
         return "container or time stamps"
     if video.table.has_hidden_packets:
         return "packets that are not shown"
+    # Its exact mode also seeks to key packets that are no clean entry points.
     if not video.table.entries_whole:
         return "key frames that others refer across"
     if video.mirrored:
@@ -100,16 +104,17 @@ def reason_against(video: PyavVideo, options: DecodeOptions) -> str:
     return ""
 
 
-class TorchcodecVideo(ClosingVideo):
-    """A video open in torchcodec. `frames` may be called as often as needed.
+class TorchcodecVideo(BaseVideo):
+    """A video open in torchcodec; `frames` may be called repeatedly.
 
-    What torchcodec cannot decode is given to PyAV, which either returns the right frames or raises.
+    If torchcodec cannot decode the file, PyAV takes over, which returns the right frames or raises.
     """
 
     def __init__(self, path: str, decoder: Any, options: DecodeOptions) -> None:
         self._path = path
         self._options = options
         self.served_by = NAME
+        # One thread, because the workers of the data loader already use all cores.
         self._decoder: Any = decoder(path, seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC")
         metadata = self._decoder.metadata
         self.num_frames: int = metadata.num_frames or 0
@@ -117,19 +122,14 @@ class TorchcodecVideo(ClosingVideo):
         if self.num_frames < 1 or not self.fps > 0:
             raise ValueError(f"{self.num_frames} frames at {self.fps} frames per second")
 
-    def frames(self, indices: Indices) -> Tensor:
-        """See `Video.frames`."""
-        check_indices(indices, self.num_frames)
-        wanted, places = np.unique(indices, return_inverse=True)
-        if len(wanted) == 0:
-            raise ValueError("no frames were asked for")
+    def _decode(self, wanted: Indices) -> Tensor:
         try:
             frames: Tensor = self._decoder.get_frames_at(wanted.tolist()).data.contiguous()
         except ERRORS:
             with open_pyav(self._path, self._options) as exact:
                 self.served_by = f"{exact.served_by} (torchcodec failed)"
-                return exact.frames(indices)
-        return frames if np.array_equal(wanted, indices) else frames[torch.from_numpy(places.reshape(-1))]
+                return exact.frames(wanted)
+        return frames
 
     def close(self) -> None:
         """Drop the decoder."""

@@ -1,1 +1,1 @@
-"""Files that data sets are made of: lists, folders, class names, and what is wrong with them."""
+"""The files of data sets: lists, folders, class names, and how their errors are reported."""

@@ -1,4 +1,4 @@
-"""What readers share: lines of a file, one error for all bad lines, files and videos of a release, JSON with lines."""
+"""Lines and JSON of annotation files, one error for all their bad lines, and the files of a release."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from videovit.data.files.folders import VIDEO_SUFFIXES
 from videovit.data.records import AnnotationError
+from videovit.messages import did_you_mean, plural
 
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
 WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
@@ -21,31 +21,36 @@ LONGEST_LINE_SHOWN = 120
 LARGEST_LIST = 1 << 30  # bytes
 
 Problem = tuple[int, str, str]
-"""A line that cannot be used: its number (from 1), what it says, and why."""
+"""A line that cannot be used: its number (from 1), its content, and the reason."""
 
 
 def read_lines(list_file: Path) -> list[str]:
-    """The lines of a list file, without line ends and byte order mark.
+    """The lines of a text file, without line ends and byte order mark.
 
     Raises:
-        AnnotationError: there is no such file, it is too large, or it is not text.
+        AnnotationError: the file does not exist, is too large, or is not UTF-8.
     """
     try:
+        # A video given as a list by mistake would fill the memory.
         if list_file.stat().st_size > LARGEST_LIST:
-            raise AnnotationError(f"{list_file}: larger than {LARGEST_LIST >> 20} MiB; this is no list of videos")
+            raise AnnotationError(f"larger than {LARGEST_LIST >> 20} MiB, so not a list of videos", where=list_file)
+        # Editors on Windows add a byte order mark and end lines with \r\n.
         text = list_file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise AnnotationError(f"list file {str(list_file)!r} does not exist; {content_of(list_file.parent)}") from None
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
-        raise AnnotationError(f"{list_file}:{number}: not UTF-8 text (byte {error.object[error.start]:#04x})") from None
+        raise AnnotationError(
+            f"not UTF-8 text (byte {error.object[error.start]:#04x})", where=f"{list_file}:{number}"
+        ) from None
     except OSError as error:
         raise AnnotationError(f"list file {str(list_file)!r} cannot be read: {error.strerror}") from None
+    # Not splitlines(), which also splits at characters that are valid in file names, such as U+2028.
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def content_of(folder: Path) -> str:
-    """What is in a folder, for an error message."""
+    """The content of a folder, for an error message."""
     if not folder.is_dir():
         return f"nor does its folder {str(folder)!r} (DATA.PATH_TO_DATA_DIR)"
     names = sorted(entry.name for entry in folder.iterdir())
@@ -54,60 +59,60 @@ def content_of(folder: Path) -> str:
 
 
 def refuse(list_file: Path, problems: Sequence[Problem]) -> None:
-    """Raise one error that shows the first problems and says how many there are.
+    """Raise one error that shows the first problems and the number of all.
 
     Raises:
-        AnnotationError: there is at least one.
+        AnnotationError: there is at least one problem.
     """
     if not problems:
         return
     shown = [
-        f"  {list_file}:{number}: {text if len(text) <= LONGEST_LINE_SHOWN else text[:LONGEST_LINE_SHOWN] + '...'!s}"
+        f"  {list_file}:{number}: {text if len(text) <= LONGEST_LINE_SHOWN else text[:LONGEST_LINE_SHOWN] + '...'}"
         f"\n      {why}"
         for number, text, why in problems[:MOST_PROBLEMS_SHOWN]
     ]
-    count = "1 line" if len(problems) == 1 else f"{len(problems)} lines"
     more = "" if len(problems) <= MOST_PROBLEMS_SHOWN else f"\n  ... and {len(problems) - MOST_PROBLEMS_SHOWN} more"
-    raise AnnotationError(f"{list_file}: {count} cannot be used:\n" + "\n".join(shown) + more)
+    raise AnnotationError(f"{list_file}: {plural(len(problems), 'line')} cannot be used:\n" + "\n".join(shown) + more)
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path:
-    """The first of several files that exists in `folder`, or in its folder `labels`.
+    """The first of several files that exists in `folder` or in `folder/labels`.
 
     Raises:
-        AnnotationError: none of them is there; names the nearest.
+        AnnotationError: none of them exists.
     """
     places = [folder / below / name for name in names for below in ("", "labels")]
     for place in places:
         if place.is_file():
             return place
-    there = [path.name for path in folder.glob("*")] if folder.is_dir() else []
-    near = [hit for name in names for hit in get_close_matches(name, there, n=1)]
-    hint = f"; nearest: {near[0]!r}" if near else ""
-    raise AnnotationError(f"found no {' or '.join(names)} in {str(folder)!r}; {content_of(folder)}{hint}")
+    present = [path.name for path in folder.glob("*")] if folder.is_dir() else []
+    near = next((hit for name in names if (hit := did_you_mean(name, present))), "")
+    raise AnnotationError(f"found no {' or '.join(names)} in {str(folder)!r}; {content_of(folder)}", near=near)
 
 
 @lru_cache(maxsize=1000)
-def nearest(name: str, known: tuple[str, ...]) -> str:
-    """The end of a message about an unknown name: the nearest one, if there is one."""
-    near = get_close_matches(name, known, n=1)
-    return f"; nearest: {near[0]!r}" if near else ""
+def suggestion(name: str, known: tuple[str, ...]) -> str:
+    """`; did you mean X?`, or nothing if no known name is close."""
+    # Cached, because a list may repeat an unknown name thousands of times.
+    near = did_you_mean(name, known)
+    return f"; did you mean {near}?" if near else ""
 
 
 class VideoFolder:
-    """The videos of a release by their names without suffix.
+    """The videos of a release, found by their names without suffix.
 
     Args:
-        prefix: the folder (DATA.PATH_PREFIX); when empty, the first of `usual` that exists in `root`, else `root`.
+        prefix: the folder (DATA.PATH_PREFIX); if empty, the first of `released` that exists in `root`, else `root`.
         root: folder of the annotation files.
-        usual: names that the folder has in the release.
-        suffix: what videos end in there; they may have been re-encoded into other containers.
+        released: names that the folder has in the release.
+        suffix: suffix of the released videos. Files may have been re-encoded into other containers.
     """
 
-    def __init__(self, prefix: str, root: Path, *, usual: Sequence[str], suffix: str) -> None:
-        places = [root / name for name in usual if (root / name).is_dir()]
+    def __init__(self, prefix: str, root: Path, *, released: Sequence[str], suffix: str) -> None:
+        places = [root / name for name in released if (root / name).is_dir()]
         self.folder = prefix or str(places[0] if places else root)
         self._suffix = suffix
+        # One listing for all videos; testing each for existence would be slow on network storage.
         self._by_name: dict[str, str] = {}
         if os.path.isdir(self.folder):
             with os.scandir(self.folder) as entries:
@@ -117,13 +122,13 @@ class VideoFolder:
                         self._by_name.setdefault(name, entry.name)
 
     def path_of(self, name: str) -> str:
-        """Where the video is, or would be.
+        """The path of a video; its file need not exist.
 
         Raises:
-            AnnotationError: the name is a path, which may lead anywhere.
+            AnnotationError: the name contains a path, which could lead out of the folder.
         """
         if os.path.basename(name) != name or name in ("", ".."):
-            raise AnnotationError(f"{name!r} is no name of a video in {self.folder!r}: it leads out of the folder")
+            raise AnnotationError(f"{name!r} is not the name of a video: it leads out of the folder {self.folder!r}")
         return os.path.join(self.folder, self._by_name.get(name, name + self._suffix))
 
 
@@ -131,28 +136,29 @@ def read_json(file: Path) -> tuple[str, Any]:
     """The text of a JSON file and its content.
 
     Raises:
-        AnnotationError: missing, not UTF-8, or not JSON.
+        AnnotationError: the file is missing, not UTF-8, or not JSON.
     """
     text = "\n".join(read_lines(file))
     try:
         return text, json.loads(text)
     except json.JSONDecodeError as error:
-        raise AnnotationError(f"{file}:{error.lineno}: not JSON: {error.msg}") from None
+        raise AnnotationError(f"not JSON: {error.msg}", where=f"{file}:{error.lineno}") from None
 
 
 def read_json_entries(file: Path) -> Iterator[tuple[int, Any]]:
     """(line, entry) of a JSON file that holds a list.
 
     Raises:
-        AnnotationError: missing, not UTF-8, not JSON, or not a list.
+        AnnotationError: the file is missing, not UTF-8, not JSON, or not a list.
     """
-    text, _ = content = read_json(file)
-    if not isinstance(content[1], list):
-        raise AnnotationError(f"{file}:1: expected a list [...], found {text.strip()[:60]!r}")
+    text, content = read_json(file)
+    if not isinstance(content, list):
+        raise AnnotationError(where=f"{file}:1", found=text.strip()[:60], expected="a list [...]")
+    # Decode the entries once more one by one: only that gives their places in the text, and so their lines.
     decoder = json.JSONDecoder()
     blank = re.compile(r"[\s,\[]*")
     place, line, counted = text.index("[") + 1, 1, 0
-    for _ in content[1]:
+    for _ in content:
         found = blank.match(text, place)
         start = found.end() if found else place
         line += text.count("\n", counted, start)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from videovit.data.files.annotation_files import read_lines
 from videovit.data.records import AnnotationError
+from videovit.messages import did_you_mean, plural
 
+# A wrong index must not lead to a list of billions of names.
 MOST_CLASSES = 1_000_000
 
 
 def find_beside(path: str, folder: str) -> str:
-    """`path` as it is where that exists, else the file of this name in `folder` (that of the lists)."""
+    """`path` if it exists, else the file of this name in `folder` (the folder of the lists)."""
     beside = Path(folder) / path
     return str(beside) if path and not Path(path).exists() and beside.exists() else path
 
@@ -25,42 +26,46 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
     """The name of every class.
 
     Args:
-        path: a .json file with a list of names, {name: index} or {index: name}; or a text file with a name per line,
-            behind a number like c012 or not; empty for none.
-        num_classes: K; None for as many as the file has.
-        folder: looked in too for a relative path that does not exist.
+        path: a .json file with a list of names, {name: index} or {index: name}; or a text file with one name per line,
+            optionally after a number like c012; empty for none.
+        num_classes: K; None to accept any number.
+        folder: also searched for a relative path that does not exist.
 
     Returns:
-        K names; "class 7" where no file is given.
+        K names; "class 7" and so on if no file is given.
 
     Raises:
-        AnnotationError: the file is missing, not of these forms, or has another number of names.
+        AnnotationError: the file is missing or malformed, or has another number of names.
     """
     if not path:
         return [f"class {k}" for k in range(num_classes or 0)]
     path = find_beside(path, folder)
     content = _read(path, folder, "DATA.CLASS_NAMES_FILE")
     if isinstance(content, Mapping):
+        # A map may lack names for some classes.
         by_index = _by_index(path, content)
         names = [by_index.get(k, f"class {k}") for k in range(max(num_classes or 0, max(by_index, default=-1) + 1))]
     elif isinstance(content, list):
         names = [str(name) for name in content]
     else:
-        raise AnnotationError(f"{path}: expected a list of names or a map of name and index, found {content!r:.60}")
+        raise AnnotationError(
+            where=path,
+            found=content,
+            expected="a list of names, or an object that maps names to indices or the reverse",
+        )
     if num_classes is not None and len(names) != num_classes:
-        raise AnnotationError(f"{path}: {len(names)} class names, MODEL.NUM_CLASSES is {num_classes}")
+        raise AnnotationError(f"{plural(len(names), 'class name')}, but MODEL.NUM_CLASSES is {num_classes}", where=path)
     return names
 
 
 def _read(path: str, folder: str, key: str) -> Any:
     file = Path(path)
     if not file.is_file():
-        near = (
-            get_close_matches(file.name, [p.name for p in file.parent.glob("*")], n=1) if file.parent.is_dir() else []
-        )
+        near = did_you_mean(file.name, [p.name for p in file.parent.glob("*")]) if file.parent.is_dir() else ""
         beside = f", nor {Path(folder) / path}" if folder else ""
-        hint = f"; nearest: {file.parent / near[0]}" if near else ""
-        raise AnnotationError(f"{path}: no such file{beside}{hint} ({key})")
+        raise AnnotationError(
+            f"no such file{beside}", where=f"{path} ({key})", near=str(file.parent / near) if near else ""
+        )
     lines = read_lines(file)
     if file.suffix != ".json":
         names = [line.strip() for line in lines if line.strip()]
@@ -69,42 +74,45 @@ def _read(path: str, folder: str, key: str) -> Any:
     try:
         return json.loads("\n".join(lines))
     except json.JSONDecodeError as error:
-        raise AnnotationError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+        raise AnnotationError(f"not JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
 
 
 def _by_index(path: str, content: Mapping[str, Any]) -> dict[int, str]:
     names: dict[int, str] = {}
     for key, value in content.items():
         if isinstance(value, int):
-            names[value] = key.strip('"')  # Kinetics name files in circulation carry the quotes of their CSV
+            names[value] = key.strip('"')  # name files of Kinetics in circulation keep the quotes of their CSV source
         elif key.isdecimal() and isinstance(value, str):
             names[int(key)] = value
         elif isinstance(value, str) and value.isdecimal():  # Something-Something
             names[int(value)] = key
         else:
-            raise AnnotationError(f"{path}: expected name: index, found {key!r}: {value!r}")
+            raise AnnotationError(where=path, found={key: value}, expected="name: index")
     if len(names) != len(content):
-        raise AnnotationError(f"{path}: an index is used twice")
+        raise AnnotationError("two classes have the same index", where=path)
     for index, name in names.items():
         if not 0 <= index < MOST_CLASSES:
-            raise AnnotationError(f"{path}: found the index {index} of {name!r}, expected 0 to the number of classes")
+            raise AnnotationError(f"found index {index} of {name!r}, expected 0 to the number of classes", where=path)
     return names
 
 
 def read_class_groups(path: str, names: Sequence[str], folder: str = "") -> dict[str, list[int]]:
-    """Groups of classes from a JSON file {group: [class names or indices]}; no groups when `path` is empty.
+    """Groups of classes from a JSON file {group: [class names or indices]}; no groups if `path` is empty.
 
-    A relative path that does not exist is looked for in `folder` too.
+    Args:
+        path: the file.
+        names: the name of every class.
+        folder: also searched for a relative path that does not exist.
 
     Raises:
-        AnnotationError: the file is missing or of another form, or a class is unknown.
+        AnnotationError: the file is missing or malformed, or a class is unknown.
     """
     if not path:
         return {}
     path = find_beside(path, folder)
     content = _read(path, folder, "SHUFFLE_EVAL.CLASS_GROUPS_FILE")
     if not isinstance(content, Mapping) or not all(isinstance(v, list) for v in content.values()):
-        raise AnnotationError(f"{path}: expected {{group: [class names or indices]}}")
+        raise AnnotationError("expected {group: [class names or indices]}", where=path)
     return {group: [_index_of(path, member, names) for member in members] for group, members in content.items()}
 
 
@@ -113,5 +121,4 @@ def _index_of(path: str, member: object, names: Sequence[str]) -> int:
         return member
     if member in names:
         return list(names).index(str(member))
-    near = get_close_matches(str(member), names, n=1)
-    raise AnnotationError(f"{path}: unknown class {member!r}" + (f"; nearest: {near[0]!r}" if near else ""))
+    raise AnnotationError(f"unknown class {member!r}", where=path, near=did_you_mean(str(member), names))

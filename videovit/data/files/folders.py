@@ -1,4 +1,4 @@
-"""Files of a kind in a folder and below."""
+"""Files with given suffixes in a folder and its subfolders."""
 
 from __future__ import annotations
 
@@ -13,35 +13,38 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def files_below(folder: str | Path, suffixes: Collection[str]) -> list[str]:
-    """The paths of files with one of these suffixes (in any case), sorted.
+    """The sorted paths of all files with one of these suffixes, in any case.
 
-    What is hidden is left out. Links to folders are followed, but for those to a folder that holds them: they would
-    lead round in circles. A folder that cannot be listed is left out with a warning.
+    Hidden entries are skipped. Links to folders are followed, except to a parent folder, which would be an endless
+    loop. A folder that cannot be listed is skipped with a warning.
     """
+    # Real paths, because a loop may go through several links.
     real = Path(os.path.realpath(folder))
     return sorted(_files_below(str(folder), suffixes, frozenset(map(str, (real, *real.parents)))))
 
 
-def _files_below(folder: str, suffixes: Collection[str], around: frozenset[str]) -> list[str]:
-    """The same, unsorted; `around` are the real paths of the folders on the way here."""
+def _files_below(folder: str, suffixes: Collection[str], parents: frozenset[str]) -> list[str]:
+    """The same, unsorted; `parents` are the real paths of the folders above."""
     try:
         with os.scandir(folder) as listed:
+            # macOS writes hidden ._ files beside videos, with the same suffix.
             entries = [entry for entry in listed if not entry.name.startswith(".")]
     except OSError as error:
-        warnings.warn(f"{folder}: cannot be listed and is left out: {error.strerror}", stacklevel=2)
+        warnings.warn(f"{folder}: skipped, it cannot be listed: {error.strerror}", stacklevel=2)
         return []
     paths: list[str] = []
     for entry in entries:
         if not is_folder(entry):
             if os.path.splitext(entry.name)[1].lower() in suffixes:
                 paths.append(entry.path)
-        elif (real := os.path.realpath(entry.path)) not in around:
-            paths += _files_below(entry.path, suffixes, around | {real})
+        # A link to a folder above would be an endless loop.
+        elif (real := os.path.realpath(entry.path)) not in parents:
+            paths += _files_below(entry.path, suffixes, parents | {real})
     return paths
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder or a link to one; a link to itself is none."""
+    """Whether an entry is a folder or a link to one; False for a link to itself."""
     try:
         return entry.is_dir()
     except OSError:
@@ -49,5 +52,5 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_text(path: str) -> bool:
-    """Whether the name of a file can be written as UTF-8; Linux allows others, which Python spells with surrogates."""
+    """Whether a path is valid UTF-8. Linux allows other names, which Python represents with surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in path)

@@ -1,4 +1,4 @@
-"""The videos that a command-line tool is given: files, folders, and lists with a label behind each path."""
+"""The videos given to a command-line tool: files, folders, and lists with optional labels after the paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from videovit.data.files.annotation_files import WHOLE_NUMBER, read_lines
 from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
-from videovit.data.readers.kinetics import split_line, unquote
+from videovit.data.files.listed_paths import split_line, unquote
 from videovit.data.records import AnnotationError
 
 LIST_SUFFIXES = frozenset({".csv", ".txt", ".lst", ".tsv"})
@@ -17,7 +17,7 @@ LIST_SUFFIXES = frozenset({".csv", ".txt", ".lst", ".tsv"})
 
 @dataclass(frozen=True, slots=True)
 class ListedVideo:
-    """A video; `written` is how the list or folder names it, `label` what stood behind it ("" for none)."""
+    """A video: `path`, `written` as in the list or folder, and the `label` that followed it (empty for none)."""
 
     path: str
     written: str
@@ -25,15 +25,16 @@ class ListedVideo:
 
 
 def find_videos(names: Sequence[str], *, prefix: str = "") -> list[ListedVideo]:
-    """The videos that files, folders (searched through) and lists stand for, each once.
+    """The videos in files, folders (searched recursively) and lists, each once.
 
     Args:
-        names: what the user typed.
-        prefix: folder of the paths in lists; by default the current one, then the folder of the list.
+        names: paths from the command line.
+        prefix: folder of the paths in lists; by default the current folder, then the folder of the list.
 
     Raises:
-        AnnotationError: a name does not exist, or nothing is there.
+        AnnotationError: a list does not exist, or there are no videos.
     """
+    # By path, because folders and lists may overlap.
     found: dict[str, ListedVideo] = {}
     for name in names:
         place = Path(name)
@@ -44,6 +45,7 @@ def find_videos(names: Sequence[str], *, prefix: str = "") -> list[ListedVideo]:
         else:
             videos = [ListedVideo(name, place.name)]
         for video in videos:
+            # A video may be in a folder and in a list; its label is the first one.
             found.setdefault(video.path, video)
     if not found:
         raise AnnotationError(f"no videos in {', '.join(names)}")
@@ -57,9 +59,11 @@ def _videos_of_list(place: Path, prefix: str) -> list[ListedVideo]:
         if not text:
             continue
         fields = split_line(text, " ")
-        labelled = fields is not None and WHOLE_NUMBER.fullmatch(fields[1]) is not None
-        written, label = fields if fields is not None and labelled else (unquote(text), "")
+        labeled = fields is not None and WHOLE_NUMBER.fullmatch(fields[1]) is not None
+        # Lists without labels are accepted, too; then the whole line is the path.
+        written, label = fields if fields is not None and labeled else (unquote(text), "")
         path = os.path.join(prefix, written) if prefix else written
+        # Paths of our own lists are relative to the list.
         if not prefix and not os.path.exists(path):
             path = os.path.join(place.parent, written)
         videos.append(ListedVideo(path, written, label))

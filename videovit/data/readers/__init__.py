@@ -1,1 +1,1 @@
-"""One module per data set: its files in, samples out."""
+"""Readers: annotation files in, samples out. One module per data set."""

@@ -8,7 +8,7 @@
     1j20qq1JyX4,0902,0.054,0.049,0.478,0.869,,0.995518
 
 Corners are fractions of the frame. The same boxes on the same key frame are one box with several actions. Any data in
-this form can be read: time window, classes and files come from the arguments.
+this format can be read: time window, classes and files are arguments.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from pathlib import Path
 
 from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, read_lines, refuse
 from videovit.data.records import AnnotationError, Box, KeyFrame, Sample
+from videovit.messages import plural
 
 Key = tuple[str, float]
 Corners = tuple[float, float, float, float]
 
-# Proposals of a detector may reach over the edge by rounding; they are cut off there.
+# Rounding may move proposals of a detector over the edge of the frame; they are clipped to it.
 OVERHANG = 1e-3
-NUM_FIELDS = {True: (8,), False: (7, 8)}  # the first releases of AVA named no persons
+NUM_FIELDS = {True: (8,), False: (7, 8)}  # the first releases of AVA have no person_id
 
 
 @dataclass(frozen=True, slots=True)
 class BoxRow:
-    """A line of a box file: key frame, corners as fractions, the action (from 1) or None, the score (1 without)."""
+    """A line of a box file: key frame, corners as fractions, action (from 1) or None, and score (1 if it has none)."""
 
     key: Key
     corners: Corners
@@ -43,13 +44,13 @@ class BoxRow:
 
 @dataclass(frozen=True)
 class BoxRules:
-    """What a box file may say.
+    """What is valid in a box file.
 
     Attributes:
         num_classes: actions are 1..num_classes (MODEL.NUM_CLASSES).
-        window_s: first and last time stamp of a key frame, in seconds (AVA.KEY_FRAMES_S).
-        videos: names that may occur; None: any.
-        min_score: proposals with a lower score are left out (AVA.DETECTION_SCORE_THRESH).
+        window_s: first and last allowed time stamp, in seconds (AVA.KEY_FRAMES_S).
+        videos: allowed names; None for any.
+        min_score: proposals with a lower score are dropped (AVA.DETECTION_SCORE_THRESH).
     """
 
     num_classes: int
@@ -61,36 +62,36 @@ class BoxRules:
 def read_boxes(path: str | Path, rules: BoxRules, *, scored: bool, skip_bad: bool = False) -> list[BoxRow]:
     """Read a box file.
 
-    It may begin with a byte order mark, end lines either way, and hold empty lines.
+    It may begin with a byte order mark, have line ends of either kind, and contain empty lines.
 
     Args:
         path: the file.
-        rules: what its lines may say.
-        scored: proposals, with a score at the end, and not ground truth.
-        skip_bad: leave lines that cannot be used out, with a warning, in place of the error (AVA.SKIP_BAD_ROWS).
+        rules: what is valid in it.
+        scored: whether it has proposals, with a score in the last column, instead of ground truth.
+        skip_bad: skip invalid lines with a warning instead of raising an error (AVA.SKIP_BAD_ROWS).
 
     Returns:
-        The rows in the order of the file, without proposals below the score.
+        The rows in the order of the file, without proposals below the minimum score.
 
     Raises:
-        AnnotationError: the file is missing or has lines that cannot be used, among them lines that are the same as
-            another one; names the first of them.
+        AnnotationError: the file is missing or has invalid or duplicate lines; shows the first of them.
     """
     rows, problems = check_boxes(path, rules, scored=scored)
     if skip_bad and problems:
         number, text, why = problems[0]
-        count = f"{path}: {len(problems)} lines cannot be used and are left out (AVA.SKIP_BAD_ROWS)"
-        warnings.warn(f"{count}, first: {path}:{number}: {text}: {why}", stacklevel=2)
+        count = f"{plural(len(problems), 'invalid line')} skipped (AVA.SKIP_BAD_ROWS)"
+        warnings.warn(f"{path}: {count}, first: {path}:{number}: {text}: {why}", stacklevel=2)
     elif problems:
         refuse(Path(path), problems)
     return rows
 
 
 def check_boxes(path: str | Path, rules: BoxRules, *, scored: bool) -> tuple[list[BoxRow], list[Problem]]:
-    """As `read_boxes`; lines that cannot be used come back as (line number, content, why)."""
+    """Like `read_boxes`, but returns invalid lines as (line number, content, reason)."""
     rows: list[BoxRow] = []
     problems: list[Problem] = []
-    seen: dict[int, int] = {}  # hashes of rows that were read: a million of them fit into memory
+    seen: dict[int, int] = {}  # hashes of rows: unlike the rows themselves, millions of them fit into memory
+    # Millions of rows name a few hundred videos.
     names: dict[str, str] = {}
     for number, fields in _fields(path):
         row = _parse(fields, rules, scored=scored)
@@ -99,15 +100,16 @@ def check_boxes(path: str | Path, rules: BoxRules, *, scored: bool) -> tuple[lis
             continue
         first = seen.setdefault(hash((row, fields[7:])), number)
         if first != number:
-            problems.append((number, ",".join(fields), f"the same as line {first}"))
+            problems.append((number, ",".join(fields), f"duplicate of line {first}"))
         elif row.score >= rules.min_score:
-            name = names.setdefault(row.key[0], row.key[0])  # one string a video, not one a line
+            name = names.setdefault(row.key[0], row.key[0])  # one string per video, not one per line
             rows.append(BoxRow((name, row.key[1]), row.corners, row.class_id, row.score))
     return rows, problems
 
 
 def _fields(path: str | Path) -> Iterable[tuple[int, tuple[str, ...]]]:
-    """(line number, fields) of the lines of a CSV file that are not empty."""
+    """(line number, fields) of the non-empty lines of a CSV file."""
+    # Not split(","): names may be quoted.
     reader = csv.reader(read_annotation(Path(path)))
     for fields in reader:
         stripped = tuple(field.strip() for field in fields)
@@ -119,17 +121,17 @@ def read_annotation(path: Path) -> list[str]:
     """The lines of an annotation file, without line ends and byte order mark.
 
     Raises:
-        AnnotationError: there is no such file, or it is not text.
+        AnnotationError: the file does not exist or is not UTF-8.
     """
-    check_there(path)
+    check_exists(path)
     return read_lines(path)
 
 
-def check_there(path: Path) -> None:
-    """Refuse a path without a file, saying what there is.
+def check_exists(path: Path) -> None:
+    """Check that a file exists.
 
     Raises:
-        AnnotationError: there is no such file.
+        AnnotationError: it does not; shows the content of its folder.
     """
     if not path.is_file() and not path.parent.is_dir():
         raise AnnotationError(f"{path} does not exist, nor does its folder (AVA.ANNOTATION_DIR, AVA.FRAME_LIST_DIR)")
@@ -139,10 +141,10 @@ def check_there(path: Path) -> None:
 
 
 def _parse(fields: Sequence[str], rules: BoxRules, *, scored: bool) -> BoxRow | str:
-    """A row, or why there is none."""
+    """The row of a line, or why the line is invalid."""
     if len(fields) not in NUM_FIELDS[scored]:
         last = "score" if scored else "person_id"
-        return f"found {len(fields)} columns, expected 8: video_id,time stamp,x1,y1,x2,y2,action_id,{last}"
+        return f"found {plural(len(fields), 'column')}, expected 8: video_id,time stamp,x1,y1,x2,y2,action_id,{last}"
     key = _parse_key(fields, rules)
     if isinstance(key, str):
         return key
@@ -152,6 +154,7 @@ def _parse(fields: Sequence[str], rules: BoxRules, *, scored: bool) -> BoxRow | 
     action, score = fields[6], _number(fields[7]) if scored else 1.0
     if score is None:
         return f"found the score {fields[7]!r}, expected a number"
+    # Detectors do not know the action.
     if scored and action in ("", "-1"):
         return BoxRow(key, corners, None, score)
     if not WHOLE_NUMBER.fullmatch(action) or not 1 <= int(action) <= rules.num_classes:
@@ -169,7 +172,7 @@ def _parse_key(fields: Sequence[str], rules: BoxRules) -> Key | str:
     if not first <= time_s <= last:
         return f"found the time stamp {fields[1]}, expected {first:g} to {last:g} seconds (AVA.KEY_FRAMES_S)"
     if rules.videos is not None and video not in rules.videos:
-        return f"found the video {video!r}, which is not among the {len(rules.videos)} known videos"
+        return f"found the video {video!r}, which is not among the {plural(len(rules.videos), 'known video')}"
     return video, time_s
 
 
@@ -191,6 +194,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
+    # float() also accepts "nan" and "inf".
     return value if math.isfinite(value) else None
 
 
@@ -198,9 +202,9 @@ def key_frames(rows: Iterable[BoxRow], videos: Mapping[str, Sample]) -> list[Sam
     """One sample per key frame that has a box, in the order of videos and time.
 
     Args:
-        rows: of all files together; equal corners on the same key frame become one box with all their actions, and
-            the highest of their scores.
-        videos: name -> what to open for it.
+        rows: rows of all files. Equal corners on the same key frame become one box with all their actions and the
+            highest of their scores.
+        videos: name -> sample with the path to open.
     """
     frames: dict[Key, dict[Corners, tuple[set[int], float]]] = {}
     for row in rows:
@@ -209,6 +213,7 @@ def key_frames(rows: Iterable[BoxRow], videos: Mapping[str, Sample]) -> list[Sam
         if row.class_id is not None:
             actions.add(row.class_id)
         boxes[row.corners] = actions, max(score, row.score)
+    # Sorted, so that the order does not depend on the order of the files.
     samples = []
     for (video, time_s), boxes in sorted(frames.items()):
         listed = tuple(Box(*corners, tuple(sorted(ids)), score) for corners, (ids, score) in boxes.items())
@@ -217,16 +222,18 @@ def key_frames(rows: Iterable[BoxRow], videos: Mapping[str, Sample]) -> list[Sam
 
 
 def read_excluded(path: str | Path) -> frozenset[Key]:
-    """Key frames that are not scored: lines `video_id,time stamp`.
+    """Read key frames that are excluded from evaluation: lines `video_id,time stamp`.
 
     Raises:
-        AnnotationError: the file is missing or has lines that cannot be used.
+        AnnotationError: the file is missing or has invalid lines.
     """
     keys, problems = set(), []
     for number, fields in _fields(path):
         time_s = _number(fields[1]) if len(fields) == 2 else None
         if time_s is None or not fields[0]:
-            problems.append((number, ",".join(fields), f"found {len(fields)} columns, expected video_id,time stamp"))
+            problems.append(
+                (number, ",".join(fields), f"found {plural(len(fields), 'column')}, expected video_id,time stamp")
+            )
         else:
             keys.add((fields[0], time_s))
     refuse(Path(path), problems)

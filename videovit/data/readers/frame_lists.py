@@ -1,11 +1,11 @@
-"""Frame lists of PySlowFast: one image a line, with the classes seen in it.
+"""PySlowFast's frame lists: one image per line, with the classes visible in it.
 
     original_vido_id video_id frame_id path labels
     001YG 0 0 001YG/001YG-000001.jpg "46,81"
     001YG 0 1 001YG/001YG-000002.jpg ""
 
-(The header is spelled so.) Such lists have millions of lines; they are read line by line, and what is kept is a folder
-a video and the spans of its classes.
+(The header is spelled this way.) Such lists have millions of lines. They are read line by line; what is kept is one
+folder per video and the spans of its classes.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ from pathlib import Path
 from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, content_of, refuse
 from videovit.data.files.listed_paths import Folders, leads_out, relative_to_either
 from videovit.data.records import Action, AnnotationError, Sample
+from videovit.messages import plural
 
 COLUMNS = ("original_vido_id", "video_id", "frame_id", "path", "labels")
 
 
 @dataclass(slots=True)
 class _Frames:
-    """What is known of a video so far."""
+    """What has been read about a video so far."""
 
     line: int
     folder: str
     num_frames: int = 0
     last_id: int = -1
     last_labels: str = '""'
-    since: dict[int, int] = field(default_factory=dict)  # class -> frame at which its present run began
-    actions: list[tuple[int, int, int]] = field(default_factory=list)  # class, first frame, frame after the last
+    since: dict[int, int] = field(default_factory=dict)  # class -> frame at which its current run began
+    actions: list[tuple[int, int, int]] = field(default_factory=list)  # class, first frame, one past the last
 
 
 def is_frame_list(list_file: Path) -> bool:
-    """Whether a file exists and begins like a frame list."""
+    """Whether a file exists and starts like a frame list."""
     if not list_file.is_file():
         return False
     with open(list_file, "rb") as file:
+        # Only the start: the file may have gigabytes.
         return file.read(64).removeprefix(b"\xef\xbb\xbf").startswith(COLUMNS[0].encode())
 
 
@@ -51,16 +53,16 @@ def read(
     Args:
         list_file: the list.
         num_classes: labels must be in 0..num_classes-1.
-        fps: of the images (DATA.FRAMES_FPS); turns frames into seconds.
-        prefix: folder that every path is relative to (DATA.PATH_PREFIX); then no path may lead out of it.
-        with_labels: read the last column; without it samples have no actions.
+        fps: frame rate of the images (DATA.FRAMES_FPS), to convert frames to seconds.
+        prefix: folder that all paths are relative to and must stay in (DATA.PATH_PREFIX).
+        with_labels: read the last column; otherwise samples have no actions.
 
     Returns:
-        By the video's name (first column) in the order of the list: a Sample of the folder of its images, with the
-        number of them and an Action for each run of frames that shows a class.
+        Name of the video (first column) -> Sample of its folder of images, with their number and one Action for each
+        run of frames that shows a class; in the order of the list.
 
     Raises:
-        AnnotationError: the list is missing, empty, or has lines that cannot be used; names them.
+        AnnotationError: the list is missing, empty, or has invalid lines; shows them.
 
     Source: PySlowFast, image lists of Charades and Something-Something.
     """
@@ -73,9 +75,10 @@ def read(
             problems.append((number, line, why))
     refuse(list_file, problems)
     if not videos:
-        raise AnnotationError(f"{list_file}: no frames listed below the header")
+        raise AnnotationError("no frames listed below the header", where=list_file)
     folders = Folders()
     if prefix:
+        # Checked once per folder with a made-up name, not once per image.
         outside = [(v.line, v.folder, leads_out(os.path.join(v.folder, "x"), prefix, folders)) for v in videos.values()]
         refuse(list_file, [(line, folder, why) for line, folder, why in outside if why is not None])
     samples = {}
@@ -85,12 +88,13 @@ def read(
         else:
             path = relative_to_either(video.folder, str(list_file.parent), folders)
         actions = tuple(Action(k, first / fps, end / fps) for k, first, end in _runs(video)) if with_labels else None
+        # Runs of frames become intervals in seconds, so clips of any frame rate can be labeled.
         samples[name] = Sample(path, actions=actions, num_frames=video.num_frames)
     return samples
 
 
 def _lines(list_file: Path) -> Iterator[tuple[int, str]]:
-    """(number, line) of every line with something in it, below the header."""
+    """(number, line) of every non-empty line below the header."""
     number = 0
     try:
         with open(list_file, encoding="utf-8-sig") as file:
@@ -106,16 +110,16 @@ def _lines(list_file: Path) -> Iterator[tuple[int, str]]:
     except FileNotFoundError:
         raise AnnotationError(f"list file {str(list_file)!r} does not exist; {content_of(list_file.parent)}") from None
     except UnicodeDecodeError:
-        raise AnnotationError(f"{list_file}: not UTF-8 text, after line {number}") from None
+        raise AnnotationError(f"not UTF-8 text, after line {number}", where=list_file) from None
     except OSError as error:
         raise AnnotationError(f"list file {str(list_file)!r} cannot be read: {error.strerror}") from None
 
 
 def _take(videos: dict[str, _Frames], line: str, number: int, num_classes: int | None) -> str | None:
-    """Add a line to its video; why not, if it cannot be used. `num_classes` is None where labels do not matter."""
+    """Add a line to its video, or return why it is invalid. `num_classes` is None if labels are not read."""
     fields = line.split()
     if len(fields) != len(COLUMNS):
-        return f"{len(fields)} fields, expected {len(COLUMNS)}: {' '.join(COLUMNS)}"
+        return f"found {plural(len(fields), 'field')}, expected {len(COLUMNS)}: {' '.join(COLUMNS)}"
     name, _, frame_id, path, labels = fields
     if not frame_id.isascii() or not frame_id.isdigit():
         return f"frame_id {frame_id!r} is not a whole number"
@@ -124,11 +128,13 @@ def _take(videos: dict[str, _Frames], line: str, number: int, num_classes: int |
     if video is None:
         video = videos[name] = _Frames(number, folder)
     if folder != video.folder:
-        return f"in the folder {folder!r}, but video {name!r} began in {video.folder!r} (line {video.line})"
+        return f"folder {folder!r}, but video {name!r} started in {video.folder!r} (line {video.line})"
+    # Frames count as consecutive here, so a list that is out of order would scramble time.
     if int(frame_id) <= video.last_id:
-        return f"frame {frame_id} of video {name!r} after frame {video.last_id}: listed twice, or out of order"
+        return f"frame {frame_id} of video {name!r} follows frame {video.last_id}: duplicate, or out of order"
     video.last_id = int(frame_id)
     why = None
+    # Most lines repeat the labels of the line before; parsing only changes saves most of the time.
     if num_classes is not None and labels != video.last_labels:
         why = _change_labels(video, labels, num_classes)
     video.num_frames += 1
@@ -144,6 +150,7 @@ def _change_labels(video: _Frames, text: str, num_classes: int) -> str | None:
             return f"label {label} is not in 0..{num_classes - 1} (MODEL.NUM_CLASSES)"
     video.last_labels = text
     now = {int(label) for label in written}
+    # A class that is no longer listed ends its run; a new one starts a run.
     for k in video.since.keys() - now:
         video.actions.append((k, video.since.pop(k), video.num_frames))
     for k in now - video.since.keys():
@@ -152,6 +159,6 @@ def _change_labels(video: _Frames, text: str, num_classes: int) -> str | None:
 
 
 def _runs(video: _Frames) -> list[tuple[int, int, int]]:
-    """(class, first frame, frame after the last) of every run, in the order of their beginnings."""
-    still = [(k, first, video.num_frames) for k, first in video.since.items()]
-    return sorted(video.actions + still, key=lambda run: (run[1], run[0]))
+    """(class, first frame, one past the last) of every run, in the order of their starts."""
+    unfinished = [(k, first, video.num_frames) for k, first in video.since.items()]
+    return sorted(video.actions + unfinished, key=lambda run: (run[1], run[0]))

@@ -1,18 +1,18 @@
-"""Folders of images, a folder per class: ImageNet, and any other data set laid out like it.
+"""Folders of images, one folder per class: ImageNet, and any data set with this layout.
 
     DATA.PATH_TO_DATA_DIR/
-        train/n01440764/n01440764_10026.JPEG     the class is the folder right below the split;
-        train/n01443537/...                      images may lie deeper
+        train/n01440764/n01440764_10026.JPEG     the class is the folder directly below the split;
+        train/n01443537/...                      images may be deeper
         val/n01440764/ILSVRC2012_val_00000293.JPEG
-        test/...                                 where there is none with class folders, the test reads val
+        test/...                                 without class folders here, the test reads val
 
-Classes are numbered in the order of their folders' names in train/, so a class that val/ lacks shifts no number. A list
-`train.csv`, `val.csv` or `test.csv` beside the folders (`path label` a line, see `readers.kinetics`) is read instead.
+Classes are numbered by the sorted folder names of train/, so a class missing from val/ shifts no number. A list
+`train.csv`, `val.csv` or `test.csv` beside the folders (one `path label` per line, see `readers.kinetics`) takes
+precedence.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from pathlib import Path
@@ -22,6 +22,7 @@ from videovit.data.files.annotation_files import content_of
 from videovit.data.files.folders import files_below, is_folder
 from videovit.data.readers import kinetics
 from videovit.data.records import AnnotationError, Sample
+from videovit.messages import did_you_mean, plural
 
 
 def read(
@@ -38,51 +39,57 @@ def read(
         The samples, class by class, sorted by name.
 
     Raises:
-        AnnotationError: there is neither folder nor list, the number of classes is another one, a class of this split
-            is not in train/, or nothing is in the folders.
+        AnnotationError: there is neither a folder nor a list, the number of classes differs, a class of this split is
+            not in train/, or the folders are empty.
 
     Source: the layout of PySlowFast's ImageNet data set (sorted folders; its test reads val).
     """
     split_folder = find_split(Path(split_folder))
     list_file = _list_of(split_folder)
+    # A list exists only if somebody wrote one, so it takes precedence.
     if list_file.is_file():
         return kinetics.read(
             list_file, num_classes=num_classes, separator=separator, prefix=prefix, skip_rows=skip_rows
         )
     names = class_folders(split_folder)
     of_train = split_folder.parent / "train"
+    # The split may lack classes, so training decides about the numbers.
     classes = class_folders(of_train) if of_train.is_dir() else names
+    # A missing folder would shift the numbers of all classes after it.
     if len(classes) != num_classes:
         where = of_train if of_train.is_dir() else split_folder
         raise AnnotationError(
-            f"{str(where)!r} has {len(classes)} class folders, MODEL.NUM_CLASSES is {num_classes}; they are numbered "
-            f"by name, {shown(classes)}"
+            f"{plural(len(classes), 'class folder')} ({shown(classes)}), but MODEL.NUM_CLASSES is {num_classes}",
+            where=str(where),
         )
+    # The published numbering: sorted synsets.
     numbers = {name: number for number, name in enumerate(classes)}
     for name in names:
         if name not in numbers:
-            near = difflib.get_close_matches(name, classes, n=1)
-            hint = f"; nearest: {near[0]!r}" if near else ""
-            raise AnnotationError(f"{str(split_folder / name)!r} is no class of {str(of_train)!r}{hint}")
+            raise AnnotationError(
+                f"{str(split_folder / name)!r} is not a class of {str(of_train)!r}", near=did_you_mean(name, classes)
+            )
     samples = [Sample(path, numbers[name]) for name in names for path in files_below(split_folder / name, SUFFIXES)]
     if not samples:
         raise AnnotationError(
-            f"no images in the class folders of {str(split_folder)!r}, {shown(names)}; known suffixes: "
-            + ", ".join(sorted(SUFFIXES))
+            f"no images in the class folders {shown(names)}",
+            where=str(split_folder),
+            expected=f"files with the suffixes {', '.join(sorted(SUFFIXES))}",
         )
     return samples
 
 
 def find_split(split_folder: Path) -> Path:
-    """The folder of a split; val for a test that has no classes: no folder and no list, or nothing but loose images.
+    """The folder of a split; val for a test without classes (no folder and no list, or only loose images).
 
     Raises:
         AnnotationError: neither the folder nor a list of this name exists.
     """
     val = split_folder.with_name("val")
+    # The test images of ImageNet are released without labels.
     if split_folder.name == "test" and not _has_classes(split_folder) and _has_classes(val):
         if split_folder.is_dir():
-            text = f"{str(split_folder)!r} has no class folders: nobody says what its images show; the test reads val"
+            text = f"{str(split_folder)!r} has no class folders, so its images have no labels; the test reads val"
             warnings.warn(text, stacklevel=2)
         return val
     if split_folder.is_dir() or _list_of(split_folder).is_file():
@@ -102,7 +109,7 @@ def _has_classes(split_folder: Path) -> bool:
 
 
 def class_folders(split_folder: Path) -> list[str]:
-    """The names of the folders right below, sorted: class 0 first.
+    """The names of the folders directly below, sorted: class 0 first.
 
     Raises:
         AnnotationError: there are none.
@@ -111,7 +118,7 @@ def class_folders(split_folder: Path) -> list[str]:
     if not names:
         raise AnnotationError(
             f"{str(split_folder)!r} has no class folders; expected {split_folder.name}/<class>/<image>, or a list "
-            f"{_list_of(split_folder).name} beside it ('path label' a line)"
+            f"{_list_of(split_folder).name} beside it (one 'path label' per line)"
         )
     return names
 
@@ -122,5 +129,5 @@ def _class_folders(split_folder: Path) -> list[str]:
 
 
 def shown(names: list[str]) -> str:
-    """Some of many names, for an error message."""
+    """The first of many names, for an error message."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,1 +1,1 @@
-"""From decoded frames to the tensor that a model takes."""
+"""From decoded frames to the input tensor of a model."""

@@ -1,4 +1,4 @@
-"""Random erasing: a rectangle of a clip overwritten with noise, the same rectangle in all frames.
+"""Random erasing: a rectangle of a clip is overwritten with noise, the same in all frames.
 
 Legend: B clips, C channels, T frames, H W pixels.
 """
@@ -6,6 +6,7 @@ Legend: B clips, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,15 @@ import torch
 from torch import Tensor
 
 from videovit.data.transforms.spatial import Box
+from videovit.errors import UserError
 
-MODES = ("const", "rand", "pixel")
-_MAX_TRIES = 100  # draws of a rectangle until one fits; PySlowFast's number
+# Shape of the noise for a patch (C, T, h, w); None for zeros.
+NOISE_SHAPES: dict[str, Callable[[Sequence[int]], Sequence[int]] | None] = {
+    "const": None,
+    "rand": lambda shape: (*shape[:2], 1, 1),
+    "pixel": lambda shape: shape,
+}
+_MAX_TRIES = 100  # draws of a rectangle until one fits, as in PySlowFast
 
 
 def erase_boxes(
@@ -31,18 +38,18 @@ def erase_boxes(
     """Draw the rectangles to erase in one clip.
 
     Args:
-        height: of the frames, in pixels.
-        width: of the frames, in pixels.
+        height: height of the frames in pixels.
+        width: width of the frames in pixels.
         rng: source of randomness.
         prob: probability that the clip is erased at all.
-        count: largest number of rectangles; the number is uniform in 1..count and each gets its share of the area.
-        area: smallest and largest share of the frame that is erased.
+        count: maximum number of rectangles. The number is uniform in 1..count, and they share the area.
+        area: smallest and largest fraction of the frame to erase.
         aspect: smallest and largest height / width, log-uniform.
 
     Returns:
         Between 0 and `count` Boxes inside the frame.
 
-    Source: Zhong et al. (arXiv 1708.04896); ranges as in PySlowFast and timm.
+    Source: Zhong et al. (arXiv 1708.04896), with the ranges of PySlowFast and timm.
     """
     if rng.random() >= prob:
         return []
@@ -53,6 +60,7 @@ def erase_boxes(
             pixels = rng.uniform(*area) * height * width / num_boxes
             ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
             h, w = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+            # Rectangles that do not fit are drawn again, not clipped, to keep the distribution of areas.
             if 0 < h < height and 0 < w < width:
                 boxes.append(Box(int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w))
                 break
@@ -60,55 +68,59 @@ def erase_boxes(
 
 
 def erase(x_BCTHW: Tensor, erase_seeds_B: Tensor, *, prob: float, mode: str = "pixel", count: int = 1) -> Tensor:
-    """Overwrite rectangles of normalised clips, in place.
+    """Overwrite rectangles of normalized clips, in place.
 
-    What happens to a clip depends on its own seed only, not on its neighbours or its place in the batch. Rectangles
-    are the same on every device; the noise comes from the generator of the device.
+    The result for a clip depends only on its own seed, not on the rest of the batch. Rectangles are the same on every
+    device; noise differs between CPU and GPU generators.
 
     Args:
-        x_BCTHW: normalised float (B, C, T, H, W); overwritten.
-        erase_seeds_B: int64 (B,), one seed per clip, at least 0.
+        x_BCTHW: normalized float (B, C, T, H, W); overwritten.
+        erase_seeds_B: int64 (B,), one non-negative seed per clip.
         prob: probability per clip.
         mode: "pixel": standard normal noise, fresh for every element; "rand": one such value per channel and frame;
-            "const": 0, the mean colour.
-        count: largest number of rectangles per clip.
+            "const": 0, the mean color.
+        count: maximum number of rectangles per clip.
 
     Returns:
         `x_BCTHW` itself.
 
     Raises:
-        ValueError: unknown mode.
+        UserError: unknown mode.
 
-    Source: PySlowFast, RandomErasing (cube). Its `num_splits`, which spares the first frames when AUG.RE_COUNT is
-        above 1, is left out: with the published count of 1 it does nothing.
+    Source: PySlowFast, RandomErasing (cube), without `num_splits`, which exempts the first frames if AUG.RE_COUNT is
+        above 1 and has no effect at the published count of 1.
     """
-    if mode not in MODES:
-        raise ValueError(f"AUG.RE_MODE is {mode!r}: expected one of {', '.join(MODES)}")
-    num_channels, num_frames, height, width = x_BCTHW.shape[1:]
+    if mode not in NOISE_SHAPES:
+        raise UserError(where="AUG.RE_MODE", found=mode, expected=f"one of {', '.join(NOISE_SHAPES)}")
+    noise_shape = NOISE_SHAPES[mode]
+    height, width = x_BCTHW.shape[3:]
     for x_CTHW, seed in zip(x_BCTHW, erase_seeds_B.tolist(), strict=True):
         boxes = erase_boxes(height, width, np.random.default_rng(seed), prob=prob, count=count)
         if not boxes:
             continue
+        # On the device of the batch, so noise is not copied.
         generator = torch.Generator(device=x_BCTHW.device).manual_seed(seed)
         for top, left, h, w in boxes:
             patch = x_CTHW[:, :, top : top + h, left : left + w]
-            if mode == "const":
+            if noise_shape is None:
                 patch.zero_()
                 continue
-            shape = patch.shape if mode == "pixel" else (num_channels, num_frames, 1, 1)
-            noise = torch.empty(shape, dtype=torch.float32, device=x_BCTHW.device).normal_(generator=generator)
+            # In float32 also for half-precision clips, so that the noise is the same.
+            noise = torch.empty(noise_shape(patch.shape), dtype=torch.float32, device=x_BCTHW.device).normal_(
+                generator=generator
+            )
             patch.copy_(noise.expand_as(patch))
     return x_BCTHW
 
 
 @dataclass(frozen=True, kw_only=True)
 class Erasing:
-    """`erase` with its settings held fast.
+    """`erase` with fixed settings.
 
     Args:
         prob: probability per clip.
-        mode: one of MODES.
-        count: largest number of rectangles per clip.
+        mode: key of NOISE_SHAPES.
+        count: maximum number of rectangles per clip.
     """
 
     prob: float
@@ -116,10 +128,10 @@ class Erasing:
     count: int = 1
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"AUG.RE_MODE is {self.mode!r}: expected one of {', '.join(MODES)}")
+        if self.mode not in NOISE_SHAPES:
+            raise UserError(where="AUG.RE_MODE", found=self.mode, expected=f"one of {', '.join(NOISE_SHAPES)}")
         if self.count < 1:
-            raise ValueError(f"AUG.RE_COUNT is {self.count}: expected at least 1")
+            raise UserError(where="AUG.RE_COUNT", found=self.count, expected="at least 1")
 
     def __call__(self, x_BCTHW: Tensor, erase_seeds_B: Tensor) -> Tensor:
         """See `erase`."""

@@ -1,12 +1,12 @@
-"""RandAugment's operations on whole clips at once: PIL's arithmetic, on arrays.
+"""RandAugment's operations on whole clips at once: PIL's arithmetic, vectorized.
 
-Every operation gives what PIL gives, frame by frame, up to one level of 255 on few values (`docs/augmentation.md` has
-the differences), for less work:
+Every operation gives the same result as PIL, frame by frame, up to one level of 255 in a few values (the differences
+are listed in `docs/augmentation.md`), with less work:
 
-- what is the same for all frames (coordinates, weights, tables) is made once for the clip;
-- only the pixels that the crop after it will show are made. Going backwards through the operations tells which pixels
-  each of them needs: a table needs its own, a blur one more on each side, a rotation those under the rotated window, a
-  histogram all of them.
+- what all frames share (coordinates, weights, tables) is computed once per clip;
+- only the pixels in the following crop are computed. Going backwards through the operations gives the pixels that each
+  of them needs: a table needs the same pixels, a blur one more on each side, a rotation those under the rotated window,
+  a histogram all of them.
 
 Legend: T frames, H W pixels of the frame, h w pixels of a window, C channels (3), N pixels of a window, K taps.
 """
@@ -29,11 +29,11 @@ from videovit.data.transforms.spatial import Box
 
 Frames = NDArray[np.uint8]
 Matrix = tuple[float, float, float, float, float, float]
-"""(a, b, c, d, e, f): the pixel at (x, y) comes from (a x + b y + c, d x + e y + f); the first centre is (0.5, 0.5)."""
+"""(a, b, c, d, e, f): (x, y) comes from (a x + b y + c, d x + e y + f); the center of the first pixel is (0.5, 0.5)."""
 
-# PIL cuts fractions off where OpenCV rounds. The rest of the half leaves room for the error of float32.
-_CUT_OFF = -0.4999
-_TILE = 128  # pixels; side of the squares in which frames are resampled
+# PIL truncates where OpenCV rounds. Slightly less than one half leaves room for the rounding errors of float32.
+_TRUNCATE = -0.4999
+_TILE = 128  # pixels; side of the square tiles in which frames are resampled
 
 
 def apply_steps(frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tensor:
@@ -41,13 +41,14 @@ def apply_steps(frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tenso
 
     Args:
         frames_THWC: uint8 (T, H, W, 3).
-        plan: in order.
-        window: which part of the result is wanted.
+        plan: the operations in order.
+        window: part of the result to return.
 
     Returns:
-        uint8 (T, h, w, 3); a view of `frames_THWC` when the plan is empty.
+        uint8 (T, h, w, 3); a view of `frames_THWC` if the plan is empty.
     """
     height, width = frames_THWC.shape[1:3]
+    # Backwards from the crop: the pixels that each operation needs are what the one before must produce.
     windows = [window]
     for step in reversed(plan):
         windows.append(_source_window(step, windows[-1], height, width))
@@ -68,9 +69,11 @@ def apply_steps(frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tenso
 
 def _source_window(step: Step, want: Box, height: int, width: int) -> Box:
     if step.name in _FRAME_TABLES:
+        # A histogram counts all pixels.
         return Box(0, 0, height, width)
     if step.name == "Sharpness":
         right, bottom = want.left + want.width, want.top + want.height
+        # The kernel of 3 x 3 pixels reaches one beyond the window.
         return _limit(want.left - 1, want.top - 1, right + 1, bottom + 1, height, width)
     if step.name not in _MATRICES:
         return want
@@ -81,13 +84,13 @@ def _source_window(step: Step, want: Box, height: int, width: int) -> Box:
         for y in (want.top + 0.5, want.top + want.height - 0.5)
     ]
     xs, ys = [a * x + b * y + c for x, y in corners], [d * x + e * y + f for x, y in corners]
-    # Three more on each side: the widest kernel reaches two pixels from the one below the position.
+    # Three more on each side: the widest kernel reaches two pixels beyond the one left of the position.
     left, top = math.floor(min(xs)) - 3, math.floor(min(ys)) - 3
     return _limit(left, top, math.ceil(max(xs)) + 3, math.ceil(max(ys)) + 3, height, width)
 
 
 def _limit(left: int, top: int, right: int, bottom: int, height: int, width: int) -> Box:
-    """The part inside the frame, at least one pixel of it."""
+    """The part inside the frame, at least one pixel."""
     left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
     right, bottom = min(max(right, left + 1), width), min(max(bottom, top + 1), height)
     return Box(top, left, bottom - top, right - left)
@@ -99,7 +102,8 @@ def _cut(frames: Frames, want: Box, have: Box) -> Frames:
 
 
 def _flat(frames: Frames) -> Frames:
-    """All frames below each other, as one picture (T * h, w, 3)."""
+    """All frames below each other, as one image (T * h, w, 3)."""
+    # OpenCV takes single images; one call for all frames saves its overhead.
     return np.ascontiguousarray(frames).reshape(-1, *frames.shape[2:])
 
 
@@ -107,6 +111,7 @@ def _flat(frames: Frames) -> Frames:
 
 
 def _turn(degrees: float, height: int, width: int) -> Matrix:
+    # The matrix maps output to input, so it is the inverse rotation, about the center of the frame.
     angle = -math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = width / 2, height / 2
@@ -123,7 +128,8 @@ _MATRICES: dict[str, Callable[[float, int, int], Matrix]] = {
 
 
 def _move(frames: Frames, step: Step, have: Box, want: Box, height: int, width: int) -> Frames:
-    """Resample all frames at the same places, tile by tile: however large a frame, what is at work stays small."""
+    """Resample all frames at the same positions, tile by tile, which bounds the working memory for any frame size."""
+    # The working memory of a tile is K places, weights and float copies of all its pixels.
     moved = np.empty((len(frames), want.height, want.width, 3), np.uint8)
     bottom, right = want.top + want.height, want.left + want.width
     for top in range(want.top, bottom, _TILE):
@@ -135,17 +141,21 @@ def _move(frames: Frames, step: Step, have: Box, want: Box, height: int, width: 
 
 
 def _move_tile(frames: Frames, step: Step, have: Box, want: Box, height: int, width: int) -> Frames:
-    """A weighted sum over a few pixels each, done for 3 T numbers at a time."""
+    """Resample one tile: weighted sums over K pixels, for the 3 T values of all frames at a time."""
     a, b, c, d, e, f = _MATRICES[step.name](step.argument, height, width)
+    # Centers of the pixels.
     x = want.left + 0.5 + np.arange(want.width)[None]
     y = want.top + 0.5 + np.arange(want.height)[:, None]
     x_N, y_N = (a * x + b * y + c).ravel(), (d * x + e * y + f).ravel()
     columns_KN, weights_x_KN = _taps(x_N, width, step.resample)
     rows_KN, weights_y_KN = _taps(y_N, height, step.resample)
+    # Flat indices into the tile. The kernel is separable, so its weights are products.
     places = (rows_KN - have.top)[:, None] * have.width + (columns_KN - have.left)[None]
     weights = weights_y_KN[:, None] * weights_x_KN[None]
     num_frames = len(frames)
+    # Pixels as rows, so that the values of all frames at a place are adjacent in memory.
     by_pixel = cv2.transpose(np.ascontiguousarray(frames).reshape(num_frames, -1))  # (h * w * 3, T)
+    # A gather and weighted sum in one pass over memory.
     moved = F.embedding_bag(
         torch.from_numpy(cv2.transpose(places.reshape(-1, x_N.size))),
         torch.from_numpy(by_pixel).reshape(-1, 3 * num_frames).float(),
@@ -153,7 +163,8 @@ def _move_tile(frames: Frames, step: Step, have: Box, want: Box, height: int, wi
         mode="sum",
     )
     # Rounded and kept within 0..255.
-    levels = np.asarray(cv2.add(moved.numpy(), _CUT_OFF, dtype=cv2.CV_8U), np.uint8)  # type: ignore[call-overload]
+    levels = np.asarray(cv2.add(moved.numpy(), _TRUNCATE, dtype=cv2.CV_8U), np.uint8)  # type: ignore[call-overload]
+    # PIL fills every position outside the frame, whatever its kernel would reach.
     levels[(x_N < 0) | (x_N >= width) | (y_N < 0) | (y_N >= height)] = np.repeat(step.fill, num_frames)
     by_frame = np.asarray(cv2.transpose(levels.reshape(-1, num_frames)), np.uint8)
     return by_frame.reshape(num_frames, want.height, want.width, 3)
@@ -162,18 +173,20 @@ def _move_tile(frames: Frames, step: Step, have: Box, want: Box, height: int, wi
 def _taps(
     position_N: NDArray[np.float64], length: int, resample: Image.Resampling
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Which pixels of a row or column a position between them is made of, and their weights.
+    """Pixels of a row or column that contribute to a position, and their weights.
 
-    Places outside are those of the nearest pixel inside. PIL's bicubic kernel has a = -1 (OpenCV's and torch's -0.75).
+    Beyond the border the nearest pixel is used. PIL's bicubic kernel has a = -1 (OpenCV's and torch's have -0.75).
 
     Returns:
-        int32 (K, N) places in 0..length-1, float32 (K, N) weights that sum to 1.
+        int32 (K, N) pixels in 0..length-1, float32 (K, N) weights that sum to 1.
     """
     if resample != Image.Resampling.NEAREST:
+        # From coordinates of edges to coordinates of centers.
         position_N = position_N - 0.5
     first_N = np.floor(position_N)
     t = (position_N - first_N).astype(np.float32)
     first = first_N.astype(np.int32)
+    # At integer positions, the kernels reduce to a single pixel.
     if resample == Image.Resampling.NEAREST or not t.any():
         offsets, weights = [0], [np.ones_like(t)]
     elif resample == Image.Resampling.BILINEAR:
@@ -191,7 +204,7 @@ _LEVELS = np.arange(256)
 
 
 def _as_table(levels: NDArray[np.floating] | NDArray[np.integer]) -> Frames:
-    return np.asarray(np.clip(levels, 0, 255), np.uint8)  # fractions are cut off
+    return np.asarray(np.clip(levels, 0, 255), np.uint8)  # truncates fractions
 
 
 def _blend_table(background: float, factor: float) -> Frames:
@@ -215,6 +228,7 @@ def _look_up(frames: Frames, table: Frames) -> Frames:
 def _look_up_each(frames: Frames, tables: list[Frames]) -> Frames:
     out = np.empty(frames.shape, np.uint8)
     for frame, table, place in zip(frames, tables, out, strict=True):
+        # Every frame has its own table, because its histogram is its own.
         cv2.LUT(np.ascontiguousarray(frame), table, dst=place)
     return out
 
@@ -223,6 +237,7 @@ def _stretch(counts: NDArray[np.integer]) -> Frames:
     """AutoContrast: the darkest level becomes 0, the brightest 255."""
     present = np.flatnonzero(counts)
     low, high = int(present[0]), int(present[-1])
+    # A frame of a single level cannot be stretched.
     if high <= low:
         return _as_table(_LEVELS)
     scale = 255.0 / (high - low)
@@ -232,6 +247,7 @@ def _stretch(counts: NDArray[np.integer]) -> Frames:
 def _flatten(counts: NDArray[np.integer]) -> Frames:
     """Equalize: about as many pixels at every level."""
     present = counts[counts > 0]
+    # The published arithmetic of PIL, without the last level.
     step = int(present.sum() - present[-1]) // 255
     if len(present) <= 1 or step == 0:
         return _as_table(_LEVELS)
@@ -247,7 +263,8 @@ def _by_histogram(frames: Frames, table: Callable[[NDArray[np.integer]], Frames]
 
 
 def _contrast_tables(frames: Frames, factor: float) -> list[Frames]:
-    return [_blend_table(int(grey.mean() + 0.5), factor) for grey in _grey(frames)]
+    # PIL blends with the mean gray of each frame, rounded.
+    return [_blend_table(int(gray.mean() + 0.5), factor) for gray in _gray(frames)]
 
 
 _FRAME_TABLES: dict[str, Callable[[Frames, float], list[Frames]]] = {
@@ -260,28 +277,29 @@ _FRAME_TABLES: dict[str, Callable[[Frames, float], list[Frames]]] = {
 # --------------------------------------------------------------------------------- blends with another picture
 
 
-def _grey(frames: Frames) -> Frames:
+def _gray(frames: Frames) -> Frames:
     return np.asarray(cv2.cvtColor(_flat(frames), cv2.COLOR_RGB2GRAY), np.uint8).reshape(frames.shape[:3])
 
 
 def _blend(background: Frames, flat: Frames, factor: float) -> Frames:
-    """`flat` where the factor is 1, `background` where it is 0, beyond `flat` above 1."""
-    return np.asarray(cv2.addWeighted(flat, factor, background, 1.0 - factor, _CUT_OFF), np.uint8)
+    """Interpolate: `background` at factor 0, `flat` at 1; extrapolate above 1."""
+    return np.asarray(cv2.addWeighted(flat, factor, background, 1.0 - factor, _TRUNCATE), np.uint8)
 
 
 def _color(frames: Frames, factor: float) -> Frames:
     flat = _flat(frames)
-    grey = np.asarray(cv2.cvtColor(_grey(frames).reshape(flat.shape[:2]), cv2.COLOR_GRAY2RGB), np.uint8)
-    return _blend(grey, flat, factor).reshape(frames.shape)
+    gray = np.asarray(cv2.cvtColor(_gray(frames).reshape(flat.shape[:2]), cv2.COLOR_GRAY2RGB), np.uint8)
+    return _blend(gray, flat, factor).reshape(frames.shape)
 
 
 def _sharpness(frames: Frames, factor: float) -> Frames:
     flat = _flat(frames)
     kernel = np.ones((3, 3), np.float32)
+    # PIL's smoothing kernel.
     kernel[1, 1] = 5
     smooth = np.asarray(cv2.filter2D(flat, -1, kernel / 13), np.uint8).reshape(frames.shape)
     own = flat.reshape(frames.shape)
-    for edge in (0, -1):  # PIL leaves the outermost pixels alone
+    for edge in (0, -1):  # PIL does not filter the outermost pixels
         smooth[:, edge] = own[:, edge]
         smooth[:, :, edge] = own[:, :, edge]
     return _blend(_flat(smooth), flat, factor).reshape(frames.shape)

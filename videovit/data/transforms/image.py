@@ -1,6 +1,6 @@
-"""Still images (T = 1): the geometry of the ImageNet recipe, on Pillow, whose resampling that recipe is made of.
+"""Still images (T = 1): the geometry of the ImageNet recipe, with Pillow's resampling as published.
 
-Unlike a clip an image is cropped first and augmented afterwards, and scaled with antialiasing (bicubic).
+Unlike a clip, an image is cropped first and augmented afterwards, and it is scaled with antialiasing (bicubic).
 
 Legend: H W pixels, S side of the square crop in pixels, C channels (3).
 """
@@ -21,17 +21,18 @@ from videovit.data.transforms.randaugment import Augment
 def resize_box(
     image_1HWC: Tensor, box: spatial.Box, height: int, width: int, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Tensor:
-    """Cut a rectangle out of an image and scale it, with antialiasing.
+    """Crop a rectangle of an image and scale it, with antialiasing.
 
     Args:
         image_1HWC: uint8 (1, H, W, 3).
-        box: inside the image; pixels around it do not count.
-        height, width: in pixels.
-        resample: Pillow's filter.
+        box: inside the image; pixels around it have no influence.
+        height, width: size of the result in pixels.
+        resample: filter of Pillow.
 
     Returns:
         uint8 (1, height, width, 3).
     """
+    # Cropped before scaling, so pixels outside the box have no influence.
     picture = Image.fromarray(np.ascontiguousarray(spatial.cut(image_1HWC, box)[0].numpy())).resize(
         (width, height), resample
     )
@@ -44,13 +45,13 @@ class ImageTrainTransform:
 
     Args:
         crop_size: S in pixels.
-        area: shares of the image for the Inception crop.
-        aspect: its aspect ratios.
+        area: smallest and largest fraction of the image for the Inception crop.
+        aspect: smallest and largest aspect ratio of the crop.
         flip_prob: probability of mirroring.
-        resample: names of Pillow's filters; one is drawn for each image.
-        augment: RandAugment, colour jitter, or None.
+        resample: filters of Pillow; one is drawn for each image.
+        augment: RandAugment, color jitter, or None.
 
-    Source: PySlowFast's ImageNet recipe, which is timm's (order of the steps).
+    Source: PySlowFast's ImageNet recipe, which follows timm (order of the steps).
     """
 
     crop_size: int
@@ -77,6 +78,7 @@ class ImageTrainTransform:
         if self.flip_prob > 0 and rng.random() < self.flip_prob:
             image = spatial.horizontal_flip(image)
         if self.augment is not None:
+            # Images are cropped first, so RandAugment sees the whole crop.
             whole = spatial.Box(0, 0, self.crop_size, self.crop_size)
             image = self.augment.apply(image.contiguous(), self.augment.draw(rng), whole)
         return image.contiguous()
@@ -84,20 +86,20 @@ class ImageTrainTransform:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEvalTransform:
-    """The centre of one image: scaled so that the crop is `crop_ratio` of its shorter side.
+    """Center crop of an image, scaled so that the crop is `crop_ratio` of its shorter side.
 
     Args:
         crop_size: S in pixels.
-        crop_ratio: S / shorter side, above 0 and at most 1.
+        crop_ratio: S / shorter side, in (0, 1].
 
-    Source: PySlowFast, DATA.IN_VAL_CROP_RATIO (0.875: 224 of 256); the rounding is torchvision's.
+    Source: PySlowFast, DATA.IN_VAL_CROP_RATIO (0.875: 224 of 256), with torchvision's rounding.
     """
 
     crop_size: int
     crop_ratio: float = 0.875
 
     def __call__(self, image_1HWC: Tensor) -> list[Tensor]:
-        """Cut the crop of an image.
+        """Crop an image.
 
         Args:
             image_1HWC: uint8 (1, H, W, 3).
@@ -106,6 +108,7 @@ class ImageEvalTransform:
             One tensor, uint8 (1, S, S, 3), contiguous.
         """
         height, width = image_1HWC.shape[1:3]
+        # torchvision truncates sizes and rounds offsets.
         short_side = int(self.crop_size / self.crop_ratio)
         if height < width:
             size = short_side, int(short_side * width / height)

@@ -1,4 +1,4 @@
-"""MixUp and CutMix on a batch: each clip is mixed with its mirror image in the batch (first with last, and so on).
+"""MixUp and CutMix: each clip is mixed with its counterpart in the flipped batch (first with last, and so on).
 
 Legend: B clips, C channels, T frames, H W pixels, K classes.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from videovit.data.transforms.spatial import Box
+from videovit.errors import UserError
 
 
 def smooth_one_hot(labels_B: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
@@ -21,7 +22,7 @@ def smooth_one_hot(labels_B: Tensor, num_classes: int, smoothing: float = 0.0) -
     Args:
         labels_B: int64 (B,), in 0..K-1.
         num_classes: K.
-        smoothing: s: every class gets s / K, the true one 1 - s more.
+        smoothing: s; every class gets s / K, and the true class 1 - s in addition.
 
     Returns:
         float32 (B, K), rows sum to 1.
@@ -37,7 +38,7 @@ def mix_targets(labels_B: Tensor, num_classes: int, lam: float, smoothing: float
     Args:
         labels_B: int64 (B,).
         num_classes: K.
-        lam: share of the clip's own label.
+        lam: weight of the clip's own label.
         smoothing: see `smooth_one_hot`.
 
     Returns:
@@ -50,16 +51,16 @@ def mix_targets(labels_B: Tensor, num_classes: int, lam: float, smoothing: float
 def cutmix_box(height: int, width: int, lam: float, rng: np.random.Generator) -> tuple[Box, float]:
     """Draw the rectangle that CutMix exchanges.
 
-    Its sides are sqrt(1 - lam) of the frame's, its centre is uniform, and what sticks out of the frame is cut off.
+    Its sides are sqrt(1 - lam) of the frame's, its center is uniform, and it is clipped to the frame.
 
     Args:
-        height: of the frames, in pixels.
-        width: of the frames, in pixels.
-        lam: wanted share of the frame that stays.
+        height: height of the frames in pixels.
+        width: width of the frames in pixels.
+        lam: fraction of the frame to keep, before clipping.
         rng: source of randomness.
 
     Returns:
-        The Box (may be empty), and the share of the frame that really stays.
+        The Box, which may be empty, and the fraction of the frame that is kept.
 
     Source: CutMix (arXiv 1905.04899), eq. 2; PySlowFast (half sides rounded down) and its corrected lambda.
     """
@@ -69,11 +70,12 @@ def cutmix_box(height: int, width: int, lam: float, rng: np.random.Generator) ->
     top, bottom = max(y - half_h, 0), min(y + half_h, height)
     left, right = max(x - half_w, 0), min(x + half_w, width)
     box = Box(top, left, bottom - top, right - left)
+    # Clipping makes the rectangle smaller, so the labels need the actual area.
     return box, 1.0 - box.height * box.width / (height * width)
 
 
 def mix_clips(x_BCTHW: Tensor, lam: float) -> Tensor:
-    """MixUp: a weighted mean of each clip and its partner, in place.
+    """MixUp: average each clip with its counterpart, in place.
 
     Args:
         x_BCTHW: float (B, C, T, H, W); overwritten.
@@ -84,12 +86,13 @@ def mix_clips(x_BCTHW: Tensor, lam: float) -> Tensor:
 
     Source: MixUp (arXiv 1710.09412).
     """
-    partners = x_BCTHW.flip(0).mul_(1.0 - lam)
-    return x_BCTHW.mul_(lam).add_(partners)
+    # flip copies, so clips that are already mixed are not used again.
+    counterparts = x_BCTHW.flip(0).mul_(1.0 - lam)
+    return x_BCTHW.mul_(lam).add_(counterparts)
 
 
 def paste_clips(x_BCTHW: Tensor, box: Box) -> Tensor:
-    """CutMix: a rectangle of each clip replaced by its partner's, in all frames, in place.
+    """CutMix: replace a rectangle of each clip by its counterpart's, in all frames, in place.
 
     Args:
         x_BCTHW: (B, C, T, H, W); overwritten.
@@ -99,23 +102,24 @@ def paste_clips(x_BCTHW: Tensor, box: Box) -> Tensor:
         `x_BCTHW` itself.
     """
     patch = x_BCTHW[..., box.top : box.top + box.height, box.left : box.left + box.width]
+    # flip copies before the patch is overwritten.
     patch.copy_(patch.flip(0))
     return x_BCTHW
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixup:
-    """MixUp or CutMix, one of them and one lambda per batch.
+    """MixUp or CutMix, with one choice and one lambda per batch.
 
     Args:
-        mixup_alpha: lambda of MixUp ~ Beta(alpha, alpha); 0: never MixUp.
-        cutmix_alpha: lambda of CutMix likewise; 0: never CutMix.
+        mixup_alpha: lambda of MixUp is drawn from Beta(alpha, alpha); 0 disables MixUp.
+        cutmix_alpha: the same for CutMix.
         prob: probability that a batch is mixed at all.
-        switch_prob: probability of CutMix, when both are possible.
+        switch_prob: probability of CutMix if both are enabled.
         label_smoothing: s; every class gets s / K.
         num_classes: K.
 
-    Source: PySlowFast, MixUp (the paper speaks of half the clips; the published code draws once per batch).
+    Source: PySlowFast, MixUp. (The paper mixes half of the clips; the published code draws once per batch.)
     """
 
     mixup_alpha: float
@@ -127,33 +131,35 @@ class Mixup:
 
     def __post_init__(self) -> None:
         if max(self.mixup_alpha, self.cutmix_alpha) <= 0 or min(self.mixup_alpha, self.cutmix_alpha) < 0:
-            raise ValueError(
-                f"MIXUP.ALPHA is {self.mixup_alpha} and MIXUP.CUTMIX_ALPHA is {self.cutmix_alpha}: "
-                "expected numbers from 0, one of them above 0 (MIXUP.ENABLE False switches both off)"
+            raise UserError(
+                f"found MIXUP.ALPHA {self.mixup_alpha} and MIXUP.CUTMIX_ALPHA {self.cutmix_alpha}",
+                expected="numbers >= 0, at least one of them > 0",
+                hint="MIXUP.ENABLE False disables both",
             )
 
     def draw(self, rng: np.random.Generator) -> tuple[float, bool]:
-        """Draw what happens to a batch.
+        """Draw the mixing of a batch.
 
         Args:
             rng: source of randomness.
 
         Returns:
-            lambda (1: nothing is mixed), and whether it is CutMix.
+            lambda (1 for no mixing), and whether to use CutMix.
         """
         if rng.random() >= self.prob:
             return 1.0, False
+        # Without a choice, no random number is drawn.
         cut = self.mixup_alpha == 0 or (self.cutmix_alpha > 0 and bool(rng.random() < self.switch_prob))
         alpha = self.cutmix_alpha if cut else self.mixup_alpha
         return float(rng.beta(alpha, alpha)), cut
 
     def __call__(self, x_BCTHW: Tensor, labels_B: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Mix a batch with its flipped self.
+        """Mix a batch with the flipped batch.
 
-        With an odd B the clip in the middle meets itself and stays as it is.
+        If B is odd, the clip in the middle is its own counterpart and does not change.
 
         Args:
-            x_BCTHW: normalised float (B, C, T, H, W); overwritten.
+            x_BCTHW: normalized float (B, C, T, H, W); overwritten.
             labels_B: int64 (B,).
             rng: source of randomness.
 

@@ -1,4 +1,4 @@
-"""RandAugment's operations with PIL, picture by picture: the published arithmetic.
+"""RandAugment's operations with PIL, frame by frame: the published arithmetic.
 
 Legend: T frames, H W pixels of the frame, h w pixels of a window.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from videovit.data.transforms.spatial import Box, cut
 
+# timm's default fill.
 FILL = (128, 128, 128)
 
 Picture = Image.Image
@@ -26,8 +27,8 @@ class Step(NamedTuple):
     Attributes:
         name: key of OPERATIONS.
         argument: see `randaugment.level_to_argument`.
-        resample: for the operations that move pixels.
-        fill: for the same, the colour of what moves into the frame from outside.
+        resample: filter of the operations that move pixels.
+        fill: color that these operations move into the frame.
     """
 
     name: str
@@ -44,12 +45,13 @@ def _affine(picture: Picture, step: Step, matrix: tuple[float, ...]) -> Picture:
 
 
 def _solarize_add(picture: Picture, step: Step) -> Picture:
+    # Levels of 128 and above stay, as in timm.
     table = [min(255, value + int(step.argument)) if value < 128 else value for value in range(256)]
     return picture.point(table * 3)
 
 
 def _posterize(picture: Picture, step: Step) -> Picture:
-    # Not ImageOps.posterize: recent Pillow refuses 0 bits, which the highest level asks for; 0 bits are black.
+    # Not ImageOps.posterize: recent Pillow rejects 0 bits, which the highest level produces (all black).
     mask = 256 - 2 ** (8 - int(step.argument))
     return picture.point([value & mask for value in range(256)] * 3)
 
@@ -78,16 +80,17 @@ def apply_steps(frames_THWC: Tensor, plan: Sequence[Step], window: Box) -> Tenso
 
     Args:
         frames_THWC: uint8 (T, H, W, 3).
-        plan: in order.
-        window: which part of the result is wanted.
+        plan: the operations in order.
+        window: part of the result to return.
 
     Returns:
-        uint8 (T, h, w, 3); a view of `frames_THWC` when the plan is empty.
+        uint8 (T, h, w, 3); a view of `frames_THWC` if the plan is empty.
     """
     if plan:
         pictures = [Image.fromarray(frame) for frame in frames_THWC.contiguous().numpy()]
         for step in plan:
             operation = OPERATIONS[step.name]
             pictures = [operation(picture, step) for picture in pictures]
+        # PIL has no clips, so frames are processed one by one with the same arguments.
         frames_THWC = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
     return cut(frames_THWC, window)

@@ -1,4 +1,4 @@
-"""From the config to the three callables a clip passes: training geometry, evaluation geometry, preparation of a batch.
+"""Transforms of clips, built from the config: training geometry, evaluation geometry, and preparation of batches.
 
 Legend: B clips, C channels, T frames, H W pixels, S side of the square crop in pixels.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from videovit.data.catalog import find_dataset
+from videovit.config import Config
+from videovit.data.catalog import DatasetSpec, find_dataset
 from videovit.data.transforms import spatial
 from videovit.data.transforms.boxes import Placement
 from videovit.data.transforms.color_jitter import ColorJitter
@@ -21,23 +21,21 @@ from videovit.data.transforms.erasing import Erasing
 from videovit.data.transforms.image import ImageEvalTransform, ImageTrainTransform
 from videovit.data.transforms.mixup import Mixup
 from videovit.data.transforms.randaugment import RESAMPLING, Augment, RandAugment, parse_randaugment
-
-if TYPE_CHECKING:
-    from videovit.config import Config
+from videovit.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
-    """Random augmentation of one clip: RandAugment or colour jitter, then crop, then flip.
+    """Random augmentation of one clip: RandAugment or color jitter, then crop, then flip.
 
     Args:
         crop_size: S in pixels.
-        short_side: smallest and largest short side in pixels for scale jitter (without `area`).
-        inverse_uniform: how the short side is drawn.
-        area: shares of the frame for the Inception crop; None: scale jitter and random crop.
-        aspect: aspect ratios for the Inception crop.
+        short_side: smallest and largest short side in pixels, for scale jitter (without `area`).
+        inverse_uniform: draw the inverse of the short side uniformly.
+        area: smallest and largest fraction of the frame for the Inception crop; None for scale jitter and random crop.
+        aspect: smallest and largest aspect ratio of the Inception crop.
         flip_prob: probability of mirroring the clip.
-        augment: RandAugment, colour jitter, or None.
+        augment: RandAugment, color jitter, or None.
     """
 
     crop_size: int
@@ -49,7 +47,7 @@ class TrainTransform:
     augment: Augment | None = None
 
     def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> Tensor:
-        """Augment a clip; all its frames get the same treatment.
+        """Augment a clip, all its frames alike.
 
         Args:
             frames_THWC: uint8 (T, H, W, 3).
@@ -61,41 +59,45 @@ class TrainTransform:
         return self.placed(frames_THWC, rng)[0]
 
     def placed(self, frames_THWC: Tensor, rng: np.random.Generator) -> tuple[Tensor, Placement]:
-        """The same clip, and where the frame lies in it (RandAugment's own shifts and turns are not counted)."""
+        """Like `__call__`, with the placement of the frame in the crop (without what RandAugment moves)."""
         height, width = frames_THWC.shape[1:3]
         side = self.crop_size
+        # Drawn first, so that the augmentation does not depend on the crop.
         plan = [] if self.augment is None else self.augment.draw(rng)
         window = spatial.Box(0, 0, height, width)
         if self.area is not None:
-            # Drawn before the augmentation is applied: only what the crop shows has to be augmented.
+            # Drawn before the augmentation is applied, so that only the pixels in the crop have to be augmented.
             window = spatial.inception_box(height, width, rng, area=self.area, aspect=self.aspect)
         if self.augment is not None:
             frames = self.augment.apply(frames_THWC, plan, window)
         else:
             frames = spatial.cut(frames_THWC, window)
         if self.area is not None:
+            # The crop is scaled to a square, which changes its aspect ratio.
             frames = spatial.resize(frames, side, side)
             x, y = side / window.width, side / window.height
             placement = Placement(width * x, height * y, -window.left * x, -window.top * y)
         else:
             size = spatial.random_short_side(*self.short_side, rng, inverse_uniform=self.inverse_uniform)
             frames = spatial.resize_short_side(frames, size)
-            top, left = spatial.random_corner(frames, side, rng)
-            placement = Placement(frames.shape[2], frames.shape[1]).cropped(top, left)
-            frames = frames[:, top : top + side, left : left + side]
+            square = spatial.random_square(frames, side, rng)
+            placement = Placement(frames.shape[2], frames.shape[1]).cropped(square.top, square.left)
+            frames = spatial.cut(frames, square)
+        # No number is drawn if flipping is disabled.
         if self.flip_prob > 0 and rng.random() < self.flip_prob:
             frames, placement = spatial.horizontal_flip(frames), placement.mirrored(side)
+        # Clips travel between processes; a view would carry the whole video.
         return frames.contiguous(), placement
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalTransform:
-    """The fixed crops of one clip: scaled once, then cut.
+    """The fixed crops of one clip, which is scaled once.
 
     Args:
         short_side: length of the shorter side before the crop, in pixels.
         crop_size: S in pixels.
-        num_crops: 1 (centre) or 3 (left, centre, right; top, centre, bottom of tall frames).
+        num_crops: 1 (center) or 3 (left, center, right; in tall frames top, center, bottom).
     """
 
     short_side: int
@@ -104,15 +106,15 @@ class EvalTransform:
 
     def __post_init__(self) -> None:
         if self.num_crops not in (1, 3):
-            raise ValueError(f"TEST.NUM_SPATIAL_CROPS is {self.num_crops}: expected 1 or 3")
+            raise UserError(where="TEST.NUM_SPATIAL_CROPS", found=self.num_crops, expected="1 or 3")
         if self.short_side < self.crop_size:
-            raise ValueError(
-                f"the crop of {self.crop_size} pixels is larger than the short side of {self.short_side} pixels: "
-                "raise DATA.TRAIN_JITTER_SCALES or DATA.TEST_SHORT_SIDE, or lower DATA.TEST_CROP_SIZE"
+            raise UserError(
+                f"the crop of {self.crop_size} pixels is larger than the short side of {self.short_side} pixels",
+                hint="Raise DATA.TRAIN_JITTER_SCALES or DATA.TEST_SHORT_SIDE, or lower DATA.TEST_CROP_SIZE",
             )
 
     def __call__(self, frames_THWC: Tensor) -> list[Tensor]:
-        """Cut the crops of a clip.
+        """Crop a clip.
 
         Args:
             frames_THWC: uint8 (T, H, W, 3).
@@ -123,24 +125,24 @@ class EvalTransform:
         return [frames for frames, _ in self.placed(frames_THWC)]
 
     def placed(self, frames_THWC: Tensor) -> list[tuple[Tensor, Placement]]:
-        """The same crops, each with where the frame lies in it."""
+        """Like `__call__`, with the placement of the frame in each crop."""
+        # Scaled once for all crops.
         scaled, side = spatial.resize_short_side(frames_THWC, self.short_side), self.crop_size
         placement = Placement(scaled.shape[2], scaled.shape[1])
         crops = []
         for position in (1,) if self.num_crops == 1 else (0, 1, 2):
-            top, left = spatial.uniform_corner(scaled, side, position)
-            cut = scaled[:, top : top + side, left : left + side]
-            crops.append((cut.contiguous(), placement.cropped(top, left)))
+            square = spatial.uniform_square(scaled, side, position)
+            crops.append((spatial.cut(scaled, square).contiguous(), placement.cropped(square.top, square.left)))
         return crops
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What happens once per batch, on the device where the batch lives.
+    """Normalization and random erasing of a batch, on the device of the batch.
 
     Args:
-        mean: per channel, of values in [0, 1], in the channel order of the model.
-        std: per channel, likewise.
+        mean: mean of each channel, for values in [0, 1] and in the channel order of the model.
+        std: standard deviation of each channel.
         reverse_channels: swap RGB and BGR first.
         erasing: applied last, or None.
     """
@@ -151,17 +153,17 @@ class Preparation:
     erasing: Erasing | None = None
 
     def __call__(self, frames_BTHWC: Tensor, erase_seeds_B: Tensor | None = None) -> Tensor:
-        """Turn stored frames into the input of a model.
+        """Convert stored frames to the input of a model.
 
         Args:
             frames_BTHWC: uint8 (B, T, H, W, 3).
-            erase_seeds_B: int64 (B,), one seed per clip; needed when there is erasing.
+            erase_seeds_B: int64 (B,), one seed per clip; required for erasing.
 
         Returns:
             float32 (B, 3, T, H, W) on the same device, contiguous.
 
         Raises:
-            ValueError: erasing is on and no seeds were given.
+            ValueError: erasing is enabled, but there are no seeds.
         """
         frames_BCTHW = frames_BTHWC.permute(0, 4, 1, 2, 3)
         if self.reverse_channels:
@@ -174,7 +176,7 @@ class Preparation:
         if self.erasing is None:
             return x_BCTHW
         if erase_seeds_B is None:
-            raise ValueError("random erasing needs one seed per clip (erase_seeds_B), and none were given")
+            raise ValueError("random erasing needs one seed per clip (erase_seeds_B), but got none")
         return self.erasing(x_BCTHW, erase_seeds_B)
 
 
@@ -182,23 +184,23 @@ def _pair(values: Sequence[float], default: tuple[float, float], key: str) -> tu
     if not values:
         return default
     if len(values) != 2 or not 0 < values[0] <= values[1]:
-        raise ValueError(f"{key} is {list(values)}: expected two numbers above 0, the smaller first")
+        raise UserError(where=key, found=list(values), expected="two numbers above 0 in ascending order")
     return float(values[0]), float(values[1])
 
 
 def build_augment(cfg: Config) -> Augment | None:
-    """Read RandAugment or colour jitter from the config.
+    """Build RandAugment or color jitter from the config.
 
     Args:
         cfg: section AUG.
 
     Returns:
-        With AUG.ENABLE: RandAugment when AUG.AA_TYPE is set, else colour jitter when AUG.COLOR_JITTER is above 0.
+        With AUG.ENABLE, RandAugment if AUG.AA_TYPE is set, else color jitter if AUG.COLOR_JITTER is above 0.
 
     Raises:
-        AugmentError: AUG.AA_TYPE cannot be read.
+        UserError: AUG.AA_TYPE is malformed.
 
-    Source: timm, create_transform, which PySlowFast uses for images: RandAugment takes the place of colour jitter.
+    Source: timm, create_transform, which PySlowFast uses for images: RandAugment replaces color jitter.
     """
     aug = cfg.AUG
     if aug.ENABLE and aug.AA_TYPE:
@@ -209,10 +211,10 @@ def build_augment(cfg: Config) -> Augment | None:
 
 
 def build_train_transform(cfg: Config) -> TrainTransform:
-    """Read the training geometry and augmentation from the config.
+    """Build the training geometry and augmentation from the config.
 
-    The Inception crop is used when DATA.TRAIN_JITTER_SCALES_RELATIVE or DATA.TRAIN_JITTER_ASPECT_RELATIVE is set (the
-    one left empty has its usual value: [0.08, 1] and [3/4, 4/3]), else DATA.TRAIN_JITTER_SCALES and a random crop.
+    The Inception crop is used if DATA.TRAIN_JITTER_SCALES_RELATIVE or DATA.TRAIN_JITTER_ASPECT_RELATIVE is set (the
+    other defaults to [0.08, 1] or [3/4, 4/3]), otherwise DATA.TRAIN_JITTER_SCALES and a random crop.
 
     Args:
         cfg: sections DATA and AUG.
@@ -221,13 +223,14 @@ def build_train_transform(cfg: Config) -> TrainTransform:
         A TrainTransform.
 
     Raises:
-        ValueError: a value cannot be read.
+        UserError: a value is invalid.
 
     Source: PySlowFast, utils.spatial_sampling and Kinetics._aug_frame (order of the steps).
     """
     scales, aspects = cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE, cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE
     area = None
     if scales or aspects:
+        # Either key switches to the Inception crop, as in PySlowFast.
         area = _pair(scales, (0.08, 1.0), "DATA.TRAIN_JITTER_SCALES_RELATIVE")
     return TrainTransform(
         crop_size=cfg.DATA.TRAIN_CROP_SIZE,
@@ -241,23 +244,23 @@ def build_train_transform(cfg: Config) -> TrainTransform:
 
 
 def build_eval_transform(cfg: Config, num_crops: int, *, crop_size: int = 0) -> EvalTransform:
-    """Read the evaluation geometry from the config.
+    """Build the evaluation geometry from the config.
 
-    One crop: short side DATA.TRAIN_JITTER_SCALES[0], centre. Three crops: short side DATA.TEST_CROP_SIZE, so that they
-    cover the longer side. DATA.TEST_SHORT_SIDE above 0 replaces either.
+    One crop is the center of a short side of DATA.TRAIN_JITTER_SCALES[0]; three crops use a short side of
+    DATA.TEST_CROP_SIZE, so that they cover the longer side. DATA.TEST_SHORT_SIDE above 0 overrides both.
 
     Args:
         cfg: section DATA.
         num_crops: 1 or 3.
-        crop_size: of the crops; 0: DATA.TEST_CROP_SIZE.
+        crop_size: S in pixels; 0 for DATA.TEST_CROP_SIZE.
 
     Returns:
         An EvalTransform.
 
     Raises:
-        ValueError: another number of crops, or a crop larger than the short side.
+        UserError: another number of crops, or a crop larger than the short side.
 
-    Source: PySlowFast, Kinetics.__getitem__ (test); the MViT paper scales to 256 for three crops as well.
+    Source: PySlowFast, Kinetics.__getitem__ (test). The MViT paper scales to 256 for three crops, too.
     """
     short_side = cfg.DATA.TEST_SHORT_SIDE
     if short_side <= 0:
@@ -265,43 +268,46 @@ def build_eval_transform(cfg: Config, num_crops: int, *, crop_size: int = 0) -> 
     return EvalTransform(short_side=short_side, crop_size=crop_size or cfg.DATA.TEST_CROP_SIZE, num_crops=num_crops)
 
 
-def build_preparation(cfg: Config, train: bool) -> Preparation:
-    """Read the normalisation, and for training the erasing, from the config.
+def build_preparation(cfg: Config, train: bool, spec: DatasetSpec | None = None) -> Preparation:
+    """Build normalization, and random erasing for training, from the config.
 
     Args:
-        cfg: sections DATA and AUG, and the data set (of some PySlowFast swaps BGR to RGB; see DatasetSpec.bgr_there).
-        train: whether random erasing applies (if AUG.ENABLE is on and AUG.RE_PROB is above 0).
+        cfg: sections DATA, AUG and AVA, and the data set (for its order of channels in PySlowFast).
+        train: whether random erasing applies (if AUG.ENABLE is True and AUG.RE_PROB is above 0).
+        spec: the row of the data set, if already resolved.
 
     Returns:
         A Preparation.
     """
+    # Erasing is part of the preparation, because its noise has the statistics of normalized clips.
     erasing = None
     if train and cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
         erasing = Erasing(prob=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
-    spec = find_dataset(cfg.TRAIN.DATASET if train else cfg.TEST.DATASET)
+    spec = find_dataset(cfg.TRAIN.DATASET if train else cfg.TEST.DATASET) if spec is None else spec
     reverse = cfg.DATA.REVERSE_INPUT_CHANNEL and not cfg.DETECTION.ENABLE
-    order = slice(None, None, -1 if reverse else 1)  # PySlowFast normalises first and reverses then
+    order = slice(None, None, -1 if reverse else 1)  # PySlowFast normalizes first and reverses afterwards
     return Preparation(
         mean=tuple(cfg.DATA.MEAN)[order],
         std=tuple(cfg.DATA.STD)[order],
-        reverse_channels=cfg.AVA.BGR if cfg.DETECTION.ENABLE else reverse and not spec.bgr_there,
+        reverse_channels=cfg.AVA.BGR if cfg.DETECTION.ENABLE else reverse and not spec.bgr_in_pyslowfast,
         erasing=erasing,
     )
 
 
 def build_image_train_transform(cfg: Config) -> ImageTrainTransform:
-    """Read the training geometry and RandAugment of still images from the config: always the Inception crop.
+    """Build the training geometry and augmentation of still images from the config, always with the Inception crop.
 
-    What RandAugment moves into an image from outside has the mean colour, DATA.MEAN; into a clip, grey 128.
+    RandAugment fills the outside of an image with the mean color DATA.MEAN, and that of a clip with gray 128.
 
     Args:
         cfg: sections DATA and AUG, with the keys of `build_train_transform`.
 
     Raises:
-        ValueError: a value cannot be read.
+        UserError: a value is invalid.
     """
     clips = build_train_transform(cfg)
     augment = clips.augment
+    # Color jitter moves no pixels and needs no fill.
     if isinstance(augment, RandAugment):
         red, green, blue = (min(255, round(255 * value)) for value in np.broadcast_to(cfg.DATA.MEAN, 3).tolist())
         augment = replace(augment, fill=(red, green, blue))
@@ -316,7 +322,7 @@ def build_image_train_transform(cfg: Config) -> ImageTrainTransform:
 
 
 def build_image_eval_transform(cfg: Config) -> ImageEvalTransform:
-    """Read the evaluation geometry of still images from the config.
+    """Build the evaluation geometry of still images from the config.
 
     Args:
         cfg: DATA.TEST_CROP_SIZE and DATA.IN_VAL_CROP_RATIO.
@@ -325,13 +331,13 @@ def build_image_eval_transform(cfg: Config) -> ImageEvalTransform:
 
 
 def build_mixup(cfg: Config) -> Mixup | None:
-    """Read MixUp and CutMix from the config.
+    """Build MixUp and CutMix from the config.
 
     Args:
         cfg: sections MIXUP and MODEL (NUM_CLASSES).
 
     Returns:
-        A Mixup, or None when MIXUP.ENABLE is off.
+        A Mixup, or None if MIXUP.ENABLE is False.
     """
     if not cfg.MIXUP.ENABLE:
         return None

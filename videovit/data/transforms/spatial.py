@@ -2,11 +2,11 @@
 
 Legend: T frames, H W pixels, S side of the square crop in pixels, C channels (3).
 
-Scaling is bilinear without antialiasing and with `align_corners=False`, which is what PySlowFast's tensors go through
-(`torch.nn.functional.interpolate`), but on uint8 in channels-last order: torch's integer kernel then handles all three
-channels of a pixel at once. It is three to twelve times faster than converting to float32 first and differs from it by
-at most one level of 255 after rounding (its weights are fixed-point), 0.3 on average on white noise, where rounding
-alone costs 0.25.
+Scaling is bilinear without antialiasing and with `align_corners=False`, as in PySlowFast
+(`torch.nn.functional.interpolate`), but on uint8 in channels-last order: torch's integer kernel then computes all three
+channels of a pixel at once. That is three to twelve times faster than converting to float32 first. Because its weights
+are fixed-point, it differs by at most one level of 255 after rounding: 0.3 on average on white noise, where rounding
+alone gives 0.25.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Box(NamedTuple):
 
 
 def cut(frames_THWC: Tensor, box: Box) -> Tensor:
-    """Cut a rectangle out of every frame: a view (T, box.height, box.width, 3) of `frames_THWC`."""
+    """Crop a rectangle from every frame: a view (T, box.height, box.width, 3) of `frames_THWC`."""
     return frames_THWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
@@ -42,19 +42,20 @@ def resize(frames_THWC: Tensor, height: int, width: int) -> Tensor:
         width: in pixels.
 
     Returns:
-        uint8 (T, height, width, 3); `frames_THWC` itself when it has that size.
+        uint8 (T, height, width, 3); `frames_THWC` itself if it has that size.
 
     Source: PySlowFast, transform.random_short_side_scale_jitter (the interpolation).
     """
     if frames_THWC.shape[1:3] == (height, width):
         return frames_THWC
+    # The permuted view is in channels-last memory format, which selects the fast integer kernel.
     frames_TCHW = frames_THWC.permute(0, 3, 1, 2)
     resized = F.interpolate(frames_TCHW, size=(height, width), mode="bilinear", align_corners=False)
     return resized.permute(0, 2, 3, 1)
 
 
 def resize_short_side(frames_THWC: Tensor, size: int) -> Tensor:
-    """Scale a clip so that its shorter side has `size` pixels; the longer side is rounded down.
+    """Scale a clip to a shorter side of `size` pixels; the longer side is rounded down.
 
     Args:
         frames_THWC: uint8 (T, H, W, 3).
@@ -80,7 +81,7 @@ def random_short_side(shortest: int, longest: int, rng: np.random.Generator, *, 
         shortest: smallest length in pixels.
         longest: largest length in pixels.
         rng: source of randomness.
-        inverse_uniform: draw 1 / length uniformly instead of the length, which favours small lengths.
+        inverse_uniform: draw 1 / length uniformly instead of the length, which favors small lengths.
 
     Returns:
         A length in pixels, shortest <= length <= longest.
@@ -88,6 +89,7 @@ def random_short_side(shortest: int, longest: int, rng: np.random.Generator, *, 
     Source: PySlowFast, DATA.TRAIN_JITTER_SCALES and DATA.INV_UNIFORM_SAMPLE.
     """
     if inverse_uniform:
+        # As published for Kinetics.
         return round(1.0 / rng.uniform(1.0 / longest, 1.0 / shortest))
     return round(rng.uniform(shortest, longest))
 
@@ -98,69 +100,52 @@ def _check_fits(frames_THWC: Tensor, size: int) -> None:
         raise ValueError(f"a crop of {size}x{size} pixels does not fit into frames of {width}x{height} pixels (WxH)")
 
 
-def random_crop(frames_THWC: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """Cut a square at a uniformly drawn place, the same for all frames.
-
-    Every place is possible, the last row and column included (PySlowFast's code can never reach those).
+def random_square(frames_THWC: Tensor, size: int, rng: np.random.Generator) -> Box:
+    """Draw the place of a square crop, uniformly among all that fit.
 
     Args:
         frames_THWC: (T, H, W, 3).
         size: S in pixels.
         rng: source of randomness.
 
-    Returns:
-        A view (T, S, S, 3).
-
     Raises:
         ValueError: the frames are smaller than the crop.
+
+    Source: PySlowFast, transform.random_crop, whose code never reaches the last row and column.
     """
-    top, left = random_corner(frames_THWC, size, rng)
-    return frames_THWC[:, top : top + size, left : left + size]
-
-
-def random_corner(frames_THWC: Tensor, size: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Top and left of the square that `random_crop` cuts with the same `rng`."""
     _check_fits(frames_THWC, size)
     height, width = frames_THWC.shape[1:3]
-    return int(rng.integers(0, height - size + 1)), int(rng.integers(0, width - size + 1))
+    return Box(int(rng.integers(0, height - size + 1)), int(rng.integers(0, width - size + 1)), size, size)
 
 
-def uniform_crop(frames_THWC: Tensor, size: int, position: int) -> Tensor:
-    """Cut a square at one of three places along the longer side; centred along the shorter one.
+def uniform_square(frames_THWC: Tensor, size: int, position: int) -> Box:
+    """The square crop at one of three places along the longer side, centered along the shorter side.
 
         wide   [0 . 1 . 2]       tall   0 top
-                                        1 centre
+                                        1 center
                                         2 bottom
 
     Args:
         frames_THWC: (T, H, W, 3).
         size: S in pixels.
-        position: 0 left or top, 1 centre, 2 right or bottom.
-
-    Returns:
-        A view (T, S, S, 3).
+        position: 0 left or top, 1 center, 2 right or bottom.
 
     Raises:
         ValueError: the frames are smaller than the crop, or there is no such position.
 
     Source: PySlowFast, transform.uniform_crop (an odd margin leaves the larger half on the left and top).
     """
-    top, left = uniform_corner(frames_THWC, size, position)
-    return frames_THWC[:, top : top + size, left : left + size]
-
-
-def uniform_corner(frames_THWC: Tensor, size: int, position: int) -> tuple[int, int]:
-    """Top and left of the square that `uniform_crop` cuts."""
     if position not in (0, 1, 2):
-        raise ValueError(f"crop position {position}: expected 0 (left, top), 1 (centre) or 2 (right, bottom)")
+        raise ValueError(f"crop position {position}: expected 0 (left, top), 1 (center) or 2 (right, bottom)")
     _check_fits(frames_THWC, size)
     height, width = frames_THWC.shape[1:3]
+    # Rounded up, as in PySlowFast.
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     if position != 1 and height > width:
         top = 0 if position == 0 else height - size
     elif position != 1:
         left = 0 if position == 0 else width - size
-    return top, left
+    return Box(top, left, size, size)
 
 
 def inception_box(
@@ -171,15 +156,15 @@ def inception_box(
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Box:
-    """Draw a rectangle by its share of the area and its aspect ratio.
+    """Draw a rectangle by its fraction of the area and its aspect ratio.
 
-    Ten draws at most; if none fits, the largest centred rectangle whose aspect ratio is allowed.
+    At most ten draws; if none fits, the largest centered rectangle with an allowed aspect ratio.
 
     Args:
-        height: of the frame, in pixels.
-        width: of the frame, in pixels.
+        height: height of the frame in pixels.
+        width: width of the frame in pixels.
         rng: source of randomness.
-        area: smallest and largest share of the frame, uniform.
+        area: smallest and largest fraction of the frame, uniform.
         aspect: smallest and largest width / height, log-uniform.
 
     Returns:
@@ -187,12 +172,15 @@ def inception_box(
 
     Source: Szegedy et al. (arXiv 1409.4842), section 6; PySlowFast, transform.random_resized_crop.
     """
+    # Ten draws, as published.
     for _ in range(10):
+        # Area and aspect ratio are independent.
         pixels = rng.uniform(*area) * height * width
         ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
         w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < w <= width and 0 < h <= height:
             return Box(int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w)
+    # The largest rectangle of an allowed shape, like a center crop.
     w, h = width, height
     if width / height < aspect[0]:
         h = round(width / aspect[0])

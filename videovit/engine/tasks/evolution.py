@@ -28,10 +28,6 @@ from videovit.models.pooling_sharing.plan import (
 TRIES = 2000  # failed draws in a row, after which the space counts as exhausted
 
 
-class UserError(UserError):
-    """A search that is impossible, or a folder that holds another one."""
-
-
 class Space:
     """All legal plans of a supernet within a cost limit.
 

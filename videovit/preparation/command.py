@@ -1,0 +1,93 @@
+"""What the command lines of datasets/<name>/prepare.py share: options of the check, its report, and the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from videovit.data.records import Sample
+from videovit.errors import UserError
+from videovit.messages import plural
+from videovit.preparation.checks import Entry, Finding, check_entries, summary, write_report
+
+
+def print_missing(split: str, samples: Sequence[Sample]) -> None:
+    """Print how many videos of a split exist."""
+    present = sum(os.path.exists(sample.path) for sample in samples)
+    print(f"{split}: {plural(present, 'video')}, {len(samples) - present} missing")
+
+
+def add_check_arguments(parser: argparse.ArgumentParser, *, timeout: bool = True) -> None:
+    """Add the options --check, --workers, --timeout and --report."""
+    group = parser.add_argument_group("check")
+    group.add_argument("--check", action="store_true", help="open every file; exits with code 1 if there are problems")
+    group.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="number of processes (default: number of cores)",
+    )
+    if timeout:
+        group.add_argument(
+            "--timeout", type=float, default=60.0, metavar="S", help="time limit per video in seconds (default: 60)"
+        )
+    else:
+        # Images are decoded by Pillow, which does not hang.
+        parser.set_defaults(timeout=0.0)
+    group.add_argument(
+        "--report", type=Path, metavar="FILE", help="report, .csv or .json (default: check.csv in the output folder)"
+    )
+
+
+def run_check(
+    args: argparse.Namespace,
+    entries: Sequence[Entry],
+    *,
+    folder: Path,
+    classes: Iterable[str],
+    backend: str = "decord",
+    found_before: Sequence[Finding] = (),
+) -> int:
+    """Check a data set, print a summary and write the report.
+
+    Args:
+        args: parsed options of `add_check_arguments`.
+        entries: files to check.
+        folder: default folder of the report.
+        classes: names of all classes.
+        backend: see `check_entries`.
+        found_before: findings from reading the lists.
+
+    Returns:
+        The exit code: 1 if there are findings.
+    """
+    findings = [
+        *found_before,
+        # Findings from reading the lists come first in the report.
+        *check_entries(
+            entries,
+            classes=classes,
+            backend=backend,
+            workers=args.workers,
+            timeout_s=args.timeout,
+        ),
+    ]
+    report = args.report or folder / "check.csv"
+    write_report(report, findings)
+    print(summary(findings, len(entries)))
+    print(f"report: {report}")
+    return 1 if findings else 0
+
+
+def exit_code(main: Callable[[], int]) -> int:
+    """The result of `main`; after a UserError, 1, with its message on stderr."""
+    try:
+        return main()
+    # No traceback: the message is for the user.
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
