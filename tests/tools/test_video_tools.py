@@ -15,8 +15,8 @@ import pytest
 from tests.helpers.runs import run_tool
 from tests.helpers.videos import copy_packets, read_barcodes, rotate, show_by, write_list, write_video
 from videovit.data.decode import open_video
-from videovit.data.files.video_files import ListedVideo, find_videos
 from videovit.data.files.listed_paths import quote, split_line
+from videovit.data.files.video_files import ListedVideo, find_videos
 from videovit.data.records import AnnotationError
 
 Numbered = Callable[..., Path]

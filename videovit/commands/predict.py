@@ -56,7 +56,7 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
     import torch
 
     from videovit.data.decode import DecodeError
-    from videovit.engine.checkpoints.weights import load_checkpoint_for_test
+    from videovit.engine.checkpoints.weights import load_all_weights
     from videovit.engine.tasks.predict import Predictor, format_prediction, list_inputs
     from videovit.models import build_model
 
@@ -65,7 +65,7 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
     device = torch.device("cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu")
     videos = list_inputs(cfg, args.videos)
     model = build_model(cfg).to(device).eval()
-    load_checkpoint_for_test(model, args.checkpoint, use_ema=cfg.TEST.USE_EMA)
+    load_all_weights(model, args.checkpoint, use_ema=cfg.TEST.USE_EMA)
     predictor, predictions, failures = Predictor(cfg, model, device), [], []
     for path in videos:
         try:

@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     import simplejson  # these imports take seconds, which --help does not need
 
     from videovit.data.files.video_files import find_videos
-    from videovit.engine.reporting.log import Progress
+    from videovit.engine.reporting.progress import Progress
 
     paths = [video.path for video in find_videos(args.videos, prefix=args.prefix)]
     probes = []

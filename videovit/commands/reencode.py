@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     args = parse(argv, prog=prog)
     # These imports take seconds, which --help does not need.
     from videovit.data.files.video_files import find_videos
-    from videovit.engine.reporting.log import Progress
+    from videovit.engine.reporting.progress import Progress
     from videovit.preparation.reencode import Outcome, Settings, reencode_safely, report, targets, write_list
 
     videos = find_videos(args.videos, prefix=args.prefix)

@@ -13,7 +13,8 @@ import torch
 from videovit.config import Config, dump_config
 from videovit.data.build import ClipLoader
 from videovit.engine import distributed
-from videovit.engine.reporting.log import Progress, RunLog, logger
+from videovit.engine.reporting.log import RunLog, logger
+from videovit.engine.reporting.progress import Progress
 from videovit.errors import UserError
 
 

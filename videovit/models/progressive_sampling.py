@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -433,7 +433,7 @@ def progressive_sampling_from_config(cfg: Config) -> ProgressiveSamplingViT:
         depth=p.DEPTH,
         points=(p.POINTS[0], p.POINTS[1]),
         time_points=p.TIME_POINTS,
-        time=cast(Time, p.TIME),
+        time=p.TIME,
         share_sampler=p.SHARE_SAMPLER,
         gamma=p.GAMMA,
         cls_token=p.CLS_TOKEN,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from videovit.data.records import Batch, Failure
 from videovit.engine.evaluation import inference
 from videovit.engine.evaluation.inference import Inference, Pass, evaluate
-from videovit.engine.reporting.log import Progress
+from videovit.engine.reporting.progress import Progress
 from videovit.errors import UserError
 from videovit.models.contract import Features, VideoModel
 

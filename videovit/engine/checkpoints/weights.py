@@ -181,10 +181,3 @@ def _average_of(path: str) -> dict[str, Any]:
     if not isinstance(content.get("ema_state"), dict):
         raise CheckpointError(f"{path} holds no moving average of weights, but TEST.USE_EMA is True")
     return {**content, "model_state": content["ema_state"]}
-
-
-# Old names.
-build_on = build_seeded_model
-in_one_piece = unsharded_copy
-load_for_test = load_weights_to_test
-load_checkpoint_for_test = load_all_weights

@@ -143,6 +143,3 @@ def _env_int(name: str) -> int:
     if not text.isdigit():
         raise UserError(where=f"environment variable {name}", found=text, expected="a number")
     return int(text)
-
-
-LaunchError = UserError  # old name

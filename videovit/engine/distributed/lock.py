@@ -102,15 +102,6 @@ class OutputLock:
         if self._file is not None:
             self._file.raise_if_lost()
 
-    def __call__(self, reread: bool) -> None:  # old interface
-        if reread:
-            self.verify()
-        else:
-            self.check()
-
-
-Check = OutputLock  # old name
-
 
 @contextlib.contextmanager
 def output_lock(folder: Path) -> Iterator[OutputLock]:

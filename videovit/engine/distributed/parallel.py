@@ -172,6 +172,3 @@ def shard_like(reference: Tensor, value: Tensor) -> Tensor:
 def load_unsharded(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load whole tensors into a model that may be sharded; names and shapes must be those of the model."""
     model.load_state_dict({name: shard_like(own, state[name]) for name, own in model.state_dict().items()})
-
-
-whole = unsharded  # old name

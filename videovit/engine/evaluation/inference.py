@@ -22,7 +22,8 @@ from videovit.data.records import Batch, Failure
 from videovit.engine import distributed
 from videovit.engine.distributed import preemption
 from videovit.engine.distributed.preemption import Preempted
-from videovit.engine.reporting.log import Progress, logger
+from videovit.engine.reporting.log import logger
+from videovit.engine.reporting.progress import Progress
 from videovit.engine.run import Run, report_decoders
 from videovit.errors import UserError
 from videovit.messages import plural

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videovit.config import Config, load_config
-from videovit.engine.checkpoints.weights import load_checkpoint_for_test
+from videovit.engine.checkpoints.weights import load_all_weights
 from videovit.engine.objectives.classification import Classification, both_logits, build_classification
 from videovit.engine.objectives.objective import Example, Losses
 from videovit.errors import UserError
@@ -99,6 +99,6 @@ def build_teacher(cfg: Config, device: torch.device) -> Teacher:
         if theirs != ours:
             raise UserError(f"{key} is {theirs} in DISTILL.TEACHER_CFG {distill.TEACHER_CFG}, {ours} here")
     model = build_model(teacher_cfg)
-    load_checkpoint_for_test(model, distill.CHECKPOINT_FILE_PATH)
+    load_all_weights(model, distill.CHECKPOINT_FILE_PATH)
     model = optimize_for_inference(model.to(device).requires_grad_(False))
     return Teacher(model, "hard" if distill.TYPE == "hard" else "soft", alpha=distill.ALPHA, tau=distill.TAU)

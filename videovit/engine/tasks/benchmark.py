@@ -27,7 +27,7 @@ from videovit.data.decode.timing import measure_decode
 from videovit.data.records import Batch
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
 from videovit.engine import distributed
-from videovit.engine.checkpoints.weights import build_on
+from videovit.engine.checkpoints.weights import build_seeded_model
 from videovit.engine.distributed.parallel import without_sync
 from videovit.engine.evaluation.inference import Inference
 from videovit.engine.problem import Problem
@@ -174,7 +174,7 @@ def _cost(cfg: Config, model: VideoModel) -> tuple[int, float]:
 def benchmark_model(problem: Problem, run: Run) -> list[dict[str, Any]]:
     """Inference of the model on random clips."""
     cfg = problem.cfg
-    model = build_on(cfg, run.device).eval()
+    model = build_seeded_model(cfg, run.device).eval()
     params, gmacs = _cost(cfg, model)
     x_BCTHW = _clips(cfg, run.device, cfg.BENCHMARK.BATCH_SIZE)
     rows = []

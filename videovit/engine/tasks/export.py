@@ -6,7 +6,7 @@ from pathlib import Path
 
 from videovit.config import Config, dump_config
 from videovit.engine.checkpoints.saving import to_host, write_checkpoint
-from videovit.engine.checkpoints.weights import load_checkpoint_for_test
+from videovit.engine.checkpoints.weights import load_all_weights
 from videovit.models import build_model, export_state_dict
 from videovit.models.convert import pool_norm_eps, save_safetensors
 
@@ -34,7 +34,7 @@ def export_weights(cfg: Config, checkpoint: str, path: str | Path, *, layout: st
     """
     path = Path(path)
     model = build_model(cfg).eval()
-    source = load_checkpoint_for_test(model, checkpoint, use_ema=cfg.TEST.USE_EMA)
+    source = load_all_weights(model, checkpoint, use_ema=cfg.TEST.USE_EMA)
     state = model.state_dict() if layout == OWN else export_state_dict(model, layout)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":

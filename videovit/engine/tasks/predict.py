@@ -29,7 +29,8 @@ from videovit.data.transforms.pipeline import build_eval_transform, build_image_
 from videovit.engine.checkpoints.weights import test_dtype
 from videovit.engine.evaluation.inference import Inference
 from videovit.engine.problem import Problem
-from videovit.engine.reporting.log import Progress, format_table
+from videovit.engine.reporting.log import format_table
+from videovit.engine.reporting.progress import Progress
 from videovit.errors import UserError
 from videovit.models.contract import VideoModel
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from videovit.config import Config, dump_config
 from videovit.data.records import Batch
 from videovit.engine import distributed
-from videovit.engine.checkpoints.weights import build_on, load_for_test, test_dtype
+from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.inference import Pass, evaluate, stoppable
 from videovit.engine.objectives import SUPERNETS
 from videovit.engine.problem import Problem
@@ -78,8 +78,8 @@ def search(problem: Problem, run: Run) -> dict[str, float]:
     cfg, options = problem.cfg, problem.cfg.SEARCH
     if cfg.MODEL.MODEL_NAME not in SUPERNETS:
         raise UserError(f"SEARCH.ENABLE needs MODEL.MODEL_NAME {' or '.join(SUPERNETS)}, found {cfg.MODEL.MODEL_NAME}")
-    supernet = cast(PSViTSupernet, build_on(cfg, run.device))
-    checkpoint = load_for_test(cfg, supernet)
+    supernet = cast(PSViTSupernet, build_seeded_model(cfg, run.device))
+    checkpoint = load_weights_to_test(cfg, supernet)
     space = Space(supernet.shape, supernet.num_cells, options.MAX_GMACS * 1e9 if options.MAX_GMACS else None)
     evolution = Evolution(
         population=options.POPULATION,

@@ -21,7 +21,7 @@ from torch import Tensor
 from videovit.data.files.class_names import read_class_groups
 from videovit.data.records import Batch
 from videovit.data.transforms.reorder import frame_order
-from videovit.engine.checkpoints.weights import build_on, load_for_test, test_dtype
+from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.class_report import plain_names
 from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.evaluation.metrics import TopK, class_accuracy
@@ -104,8 +104,8 @@ def shuffle_eval(problem: Problem, run: Run) -> dict[str, float]:
         for order in orders
         for k in range(cfg.SHUFFLE_EVAL.NUM_SEEDS if is_random(order) else 1)
     ]
-    model = build_on(cfg, run.device)
-    checkpoint = load_for_test(cfg, model)
+    model = build_seeded_model(cfg, run.device)
+    checkpoint = load_weights_to_test(cfg, model)
     loader = problem.test.loader(run)
     new_ensemble = build_ensembles(TopK, cfg, "test")
     ensembles = [new_ensemble(loader.dataset) for _ in variants]

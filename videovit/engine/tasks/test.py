@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from videovit.engine.checkpoints.saving import not_written, save_flushed
-from videovit.engine.checkpoints.weights import build_on, load_for_test, test_dtype
+from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.evaluator import Evaluator
 from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.evaluation.sinks import ScoreSink
@@ -50,8 +50,8 @@ def test(problem: Problem, run: Run) -> dict[str, float]:
     cfg = problem.cfg
     _ = problem.class_names  # fails early if the file cannot be used
     _check_scores_path(problem)
-    model = build_on(cfg, run.device)
-    checkpoint = load_for_test(cfg, model)
+    model = build_seeded_model(cfg, run.device)
+    checkpoint = load_weights_to_test(cfg, model)
     result: dict[str, float] = {}
     for num_clips in _numbers_of_clips(problem):
         result = _test_views(problem, run, model, checkpoint, num_clips)

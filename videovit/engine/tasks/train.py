@@ -26,16 +26,16 @@ def train(problem: Problem, run: Run) -> dict[str, float]:
 
     Raises:
         Preempted: a signal stopped the run; training is saved.
-        LockError: another job trains in the same folder, or has taken it over.
+        UserError: another job trains in the same folder, or has taken it over.
     """
     cfg, output_dir = problem.cfg, Path(problem.cfg.OUTPUT_DIR)
     with (
         preemption.install() as signals,
-        output_lock(output_dir) as check_lock,
+        output_lock(output_dir) as lock,
         Saver(output_dir, minutes=cfg.TRAIN.CHECKPOINT_MINUTES, keep=cfg.TRAIN.CHECKPOINT_KEEP) as saver,
     ):
         check_inputs(problem)
-        trainer = Trainer(problem, run, signals=signals, check_lock=check_lock, saver=saver)
+        trainer = Trainer(problem, run, signals=signals, lock=lock, saver=saver)
         with deterministic(cfg, trainer.model, run.device):
             return trainer.fit()
 

@@ -17,15 +17,16 @@ from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
 from videovit.engine.checkpoints.resume import Position, find_checkpoints, resume
 from videovit.engine.checkpoints.saving import Saver, snapshot
-from videovit.engine.checkpoints.weights import build_on, in_one_piece, load_initial_weights, train_dtype
-from videovit.engine.distributed.lock import Check
-from videovit.engine.distributed.parallel import is_sharded, replicate, shard, whole
+from videovit.engine.checkpoints.weights import build_seeded_model, load_initial_weights, train_dtype, unsharded_copy
+from videovit.engine.distributed.lock import OutputLock
+from videovit.engine.distributed.parallel import is_sharded, replicate, shard, unsharded
 from videovit.engine.distributed.preemption import Preempted, Preemption
 from videovit.engine.evaluation.inference import Pass, Sink, evaluate_split
 from videovit.engine.evaluation.sinks import LossSink, ScoreSink
 from videovit.engine.objectives import build_loss
 from videovit.engine.problem import Problem
-from videovit.engine.reporting.log import Progress, logger
+from videovit.engine.reporting.log import logger
+from videovit.engine.reporting.progress import Progress
 from videovit.engine.run import Run, record_config, report_decoders
 from videovit.engine.training.bad_samples import BadSamples
 from videovit.engine.training.guards import NonFiniteGuard
@@ -49,7 +50,7 @@ def build_training(problem: Problem, run: Run, *, paths: Sequence[str] = ()) -> 
         paths: videos of the training list, for messages.
     """
     cfg = problem.cfg
-    model = build_on(cfg, run.device)
+    model = build_seeded_model(cfg, run.device)
     objective = problem.objective(model, run.device)
     ema = build_ema(model, cfg.TRAIN.EMA_DECAY)
     sharded = cfg.TRAIN.SHARD_MODEL and run.world_size > 1
@@ -98,7 +99,7 @@ class Trainer:
         problem: what is learned.
         run: this process.
         signals: signals that stop the run.
-        check_lock: raises if the folder of the run is no longer held.
+        lock: of the run's folder.
         saver: writes checkpoints.
 
     Attributes:
@@ -106,9 +107,9 @@ class Trainer:
         position: steps done.
     """
 
-    def __init__(self, problem: Problem, run: Run, *, signals: Preemption, check_lock: Check, saver: Saver) -> None:
+    def __init__(self, problem: Problem, run: Run, *, signals: Preemption, lock: OutputLock, saver: Saver) -> None:
         self.problem, self.cfg, self.run = problem, problem.cfg, run
-        self.check_lock, self.saver = check_lock, saver
+        self.lock, self.saver = lock, saver
         self.loader = problem.train.loader(run)
         paths = [sample.path for sample in self.loader.dataset.samples]
         self.training = build_training(problem, run, paths=paths)
@@ -155,7 +156,7 @@ class Trainer:
 
         Raises:
             Preempted: a signal stopped the run; training is saved.
-            LockError: another job has taken over the folder.
+            UserError: another job has taken over the folder.
             UserError: too many unreadable videos, a loss that is not finite, or unreadable validation videos.
         """
         self.start()
@@ -236,7 +237,7 @@ class Trainer:
             ended = step + 1 == self.num_steps
             self.position = Position(epoch + 1) if ended else Position(epoch, step + 1, self.num_steps)
             self.saver.check()
-            self.check_lock(False)
+            self.lock.check()
             if (step + 1) % self.cfg.LOG_PERIOD == 0:
                 self._report_step(epoch, step, result, progress)
             if result.stop:
@@ -264,9 +265,9 @@ class Trainer:
             global_batch=self._global_batch,
         )
         if self.run.rank == 0:
-            self.check_lock(True)
+            self.lock.verify()
         if self.shards is None or self.ended:
-            self.saver.save(self.position, whole(state))
+            self.saver.save(self.position, unsharded(state))
         else:
             self.saver.save(self.position, state, write_shards=self.shards.write)
 
@@ -304,7 +305,7 @@ class Trainer:
         ema = self.training.ema
         model: nn.Module = ema.module if ema is not None and cfg.TEST.USE_EMA else self.model
         # Ranks may have different numbers of batches, but the forward pass of a sharded model waits for all of them.
-        model = in_one_piece(cfg, model, run.device)
+        model = unsharded_copy(cfg, model, run.device)
         inference = problem.inference(
             cast(VideoModel, model), run, batch_size=cfg.TRAIN.BATCH_SIZE, dtype=train_dtype(cfg)
         )

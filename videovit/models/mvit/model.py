@@ -28,7 +28,7 @@ from videovit.models.layers.maps import attention_maps
 from videovit.models.layers.position import resize_pos_embed
 from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention, PoolMode
 from videovit.models.mvit.block import MultiscaleBlock, Outputs
-from videovit.models.mvit.schedule import NO_POOLING, BlockSpec, KernelRule, expand, share_maps
+from videovit.models.mvit.schedule import NO_POOLING, BlockSpec, expand, share_maps
 
 
 class MViT(AttentionModel):
@@ -330,7 +330,7 @@ def mvit_from_config(cfg: Config) -> MViT:
         pool_kv_stride=m.POOL_KV_STRIDE,
         pool_kv_stride_adaptive=m.POOL_KV_STRIDE_ADAPTIVE,
         pool_kvq_kernel=m.POOL_KVQ_KERNEL,
-        kernel_rule=cast(KernelRule, m.POOL_KERNEL_RULE),
+        kernel_rule=m.POOL_KERNEL_RULE,
         dim_mul_in_attention=m.DIM_MUL_IN_ATT,
     )
     blocks = share_maps(blocks, m.SHARE_ATTENTION)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,7 @@ from videovit.models.layers.transformer import drop_path_rates
 from videovit.models.pooling_sharing.blocks import SharingBlock, Sides, TokenPool
 from videovit.models.pooling_sharing.plan import (
     BASIC,
-    ClassToken,
-    HeadInput,
-    PoolConv,
-    Pooling,
     PoolingSharingShape,
-    Positions,
     parse_plan,
 )
 
@@ -284,12 +279,12 @@ def shape_from_config(cfg: Config) -> PoolingSharingShape:
             patch_size=p.PATCH_SIZE,
             in_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
             num_classes=cfg.MODEL.NUM_CLASSES,
-            pooling=cast(Pooling, p.POOLING),
+            pooling=p.POOLING,
             pool_kernel=p.POOL_KERNEL,
-            pool_conv=cast(PoolConv, p.POOL_CONV),
-            cls=cast(ClassToken, p.CLS),
-            head_input=cast(HeadInput, p.HEAD_INPUT),
-            pos_embed=cast(Positions, p.POS_EMBED),
+            pool_conv=p.POOL_CONV,
+            cls=p.CLS,
+            head_input=p.HEAD_INPUT,
+            pos_embed=p.POS_EMBED,
             shared_heads=p.SHARED_HEADS,
             mlp_ratio=p.MLP_RATIO,
             qkv_bias=p.QKV_BIAS,
