@@ -79,7 +79,7 @@ def test_nan_on_one_rank_stops_both(train: Start, tmp_path: Path) -> None:
 
     codes, said = train("", fault)
     assert codes == [1, 1]
-    assert "rank 1, epoch 2, step 2: loss nan" in said and "the weights were not changed" in said
+    assert "rank 1, epoch 2, step 2: loss nan" in said and "the weights were not touched" in said
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_epoch_00001.pyth"]
     assert finite(tmp_path / "checkpoints/checkpoint_epoch_00001.pyth")
 

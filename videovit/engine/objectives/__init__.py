@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -12,7 +12,7 @@ from videovit.engine.objectives.classification import Classification, build_clas
 from videovit.engine.objectives.distillation import Distillation, Teacher, build_distillation
 from videovit.engine.objectives.losses import Loss, build_loss
 from videovit.engine.objectives.objective import Example, Losses, Objective, StepKey
-from videovit.engine.objectives.paths import PathSampling
+from videovit.engine.objectives.paths import HasPaths, PathSampling
 from videovit.models.contract import VideoModel
 
 __all__ = [
@@ -52,6 +52,5 @@ def build_objective(cfg: Config, model: VideoModel, device: torch.device) -> Obj
     name = "classification" if cfg.DISTILL.TYPE == "none" else "distillation"
     objective = OBJECTIVES[name](cfg, device)
     if cfg.MODEL.MODEL_NAME in SUPERNETS:
-        supernet: Any = model
-        return PathSampling(objective, supernet)
+        return PathSampling(objective, cast(HasPaths, model))
     return objective

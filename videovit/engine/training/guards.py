@@ -91,7 +91,7 @@ class NonFiniteGuard:
         if self._policy == "skip":
             message += f"; {plural(self._in_a_row, 'step')} in a row (TRAIN.NONFINITE_IN_A_ROW)"
         details = f"; details in {dump}" if dump else ""
-        raise UserError(f"{message}; the weights were not changed{details}", hint=HINT)
+        raise UserError(f"{message}; the weights were not touched{details}", hint=HINT)
 
     def check_scale(self, scale: float) -> None:
         """Check a gradient scaler after its update; it halves its scale after every overflow.
