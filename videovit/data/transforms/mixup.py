@@ -1,5 +1,7 @@
 """MixUp and CutMix: each clip is mixed with its counterpart in the flipped batch (first with last, and so on).
 
+Applied to whole batches by the objective of classification (`engine/objectives/classification.py`).
+
 Legend: B clips, C channels, T frames, H W pixels, K classes.
 """
 

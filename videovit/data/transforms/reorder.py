@@ -1,5 +1,7 @@
 """Changed frame orders of a clip, to test whether a model uses temporal order at all.
 
+`engine/tasks/shuffle_eval.py` moves the frames of a batch into these orders.
+
 Legend: T frames.
 """
 

@@ -1,4 +1,7 @@
-"""The list of training videos that could not be read, and the limit on their number."""
+"""The list of training videos that could not be read, and the limit on their number.
+
+A decoder gives the verdict (`DecodeError`), and `data/dataset.py` draws the replacement.
+"""
 
 from __future__ import annotations
 
