@@ -288,7 +288,7 @@ def test_params_after_fine_tuning(name):
 
 
 def decimals(value):
-    """Digits behind the point as the figure is written."""
+    """Decimal places of a figure as it is written."""
     return len(repr(value).split(".")[1])
 
 

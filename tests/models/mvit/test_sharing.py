@@ -12,7 +12,7 @@ from videovit.models.convert.export import export_state_dict
 from videovit.models.mvit.block import MultiscaleBlock
 from videovit.models.mvit.schedule import expand, share_maps
 
-# Two blocks behind the start of a stage see equal grids of queries and keys.
+# From the second block after the start of a stage on, queries and keys have the same grids as one block earlier.
 LONG = {"depth": 6, "pool_q_stride": [[1, 1, 2, 2], [5, 1, 2, 2]], "dim_mul": [[1, 2.0]], "head_mul": [[1, 2.0]]}
 
 
