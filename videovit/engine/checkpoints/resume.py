@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from videovit.config import free_keys
-from videovit.config.tree import Mapping, Node, TreeError, parse_tree, written
+from videovit.config.tree import TreeError, flatten, parse_tree
 from videovit.engine import distributed
 from videovit.engine.distributed.parallel import load_unsharded, shard_like
 from videovit.engine.reporting.log import logger
@@ -246,18 +246,9 @@ def changed_keys(before: str, now: str) -> list[str]:
         For example `["SOLVER.BASE_LR 0.1 (was 0.003)"]`; empty if either text is not a config.
     """
     try:
-        first, second = (_flatten(parse_tree(text)) for text in (before, now))
+        first, second = (flatten(parse_tree(text)) for text in (before, now))
     except TreeError:
         return []
     # A key that only one of them has belongs to another version of this project.
     shaping = [key for key in second if key in first and key not in free_keys()]
     return [f"{key} {second[key]} (was {first[key]})" for key in shaping if first[key] != second[key]]
-
-
-def _flatten(node: Node, prefix: str = "") -> dict[str, str]:
-    if not isinstance(node, Mapping):
-        return {prefix: written(node)}
-    flat: dict[str, str] = {}
-    for key, value in node.value:
-        flat.update(_flatten(value, f"{prefix}.{key.value}" if prefix else key.value))
-    return flat

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from videovit.errors import UserError
+from videovit.models.contract import Grid
+from videovit.models.convert.grids import as_grid
 from videovit.models.convert.wrappers import COUNTERS, strip_prefixes
 
 SHARDED_SUFFIX = ".dcp"  # of a folder
@@ -53,12 +55,14 @@ class Weights:
         state: names without wrapper prefixes -> tensors.
         cfg: text of the config saved beside the weights; empty without one.
         pool_norm_eps: eps of the pooling norms saved beside the weights; None without one.
+        grid: (T, H, W) of the position tables, saved beside the weights; None without one.
         origin: the file, for messages.
     """
 
     state: dict[str, Tensor]
     cfg: str
     pool_norm_eps: float | None
+    grid: Grid | None
     origin: str
 
 
@@ -144,8 +148,17 @@ def read_weights(source: str | Path | Mapping[str, Any], own_names: Collection[s
         state=strip_prefixes(state, own_names),
         cfg=cfg if isinstance(cfg, str) else "",
         pool_norm_eps=None if eps is None else _as_number(eps, f"{origin}: pool_norm_eps"),
+        grid=as_grid(content.get("grid")) or _carried_grid(inner),
         origin=origin,
     )
+
+
+def _carried_grid(state: Mapping[str, Any]) -> Grid | None:
+    """The grid that a state dict of a `VideoModel`, wrapped or not, carries beside its tensors."""
+    metadata = getattr(state, "_metadata", None)
+    modules = metadata.values() if isinstance(metadata, Mapping) else ()
+    grids = (as_grid(module["grid"]) for module in modules if isinstance(module, Mapping) and "grid" in module)
+    return next((grid for grid in grids if grid is not None), None)
 
 
 def _as_number(value: Any, what: str) -> float:
