@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from videovit.messages import did_you_mean
 from videovit.models.contract import VideoModel
 from videovit.models.convert.adapt import join_qkv, split_qkv
+from videovit.models.convert.checksums import STATE_KEY, state_crc
 from videovit.models.convert.eps import pool_norm_eps
 from videovit.models.convert.grids import shown
 from videovit.models.convert.image_layouts import to_pit, to_ps_vit
@@ -119,7 +120,8 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # The format refuses views of one storage (separate q, k, v): each becomes a tensor of its own.
-        save_file({n: t.detach().cpu().clone().contiguous() for n, t in state.items()}, partial, metadata)
+        tensors = {n: t.detach().cpu().clone().contiguous() for n, t in state.items()}
+        save_file(tensors, partial, metadata | {STATE_KEY: state_crc(tensors)})
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
