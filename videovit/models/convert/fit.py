@@ -36,7 +36,7 @@ _CONV = re.compile(r"(^patch_embed\.proj|\.attn\.pool_[qkv]|\.pool\.conv)\.weigh
 _POINTS = re.compile(r"(\.offset\.(weight|bias)|^pos_layer\.weight)$")
 _REL_POS = re.compile(r"\.attn\.rel_pos_[hwt]$")
 _REL_POS_TIME = re.compile(r"\.attn\.rel_pos_t$")
-_PRETRAINING = ("mask_token", "decoder", "dec_pos_embed", "pred_head.", "hogs.", "mask.")
+PRETRAINING = ("mask_token", "decoder", "dec_pos_embed", "pred_head.", "hogs.", "mask.")
 
 
 @dataclass
@@ -83,7 +83,7 @@ def fit(
     out = Fit()
     head = tuple(f"{name}." for name in head_names)
     excused = {}
-    if any(name.startswith(_PRETRAINING) for name in found):
+    if any(name.startswith(PRETRAINING) for name in found):
         excused = dict.fromkeys(("norm.weight", "norm.bias"), "not part of pretraining: keeps its initial values")
     has_time = _has_time(found)
     to_image = grids.model is not None and grids.model[0] == 1 and not _is_image(found, grids, has_time)
@@ -239,7 +239,11 @@ def _note(out: Fit, name: str, how: str) -> None:
 
 def _leave(name: str, target: Tensor, out: Fit, head: tuple[str, ...], excused: Mapping[str, str]) -> None:
     """Record a name of the model that the weights lack."""
-    if name.startswith(head):
+    if name.endswith(".num_batches_tracked"):
+        # As PyTorch does: old files and those of many converters lack the counter, which hardly anything reads.
+        out.state[name] = target
+        out.how[name] = "not in the weights: keeps its value"
+    elif name.startswith(head):
         out.missing.append(name)
         out.how.setdefault(name, "classifier: keeps its initial values")
     elif name in excused:
@@ -294,7 +298,7 @@ def _change_axes(value: Tensor, target: Tensor, axis: int) -> Tensor | None:
 def _skip(name: str, value: Tensor, out: Fit, to_image: bool) -> None:
     """Record a name of the weights that the model lacks."""
     needs_time = name in ("cls_token", *_TABLES) or _REL_POS_TIME.search(name)
-    if name.startswith(_PRETRAINING):
+    if name.startswith(PRETRAINING):
         reason = "belongs to pretraining"
     elif to_image and needs_time:
         reason = "the model of images has none"

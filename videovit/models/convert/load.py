@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,22 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from videovit.messages import did_you_mean, plural
+from videovit.messages import did_you_mean
 from videovit.models.contract import Grid, VideoModel
 from videovit.models.convert.adapt import Inflation
+from videovit.models.convert.complaint import complaint
 from videovit.models.convert.eps import pool_norm_eps, set_pool_norm_eps, source_eps
-from videovit.models.convert.fit import Fit, fit
+from videovit.models.convert.fit import fit
 from videovit.models.convert.grids import Grids, as_grid, grid_in_config, tables_of
-from videovit.models.convert.hints import config_hints
-from videovit.models.convert.layouts import LAYOUTS, MODEL_OF, detect
+from videovit.models.convert.layouts import LAYOUTS, detect
 from videovit.models.convert.read import CheckpointError, Weights, read_weights
 from videovit.models.convert.report import LoadReport
 from videovit.models.convert.wrappers import unwrapped
 from videovit.models.mvit.attention import MultiscaleAttention
 from videovit.models.mvit.model import MViT
-
-_LISTED = 8
-_NAMED = re.compile(r"MODEL_NAME['\"]?\s*:\s*['\"]?(\w+)")
 
 
 def load_pretrained(
@@ -80,7 +76,7 @@ def load_pretrained(
         weights = replace(weights, state=LAYOUTS[layout](weights.state))
     result = fit(weights.state, wanted, grids=grids, head_names=head_names, inflate=inflate)
     if result.problems:
-        raise CheckpointError(_complaint(result, weights, wanted, layout))
+        raise CheckpointError(complaint(result, weights, wanted, layout, model))
     eps, eps_notes = _match_eps(model, weights, layout, is_explicit=source != "auto")
     wanted.update(result.state)
     model.load_state_dict(wanted)
@@ -138,28 +134,3 @@ def _match_eps(model: nn.Module, weights: Weights, layout: str, *, is_explicit: 
         return eps, []
     advice = f"set MVIT.POOL_NORM_EPS {eps:g} for runs that start from these weights"
     return eps, [f"eps of the pooling norms {own:g} -> {eps:g}, {reason}; {advice}"]
-
-
-def _complaint(result: Fit, weights: Weights, wanted: Mapping[str, Any], layout: str) -> str:
-    """Why weights do not fit: the first names, and the config keys that differ."""
-    number = len(result.problems)
-    lines = [
-        f"{weights.origin} (read as {layout}) does not fit the model; {plural(number, 'tensor')} "
-        f"{'differs' if number == 1 else 'differ'}:"
-    ]
-    problems = list(result.problems.items())
-    lines += [f"  {name}: {why}" for name, why in problems[:_LISTED]]
-    if number > _LISTED:
-        lines.append(f"  ... and {number - _LISTED} more")
-    if layout in MODEL_OF:
-        return "\n".join([*lines, f"weights in this layout belong to MODEL.MODEL_NAME {MODEL_OF[layout]}"])
-    named = _NAMED.search(weights.cfg)
-    # Hints are read from names that other models have in common with MViT.
-    if named and named[1] != "MViT":
-        return "\n".join([*lines, f"the config in the file says MODEL.MODEL_NAME {named[1]}"])
-    theirs, ours = config_hints(weights.state), config_hints(wanted)
-    keys = [k for k in theirs if k != "MODEL.NUM_CLASSES" and k in ours and theirs[k] != ours[k]]
-    if keys:
-        lines.append("the weights look like a model with these config keys:")
-        lines += [f"  {key}: {theirs[key]}   (here: {ours[key]})" for key in keys]
-    return "\n".join(lines)
