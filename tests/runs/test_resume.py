@@ -17,6 +17,7 @@ from videovit.config import Config
 from videovit.engine import distributed, launch
 from videovit.engine.distributed import lock
 from videovit.engine.training import step as steps
+from videovit.models.convert import CheckpointError
 
 RICH = (
     "SOLVER.MAX_EPOCH 4 TRAIN.EVAL_PERIOD 4 TEST.ENABLE False TRAIN.TRACE True TRAIN.EMA_DECAY 0.9 TEST.USE_EMA True "
@@ -236,3 +237,19 @@ def test_resume_on_three_processes_with_four_videos_is_refused(two_ranks: Path, 
     out = shutil.copytree(two_ranks, tmp_path / "run")
     assert exit_codes(start_ranks(make(out, PLAIN), 3)) == [1, 1, 1]
     assert "4 videos per step cannot be divided evenly among 3 processes" in (out / "stdout.log").read_text()
+
+
+def test_list_changed_within_an_epoch_is_refused(make: Make, tmp_path: Path) -> None:
+    data = Path(make(tmp_path, "").DATA.PATH_TO_DATA_DIR)
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    for split in ("train", "val", "test"):
+        shutil.copy(data / f"{split}.csv", folder)
+    where = f"DATA.PATH_TO_DATA_DIR {folder} DATA.PATH_PREFIX {data} TEST.ENABLE False SOLVER.MAX_EPOCH 1"
+    launch.run(make(tmp_path / "run", f"{where} TRAIN.MAX_STEPS 1"))
+    rows = (folder / "train.csv").read_text().splitlines()
+    (folder / "train.csv").write_text("\n".join(reversed(rows)) + "\n")
+    with pytest.raises(CheckpointError, match=r"list of training videos has changed \(12 rows as before"):
+        launch.run(make(tmp_path / "run", where))
+    (folder / "train.csv").write_text("\n".join(rows) + "\n")
+    launch.run(make(tmp_path / "run", where))

@@ -105,6 +105,16 @@ def written(node: Node) -> str:
     return str(node.value)
 
 
+def flatten(node: Node, prefix: str = "") -> dict[str, str]:
+    """Every value of a tree as text, by its dotted key: `{"SOLVER.BASE_LR": "0.1", ...}`."""
+    if not isinstance(node, Mapping):
+        return {prefix: written(node)}
+    flat: dict[str, str] = {}
+    for key, value in node.value:
+        flat.update(flatten(value, f"{prefix}.{key.value}" if prefix else key.value))
+    return flat
+
+
 def shown(node: Node) -> str:
     """The node for a message, shortened if it is long."""
     text = written(node)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -242,6 +242,13 @@ class VideoModel(HasPlainForm, ABC):
             yield from modules
 
     # ------------------------------------------------------------------------------------------- counting, maps, copies
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Beside the tensors, a state dict carries the grid of its position tables, which their rows do not tell."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if metadata is not None and self.grid is not None:
+            metadata["grid"] = self.grid
 
     def plain_(self, enabled: bool = True) -> Self:
         """Compute everything as the paper writes it, or (the default state) leave out what nothing reads; in place.

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from videovit.config import dump_config, load_config
+from videovit.data.records import Action, Sample
 from videovit.engine.checkpoints.resume import (
     Position,
     changed_keys,
@@ -17,6 +18,7 @@ from videovit.engine.checkpoints.resume import (
     resume,
 )
 from videovit.engine.checkpoints.saving import snapshot, write_checkpoint
+from videovit.engine.checkpoints.train_list import list_digest
 from videovit.engine.training.optim import build_ema
 from videovit.models import build_model
 from videovit.models.convert import CheckpointError, pool_norm_eps, set_pool_norm_eps
@@ -66,6 +68,7 @@ def test_checkpoint_has_slowfast_keys(tmp_path: Path) -> None:
         "ema_updates",
         "cfg",
         "pool_norm_eps",
+        "train_list",
         "versions",
     }
     assert state["epoch"] == 2  # index of the last finished epoch
@@ -147,6 +150,112 @@ def test_truncated_newest_file_is_skipped(tmp_path: Path) -> None:
     newest.write_bytes(newest.read_bytes()[:-100])
     model, optimizer = parts()
     assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None) == Position(1)
+
+
+def test_newest_file_with_a_page_of_zeros_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2, seed=1)
+    data, weight = newest.read_bytes(), parts(seed=1)[0].weight.detach().numpy().tobytes()
+    assert data.count(weight) == 1
+    newest.write_bytes(data.replace(weight, bytes(len(weight))))
+    model, optimizer = parts(seed=2)
+    assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None) == Position(1)
+    assert "checkpoint_epoch_00002.pyth: damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("exp_avg", torch.zeros(2, 2)),
+        ("exp_avg_sq", torch.zeros(6)),
+        ("exp_avg", torch.zeros(())),
+        ("step", torch.zeros(3)),
+        ("exp_avg", None),
+    ],
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_moments_of_another_shape_are_refused(
+    tmp_path: Path, name: str, value: torch.Tensor | None, fused: bool
+) -> None:
+    model, optimizer = parts()
+    state = snapshot(model, position=Position(1), cfg_text="", optimizer=optimizer)
+    state["optimizer_state"]["state"][0][name] = value
+    write_checkpoint(checkpoint_path(tmp_path, Position(1)), state)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+    with pytest.raises(CheckpointError, match=f"optimizer.* {name} of weight"):
+        resume(tmp_path, model=model, optimizer=optimizer, scaler=None)
+
+
+def test_moments_of_unknown_parameters_or_without_a_part_are_refused(tmp_path: Path) -> None:
+    for change in (lambda moments: moments.update({7: moments[0]}), lambda moments: moments[0].pop("exp_avg_sq")):
+        model, optimizer = parts()
+        state = snapshot(model, position=Position(1), cfg_text="", optimizer=optimizer)
+        change(state["optimizer_state"]["state"])
+        write_checkpoint(checkpoint_path(tmp_path, Position(1)), state)
+        with pytest.raises(CheckpointError, match="optimizer"):
+            resume(tmp_path, model=model, optimizer=optimizer, scaler=None)
+
+
+@pytest.mark.parametrize("key", ["epoch", "step", "optimizer_state", "scaler_state", "ema_state", "model_state"])
+@pytest.mark.parametrize("value", [None, "x", [], {"state": 3, "param_groups": "x"}])
+def test_nonsense_in_a_checkpoint_is_a_checkpoint_error(tmp_path: Path, key: str, value: object) -> None:
+    model, optimizer = parts()
+    ema, scaler = build_ema(model, 0.5), torch.amp.GradScaler("cpu")
+    state = snapshot(model, position=Position(1), cfg_text="", optimizer=optimizer, ema=ema, scaler=scaler)
+    torch.save(state | {key: value}, tmp_path / "one.pyth")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "one.pyth").rename(checkpoint_path(tmp_path, Position(1)))
+    try:
+        resume(tmp_path, model=model, optimizer=optimizer, scaler=scaler, ema=ema)
+    except CheckpointError:
+        return
+    assert key in ("scaler_state", "ema_state") and not isinstance(value, dict)  # they may be absent
+
+
+SAMPLES = [Sample(f"/data/{name}.mp4", label) for label, name in enumerate("abcd")]
+
+
+def resume_with_list(folder: Path, samples: list[Sample], *, step: int, **roots: str) -> Position | None:
+    model, optimizer = parts()
+    position = Position(1, step, num_steps=4 if step else 0)
+    before = list_digest(SAMPLES, ["/data"])
+    state = snapshot(model, position=position, cfg_text="", optimizer=optimizer, train_list=before)
+    write_checkpoint(checkpoint_path(folder, position), state)
+    now = list_digest(samples, [roots.get("root", "/data")])
+    return resume(folder, model=model, optimizer=optimizer, scaler=None, num_steps=4, train_list=now)
+
+
+@pytest.mark.parametrize(
+    ("samples", "what"),
+    [
+        (SAMPLES[::-1], "4 rows"),
+        (SAMPLES[:3], "3 rows"),
+        ([*SAMPLES, Sample("/data/e.mp4", 0)], "5 rows"),
+        ([*SAMPLES[:3], Sample("/data/d.mp4", 0)], "4 rows"),
+        ([*SAMPLES[:3], Sample("/data/other.mp4", 3)], "4 rows"),
+        ([*SAMPLES[:3], Sample("/data/d.mp4", 3, actions=(Action(1, 0.0, 1.0),))], "4 rows"),
+    ],
+)
+def test_changed_list_is_refused_within_an_epoch_and_warned_between(
+    samples: list[Sample], what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"step 2 of 4 .*list.*{what}.*samples would be lost or repeated"):
+        resume_with_list(tmp_path / "within", samples, step=2)
+    assert resume_with_list(tmp_path / "between", samples, step=0) == Position(1)
+    assert "the list of training videos has changed" in caplog.text and what in caplog.text
+
+
+def test_same_list_in_another_folder_is_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    moved = [Sample(sample.path.replace("/data", "/mnt/disk"), sample.label) for sample in SAMPLES]
+    assert resume_with_list(tmp_path, moved, step=2, root="/mnt/disk") == Position(1, 2, 4)
+    assert "list" not in caplog.text
+
+
+def test_older_checkpoint_without_a_digest_resumes(tmp_path: Path) -> None:
+    save(tmp_path, 1, step=2)
+    model, optimizer = parts()
+    now = list_digest(SAMPLES, [])
+    assert resume(tmp_path, model=model, optimizer=optimizer, scaler=None, train_list=now) == Position(1, 2)
 
 
 def test_only_damaged_files_is_an_error(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from videovit.engine.checkpoints import saving
 from videovit.engine.checkpoints.resume import Position, checkpoint_path, find_checkpoints, load_model
 from videovit.engine.checkpoints.saving import Saver, prune, snapshot, to_host, write_checkpoint
 from videovit.models.convert import CheckpointError
@@ -92,6 +93,24 @@ def test_failed_write_is_raised_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         saver.join()
     saver.check()  # raised already
     assert names(tmp_path) == [older.name]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyError("x"), AssertionError("so"), SystemExit(3)])
+@pytest.mark.parametrize("place", ["save_flushed", "prune"])
+def test_any_exception_of_the_writer_is_raised(
+    error: BaseException, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(saving, place, fail)
+    saver = Saver(tmp_path)
+    saver.save(Position(2), snapshot(nn.Linear(3, 2), position=Position(2), cfg_text=""))
+    with pytest.raises(CheckpointError, match=f"checkpoint_epoch_00002.*{type(error).__name__}"):
+        saver.join()
+    saver.check()  # raised already
+    with pytest.raises(CheckpointError), Saver(tmp_path) as saver:
+        saver.save(Position(3), snapshot(nn.Linear(3, 2), position=Position(3), cfg_text=""))
 
 
 def test_full_disk_keeps_older_file_and_removes_partial_one(tmp_path: Path) -> None:

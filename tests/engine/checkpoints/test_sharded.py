@@ -203,6 +203,21 @@ def test_damaged_folder_is_refused(name: str, spoil: Callable[[Path], None], beg
         read_file(folder)
 
 
+@pytest.mark.parametrize("name", ["__0_0.distcp", "__1_0.distcp", ".metadata", REST])
+def test_flipped_bits_in_a_folder_are_never_read_as_other_content(name: str, begun: Path, tmp_path: Path) -> None:
+    whole = begun / "checkpoints/checkpoint_epoch_00000_step_000001.dcp"
+    good, content = read_file(whole), (whole / name).read_bytes()
+    folder = shutil.copytree(whole, tmp_path / "one.dcp")
+    refused = 0
+    for place in range(0, len(content), len(content) // 40):
+        (folder / name).write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
+        try:
+            assert_close(good, read_file(folder), atol=0.0)
+        except CheckpointError:
+            refused += 1
+    assert refused == 41 or (name == REST and refused > 20)  # a zip has bytes that mean nothing
+
+
 class Malicious:
     def __init__(self, witness: Path) -> None:
         self.witness = witness

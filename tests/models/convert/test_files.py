@@ -79,6 +79,42 @@ def test_flipped_bytes_raise_checkpoint_errors_only(tmp_path, legacy):
     assert refused > 100
 
 
+def zero_page(path, inside):
+    """Overwrite a page of a file with zeros, which a lost write of a disk leaves behind, in the middle of `inside`."""
+    data = bytearray(path.read_bytes())
+    start = data.index(inside) + len(inside) // 2
+    data[start : start + 512] = bytes(512)
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("suffix", [".pyth", ".safetensors"])
+def test_page_of_zeros_in_the_weights_is_refused(tmp_path, suffix):
+    source, path = torch.nn.Linear(64, 64), tmp_path / f"weights{suffix}"
+    if suffix == ".pyth":
+        torch.save({"model_state": source.state_dict()}, path)
+    else:
+        save_safetensors(source.state_dict(), path, model=source)
+    load_pretrained(torch.nn.Linear(64, 64), path)
+    zero_page(path, source.weight.detach().numpy().tobytes())
+    with pytest.raises(CheckpointError, match=r"weights\.\w+: damaged: .*checksum"):
+        load_pretrained(torch.nn.Linear(64, 64), path)
+
+
+def test_files_without_checksums_load(tmp_path):
+    source, path = torch.nn.Linear(64, 64), tmp_path / "weights.pyth"
+    computes = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(source.state_dict(), path)
+    finally:
+        torch.serialization.set_crc32_options(computes)
+    safetensors.torch.save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    for file in (path, tmp_path / "weights.safetensors"):
+        model = torch.nn.Linear(64, 64)
+        load_pretrained(model, file)
+        assert_same(model, source)
+
+
 def test_empty_and_foreign_content_is_refused(tmp_path):
     path = tmp_path / "empty.pyth"
     path.write_bytes(b"")

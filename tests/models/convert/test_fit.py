@@ -8,6 +8,11 @@ from tests.helpers.mvit_variants import TINY, TINY_V2, clip, perturb, tiny, tiny
 from videovit.models import CheckpointError, expand, load_pretrained
 from videovit.models.convert import adapt, pool_norm_eps
 from videovit.models.mvit.model import MViT
+from videovit.models.pit import PiT
+from videovit.models.pooling_sharing.model import PSViT
+from videovit.models.pooling_sharing.plan import PoolingSharingShape
+from videovit.models.progressive_sampling import ProgressiveSamplingViT
+from videovit.models.vit import ViT
 
 IMAGE = {"clip_size": (1, 32, 32), "patch_kernel": (1, 7, 7), "patch_stride": (1, 4, 4), "patch_padding": (0, 3, 3)}
 IMAGE_KERNEL = {"pool_kvq_kernel": [1, 3, 3]}
@@ -103,6 +108,79 @@ def test_weights_of_another_model_get_no_hints_about_mvit():
     assert str(error.value).endswith("\nthe config in the file says MODEL.MODEL_NAME PiT")
     with pytest.raises(CheckpointError, match=r"MVIT\.POOL_KV_STRIDE"):
         load_pretrained(model, {"model_state": source.state_dict(), "cfg": "MODEL:\n  MODEL_NAME: MViT\n"})
+
+
+def test_container_of_deepspeed_loads():
+    source, model = perturb(tiny()), tiny()
+    load_pretrained(model, {"module": source.state_dict(), "lr_scheduler": None, "global_steps": 3})
+    assert torch.equal(model.norm.weight, source.norm.weight)
+
+
+def test_missing_counter_of_batch_norms_is_tolerated():
+    def ps_vit():
+        return ProgressiveSamplingViT(dim=8, num_heads=2, iterations=2, depth=1, points=(2, 2), num_classes=3)
+
+    source, model = perturb(ps_vit()), ps_vit()
+    state = {name: t for name, t in source.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert len(state) < len(source.state_dict())
+    report = load_pretrained(model, state)
+    assert not report.missing + report.skipped
+    assert torch.equal(model.stem.norm.running_var, source.stem.norm.running_var)
+    del state["stem.norm.running_var"]
+    with pytest.raises(CheckpointError, match=r"stem\.norm\.running_var: missing"):
+        load_pretrained(model, state)
+
+
+def image_vit(depth=1):
+    """A ViT for images of 32 pixels."""
+    return ViT(dim=8, depth=depth, num_heads=2, num_classes=3, clip_size=(1, 32, 32), patch_size=(1, 16, 16))
+
+
+def small_pit():
+    return PiT(dims=(8, 16), num_heads=(2, 2), depths=(1, 1), num_classes=3, clip_size=(1, 32, 32))
+
+
+def small_psvit():
+    return PSViT(shape=PoolingSharingShape((8, 16), (2, 2), image_size=32, num_classes=3), plan="B|B")
+
+
+def deit(**more):
+    """Weights by the names of timm and DeiT, and of networks that were made from it."""
+    state = {name.replace("head.projection", "head"): t for name, t in image_vit().state_dict().items()}
+    return {**state, **{name: torch.zeros(8) for name in more.values()}}
+
+
+@pytest.mark.parametrize(
+    ("state", "model", "message"),
+    [
+        (
+            deit(q="blocks.0.attn.q_bias", v="blocks.0.attn.v_bias"),
+            image_vit,
+            r"VideoMAE or BEiT.*blocks\.0\.attn\.q_bias",
+        ),
+        (deit(q="blocks.0.attn.q_bias"), tiny, "VideoMAE or BEiT"),
+        (deit(t="blocks.0.temporal_attn.qkv.weight"), image_vit, "TimeSformer"),
+        (deit(g="blocks.0.gamma_1"), image_vit, r"another network: no transformer here has blocks\.0\.gamma_1"),
+        ({"layer1.0.conv1.weight": torch.zeros(8), "fc.weight": torch.zeros(8)}, tiny, "a ResNet"),
+        (deit(), small_pit, "are those of MODEL.MODEL_NAME ViT$"),
+        (small_pit().state_dict(), tiny, "are those of MODEL.MODEL_NAME PiT$"),
+        (small_pit().state_dict(), image_vit, "are those of MODEL.MODEL_NAME PiT$"),
+        (tiny().state_dict(), image_vit, "are those of MODEL.MODEL_NAME MViT$"),
+        (small_psvit().state_dict(), tiny, "are those of MODEL.MODEL_NAME PSViT$"),
+        (image_vit(2).state_dict(), tiny, r"MVIT\.DEPTH: 2   \(here: 4\)"),
+    ],
+)
+def test_weights_of_another_family_get_a_true_message(state, model, message):
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_pretrained(model(), state)
+    assert ("MVIT." in str(error.value)) == ("MVIT" in message)
+
+
+def test_weights_of_the_same_family_are_not_sent_to_it():
+    for state in (image_vit(2).state_dict(), {**image_vit(2).state_dict(), "head.weight": torch.zeros(3, 8)}):
+        with pytest.raises(CheckpointError, match=r"blocks\.1\.norm1\.weight: unknown") as error:
+            load_pretrained(image_vit(), {"model_state": state, "cfg": "MODEL:\n  MODEL_NAME: ViT\n"})
+        assert "MODEL_NAME" not in str(error.value) and "MVIT" not in str(error.value)
 
 
 def test_tensors_that_the_model_lacks_are_refused():

@@ -2,8 +2,9 @@
 
 Files follow SlowFast: `OUTPUT_DIR/checkpoints/checkpoint_epoch_00010.pyth` with the keys epoch, model_state,
 optimizer_state, scaler_state and cfg. Added here: step (steps done in the following epoch) and num_steps (of that
-epoch), pool_norm_eps, ema_state and ema_updates (the moving average of the weights), and versions. A sharded run writes
-folders before its end, `checkpoint_epoch_00010.dcp`, which are read like files.
+epoch), pool_norm_eps, ema_state and ema_updates (the moving average of the weights), train_list (digest of the list of
+videos) and versions. A sharded run writes folders before its end, `checkpoint_epoch_00010.dcp`, which are read like
+files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from videovit.config import free_keys
-from videovit.config.tree import Mapping, Node, TreeError, parse_tree, written
+from videovit.config.tree import TreeError, flatten, parse_tree
 from videovit.engine import distributed
 from videovit.engine.distributed.parallel import load_unsharded, shard_like
 from videovit.engine.reporting.log import logger
@@ -29,6 +30,8 @@ from videovit.models.convert.read import SHARDED_SUFFIX, read_file
 FILE_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_step_(\d+))?\.(pyth|dcp)$")
 START_ANEW = "start from the beginning in another OUTPUT_DIR"
 MAX_LISTED = 5  # names per message
+# What values of another type or form raise in the code that takes them.
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ def load_model(model: nn.Module, path: Path, *, key: str = "model_state") -> dic
         if key == "ema_state":
             raise CheckpointError(f"{path} has no 'ema_state': it was trained without TRAIN.EMA_DECAY")
         raise CheckpointError(f"{path}: expected the key {key!r}, found {sorted(map(str, state))[:MAX_LISTED]}")
+    if not all(isinstance(value, Tensor) for value in state[key].values()):
+        raise CheckpointError(f"{path}: damaged: not all of its {key!r} are tensors")
     # Checked here, since the message of load_state_dict lists every single name.
     _check_fit(model.state_dict(), state[key], path)
     load_unsharded(model, state[key])
@@ -126,6 +131,7 @@ def resume(
     cfg_text: str = "",
     num_steps: int = 0,
     global_batch: int = 0,
+    train_list: dict[str, Any] | None = None,
 ) -> Position | None:
     """Restore training from the newest readable checkpoint in `output_dir`; damaged ones are skipped with a warning.
 
@@ -138,6 +144,7 @@ def resume(
         cfg_text: config of this run. Keys that shape training and differ from the earlier run are named in a warning.
         num_steps: steps of an epoch of this run; a checkpoint from the middle of an epoch must agree. 0: not compared.
         global_batch: videos per step on all ranks together; likewise.
+        train_list: `list_digest` of the training videos; likewise, and between epochs a change is logged.
 
     Returns:
         The position, or None if there is no checkpoint.
@@ -156,14 +163,20 @@ def resume(
             if is_first:
                 logger.warning("skipped a checkpoint that cannot be used: %s", error)
             continue
-        # "epoch" is the index of the last finished epoch; files of SlowFast lack the other two.
-        position = Position(int(state["epoch"]) + 1, int(state.get("step", 0)), int(state.get("num_steps", 0)))
-        _check_epoch(path, position, state, num_steps=num_steps, global_batch=global_batch)
-        _load_optimizer(optimizer, state.get("optimizer_state"), path)
-        if scaler is not None and state.get("scaler_state"):
-            scaler.load_state_dict(state["scaler_state"])
-        if ema is not None:
-            _load_ema(ema, model, state, path)
+        try:
+            # "epoch" is the index of the last finished epoch; files of SlowFast lack the other two.
+            position = Position(int(state["epoch"]) + 1, int(state.get("step", 0)), int(state.get("num_steps", 0)))
+            _check_epoch(path, position, state, num_steps=num_steps, global_batch=global_batch)
+            _check_list(path, position, state, train_list)
+            _load_optimizer(optimizer, state.get("optimizer_state"), path, model)
+            if scaler is not None and state.get("scaler_state"):
+                scaler.load_state_dict(state["scaler_state"])
+            if ema is not None:
+                _load_ema(ema, model, state, path)
+        except CheckpointError:
+            raise
+        except _MALFORMED as error:
+            raise CheckpointError(f"{path}: damaged: {type(error).__name__}: {error}. {START_ANEW}") from error
         changes = changed_keys(str(state.get("cfg") or ""), cfg_text) if is_first else []
         if changes:
             logger.warning("the run goes on with other values than before: %s", "; ".join(changes))
@@ -196,6 +209,23 @@ def _check_epoch(path: Path, position: Position, state: dict[str, Any], *, num_s
         )
 
 
+def _check_list(path: Path, position: Position, state: dict[str, Any], now: dict[str, Any] | None) -> None:
+    """Make sure that an epoch is resumed with the same videos; between epochs a change is logged."""
+    before = state.get("train_list")
+    if not isinstance(before, dict) or now is None or before == now:
+        return  # checkpoints of earlier versions and of SlowFast have none
+    change = f"it had {plural(int(before['rows']), 'row')} and now has {plural(now['rows'], 'row')}"
+    if before["rows"] == now["rows"]:
+        change = f"{plural(now['rows'], 'row')} as before, with other paths or labels or in another order"
+    if position.step:
+        raise CheckpointError(
+            f"{path} stands at step {position.step} of {position.num_steps} of an epoch, and the list of training "
+            f"videos has changed ({change}): samples would be lost or repeated. Use the earlier list, or {START_ANEW}"
+        )
+    if distributed.rank() == 0:
+        logger.warning("the list of training videos has changed since %s (%s)", path, change)
+
+
 def _load_ema(ema: AveragedModel, model: nn.Module, state: dict[str, Any], path: Path) -> None:
     if isinstance(state.get("ema_state"), dict):
         _check_fit(ema.module.state_dict(), state["ema_state"], path)
@@ -206,7 +236,9 @@ def _load_ema(ema: AveragedModel, model: nn.Module, state: dict[str, Any], path:
         logger.warning("%s holds no moving average (TRAIN.EMA_DECAY): it starts from the weights", path)
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any] | None, path: Path) -> None:
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any] | None, path: Path, model: nn.Module
+) -> None:
     """Load the moments of a checkpoint and keep the settings of this run."""
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     sizes = [len(group["params"]) for group in optimizer.param_groups]
@@ -222,12 +254,48 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any] | No
             f"weights). Use the earlier settings, or {START_ANEW}"
         )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    _check_moments(state["state"], parameters, model, path)
     # Moments are numbered like the parameters; in a sharded run each is sharded like its parameter.
     moments = {i: {k: _shard(parameters[i], v) for k, v in values.items()} for i, values in state["state"].items()}
     optimizer.load_state_dict({**state, "state": moments})
     # load_state_dict has replaced the settings too.
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
+
+
+def _check_moments(
+    moments: dict[int, dict[str, Any]], parameters: list[nn.Parameter], model: nn.Module, path: Path
+) -> None:
+    """Refuse moments that are not those of their parameter: fused optimizers would read other memory.
+
+    Raises:
+        CheckpointError: names the first one.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    expected: set[str] | None = None
+    for i, values in moments.items():
+        if not isinstance(i, int) or not 0 <= i < len(parameters):
+            raise CheckpointError(f"{path}: its optimizer has moments of parameter {i!r}, of {len(parameters)}")
+        name = names.get(id(parameters[i]), str(i))
+        expected = set(values) if expected is None else expected
+        if lacking := expected ^ set(values):
+            raise CheckpointError(f"{path}: its optimizer has {min(lacking)} of some parameters alone, not of {name}")
+        for kind, value in values.items():
+            if not _is_moment(kind, value, parameters[i]):
+                found = tuple(value.shape) if isinstance(value, Tensor) else value
+                shape = tuple(parameters[i].shape)
+                raise CheckpointError(
+                    f"{path}: its optimizer does not fit: {kind} of {name}: found {found!r}, expected a tensor of "
+                    f"{shape}. {START_ANEW}"
+                )
+
+
+def _is_moment(kind: str, value: Any, parameter: nn.Parameter) -> bool:
+    if kind == "step":
+        return value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
+    if kind == "momentum_buffer" and value is None:
+        return True  # SGD without momentum, in some versions of PyTorch
+    return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 def _shard(parameter: nn.Parameter, value: Any) -> Any:
@@ -246,18 +314,9 @@ def changed_keys(before: str, now: str) -> list[str]:
         For example `["SOLVER.BASE_LR 0.1 (was 0.003)"]`; empty if either text is not a config.
     """
     try:
-        first, second = (_flatten(parse_tree(text)) for text in (before, now))
+        first, second = (flatten(parse_tree(text)) for text in (before, now))
     except TreeError:
         return []
     # A key that only one of them has belongs to another version of this project.
     shaping = [key for key in second if key in first and key not in free_keys()]
     return [f"{key} {second[key]} (was {first[key]})" for key in shaping if first[key] != second[key]]
-
-
-def _flatten(node: Node, prefix: str = "") -> dict[str, str]:
-    if not isinstance(node, Mapping):
-        return {prefix: written(node)}
-    flat: dict[str, str] = {}
-    for key, value in node.value:
-        flat.update(_flatten(value, f"{prefix}.{key.value}" if prefix else key.value))
-    return flat

@@ -40,6 +40,7 @@ def snapshot(
     scaler: torch.amp.GradScaler | None = None,
     ema: AveragedModel | None = None,
     global_batch: int = 0,
+    train_list: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Collect the content of a checkpoint; tensors are references that training goes on to change, see `to_host`.
 
@@ -51,6 +52,7 @@ def snapshot(
         scaler: of gradients in half precision, if any.
         ema: moving average of the weights, if any.
         global_batch: videos per step on all ranks together.
+        train_list: `list_digest` of the training videos.
 
     Returns:
         The keys that `resume` describes.
@@ -66,6 +68,7 @@ def snapshot(
         "ema_updates": int(ema.n_averaged) if ema else 0,
         "cfg": cfg_text,
         "pool_norm_eps": pool_norm_eps(model),  # belongs to the weights: loaded ones may differ from the config
+        "train_list": train_list,
         "versions": {
             "videovit": __version__,
             "torch": str(torch.__version__),
@@ -233,7 +236,7 @@ class Saver:
         self._output_dir, self._minutes, self._keep = output_dir, minutes, keep
         self._last = time.monotonic()
         self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._error: CheckpointError | None = None
         self.position: Position | None = None
         self.path: Path | None = None
 
@@ -248,7 +251,7 @@ class Saver:
             return
         try:
             self.join()
-        except (CheckpointError, RuntimeError) as second:
+        except CheckpointError as second:
             # Logged instead of raised, so that it does not hide the error that ended the run.
             logger.error("%s", second)
 
@@ -283,18 +286,20 @@ class Saver:
     def _write(self, path: Path, state: dict[str, Any], write: Writer) -> None:
         try:
             write(path, state)
-        except (CheckpointError, RuntimeError) as error:  # RuntimeError: a process was lost while writing shards
+            if distributed.rank() == 0:
+                logger.info("saved %s", path)
+                prune(self._output_dir, keep=self._keep, newest=path)
+        except CheckpointError as error:
             self._error = error
-            return
-        if distributed.rank() == 0:
-            logger.info("saved %s", path)
-            prune(self._output_dir, keep=self._keep, newest=path)
+        except BaseException as error:  # noqa: BLE001  (it would end the thread, and nobody would know)
+            self._error = CheckpointError(f"{path}: saving failed, {type(error).__name__}: {error}")
+            self._error.__cause__ = error
 
     def check(self) -> None:
         """Raise the error of a failed write, once.
 
         Raises:
-            CheckpointError: as in `write_checkpoint`.
+            CheckpointError: as in `write_checkpoint`, or anything else that ended the thread.
         """
         if self._error is not None:
             error, self._error = self._error, None

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,10 @@ from videovit.engine.checkpoints.saving import (
     save_flushed,
 )
 from videovit.models.convert import CheckpointError
-from videovit.models.convert.shards import REST
+from videovit.models.convert.checksums import file_crc
+from videovit.models.convert.shards import CHECKSUMS, INDEX, REST
+
+T = TypeVar("T")
 
 
 class ShardWriter:
@@ -61,11 +64,13 @@ class ShardWriter:
         rest = _take_shards(state, "", shards)
         first = dist.get_rank() == 0
         try:
-            self._together(path, lambda: _begin(path, partial, rest, shards, first=first))
+            self._together(path, lambda: _begin(path, partial, shards, first=first))
             # Copying ahead would make every process use the first GPU, for data that is in host memory already.
             writer = FileSystemWriter(partial, per_thread_copy_ahead=0)
             save(shards, storage_writer=writer, process_group=self._group)
-            self._together(path, lambda: _finish(path, partial) if first else None)
+            parts = self._together(path, lambda: _checksums(partial, dist.get_rank()))
+            rest[CHECKSUMS] = {name: crc for part in parts for name, crc in part.items()}
+            self._together(path, lambda: _finish(path, partial, rest) if first else None)
         except CheckpointException as error:
             reason, _ = next(iter(error.failures.values()))
             raise not_written(path, reason) from error
@@ -73,20 +78,25 @@ class ShardWriter:
             if first:
                 shutil.rmtree(partial, ignore_errors=True)  # still there only if the write was cut short
 
-    def _together(self, path: Path, step: Callable[[], None]) -> None:
-        """Do the part of this process, and fail if any process fails: they would wait for each other otherwise."""
-        error: CheckpointError | None = None
+    def _together(self, path: Path, step: Callable[[], T]) -> list[T]:
+        """Do the part of this process, and fail if any process fails: they would wait for each other otherwise.
+
+        Returns:
+            The results of all processes.
+        """
+        outcome: T | CheckpointError
         try:
-            step()
+            outcome = step()
         except CheckpointError as refusal:
-            error = refusal
-        except (OSError, RuntimeError) as failure:
-            error = not_written(path, failure)
-        errors: list[CheckpointError | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(errors, error, group=self._group)
-        for found in errors:
-            if found is not None:
+            outcome = refusal
+        except Exception as failure:  # noqa: BLE001  (any kind: the others wait)
+            outcome = not_written(path, failure)
+        outcomes: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(outcomes, outcome, group=self._group)
+        for found in outcomes:
+            if isinstance(found, CheckpointError):
                 raise found
+        return outcomes
 
 
 def _take_shards(value: Any, name: str, shards: dict[str, DTensor]) -> Any:
@@ -99,15 +109,21 @@ def _take_shards(value: Any, name: str, shards: dict[str, DTensor]) -> Any:
     return value
 
 
-def _begin(path: Path, partial: Path, rest: dict[str, Any], shards: dict[str, DTensor], *, first: bool) -> None:
+def _begin(path: Path, partial: Path, shards: dict[str, DTensor], *, first: bool) -> None:
     refuse_nan(path, {name: shard.to_local() for name, shard in shards.items()})
     if first:
         clear_partial(path.parent)
         partial.mkdir(parents=True)
-        save_flushed(rest, partial / REST)
 
 
-def _finish(path: Path, partial: Path) -> None:
+def _checksums(partial: Path, rank: int) -> dict[str, int]:
+    """File -> checksum, of the files that a process has written; the first one wrote the index, too."""
+    files = [*partial.glob(f"__{rank}_*"), *([partial / INDEX] if rank == 0 else [])]
+    return {path.name: file_crc(path) for path in files}
+
+
+def _finish(path: Path, partial: Path, rest: dict[str, Any]) -> None:
+    save_flushed(rest, partial / REST)
     flush_folder(partial)
     if path.exists():  # damaged, and skipped when this run started
         remove(path)

@@ -17,6 +17,7 @@ from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
 from videovit.engine.checkpoints.resume import Position, find_checkpoints, resume
 from videovit.engine.checkpoints.saving import Saver, snapshot
+from videovit.engine.checkpoints.train_list import data_folders, list_digest
 from videovit.engine.checkpoints.weights import build_seeded_model, load_initial_weights, train_dtype, unsharded_copy
 from videovit.engine.distributed.lock import OutputLock
 from videovit.engine.distributed.parallel import is_sharded, replicate, shard, unsharded
@@ -112,6 +113,7 @@ class Trainer:
         self.lock, self.saver = lock, saver
         self.loader = problem.train.loader(run)
         paths = [sample.path for sample in self.loader.dataset.samples]
+        self.train_list = list_digest(self.loader.dataset.samples, data_folders(self.cfg))
         self.training = build_training(problem, run, paths=paths)
         self.training.requests = lambda: (signals.requested(), saver.due())
         output_dir = Path(self.cfg.OUTPUT_DIR)
@@ -190,6 +192,7 @@ class Trainer:
                 cfg_text=dump_config(cfg),
                 num_steps=self.num_steps,
                 global_batch=self._global_batch,
+                train_list=self.train_list,
             )
         elif find_checkpoints(output_dir):
             raise CheckpointError(
@@ -263,6 +266,7 @@ class Trainer:
             scaler=self.training.scaler,
             ema=self.training.ema,
             global_batch=self._global_batch,
+            train_list=self.train_list,
         )
         if self.run.rank == 0:
             self.lock.verify()

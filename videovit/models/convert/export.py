@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from videovit.messages import did_you_mean
 from videovit.models.contract import VideoModel
 from videovit.models.convert.adapt import join_qkv, split_qkv
+from videovit.models.convert.checksums import STATE_KEY, state_crc
 from videovit.models.convert.eps import pool_norm_eps
+from videovit.models.convert.grids import shown
 from videovit.models.convert.image_layouts import to_pit, to_ps_vit
 from videovit.models.convert.read import CheckpointError
 from videovit.models.convert.wrappers import unwrapped
@@ -99,7 +101,8 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn
     Args:
         state: name -> tensor, e.g. from `export_state_dict`.
         path: of the file.
-        model: the eps of its pooling norms is saved beside the tensors, for `load_pretrained`.
+        model: the eps of its pooling norms and the grid of its position tables are saved beside the tensors, for
+            `load_pretrained`.
 
     Raises:
         CheckpointError: the package safetensors is not installed, or the file cannot be written.
@@ -112,10 +115,13 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn
     path = Path(path)
     eps = pool_norm_eps(model) if model is not None else None
     metadata = {"format": "pt"} | ({} if eps is None else {"pool_norm_eps": repr(eps)})
+    if isinstance(model, VideoModel) and model.grid is not None:
+        metadata["grid"] = shown(model.grid)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # The format refuses views of one storage (separate q, k, v): each becomes a tensor of its own.
-        save_file({n: t.detach().cpu().clone().contiguous() for n, t in state.items()}, partial, metadata)
+        tensors = {n: t.detach().cpu().clone().contiguous() for n, t in state.items()}
+        save_file(tensors, partial, metadata | {STATE_KEY: state_crc(tensors)})
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from videovit.models.contract import Grid
 from videovit.models.convert.adapt import (
     Inflation,
     drop_head,
@@ -25,9 +26,9 @@ from videovit.models.convert.adapt import (
     split_pos_embed,
     split_qkv,
 )
+from videovit.models.convert.grids import Grids, UnknownGrid, shown
 
 State = dict[str, Tensor]
-Grid = tuple[int, int, int]
 
 _STEM = "patch_embed.proj.weight"
 _TABLES = ("pos_embed_spatial", "pos_embed_temporal", "pos_embed_class")
@@ -35,7 +36,7 @@ _CONV = re.compile(r"(^patch_embed\.proj|\.attn\.pool_[qkv]|\.pool\.conv)\.weigh
 _POINTS = re.compile(r"(\.offset\.(weight|bias)|^pos_layer\.weight)$")
 _REL_POS = re.compile(r"\.attn\.rel_pos_[hwt]$")
 _REL_POS_TIME = re.compile(r"\.attn\.rel_pos_t$")
-_PRETRAINING = ("mask_token", "decoder", "dec_pos_embed", "pred_head.", "hogs.", "mask.")
+PRETRAINING = ("mask_token", "decoder", "dec_pos_embed", "pred_head.", "hogs.", "mask.")
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Fit:
         state: name of the model -> tensor of its shape.
         resized, skipped, missing: as in `LoadReport`; missing holds what is tolerated.
         how: name -> what was done, or why it was left out.
+        notes: sentences for the user.
         problems: name -> why the weights do not fit the model; empty if they do.
     """
 
@@ -54,6 +56,7 @@ class Fit:
     skipped: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     how: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
 
 
@@ -61,7 +64,7 @@ def fit(
     found: State,
     wanted: State,
     *,
-    grid: Grid | None,
+    grids: Grids,
     head_names: tuple[str, ...] = ("head",),
     inflate: Inflation = "center",
 ) -> Fit:
@@ -70,7 +73,7 @@ def fit(
     Args:
         found: tensors by this project's names.
         wanted: the model's state dict.
-        grid: (T, H, W) in tokens that the model's position tables are made for; None: it has none.
+        grids: what is known about the grids that position tables are made for.
         head_names: modules of the model that depend on the number of classes.
         inflate: how convolutions of images get a time axis.
 
@@ -80,44 +83,64 @@ def fit(
     out = Fit()
     head = tuple(f"{name}." for name in head_names)
     excused = {}
-    if any(name.startswith(_PRETRAINING) for name in found):
+    if any(name.startswith(PRETRAINING) for name in found):
         excused = dict.fromkeys(("norm.weight", "norm.bias"), "not part of pretraining: keeps its initial values")
-    from_image = grid is not None and grid[0] > 1 and is_image(found, wanted)
-    to_image = grid is not None and grid[0] == 1 and not is_image(found, wanted)
+    has_time = _has_time(found)
+    to_image = grids.model is not None and grids.model[0] == 1 and not _is_image(found, grids, has_time)
+    from_image = grids.model is not None and grids.model[0] > 1 and _is_image(found, grids, has_time)
     if from_image:
         reason = "not in the weights of an image model: keeps its initial values"
         excused |= dict.fromkeys(("cls_token", "pos_embed_class"), reason)
     found = _match_qkv(found, wanted)
     found = _match_head(found, wanted, head, out)
-    if grid is not None:
-        found = _match_tables(found, wanted, grid, out, from_image)
+    if grids.model is not None:
+        found = _resize_tables(found, wanted, grids, out, has_time=has_time)
+        found = _match_tables(found, wanted, grids.model, out, from_image)
     for name, target in wanted.items():
         if name not in found:
             _leave(name, target, out, head, excused)
         else:
-            _place(name, found[name], target, out, grid, inflate)
+            _place(name, found[name], target, out, inflate)
     for name in found:
         if name not in wanted:
             _skip(name, found[name], out, to_image)
     return out
 
 
-def is_image(found: State, wanted: State) -> bool:
-    """Whether weights belong to an image model: none of them depends on time."""
-    stem = found.get(_STEM)
-    if stem is None or (stem.dim() == 5 and stem.shape[2] > 1):
+def is_image(state: State) -> bool:
+    """Whether weights belong to an image model: none of them depends on time, and a joint table is that of a square."""
+    if _has_time(state):
         return False
-    for name, tensor in found.items():
+    rows = _joint_rows(state)
+    return rows == 0 or math.isqrt(rows) ** 2 == rows
+
+
+def _has_time(state: State) -> bool:
+    """Whether weights other than a joint table depend on time."""
+    stem = state.get(_STEM)
+    if stem is None or (stem.dim() == 5 and stem.shape[2] > 1):
+        return True
+    for name, tensor in state.items():
         rows = tensor.shape[0] if _REL_POS_TIME.search(name) else 1
         frames = tensor.shape[2] if _CONV.search(name) and tensor.dim() == 5 else 1
         if rows > 1 or frames > 1 or (name == "pos_embed_temporal" and tensor.shape[1] > 1):
-            return False
-    joint = found.get("pos_embed")
-    if joint is None:
-        return True
-    same = "pos_embed" in wanted and joint.shape == wanted["pos_embed"].shape
-    side = math.isqrt(joint.shape[1] - _num_cls(found))
-    return not same and side * side == joint.shape[1] - _num_cls(found)
+            return True
+    return False
+
+
+def _is_image(found: State, grids: Grids, has_time: bool) -> bool:
+    """`is_image`, with what is known about the grid of a joint table."""
+    if has_time or not _joint_rows(found):
+        return not has_time
+    try:
+        return grids.read("pos_embed", _joint_rows(found), has_time=False)[0][0] == 1
+    except (KeyError, UnknownGrid):  # KeyError: a model without such tables
+        return is_image(found)
+
+
+def _joint_rows(state: State) -> int:
+    """Rows of a joint position table without those of class tokens; 0 without one."""
+    return state["pos_embed"].shape[1] - _num_cls(state) if "pos_embed" in state else 0
 
 
 def _num_cls(state: State) -> int:
@@ -145,9 +168,39 @@ def _match_head(found: State, wanted: State, head: tuple[str, ...], out: Fit) ->
     return drop_head(found, head)
 
 
+def _resize_tables(found: State, wanted: State, grids: Grids, out: Fit, *, has_time: bool) -> State:
+    """Position tables for the grid of the model, in the form that they have."""
+    found = dict(found)
+    for name, table in grids.tables.items():
+        value, target = found.get(name), wanted.get(name)
+        if value is None or value.dim() != 3 or (target is not None and value.shape[-1] != target.shape[-1]):
+            continue
+        num_cls = table.num_cls if target is not None else _num_cls(found) if name == "pos_embed" else 0
+        try:
+            old, others = grids.read(name, value.shape[1] - num_cls, has_time=has_time)
+        except UnknownGrid as error:
+            out.problems[name] = str(error)
+            continue
+        # The frames of an image become those of a clip in `_match_tables`.
+        new = (1, *table.grid[1:]) if old[0] == 1 and not has_time and table.axes == "thw" else table.grid
+        if others:
+            out.notes.append(
+                f"{name} is read as made for {shown(old)} (T x H x W); {' and '.join(map(shown, others))} "
+                f"{'has' if len(others) == 1 else 'have'} as many rows: if it is that, load_pretrained(..., "
+                f"grid={others[0]})"
+            )
+        if old == new:
+            continue
+        cls, rest = value[:, :num_cls], value[:, num_cls:]
+        found[name] = torch.cat([cls, resize_pos_embed(rest, old, new)], dim=1)
+        if target is not None:
+            how = f"{_shape(value)} -> {_shape(target)}"
+            _note(out, name, f"{how} (read as made for {shown(old)})" if len(table.axes) > 2 else how)
+    return found
+
+
 def _match_tables(found: State, wanted: State, grid: Grid, out: Fit, from_image: bool) -> State:
     """Position tables joint or separate as in the model, and zeros for positions in time that images do not have."""
-    found = dict(found)
     if "pos_embed" in wanted and "pos_embed_spatial" in found:
         _join_tables(found, grid, out)
     elif "pos_embed" in found and "pos_embed_spatial" in wanted and from_image:
@@ -168,24 +221,29 @@ def _match_tables(found: State, wanted: State, grid: Grid, out: Fit, from_image:
 
 
 def _join_tables(found: State, grid: Grid, out: Fit) -> None:
-    spatial = _resize_square(found.pop("pos_embed_spatial"), grid[1:])
+    spatial = found.pop("pos_embed_spatial")
     cls = found.pop("pos_embed_class", None)
-    temporal = found.pop("pos_embed_temporal", spatial.new_zeros(1, 1, spatial.shape[-1]))
+    temporal = found.pop("pos_embed_temporal", spatial.new_zeros(1, grid[0], spatial.shape[-1]))
     if grid[0] == 1:
         temporal = torch.zeros_like(temporal[:, :1])
-    temporal = resize_pos_embed(temporal, (temporal.shape[1], 1, 1), (grid[0], 1, 1))
     found["pos_embed"] = join_pos_embed(cls, spatial, temporal)
     _note(out, "pos_embed", "class and space of the separate tables" if grid[0] == 1 else "sum of the separate tables")
 
 
 def _note(out: Fit, name: str, how: str) -> None:
-    out.resized.append(name)
-    out.how[name] = how
+    before = out.how.get(name)
+    out.how[name] = f"{how}; {before}" if before else how
+    if name not in out.resized:
+        out.resized.append(name)
 
 
 def _leave(name: str, target: Tensor, out: Fit, head: tuple[str, ...], excused: Mapping[str, str]) -> None:
     """Record a name of the model that the weights lack."""
-    if name.startswith(head):
+    if name.endswith(".num_batches_tracked"):
+        # As PyTorch does: old files and those of many converters lack the counter, which hardly anything reads.
+        out.state[name] = target
+        out.how[name] = "not in the weights: keeps its value"
+    elif name.startswith(head):
         out.missing.append(name)
         out.how.setdefault(name, "classifier: keeps its initial values")
     elif name in excused:
@@ -195,42 +253,28 @@ def _leave(name: str, target: Tensor, out: Fit, head: tuple[str, ...], excused: 
         out.problems[name] = f"missing in the weights, model {_shape(target)}"
 
 
-def _place(name: str, value: Tensor, target: Tensor, out: Fit, grid: Grid | None, inflate: Inflation) -> None:
+def _place(name: str, value: Tensor, target: Tensor, out: Fit, inflate: Inflation) -> None:
     """Take a tensor that both sides have, unchanged or changed by the rule for its name."""
     if value.shape != target.shape:
-        changed = _change(name, value, target, grid, inflate)
+        changed = _change(name, value, target, inflate)
         if changed is None or changed.shape != target.shape:
-            out.problems[name] = f"weights {_shape(value)}, model {_shape(target)}"
+            out.problems.setdefault(name, f"weights {_shape(value)}, model {_shape(target)}")
             return
         if changed.numel() != value.numel():
-            how = out.how.get(name)
-            sizes = f"{_shape(value)} -> {_shape(target)}"
-            if name == "pos_embed" and grid is not None:
-                sizes += f" (read as made for {_shape(_old_grid(value, target, grid))})"
-            out.how[name] = f"{how}; {sizes}" if how else sizes
-            if name not in out.resized:
-                out.resized.append(name)
+            _note(out, name, f"{_shape(value)} -> {_shape(target)}")
         value = changed
     out.state[name] = value
 
 
-def _change(name: str, value: Tensor, target: Tensor, grid: Grid | None, inflate: Inflation) -> Tensor | None:
+def _change(name: str, value: Tensor, target: Tensor, inflate: Inflation) -> Tensor | None:
     """The value in the shape of the target, by the rule for its name; None without a rule."""
     if _CONV.search(name):
         return _change_conv(value, target, inflate)
     if _POINTS.search(name):
         return _change_axes(value, target, axis=int(name.startswith("pos_layer")))
-    if value.dim() != target.dim() or value.shape[-1] != target.shape[-1]:
-        return None
-    if _REL_POS.search(name):
+    if _REL_POS.search(name) and value.dim() == target.dim() and value.shape[-1] == target.shape[-1]:
         return resize_rel_pos(value, target.shape[0])
-    if name == "pos_embed_temporal":
-        return resize_pos_embed(value, (value.shape[1], 1, 1), (target.shape[1], 1, 1))
-    if grid is None or name not in ("pos_embed", "pos_embed_spatial"):
-        return None
-    if name == "pos_embed_spatial":
-        return _resize_square(value, grid[1:])
-    return _resize_joint(value, target, grid)
+    return None
 
 
 def _change_conv(value: Tensor, target: Tensor, inflate: Inflation) -> Tensor | None:
@@ -251,48 +295,19 @@ def _change_axes(value: Tensor, target: Tensor, axis: int) -> Tensor | None:
     return None
 
 
-def _resize_square(table_1NC: Tensor, sides: tuple[int, int]) -> Tensor:
-    """A spatial table, made for a square, for other sides; unchanged if it was not made for a square."""
-    side = math.isqrt(table_1NC.shape[1])
-    if side * side != table_1NC.shape[1]:
-        return table_1NC
-    return resize_pos_embed(table_1NC, (1, side, side), (1, *sides))
-
-
-def _resize_joint(table_1NC: Tensor, target: Tensor, grid: Grid) -> Tensor | None:
-    """A joint table for another grid; None if the grid that it was made for is unknown."""
-    old = _old_grid(table_1NC, target, grid)
-    if old is None:
-        return None
-    num_cls = target.shape[1] - math.prod(grid)
-    cls, rest = table_1NC[:, :num_cls], table_1NC[:, num_cls:]
-    return torch.cat([cls, resize_pos_embed(rest, old, grid)], dim=1)
-
-
-def _old_grid(table_1NC: Tensor, target: Tensor, grid: Grid) -> Grid | None:
-    """The grid that a joint table was made for: a square with as many frames, or the same sides; None if neither."""
-    rows = table_1NC.shape[1] - (target.shape[1] - math.prod(grid))
-    T, H, W = grid
-    side = math.isqrt(rows // T)
-    if side and T * side * side == rows:
-        return T, side, side
-    return (rows // (H * W), H, W) if rows and rows % (H * W) == 0 else None
-
-
 def _skip(name: str, value: Tensor, out: Fit, to_image: bool) -> None:
     """Record a name of the weights that the model lacks."""
     needs_time = name in ("cls_token", *_TABLES) or _REL_POS_TIME.search(name)
-    if name.startswith(_PRETRAINING):
+    if name.startswith(PRETRAINING):
         reason = "belongs to pretraining"
     elif to_image and needs_time:
         reason = "the model of images has none"
     else:
-        out.problems[name] = f"unknown to the model, weights {_shape(value)}"
+        out.problems.setdefault(name, f"unknown to the model, weights {_shape(value)}")
         return
     out.skipped.append(name)
     out.how[name] = reason
 
 
-def _shape(of: Tensor | Grid | None) -> str:
-    sizes = of.shape if isinstance(of, Tensor) else of or ()
-    return "x".join(map(str, sizes)) or "scalar"
+def _shape(of: Tensor) -> str:
+    return "x".join(map(str, of.shape)) or "scalar"

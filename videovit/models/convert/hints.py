@@ -44,7 +44,7 @@ def config_hints(state: State) -> dict[str, Any]:
         "MVIT.QKV_BIAS": "blocks.0.attn.qkv.bias" in state or "blocks.0.attn.q.bias" in state,
         "MVIT.NORM_STEM": "norm_stem.weight" in state,
     }
-    hints["MVIT.PATCH_2D"] = is_image(dict(state), {})
+    hints["MVIT.PATCH_2D"] = is_image(dict(state))
     hints["MVIT.PATCH_KERNEL"] = list(stem.shape[-2 if hints["MVIT.PATCH_2D"] else 2 :])
     hints.update(_widths(state, depth))
     hints.update(_pooling(state, depth, _widened(state, depth)))

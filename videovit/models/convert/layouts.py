@@ -122,8 +122,6 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
     "ps_vit": from_ps_vit,
     "deit": from_deit,
 }
-MODEL_OF = {"pit": "PiT", "ps_vit": "PS_ViT", "deit": "ViT"}
-"""MODEL.MODEL_NAME of layouts that belong to a single model."""
 
 
 def is_alias(name: str) -> bool:

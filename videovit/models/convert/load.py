@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from videovit.messages import did_you_mean, plural
-from videovit.models.contract import VideoModel
+from videovit.messages import did_you_mean
+from videovit.models.contract import Grid, VideoModel
 from videovit.models.convert.adapt import Inflation
+from videovit.models.convert.complaint import complaint
 from videovit.models.convert.eps import pool_norm_eps, set_pool_norm_eps, source_eps
-from videovit.models.convert.fit import Fit, fit
-from videovit.models.convert.hints import config_hints
-from videovit.models.convert.layouts import LAYOUTS, MODEL_OF, detect
+from videovit.models.convert.fit import fit
+from videovit.models.convert.grids import Grids, as_grid, grid_in_config, tables_of
+from videovit.models.convert.layouts import LAYOUTS, detect
 from videovit.models.convert.read import CheckpointError, Weights, read_weights
 from videovit.models.convert.report import LoadReport
 from videovit.models.convert.wrappers import unwrapped
 from videovit.models.mvit.attention import MultiscaleAttention
 from videovit.models.mvit.model import MViT
-
-_LISTED = 8
-_NAMED = re.compile(r"MODEL_NAME['\"]?\s*:\s*['\"]?(\w+)")
 
 
 def load_pretrained(
@@ -33,6 +30,7 @@ def load_pretrained(
     source: str = "auto",
     *,
     inflate: Inflation = "center",
+    grid: Grid | None = None,
 ) -> LoadReport:
     """Load weights into a model, strictly except for what a change of classes, size or medium requires.
 
@@ -49,6 +47,8 @@ def load_pretrained(
             (deit, timm's `vit_*`).
         inflate: how convolutions of images get a time axis: `center` (MViTv2's recipe), `repeat` (PySlowFast's loader)
             or `mean`.
+        grid: (T, H, W) in tokens that the position tables of the weights are made for. By default the config in the
+            file says it, or the state dict of a model of this project, or the number of rows if one reading is likely.
 
     Returns:
         The report; `str(report)` is a table.
@@ -61,21 +61,22 @@ def load_pretrained(
     if source != "auto" and source not in LAYOUTS:
         raise CheckpointError(f"source is {source!r}; known: auto, {', '.join(LAYOUTS)}",
                               near=did_you_mean(source, LAYOUTS))  # fmt: skip
+    if grid is not None and (isinstance(grid, str) or as_grid(grid) is None):
+        raise CheckpointError(where="grid", found=grid, expected="three whole numbers (T, H, W), of tokens")
     model = unwrapped(model)
     wanted = dict(model.state_dict())
     weights = read_weights(path_or_state_dict, wanted)
     notes = _class_token_notes(model, weights)
-    # Modules that are not ours have no position tables that are known here, and by custom their classifier is `head`.
-    grid, head_names = None, VideoModel.head_names
-    if isinstance(model, VideoModel):
-        grid, head_names = model.grid, model.head_names
+    # By custom the classifier of modules that are not ours is `head`.
+    head_names = model.head_names if isinstance(model, VideoModel) else VideoModel.head_names
+    grids = _grids(model, wanted, weights, grid)
     is_transformer = any(name.endswith(".attn.proj.weight") for name in wanted)
     layout = source if source != "auto" else detect(weights.state) if is_transformer else "own"
     if is_transformer:
         weights = replace(weights, state=LAYOUTS[layout](weights.state))
-    result = fit(weights.state, wanted, grid=grid, head_names=head_names, inflate=inflate)
+    result = fit(weights.state, wanted, grids=grids, head_names=head_names, inflate=inflate)
     if result.problems:
-        raise CheckpointError(_complaint(result, weights, wanted, layout))
+        raise CheckpointError(complaint(result, weights, wanted, layout, model))
     eps, eps_notes = _match_eps(model, weights, layout, is_explicit=source != "auto")
     wanted.update(result.state)
     model.load_state_dict(wanted)
@@ -86,8 +87,20 @@ def load_pretrained(
         skipped=result.skipped,
         missing=result.missing,
         how=result.how,
-        notes=notes + eps_notes,
+        notes=notes + result.notes + eps_notes,
         pool_norm_eps=eps,
+    )
+
+
+def _grids(model: nn.Module, wanted: Mapping[str, Tensor], weights: Weights, grid: Grid | None) -> Grids:
+    """What model, weights and caller say about grids; modules that are not ours have no tables that are known here."""
+    hints = (as_grid(grid),) if grid is not None else (grid_in_config(weights.cfg, model), weights.grid)
+    return Grids(
+        model=model.grid if isinstance(model, VideoModel) else None,
+        tables=tables_of(model, wanted),
+        hints=tuple(hint for hint in hints if hint is not None),
+        is_strict=grid is not None,
+        is_image=any("patch_embed" in name and tensor.dim() == 4 for name, tensor in weights.state.items()),
     )
 
 
@@ -121,28 +134,3 @@ def _match_eps(model: nn.Module, weights: Weights, layout: str, *, is_explicit: 
         return eps, []
     advice = f"set MVIT.POOL_NORM_EPS {eps:g} for runs that start from these weights"
     return eps, [f"eps of the pooling norms {own:g} -> {eps:g}, {reason}; {advice}"]
-
-
-def _complaint(result: Fit, weights: Weights, wanted: Mapping[str, Any], layout: str) -> str:
-    """Why weights do not fit: the first names, and the config keys that differ."""
-    number = len(result.problems)
-    lines = [
-        f"{weights.origin} (read as {layout}) does not fit the model; {plural(number, 'tensor')} "
-        f"{'differs' if number == 1 else 'differ'}:"
-    ]
-    problems = list(result.problems.items())
-    lines += [f"  {name}: {why}" for name, why in problems[:_LISTED]]
-    if number > _LISTED:
-        lines.append(f"  ... and {number - _LISTED} more")
-    if layout in MODEL_OF:
-        return "\n".join([*lines, f"weights in this layout belong to MODEL.MODEL_NAME {MODEL_OF[layout]}"])
-    named = _NAMED.search(weights.cfg)
-    # Hints are read from names that other models have in common with MViT.
-    if named and named[1] != "MViT":
-        return "\n".join([*lines, f"the config in the file says MODEL.MODEL_NAME {named[1]}"])
-    theirs, ours = config_hints(weights.state), config_hints(wanted)
-    keys = [k for k in theirs if k != "MODEL.NUM_CLASSES" and k in ours and theirs[k] != ours[k]]
-    if keys:
-        lines.append("the weights look like a model with these config keys:")
-        lines += [f"  {key}: {theirs[key]}   (here: {ours[key]})" for key in keys]
-    return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Reading of weight files without running code that they contain.
 
 `.pyth`, `.pth`, `.pt` (tensors and plain values only) and `.safetensors`; containers of PySlowFast and pytorchvideo
-(`model_state`), Lightning (`state_dict`), timm (`state_dict_ema`, `state_dict`) and DeiT (`model`), or a bare state
-dict.
+(`model_state`), Lightning (`state_dict`), timm (`state_dict_ema`, `state_dict`), DeiT (`model`) and DeepSpeed
+(`module`), or a bare state dict.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 
 from videovit.errors import UserError
+from videovit.models.contract import Grid
+from videovit.models.convert.checksums import STATE_KEY, state_crc, verify_zip
+from videovit.models.convert.grids import as_grid
 from videovit.models.convert.wrappers import COUNTERS, strip_prefixes
 
 SHARDED_SUFFIX = ".dcp"  # of a folder
 # In order of preference: a trainer that keeps averaged weights publishes and tests those.
-CONTAINERS = ("model_state", "state_dict_ema", "state_dict", "model")
+CONTAINERS = ("model_state", "state_dict_ema", "state_dict", "model", "module")
 _TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # first bytes of files written before torch 1.6
 
 # PyTorch's reader raises any of these on files with flipped or missing bytes.
@@ -53,12 +56,14 @@ class Weights:
         state: names without wrapper prefixes -> tensors.
         cfg: text of the config saved beside the weights; empty without one.
         pool_norm_eps: eps of the pooling norms saved beside the weights; None without one.
+        grid: (T, H, W) of the position tables, saved beside the weights; None without one.
         origin: the file, for messages.
     """
 
     state: dict[str, Tensor]
     cfg: str
     pool_norm_eps: float | None
+    grid: Grid | None
     origin: str
 
 
@@ -109,6 +114,7 @@ def _read_folder(path: Path) -> Any:
 def _read_pickle(path: Path) -> Any:
     _refuse_plain_pickle(path)
     try:
+        verify_zip(path)
         # timm saves its arguments beside the weights: a record of plain values, which is safe to unpickle.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -144,8 +150,17 @@ def read_weights(source: str | Path | Mapping[str, Any], own_names: Collection[s
         state=strip_prefixes(state, own_names),
         cfg=cfg if isinstance(cfg, str) else "",
         pool_norm_eps=None if eps is None else _as_number(eps, f"{origin}: pool_norm_eps"),
+        grid=as_grid(content.get("grid")) or _carried_grid(inner),
         origin=origin,
     )
+
+
+def _carried_grid(state: Mapping[str, Any]) -> Grid | None:
+    """The grid that a state dict of a `VideoModel`, wrapped or not, carries beside its tensors."""
+    metadata = getattr(state, "_metadata", None)
+    modules = metadata.values() if isinstance(metadata, Mapping) else ()
+    grids = (as_grid(module["grid"]) for module in modules if isinstance(module, Mapping) and "grid" in module)
+    return next((grid for grid in grids if grid is not None), None)
 
 
 def _as_number(value: Any, what: str) -> float:
@@ -163,9 +178,12 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return {**(file.metadata() or {}), "model_state": tensors}
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+    if metadata.get(STATE_KEY, "") not in ("", state_crc(tensors)):
+        raise CheckpointError("damaged: its content and its checksum differ", where=path)
+    return {**metadata, "model_state": tensors}
 
 
 def _refuse_plain_pickle(path: Path) -> None:
@@ -181,6 +199,8 @@ def _refuse_plain_pickle(path: Path) -> None:
 
 def _why(message: str) -> str:
     """Why a read failed, from PyTorch's message."""
+    if message.startswith("damaged: "):
+        return message
     if "numpy" in message:
         return (
             "has numpy numbers beside its weights, which the safe reader refuses; if you trust its origin, save the "

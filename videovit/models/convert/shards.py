@@ -2,14 +2,14 @@
 
 A folder `checkpoint_epoch_00010.dcp` holds the files of `torch.distributed.checkpoint`, one `.distcp` file per process
 and an index, `.metadata`; and `rest.pyth`: the content of a whole checkpoint, with a tensor on `meta` in place of each
-sharded one. The tensor at `content["a"]["b"]` has the name `a/b` in the index.
+sharded one, and the checksums of the other files. The tensor at `content["a"]["b"]` has the name `a/b` in the index.
 """
 
 from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from videovit.models.convert.checksums import DamagedError, file_crc, verify_zip
+
 REST = "rest.pyth"
 INDEX = ".metadata"
+CHECKSUMS = "file_crc32"  # key in REST: file -> checksum
 
 # The index is a pickle. These are all the names in an index that PyTorch writes; none of them has side effects.
 _PLAIN = {
@@ -50,7 +53,11 @@ class _IndexUnpickler(pickle.Unpickler):
 
 
 class _Reader(FileSystemReader):
-    """PyTorch's reader, which would run any code in an index and open any file, with both restricted."""
+    """PyTorch's reader, which would run any code in an index and open any file, restricted; it verifies the files."""
+
+    def __init__(self, path: Path, checksums: Mapping[str, int]) -> None:
+        super().__init__(path)
+        self._checksums = checksums
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with open(Path(self.path) / INDEX, "rb") as file:
@@ -61,6 +68,9 @@ class _Reader(FileSystemReader):
             name = Path(place.relative_path)
             if name.name != str(name) or (Path(self.path) / name).is_symlink():
                 raise pickle.UnpicklingError(f"its index leads out of the folder, to {name}")
+        for file_name, crc in self._checksums.items():
+            if file_crc(Path(self.path) / Path(file_name).name) != crc:
+                raise DamagedError(f"damaged: {file_name} and its checksum differ")
         return index
 
 
@@ -70,12 +80,14 @@ def read_shards(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointException, OSError and everything that `torch.load` raises: a file is missing or damaged.
     """
+    verify_zip(folder / REST)
     content: Any = torch.load(folder / REST, map_location="cpu", weights_only=True)
+    checksums = content.pop(CHECKSUMS, {})  # absent in folders of earlier versions
     tensors = {name: torch.zeros_like(shape, device="cpu") for name, shape in _shapes(content, "")}
     with warnings.catch_warnings():
         # PyTorch warns that one process reads everything, which is the purpose here.
         warnings.filterwarnings("ignore", "torch.distributed is ")
-        load(tensors, storage_reader=_Reader(folder), no_dist=True)
+        load(tensors, storage_reader=_Reader(folder, checksums), no_dist=True)
     whole: dict[str, Any] = _filled(content, "", tensors)
     return whole
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videovit.config import Config
 from videovit.errors import UserError
-from videovit.models.contract import AttentionModel, Features
+from videovit.models.contract import AttentionModel, Features, Grid
 from videovit.models.layers.heads import ClassifierHead
 from videovit.models.layers.maps import attention_maps
 from videovit.models.layers.position import resize_pos_embed
@@ -195,14 +195,18 @@ class PoolingSharingModel(AttentionModel):
     def _positions(self, stage: int, sides: Sides) -> Tensor:
         """Position table of a stage, stretched unless the image has the size that it was made for."""
         table: Tensor = self.pos_embed[stage]
-        num_cls = self.shape.num_cls if stage == 0 or self.shape.cls == "apart" else 0
-        rows = table.shape[1] - num_cls
-        side = math.isqrt(rows) if stage == 0 or self.shape.pooling == "2d" else 0
-        made_for = (1, side, side) if side else (1, 1, rows)
+        num_cls, made_for = self.table_grid(stage)
         if made_for == (1, *sides):
             return table
         stretched = resize_pos_embed(table[:, num_cls:], made_for, (1, *sides))
         return torch.cat([table[:, :num_cls], stretched], dim=1)
+
+    def table_grid(self, stage: int) -> tuple[int, Grid]:
+        """Rows of class tokens at the start of a stage's position table, and the grid of the others."""
+        num_cls = self.shape.num_cls if stage == 0 or self.shape.cls == "apart" else 0
+        rows = self.pos_embed[stage].shape[1] - num_cls
+        side = math.isqrt(rows) if stage == 0 or self.shape.pooling == "2d" else 0
+        return num_cls, (1, side, side) if side else (1, 1, rows)
 
     def _run(
         self, block: nn.Module, x_BNC: Tensor, map_BMNN: Tensor | None, keep_map: bool

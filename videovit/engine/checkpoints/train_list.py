@@ -1,0 +1,35 @@
+"""The digest of a list of videos, which tells whether a resumed run trains on the list that it began with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from videovit.config import Config
+from videovit.data.records import Sample
+
+
+def list_digest(samples: Sequence[Sample], folders: Sequence[str]) -> dict[str, Any]:
+    """The number of videos, and a digest of their paths and labels in order.
+
+    Args:
+        samples: the videos.
+        folders: that a path counts from, since data may move between runs; empty ones are ignored.
+
+    Returns:
+        {"rows": N, "digest": text}.
+    """
+    starts = tuple(sorted((os.path.join(folder, "") for folder in folders if folder), key=len, reverse=True))
+    digest = hashlib.blake2b(digest_size=16)
+    for sample in samples:
+        start = next((start for start in starts if sample.path.startswith(start)), "")
+        row = (sample.path[len(start) :], sample.label, sample.num_frames, sample.actions, sample.key)
+        digest.update(f"{row!r}\n".encode("utf-8", "surrogateescape"))
+    return {"rows": len(samples), "digest": digest.hexdigest()}
+
+
+def data_folders(cfg: Config) -> list[str]:
+    """The folders that listed paths are relative to."""
+    return [cfg.DATA.PATH_PREFIX, cfg.DATA.PATH_TO_DATA_DIR, cfg.AVA.MOVIE_DIR, cfg.AVA.FRAME_DIR]

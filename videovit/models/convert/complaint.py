@@ -1,0 +1,124 @@
+"""Why weights do not fit a model: which names, of which model they are, and which config keys would make them fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+from videovit.messages import plural
+from videovit.models.convert.fit import PRETRAINING, Fit
+from videovit.models.convert.hints import config_hints
+from videovit.models.convert.read import Weights
+from videovit.models.mvit.model import MViT
+from videovit.models.pit import PiT
+from videovit.models.pooling_sharing.model import PoolingSharingModel
+from videovit.models.progressive_sampling import ProgressiveSamplingViT
+from videovit.models.vit import ViT
+
+_LISTED = 8  # tensors per message
+_STRANGE = 3  # names of another network per message
+_NAMED = re.compile(r"MODEL_NAME['\"]?\s*:\s*['\"]?(\w+)")
+
+_CLASSES: tuple[tuple[type[nn.Module], str], ...] = (
+    (MViT, "MViT"),
+    (ViT, "ViT"),
+    (PiT, "PiT"),
+    (ProgressiveSamplingViT, "PS_ViT"),
+    (PoolingSharingModel, "PSViT"),
+)
+_COMMON = (
+    r"cls_token|norm\.\w+|head(_dist)?\..+|patch_embed\.proj\.\w+|"
+    r"blocks\.\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)"
+)
+# MODEL.MODEL_NAME, a name that only its weights have, and all their names; the first that fits is taken.
+_FAMILIES = (
+    ("PSViT", r"pos_embed\.\d+", r"patch_embed\.(weight|bias)|pos_embed\.\d+|pools\..+|blocks\.\d+\..+"),
+    ("PS_ViT", r"pos_layer\.weight", r"stem\..+|pos_layer\.\w+|blocks\.\d+\.offset\.\w+"),
+    ("PiT", r"blocks\.\d+\.pool\..+", r"pos_embed_(spatial|temporal)|blocks\.\d+\.pool\..+"),
+    ("ViT", r"pos_embed", r"pos_embed"),
+    (
+        "MViT",
+        r"blocks\.\d+\.attn\.proj\.weight",
+        r"pos_embed(_spatial|_temporal|_class)?|norm_stem\.\w+|"
+        r"blocks\.\d+\.(proj|attn\.(q|k|v|norm_[qkv]))\.(weight|bias)|"
+        r"blocks\.\d+\.attn\.(pool_[qkv]\.weight|rel_pos_[hwt])",
+    ),
+)
+_FOREIGN = (
+    (r".*attn\.[qv]_bias", "VideoMAE or BEiT"),
+    (r".*temporal_(attn|norm\d|fc)\.", "TimeSformer"),
+    (r".*relative_position_bias_table", "Swin"),
+    (r"layer\d\.\d+\.conv\d\.", "a ResNet"),
+    (r".*encoder\.layers?\.\d+\.attention\.", "Hugging Face's transformers"),
+    (r".*encoder\.layers\.encoder_layer_\d+\.", "torchvision's ViT"),
+    (r".*resblocks\.\d+\.", "CLIP"),
+    (r"blocks\d\.\d+\.", "UniFormer"),
+    (r"s\d\.pathway\d", "PySlowFast's convolutional networks"),
+)
+
+
+def complaint(result: Fit, weights: Weights, wanted: Mapping[str, Tensor], layout: str, model: nn.Module) -> str:
+    """The message for weights that do not fit.
+
+    Args:
+        result: of `fit`.
+        weights: by names of this project, as far as their layout is known.
+        wanted: the model's state dict.
+        layout: that the weights were read as.
+        model: that they should fit.
+    """
+    number = len(result.problems)
+    lines = [
+        f"{weights.origin} (read as {layout}) does not fit the model; {plural(number, 'tensor')} "
+        f"{'differs' if number == 1 else 'differ'}:"
+    ]
+    problems = list(result.problems.items())
+    lines += [f"  {name}: {why}" for name, why in problems[:_LISTED]]
+    if number > _LISTED:
+        lines.append(f"  ... and {number - _LISTED} more")
+    return "\n".join([*lines, *_advice(weights, wanted, model)])
+
+
+def _advice(weights: Weights, wanted: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+    own = next((name for kind, name in _CLASSES if isinstance(model, kind)), "")
+    if (named := _NAMED.search(weights.cfg)) and named[1] != own:
+        return [f"the config in the file says MODEL.MODEL_NAME {named[1]}"]
+    family = family_of(weights.state)
+    if own == "MViT" and family in ("MViT", "ViT"):  # a ViT is an MViT that pools nothing
+        return _differing_keys(weights, wanted)
+    if family:
+        return [] if family == own else [f"the weights are those of MODEL.MODEL_NAME {family}"]
+    return _strangers(weights.state) if own else []
+
+
+def family_of(names: Iterable[str]) -> str:
+    """MODEL.MODEL_NAME of the model that all these names belong to; empty without one."""
+    names = [name for name in names if not name.startswith(PRETRAINING)]
+    for family, telling, all_names in _FAMILIES:
+        known = re.compile(f"({_COMMON}|{all_names})")
+        if any(re.fullmatch(telling, name) for name in names) and all(known.fullmatch(name) for name in names):
+            return family
+    return ""
+
+
+def _differing_keys(weights: Weights, wanted: Mapping[str, Tensor]) -> list[str]:
+    theirs, ours = config_hints(weights.state), config_hints(wanted)
+    keys = [k for k in theirs if k != "MODEL.NUM_CLASSES" and k in ours and theirs[k] != ours[k]]
+    if not keys:
+        return []
+    lines = [f"  {key}: {theirs[key]}   (here: {ours[key]})" for key in keys]
+    return ["the weights look like a model with these config keys:", *lines]
+
+
+def _strangers(names: Iterable[str]) -> list[str]:
+    """Names that no model of this project has, and whose they are."""
+    names = list(names)
+    known = re.compile("|".join([_COMMON, *(all_names for *_, all_names in _FAMILIES[1:])]))
+    strange = [name for name in names if not known.fullmatch(name) and not name.startswith(PRETRAINING)]
+    if not strange:
+        return []
+    whose = next((who for pattern, who in _FOREIGN if any(re.match(pattern, name) for name in names)), "")
+    network = f"weights of {whose}, which this project does not read" if whose else "weights of another network"
+    return [f"these seem to be {network}: no transformer here has {', '.join(strange[:_STRANGE])}"]
