@@ -6,6 +6,8 @@ import pytest
 
 from tests.helpers.broken_configs import BROKEN
 from videovit.config import ConfigError, load_config
+from videovit.config.rules import labels
+from videovit.data.catalog import DATASETS
 
 
 @pytest.mark.parametrize(
@@ -70,3 +72,8 @@ def test_broken_rule_names_the_line_that_set_a_key(tmp_path) -> None:
     path.write_text("\nNUM_GPUS: 3\n")
     with pytest.raises(ConfigError, match=r"run.yaml:2: TRAIN.BATCH_SIZE: 64 videos"):
         load_config(path)
+
+
+def test_labels_agree_with_the_catalog() -> None:
+    kinds = {"top-k": labels.ONE_CLASS, "multi-label": labels.ANY_NUMBER, "detection": labels.BOXES}
+    assert {name: kinds[spec.evaluation] for name, spec in DATASETS.items()} == labels.LABELS

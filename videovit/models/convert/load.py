@@ -70,8 +70,10 @@ def load_pretrained(
     if isinstance(model, VideoModel):
         grid, head_names = model.grid, model.head_names
     is_transformer = any(name.endswith(".attn.proj.weight") for name in wanted)
-    layout = source if source != "auto" else detect(weights.state) if is_transformer else "own"
-    if is_transformer:
+    # A model's own names are never translated, whatever project they look like; those of MViT are PySlowFast's.
+    is_own = weights.state.keys() == wanted.keys() and not isinstance(model, MViT)
+    layout = source if source != "auto" else detect(weights.state) if is_transformer and not is_own else "own"
+    if is_transformer and layout != "own":
         weights = replace(weights, state=LAYOUTS[layout](weights.state))
     result = fit(weights.state, wanted, grid=grid, head_names=head_names, inflate=inflate)
     if result.problems:
