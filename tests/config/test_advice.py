@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 import shlex
@@ -9,8 +10,10 @@ import shlex
 import pytest
 
 from tests.helpers.broken_configs import BROKEN
+from tests.helpers.project import ROOT
 from videovit.config import ConfigError, load_config
-from videovit.config.slowfast import REFUSED
+from videovit.config.keys import known_keys, section_names
+from videovit.config.slowfast import IGNORED, REFUSED
 
 CHANGE = r"[A-Z][A-Z0-9_.]+ (?:\[[^ ]*\]|[^ ,;\[]+)"
 ADVICE = re.compile(rf"\bset ({CHANGE}(?:(?:, or | and ){CHANGE})*)$")
@@ -77,3 +80,14 @@ def test_refused_value_is_replaced_as_advised(key: str) -> None:
 def test_unknown_key_suggests_a_key_with_an_effect(key: str, close: str) -> None:
     (message,) = problems({key: "1"})
     assert message.endswith(f"did you mean {close}?")
+
+
+def test_keys_in_messages_exist() -> None:
+    """Every SECTION.KEY in a string of the package is a key that a config may have."""
+    known = known_keys().keys() | IGNORED.keys() | REFUSED.keys()
+    sections = "|".join(section_names())
+    for path in (ROOT / "videovit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for key in re.findall(rf"\b(?:{sections})\.[A-Z][A-Z0-9_]*\b(?!\.)", node.value):
+                    assert key in known or f"{key}.*" in known, f"{path}: {key}"
