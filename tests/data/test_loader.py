@@ -13,8 +13,8 @@ import torch
 
 from tests.helpers.videos import write_list
 from videovit.config import load_config
-from videovit.data.build import ClipLoader, EpochSampler, build_loader
-from videovit.data.records import AnnotationError, Batch
+from videovit.data.build import ClipLoader, EpochSampler, build_loader, describe_epoch, train_batch_size
+from videovit.data.records import Action, AnnotationError, Batch, Box, KeyFrame, Sample
 from videovit.errors import UserError
 
 LENGTHS = (30, 45, 20, 50, 3, 33, 28, 61, 40, 25, 37)
@@ -171,6 +171,39 @@ def test_invalid_batch_size_raises(lists: Path) -> None:
         loader(lists, "train", "TRAIN.BATCH_SIZE", 12)
     with pytest.raises(ValueError, match="rank 2 is not in 0..1"):
         EpochSampler(5, batch_size=1, rank=2, world_size=2)
+
+
+@pytest.mark.parametrize(
+    ("opts", "ranks", "hint"),
+    [
+        ("TRAIN.BATCH_SIZE 12", 1, "Set TRAIN.BATCH_SIZE 11 or less"),
+        ("TRAIN.BATCH_SIZE 12", 2, "Set TRAIN.BATCH_SIZE 10 or less"),
+        ("TRAIN.BATCH_SIZE 12 TRAIN.GRAD_ACCUM_STEPS 3", 2, "Set TRAIN.BATCH_SIZE 6 or less"),
+        ("TRAIN.BATCH_SIZE 12 TRAIN.GRAD_ACCUM_STEPS 3 AUG.NUM_SAMPLE 3", 2, "Set TRAIN.BATCH_SIZE 10 or less"),
+        ("TRAIN.BATCH_SIZE 12 NUM_SHARDS 2", 4, "Set TRAIN.BATCH_SIZE 4 or less"),
+        ("TRAIN.BATCH_SIZE 12", 12, "Start fewer processes"),
+    ],
+)
+def test_batch_larger_than_list_names_the_largest(opts: str, ranks: int, hint: str) -> None:
+    cfg = load_config(None, opts.split())
+    with pytest.raises(UserError, match=rf"has 11 videos, fewer than one step takes.*\. {hint}$"):
+        train_batch_size(cfg, 11, ranks)
+    if hint.startswith("Set"):
+        key, value = hint.split()[1:3]
+        assert train_batch_size(load_config(None, [*opts.split(), key, value]), 11, ranks) > 0
+
+
+def test_describe_epoch_states_what_is_left_out() -> None:
+    samples = [Sample(f"{i}.mp4", i % 4) for i in range(19)]
+    assert describe_epoch(samples[:16], num_classes=4, videos_per_step=8) == "16 videos, 2 steps of 8 per epoch"
+    assert describe_epoch(samples, num_classes=12, videos_per_step=8) == (
+        "19 videos, 2 steps of 8 per epoch, which leaves out 3 videos (15.8 %, others in each epoch), "
+        "no video for 8 of the 12 classes (MODEL.NUM_CLASSES)"
+    )
+    actions = [Sample("a.mp4", actions=(Action(0, 0, 1), Action(2, 0, 1)))]
+    assert "no video for 1 of the 3 classes" in describe_epoch(actions, num_classes=3, videos_per_step=1)
+    boxes = [Sample("a.mp4", key=KeyFrame("a", 1.0, (Box(0, 0, 1, 1, (1, 2)), Box(0, 0, 1, 1))))]
+    assert "no video for 1 of the 3 classes" in describe_epoch(boxes, num_classes=3, videos_per_step=1)
 
 
 def test_list_settings_used_by_reader(lists: Path, tmp_path: Path) -> None:

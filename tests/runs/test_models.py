@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers.runs import stats, write_config, write_data
 from videovit.config import load_config
@@ -46,3 +47,10 @@ def test_train_and_shuffle(name: str, data: Path, tmp_path: Path) -> None:
 def test_frame_by_frame_model_ignores_the_order(data: Path, tmp_path: Path) -> None:
     top1 = trained(data, tmp_path, "PS_ViT", f"{MODELS['PS_ViT']} PS_VIT.TIME frames")
     assert top1["ordered"] == top1["reversed"] == top1["shuffled"]
+
+
+def test_gray_clips_train_and_test(data: Path, tmp_path: Path) -> None:
+    options = "DATA.INPUT_CHANNEL_NUM [1] LOG_MODEL_INFO True MVIT.DROPPATH_RATE 0.0"
+    assert trained(data, tmp_path, "MViT", options).keys() == {"ordered", "reversed", "shuffled", "static"}
+    checkpoint = tmp_path / "checkpoints/checkpoint_epoch_00008.pyth"
+    assert torch.load(checkpoint, weights_only=True)["model_state"]["patch_embed.proj.weight"].shape[1] == 1

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,9 @@ def load_config(path: str | os.PathLike[str] | None = None, opts: Sequence[objec
     values, failed = _coerce_all(found)
     cfg: Config = _build(Config, "", values)
     # Half a file breaks rules that the whole file keeps, so rules are checked only if everything could be read.
-    for keys, text in rules.check(cfg) if not unread else ():
-        if failed.isdisjoint(keys):
-            found.problems.append(problem(text, where=found.where(keys)))
+    for broken in rules.check(cfg) if not unread else ():
+        if failed.isdisjoint(broken.keys):
+            found.problems.append(problem(str(broken), where=found.where(broken.keys)))
     if found.problems:
         raise ConfigError(list(dict.fromkeys(found.problems)))
     for notice in found.notices:
@@ -140,16 +140,24 @@ def _nearest_key(key: str) -> str:
     """The known key most similar to `key`: the same word in another section, or similar letters anywhere."""
     if len(key) > _MAX_KEY or "=" in key or key in section_names():
         return ""
+    known, known_score = _closest(key, known_keys(), least=0.7)
+    # SlowFast's other keys have no effect here, so they must be far more similar.
+    foreign, score = _closest(key, (name for name in (*IGNORED, *REFUSED) if not name.endswith("*")), least=0.85)
+    return foreign if score > known_score else known
+
+
+def _closest(key: str, names: Iterable[str], *, least: float) -> tuple[str, float]:
+    """The name that is most similar to `key`, and its similarity above `least`; empty if there is none."""
     wanted, word = key.upper(), key.upper().rpartition(".")[2]
-    best, best_score = "", 0.7
-    for name in (*known_keys(), *(name for name in (*IGNORED, *REFUSED) if not name.endswith("*"))):
+    best, best_score = "", least
+    for name in names:
         other = name.upper()
         score = difflib.SequenceMatcher(None, wanted, other).ratio()
         same_word = difflib.SequenceMatcher(None, word, other.rpartition(".")[2]).ratio()
         score = max(score, same_word - 0.05 * (other.rpartition(".")[0] != wanted.rpartition(".")[0]))
         if score > best_score:
             best, best_score = name, score
-    return best
+    return best, best_score if best else 0.0
 
 
 def _build(section: type, prefix: str, values: dict[str, Any]) -> Any:

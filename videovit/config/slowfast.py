@@ -6,6 +6,9 @@ A name that ends in `.*` stands for all keys of that section that are not listed
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
+
+from videovit.config.schema.models import Loss
 
 _CNN = "belongs to convolutional networks"
 _BATCHNORM = "MViT has no batch norms; other models use PyTorch's"
@@ -33,7 +36,7 @@ IGNORED: dict[str, str] = {
     "BN.NUM_SPLITS": _BATCHNORM,
     "BN.NUM_SYNC_DEVICES": _BATCHNORM,
     "BN.GLOBAL_SYNC": _BATCHNORM,
-    "MODEL.FROZEN_BN": _BATCHNORM,
+    "MODEL.FROZEN_BN": "MODEL.FREEZE_LAYERS freezes layers together with their batch norms",
     "MODEL.FP16_ALLREDUCE": "TRAIN.GRAD_COMPRESSION sets the precision in which gradients are averaged",
     "TRAIN.CHECKPOINT_INFLATE": "image weights are inflated automatically",
     "TRAIN.CHECKPOINT_IN_INIT": "image weights are recognized by their shapes",
@@ -90,14 +93,21 @@ class Refusal:
     """A key of a feature that is not supported.
 
     Attributes:
-        reason: why, and what to do instead.
+        why: why it is refused.
         off: values that leave the feature off; if empty, all values that are not in `on`.
         on: values that switch it on; if empty, all values that are not in `off`.
+        instead: values to use; if empty, the first of `off`.
     """
 
-    reason: str
+    why: str
     off: tuple[str, ...] = ()
     on: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why it is refused, and what to set instead."""
+        return f"{self.why}; set it to {' or '.join(self.instead or self.off[:1])}"
 
     def applies_to(self, text: str) -> bool:
         """Whether a value, as written in the file, switches the feature on."""
@@ -124,22 +134,26 @@ def _switch(reason: str) -> Refusal:
 _PTV_MODELS = ("PTVResNet", "PTVSlowFast", "PTVX3D", "PTVCSN", "PTVR2plus1D", "PTVMViT")
 _OTHER_MODELS = ("SlowFast", "ResNet", "X3D", "ContrastiveModel", "MaskMViT", *_PTV_MODELS)
 _NO_SSL = "self-supervised training is not supported"
+_NO_CAFFE2 = "Caffe2 checkpoints are not read, only the PyTorch file of the same model"
 
 REFUSED: dict[str, Refusal] = {
     "TASK": Refusal(
-        f"{_NO_SSL}; to fine-tune its weights leave TASK empty and set TRAIN.CHECKPOINT_FILE_PATH",
+        f"{_NO_SSL}; its weights can be fine-tuned (TRAIN.CHECKPOINT_FILE_PATH)",
         on=("ssl", "ssl_eval"),
+        instead=("''",),
     ),
-    "MODEL.ARCH": Refusal(_NO_SSL, on=("maskmvit",)),
+    "MODEL.ARCH": Refusal(_NO_SSL, on=("maskmvit",), instead=("mvit",)),
     "MODEL.MODEL_NAME": Refusal(
-        "this model is not supported; MViT is, and so are pytorchvideo's networks: ptv_x3d_m, ptv_slow_r50, ...",
+        "this model is not supported; MViT and pytorchvideo's networks are",
         on=_OTHER_MODELS,
+        instead=("MViT", "ptv_slowfast_r50", "ptv_slow_r50", "ptv_x3d_m", "ptv_csn_r101", "ptv_r2plus1d_r50"),
     ),
     "MODEL.LOSS_FUNC": Refusal(
-        _NO_SSL,
+        "only classification is supported, neither regression nor self-supervised training",
         on=("mse", "multi_mse", "contrastive_loss"),
+        instead=get_args(Loss),
     ),
-    "MODEL.DETACH_FINAL_FC": _switch("training only the classifier is not supported"),
+    "MODEL.DETACH_FINAL_FC": _switch("MODEL.FREEZE_LAYERS trains only the classifier, or more"),
     "MVIT.REV.ENABLE": _switch("reversible MViT is not supported"),
     "MASK.ENABLE": _switch(_NO_SSL),
     "VIS_MASK.ENABLE": _switch(_NO_SSL),
@@ -158,10 +172,10 @@ REFUSED: dict[str, Refusal] = {
     "AVA.TEST_FORCE_FLIP": _switch("testing on mirrored clips is not supported"),
     "MULTIGRID.SHORT_CYCLE": _switch("multigrid training is not supported"),
     "MULTIGRID.LONG_CYCLE": _switch("multigrid training is not supported"),
-    "DEMO.ENABLE": _switch("use videovit predict --cfg CONFIG --checkpoint FILE VIDEO"),
-    "SOLVER.LARS_ON": _switch("LARS is not supported; use SOLVER.OPTIMIZING_METHOD sgd, adam, adamw or adamp"),
-    "TRAIN.CHECKPOINT_TYPE": Refusal("Caffe2 checkpoints are not read; convert them to PyTorch", on=("caffe2",)),
-    "TEST.CHECKPOINT_TYPE": Refusal("Caffe2 checkpoints are not read; convert them to PyTorch", on=("caffe2",)),
+    "DEMO.ENABLE": _switch("single videos are for videovit predict --cfg CONFIG --checkpoint FILE VIDEO"),
+    "SOLVER.LARS_ON": _switch("LARS is not supported, SOLVER.OPTIMIZING_METHOD names other optimizers"),
+    "TRAIN.CHECKPOINT_TYPE": Refusal(_NO_CAFFE2, on=("caffe2",), instead=("pytorch",)),
+    "TEST.CHECKPOINT_TYPE": Refusal(_NO_CAFFE2, on=("caffe2",), instead=("pytorch",)),
     "AUG.RE_SPLIT": _switch("erasing in only a part of the batch is not supported"),
     "TENSORBOARD.CONFUSION_MATRIX.ENABLE": _switch("confusion matrices in TensorBoard are not supported"),
     "TENSORBOARD.HISTOGRAM.ENABLE": _switch("prediction histograms in TensorBoard are not supported"),

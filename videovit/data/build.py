@@ -8,8 +8,9 @@ Training with 10 videos, global batches of 4, and 2 ranks. The permutation of an
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -328,11 +329,34 @@ def train_batch_size(cfg: Config, num_videos: int, world_size: int) -> int:
             f"be divided evenly among {plural(world_size, 'process', 'processes')}"
         )
     if num_videos < total:
+        parts = cfg.TRAIN.GRAD_ACCUM_STEPS
+        unit = parts // math.gcd(parts, cfg.AUG.NUM_SAMPLE)  # of videos per process that divide into micro-batches
+        largest = num_videos // world_size // unit * unit * world_size // cfg.NUM_SHARDS
         raise UserError(
             f"the training list has {plural(num_videos, 'video')}, fewer than one step takes: "
-            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} x NUM_SHARDS {cfg.NUM_SHARDS} = {total}"
+            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} x NUM_SHARDS {cfg.NUM_SHARDS} = {total}",
+            hint=f"Set TRAIN.BATCH_SIZE {largest} or less" if largest else "Start fewer processes",
         )
     return total // world_size
+
+
+def describe_epoch(samples: Sequence[Sample], *, num_classes: int, videos_per_step: int) -> str:
+    """One epoch of training in words: its steps, and the videos and classes that it leaves out.
+
+    Args:
+        samples: of the training list.
+        num_classes: K.
+        videos_per_step: of all processes.
+    """
+    num_steps, dropped = divmod(len(samples), videos_per_step)
+    parts = [plural(len(samples), "video"), f"{plural(num_steps, 'step')} of {videos_per_step:,} per epoch"]
+    if dropped:
+        share = 100 * dropped / len(samples)
+        parts.append(f"which leaves out {plural(dropped, 'video')} ({share:.1f} %, others in each epoch)")
+    empty = num_classes - len({class_id for sample in samples for class_id in sample.class_ids})
+    if empty:
+        parts.append(f"no video for {empty:,} of the {plural(num_classes, 'class', 'classes')} (MODEL.NUM_CLASSES)")
+    return ", ".join(parts)
 
 
 def eval_batch_size(cfg: Config, split: Split, num_views: int, world_size: int) -> int:

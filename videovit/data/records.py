@@ -73,6 +73,15 @@ class Sample:
     num_frames: int | None = None
     key: KeyFrame | None = None
 
+    @property
+    def class_ids(self) -> set[int]:
+        """The classes that occur in the video."""
+        if self.key is not None:
+            return {class_id for box in self.key.boxes for class_id in box.class_ids}
+        if self.actions is not None:
+            return {action.class_id for action in self.actions}
+        return {self.label} - {-1}
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

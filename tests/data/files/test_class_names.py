@@ -69,6 +69,17 @@ def test_read_class_names_invalid_raises(tmp_path: Path) -> None:
         read_class_names(str(path.with_suffix(".txt")), 1)
 
 
+@pytest.mark.parametrize("content", [["a", "b"], {"a": 0, "b": 1}, {"0": "a", "1": "b"}])
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_read_class_names_other_number_names_the_right_one(content: object, num_classes: int, tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(AnnotationError, match=f"2 class names, but MODEL.NUM_CLASSES is {num_classes}.*NUM_CLASSES 2"):
+        read_class_names(str(path), num_classes)
+    path.write_text('{"b": 2}')
+    assert read_class_names(str(path), 3) == ["class 0", "class 1", "b"]
+
+
 def test_read_class_groups(tmp_path: Path) -> None:
     path = tmp_path / "groups.json"
     path.write_text('{"motion": ["left", 1], "rest": ["ring"]}')

@@ -170,7 +170,8 @@ def test_frame_list_clip_at_time_stamp(tmp_path: Path) -> None:
     rows = [f'film 0 {i} film/film_{i + 1:06d}.png ""' for i in range(40)]
     write(tmp_path, "original_vido_id video_id frame_id path labels", *rows, name="train.csv")
     write(tmp_path, "film,0902,0.1,0.2,0.5,0.9,2,0", "film,0907,0.1,0.2,0.5,0.9,1,0")
-    opts = f"""DETECTION.ENABLE True AVA.FRAME_DIR {tmp_path}/frames AVA.FRAME_LIST_DIR {tmp_path} TRAIN.DATASET ava
+    opts = f"""DETECTION.ENABLE True AVA.FRAME_DIR {tmp_path}/frames AVA.FRAME_LIST_DIR {tmp_path}
+        TRAIN.DATASET ava TEST.DATASET ava
         AVA.ANNOTATION_DIR {tmp_path} AVA.TRAIN_GT_BOX_LISTS ['boxes.csv'] DATA.FRAMES_FPS 5 DATA.TARGET_FPS 5
         MODEL.NUM_CLASSES 3 MODEL.LOSS_FUNC bce MODEL.HEAD_ACT sigmoid NUM_GPUS 0 DATA.NUM_FRAMES 4
         DATA.SAMPLING_RATE 2 DATA.TRAIN_CROP_SIZE 48 DATA.TEST_CROP_SIZE 48 DATA.TRAIN_JITTER_SCALES [48,48]
@@ -276,7 +277,10 @@ def test_read_ava_threshold_above_all_scores_raises(config: Path) -> None:
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        ("MODEL.LOSS_FUNC cross_entropy", "one class per box, but DETECTION.ENABLE allows any number; use bce"),
+        (
+            "MODEL.LOSS_FUNC cross_entropy",
+            "one class per box, but DETECTION.ENABLE allows any number; set MODEL.LOSS_FUNC bce",
+        ),
         ("MODEL.HEAD_ACT softmax", "softmax makes classes compete, but with DETECTION.ENABLE a box"),
         ("MIXUP.ENABLE True", "mixes whole clips"),
         ("AUG.ENABLE True", "RandAugment rotates and shifts frames"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from videovit.config import load_config
 from videovit.data.build import build_dataset
@@ -169,6 +170,27 @@ def test_preparation_bgr_statistics_match_pyslowfast(dataset, reverse):
     theirs = ((read.float() / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 4, 1, 2, 3)
     theirs = theirs.flip(1) if reverse else theirs
     assert torch.allclose(build_preparation(cfg, train=False)(frames), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [(1,), (1, 1)])
+@pytest.mark.parametrize("mean", [(0.4,), (0.4, 0.4, 0.4)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_preparation_one_channel_is_pillows_gray(channels, mean, reverse):
+    keys = {"DATA__MEAN": mean, "DATA__STD": (0.2,), "DATA__REVERSE_INPUT_CHANNEL": reverse}
+    frames = noise()[None]
+    x = build_preparation(config(DATA__INPUT_CHANNEL_NUM=channels, **keys), train=False)(frames)
+    gray = np.stack([np.asarray(Image.fromarray(frame.numpy()).convert("L")) for frame in frames[0]])
+    expected = (torch.from_numpy(gray).float() / 255 - 0.4) / 0.2
+    assert x.shape == (1, 1, *frames.shape[1:4]) and x.is_contiguous()
+    assert (x[0, 0] - expected).abs().max() <= 0.51 / 255 / 0.2  # Pillow rounds
+
+
+def test_preparation_one_channel_is_erased():
+    keys = {"DATA__INPUT_CHANNEL_NUM": (1,), "AUG__ENABLE": True, "AUG__RE_PROB": 1.0}
+    frames = torch.stack([noise(seed=1), noise(seed=2)])
+    x = build_preparation(config(**keys), train=True)(frames, torch.tensor([5, 6]))
+    plain = build_preparation(config(**keys), train=False)(frames)
+    assert x.shape == plain.shape and (x != plain).flatten(1).any(1).all()
 
 
 def test_preparation_erasing_last_needs_seeds():

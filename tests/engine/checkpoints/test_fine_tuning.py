@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,3 +90,19 @@ def test_initial_weights_are_tested_only_if_complete(source: Path, tmp_path: Pat
     cfg = config(source, *opts, "TEST.USE_EMA", True)
     with pytest.raises(CheckpointError, match="holds no moving average"):
         load_weights_to_test(cfg, build_model(cfg))
+
+
+def test_own_checkpoint_at_other_size_names_the_key_that_stretches(source: Path) -> None:
+    opts = ["OUTPUT_DIR", source.parents[1], "MODEL.NUM_CLASSES", 3]
+    larger = config(source, *opts, "DATA.NUM_FRAMES", 8)
+    with pytest.raises(CheckpointError, match=r"does not fit the model(.|\n)*pos_embed_temporal") as caught:
+        load_weights_to_test(larger, build_model(larger))
+    advice = re.search(r"set (TEST\.CHECKPOINT_FILE_PATH) (\S+)$", str(caught.value))
+    assert advice
+    followed = config(source, *opts, "DATA.NUM_FRAMES", 8, *advice.groups())
+    assert load_weights_to_test(followed, build_model(followed)) == str(source)
+    for others in (["MODEL.NUM_CLASSES", 5, "DATA.NUM_FRAMES", 8], ["MVIT.DEPTH", 3]):
+        cfg = config(source, *opts, *others)
+        with pytest.raises(CheckpointError, match="does not fit the model") as caught:
+            load_weights_to_test(cfg, build_model(cfg))
+        assert "TEST.CHECKPOINT_FILE_PATH" not in str(caught.value)

@@ -88,6 +88,8 @@ def test_folder_of_frames_is_one_video(tmp_path: Path) -> None:
 
 
 def test_detector_is_an_error_with_a_hint(tmp_path: Path) -> None:
-    detection = "DETECTION.ENABLE True TEST.DATASET ava MODEL.LOSS_FUNC bce MODEL.HEAD_ACT sigmoid".split()
+    detection = (
+        "DETECTION.ENABLE True TRAIN.DATASET ava TEST.DATASET ava MODEL.LOSS_FUNC bce MODEL.HEAD_ACT sigmoid".split()
+    )
     with pytest.raises(UserError, match="AVA.TEST_PREDICT_BOX_LISTS.*detections.csv"):
         list_inputs(config(tmp_path, *detection), ["v.mp4"])

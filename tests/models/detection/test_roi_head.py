@@ -151,6 +151,7 @@ def test_weights_of_a_classifier_load_except_the_head() -> None:
 
 OPTIONS = [
     *("DETECTION.ENABLE", "True", "MODEL.LOSS_FUNC", "bce", "MODEL.HEAD_ACT", "sigmoid"),
+    *("TRAIN.DATASET", "ava", "TEST.DATASET", "ava"),
     *("MODEL.NUM_CLASSES", "7", "MODEL.DROPOUT_RATE", "0.25", "DATA.NUM_FRAMES", "4"),
     *("DETECTION.ROI_XFORM_RESOLUTION", "5", "DETECTION.ALIGNED", "False", "MVIT.EMBED_DIM", "16", "MVIT.DEPTH", "1"),
 ]

@@ -51,7 +51,7 @@ class Data:
     FRAMES_FPS: AboveZero = 30.0  # ours; frame rate of folders and lists of images
     MEAN: Color = (0.45, 0.45, 0.45)
     STD: ColorScale = (0.225, 0.225, 0.225)
-    INPUT_CHANNEL_NUM: Annotated[tuple[Positive, ...], Size((1, 2))] = (3, 3)  # only the first counts
+    INPUT_CHANNEL_NUM: Annotated[tuple[Positive, ...], Size((1, 2))] = (3, 3)  # [1] converts frames to gray
     REVERSE_INPUT_CHANNEL: bool = False
     TRAIN_JITTER_SCALES: tuple[Positive, Positive] = (256, 320)  # pixels
     TRAIN_JITTER_SCALES_RELATIVE: Annotated[tuple[AboveZero, ...], Size((0, 2))] = ()

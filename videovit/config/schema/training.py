@@ -22,6 +22,7 @@ class Train:
 
     ENABLE: bool = True
     DATASET: str = "kinetics"
+    OBJECTIVE: str = "auto"  # ours; row of OBJECTIVES; auto: distillation if DISTILL.TYPE is set, else classification
     BATCH_SIZE: Positive = 64  # videos per step per shard
     EVAL_PERIOD: Free[Positive] = 10  # epochs
     CHECKPOINT_PERIOD: Free[Positive] = 10  # epochs

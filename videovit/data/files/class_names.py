@@ -42,9 +42,9 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
     path = find_beside(path, folder)
     content = _read(path, folder, "DATA.CLASS_NAMES_FILE")
     if isinstance(content, Mapping):
-        # A map may lack names for some classes.
+        # A map may lack names for some classes, but not for the last one.
         by_index = _by_index(path, content)
-        names = [by_index.get(k, f"class {k}") for k in range(max(num_classes or 0, max(by_index, default=-1) + 1))]
+        names = [by_index.get(k, f"class {k}") for k in range(max(by_index, default=-1) + 1)]
     elif isinstance(content, list):
         names = [str(name) for name in content]
     else:
@@ -54,7 +54,11 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
             expected="a list of names, or an object that maps names to indices or the reverse",
         )
     if num_classes is not None and len(names) != num_classes:
-        raise AnnotationError(f"{plural(len(names), 'class name')}, but MODEL.NUM_CLASSES is {num_classes}", where=path)
+        raise AnnotationError(
+            f"{plural(len(names), 'class name')}, but MODEL.NUM_CLASSES is {num_classes}",
+            where=path,
+            hint=f"Set MODEL.NUM_CLASSES {len(names)}, or DATA.CLASS_NAMES_FILE to a file of {num_classes} names",
+        )
     return names
 
 

@@ -23,6 +23,9 @@ from videovit.data.transforms.mixup import Mixup
 from videovit.data.transforms.randaugment import RESAMPLING, Augment, RandAugment, parse_randaugment
 from videovit.errors import UserError
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in gray (ITU-R BT.601, as in Pillow and OpenCV)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
@@ -144,12 +147,14 @@ class Preparation:
         mean: mean of each channel, for values in [0, 1] and in the channel order of the model.
         std: standard deviation of each channel.
         reverse_channels: swap RGB and BGR first.
+        gray: turn RGB into one channel first (`LUMA`).
         erasing: applied last, or None.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     reverse_channels: bool = False
+    gray: bool = False
     erasing: Erasing | None = None
 
     def __call__(self, frames_BTHWC: Tensor, erase_seeds_B: Tensor | None = None) -> Tensor:
@@ -160,13 +165,16 @@ class Preparation:
             erase_seeds_B: int64 (B,), one seed per clip; required for erasing.
 
         Returns:
-            float32 (B, 3, T, H, W) on the same device, contiguous.
+            float32 (B, C, T, H, W) on the same device, contiguous; C is 1 for gray, else 3.
 
         Raises:
             ValueError: erasing is enabled, but there are no seeds.
         """
         frames_BCTHW = frames_BTHWC.permute(0, 4, 1, 2, 3)
-        if self.reverse_channels:
+        if self.gray:
+            red, green, blue = frames_BTHWC.float().unbind(-1)
+            frames_BCTHW = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
+        elif self.reverse_channels:
             frames_BCTHW = frames_BCTHW.flip(1)
         # (x / 255 - mean) / std as one multiplication and one addition.
         std = torch.tensor(self.std, dtype=torch.float64)
@@ -286,9 +294,11 @@ def build_preparation(cfg: Config, train: bool, spec: DatasetSpec | None = None)
     spec = find_dataset(cfg.TRAIN.DATASET if train else cfg.TEST.DATASET) if spec is None else spec
     reverse = cfg.DATA.REVERSE_INPUT_CHANNEL and not cfg.DETECTION.ENABLE
     order = slice(None, None, -1 if reverse else 1)  # PySlowFast normalizes first and reverses afterwards
+    gray = cfg.DATA.INPUT_CHANNEL_NUM[0] == 1
     return Preparation(
-        mean=tuple(cfg.DATA.MEAN)[order],
-        std=tuple(cfg.DATA.STD)[order],
+        mean=cfg.DATA.MEAN[:1] if gray else cfg.DATA.MEAN[order],
+        std=cfg.DATA.STD[:1] if gray else cfg.DATA.STD[order],
+        gray=gray,
         reverse_channels=cfg.AVA.BGR if cfg.DETECTION.ENABLE else reverse and not spec.bgr_in_pyslowfast,
         erasing=erasing,
     )

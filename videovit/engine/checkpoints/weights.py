@@ -37,7 +37,7 @@ def describe_model(cfg: Config) -> str:
     with torch.device("meta"):  # shapes suffice, and take no memory
         model = build_model(cfg)
     size = cfg.DATA.TRAIN_CROP_SIZE
-    gmacs = count_macs(model, (1, 3, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
+    gmacs = count_macs(model, (1, model.in_channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
     clip = f"{cfg.DATA.NUM_FRAMES} x {size} x {size}"
     return f"{cfg.MODEL.MODEL_NAME}: {count_params(model):,} parameters, {gmacs:.3f} GMACs per clip of {clip}"
 
@@ -127,7 +127,7 @@ def load_weights_to_test(cfg: Config, model: nn.Module) -> str:
     elif found:
         # If it is damaged, that is an error: the numbers of an older one would pass for those of the finished run.
         path = str(found[0])
-        load_model(model, found[0], key=key)
+        _load_own(cfg, model, found[0], key)
     elif cfg.TRAIN.CHECKPOINT_FILE_PATH:
         path = load_all_weights(model, cfg.TRAIN.CHECKPOINT_FILE_PATH, use_ema=cfg.TEST.USE_EMA)
     else:
@@ -136,6 +136,19 @@ def load_weights_to_test(cfg: Config, model: nn.Module) -> str:
         )
     logger.info("testing the weights of %s", path)
     return path
+
+
+def _load_own(cfg: Config, model: nn.Module, path: Path, key: str) -> None:
+    """Load a checkpoint of this run strictly: without a word, its model is tested as it was trained or not at all."""
+    try:
+        load_model(model, path, key=key)
+    except CheckpointError as error:
+        try:
+            load_all_weights(build_model(cfg), str(path))
+        except CheckpointError:
+            raise error from None
+        hint = f"To test it with stretched position tables, set TEST.CHECKPOINT_FILE_PATH {path}"
+        raise CheckpointError(f"{error}\n{hint}") from None
 
 
 def load_all_weights(model: nn.Module, path: str, *, use_ema: bool = False) -> str:

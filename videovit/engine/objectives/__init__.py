@@ -13,6 +13,8 @@ from videovit.engine.objectives.distillation import Distillation, Teacher, build
 from videovit.engine.objectives.losses import Loss, build_loss
 from videovit.engine.objectives.objective import Example, Losses, Objective, StepKey
 from videovit.engine.objectives.paths import HasPaths, PathSampling
+from videovit.errors import UserError
+from videovit.messages import did_you_mean
 from videovit.models.contract import VideoModel
 
 __all__ = [
@@ -45,11 +47,25 @@ def build_objective(cfg: Config, model: VideoModel, device: torch.device) -> Obj
     """The objective of a config.
 
     Args:
-        cfg: DISTILL.TYPE and MODEL.MODEL_NAME choose it, its sections fill it.
+        cfg: TRAIN.OBJECTIVE names it; `auto` is distillation if DISTILL.TYPE is set, else classification. The model of
+            MODEL.MODEL_NAME may train one path per step.
         model: what is trained, without a distributed wrapper.
         device: where it is trained.
+
+    Raises:
+        UserError: the objective is unknown.
     """
-    name = "classification" if cfg.DISTILL.TYPE == "none" else "distillation"
+    name = cfg.TRAIN.OBJECTIVE
+    if name == "auto":
+        name = "classification" if cfg.DISTILL.TYPE == "none" else "distillation"
+    if name not in OBJECTIVES:
+        known = ("auto", *OBJECTIVES)
+        raise UserError(
+            where="TRAIN.OBJECTIVE",
+            found=name,
+            expected=f"one of {', '.join(known)}",
+            near=did_you_mean(name, known),
+        )
     objective = OBJECTIVES[name](cfg, device)
     if cfg.MODEL.MODEL_NAME in SUPERNETS:
         return PathSampling(objective, cast(HasPaths, model))

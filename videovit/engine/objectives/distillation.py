@@ -14,6 +14,7 @@ from videovit.engine.checkpoints.weights import load_all_weights
 from videovit.engine.objectives.classification import Classification, both_logits, build_classification
 from videovit.engine.objectives.objective import Example, Losses
 from videovit.errors import UserError
+from videovit.messages import plural
 from videovit.models import build_model, optimize_for_inference
 
 SHARED = ("DATA.NUM_FRAMES", "DATA.MEAN", "DATA.STD", "DATA.REVERSE_INPUT_CHANNEL", "MODEL.NUM_CLASSES")
@@ -99,6 +100,12 @@ def build_teacher(cfg: Config, device: torch.device) -> Teacher:
         if theirs != ours:
             raise UserError(f"{key} is {theirs} in DISTILL.TEACHER_CFG {distill.TEACHER_CFG}, {ours} here")
     model = build_model(teacher_cfg)
+    if model.in_channels != cfg.DATA.INPUT_CHANNEL_NUM[0]:
+        raise UserError(
+            f"the teacher of DISTILL.TEACHER_CFG {distill.TEACHER_CFG} takes {plural(model.in_channels, 'channel')}",
+            where="DATA.INPUT_CHANNEL_NUM",
+            hint=f"Set DATA.INPUT_CHANNEL_NUM [{model.in_channels}]",
+        )
     load_all_weights(model, distill.CHECKPOINT_FILE_PATH)
     model = optimize_for_inference(model.to(device).requires_grad_(False))
     return Teacher(model, "hard" if distill.TYPE == "hard" else "soft", alpha=distill.ALPHA, tau=distill.TAU)

@@ -163,12 +163,12 @@ def _variants(cfg: Config, device: torch.device) -> list[tuple[str, torch.dtype 
 
 def _clips(cfg: Config, device: torch.device, num: int) -> Tensor:
     size = cfg.DATA.TRAIN_CROP_SIZE
-    return torch.randn(num, 3, cfg.DATA.NUM_FRAMES, size, size, device=device)
+    return torch.randn(num, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, size, size, device=device)
 
 
 def _cost(cfg: Config, model: VideoModel) -> tuple[int, float]:
     size = cfg.DATA.TRAIN_CROP_SIZE
-    return count_params(model), count_macs(model, (1, 3, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
+    return count_params(model), count_macs(model, (1, model.in_channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
 
 
 def benchmark_model(problem: Problem, run: Run) -> list[dict[str, Any]]:

@@ -47,6 +47,7 @@ def check_inputs(problem: Problem) -> None:
         UserError: an input cannot be used, or videos of the validation list do not exist.
     """
     cfg = problem.cfg
+    _ = problem.class_names  # as many as the model has outputs
     problem.train.check()
     problem.val.check()
     if cfg.TEST.ENABLE:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from videovit.config import dump_config
+from videovit.data.build import describe_epoch
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
 from videovit.engine.checkpoints.resume import Position, find_checkpoints, resume
@@ -209,12 +210,11 @@ class Trainer:
         self.position = position or Position()
         # Only now: a run that cannot start must not replace the config of the one before.
         record_config(cfg, self.run, "config.yaml")
-        logger.info(
-            "training: %s, %s per epoch, %s",
-            plural(len(self.loader.dataset.samples), "video"),
-            plural(self.num_steps, "step"),
-            describe_groups(training.optimizer),
+        epoch = describe_epoch(
+            self.loader.dataset.samples, num_classes=cfg.MODEL.NUM_CLASSES, videos_per_step=self._global_batch
         )
+        logger.info("training: %s", epoch)
+        logger.info("optimizer: %s", describe_groups(training.optimizer))
         if self.ended:
             epochs, steps = plural(self.position.epoch, "epoch"), plural(self.position.step, "step")
             logger.info("nothing to train: %s and %s are done already", epochs, steps)

@@ -71,8 +71,10 @@ def load_pretrained(
     head_names = model.head_names if isinstance(model, VideoModel) else VideoModel.head_names
     grids = _grids(model, wanted, weights, grid)
     is_transformer = any(name.endswith(".attn.proj.weight") for name in wanted)
-    layout = source if source != "auto" else detect(weights.state) if is_transformer else "own"
-    if is_transformer:
+    # A model's own names are never translated, whatever project they look like; those of MViT are PySlowFast's.
+    is_own = weights.state.keys() == wanted.keys() and not isinstance(model, MViT)
+    layout = source if source != "auto" else detect(weights.state) if is_transformer and not is_own else "own"
+    if is_transformer and layout != "own":
         weights = replace(weights, state=LAYOUTS[layout](weights.state))
     result = fit(weights.state, wanted, grids=grids, head_names=head_names, inflate=inflate)
     if result.problems:
