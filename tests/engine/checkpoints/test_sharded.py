@@ -347,9 +347,12 @@ def test_checkpoint_is_due_on_no_rank_after_saving(tmp_path: Path) -> None:
     ("opts", "text"),
     [
         ("MODEL.MODEL_NAME PiT MODEL.ARCH pit", "PiT cannot be sharded"),
-        ("TRAIN.MIXED_PRECISION True TRAIN.MIXED_PRECISION_DTYPE fp16 NUM_GPUS 1", "use bf16"),
-        ("TRAIN.GRAD_COMPRESSION bf16", "use none"),
-        ("SOLVER.OPTIMIZING_METHOD adamp", "use adamw"),
+        (
+            "TRAIN.MIXED_PRECISION True TRAIN.MIXED_PRECISION_DTYPE fp16 NUM_GPUS 1",
+            "set TRAIN.MIXED_PRECISION_DTYPE bf16",
+        ),
+        ("TRAIN.GRAD_COMPRESSION bf16", "set TRAIN.GRAD_COMPRESSION none"),
+        ("SOLVER.OPTIMIZING_METHOD adamp", "set SOLVER.OPTIMIZING_METHOD adamw"),
     ],
 )
 def test_config_that_cannot_be_sharded_is_refused(opts: str, text: str, make: Make, tmp_path: Path) -> None:
