@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from videovit.engine.slurm import job
+from videovit.engine.slurm import job, snapshot
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
@@ -49,3 +49,10 @@ def test_only_the_first_process_requests_a_requeue(
     assert end.value.code == code
     assert requested == ([signal.SIGUSR2] if requeues else [])
     assert waited == ([job.WAIT_FOR_END_S] if cluster == "slurm" and signum != signal.SIGINT else [])
+
+
+def test_finished_job_ignores_the_signal_of_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_remove_leftovers", lambda: None)
+    monkeypatch.setattr(job, "_export_environment", lambda: None)
+    assert job.Job((), snapshot.fingerprint())() == []
+    signal.raise_signal(signal.SIGUSR2)  # would end this process

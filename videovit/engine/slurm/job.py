@@ -61,7 +61,7 @@ class Job:
 
         try:
             with preemption.install() as signals:
-                return [launch.run(cfg) for cfg in self.configs]
+                results = [launch.run(cfg) for cfg in self.configs]
         except preemption.Preempted as stop:
             print(stop, file=sys.stderr, flush=True)
             return_to_queue(stop.signum, signals.previous[signal.SIGUSR2])
@@ -69,6 +69,9 @@ class Job:
             # Leaves no result: the process at fault leaves one, or was killed and the job may be requeued.
             print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(1)
+        # The time limit may come while this process leaves, which takes seconds. A finished job must not fail by it.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        return results
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit runs after a requeue: the same job, which resumes from the checkpoints in OUTPUT_DIR."""
