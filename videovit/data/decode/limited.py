@@ -20,11 +20,9 @@ import atexit
 import contextlib
 import ctypes
 import gc
-import mmap
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 import warnings
@@ -39,6 +37,7 @@ import torch
 from torch import Tensor
 
 from videovit.data.decode.protocol import BaseVideo, DecodeError, DecodeOptions, Indices, Video
+from videovit.data.memory_files import map_frames, write_frames
 from videovit.data.workers import signals_blocked
 
 Opener = Callable[[str, DecodeOptions], Video]
@@ -236,7 +235,7 @@ class LimitedVideo(BaseVideo):
     def frames(self, indices: Indices) -> Tensor:
         """See `Video.frames`; the helper checks the indices."""
         _, shape, self.served_by, handle = self._request("frames", np.asarray(indices))
-        return _map_frames(handle, shape)
+        return map_frames(handle, shape)
 
     def close(self) -> None:
         """Close the video in the helper, which is kept for the next video."""
@@ -274,17 +273,6 @@ class LimitedVideo(BaseVideo):
         if self._helper is not None and self._end.detach() is not None:
             _idle.append(self._helper)
         self._helper = None
-
-
-def _map_frames(handle: int, shape: tuple[int, ...]) -> Tensor:
-    """Frames (N, H, W, 3) mapped from a memory file; closes the handle."""
-    try:
-        # Populating the mapping avoids a page fault for every 4 KiB.
-        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        memory = mmap.mmap(handle, int(np.prod(shape)), flags=flags)
-    finally:
-        os.close(handle)
-    return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8).reshape(shape))
 
 
 # ------------------------------------------------------------------------------------------- in the helper process
@@ -343,7 +331,7 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
             elif video is not None and request[0] == "frames":
                 frames = video.frames(request[1])
                 answer = "frames", tuple(frames.shape), video.served_by
-                handle = _write_frames(frames)
+                handle = write_frames(frames)
             else:
                 if video is not None:
                     video.close()
@@ -357,16 +345,3 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
         if handle is not None:
             reduction.send_handle(connection, handle, os.getppid())
             os.close(handle)
-
-
-def _write_frames(frames: Tensor) -> int:
-    """Write frames to a memory file; returns its handle."""
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("frames", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            handle = os.dup(file.fileno())
-    rest: memoryview = frames.contiguous().reshape(-1).numpy().data
-    while rest:
-        rest = rest[os.write(handle, rest) :]
-    return handle
