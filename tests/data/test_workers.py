@@ -71,7 +71,7 @@ def hang_at_3(index: int) -> None:
 
 
 def signal_oneself(index: int) -> None:
-    for signum in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+    for signum in (signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         os.kill(os.getpid(), signum)
 
 

@@ -32,6 +32,8 @@ from videovit.messages import problem
 
 BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 NOTHING = -1
+# How PyTorch passes on a UserError of a worker; the message is the last thing in it.
+RAISED = re.compile(r"\ACaught .* in DataLoader worker .*^videovit\.[\w.]+Error: (.*)\Z", re.DOTALL | re.MULTILINE)
 POLL_S = 5.0  # how often a worker checks that the owner of its loader is alive
 
 _row: NDArray[np.int64] | None = None  # in a worker: its own row of the board
@@ -148,13 +150,18 @@ def note_reading(video: int) -> None:
 
 @contextlib.contextmanager
 def workers_named() -> Iterator[None]:
-    """Turn PyTorch's errors about dead or hanging workers, wherever they surface, into errors that name the video.
+    """Turn PyTorch's errors about workers, wherever they surface, into errors that name the video.
 
     Raises:
-        UserError: a worker was killed or timed out.
+        UserError: a worker was killed, or raised it; then without the traceback that PyTorch adds.
     """
     try:
         yield
+    except UserError as error:
+        raised = RAISED.search(str(error))
+        if raised is None:
+            raise
+        raise UserError(raised[1]) from error
     except RuntimeError as error:
         explained = next((text for board in list(_boards) if (text := board.explain(str(error)))), None)
         if explained is None:
