@@ -17,6 +17,7 @@ from tests.data import test_workers
 from tests.helpers.project import ROOT
 from videovit.data.build import ClipLoader, EpochSampler
 from videovit.data.handover import _mailboxes
+from videovit.data.memory_files import map_frames, write_frames
 from videovit.data.records import Clip, Item
 from videovit.errors import UserError
 
@@ -100,6 +101,14 @@ def test_no_memory_for_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("videovit.data.handover.write_frames", full)
     with pytest.raises(UserError, match="a worker could not hand over a batch: No space left on device"):
         list(loader())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4, 3), (0, 0, 0, 0, 3)])
+def test_frames_of_any_type(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    frames = (100 * torch.rand(shape)).to(dtype)
+    arrived = map_frames(write_frames(frames), shape, dtype)
+    assert arrived.dtype == dtype and torch.equal(arrived, frames)
 
 
 def test_no_files_left_open() -> None:

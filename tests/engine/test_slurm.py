@@ -2,10 +2,13 @@
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from videovit.engine.slurm import job
+from videovit.engine.slurm import Request, describe, job
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
@@ -49,3 +52,9 @@ def test_only_the_first_process_requests_a_requeue(
     assert end.value.code == code
     assert requested == ([signal.SIGUSR2] if requeues else [])
     assert waited == ([job.WAIT_FOR_END_S] if cluster == "slurm" and signum != signal.SIGINT else [])
+
+
+def test_commands_to_follow_a_job_are_quoted(tmp_path: Path) -> None:
+    log = tmp_path / "my jobs" / "1_log.err"
+    submitted: Any = SimpleNamespace(job_id="1", paths=SimpleNamespace(stderr=log))
+    assert f"tail -F '{log}'" in describe(submitted, [], Request(cluster="local"))

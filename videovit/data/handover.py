@@ -120,15 +120,16 @@ class Parcel:
         # As arrays: PyTorch has registered its own way to pickle tensors for queues.
         rest = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "frames_BTHWC"}
         arrays = {key: value.numpy() if isinstance(value, Tensor) else value for key, value in rest.items()}
-        self._arguments = number, name, tuple(batch.frames_BTHWC.shape), arrays
+        frames = batch.frames_BTHWC
+        self._arguments = number, name, tuple(frames.shape), frames.dtype, arrays
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _open, self._arguments
 
 
-def _open(number: int, name: bytes, shape: tuple[int, ...], arrays: dict[str, Any]) -> Batch | Lost:
+def _open(number: int, name: bytes, shape: tuple[int, ...], dtype: torch.dtype, arrays: dict[str, Any]) -> Batch | Lost:
     try:
-        frames_BTHWC = map_frames(_mailboxes[number].take(name), shape)
+        frames_BTHWC = map_frames(_mailboxes[number].take(name), shape, dtype)
     except OSError as error:  # not raised: PyTorch unpickles in a thread that would end, and with it all batches
         return Lost(error)
     rest: dict[str, Any] = {key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in arrays.items()}

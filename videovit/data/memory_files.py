@@ -28,14 +28,14 @@ def create_file() -> int:
 
 
 def write_frames(frames: Tensor) -> int:
-    """Write uint8 frames of any shape to a memory file; returns its descriptor.
+    """Write frames of any shape and type to a memory file; returns its descriptor.
 
     Raises:
         OSError: there is not enough memory.
     """
     handle = create_file()
     try:
-        rest: memoryview = frames.contiguous().reshape(-1).numpy().data
+        rest: memoryview = frames.contiguous().reshape(-1).view(torch.uint8).numpy().data
         while rest:
             rest = rest[os.write(handle, rest) :]
     except OSError:
@@ -44,17 +44,17 @@ def write_frames(frames: Tensor) -> int:
     return handle
 
 
-def map_frames(handle: int, shape: tuple[int, ...]) -> Tensor:
+def map_frames(handle: int, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
     """The frames in a memory file, without copying; closes the descriptor."""
     try:
-        size = int(np.prod(shape))
+        size = int(np.prod(shape)) * dtype.itemsize
         if not size:
-            return torch.empty(shape, dtype=torch.uint8)
+            return torch.empty(shape, dtype=dtype)
         # Populating the mapping avoids a page fault for every 4 KiB.
         memory = mmap.mmap(handle, size, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
     finally:
         os.close(handle)
-    return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8).reshape(shape))
+    return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8)).view(dtype).reshape(shape)
 
 
 class SharedNumbers:

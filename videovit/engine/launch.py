@@ -31,6 +31,7 @@ from videovit.engine.training import determinism
 from videovit.errors import UserError
 from videovit.messages import plural
 
+MAX_PORT = 65535
 Task = Callable[[Problem, Run], dict[str, float]]
 Results = dict[str, dict[str, float]]
 """Task -> its results."""
@@ -146,7 +147,7 @@ def _rendezvous(cfg: Config) -> tuple[str, int]:
     """Host and port at which the processes meet: from --init_method, or for one shard a free port of this machine."""
     if cfg.DIST_INIT_METHOD:
         match = re.fullmatch(r"tcp://([^:/]+|\[[^\]]+\]):(\d+)", cfg.DIST_INIT_METHOD)
-        if not match:
+        if not match or int(match.group(2)) > MAX_PORT:
             raise UserError(where="--init_method", found=cfg.DIST_INIT_METHOD, expected="tcp://HOST:PORT")
         return match.group(1).strip("[]"), int(match.group(2))
     if cfg.NUM_SHARDS > 1:

@@ -22,6 +22,7 @@ from videovit.engine.distributed import faults
 from videovit.errors import UserError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+LONGEST_S = 1e8  # three years; PyTorch's clocks overflow far above
 # DIST_BACKEND -> PyTorch's backend per kind of memory. Host memory always uses gloo, see `collectives`.
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
 
@@ -57,7 +58,9 @@ def process_group(*, use_gpu: bool, backend: str = "auto", timeout_s: float = 60
     if missing:
         raise UserError(f"distributed run: {', '.join(missing)} not set", expected=", ".join(VARIABLES))
     name = BACKENDS[("nccl" if use_gpu else "gloo") if backend == "auto" else backend]
-    store = _join(name, timeout=datetime.timedelta(seconds=timeout_s), device=device if use_gpu else None)
+    store = _join(
+        name, timeout=datetime.timedelta(seconds=min(timeout_s, LONGEST_S)), device=device if use_gpu else None
+    )
     with faults.shared_board(store):
         yield device
     dist.destroy_process_group()
