@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +23,9 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 USAGE = 2  # exit code after wrong arguments, as argparse's
 # A disk is full or read-only, or a folder belongs to somebody else: the machine's fault, not a bug.
 MACHINE_ERRORS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EROFS EACCES EPERM EISDIR ENOTDIR EEXIST ENAMETOOLONG ELOOP EMFILE ENFILE ENOMEM "
+    "EIO ESTALE EPIPE ETXTBSY EAGAIN".split()
 )
 
 
@@ -130,21 +134,27 @@ def exit_code(main: Callable[[], None], *, hint: str = "") -> int:
         0: it returned; 1: an error; 130: Ctrl-C; 75: a scheduler's signal ended it after training was saved, and the
         same command continues.
     """
+    code = _outcome(main, hint)
+    _flush_console()
+    return code
+
+
+def _outcome(main: Callable[[], None], hint: str) -> int:
     try:
         main()
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MACHINE_ERRORS:
             raise
-        print(f"\nerror: {error}", file=sys.stderr)
+        say(f"\nerror: {error}")
         return 1
     except KeyboardInterrupt:
-        print(f"\ninterrupted{hint and '; '}{hint}", file=sys.stderr)
+        say(f"\ninterrupted{hint and '; '}{hint}")
         return INTERRUPTED
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "videovit":
             raise
         install = f"Install videovit with its dependencies: {sys.executable} -m pip install -e CHECKOUT"
-        print(f"\nerror: {error}. {install}", file=sys.stderr)
+        say(f"\nerror: {error}. {install}")
         return 1
     except Exception as error:
         # Imported only now: it brings PyTorch, which commands that fail early never need.
@@ -152,9 +162,26 @@ def exit_code(main: Callable[[], None], *, hint: str = "") -> int:
 
         if not isinstance(error, Preempted):
             raise
-        print(f"\n{error}{hint and '; '}{hint}", file=sys.stderr)
+        say(f"\n{error}{hint and '; '}{hint}")
         return error.exit_code
     return 0
+
+
+def say(text: str) -> None:
+    """Print a line on stderr, unless the console is gone."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+        print(text, file=sys.stderr, flush=True)
+
+
+def _flush_console() -> None:
+    """Flush stdout and stderr; if the console is gone, drop what is left, so that the exit code stays."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                # The interpreter flushes once more when it ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # Configs on the command line
@@ -231,4 +258,4 @@ def load(path: str, opts: Sequence[str]) -> Config:
 
 def warn(text: str) -> None:
     """Print a warning before a run, and with it the log, has started."""
-    print(f"warning: {text}", file=sys.stderr)
+    say(f"warning: {text}")

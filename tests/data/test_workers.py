@@ -21,11 +21,15 @@ from videovit.errors import UserError
 SAMPLES = [Sample(f"video{i}.mp4", 0) for i in range(8)]
 
 
+def keep(frames: torch.Tensor, rng: object) -> list[torch.Tensor]:
+    return [frames]
+
+
 class Scripted(ClipDataset):
     """Empty items; `act(index)` runs in the worker."""
 
     def __init__(self, act: Callable[[int], object]) -> None:
-        super().__init__(SAMPLES, plan=EvenSpans(1, 1, 30.0), crops=lambda frames, rng: [frames])
+        super().__init__(SAMPLES, plan=EvenSpans(1, 1, 30.0), crops=keep)
         self._act = act
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
@@ -67,7 +71,7 @@ def hang_at_3(index: int) -> None:
 
 
 def signal_oneself(index: int) -> None:
-    for signum in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+    for signum in (signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         os.kill(os.getpid(), signum)
 
 

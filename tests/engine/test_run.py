@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from videovit.config import load_config
+from videovit.engine import launch
 from videovit.engine.reporting.log import RunLog
 from videovit.engine.run import Run, record_config
 from videovit.errors import UserError
@@ -27,3 +28,9 @@ def test_failed_write_of_config_keeps_the_earlier_one(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert load_config(tmp_path / "config.yaml") == cfg
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("address", ["tcp://node1", "tcp://node1:99999", "file:///tmp/a"])
+def test_invalid_init_method_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match=r"--init_method: found .*, expected tcp://HOST:PORT"):
+        launch.run(replace(load_config(None, []), DIST_INIT_METHOD=address, NUM_GPUS=0, NUM_CPU_PROCS=2))

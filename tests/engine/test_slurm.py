@@ -2,10 +2,13 @@
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from videovit.engine.slurm import job, snapshot
+from videovit.engine.slurm import Request, describe, job, snapshot
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
@@ -56,3 +59,9 @@ def test_finished_job_ignores_the_signal_of_its_time_limit(monkeypatch: pytest.M
     monkeypatch.setattr(job, "_export_environment", lambda: None)
     assert job.Job((), snapshot.fingerprint())() == []
     signal.raise_signal(signal.SIGUSR2)  # would end this process
+
+
+def test_commands_to_follow_a_job_are_quoted(tmp_path: Path) -> None:
+    log = tmp_path / "my jobs" / "1_log.err"
+    submitted: Any = SimpleNamespace(job_id="1", paths=SimpleNamespace(stderr=log))
+    assert f"tail -F '{log}'" in describe(submitted, [], Request(cluster="local"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,12 +56,15 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
 
     from videovit.data.decode import DecodeError
     from videovit.engine.checkpoints.weights import load_all_weights
+    from videovit.engine.reporting.json_lines import writing
+    from videovit.engine.run import set_cpu_threads
     from videovit.engine.tasks.predict import Predictor, format_prediction, list_inputs
     from videovit.models import build_model
 
     if cfg.NUM_GPUS > 0 and not torch.cuda.is_available():
         cli.warn(f"NUM_GPUS is {cfg.NUM_GPUS}, but this machine has no GPU; predicting on the CPU")
     device = torch.device("cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu")
+    set_cpu_threads(cfg, device)
     videos = list_inputs(cfg, args.videos)
     model = build_model(cfg).to(device).eval()
     load_all_weights(model, args.checkpoint, use_ema=cfg.TEST.USE_EMA)
@@ -71,12 +73,13 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
         try:
             prediction = predictor.predict(path)
         except DecodeError as error:
-            print(f"error: {error}", file=sys.stderr)
+            cli.say(f"error: {error}")
             failures.append({"path": path, "error": str(error)})
             continue
         predictions.append(prediction.as_dict())
         print(format_prediction(prediction, in_percent=cfg.MODEL.HEAD_ACT != "none"), end="\n\n")
     if args.json:
-        Path(args.json).write_text(simplejson.dumps([*predictions, *failures], indent=1) + "\n", encoding="utf-8")
+        with writing(Path(args.json)):
+            Path(args.json).write_text(simplejson.dumps([*predictions, *failures], indent=1) + "\n", encoding="utf-8")
     if failures:
         raise UserError(f"{len(failures)} of {plural(len(videos), 'video')} could not be read")

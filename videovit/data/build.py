@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from videovit.config import Config
 from videovit.data.catalog import DatasetSpec, Split, build_spec
+from videovit.data.clock import RunningClock
 from videovit.data.dataset import (
     ActionsShown,
     BoxCrops,
@@ -36,9 +39,12 @@ from videovit.data.dataset import (
 )
 from videovit.data.decode import DecodeOptions
 from videovit.data.detection import build_key_plan
+from videovit.data.handover import HANDOVER_HINT, HandedOver, Lost
 from videovit.data.records import Batch, Item, Sample, collate
 from videovit.data.sampling import EvenSpans
+from videovit.data.transforms.boxes import Placement
 from videovit.data.transforms.pipeline import (
+    EvalTransform,
     build_eval_transform,
     build_image_eval_transform,
     build_image_train_transform,
@@ -47,6 +53,12 @@ from videovit.data.transforms.pipeline import (
 from videovit.data.workers import Board, signals_blocked
 from videovit.errors import UserError
 from videovit.messages import plural
+
+PATIENCE_S = 5.0  # how long to wait for a batch before looking at limits and signals
+WORKERS_HINT = (
+    "They need room for semaphores in /dev/shm and, unless they are forked, a TMPDIR with a short path; "
+    "DATA_LOADER.NUM_WORKERS 0 does without workers"
+)
 
 
 class EpochSampler(Sampler[Key]):
@@ -108,30 +120,90 @@ class EpochSampler(Sampler[Key]):
 class ClipLoader(DataLoader[Item]):
     """A data loader of Batches over a ClipDataset. `len()` is the number of steps of this rank in a whole epoch.
 
+    Args:
+        dataset: the clips.
+        rank: of the process that the loader belongs to.
+        num_workers: 0 reads in this process.
+        collate_fn: items -> batch.
+        timeout: seconds after which a batch that has not arrived is an error; 0 disables. Pauses of this process
+            (Ctrl-Z, a machine that sleeps) do not count.
+        kwargs: of PyTorch's DataLoader.
+
     Attributes:
         board: shows which video each worker is reading.
         served_by: number of videos read so far by each decoder.
+        while_waiting: called every few seconds while a batch is late.
     """
 
     dataset: ClipDataset
     sampler: EpochSampler
 
-    def __init__(self, dataset: ClipDataset, *, rank: int = 0, num_workers: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        *,
+        rank: int = 0,
+        num_workers: int = 0,
+        collate_fn: Callable[[Sequence[Item]], Batch] = collate,
+        timeout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         # Must exist before the workers, which inherit its shared memory.
         self.board = Board(dataset.samples, num_workers=num_workers, rank=rank)
-        super().__init__(dataset, num_workers=num_workers, worker_init_fn=self.board.start_worker, **kwargs)
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            worker_init_fn=self.board.start_worker,
+            collate_fn=HandedOver(collate_fn),
+            timeout=min(PATIENCE_S, timeout or PATIENCE_S) if num_workers else 0,
+            **kwargs,
+        )
+        self._limit_s = timeout or float("inf")
         self.served_by: Counter[str] = Counter()
+        self.while_waiting: Callable[[], object] = lambda: None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # Workers inherit blocked signals: a scheduler's signal to the whole job must not end them before a checkpoint.
-        with signals_blocked():
-            batches = super().__iter__()
+        try:
+            with signals_blocked():
+                try:
+                    batches = super().__iter__()
+                except RuntimeError as error:
+                    if not _is_late(error):
+                        raise
+                    # Workers are busy with batches of an epoch that was left early: start others.
+                    self._iterator = None
+                    batches = super().__iter__()
+        except OSError as error:
+            raise UserError(
+                f"{plural(self.num_workers, 'data loader worker')} could not be started: {error}", hint=WORKERS_HINT
+            ) from error
         return self._counted(batches)
 
-    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Batch]:
+        while (batch := self._next(batches)) is not None:
+            if isinstance(batch, Lost):
+                raise UserError(f"a batch of a worker could not be received: {batch.error}", hint=HANDOVER_HINT)
             self.served_by.update(batch.served_by)
             yield batch
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """Wait for the next batch; None after the last one."""
+        clock = RunningClock(2 * PATIENCE_S)
+        while True:
+            try:
+                return next(batches, None)
+            except RuntimeError as error:
+                if not _is_late(error):
+                    raise
+                if clock.elapsed_s() >= self._limit_s:
+                    raise self.board.late(self._limit_s) from error
+            self.board.collect()
+            self.while_waiting()
+
+
+def _is_late(error: RuntimeError) -> bool:
+    return str(error).startswith("DataLoader timed out")
 
 
 def build_loader(
@@ -251,7 +323,7 @@ def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) ->
     data, training = cfg.DATA, split == "train"
     evaluate = build_eval_transform(cfg, 1, crop_size=data.TEST_CROP_SIZE if split == "test" else data.TRAIN_CROP_SIZE)
     crops = BoxCrops(
-        transform=build_train_transform(cfg).placed if training else lambda frames, _: evaluate.placed(frames)[0],
+        transform=build_train_transform(cfg).placed if training else partial(_place_center, evaluate),
         crop_size=data.TRAIN_CROP_SIZE if training else evaluate.crop_size,
         num_classes=cfg.MODEL.NUM_CLASSES,
         times=cfg.AUG.NUM_SAMPLE if training else 1,
@@ -268,6 +340,10 @@ def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) ->
         seed=cfg.RNG_SEED,
         replace_unreadable=training,
     )
+
+
+def _place_center(transform: EvalTransform, frames_THWC: Tensor, rng: np.random.Generator) -> tuple[Tensor, Placement]:
+    return transform.placed(frames_THWC)[0]
 
 
 def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:

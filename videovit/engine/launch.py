@@ -21,7 +21,7 @@ from videovit.engine import distributed
 from videovit.engine.distributed.processes import run_processes
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog, logger
-from videovit.engine.run import Run, record_config
+from videovit.engine.run import Run, record_config, set_cpu_threads
 from videovit.engine.tasks.benchmark import benchmark
 from videovit.engine.tasks.search import search
 from videovit.engine.tasks.shuffle_eval import shuffle_eval
@@ -31,6 +31,7 @@ from videovit.engine.training import determinism
 from videovit.errors import UserError
 from videovit.messages import plural
 
+MAX_PORT = 65535
 Task = Callable[[Problem, Run], dict[str, float]]
 Results = dict[str, dict[str, float]]
 """Task -> its results."""
@@ -96,12 +97,16 @@ def run_tasks(cfg: Config) -> Results:
     determinism.prepare(cfg)
     group = distributed.process_group(use_gpu=cfg.NUM_GPUS > 0, backend=cfg.DIST_BACKEND, timeout_s=cfg.DIST_TIMEOUT_S)
     output_dir = Path(cfg.OUTPUT_DIR)
-    if cfg.NUM_GPUS == 0 and cfg.NUM_CPU_THREADS:
-        torch.set_num_threads(cfg.NUM_CPU_THREADS)
     with group as device:
+        set_cpu_threads(cfg, device)
         rank, world_size = distributed.rank(), distributed.world_size()
         tensorboard = Path(cfg.TENSORBOARD.LOG_DIR or "tensorboard") if cfg.TENSORBOARD.ENABLE else None
-        log = RunLog(output_dir, rank=rank, tensorboard_dir=output_dir / tensorboard if tensorboard else None)
+        log = RunLog(
+            output_dir,
+            rank=rank,
+            tensorboard_dir=output_dir / tensorboard if tensorboard else None,
+            held=cfg.TRAIN.ENABLE,  # until training holds the lock of the folder
+        )
         with log, distributed.naming_the_fault():
             logger.info("%s, process %d of %d", _describe(device), rank + 1, world_size)
             if distributed.is_launched() and world_size == 1 < _num_processes(cfg):
@@ -142,7 +147,7 @@ def _rendezvous(cfg: Config) -> tuple[str, int]:
     """Host and port at which the processes meet: from --init_method, or for one shard a free port of this machine."""
     if cfg.DIST_INIT_METHOD:
         match = re.fullmatch(r"tcp://([^:/]+|\[[^\]]+\]):(\d+)", cfg.DIST_INIT_METHOD)
-        if not match:
+        if not match or int(match.group(2)) > MAX_PORT:
             raise UserError(where="--init_method", found=cfg.DIST_INIT_METHOD, expected="tcp://HOST:PORT")
         return match.group(1).strip("[]"), int(match.group(2))
     if cfg.NUM_SHARDS > 1:

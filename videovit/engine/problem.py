@@ -20,6 +20,7 @@ from videovit.data.dataset import ClipDataset
 from videovit.data.detection import read_truth
 from videovit.data.records import Sample
 from videovit.data.transforms.pipeline import build_preparation
+from videovit.engine.distributed import preemption
 from videovit.engine.evaluation.boxes import BoxEvaluator
 from videovit.engine.evaluation.evaluator import Evaluator
 from videovit.engine.evaluation.inference import Inference, Preparation
@@ -133,7 +134,7 @@ class DataSplit:
 
     def loader(self, run: Run, num_clips: int = 0) -> ClipLoader:
         """The batches of this process; see `dataset`."""
-        return build_loader(
+        loader = build_loader(
             self._with_clips(num_clips),
             self._split,
             rank=run.rank,
@@ -141,6 +142,8 @@ class DataSplit:
             spec=self.spec,
             samples=self.samples,
         )
+        loader.while_waiting = preemption.check_wait
+        return loader
 
     @cached_property
     def new_evaluator(self) -> Callable[[ClipDataset], Evaluator]:

@@ -19,10 +19,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.helpers.videos import VIDEO_BACKENDS, read_barcodes, rotate, write_video
+from videovit.data.build import ClipLoader, EpochSampler
 from videovit.data.dataset import ClipDataset, RepeatedCrops
 from videovit.data.decode import BACKENDS, DecodeError, DecodeOptions, Video, limited, open_video
 from videovit.data.records import Sample, collate
 from videovit.data.sampling import RandomSpans
+from videovit.data.workers import workers_named
+from videovit.errors import UserError
 
 Numbered = Callable[..., Path]
 LIMIT_S = 2.0  # valid files must open within this time even on a busy machine
@@ -324,3 +327,100 @@ def test_no_leaks_limited(numbered: Numbered, tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == files
     assert children() == started
     assert status("VmRSS") - memory < 20
+
+
+# ------------------------------------------------------------------- what is not the fault of the video
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGXCPU])
+@pytest.mark.parametrize("moment", ["open", "frames"])
+def test_helper_killed_from_outside(
+    moment: str, signum: int, numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the system when memory runs out: the video is decoded by another helper."""
+    monkeypatch.setattr(limited, "PAUSE_S", 0.0)
+    if signum == signal.SIGTERM:
+        monkeypatch.setattr(limited, "IGNORED_SIGNALS", ())
+    backend = killed_once(monkeypatch, moment, signum, tmp_path / "killed")
+    with open_video(numbered("limits_good.mp4", num_frames=20), backend, LIMITED) as video:
+        assert read_barcodes(video.frames(np.array([4, 7]))) == [4, 7]
+    assert (tmp_path / "killed").exists()
+
+
+def killed_once(monkeypatch: pytest.MonkeyPatch, moment: str, signum: int, mark: Path, times: int = 1) -> str:
+    """A decoder whose process receives a signal at a moment, the first time that it comes there."""
+
+    def hit(here: str) -> None:
+        if here == moment and (not mark.exists() or mark.stat().st_size < times):
+            with mark.open("a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signum)
+
+    def open_hit(path: str, options: DecodeOptions) -> Video:
+        hit("open")
+        video = open_video(path, "pyav", DecodeOptions())
+        decode = video.frames
+        video.frames = lambda indices: hit("frames") or decode(indices)  # type: ignore[method-assign]
+        return video
+
+    monkeypatch.setitem(BACKENDS, "hit", open_hit)
+    return "hit"
+
+
+def test_helper_stopped(numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limited, "PAUSE_S", 0.0)
+    backend = killed_once(monkeypatch, "frames", signal.SIGSTOP, tmp_path / "stopped")
+    with open_video(numbered("limits_good.mp4", num_frames=20), backend, DecodeOptions(timeout_s=LIMIT_S)) as video:
+        assert read_barcodes(video.frames(np.array([4]))) == [4]
+
+
+def test_helper_killed_again_and_again(numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training must not go on with another video in its place: the run ends, and names it."""
+    monkeypatch.setattr(limited, "PAUSE_S", 0.0)
+    backend = killed_once(monkeypatch, "frames", signal.SIGKILL, tmp_path / "killed", times=9)
+    path = numbered("limits_good.mp4", num_frames=20)
+    dataset = ClipDataset(
+        [Sample(str(path), 0)],
+        plan=RandomSpans(4, 1, 30.0),
+        crops=RepeatedCrops(lambda frames, rng: frames),
+        backend=backend,
+        decoding=LIMITED,
+        replace_unreadable=True,
+    )
+    message = r"limits_good.mp4: its decoder was killed \(SIGKILL\), 3 times in a row.*memory"
+    with pytest.raises(UserError, match=message):
+        dataset[0, 0]
+    loader: Any = ClipLoader(dataset, num_workers=1, batch_size=1, sampler=EpochSampler(1, batch_size=1))
+    (tmp_path / "killed").unlink()
+    with pytest.raises(UserError, match=message) as caught, workers_named():
+        list(loader)
+    assert "Traceback" not in str(caught.value)
+
+
+PAUSED = """
+import sys, time
+import numpy as np
+from videovit.data.decode import BACKENDS, DecodeOptions, open_pyav, open_video
+
+def slow(path, options):
+    print("decoding", flush=True)
+    time.sleep(1.0)
+    return open_pyav(path, options)
+
+BACKENDS["slow"] = slow
+with open_video(sys.argv[1], "slow", DecodeOptions(timeout_s=6.0)) as video:
+    print(len(video.frames(np.array([4]))), flush=True)
+"""
+
+
+def test_pause_is_not_counted(numbered: Numbered) -> None:
+    """As after Ctrl-Z, or scontrol suspend."""
+    path = numbered("limits_good.mp4", num_frames=20)
+    command = [sys.executable, "-c", PAUSED, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as owner:
+        assert owner.stdout is not None and owner.stdout.readline() == "decoding\n"
+        os.killpg(owner.pid, signal.SIGSTOP)
+        time.sleep(7.0)
+        os.killpg(owner.pid, signal.SIGCONT)
+        assert owner.stdout.readline() == "1\n"
+    assert owner.returncode == 0

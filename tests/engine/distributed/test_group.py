@@ -129,3 +129,19 @@ def test_loopback_host_name_gives_a_hint(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not group._loopback_hint("127.0.0.1"), "all processes are on this machine"
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
     assert not group._loopback_hint("192.0.2.1")
+
+
+def listening(rank: int, folder: Path) -> None:
+    """Write the addresses at which this process listens."""
+    nodes = {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    rows += [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
+    found = [row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in nodes]
+    (folder / str(rank)).write_text("\n".join(found))
+    distributed.barrier()
+
+
+def test_one_machine_listens_on_loopback_only(tmp_path: Path) -> None:
+    run_group(listening, 2, tmp_path)
+    found = {line for rank in (0, 1) for line in (tmp_path / str(rank)).read_text().split()}
+    assert found == {"0100007F"}  # 127.0.0.1

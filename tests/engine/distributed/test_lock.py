@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -73,10 +74,56 @@ def test_requeued_slurm_job_takes_over_its_folder(tmp_path: Path, monkeypatch: p
     take(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"host": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"host": 1}', "[" * 9_000, "\udcff\udcfe", "null", "9" * 9_000])
 def test_damaged_lock_is_taken_over(text: str, tmp_path: Path) -> None:
-    (tmp_path / NAME).write_text(text)
+    (tmp_path / NAME).write_text(text, encoding="utf-8", errors="surrogateescape")
     take(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"pid": "x"}, {"restart": "x"}, {"born": 7}, {"pid": None}, {"pid": 10**30}])
+def test_lock_with_wrong_types_is_taken_over(
+    changes: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, job="123", **changes)
+    monkeypatch.setenv("SLURM_JOB_ID", "123")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "one")
+    take(tmp_path)
+
+
+def test_lock_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / NAME)
+    with pytest.raises(UserError, match="is not a file"):
+        take(tmp_path)
+
+
+def test_hidden_process_is_respected_until_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """/proc may hide the processes of other users (hidepid)."""
+    child = subprocess.Popen(["sleep", "60"])
+    born = lock._start_time(child.pid)
+    path = write(tmp_path, pid=child.pid, born=born)
+    read, hidden = lock._read_text, f"/proc/{child.pid}/stat"
+    monkeypatch.setattr(lock, "_read_text", lambda path: "" if path == hidden else read(path))
+    with pytest.raises(UserError, match=f"in use by process {child.pid}"):
+        take(tmp_path)
+    long_ago = time.time() - SILENT_S - 5
+    os.utime(path, (long_ago, long_ago))
+    take(tmp_path)
+    assert "no sign of life" in caplog.text
+    write(tmp_path, pid=child.pid, born=born)
+    child.kill()
+    child.wait()
+    take(tmp_path)
+    assert "that process is gone" in caplog.text
+
+
+def test_command_to_remove_lock_is_quoted(tmp_path: Path) -> None:
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    write(folder, host="node7", place="node7 boot", pid=1)
+    with pytest.raises(UserError, match=rf"rm '{folder}/{NAME}'"):
+        take(folder)
 
 
 @pytest.mark.parametrize("removed", [False, True])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import resource
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,16 @@ import torch
 from PIL import Image
 
 from videovit.data.records import Batch
-from videovit.engine.evaluation.class_report import confusion_matrix, draw_confusion, draw_per_class
+from videovit.engine.evaluation import class_report
+from videovit.engine.evaluation.class_report import (
+    confusion_matrix,
+    draw_confusion,
+    draw_per_class,
+    write_confusion,
+)
 from videovit.engine.evaluation.metrics import MultiLabel, TopK
 from videovit.engine.tasks.shuffle_eval import draw
+from videovit.errors import UserError
 
 NAMES = ["left, far", "right", "never"]
 
@@ -83,3 +92,33 @@ def test_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
     order = {"top1_acc": 50.0, "drop_standard_error": None, "groups": {"a $_$": 50.0}, "class_drop": {r"$\x$": 5.0}}
     draw({"orders": {"ordered": order, "shuffled": order}}, tmp_path / "c.png")
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_many_classes(tmp_path: Path) -> None:
+    """Without names, in little time and memory; a single mistake stays visible."""
+    num_classes = 3000
+    labels = np.arange(num_classes)
+    predictions = labels.copy()
+    predictions[7] = 2900
+    counts = confusion_matrix(labels, predictions, num_classes)
+    shares = class_report._shares(counts)
+    step = -(-num_classes // class_report.MAX_NAMES)
+    assert shares.shape == (num_classes // step,) * 2 and shares[7 // step, 2900 // step] == 100.0
+    names = [f"class {k}" for k in range(num_classes)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    write_confusion(tmp_path, counts, names)
+    draw_per_class(tmp_path / "bars.png", dict.fromkeys(names, 50.0), "accuracy")
+    assert time.process_time() - start < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+    assert rows_of(tmp_path / "confusion_matrix.csv")[8][2901] == "1"
+
+
+def test_full_disk_names_the_file(tmp_path: Path) -> None:
+    for name in ("confusion_matrix.csv", "bars.png"):
+        (tmp_path / name).symlink_to("/dev/full")
+    counts = confusion_matrix(np.array([0]), np.array([0]), 3)
+    with pytest.raises(UserError, match=r"confusion_matrix.csv: could not be written, .*No space left"):
+        write_confusion(tmp_path, counts, NAMES)
+    with pytest.raises(UserError, match=r"bars.png: could not be written, .*No space left"):
+        draw_per_class(tmp_path / "bars.png", {"a": 1.0}, "accuracy")

@@ -1,9 +1,16 @@
 """The log of a run: lines, records, progress, tables."""
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
+import pty
+import shutil
+import struct
 import sys
+import termios
+import time
 import warnings
 from pathlib import Path
 
@@ -45,6 +52,74 @@ def test_log_on_full_disk_warns_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().err
     assert shown.count("stdout.log cannot be written: [Errno 28]") == 1
     assert "line 2" in shown and "Traceback" not in shown and "Call stack" not in shown
+
+
+@pytest.mark.parametrize("console", ["pipe", "full disk", "closed"])
+def test_run_goes_on_without_console(console: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `| head`, with a full disk behind 2>, or on a terminal that was closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(os.open("/dev/full", os.O_WRONLY) if console == "full disk" else writer, "w", buffering=1)
+    if console == "closed":
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with RunLog(tmp_path):
+        for line in range(3):
+            logger.info("line %d", line)
+    text = (tmp_path / "stdout.log").read_text()
+    assert text.count("the console cannot be written") == 1 and text.count("line ") == 3
+    with contextlib.suppress(OSError, ValueError):
+        stream.close()
+
+
+def test_progress_goes_on_without_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that is closed in the middle of an epoch."""
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    stream = os.fdopen(terminal, "w", buffering=1)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with RunLog(tmp_path):
+        progress = Progress("epoch 1/2", 4, log_period=1)
+        for step, _ in progress.over("abcd"):
+            if step == 1:
+                os.close(main)
+            time.sleep(0.15)  # the bar is drawn ten times per second
+            progress.count(1)
+        assert progress.num_clips == 4
+        progress = Progress("epoch 2/2", 4, log_period=4)
+        for _ in progress.over("abcd"):
+            progress.count(1)
+    assert "epoch 2/2  step 4/4" in (tmp_path / "stdout.log").read_text()
+    with contextlib.suppress(OSError):
+        stream.close()
+
+
+def test_held_log_writes_nothing_before_release(tmp_path: Path) -> None:
+    (tmp_path / "stdout.log").write_text("of another run\n")
+    with pytest.raises(UserError), RunLog(tmp_path, tensorboard_dir=tmp_path / "tb", held=True):
+        logger.warning("one")
+        raise UserError("in use")
+    assert (tmp_path / "stdout.log").read_text() == "of another run\n" and not (tmp_path / "tb").exists()
+    with pytest.raises(UserError), RunLog(tmp_path, held=True) as log:
+        logger.warning("two")
+        log.write_files()
+        logger.warning("three")
+        raise UserError("four")
+    lines = (tmp_path / "stdout.log").read_text().splitlines()
+    assert [line.split()[-1] for line in lines] == ["run", "two", "three", "four"]
+
+
+def test_stats_that_cannot_be_written_are_noticed_at_start(tmp_path: Path) -> None:
+    (tmp_path / "stats.jsonl").mkdir()
+    with pytest.raises(UserError, match="cannot be written: Is a directory"):
+        RunLog(tmp_path)
+
+
+def test_removed_folder_is_named(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "run") as log:
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(UserError, match=r"run/stats.jsonl: could not be written, .* bytes free: No such file"):
+            log.stats("val_epoch", {"epoch": "1/2"})
 
 
 def test_warnings_and_errors_carry_their_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The list of unreadable videos, and the limit on their number."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,25 @@ def test_exceeding_the_limit_is_an_error(tmp_path: Path) -> None:
     bad.record([Failure("a.mp4", "x", "decord")] * 3)
     with pytest.raises(UserError, match="2 of 4 .* DATA.MAX_BAD_FRACTION 0.25"):
         bad.record([Failure("b.mp4", "x", "decord")])
+
+
+def test_damaged_list_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "bad_samples.jsonl"
+    damaged = ['{"count": 1}', '{"path": 3, "count": 1}', '{"path": "a.mp4", "count": "x"}', '{"count":' * 9000]
+    path.write_text("\n".join(damaged))
+    bad = BadSamples(tmp_path, num_samples=10, max_fraction=0.5)
+    assert len(bad) == 0
+    bad.record([Failure("a.mp4", "empty file", "decord")])
+    bad.sync()
+    assert [(entry["path"], entry["count"]) for entry in lines(tmp_path)] == [("a.mp4", 1)]
+
+
+def test_removed_folder_is_named(tmp_path: Path) -> None:
+    bad = BadSamples(tmp_path / "run", num_samples=10, max_fraction=0.5)
+    with pytest.raises(UserError, match=r"run/bad_samples.jsonl: could not be written, .* bytes free: No such file"):
+        bad.record([Failure("a.mp4", "empty file", "decord")])
+    (tmp_path / "run").mkdir()
+    bad.record([Failure("b.mp4", "empty file", "decord")])
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(UserError, match=r"run/bad_samples.jsonl: could not be written, .* bytes free: No such file"):
+        bad.sync()

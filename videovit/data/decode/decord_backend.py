@@ -8,6 +8,7 @@ long as it exists. Files of which decord would silently return wrong frames are 
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from typing import Any
 
@@ -41,6 +42,7 @@ FOUND_SAFE: dict[str, tuple[Version, DecodeOptions]] = {}
 @functools.cache
 def load_decord() -> Any | None:
     """The decord module with its log turned off; None, with one warning, if it is not installed."""
+    os.environ.setdefault("PATH", os.defpath)  # decord extends it, and cannot be imported without one
     try:
         import decord
     except ImportError as error:

@@ -20,11 +20,9 @@ import atexit
 import contextlib
 import ctypes
 import gc
-import mmap
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 import warnings
@@ -38,8 +36,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videovit.data.clock import RunningClock
 from videovit.data.decode.protocol import BaseVideo, DecodeError, DecodeOptions, Indices, Video
+from videovit.data.memory_files import map_frames, write_frames
 from videovit.data.workers import signals_blocked
+from videovit.errors import UserError
 
 Opener = Callable[[str, DecodeOptions], Video]
 Result = TypeVar("Result")
@@ -50,8 +51,19 @@ IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # meant
 PR_SET_PDEATHSIG = 1
 
 
+ATTEMPTS = 3  # helpers per video, if they are killed from outside
+PAUSE_S = 1.0  # before the next attempt; memory may be free again by then
+SLICE_S = 1.0  # how long to wait before looking whether this process was paused
+# How decoders crash. Any other signal comes from outside: the system ran out of memory, or somebody sent it.
+CRASHES = frozenset(getattr(signal, f"SIG{name}") for name in "SEGV BUS ABRT FPE ILL TRAP SYS".split())
+
+
 class HelperEndedError(OSError):
     """The helper process has ended; the message says how."""
+
+
+class HelperKilledError(HelperEndedError):
+    """The helper process was killed or stopped from outside, which says nothing about the video."""
 
 
 class Helper:
@@ -73,22 +85,56 @@ class Helper:
             _run_helper(theirs, self.backends)
         theirs.close()
         self._connection = ours
+        self._code = 0  # exit code, or minus the signal that ended it
+        self.waited_s = 0.0  # for the last answer
 
-    def request(self, *message: Any, deadline: float) -> Any:
-        """Send a request and wait for the answer until `deadline` (time.monotonic); None if it does not arrive.
+    def request(self, *message: Any, limit_s: float) -> Any:
+        """Send a request and wait for the answer; None if it does not arrive.
+
+        Args:
+            message: the request.
+            limit_s: how long to wait, in seconds; pauses of this process do not count.
 
         Raises:
-            HelperEndedError: the helper has ended.
+            HelperEndedError: the helper has ended, or was stopped.
         """
         try:
             self._connection.send(message)
-            if not self._connection.poll(max(0.0, deadline - time.monotonic())):
+            if not self._wait(limit_s):
                 return None
             answer = self._connection.recv()
             # Frames follow the answer as a file descriptor.
             return (*answer, reduction.recv_handle(self._connection)) if answer[0] == "frames" else answer
+        except HelperEndedError:
+            raise
         except (EOFError, OSError):
-            raise HelperEndedError(self._how_it_ended()) from None
+            raise self._how_it_ended() from None
+
+    def _wait(self, limit_s: float) -> bool:
+        clock, self.waited_s = RunningClock(2 * SLICE_S), 0.0
+        while not self._connection.poll(max(0.0, min(SLICE_S, limit_s - self.waited_s))):
+            self.waited_s = clock.elapsed_s()
+            if self.waited_s >= limit_s:
+                if self._status() == "stopped":
+                    raise HelperKilledError("its decoder was stopped")
+                return False
+        self.waited_s = clock.elapsed_s()
+        return True
+
+    def _status(self) -> str:
+        """What has become of the process: "running", "stopped" or "ended"; `_code` then tells how."""
+        if self._pid:
+            try:
+                pid, status = os.waitpid(self._pid, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                self._pid = 0
+            else:
+                if not pid:
+                    return "running"
+                if os.WIFSTOPPED(status):
+                    return "stopped"
+                self._pid, self._code = 0, os.waitstatus_to_exitcode(status)
+        return "ended"
 
     def end(self) -> None:
         """Kill the process. May be called repeatedly, and after the process has ended."""
@@ -107,23 +153,19 @@ class Helper:
 
     def is_alive(self) -> bool:
         """Whether the process is running."""
-        try:
-            return self._pid != 0 and os.waitpid(self._pid, os.WNOHANG) == (0, 0)
-        except ChildProcessError:
-            return False
+        return self._status() == "running"
 
-    def _how_it_ended(self) -> str:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)  # it may have closed its pipe and still be running
-        try:
-            code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        except ChildProcessError:
-            code = 0
-        self._pid = 0
-        self._connection.close()
-        if code < 0:
-            return f"the decoder crashed ({signal.Signals(-code).name})"
-        return f"the decoder ended with code {code}"
+    def _how_it_ended(self) -> HelperEndedError:
+        end = time.monotonic() + SLICE_S
+        while self.is_alive() and time.monotonic() < end:
+            time.sleep(0.001)  # it has closed its pipe, and is about to end
+        self.end()
+        if self._code >= 0:
+            return HelperEndedError(f"the decoder ended with code {self._code}")
+        name = signal.Signals(-self._code).name
+        if -self._code in CRASHES:
+            return HelperEndedError(f"the decoder crashed ({name})")
+        return HelperKilledError(f"its decoder was killed ({name})")
 
 
 # Helpers of this process that are ready for another video.
@@ -195,18 +237,22 @@ def call_limited(function: Callable[..., Result], *arguments: object, path: str,
         DecodeError: it crashed or took too long.
         ValueError: the function raised it.
     """
-    # No decoders needed: the function brings its own.
-    helper = _take_helper({})
-    answer = None
-    try:
-        answer = helper.request("call", function, arguments, deadline=time.monotonic() + timeout_s)
-    except HelperEndedError as error:
-        raise DecodeError(path, str(error), "limited") from None
-    finally:
-        if answer is None:
-            helper.end()
-        else:
-            _idle.append(helper)
+    for attempt in range(ATTEMPTS):
+        # No decoders needed: the function brings its own.
+        helper = _take_helper({})
+        answer = None
+        try:
+            answer = helper.request("call", function, arguments, limit_s=timeout_s)
+            break
+        except HelperEndedError as error:
+            if not isinstance(error, HelperKilledError) or attempt == ATTEMPTS - 1:
+                raise DecodeError(path, str(error), "limited") from None
+            time.sleep(PAUSE_S)
+        finally:
+            if answer is None:
+                helper.end()
+            else:
+                _idle.append(helper)
     if answer is None:
         raise DecodeError(path, f"took longer than {timeout_s:g} s; it was ended", "limited")
     if answer[0] == "error":
@@ -221,44 +267,74 @@ class LimitedVideo(BaseVideo):
     def __init__(self, path: str, backend: str, helper: Helper, options: DecodeOptions) -> None:
         self._path = path
         self._backend = backend
-        self._helper: Helper | None = helper
+        self._options = options
+        self._backends = helper.backends
         self._limit = f"{options.timeout_name} {options.timeout_s:g}"
-        # One limit for all requests about a video.
-        self._left_s = options.timeout_s
-        # A video that is garbage collected without being closed still occupies its helper.
-        self._end = weakref.finalize(self, helper.end)
+        self._start(helper)
         try:
             _, self.num_frames, self.fps, self.knots, self.served_by = self._request("open", path, backend, options)
         except (*FORWARDED, OSError):
             self._release()
             raise
 
+    def _start(self, helper: Helper) -> None:
+        self._helper: Helper | None = helper
+        # One limit for all requests about a video.
+        self._left_s = self._options.timeout_s
+        # A video that is garbage collected without being closed still occupies its helper.
+        self._end = weakref.finalize(self, helper.end)
+
     def frames(self, indices: Indices) -> Tensor:
         """See `Video.frames`; the helper checks the indices."""
         _, shape, self.served_by, handle = self._request("frames", np.asarray(indices))
-        return _map_frames(handle, shape)
+        return map_frames(handle, shape)
 
     def close(self) -> None:
         """Close the video in the helper, which is kept for the next video."""
         if self._helper is not None:
-            with contextlib.suppress(DecodeError):  # the frames have arrived; a helper that cannot close is killed
-                self._request("close")
+            # The frames have arrived; a helper that cannot close is killed.
+            with contextlib.suppress(DecodeError, HelperKilledError):
+                self._ask("close")
             self._release()
 
     def _request(self, *message: Any) -> Any:
+        """The answer, from a second helper if the first is killed from outside.
+
+        Raises:
+            DecodeError: the video is at fault.
+            UserError: all helpers were killed.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                if attempt > 1:
+                    time.sleep(PAUSE_S)
+                    self._start(Helper(self._backends))
+                    if message[0] != "open":
+                        self._ask("open", self._path, self._backend, self._options)
+                return self._ask(*message)
+            except HelperKilledError as error:
+                reason = str(error)
+        raise UserError(
+            f"{reason}, {ATTEMPTS} times in a row",
+            where=self._path,
+            hint="Usually memory ran out; fewer DATA_LOADER.NUM_WORKERS need less",
+        )
+
+    def _ask(self, *message: Any) -> Any:
         if self._helper is None:
             raise ValueError(f"{self._path}: the video is closed")
-        start = time.monotonic()
-        answer = None
+        helper, answer = self._helper, None
         try:
-            answer = self._helper.request(*message, deadline=start + self._left_s)
+            answer = helper.request(*message, limit_s=self._left_s)
+        except HelperKilledError:
+            raise
         except HelperEndedError as error:
             self._drop()
             raise DecodeError(self._path, str(error), self._backend) from None
         finally:
             if answer is None:  # too late, or interrupted; a late answer would be taken for the next request's
                 self._drop()
-        self._left_s -= time.monotonic() - start
+        self._left_s -= helper.waited_s
         if answer is None:
             reason = f"took longer than {self._limit} s; its decoder was ended"
             raise DecodeError(self._path, reason, self._backend)
@@ -274,17 +350,6 @@ class LimitedVideo(BaseVideo):
         if self._helper is not None and self._end.detach() is not None:
             _idle.append(self._helper)
         self._helper = None
-
-
-def _map_frames(handle: int, shape: tuple[int, ...]) -> Tensor:
-    """Frames (N, H, W, 3) mapped from a memory file; closes the handle."""
-    try:
-        # Populating the mapping avoids a page fault for every 4 KiB.
-        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        memory = mmap.mmap(handle, int(np.prod(shape)), flags=flags)
-    finally:
-        os.close(handle)
-    return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8).reshape(shape))
 
 
 # ------------------------------------------------------------------------------------------- in the helper process
@@ -343,7 +408,7 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
             elif video is not None and request[0] == "frames":
                 frames = video.frames(request[1])
                 answer = "frames", tuple(frames.shape), video.served_by
-                handle = _write_frames(frames)
+                handle = write_frames(frames)
             else:
                 if video is not None:
                     video.close()
@@ -357,16 +422,3 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
         if handle is not None:
             reduction.send_handle(connection, handle, os.getppid())
             os.close(handle)
-
-
-def _write_frames(frames: Tensor) -> int:
-    """Write frames to a memory file; returns its handle."""
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("frames", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            handle = os.dup(file.fileno())
-    rest: memoryview = frames.contiguous().reshape(-1).numpy().data
-    while rest:
-        rest = rest[os.write(handle, rest) :]
-    return handle

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import ipaddress
 import os
 import socket
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from videovit.engine.distributed import faults
 from videovit.errors import UserError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+LONGEST_S = 1e8  # three years; PyTorch's clocks overflow far above
 # DIST_BACKEND -> PyTorch's backend per kind of memory. Host memory always uses gloo, see `collectives`.
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
 
@@ -56,7 +58,9 @@ def process_group(*, use_gpu: bool, backend: str = "auto", timeout_s: float = 60
     if missing:
         raise UserError(f"distributed run: {', '.join(missing)} not set", expected=", ".join(VARIABLES))
     name = BACKENDS[("nccl" if use_gpu else "gloo") if backend == "auto" else backend]
-    store = _join(name, timeout=datetime.timedelta(seconds=timeout_s), device=device if use_gpu else None)
+    store = _join(
+        name, timeout=datetime.timedelta(seconds=min(timeout_s, LONGEST_S)), device=device if use_gpu else None
+    )
     with faults.shared_board(store):
         yield device
     dist.destroy_process_group()
@@ -77,6 +81,12 @@ def _join(backend: str, *, timeout: datetime.timedelta, device: torch.device | N
     is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     board: faults.FaultBoard | None = None
     try:
+        listener = None
+        if local := _loopback_address(host):
+            # gloo would listen at the address of the host name.
+            for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            listener = _listen(local, port) if rank == 0 and not is_agents else None
         tcp = TCPStore(
             host,
             port,
@@ -85,6 +95,7 @@ def _join(backend: str, *, timeout: datetime.timedelta, device: torch.device | N
             timeout=timeout,
             wait_for_workers=False,  # it would time out without saying who is missing; the board says so
             multi_tenant=True,
+            master_listen_fd=listener,
         )
         store = PrefixStore(f"videovit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", tcp)
         board = faults.FaultBoard(store, rank, world_size)
@@ -92,7 +103,7 @@ def _join(backend: str, *, timeout: datetime.timedelta, device: torch.device | N
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=world_size, timeout=timeout, device_id=device
         )
-    except (dist.DistError, RuntimeError) as error:
+    except (dist.DistError, RuntimeError, OSError, OverflowError) as error:
         absent: list[int] = []
         with contextlib.suppress(RuntimeError):  # the store itself may be unreachable
             absent = board.missing("joined") if board else []
@@ -101,6 +112,28 @@ def _join(backend: str, *, timeout: datetime.timedelta, device: torch.device | N
         where = f"{host}:{port} ({backend}) within {timeout.total_seconds():g} s"
         raise UserError(f"rank {rank} of {world_size} could not join at {where}{found}: {error}{hint}") from error
     return store
+
+
+def _loopback_address(host: str) -> str:
+    """The address of MASTER_ADDR if it is one of the loopback, so that all processes run on this machine; else empty.
+
+    Names are not looked up: the name of a machine may be a loopback address there, and another one elsewhere.
+    """
+    name = "127.0.0.1" if host == "localhost" else host
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(name).is_loopback:
+            return name
+    return ""
+
+
+def _listen(address: str, port: int) -> int:
+    """A socket for the store, which would otherwise listen on all interfaces, and asks nobody for a secret."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(128)
+        return listener.detach()
 
 
 def _loopback_hint(master: str) -> str:

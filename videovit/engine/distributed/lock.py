@@ -13,11 +13,13 @@ import datetime
 import fcntl
 import json
 import os
+import shlex
 import socket
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from videovit.engine.distributed.collectives import gather, rank
@@ -26,6 +28,8 @@ from videovit.errors import UserError
 
 NAME = ".videovit.lock"
 RENEWAL_S = 20.0
+MAX_LETTERS = 10_000  # of a lock file; whatever is longer is damaged
+HIDDEN = "alive"  # in place of a start time
 SILENT_S = 180.0  # an owner on another machine that has not renewed its lock for this long is considered dead
 
 
@@ -59,6 +63,7 @@ class Owner:
 def this_process() -> Owner:
     """This process as an owner."""
     host = socket.gethostname()
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "")
     boot = _read_text("/proc/sys/kernel/random/boot_id")
     with contextlib.suppress(OSError):
         boot += os.readlink("/proc/self/ns/pid")  # containers number their processes separately
@@ -68,7 +73,7 @@ def this_process() -> Owner:
         pid=os.getpid(),
         born=_start_time(os.getpid()),
         job=os.environ.get("SLURM_JOB_ID", ""),
-        restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        restart=int(restarts) if restarts.isdecimal() else 0,
         since=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     )
 
@@ -159,13 +164,16 @@ class _LockFile:
 
     def _take(self) -> None:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        with os.fdopen(handle, "r+", encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise OSError(f"{self._path} is not a file")
+        with os.fdopen(handle, "r+", encoding="utf-8", errors="replace") as file:
             # Two jobs that start at once read the file one after the other. File systems without flock lose only that.
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not (self._path.exists() and os.path.samestat(os.fstat(handle), self._path.stat())):
                 return self._take()  # its owner removed it between opening and locking
-            text = file.read()
+            text = file.read(MAX_LETTERS)
             other = _parse(text)
             if other is not None:
                 self._take_over(other)
@@ -186,14 +194,14 @@ class _LockFile:
         ours = self._owner
         if other.job and other.job == ours.job and other.restart < ours.restart:
             why = "it was the same Slurm job before its requeue"
-        elif other.place == ours.place:
-            why = "" if _start_time(other.pid) == other.born else "that process is gone"
+        elif other.place == ours.place and (born := _start_time(other.pid)) != HIDDEN:
+            why = "" if born == other.born else "that process is gone"
         else:
             why = f"no sign of life for {silent_s:.0f} s" if silent_s > SILENT_S else ""
         if not why:
             raise UserError(
                 f"OUTPUT_DIR {self._path.parent} is in use by {other} (last sign of life {silent_s:.0f} s ago): choose "
-                f"another OUTPUT_DIR, or end that job. If it has certainly ended: rm {self._path}"
+                f"another OUTPUT_DIR, or end that job. If it has certainly ended: rm {shlex.quote(str(self._path))}"
             )
         logger.warning("took over OUTPUT_DIR %s from %s: %s", self._path.parent, other, why)
 
@@ -207,7 +215,8 @@ class _LockFile:
     def is_ours(self) -> bool:
         """Read the file and remember if it was lost; False also if it cannot be read."""
         try:
-            text = self._path.read_text(encoding="utf-8")
+            with open(self._path, encoding="utf-8", errors="replace") as file:
+                text = file.read(MAX_LETTERS)
         except FileNotFoundError:
             self._lost = "is no longer locked by this run: its lock was removed, or taken over and released"
             return False
@@ -236,9 +245,11 @@ class _LockFile:
 
 def _parse(text: str) -> Owner | None:
     try:
-        return Owner(**json.loads(text))
-    except (ValueError, TypeError):
+        owner = Owner(**json.loads(text))
+    except (ValueError, TypeError, RecursionError):
         return None
+    right = all(type(getattr(owner, field.name)).__name__ == field.type for field in fields(owner))
+    return owner if right else None
 
 
 def _age_s(path: Path) -> float:
@@ -248,25 +259,26 @@ def _age_s(path: Path) -> float:
 
 
 def _start_time(pid: int) -> str:
-    """Start time of a running process; empty if there is none. Without /proc it is just "alive"."""
-    stat = _read_text(f"/proc/{pid}/stat")
-    if stat:
-        # The program's name, in parentheses, may contain spaces: count fields after it. 0 is the state, 19 the start.
-        fields = stat.rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]
-    if os.path.isdir("/proc/self"):
-        return ""
+    """Start time of a running process; empty if there is none.
+
+    HIDDEN if that cannot be seen: without /proc, or if it is mounted so that it hides the processes of other users.
+    """
+    line = _read_text(f"/proc/{pid}/stat")
+    if line:
+        # The program's name, in parentheses, may contain spaces: count words after it. 0 is the state, 19 the start.
+        words = line.rpartition(")")[2].split()
+        return "" if words[0] in "ZX" else words[19]
     try:
         os.kill(pid, 0)  # sends nothing
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return ""
     except PermissionError:
-        return "alive"
-    return "alive"
+        pass
+    return HIDDEN
 
 
 def _read_text(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""

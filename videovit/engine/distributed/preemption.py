@@ -1,6 +1,7 @@
 """Signals that ask a run to stop: all ranks finish the current step, training is saved, then the run ends.
 
     SIGUSR2, SIGTERM    a scheduler wants the machine back: exit code 75, the same command resumes the run
+    SIGHUP              the same: the terminal was closed; ignored if it was ignored before, as under nohup
     SIGINT (Ctrl-C)     the same with exit code 130; the second one ends the run at once
 
 A handler only remembers the signal. Training checks for one in every step, together with the other ranks, saves, and
@@ -18,13 +19,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+from videovit.errors import UserError
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 INTERRUPTED = 130  # exit code after Ctrl-C, as in shells: 128 + SIGINT
+GRACE_S = 60.0  # how long after a signal a run waits for the data of its step
 
 
 class Preempted(Exception):
@@ -60,6 +65,8 @@ class Preemption:
 
     def __init__(self) -> None:
         self._signum = 0
+        self._since_s = 0.0
+        self._ctrl_c = 0
         self.previous: dict[int, Any] = {}
         self.forward: Callable[[int], object] | None = None
 
@@ -67,15 +74,30 @@ class Preemption:
         """The first signal that this process received; 0 if there was none."""
         return self._signum
 
+    def check_wait(self) -> None:
+        """Give up the step, if its data has not arrived long after a signal.
+
+        Raises:
+            UserError: names the signal.
+        """
+        if self._signum and time.monotonic() - self._since_s > GRACE_S:
+            name = signal.Signals(self._signum).name
+            raise UserError(
+                f"no batch arrived within {GRACE_S:g} s after {name}, so the step could not be finished and saved",
+                hint="The same command continues from the newest checkpoint",
+            )
+
     def request(self, signum: int, frame: FrameType | None = None) -> None:
         """The signal handler. The second Ctrl-C goes to the previous handler, which ends the process."""
-        earlier, self._signum = self._signum, self._signum or signum
-        if self.forward is not None and not earlier:
-            self.forward(signum)
+        if not self._signum:
+            self._signum, self._since_s = signum, time.monotonic()
+            if self.forward is not None:
+                self.forward(signum)
         if signum != signal.SIGINT:
             return
+        self._ctrl_c += 1
         previous = self.previous.get(signum)
-        if earlier == signal.SIGINT and callable(previous):
+        if self._ctrl_c > 1 and callable(previous):
             previous(signum, frame)
         elif os.environ.get("RANK", "0") == "0":
             # print() may be what the signal has interrupted, and cannot be entered twice.
@@ -90,6 +112,8 @@ _installed: Preemption | None = None
 def install() -> Iterator[Preemption]:
     """Replace the signal handlers until the end of the block; main thread only.
 
+    After `Preempted`, the process is expected to end: further signals are ignored, and Ctrl-C ends it at once.
+
     Yields:
         What remembers the signal. An inner `install` yields the object of the outer one.
     """
@@ -97,17 +121,39 @@ def install() -> Iterator[Preemption]:
     if _installed is not None:
         yield _installed
         return
+    stop: Preempted | None = None
     _installed = preemption = Preemption()
     try:
         for number in SIGNALS:
-            preemption.previous[number] = signal.getsignal(number)
+            before = signal.getsignal(number)
+            if number == signal.SIGHUP and before == signal.SIG_IGN:  # nohup: the run outlives its terminal
+                continue
+            preemption.previous[number] = before
             signal.signal(number, preemption.request)
         yield preemption
+    except Preempted as error:
+        stop = error
+        raise
     finally:
         for signum, handler in preemption.previous.items():
-            # None stands for a handler that was not installed from Python, which cannot be restored.
-            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+            if stop is not None:
+                _keep_exit_code(signum, stop.exit_code)
+            else:
+                # None stands for a handler that was not installed from Python, which cannot be restored.
+                signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
         _installed = None
+
+
+def _keep_exit_code(number: int, code: int) -> None:
+    """Let a run that is saved end with this code, although it receives another signal."""
+    # Not a function of Python for all of them: the interpreter removes those before the process has ended.
+    signal.signal(number, signal.SIG_IGN if number != signal.SIGINT else lambda *_: os._exit(code))
+
+
+def check_wait() -> None:
+    """See `Preemption.check_wait`; does nothing outside an `install` block."""
+    if _installed is not None:
+        _installed.check_wait()
 
 
 def installed() -> Preemption | None:

@@ -85,7 +85,7 @@ class Child:
 def run_processes(target: Callable[..., Any], names: Sequence[str], *args: Any) -> Any:
     """Call `target(i, *args)` in one new process per name.
 
-    The first signal that asks to stop (SIGTERM, SIGUSR2, Ctrl-C) is forwarded to every process.
+    The first signal that asks to stop (SIGTERM, SIGUSR2, SIGHUP, Ctrl-C) is forwarded to every process.
 
     Args:
         target: a function of a module. Any exception in it ends all processes.
@@ -115,9 +115,9 @@ def run_processes(target: Callable[..., Any], names: Sequence[str], *args: Any) 
                 sender.close()
                 children.append(Child(name, process, receiver))
             _watch(children, requested)
-        outcome = children[0].outcome or ChildResult()
-        if outcome.stop is not None:
-            raise Preempted(requested() or outcome.stop.signum, outcome.stop.saved)
+            outcome = children[0].outcome or ChildResult()
+            if outcome.stop is not None:
+                raise Preempted(requested() or outcome.stop.signum, outcome.stop.saved)
         return outcome.result
     finally:
         _end(children)
@@ -139,7 +139,7 @@ def _watch(children: list[Child], requested: Callable[[], int]) -> None:
         for child in running:
             child.receive()
         for child in running:
-            if requested() and child.process.exitcode in (-signal.SIGTERM, -signal.SIGUSR2):  # it had nothing to save
+            if requested() and -(child.process.exitcode or 0) in preemption.SIGNALS:  # it had nothing to save
                 raise KeyboardInterrupt if requested() == signal.SIGINT else Preempted(requested())
             if problem := child.problem():
                 child.process.join(END_S)  # its traceback may still be on the way

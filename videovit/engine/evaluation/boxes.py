@@ -20,6 +20,7 @@ from videovit.engine import distributed
 from videovit.engine.evaluation.ava_map import Detections, FrameMap, Truth, frame_map
 from videovit.engine.evaluation.class_report import write_per_class
 from videovit.engine.evaluation.evaluator import Evaluator
+from videovit.engine.reporting.json_lines import writing
 from videovit.errors import UserError
 from videovit.messages import plural
 
@@ -134,7 +135,7 @@ class BoxEvaluator(Evaluator):
         assert self.last is not None
         evaluated, found = self._truth.class_names, self._detections(sorted(self._scores))
         detections = folder / f"detections{suffix}.csv"
-        with detections.open("w", encoding="utf-8", newline="") as file:
+        with writing(detections), detections.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for (video, time_s), box_4, scores_K in zip(found.keys, found.boxes_R4, found.scores_RK, strict=True):
                 place = [video, time_stamp(time_s), *(f"{value:.4f}" for value in box_4)]

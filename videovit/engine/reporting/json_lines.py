@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,30 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         UserError: the file cannot be written, or the disk is full.
     """
+    with writing(path), open(path, "ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            # If the last write was cut off, ending that line keeps this record readable.
+            file.seek(-1, os.SEEK_END)
+            file.write(b"" if file.read(1) == b"\n" else b"\n")
+        file.write(simplejson.dumps(record, ignore_nan=True).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file if it cannot be written in this block.
+
+    Raises:
+        UserError: for every error of the system, with the space that is left.
+    """
     try:
-        with open(path, "ab+") as file:
-            if file.seek(0, os.SEEK_END):
-                # If the last write was cut off, ending that line keeps this record readable.
-                file.seek(-1, os.SEEK_END)
-                file.write(b"" if file.read(1) == b"\n" else b"\n")
-            file.write(simplejson.dumps(record, ignore_nan=True).encode() + b"\n")
+        yield
     except OSError as error:
-        free = shutil.disk_usage(path.parent).free
-        raise UserError(f"could not be written, {free:,} bytes free: {error.strerror}", where=path) from error
+        free = ""
+        with contextlib.suppress(OSError):
+            # The folder itself may have been removed.
+            folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+            free = f", {shutil.disk_usage(folder).free:,} bytes free"
+        raise UserError(f"could not be written{free}: {error.strerror or error}", where=path) from error
 
 
 def read_records(path: Path, *, word: str = "") -> list[dict[str, Any]]:
@@ -52,6 +66,6 @@ def read_records(path: Path, *, word: str = "") -> list[dict[str, Any]]:
     # Not splitlines(): it also splits at characters such as U+2028, which may stand inside JSON strings.
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         if word in line:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 records.append(simplejson.loads(line))
     return [record for record in records if isinstance(record, dict)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import simplejson
 from tqdm import tqdm
 
 from videovit.engine.reporting.json_lines import append_record, read_records
+from videovit.engine.reporting.progress import CONSOLE_ERRORS
 from videovit.engine.reporting.progress import Progress as Progress  # old place
 from videovit.engine.reporting.tensorboard import TensorBoard
 from videovit.errors import UserError
@@ -39,16 +41,49 @@ class LevelFormatter(logging.Formatter):
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes to stderr without breaking a progress bar."""
+    """Writes to stderr without breaking a progress bar, until the console is gone: the run and its file go on."""
+
+    _is_gone = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        if self._is_gone:
+            return
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except CONSOLE_ERRORS as error:
+            self._is_gone = True  # before the warning, which goes through this handler too
+            logger.warning("the console cannot be written: %s", error)
 
 
 class LogFile(logging.FileHandler):
-    """`stdout.log`. If the disk is full, lines are dropped after one warning, and the run goes on."""
+    """`stdout.log`. If the disk is full, lines are dropped after one warning, and the run goes on.
+
+    Args:
+        path: of the file.
+        held: keep lines in memory until `write_held`.
+    """
 
     _has_failed = False
+
+    def __init__(self, path: Path, *, held: bool = False) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self._held: list[logging.LogRecord] | None = [] if held else None
+
+    @property
+    def is_held(self) -> bool:
+        return self._held is not None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._held is None:
+            super().emit(record)
+        else:
+            self._held.append(record)
+
+    def write_held(self) -> None:
+        """Write what was held, and every line from now on."""
+        held, self._held = self._held or [], None
+        for record in held:
+            self.emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self._has_failed:
@@ -68,22 +103,31 @@ class RunLog:
         output_dir: folder for `stdout.log` and `stats.jsonl`; created if absent.
         rank: global rank; ranks above 0 write no files and print warnings and errors only.
         tensorboard_dir: folder for TensorBoard event files; None disables them.
+        held: write nothing before `write_files`, since the folder may belong to another run.
 
     Raises:
         UserError: TensorBoard is enabled but not installed, or the folder cannot be written.
     """
 
-    def __init__(self, output_dir: Path, *, rank: int = 0, tensorboard_dir: Path | None = None) -> None:
+    def __init__(
+        self, output_dir: Path, *, rank: int = 0, tensorboard_dir: Path | None = None, held: bool = False
+    ) -> None:
         self.rank = rank
         self.output_dir = output_dir
         self._tensorboard: TensorBoard | None = None
         self._handlers: list[logging.Handler] = [ConsoleHandler()]
+        self._file: LogFile | None = None
         if rank == 0:
             try:
                 output_dir.mkdir(parents=True, exist_ok=True)
-                self._handlers.append(LogFile(output_dir / "stdout.log", encoding="utf-8", errors="backslashreplace"))
-            except OSError as error:
-                raise UserError(f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror}") from error
+                self._file = LogFile(output_dir / "stdout.log", held=held)
+                if os.path.lexists(output_dir / "stats.jsonl"):
+                    # Not found out after the first steps; not blocking, should it be a pipe.
+                    os.close(os.open(output_dir / "stats.jsonl", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK))
+            except (OSError, ValueError) as error:  # ValueError: a null character
+                reason = error if isinstance(error, ValueError) else error.strerror
+                raise UserError(f"OUTPUT_DIR {output_dir} cannot be written: {reason}") from error
+            self._handlers.append(self._file)
             if tensorboard_dir is not None:
                 self._tensorboard = TensorBoard(tensorboard_dir)
 
@@ -103,7 +147,7 @@ class RunLog:
     ) -> None:
         if self._tensorboard is not None:
             self._tensorboard.close()
-        if self.rank == 0 and error is not None:
+        if self._file is not None and not self._file.is_held and error is not None:
             # The command line prints the error on the console, but only after this file is closed.
             with (
                 contextlib.suppress(OSError),
@@ -116,6 +160,11 @@ class RunLog:
         for handler in self._handlers:
             logger.removeHandler(handler)
             handler.close()
+
+    def write_files(self) -> None:
+        """Write to the files from now on; for a log that was held."""
+        if self._file is not None:
+            self._file.write_held()
 
     def stats(self, kind: str, values: Mapping[str, Any], *, step: int | None = None) -> None:
         """Report one record, e.g. `stats("val_epoch", {"epoch": "3/30", "top1_err": 12.5})`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+CONSOLE_ERRORS = (OSError, ValueError)
+"""The console is gone: a closed terminal or pipe, a full disk behind a redirection, a closed file."""
 logger = logging.getLogger("videovit")
 
 
@@ -66,7 +69,8 @@ class Progress:
             (step, batch)
         """
         if not self.quiet and _has_terminal():
-            self._bar = tqdm(total=self.total, initial=self.first, desc=self.name, unit="step", leave=False)
+            with self._console():
+                self._bar = tqdm(total=self.total, initial=self.first, desc=self.name, unit="step", leave=False)
         self._start = time.monotonic()  # after everything that was built since __init__
         batches = iter(loader)
         try:
@@ -82,7 +86,8 @@ class Progress:
                 self.step += 1
         finally:  # callers leave the loop early too
             if self._bar is not None:
-                self._bar.close()
+                with self._console():
+                    self._bar.close()
 
     def count(self, num_clips: int, **values: float) -> None:
         """Count a finished step.
@@ -97,12 +102,21 @@ class Progress:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         done = self.step + 1  # `over` counts a step only when the next one is requested
         if self._bar is not None:
-            self._bar.update(1)
-            self._bar.set_postfix_str(f"{self.summary()}  {shown}", refresh=False)
+            with self._console():
+                self._bar.update(1)
+                self._bar.set_postfix_str(f"{self.summary()}  {shown}", refresh=False)
         elif (done - self.first) % self.log_period == 0 or done == self.total:
             logger.info(
                 "%s  step %d/%d  %s  eta %s  %s", self.name, done, self.total, self.summary(), self.eta(), shown
             )
+
+    @contextlib.contextmanager
+    def _console(self) -> Iterator[None]:
+        """Go on with log lines when the terminal is gone."""
+        try:
+            yield
+        except CONSOLE_ERRORS:
+            self._bar = None
 
     @property
     def elapsed_s(self) -> float:
@@ -133,4 +147,7 @@ class Progress:
 
 def _has_terminal() -> bool:
     # Build machines may offer a terminal without lines, on which tqdm divides by zero.
-    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).lines > 0
+    try:
+        return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).lines > 0
+    except CONSOLE_ERRORS:
+        return False

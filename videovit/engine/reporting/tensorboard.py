@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,19 @@ class TensorBoard:
             raise UserError(
                 "TENSORBOARD.ENABLE is True, but the package tensorboard is not installed: pip install tensorboard"
             ) from error
-        self._writer: Any = SummaryWriter(str(folder))  # without type annotations
+        # Made when the first curve comes: it creates a file, and the folder may belong to another run.
+        self._make_writer: Any = partial(SummaryWriter, str(folder))  # without type annotations
+        self._writer: Any = None
 
     def add(self, kind: str, values: Mapping[str, Any], step: int) -> None:
         """Add every number among `values` as the curve `<kind>/<name>`."""
+        if self._writer is None:
+            self._writer = self._make_writer()
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         """Write what is still buffered."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

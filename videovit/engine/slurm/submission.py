@@ -243,7 +243,7 @@ def describe(job: submitit.Job[Any], configs: Sequence[Config], request: Request
     lines = [
         f"job {job.job_id} ({size}): {', '.join(cfg.OUTPUT_DIR for cfg in configs)}",
         f"  log:      {log}",
-        f"  follow:   tail -F {log}",
+        f"  follow:   tail -F {shlex.quote(str(log))}",
     ]
     if request.cluster == "slurm":
         lines += [

@@ -24,6 +24,7 @@ from videovit.engine.checkpoints.weights import build_seeded_model, load_weights
 from videovit.engine.evaluation.inference import Pass, evaluate, stoppable
 from videovit.engine.objectives import SUPERNETS
 from videovit.engine.problem import Problem
+from videovit.engine.reporting.json_lines import writing
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run import Run
 from videovit.engine.tasks.evolution import Evolution, Space
@@ -157,7 +158,7 @@ def _read(path: Path, key: dict[str, Any]) -> list[Candidate]:
     if distributed.rank() == 0 and path.exists():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             hint = "Remove the file to start again"
             raise UserError(f"not the record of a search: {error}", where=path, hint=hint) from error
     found = distributed.gather(found)[0]
@@ -169,7 +170,12 @@ def _read(path: Path, key: dict[str, Any]) -> list[Candidate]:
             where=path,
             hint="Remove the file, or change OUTPUT_DIR",
         )
-    candidates = [Candidate(**row) for row in found["candidates"]]
+    try:
+        candidates = [Candidate(**row) for row in found["candidates"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            "the record of a search is damaged", where=path, hint="Remove the file to start again"
+        ) from error
     logger.info("continuing the search in %s: %s evaluated so far", path, plural(len(candidates), "plan"))
     return candidates
 
@@ -177,9 +183,11 @@ def _read(path: Path, key: dict[str, Any]) -> list[Candidate]:
 def _write(path: Path, key: dict[str, Any], tried: Sequence[Candidate]) -> None:
     rows = [dataclasses.asdict(candidate) for candidate in tried]
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps({"search": key, "candidates": rows}, indent=1), encoding="utf-8")
-    os.replace(partial, path)
-    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+    with writing(path):
+        partial.write_text(json.dumps({"search": key, "candidates": rows}, indent=1), encoding="utf-8")
+        os.replace(partial, path)
+    table = path.with_suffix(".csv")
+    with writing(table), table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=[field.name for field in dataclasses.fields(Candidate)])
         writer.writeheader()
         writer.writerows(rows)
@@ -207,7 +215,8 @@ def _report(cfg: Config, run: Run, tried: Sequence[Candidate]) -> dict[str, floa
     run.log.stats("search_final", {"plan": best.plan, **result})
     if run.rank == 0:
         path = Path(cfg.OUTPUT_DIR) / "searched.yaml"
-        path.write_text(dump_config(searched_config(cfg, best.plan)), encoding="utf-8")
+        with writing(path):
+            path.write_text(dump_config(searched_config(cfg, best.plan)), encoding="utf-8")
         logger.info("best plan: %s; to train it from scratch: --cfg %s", best.plan.replace("-", ""), path)
     return result
 

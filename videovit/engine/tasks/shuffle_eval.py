@@ -27,6 +27,7 @@ from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.evaluation.metrics import TopK, class_accuracy
 from videovit.engine.evaluation.sinks import ScoreSink
 from videovit.engine.problem import Problem, build_ensembles
+from videovit.engine.reporting.json_lines import writing
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run import Run
 from videovit.engine.tasks.test import check_test
@@ -202,7 +203,8 @@ def format_report(report: dict[str, Any]) -> str:
 
 def _write(report: dict[str, Any], output_dir: Path, names: Sequence[str]) -> None:
     path = output_dir / "shuffle_eval.json"
-    path.write_text(simplejson.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with writing(path):
+        path.write_text(simplejson.dumps(report, indent=1) + "\n", encoding="utf-8")
     draw(report, output_dir / "shuffle_eval.png")
     logger.info("\n%s", format_report(report))
     if len(names) <= 30:
@@ -252,4 +254,5 @@ def draw(report: dict[str, Any], path: Path, *, num_classes: int = 20) -> None:
         drops = sorted(orders[focus]["class_drop"].items(), key=lambda item: item[1])[-num_classes:]
         axes[1].barh([name[:28] for name, _ in drops], [drop for _, drop in drops])
         axes[1].set(xlabel="points lost", title=f"classes that lose most ({focus})")
-    figure.savefig(path, dpi=110)
+    with writing(path):
+        figure.savefig(path, dpi=110)

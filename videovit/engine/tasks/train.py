@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from videovit.data.records import Failure
+from videovit.engine.checkpoints.folder import check_folder
 from videovit.engine.checkpoints.saving import Saver
 from videovit.engine.distributed import preemption
 from videovit.engine.distributed.lock import output_lock
@@ -34,6 +35,8 @@ def train(problem: Problem, run: Run) -> dict[str, float]:
         output_lock(output_dir) as lock,
         Saver(output_dir, minutes=cfg.TRAIN.CHECKPOINT_MINUTES, keep=cfg.TRAIN.CHECKPOINT_KEEP) as saver,
     ):
+        run.log.write_files()
+        check_folder(output_dir)
         check_inputs(problem)
         trainer = Trainer(problem, run, signals=signals, lock=lock, saver=saver)
         with deterministic(cfg, trainer.model, run.device):

@@ -14,7 +14,7 @@ import simplejson
 
 from videovit.data.records import Failure
 from videovit.engine import distributed
-from videovit.engine.reporting.json_lines import append_record, read_records
+from videovit.engine.reporting.json_lines import append_record, read_records, writing
 from videovit.engine.reporting.log import logger
 from videovit.errors import UserError
 from videovit.messages import plural
@@ -39,7 +39,8 @@ class BadSamples:
         self._new: dict[str, dict[str, Any]] = {}  # of this rank, since then
         self._failed: set[str] = set()  # in this run alone: videos that failed earlier may have been repaired
         for entry in read_records(self.path, word='"count"'):
-            _add(self._known, entry)
+            if isinstance(entry.get("path"), str) and isinstance(entry.get("count"), int):  # otherwise damaged
+                _add(self._known, entry)
 
     def __len__(self) -> int:
         return len(self._known.keys() | self._new.keys())
@@ -79,8 +80,9 @@ class BadSamples:
         self._new = {}
         if self._known and distributed.rank() == 0:
             partial = self.path.with_suffix(f".{os.getpid()}.tmp")
-            partial.write_text("".join(simplejson.dumps(e) + "\n" for e in self._known.values()), encoding="utf-8")
-            os.replace(partial, self.path)
+            with writing(self.path):
+                partial.write_text("".join(simplejson.dumps(e) + "\n" for e in self._known.values()), encoding="utf-8")
+                os.replace(partial, self.path)
         self._check()
 
 

@@ -1,0 +1,128 @@
+"""Workers hand over batches without room in /dev/shm or a short TMPDIR; a failure is an error, never a wait."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.data import test_workers
+from tests.helpers.project import ROOT
+from videovit.data.build import ClipLoader, EpochSampler
+from videovit.data.handover import _mailboxes
+from videovit.data.memory_files import map_frames, write_frames
+from videovit.data.records import Clip, Item
+from videovit.errors import UserError
+
+FRAMES = (4, 256, 256, 3)  # 0.8 MB
+
+
+class Large(test_workers.Scripted):
+    """Clips that do not fit into /dev/shm together."""
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        frames_THWC = torch.full(FRAMES, key[1], dtype=torch.uint8)
+        return Item([Clip(frames_THWC, key[1], key[1], 0, 7)], [])
+
+
+def nothing(index: int) -> None:
+    pass
+
+
+def loader(num_workers: int = 2, **arguments: object) -> ClipLoader:
+    num_videos = len(test_workers.SAMPLES)
+    sampler = EpochSampler(num_videos, batch_size=2)
+    return ClipLoader(Large(nothing), num_workers=num_workers, batch_size=2, sampler=sampler, **arguments)
+
+
+def read_all() -> None:
+    batches = list(loader())
+    videos = [batch.videos_B.tolist() for batch in batches]
+    assert videos == [[0, 1], [2, 3], [4, 5], [6, 7]], videos
+    assert all(int(batch.frames_BTHWC[1, -1, -1, -1, -1]) == batch.videos_B[1] for batch in batches)
+
+
+READ = "from tests.data import test_handover; test_handover.read_all()"
+
+
+def run(words: list[str], **environment: str) -> None:
+    done = subprocess.run(
+        [*words, sys.executable, "-c", READ],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_small_shm() -> None:
+    """As in a container, but smaller."""
+    mount = ["sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]
+    words = ["unshare", "--user", "--map-root-user", "--mount", *mount]
+    if not shutil.which("unshare") or subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("no mounts allowed here")
+    run(words)
+
+
+def test_long_temporary_folder(tmp_path: Path) -> None:
+    folder = tmp_path / ("a" * 100)
+    folder.mkdir()
+    run([], TMPDIR=str(folder))
+
+
+@pytest.fixture
+def no_more_files() -> Iterator[Callable[[], None]]:
+    """`no_more_files()` keeps this process from opening any."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_too_many_open_files(no_more_files: Callable[[], None]) -> None:
+    batches = iter(loader(1))
+    next(batches)
+    no_more_files()
+    with pytest.raises(UserError, match=r"a batch of a worker could not be received.*ulimit -n"):
+        list(batches)
+
+
+def test_no_memory_for_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(frames: torch.Tensor) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("videovit.data.handover.write_frames", full)
+    with pytest.raises(UserError, match="a worker could not hand over a batch: No space left on device"):
+        list(loader())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4, 3), (0, 0, 0, 0, 3)])
+def test_frames_of_any_type(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    frames = (100 * torch.rand(shape)).to(dtype)
+    arrived = map_frames(write_frames(frames), shape, dtype)
+    assert arrived.dtype == dtype and torch.equal(arrived, frames)
+
+
+def test_no_files_left_open() -> None:
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    made = loader(persistent_workers=True)
+    list(made)
+    before = opened()
+    for _ in range(3):
+        next(iter(made))  # the rest of the epoch is dropped
+    list(made)
+    assert opened() == before
+    number = made.board.start_worker.number
+    del made
+    assert opened() < before
+    assert number not in _mailboxes
