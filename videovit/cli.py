@@ -15,7 +15,7 @@ from typing import Protocol, cast
 import videovit
 from videovit.config import Config, find_shipped, load_config
 from videovit.errors import UserError
-from videovit.messages import did_you_mean, problem
+from videovit.messages import did_you_mean, printable, problem
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 USAGE = 2  # exit code after wrong arguments, as argparse's
@@ -135,7 +135,7 @@ def exit_code(main: Callable[[], None], *, hint: str = "") -> int:
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MACHINE_ERRORS:
             raise
-        print(f"\nerror: {error}", file=sys.stderr)
+        print(printable(f"\nerror: {error}", keep_lines=True), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\ninterrupted{hint and '; '}{hint}", file=sys.stderr)
@@ -231,4 +231,4 @@ def load(path: str, opts: Sequence[str]) -> Config:
 
 def warn(text: str) -> None:
     """Print a warning before a run, and with it the log, has started."""
-    print(f"warning: {text}", file=sys.stderr)
+    print(printable(f"warning: {text}", keep_lines=True), file=sys.stderr)

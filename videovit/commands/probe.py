@@ -15,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import plural, printable, table_cell
 
 if TYPE_CHECKING:
     from videovit.data.decode.probe import Probe
@@ -89,7 +89,7 @@ def write_csv(path: str, probes: Sequence[Probe]) -> None:
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Probe)])
         writer.writeheader()
-        writer.writerows(asdict(probe) for probe in probes)
+        writer.writerows({name: table_cell(v) for name, v in asdict(probe).items()} for probe in probes)
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
@@ -116,6 +116,6 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     print("sizes, rates, lengths and costs are medians")
     bad = [probe for probe in probes if probe.error]
     for probe in bad[:20]:
-        print(f"unreadable: {probe.path}: {probe.error}", file=sys.stderr)
+        print(printable(f"unreadable: {probe.path}: {probe.error}"), file=sys.stderr)
     if bad:
         raise UserError(f"{len(bad)} of {plural(len(probes), 'video')} cannot be read")

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import plural, printable
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 EXPECTED = """Measured on Kinetics videos (340x256, a key frame every 250 frames), clips of 16 frames, every fourth one:
@@ -67,6 +67,6 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     print(f"\n{report(outcomes)}; {sum(outcome.kept for outcome in outcomes)} existed already; list: {path}")
     for outcome in outcomes:
         if outcome.error:
-            print(f"failed: {outcome.path}: {outcome.error}", file=sys.stderr)
+            print(printable(f"failed: {outcome.path}: {outcome.error}"), file=sys.stderr)
     if failed:
         raise UserError(f"{len(failed)} of {plural(len(pairs), 'video')} were not encoded")

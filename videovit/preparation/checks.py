@@ -27,7 +27,7 @@ from videovit.data.files import listed_paths
 from videovit.data.files.annotation_files import read_lines
 from videovit.data.readers import kinetics
 from videovit.data.records import Sample
-from videovit.messages import plural
+from videovit.messages import plural, printable, table_cell
 from videovit.preparation.lists import lists_in
 
 HEAD = 1 << 16  # bytes at each end of a file that are compared
@@ -298,14 +298,14 @@ def write_report(file: Path, findings: Sequence[Finding]) -> None:
     with open(file, "w", newline="", encoding="utf-8") as opened:
         writer = csv.DictWriter(opened, [field.name for field in fields(Finding)])
         writer.writeheader()
-        writer.writerows(asdict(finding) for finding in findings)
+        writer.writerows({name: table_cell(v) for name, v in asdict(finding).items()} for finding in findings)
 
 
 def summary(findings: Sequence[Finding], num_entries: int, *, most: int = 20) -> str:
     """The number of findings of each kind, and the first of them, one per line."""
     counts = Counter(finding.kind for finding in findings)
     lines = [
-        f"{finding.kind}: {finding.place + ': ' if finding.place else ''}{finding.path}: {finding.detail}"
+        printable(f"{finding.kind}: {finding.place + ': ' if finding.place else ''}{finding.path}: {finding.detail}")
         for finding in findings[:most]
     ]
     if len(findings) > most:

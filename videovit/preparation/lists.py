@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from videovit.data.files import listed_paths
-from videovit.data.files.annotation_files import Problem, content_of, read_lines, refuse, suggestion
+from videovit.data.files.annotation_files import Problem, content_of, csv_rows, read_lines, refuse, suggestion
 from videovit.data.files.class_names import MOST_CLASSES, read_class_names
 from videovit.data.files.folders import is_text
 from videovit.data.readers import kinetics
@@ -36,7 +36,7 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
     """
     lines = read_lines(file)
     reader = csv.reader(lines)
-    header = [name.strip() for name in next(reader, [])]
+    header = [name.strip() for name in next(csv_rows(reader, file), [])]
     missing = [name for name in columns if name not in header]
     if missing:
         raise AnnotationError(
@@ -45,7 +45,7 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
         )
     rows: list[Row] = []
     problems: list[Problem] = []
-    for values in reader:
+    for values in csv_rows(reader, file):
         if not any(value.strip() for value in values):
             continue
         if len(values) != len(header):

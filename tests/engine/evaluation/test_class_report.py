@@ -13,6 +13,7 @@ from PIL import Image
 from videovit.data.records import Batch
 from videovit.engine.evaluation.class_report import confusion_matrix, draw_confusion, draw_per_class
 from videovit.engine.evaluation.metrics import MultiLabel, TopK
+from videovit.engine.reporting.log import format_table
 from videovit.engine.tasks.shuffle_eval import draw
 
 NAMES = ["left, far", "right", "never"]
@@ -83,3 +84,22 @@ def test_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
     order = {"top1_acc": 50.0, "drop_standard_error": None, "groups": {"a $_$": 50.0}, "class_drop": {r"$\x$": 5.0}}
     draw({"orders": {"ordered": order, "shuffled": order}}, tmp_path / "c.png")
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+HOSTILE = ["=HYPERLINK(1)", "\x1b[2Jup\r\n", "m\udce4d"]
+
+
+def test_names_of_strangers_in_tables_and_plots(tmp_path: Path) -> None:
+    """A spreadsheet computes no name, a terminal obeys none, and half a character does not end the report."""
+    evaluator = TopK(num_videos=3, num_views=1, num_classes=3)
+    evaluator.update(torch.eye(3)[torch.tensor([1, 2, 0])], batch_of(torch.tensor([0, 1, 2])))
+    files = evaluator.write_report(tmp_path, HOSTILE)
+    shown = ["'=HYPERLINK(1)", r"\x1b[2Jup\r\n", r"m\udce4d"]
+    assert rows_of(tmp_path / "confusion_matrix.csv")[0][1:] == shown
+    assert [row[4] for row in rows_of(tmp_path / "per_class.csv")[1:]] == [*shown[1:], shown[0]]
+    order = {"top1_acc": 50.0, "drop_standard_error": None, "groups": {HOSTILE[1]: 50.0}, "class_drop": {HOSTILE[2]: 5}}
+    draw({"orders": {"ordered": order, "shuffled": order}}, tmp_path / "c.png")
+    assert all(path.stat().st_size for path in [*files, tmp_path / "c.png"])
+    text = format_table(HOSTILE, [HOSTILE])
+    assert len(text.splitlines()) == 3 and "\x1b" not in text and "\r" not in text
+    text.encode()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videovit.errors import UserError
+from videovit.messages import printable
 
 Indices = NDArray[np.int64]
 
@@ -220,5 +221,5 @@ def check_indices(indices: Indices, num_frames: int) -> None:
 def shorten(error: BaseException) -> str:
     """The message of a library's error on one line, truncated."""
     # Messages of libraries may contain line breaks and stack traces.
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 3] + "..."

@@ -21,7 +21,7 @@ from videovit.engine.evaluation.ava_map import Detections, FrameMap, Truth, fram
 from videovit.engine.evaluation.class_report import write_per_class
 from videovit.engine.evaluation.evaluator import Evaluator
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import plural, table_cell
 
 
 class BoxEvaluator(Evaluator):
@@ -137,7 +137,7 @@ class BoxEvaluator(Evaluator):
         with detections.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for (video, time_s), box_4, scores_K in zip(found.keys, found.boxes_R4, found.scores_RK, strict=True):
-                place = [video, time_stamp(time_s), *(f"{value:.4f}" for value in box_4)]
+                place = [table_cell(video), time_stamp(time_s), *(f"{value:.4f}" for value in box_4)]
                 writer.writerows([*place, class_id, f"{scores_K[class_id - 1]:.6f}"] for class_id in evaluated)
         rows: list[list[Any]] = []
         for class_id, name in evaluated.items():

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from videovit.messages import printable, table_cell
+
 MAX_NAME_LENGTH = 40  # letters of a class name in a plot
 DPI = 110
 
@@ -69,11 +71,14 @@ def write_per_class(
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file with a header, in UTF-8."""
+    """Write a CSV file with a header, in UTF-8; see `table_cell` for names that a spreadsheet would compute."""
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        csv.writer(file).writerows([table_cell(value) for value in row] for row in (header, *rows))
+
+
+def short_name(name: str, length: int = MAX_NAME_LENGTH) -> str:
+    """A class name as a plot shows it."""
+    return printable(name)[:length]
 
 
 @contextmanager
@@ -93,7 +98,7 @@ def draw_confusion(path: Path, counts_KK: NDArray[np.int64], names: Sequence[str
     share_KK = 100.0 * counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     figure, axes = _figure(width=side, height=side, left=room, below=room)
     image = axes.imshow(share_KK, cmap="viridis", vmin=0.0, vmax=100.0, interpolation="nearest")
-    shown = [name[:MAX_NAME_LENGTH] for name in names]
+    shown = [short_name(name) for name in names]
     axes.set_xticks(range(num_classes), shown, rotation=90, fontsize=font)
     axes.set_yticks(range(num_classes), shown, fontsize=font)
     axes.set(xlabel="predicted", ylabel="true", title=f"{int(counts_KK.sum())} videos, {num_classes} classes")
@@ -112,7 +117,7 @@ def draw_per_class(path: Path, values: dict[str, float], measure: str) -> None:
     side, font, room = _sizes(list(values))
     figure, axes = _figure(width=5.0, height=side, left=room, below=0.3)
     axes.barh(range(len(ordered)), [value for _, value in ordered])
-    axes.set_yticks(range(len(ordered)), [name[:MAX_NAME_LENGTH] for name, _ in ordered], fontsize=font)
+    axes.set_yticks(range(len(ordered)), [short_name(name) for name, _ in ordered], fontsize=font)
     axes.set(xlabel=f"{measure} (%)", xlim=(0, 100), ylim=(-1, len(ordered)))
     figure.savefig(path, dpi=DPI)
 
@@ -120,7 +125,7 @@ def draw_per_class(path: Path, values: dict[str, float], measure: str) -> None:
 def _sizes(names: Sequence[str]) -> tuple[float, float, float]:
     """Height of all names in inches, font size in points, and width of the longest name in inches."""
     font = 9.0 if len(names) <= 30 else 6.0
-    longest = max((len(name[:MAX_NAME_LENGTH]) for name in names), default=0)
+    longest = max((len(short_name(name)) for name in names), default=0)
     return min(max(3.0, len(names) * font * 1.3 / 72), 60.0), font, longest * font * 0.6 / 72
 
 
