@@ -252,7 +252,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--words", type=Path, metavar="FILE", help="class names: one 'n01440764 tench, Tinca tinca' per line"
     )
-    command.add_check_arguments(parser, timeout=False)
+    command.add_check_arguments(parser)
     args = parser.parse_args(argv)
     if args.devkit and args.val_labels:
         parser.error("--devkit and --val-labels cannot be combined: both give the labels of val/")

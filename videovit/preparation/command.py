@@ -20,7 +20,7 @@ def print_missing(split: str, samples: Sequence[Sample]) -> None:
     print(f"{split}: {plural(present, 'video')}, {len(samples) - present} missing")
 
 
-def add_check_arguments(parser: argparse.ArgumentParser, *, timeout: bool = True) -> None:
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options --check, --workers, --timeout and --report."""
     group = parser.add_argument_group("check")
     group.add_argument("--check", action="store_true", help="open every file; exits with code 1 if there are problems")
@@ -31,13 +31,9 @@ def add_check_arguments(parser: argparse.ArgumentParser, *, timeout: bool = True
         metavar="N",
         help="number of processes (default: number of cores)",
     )
-    if timeout:
-        group.add_argument(
-            "--timeout", type=float, default=60.0, metavar="S", help="time limit per video in seconds (default: 60)"
-        )
-    else:
-        # Images are decoded by Pillow, which does not hang.
-        parser.set_defaults(timeout=0.0)
+    group.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="time limit per file in seconds (default: 60)"
+    )
     group.add_argument(
         "--report", type=Path, metavar="FILE", help="report, .csv or .json (default: check.csv in the output folder)"
     )
