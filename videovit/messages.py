@@ -21,6 +21,9 @@ _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 _HARMLESS = re.compile(r"-[\w.-]*", re.ASCII)
 
 
+LONGEST_VALUE = 1000  # characters of a value in a message
+
+
 class Plain(str):
     """Text that a message shows without quotes."""
 
@@ -34,7 +37,7 @@ class _Shortened(reprlib.Repr):
         super().__init__()
         self.maxlevel = 3
         self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 20
-        self.maxstring = self.maxother = 1000
+        self.maxstring = self.maxother = LONGEST_VALUE
 
     def repr_instance(self, x: object, level: int) -> str:
         if isinstance(x, str):
@@ -44,7 +47,8 @@ class _Shortened(reprlib.Repr):
 
 def shortened(value: object) -> str:
     """`repr` of any value, of bounded length."""
-    return _Shortened().repr(value)
+    text = _Shortened().repr(value)
+    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."
 
 
 def printable(text: object, *, keep_lines: bool = False) -> str:

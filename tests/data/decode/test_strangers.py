@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.server
 import io
 import os
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +58,13 @@ def test_image_file_too_large_raises(tmp_path: Path) -> None:
 
 def test_tiff_tile_too_large_raises(tmp_path: Path) -> None:
     """A small image in one tile of a gigapixel, which the decoder would allocate."""
-    Image.fromarray(barcode(5)).save(tmp_path / "a.tif", tiffinfo={322: 30_000, 323: 30_000})
+    data = zlib.compress(bytes(1000))
+    # Size 64 x 48, 8 bits, deflated, gray; one tile of 30000 x 30000, its place and length.
+    tags = [(256, 64), (257, 48), (258, 8), (259, 8), (262, 1), (277, 1), (322, 30_000), (323, 30_000), (324, 8)]
+    tags.append((325, len(data)))
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    content = b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + bytes(4)
+    (tmp_path / "a.tif").write_bytes(content)
     with pytest.raises(DecodeError, match="30000 x 30000 pixels, more than DATA.MAX_PIXELS"):
         open_video(tmp_path / "a.tif", "image")
 
