@@ -100,7 +100,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     from videovit.data.files.video_files import find_videos
     from videovit.engine.reporting.progress import Progress
 
-    paths = [video.path for video in find_videos(args.videos, prefix=args.prefix)]
+    videos = find_videos(args.videos, prefix=args.prefix, every_suffix=True)
+    paths = [video.path for video in videos]
     probes = []
     progress = Progress("videos", len(paths))
     with ProcessPoolExecutor(args.workers) as pool:
@@ -108,6 +109,12 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
         for _, probe in progress.over(pool.map(one, paths, chunksize=1)):
             probes.append(probe)
             progress.count(1)
+    others = {video.path for video in videos if not video.by_suffix}
+    for probe in probes:
+        if probe.path in others:
+            what = probe.error or f"{probe.codec}; folders are searched for other suffixes: list it to use it"
+            print(printable(f"left out of folders: {probe.path}: {what}"), file=sys.stderr)
+    probes = [probe for probe in probes if probe.path not in others or not probe.error]
     if args.csv:
         write_csv(args.csv, probes)
     if args.json:

@@ -235,7 +235,13 @@ def find_duplicates(entries: Iterable[Entry], fingerprints: dict[str, str]) -> I
 
 
 def entries_of_lists(
-    folder: Path, *, classes: Mapping[str, int], prefix: str = "", clip_of: Callable[[str], str] = lambda path: ""
+    folder: Path,
+    *,
+    classes: Mapping[str, int],
+    prefix: str = "",
+    separator: str = " ",
+    skip_rows: int = 0,
+    clip_of: Callable[[str], str] = lambda path: "",
 ) -> tuple[list[Entry], list[Finding]]:
     """The entries of the lists in a folder, and findings about their bad rows.
 
@@ -243,6 +249,7 @@ def entries_of_lists(
         folder: folder of the lists train.csv, val.csv and test.csv, of which at least one must exist.
         classes: name -> number.
         prefix: DATA.PATH_PREFIX.
+        separator, skip_rows: DATA.PATH_LABEL_SEPARATOR and DATA.SKIP_ROWS.
         clip_of: path -> `Entry.clip`.
 
     Raises:
@@ -254,7 +261,11 @@ def entries_of_lists(
     folders = listed_paths.Folders()
     for file in lists_in(folder):
         lines = read_lines(file)
-        rows, problems = kinetics.parse_rows(lines, num_classes=len(classes), separator=" ", skip=0)
+        rows, problems = kinetics.parse_rows(lines, num_classes=len(classes), separator=separator, skip=skip_rows)
+        if prefix:
+            leads_out = [(row, listed_paths.leads_out(row.path, prefix, folders)) for row in rows]
+            problems += [(row.number, row.path, why) for row, why in leads_out if why is not None]
+            rows = [row for row, why in leads_out if why is None]
         bad += [Finding("bad row", text, why, file.stem, f"{file.name}:{number}") for number, text, why in problems]
         for row in rows:
             path = os.path.join(prefix, row.path) if prefix else row.path

@@ -132,7 +132,7 @@ def test_link_leading_out_raises(tmp_path: Path, outside: Path, limited: bool, m
 PLAYLISTS = {
     "a.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n",
     "a.ffconcat": "ffconcat version 1.0\nfile '{name}'\n",
-    "a.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" profiles="urn:mpeg:dash:profile:">',
+    "a.txt": "/videos/a.mp4 0\n",
     "a.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
 }
 
@@ -143,7 +143,7 @@ def test_playlist_raises(tmp_path: Path, outside: Path, name: str, backend: str)
     """Even one of files beside it, which are read if no demuxer is refused."""
     video = copy_packets(outside / "a.mp4", tmp_path / "in/v.ts")
     (tmp_path / "in" / name).write_text(PLAYLISTS[name].format(video=video, name=video.name) * 3)
-    with pytest.raises(DecodeError, match="damaged, or (a playlist|not a video)"):
+    with pytest.raises(DecodeError, match="damaged, or a text such as a playlist"):
         open_video(tmp_path / "in" / name, backend)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import av
 
-# Playlists, scripts and descriptions of streams, which name other files or addresses.
-REFERRING = frozenset(
-    "avisynth concat dash hls imf lavfi mpjpeg rtp rtsp sap sdp smoothstreaming vapoursynth vobsub".split()
+# Playlists, scripts and descriptions of streams, which name other files or addresses; and tty, which draws any text.
+REFUSED = frozenset(
+    "avisynth concat dash hls imf lavfi mpjpeg rtp rtsp sap sdp smoothstreaming tty vapoursynth vobsub".split()
 ) | {"webm_dash_manifest"}
 
 ONE_FILE = {
     "protocol_whitelist": "file",
-    "format_whitelist": ",".join(sorted(av.formats_available - REFERRING)),
+    "format_whitelist": ",".join(sorted(av.formats_available - REFUSED)),
     # A file named frame%d.jpg is one image, not a sequence.
     "pattern_type": "none",
 }

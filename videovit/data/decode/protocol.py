@@ -164,7 +164,8 @@ def check_file(path: str, backend: str) -> Version:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        raise DecodeError(path, "file does not exist", backend) from None
+        hint = "; write / in lists, not backslashes" if "\\" in path else ""
+        raise DecodeError(path, f"file does not exist{hint}", backend) from None
     except (OSError, ValueError) as error:
         raise DecodeError(path, shorten(error), backend) from None
     if stat.S_ISDIR(status.st_mode):

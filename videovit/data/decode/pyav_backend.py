@@ -430,7 +430,7 @@ def to_rgb(frame: VideoFrame, orientation: Orientation, *, short_side: int = 0) 
 def plain_reason(error: BaseException) -> str:
     """The reason of a decoder's error in plain words, if known."""
     if isinstance(error, av.error.ArgumentError):
-        return "damaged, or a playlist, which may refer to other files"
+        return "damaged, or a text such as a playlist, which may refer to other files"
     if isinstance(error, av.error.InvalidDataError):
         return "damaged, or not a video file"
     if isinstance(error, av.error.EOFError):

@@ -114,7 +114,11 @@ class BoxEvaluator(Evaluator):
         return Detections(keys, np.concatenate(boxes), np.concatenate(scores))
 
     def state(self) -> dict[str, Tensor]:
-        """Scores (R, K) of all boxes, their corners as fractions of the frame (R, 4), and their key frames (R,)."""
+        """What was scored, and `read`.
+
+        Scores (R, K) of all boxes, their corners as fractions of the frame (R, 4), their key frames (R,); and for each
+        key frame of the list whether it was read.
+        """
         numbers = sorted(self._scores)
         found = self._detections(numbers)
         return {
@@ -123,6 +127,7 @@ class BoxEvaluator(Evaluator):
             "key_frames": torch.repeat_interleave(
                 torch.tensor(numbers), torch.tensor([len(self._scores[number]) for number in numbers])
             ),
+            "read": torch.tensor([number in self._scores for number in range(len(self._samples))]),
         }
 
     def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
