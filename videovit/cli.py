@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -220,13 +221,19 @@ def parse_with_config(
 
 
 def load(path: str, opts: Sequence[str]) -> Config:
-    """`load_config`, with its warnings as plain lines on stderr instead of Python's two-line form."""
+    """`load_config`, with its warnings as plain lines on stderr."""
+    with plain_warnings():
+        return load_config(path, opts)
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print the warnings of the block after it, as plain lines on stderr instead of Python's two-line form."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cfg = load_config(path, opts)
+        yield
     for warning in caught:
         warn(str(warning.message))
-    return cfg
 
 
 def warn(text: str) -> None:

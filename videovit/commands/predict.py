@@ -10,7 +10,7 @@ from pathlib import Path
 from videovit import cli
 from videovit.config import Config
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import plural, printable
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
@@ -63,7 +63,8 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
     if cfg.NUM_GPUS > 0 and not torch.cuda.is_available():
         cli.warn(f"NUM_GPUS is {cfg.NUM_GPUS}, but this machine has no GPU; predicting on the CPU")
     device = torch.device("cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu")
-    videos = list_inputs(cfg, args.videos)
+    with cli.plain_warnings():
+        videos = list_inputs(cfg, args.videos)
     model = build_model(cfg).to(device).eval()
     load_all_weights(model, args.checkpoint, use_ema=cfg.TEST.USE_EMA)
     predictor, predictions, failures = Predictor(cfg, model, device), [], []
@@ -71,7 +72,7 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
         try:
             prediction = predictor.predict(path)
         except DecodeError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(printable(f"error: {error}"), file=sys.stderr)
             failures.append({"path": path, "error": str(error)})
             continue
         predictions.append(prediction.as_dict())

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from videovit import cli
 from videovit.errors import UserError
 from videovit.messages import plural, printable, table_cell
 
@@ -100,7 +101,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     from videovit.data.files.video_files import find_videos
     from videovit.engine.reporting.progress import Progress
 
-    videos = find_videos(args.videos, prefix=args.prefix, every_suffix=True)
+    with cli.plain_warnings():
+        videos = find_videos(args.videos, prefix=args.prefix, every_suffix=True)
     paths = [video.path for video in videos]
     probes = []
     progress = Progress("videos", len(paths))

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from videovit import cli
 from videovit.errors import UserError
 from videovit.messages import plural, printable
 
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     from videovit.engine.reporting.progress import Progress
     from videovit.preparation.reencode import Outcome, Settings, reencode_safely, report, targets, write_list
 
-    videos = find_videos(args.videos, prefix=args.prefix)
+    with cli.plain_warnings():
+        videos = find_videos(args.videos, prefix=args.prefix)
     folder = Path(args.output)
     pairs = targets(videos, folder)
     settings = Settings(args.short_side, args.gop, args.crf, args.preset, args.fastdecode)

@@ -142,7 +142,7 @@ PLAYLISTS = {
 def test_playlist_raises(tmp_path: Path, outside: Path, name: str, backend: str) -> None:
     """Even one of files beside it, which are read if no demuxer is refused."""
     video = copy_packets(outside / "a.mp4", tmp_path / "in/v.ts")
-    (tmp_path / "in" / name).write_text(PLAYLISTS[name].format(video=video, name=video.name) * 3)
+    (tmp_path / "in" / name).write_text(PLAYLISTS[name].format(video=video, name=video.name) * 100)
     with pytest.raises(DecodeError, match="damaged, or a text such as a playlist"):
         open_video(tmp_path / "in" / name, backend)
 
