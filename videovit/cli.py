@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -17,7 +17,7 @@ from typing import Protocol, cast
 import videovit
 from videovit.config import Config, find_shipped, load_config
 from videovit.errors import UserError
-from videovit.messages import did_you_mean, problem
+from videovit.messages import did_you_mean, printable, problem
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 USAGE = 2  # exit code after wrong arguments, as argparse's
@@ -145,7 +145,7 @@ def _outcome(main: Callable[[], None], hint: str) -> int:
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MACHINE_ERRORS:
             raise
-        say(f"\nerror: {error}")
+        say(printable(f"\nerror: {error}", keep_lines=True))
         return 1
     except KeyboardInterrupt:
         say(f"\ninterrupted{hint and '; '}{hint}")
@@ -247,15 +247,21 @@ def parse_with_config(
 
 
 def load(path: str, opts: Sequence[str]) -> Config:
-    """`load_config`, with its warnings as plain lines on stderr instead of Python's two-line form."""
+    """`load_config`, with its warnings as plain lines on stderr."""
+    with plain_warnings():
+        return load_config(path, opts)
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print the warnings of the block after it, as plain lines on stderr instead of Python's two-line form."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cfg = load_config(path, opts)
+        yield
     for warning in caught:
         warn(str(warning.message))
-    return cfg
 
 
 def warn(text: str) -> None:
     """Print a warning before a run, and with it the log, has started."""
-    say(f"warning: {text}")
+    say(printable(f"warning: {text}", keep_lines=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from videovit.messages import ABSENT, problem
+from videovit.messages import ABSENT, printable, problem
 
 
 class UserError(ValueError):
@@ -26,4 +26,6 @@ class UserError(ValueError):
         hint: str = "",
     ) -> None:
         # One argument, so that errors travel between processes by pickle like any other exception.
-        super().__init__(problem(str(what), where=where, found=found, expected=expected, near=near, hint=hint))
+        text = problem(str(what), where=where, found=found, expected=expected, near=near, hint=hint)
+        # Messages name files and classes, and end on terminals and in logs.
+        super().__init__(printable(text, keep_lines=True))

@@ -17,7 +17,6 @@ Classes are numbered by the sorted folder names of train/.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -28,8 +27,8 @@ from typing import Any
 
 from videovit.data.decode.image_backend import SUFFIXES
 from videovit.data.files.annotation_files import Problem, content_of, read_lines, refuse, suggestion
-from videovit.data.files.folders import files_below, is_folder
-from videovit.data.readers.image_folder import class_folders
+from videovit.data.files.folders import files_below, is_folder, passed_over
+from videovit.data.readers.image_folder import class_folders, images_of
 from videovit.data.records import AnnotationError
 from videovit.messages import plural
 from videovit.preparation import checks, command, lists
@@ -209,6 +208,7 @@ def prepare_lists(
     # Numbered by train/, so all splits agree.
     classes = {name: number for number, name in enumerate(class_folders(images / splits[0]))}
     missing: list[Finding] = []
+    by_split: dict[str, list[tuple[str, int]]] = {}
     for split in splits:
         if split == "test" and not any(is_folder(entry) for entry in os.scandir(images / split)):
             print("test: skipped, because its images are not in class folders")
@@ -221,14 +221,15 @@ def prepare_lists(
             if unknown:
                 near = suggestion(unknown[0], tuple(classes))
                 raise AnnotationError(f"{str(images / split / unknown[0])!r} is not a class of {splits[0]}/{near}")
-            rows = [(path, classes[name]) for name in names for path in files_below(images / split / name, SUFFIXES)]
-        lists.write_list(output / f"{split}.csv", [(lists.listed_path(path, output), label) for path, label in rows])
+            found, others = images_of(images / split, names)
+            if others:
+                print(passed_over(images / split, others))
+            rows = [(path, classes[name]) for name, path in found]
+        by_split[split] = [(lists.listed_path(path, output), label) for path, label in rows]
         absent = len(classes) - len({label for _, label in rows})
         count = plural(len(classes) - absent, "class", "classes")
         print(f"{split}: {plural(len(rows), 'image')} of {count} listed, {len(missing)} missing")
-    (output / "classes.json").write_text(
-        json.dumps(class_names(list(classes), words), indent=1) + "\n", encoding="utf-8"
-    )
+    lists.write_lists(output, by_split, class_names(list(classes), words))
     return classes, missing
 
 
@@ -252,7 +253,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--words", type=Path, metavar="FILE", help="class names: one 'n01440764 tench, Tinca tinca' per line"
     )
-    command.add_check_arguments(parser, timeout=False)
+    command.add_check_arguments(parser)
     args = parser.parse_args(argv)
     if args.devkit and args.val_labels:
         parser.error("--devkit and --val-labels cannot be combined: both give the labels of val/")
@@ -274,7 +275,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         labels = read_val_labels(args.val_labels)
     if args.words:
         words = read_words(args.words)
-    os.makedirs(args.output, exist_ok=True)
     classes, missing = prepare_lists(args.images, args.output, labels, words)
     print(f"{plural(len(classes), 'class', 'classes')} (MODEL.NUM_CLASSES)")
     if not args.check:

@@ -26,10 +26,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videovit.data.decode.image_backend import SUFFIXES
 from videovit.data.files.annotation_files import Problem, content_of, refuse, suggestion
-from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
+from videovit.data.files.folders import VIDEO_SUFFIXES, files_below, passed_over, split_files, suffix_of
 from videovit.data.records import AnnotationError
-from videovit.messages import plural
+from videovit.messages import plural, printable
 from videovit.preparation import checks, command, lists
 from videovit.preparation.checks import Finding, plain_name
 from videovit.preparation.splits import SPLITS, split_of
@@ -180,9 +181,8 @@ def prepare_release(
             missing.append(Finding("missing", f"{clip.label}/{clip.name}", why, clip.split, clip.place))
         else:
             by_split[clip.split].append((lists.listed_path(path, output), numbers[plain_name(clip.label)]))
-    lists.write_class_names(output / "classes.json", classes)
+    lists.write_lists(output, by_split, classes)
     for split, rows in by_split.items():
-        lists.write_list(output / f"{split}.csv", rows)
         num_missing = sum(finding.split == split for finding in missing)
         print(f"{split}: {plural(len(rows), 'clip')} listed, {num_missing} missing")
     print(f"found {plural(files.num_files, 'video file')}")
@@ -196,7 +196,7 @@ def prepare_tree(
 
     Args:
         output: folder of the lists.
-        folder: contains class/video.mp4, or train/class/video.mp4.
+        folder: contains class/video.mp4, or train/class/video.mp4. A folder of images in place of a video is a video.
         fractions: split -> fraction of the videos; not used if the folder is already split.
         seed: seed of the division.
         classes_file: class numbers; by default classes are numbered by name.
@@ -210,9 +210,13 @@ def prepare_tree(
     """
     if not folder.is_dir():
         raise AnnotationError(f"no such folder; {content_of(folder.parent)}", where=f"--tree {str(folder)!r}")
-    videos = [Path(path).relative_to(folder) for path in files_below(folder, VIDEO_SUFFIXES)]
+    videos, others = find_tree(folder)
     if not videos:
-        raise AnnotationError(f"no videos in {str(folder)!r}; known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}")
+        found = f"; {passed_over(folder, others)}" if others else ""
+        raise AnnotationError(
+            f"no videos in {str(folder)!r}; known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}{found}",
+            hint="Images in class folders are a data set for datasets/imagenet/prepare.py" if others else "",
+        )
     divided = is_divided(folder, videos)
     # Parts of the path above the class folder, including it.
     depth = 2 if divided else 1
@@ -229,19 +233,37 @@ def prepare_tree(
             )
         split = SPLIT_NAMES[video.parts[0].lower()] if divided else split_of(video.as_posix(), fractions, seed)
         by_split.setdefault(split, []).append((lists.listed_path(str(folder / video), output), classes[name]))
-    lists.write_class_names(output / "classes.json", classes)
+    lists.write_lists(output, by_split, classes)
+    if others:
+        print(passed_over(folder, others) + "; `videovit probe` tells which of them can be read")
     for split in SPLITS:
         old = output / f"{split}.csv"
         if split not in by_split and old.is_file():  # its videos may now be in another split
             old.replace(old.with_suffix(".csv.old"))
             print(f"{split}: no videos; renamed the existing list to {split}.csv.old")
     for split in sorted(by_split, key=SPLITS.index):
-        lists.write_list(output / f"{split}.csv", by_split[split])
         absent = sorted(set(classes.values()) - {label for _, label in by_split[split]})
         names = [name for name, number in classes.items() if number in absent]
-        without = f", none of {', '.join(names[:5])}" if names else ""
+        without = f", none of {', '.join(map(printable, names[:5]))}" if names else ""
         print(f"{split}: {plural(len(by_split[split]), 'video')} listed{without}")
     return classes
+
+
+def find_tree(folder: Path) -> tuple[list[Path], list[str]]:
+    """The videos below a folder, relative to it, and the paths of all files that belong to none.
+
+    A folder of images without videos in or below it is a video of frames, as in training; but a class folder is not.
+    """
+    files, others = split_files(folder, VIDEO_SUFFIXES)
+    videos = [Path(path).relative_to(folder) for path in files]
+    with_videos = {parent for video in videos for parent in video.parents}
+    holders = {Path(path).parent.relative_to(folder) for path in others if suffix_of(path) in SUFFIXES}
+    frames = [holder for holder in holders - with_videos if len(holder.parts) > 1]
+    depth = 2 if is_divided(folder, videos + frames) else 1
+    frames = [holder for holder in frames if len(holder.parts) > depth]
+    used = {str(folder / holder) for holder in frames}
+    left = [path for path in others if os.path.dirname(path) not in used or suffix_of(path) not in SUFFIXES]
+    return sorted(videos + frames), left
 
 
 def is_divided(folder: Path, videos: Sequence[Path]) -> bool:
@@ -289,11 +311,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="class numbers, .json or one name per line (default: sorted by name)",
     )
     command.add_check_arguments(parser)
+    command.add_list_arguments(parser)
     args = parser.parse_args(argv)
     if bool(args.annotations) != bool(args.videos):
         parser.error("--annotations and --videos must be used together")
     if args.annotations and args.tree:
         parser.error("--tree cannot be combined with --annotations and --videos")
+    if (args.annotations or args.tree) and (args.prefix or args.separator != " " or args.skip_rows):
+        parser.error("--prefix, --separator and --skip-rows are for --check of existing lists")
     if not (args.annotations or args.tree or args.check):
         parser.error("nothing to do: use --annotations and --videos, --tree, or --check")
     try:
@@ -310,6 +335,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see --help."""
     args = parse(argv)
     missing: list[Finding] = []
+    # How the lists are read; those that are written here have the default form.
+    how = {} if args.annotations or args.tree else {"separator": args.separator, "skip_rows": args.skip_rows}
     if args.annotations:
         classes, missing = prepare_release(args.output, args.annotations, args.videos, args.classes)
     elif args.tree:
@@ -318,11 +345,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         classes = lists.number_classes([], args.classes or str(args.output / "classes.json"))
     else:
         print(f"no classes.json in {args.output} and no --classes: counting classes by their labels")
-        classes = {f"class {number}": number for number in range(lists.count_classes(args.output))}
+        classes = {f"class {number}": number for number in range(lists.count_classes(args.output, **how))}
     print(f"{plural(len(classes), 'class', 'classes')} (MODEL.NUM_CLASSES)")
     if not args.check:
         return 0
-    entries, bad = checks.entries_of_lists(args.output, classes=classes, clip_of=clip_of)
+    entries, bad = checks.entries_of_lists(args.output, classes=classes, prefix=args.prefix, clip_of=clip_of, **how)
     return command.run_check(args, entries, folder=args.output, classes=classes, found_before=[*bad, *missing])
 
 

@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.helpers.releases import KINETICS, findings, kinds, official, run, script, video_id, write_kinetics
 from tests.helpers.videos import write_video
+from videovit.data.decode import open_video
 from videovit.data.records import AnnotationError
 from videovit.preparation.checks import entries_of_lists
 from videovit.preparation.splits import SPLITS
@@ -162,3 +164,55 @@ def test_kinetics_invalid_files_raise(tmp_path: Path, capsys: pytest.CaptureFixt
     for wrong in (["--annotations", file], [], ["--tree", tmp_path, "--split", "0.5,0.6,0"]):
         with pytest.raises(SystemExit):
             script("kinetics").parse(["--output", str(tmp_path), *map(str, wrong)])
+
+
+def test_kinetics_class_folders_name_what_they_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other suffixes, notes and pictures are named; a folder of images is a video, as in training."""
+    tree = tmp_path / "own"
+    for name in ("run/a.mp4", "run/b.gif", "sit/c.3g2", "sit/d.h264", "sit/e.xyz", "sit/notes.md", "run/a.jpg"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    for number in range(3):
+        picture = tree / f"sit/frames 1/{number}.png"
+        picture.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32)).save(picture)
+    (tree / "sit/frames 1/times.txt").touch()
+    assert run("kinetics", "--output", tmp_path / "l", "--tree", tree, "--split", "1,0,0") == 0
+    rows = (tmp_path / "l/train.csv").read_text().splitlines()
+    listed = [f"{tree}/{name}" for name in ("run/a.mp4 0", "run/b.gif 0", "sit/c.3g2 1", "sit/d.h264 1")]
+    assert rows == [*listed, f"{tree}/sit/frames 1 1"]
+    message = capsys.readouterr().out
+    assert "4 files left out" in message
+    assert all(part in message for part in (".jpg (1: run/a.jpg)", ".md (1: sit/notes.md)", ".xyz (1: sit/e.xyz)"))
+    with open_video(f"{tree}/sit/frames 1") as video:
+        assert video.num_frames == 3
+    for name in ("run/1.jpg", "sit/1.jpg"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).touch()
+    assert run("kinetics", "--output", tmp_path / "m", "--tree", tmp_path / "images") == 1
+    assert "datasets/imagenet/prepare.py" in capsys.readouterr().err and not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("bad", [b"run/m\xe4dchen.mp4", b"m\xe4dchen/a.mp4", b"run/a\nb.mp4"])
+def test_kinetics_that_stops_writes_nothing(tmp_path: Path, bad: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (os.fsencode(tmp_path / "own") + b"/" + bad, os.fsencode(tmp_path / "own/run/b.mp4")):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).touch()
+    (tmp_path / "test.csv").write_text("old.mp4 0\n")
+    assert run("kinetics", "--output", tmp_path, "--tree", tmp_path / "own", "--split", "1,0,0") == 1
+    assert "rename the f" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own", "test.csv"]
+
+
+def test_kinetics_check_reads_lists_as_training_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos/a.mp4", num_frames=3)
+    (tmp_path / "l").mkdir()
+    (tmp_path / "l/val.csv").write_text("path;label\na.mp4;1\n../out.mp4;0\n")
+    args = ["--output", tmp_path / "l", "--check", "--workers", 1, "--separator", ";", "--skip-rows", 1]
+    assert run("kinetics", *args, "--prefix", tmp_path / "videos") == 1
+    assert "2 classes" in (message := capsys.readouterr().out) and "1 entry checked: 1 bad row" in message
+    (bad,) = findings(tmp_path / "l/check.csv")
+    assert bad["place"] == "val.csv:3" and "leads out of DATA.PATH_PREFIX" in bad["detail"]
+    with pytest.raises(SystemExit):
+        script("kinetics").parse(["--output", "l", "--tree", "own", "--prefix", "videos"])

@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from tests.helpers.ava_data import write_ava
 from tests.helpers.runs import run_tool, stats
@@ -81,6 +83,7 @@ def test_unreadable_movie_stops_or_is_skipped(trained: tuple[Path, Path], tmp_pa
     assert "movie_3.mkv" in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
 
+    opts += ["TEST.SAVE_RESULTS_PATH", "scores.pt"]
     done = run_tool("run_net.py", "--cfg", broken, *opts, "TEST.SKIP_UNREADABLE", True)
     (tested,) = stats(tmp_path / "out", "test_final")
     assert (tested["num_videos"], tested["num_boxes"], tested["num_skipped"]) == (18, 36, 18)
@@ -88,3 +91,6 @@ def test_unreadable_movie_stops_or_is_skipped(trained: tuple[Path, Path], tmp_pa
     assert tested["map"] > 80
     rows = (tmp_path / "out" / "detections.csv").read_text().splitlines()
     assert {row.split(",")[0] for row in rows} == {"movie_2"}
+    saved = torch.load(tmp_path / "out" / "scores.pt", weights_only=True)
+    assert {Path(path).name for path in np.array(saved["paths"])[saved["read"].numpy()]} == {"movie_2.mkv"}
+    assert len(saved["paths"]) == 36 and saved["read"][saved["key_frames"]].all() and saved["read"].sum() == 18

@@ -201,9 +201,14 @@ def test_unreadable_videos_are_replaced_in_training_only(damaged: Path, config: 
     assert all(name in message for name in bad) and "Traceback" not in done.stderr
     assert not stats(out, "test_final")
 
-    run_tool(*base, "TRAIN.ENABLE", False, "TEST.SKIP_UNREADABLE", True)
+    run_tool(*base, "TRAIN.ENABLE", False, "TEST.SKIP_UNREADABLE", True, "TEST.SAVE_RESULTS_PATH", "scores.pt")
     (result,) = stats(out, "test_final")
     assert (result["num_videos"], result["num_skipped"]) == (7, 4)
+    saved = torch.load(out / "scores.pt", weights_only=True)
+    unread = [path for path, read in zip(saved["paths"], saved["read"].tolist(), strict=True) if not read]
+    assert [Path(path).name for path in unread] == ["empty.mp4", "text.mp4", "cut.mp4", "missing.mp4"]
+    hits = saved["scores"].argmax(dim=1)[saved["read"]] == saved["labels"][saved["read"]]
+    assert 100 * hits.float().mean().item() == pytest.approx(result["top1_acc"], abs=1e-4)
 
 
 def test_too_many_unreadable_videos_stop_training(damaged: Path, config: Path, tmp_path: Path) -> None:

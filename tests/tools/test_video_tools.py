@@ -218,3 +218,15 @@ def test_find_videos(folder: Path) -> None:
         find_videos([str(folder / "empty")])
     with pytest.raises(AnnotationError, match="none.csv"):
         find_videos([str(folder / "none.csv")])
+
+
+def test_probe_folder_tries_other_suffixes(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", num_frames=20)
+    write_video(tmp_path / "b.mkv", num_frames=20).rename(tmp_path / "b.film")
+    (tmp_path / "notes.md").write_text("no video\n" * 100)
+    (tmp_path / "a.jpg").touch()
+    done = run_tool("probe_videos.py", tmp_path, "--csv", tmp_path / "out.csv")
+    assert "b.film: h264; folders are searched for other suffixes" in done.stderr
+    assert "notes.md: damaged" in done.stderr and "1 file left out: .jpg (1: a.jpg)" in done.stderr
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+        assert [Path(row["path"]).name for row in csv.DictReader(file)] == ["a.mp4", "b.film"]

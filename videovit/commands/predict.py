@@ -9,7 +9,7 @@ from pathlib import Path
 from videovit import cli
 from videovit.config import Config
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import plural, printable
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
@@ -65,7 +65,8 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
         cli.warn(f"NUM_GPUS is {cfg.NUM_GPUS}, but this machine has no GPU; predicting on the CPU")
     device = torch.device("cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu")
     set_cpu_threads(cfg, device)
-    videos = list_inputs(cfg, args.videos)
+    with cli.plain_warnings():
+        videos = list_inputs(cfg, args.videos)
     model = build_model(cfg).to(device).eval()
     load_all_weights(model, args.checkpoint, use_ema=cfg.TEST.USE_EMA)
     predictor, predictions, failures = Predictor(cfg, model, device), [], []
@@ -73,7 +74,7 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
         try:
             prediction = predictor.predict(path)
         except DecodeError as error:
-            cli.say(f"error: {error}")
+            cli.say(printable(f"error: {error}"))
             failures.append({"path": path, "error": str(error)})
             continue
         predictions.append(prediction.as_dict())

@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from videovit import cli
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import plural, printable, table_cell
 
 if TYPE_CHECKING:
     from videovit.data.decode.probe import Probe
@@ -89,7 +90,7 @@ def write_csv(path: str, probes: Sequence[Probe]) -> None:
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Probe)])
         writer.writeheader()
-        writer.writerows(asdict(probe) for probe in probes)
+        writer.writerows({name: table_cell(v) for name, v in asdict(probe).items()} for probe in probes)
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
@@ -100,7 +101,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     from videovit.data.files.video_files import find_videos
     from videovit.engine.reporting.progress import Progress
 
-    paths = [video.path for video in find_videos(args.videos, prefix=args.prefix)]
+    with cli.plain_warnings():
+        videos = find_videos(args.videos, prefix=args.prefix, every_suffix=True)
+    paths = [video.path for video in videos]
     probes = []
     progress = Progress("videos", len(paths))
     with ProcessPoolExecutor(args.workers) as pool:
@@ -108,6 +111,12 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
         for _, probe in progress.over(pool.map(one, paths, chunksize=1)):
             probes.append(probe)
             progress.count(1)
+    others = {video.path for video in videos if not video.by_suffix}
+    for probe in probes:
+        if probe.path in others:
+            what = probe.error or f"{probe.codec}; folders are searched for other suffixes: list it to use it"
+            print(printable(f"left out of folders: {probe.path}: {what}"), file=sys.stderr)
+    probes = [probe for probe in probes if probe.path not in others or not probe.error]
     if args.csv:
         write_csv(args.csv, probes)
     if args.json:
@@ -116,6 +125,6 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     print("sizes, rates, lengths and costs are medians")
     bad = [probe for probe in probes if probe.error]
     for probe in bad[:20]:
-        print(f"unreadable: {probe.path}: {probe.error}", file=sys.stderr)
+        print(printable(f"unreadable: {probe.path}: {probe.error}"), file=sys.stderr)
     if bad:
         raise UserError(f"{len(bad)} of {plural(len(probes), 'video')} cannot be read")

@@ -12,8 +12,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from videovit import cli
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import plural, printable
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 EXPECTED = """Measured on Kinetics videos (340x256, a key frame every 250 frames), clips of 16 frames, every fourth one:
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     from videovit.engine.reporting.progress import Progress
     from videovit.preparation.reencode import Outcome, Settings, reencode_safely, report, targets, write_list
 
-    videos = find_videos(args.videos, prefix=args.prefix)
+    with cli.plain_warnings():
+        videos = find_videos(args.videos, prefix=args.prefix)
     folder = Path(args.output)
     pairs = targets(videos, folder)
     settings = Settings(args.short_side, args.gop, args.crf, args.preset, args.fastdecode)
@@ -67,6 +69,6 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     print(f"\n{report(outcomes)}; {sum(outcome.kept for outcome in outcomes)} existed already; list: {path}")
     for outcome in outcomes:
         if outcome.error:
-            print(f"failed: {outcome.path}: {outcome.error}", file=sys.stderr)
+            print(printable(f"failed: {outcome.path}: {outcome.error}"), file=sys.stderr)
     if failed:
         raise UserError(f"{len(failed)} of {plural(len(pairs), 'video')} were not encoded")

@@ -374,7 +374,7 @@ def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> Cli
         crops=crops,
         num_crops=cfg.AUG.NUM_SAMPLE if split == "train" else 1,
         backend="image",
-        decoding=replace(build_decode_options(cfg, training=split == "train"), timeout_s=0.0),  # Pillow does not hang
+        decoding=build_decode_options(cfg, training=split == "train"),
         seed=cfg.RNG_SEED,
         replace_unreadable=split == "train",
     )
@@ -387,6 +387,8 @@ def build_decode_options(cfg: Config, *, training: bool = False) -> DecodeOption
         short_side=data.DECODE_SHORT_SIDE if training else data.TEST_DECODE_SHORT_SIDE,
         max_pixels=data.MAX_PIXELS,
         max_frames=data.MAX_FRAMES,
+        max_mb=data.MAX_VIDEO_MB,
+        inside=data.PATH_PREFIX,
         frames_fps=data.FRAMES_FPS,
         timeout_s=data.DECODE_TIMEOUT_S,
     )

@@ -27,7 +27,7 @@ from videovit.data.files import listed_paths
 from videovit.data.files.annotation_files import read_lines
 from videovit.data.readers import kinetics
 from videovit.data.records import Sample
-from videovit.messages import plural
+from videovit.messages import plural, printable, table_cell
 from videovit.preparation.lists import lists_in
 
 HEAD = 1 << 16  # bytes at each end of a file that are compared
@@ -235,7 +235,13 @@ def find_duplicates(entries: Iterable[Entry], fingerprints: dict[str, str]) -> I
 
 
 def entries_of_lists(
-    folder: Path, *, classes: Mapping[str, int], prefix: str = "", clip_of: Callable[[str], str] = lambda path: ""
+    folder: Path,
+    *,
+    classes: Mapping[str, int],
+    prefix: str = "",
+    separator: str = " ",
+    skip_rows: int = 0,
+    clip_of: Callable[[str], str] = lambda path: "",
 ) -> tuple[list[Entry], list[Finding]]:
     """The entries of the lists in a folder, and findings about their bad rows.
 
@@ -243,6 +249,7 @@ def entries_of_lists(
         folder: folder of the lists train.csv, val.csv and test.csv, of which at least one must exist.
         classes: name -> number.
         prefix: DATA.PATH_PREFIX.
+        separator, skip_rows: DATA.PATH_LABEL_SEPARATOR and DATA.SKIP_ROWS.
         clip_of: path -> `Entry.clip`.
 
     Raises:
@@ -254,7 +261,11 @@ def entries_of_lists(
     folders = listed_paths.Folders()
     for file in lists_in(folder):
         lines = read_lines(file)
-        rows, problems = kinetics.parse_rows(lines, num_classes=len(classes), separator=" ", skip=0)
+        rows, problems = kinetics.parse_rows(lines, num_classes=len(classes), separator=separator, skip=skip_rows)
+        if prefix:
+            leads_out = [(row, listed_paths.leads_out(row.path, prefix, folders)) for row in rows]
+            problems += [(row.number, row.path, why) for row, why in leads_out if why is not None]
+            rows = [row for row, why in leads_out if why is None]
         bad += [Finding("bad row", text, why, file.stem, f"{file.name}:{number}") for number, text, why in problems]
         for row in rows:
             path = os.path.join(prefix, row.path) if prefix else row.path
@@ -298,14 +309,14 @@ def write_report(file: Path, findings: Sequence[Finding]) -> None:
     with open(file, "w", newline="", encoding="utf-8") as opened:
         writer = csv.DictWriter(opened, [field.name for field in fields(Finding)])
         writer.writeheader()
-        writer.writerows(asdict(finding) for finding in findings)
+        writer.writerows({name: table_cell(v) for name, v in asdict(finding).items()} for finding in findings)
 
 
 def summary(findings: Sequence[Finding], num_entries: int, *, most: int = 20) -> str:
     """The number of findings of each kind, and the first of them, one per line."""
     counts = Counter(finding.kind for finding in findings)
     lines = [
-        f"{finding.kind}: {finding.place + ': ' if finding.place else ''}{finding.path}: {finding.detail}"
+        printable(f"{finding.kind}: {finding.place + ': ' if finding.place else ''}{finding.path}: {finding.detail}")
         for finding in findings[:most]
     ]
     if len(findings) > most:

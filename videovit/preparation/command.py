@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from videovit.data.records import Sample
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import plural, printable
 from videovit.preparation.checks import Entry, Finding, check_entries, summary, write_report
 
 
@@ -20,7 +21,7 @@ def print_missing(split: str, samples: Sequence[Sample]) -> None:
     print(f"{split}: {plural(present, 'video')}, {len(samples) - present} missing")
 
 
-def add_check_arguments(parser: argparse.ArgumentParser, *, timeout: bool = True) -> None:
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options --check, --workers, --timeout and --report."""
     group = parser.add_argument_group("check")
     group.add_argument("--check", action="store_true", help="open every file; exits with code 1 if there are problems")
@@ -31,16 +32,22 @@ def add_check_arguments(parser: argparse.ArgumentParser, *, timeout: bool = True
         metavar="N",
         help="number of processes (default: number of cores)",
     )
-    if timeout:
-        group.add_argument(
-            "--timeout", type=float, default=60.0, metavar="S", help="time limit per video in seconds (default: 60)"
-        )
-    else:
-        # Images are decoded by Pillow, which does not hang.
-        parser.set_defaults(timeout=0.0)
+    group.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="time limit per file in seconds (default: 60)"
+    )
     group.add_argument(
         "--report", type=Path, metavar="FILE", help="report, .csv or .json (default: check.csv in the output folder)"
     )
+
+
+def add_list_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how lists are read, as the config of the training does."""
+    group = parser.add_argument_group("lists that --check reads")
+    group.add_argument("--prefix", default="", metavar="DIR", help="folder of all paths (DATA.PATH_PREFIX)")
+    group.add_argument(
+        "--separator", default=" ", metavar="X", help="between path and label (DATA.PATH_LABEL_SEPARATOR)"
+    )
+    group.add_argument("--skip-rows", type=int, default=0, metavar="N", help="lines of the header (DATA.SKIP_ROWS)")
 
 
 def run_check(
@@ -84,10 +91,16 @@ def run_check(
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """The result of `main`; after a UserError, 1, with its message on stderr."""
+    """The result of `main`; after a UserError, 1, with its message on stderr. Warnings are printed as plain lines."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print(printable(f"warning: {message}", keep_lines=True), file=sys.stderr)
+
     try:
-        return main()
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            return main()
     # No traceback: the message is for the user.
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}", keep_lines=True), file=sys.stderr)
         return 1

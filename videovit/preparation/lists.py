@@ -8,9 +8,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from videovit.data.files import listed_paths
-from videovit.data.files.annotation_files import Problem, content_of, read_lines, refuse, suggestion
+from videovit.data.files.annotation_files import Problem, content_of, csv_rows, read_lines, refuse, suggestion
 from videovit.data.files.class_names import MOST_CLASSES, read_class_names
 from videovit.data.files.folders import is_text
 from videovit.data.readers import kinetics
@@ -36,7 +37,7 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
     """
     lines = read_lines(file)
     reader = csv.reader(lines)
-    header = [name.strip() for name in next(reader, [])]
+    header = [name.strip() for name in next(csv_rows(reader, file), [])]
     missing = [name for name in columns if name not in header]
     if missing:
         raise AnnotationError(
@@ -45,7 +46,7 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
         )
     rows: list[Row] = []
     problems: list[Problem] = []
-    for values in reader:
+    for values in csv_rows(reader, file):
         if not any(value.strip() for value in values):
             continue
         if len(values) != len(header):
@@ -78,8 +79,12 @@ def number_classes(names: Iterable[str], classes_file: str = "") -> dict[str, in
     return {name: number for number, name in enumerate(listed)}
 
 
-def count_classes(folder: Path) -> int:
+def count_classes(folder: Path, *, separator: str = " ", skip_rows: int = 0) -> int:
     """Number of classes in the lists of a folder without class names: the highest label plus one.
+
+    Args:
+        folder: contains the lists.
+        separator, skip_rows: see `readers.kinetics.read`.
 
     Raises:
         AnnotationError: there is no list, or one is not UTF-8.
@@ -88,7 +93,7 @@ def count_classes(folder: Path) -> int:
     labels = [-1]
     for file in lists_in(folder):
         # Bad rows are reported by the check.
-        rows, _ = kinetics.parse_rows(read_lines(file), num_classes=MOST_CLASSES, separator=" ", skip=0)
+        rows, _ = kinetics.parse_rows(read_lines(file), num_classes=MOST_CLASSES, separator=separator, skip=skip_rows)
         labels += [row.label for row in rows]
     return max(labels) + 1
 
@@ -105,8 +110,30 @@ def lists_in(folder: Path) -> list[Path]:
     return files
 
 
-def write_list(file: Path, rows: Iterable[tuple[str, int]]) -> None:
-    """Write `path label` lines; paths may contain spaces, commas and quotes.
+def write_lists(output: Path, by_split: Mapping[str, Iterable[tuple[str, int]]], class_names: Any) -> None:
+    """Write the lists of some splits and classes.json, or nothing if one of them cannot be written.
+
+    Args:
+        output: folder of the files.
+        by_split: split -> (path, label) of its rows.
+        class_names: content of classes.json, a format of DATA.CLASS_NAMES_FILE.
+
+    Raises:
+        AnnotationError: a path contains a line break, or a path or class is not UTF-8.
+    """
+    texts = {"classes.json": json.dumps(class_names, indent=1, ensure_ascii=False) + "\n"}
+    # JSON would accept what no other program reads.
+    bad = next((name for name in class_names if not is_text(name)), None)
+    if bad is not None:
+        raise AnnotationError(f"{bad!r}: the name of the class is not UTF-8; rename the folder")
+    texts |= {f"{split}.csv": list_text(rows) for split, rows in by_split.items()}
+    output.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (output / name).write_text(text, encoding="utf-8")
+
+
+def list_text(rows: Iterable[tuple[str, int]]) -> str:
+    """`path label` lines; paths may contain spaces, commas and quotes.
 
     Raises:
         AnnotationError: a path contains a line break or is not UTF-8.
@@ -119,14 +146,7 @@ def write_list(file: Path, rows: Iterable[tuple[str, int]]) -> None:
         if not is_text(path):
             raise AnnotationError(f"{path!r}: the path is not UTF-8; rename the file")
         lines.append(f"{listed_paths.quote(path)} {label}\n")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(lines), encoding="utf-8")
-
-
-def write_class_names(file: Path, classes: Mapping[str, int]) -> None:
-    """Write {name: number}, a format of DATA.CLASS_NAMES_FILE."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(dict(classes), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return "".join(lines)
 
 
 def listed_path(path: str, output: Path) -> str:

@@ -183,3 +183,43 @@ def test_find_dataset_kinetics(tmp_path: Path) -> None:
 def test_read_too_large_raises(tmp_path, monkeypatch):
     monkeypatch.setattr(annotation_files, "LARGEST_LIST", 10)
     assert "not a list of videos" in error(tmp_path, "a.mp4 0\nb.mp4 1\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (r"run\a.mp4 0", "the path has backslashes; the file exists if they are written as /"),
+        ("run/a.mp4 120 3\n", "two numbers follow the path, the first is 120; expected 'path label'"),
+        ("run/a.mp4 0,1\n", "two numbers follow the path, the first is 0; expected 'path label'"),
+        ("run/a.mp4,0,1\n", "two numbers follow the path, the first is 0; expected 'path label'"),
+        ("missing.mp4\t120\t3\n", "two numbers follow the path, the first is 120; expected 'path label'"),
+        ("frames 120 3\n", "two numbers follow the path, the first is 120; expected 'path label'"),
+        ("/a.mp4 1\n/b.mp4 10\n/c.mp4 10\n", "these seem to count from 1"),
+        ("path,label\n/a.mp4,run\n/b.mp4,sit\n", "Labels are class numbers, from 0. For names of classes"),
+        ("/a.mp4 playing tennis\n/b.mp4 run\n", "Labels are class numbers, from 0. For names of classes"),
+        ("path label\n/a.mp4 1\n", "If line 1 is a header, set DATA.SKIP_ROWS 1"),
+    ],
+)
+@pytest.mark.parametrize("with_prefix", [False, True])
+def test_read_list_of_another_form_gives_a_hint(tmp_path: Path, content: str, hint: str, with_prefix: bool) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "run/a.mp4").touch()
+    if with_prefix and content.startswith("/"):
+        content = content.replace("/", "")
+    message = error(tmp_path, content, **({"prefix": str(tmp_path)} if with_prefix else {}))
+    assert hint in message
+
+
+@pytest.mark.parametrize("content", ["/a.mp4 1\n/b.mp4 11\n", "/a.mp4 0\n/b.mp4 10\n", "/a.mp4 1\n/b.mp4 x\n"])
+def test_read_wrong_labels_give_no_wrong_hint(tmp_path: Path, content: str) -> None:
+    message = error(tmp_path, content)
+    assert "count from 1" not in message and "SKIP_ROWS" not in message and "names of classes" not in message
+
+
+def test_read_odd_paths_that_exist(tmp_path: Path) -> None:
+    """Backslashes and numbers at the end are fine in names of files that exist."""
+    for name in (r"a\b.mp4", "clip 12", "clip"):
+        (tmp_path / name).touch()
+    rows = read(tmp_path, "a\\b.mp4 0\nclip 12 3\nmovie.avi 2\n")
+    assert rows == [(str(tmp_path / r"a\b.mp4"), 0), (str(tmp_path / "clip 12"), 3), ("movie.avi", 2)]

@@ -21,6 +21,7 @@ from videovit.engine.evaluation.class_report import (
     write_confusion,
 )
 from videovit.engine.evaluation.metrics import MultiLabel, TopK
+from videovit.engine.reporting.log import format_table
 from videovit.engine.tasks.shuffle_eval import draw
 from videovit.errors import UserError
 
@@ -122,3 +123,22 @@ def test_full_disk_names_the_file(tmp_path: Path) -> None:
         write_confusion(tmp_path, counts, NAMES)
     with pytest.raises(UserError, match=r"bars.png: could not be written, .*No space left"):
         draw_per_class(tmp_path / "bars.png", {"a": 1.0}, "accuracy")
+
+
+HOSTILE = ["=HYPERLINK(1)", "\x1b[2Jup\r\n", "m\udce4d"]
+
+
+def test_names_of_strangers_in_tables_and_plots(tmp_path: Path) -> None:
+    """A spreadsheet computes no name, a terminal obeys none, and half a character does not end the report."""
+    evaluator = TopK(num_videos=3, num_views=1, num_classes=3)
+    evaluator.update(torch.eye(3)[torch.tensor([1, 2, 0])], batch_of(torch.tensor([0, 1, 2])))
+    files = evaluator.write_report(tmp_path, HOSTILE)
+    shown = ["'=HYPERLINK(1)", r"\x1b[2Jup\r\n", r"m\udce4d"]
+    assert rows_of(tmp_path / "confusion_matrix.csv")[0][1:] == shown
+    assert [row[4] for row in rows_of(tmp_path / "per_class.csv")[1:]] == [*shown[1:], shown[0]]
+    order = {"top1_acc": 50.0, "drop_standard_error": None, "groups": {HOSTILE[1]: 50.0}, "class_drop": {HOSTILE[2]: 5}}
+    draw({"orders": {"ordered": order, "shuffled": order}}, tmp_path / "c.png")
+    assert all(path.stat().st_size for path in [*files, tmp_path / "c.png"])
+    text = format_table(HOSTILE, [HOSTILE])
+    assert len(text.splitlines()) == 3 and "\x1b" not in text and "\r" not in text
+    text.encode()

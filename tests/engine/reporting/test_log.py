@@ -122,6 +122,16 @@ def test_removed_folder_is_named(tmp_path: Path) -> None:
             log.stats("val_epoch", {"epoch": "1/2"})
 
 
+def test_names_with_escape_sequences_are_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "\x1b]0;owned\x07a\rb\udce4.mp4"
+    with pytest.raises(UserError), RunLog(tmp_path):
+        logger.warning("unreadable: %s\nand others", name)
+        raise UserError("cannot be read", where=name)
+    for text in ((tmp_path / "stdout.log").read_text(), capsys.readouterr().err):
+        assert "\x1b" not in text and "\x07" not in text and "\r" not in text
+        assert r"unreadable: \x1b]0;owned\x07a\rb\udce4.mp4" in text and "\nand others" in text
+
+
 def test_warnings_and_errors_carry_their_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunLog(tmp_path):
         logger.info("one")

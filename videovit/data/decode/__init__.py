@@ -11,7 +11,7 @@ from os import PathLike, fspath
 from videovit.data.decode.decord_backend import open_decord
 from videovit.data.decode.image_backend import open_frames, open_image
 from videovit.data.decode.limited import Opener, open_limited
-from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions, Video
+from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions, Video, check_inside
 from videovit.data.decode.pyav_backend import open_pyav
 from videovit.data.decode.torchcodec_backend import MissingBackendError, open_torchcodec
 from videovit.errors import UserError
@@ -42,7 +42,8 @@ def open_video(path: str | PathLike[str], backend: str = "decord", options: Deco
         A Video, to be used in a `with` block.
 
     Raises:
-        DecodeError: the file is missing, empty, damaged or too large, has no video stream, or takes too long.
+        DecodeError: the file is missing, empty, damaged or too large, has no video stream, takes too long, or leads
+            out of its folder.
         MissingBackendError: the backend is not installed.
         UserError: there is no such backend.
     """
@@ -55,6 +56,7 @@ def open_video(path: str | PathLike[str], backend: str = "decord", options: Deco
     # A data set may mix videos and folders of frames.
     if os.path.isdir(path):
         backend = "frames"
+    check_inside(fspath(path), fspath(path), options, backend)
     # Without a limit there is nothing to gain from a second process.
     if options.timeout_s > 0:
         return open_limited(fspath(path), backend, BACKENDS, options)

@@ -24,6 +24,7 @@ from videovit.data.decode.protocol import (
     Version,
     Video,
     check_file,
+    check_memory,
     scaled_size,
 )
 from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
@@ -35,8 +36,8 @@ FAULT_TOLERANCE = 1
 RIGHT_CODECS = frozenset({"h264", "vp8", "vp9", "ffv1"})
 MOST_CACHED = 1_000_000
 
-# Files that decord reads correctly, with their versions, so that their packets are examined only once.
-FOUND_SAFE: dict[str, tuple[Version, DecodeOptions]] = {}
+# Files that decord reads correctly, so that their packets are examined only once: version, options, size of frames.
+FOUND_SAFE: dict[str, tuple[Version, DecodeOptions, tuple[int, int]]] = {}
 
 
 @functools.cache
@@ -65,18 +66,19 @@ def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     decord = load_decord()
     if decord is None:
         return open_pyav(path, options)
-    if FOUND_SAFE.get(path) == (version, options):
-        return DecordVideo(path, decord, options)
+    known = FOUND_SAFE.get(path)
+    if known is not None and known[:2] == (version, options):
+        return DecordVideo(path, decord, options, known[2])
     exact = open_pyav(path, options)
     reason = reason_against(exact, options)
     if not reason:
-        video = DecordVideo(path, decord, options)
+        video = DecordVideo(path, decord, options, exact.size)
         # A last check of what the rules may not foresee.
         if video.num_frames == exact.num_frames:
             exact.close()
             # Bounds the memory of a worker.
             if len(FOUND_SAFE) < MOST_CACHED:
-                FOUND_SAFE[path] = version, options
+                FOUND_SAFE[path] = version, options, exact.size
             return video
         video.close()
         reason = "number of frames"
@@ -114,8 +116,9 @@ class DecordVideo(BaseVideo):
     If decord cannot open or decode the file, PyAV takes over, which returns the right frames or raises.
     """
 
-    def __init__(self, path: str, decord: Any, options: DecodeOptions) -> None:
+    def __init__(self, path: str, decord: Any, options: DecodeOptions, size: tuple[int, int]) -> None:
         self._path = path
+        self._size = size
         self._options = options
         self.served_by = NAME
         self._decord = decord
@@ -135,6 +138,7 @@ class DecordVideo(BaseVideo):
         if self._fallback is not None:
             return self._fallback.frames(wanted)
         try:
+            check_memory(len(wanted), *self._size, self._options)
             reader = self._open() if self._reader is None else self._reader
             self._reader = None  # a second call reopens the file: a used reader would decode ahead and fill memory
             frames: Tensor = from_dlpack(reader.get_batch(wanted.tolist()).to_dlpack())
@@ -158,7 +162,9 @@ class DecordVideo(BaseVideo):
         return video
 
     def _open(self) -> Any:
-        return self._decord.VideoReader(self._path, ctx=self._decord.cpu(0), num_threads=1, fault_tol=FAULT_TOLERANCE)
+        # An absolute path: decord takes a relative one such as http://a/b.mp4 for a URL, although it may be a file.
+        path = os.path.abspath(self._path)
+        return self._decord.VideoReader(path, ctx=self._decord.cpu(0), num_threads=1, fault_tol=FAULT_TOLERANCE)
 
     def _errors(self) -> tuple[type[BaseException], ...]:
         base = self._decord._ffi.base

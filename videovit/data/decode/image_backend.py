@@ -9,6 +9,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +25,25 @@ from videovit.data.decode.protocol import (
     DecodeOptions,
     Indices,
     check_file,
+    check_inside,
     check_length,
+    check_memory,
     check_size,
     scaled_size,
     shorten,
 )
+from videovit.messages import printable
 
 SUFFIXES = frozenset(".jpg .jpeg .jfif .png .webp .avif .jp2 .bmp .ppm .pgm .tif .tiff .gif".split())
 LIST_SUFFIXES = frozenset({".txt", ".lst"})
 LONGEST_LIST = 64 << 20  # bytes
+# What Pillow may open, whatever the name of the file. Some of its other formats run programs (EPS is code for
+# Ghostscript), and some decode before they state their size.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "BMP", "PPM", "TIFF", "GIF")
+NOT_AN_IMAGE = f"not an image, or none of {', '.join(FORMATS)}"
+# Bytes per pixel of the largest file that is read, uncompressed RGBA of 16 bits, and bytes of metadata.
+MOST_BYTES_PER_PIXEL, MOST_METADATA = 8, 16 << 20
+TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
 # Pillow raises these for damaged files, depending on the format.
 ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
@@ -109,6 +120,11 @@ class ImageVideo(BaseVideo):
 
     def _decode(self, wanted: Indices) -> Tensor:
         first = self._read(int(wanted[0]))
+        height, width = first.shape[:2]
+        try:
+            check_memory(len(wanted), width, height, self._options)
+        except ValueError as error:
+            raise DecodeError(self._path, str(error), self.served_by) from None
         images = np.empty((len(wanted), *first.shape), dtype=np.uint8)
         images[0] = first
         for row, index in enumerate(wanted[1:].tolist(), start=1):
@@ -116,7 +132,7 @@ class ImageVideo(BaseVideo):
             # A clip is one tensor, so its frames must have one size.
             if image.shape != first.shape:
                 sizes = f"{image.shape[1]} x {image.shape[0]} pixels, others {first.shape[1]} x {first.shape[0]}"
-                raise DecodeError(self._path, f"{self._names[index]} has {sizes}", self.served_by)
+                raise DecodeError(self._path, f"{printable(self._names[index])} has {sizes}", self.served_by)
             images[row] = image
         return torch.from_numpy(images)
 
@@ -124,13 +140,18 @@ class ImageVideo(BaseVideo):
         """An image as upright RGB, (H, W, 3); with `header_only` it is checked but not decoded."""
         name = self._names[index]
         try:
-            if not stat.S_ISREG(os.stat(name).st_mode):
+            check_inside(self._path, name, self._options, self.served_by)
+            status = os.stat(name)
+            if not stat.S_ISREG(status.st_mode):
                 raise ValueError("not a regular file")
+            if status.st_size > self._options.max_pixels * MOST_BYTES_PER_PIXEL + MOST_METADATA:
+                raise ValueError(f"{status.st_size:,} bytes, too many for an image of DATA.MAX_PIXELS")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about large images, which check_size rejects
                 image: Image.Image
-                with Image.open(name) as image:
-                    check_size(self._path, *image.size, self._options, self.served_by)
+                with Image.open(name, formats=readable_formats()) as image:
+                    for width, height in (image.size, tile_size(image)):
+                        check_size(self._path, width, height, self._options, self.served_by)
                     if header_only:
                         return np.empty((0, 0, 3), dtype=np.uint8)
                     size = scaled_size(*image.size, self._options.short_side)
@@ -143,9 +164,23 @@ class ImageVideo(BaseVideo):
         except DecodeError:
             raise
         except (Image.DecompressionBombError, *ERRORS) as error:
-            reason = "not an image" if isinstance(error, UnidentifiedImageError) else shorten(error)
-            place = "" if name == self._path else f"{name}: "
+            reason = NOT_AN_IMAGE if isinstance(error, UnidentifiedImageError) else shorten(error)
+            place = "" if name == self._path else f"{printable(name)}: "
             raise DecodeError(self._path, place + reason, self.served_by) from None
+
+
+def tile_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of the tiles of a TIFF file, which are decoded whole; (0, 0) without tiles."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (int(np.max(tags.get(tag, 0))) for tag in (TIFF_TILE_WIDTH, TIFF_TILE_LENGTH))
+    return width, height
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow can read."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from videovit.data.files.listed_paths import is_inside
 from videovit.errors import UserError
+from videovit.messages import printable
 
 Indices = NDArray[np.int64]
 
@@ -28,6 +30,8 @@ class DecodeOptions:
         short_side: frames with a longer short side are scaled down to it while decoding, in pixels; 0 disables.
         max_pixels: pixels of the largest frame that is decoded.
         max_frames: frames of the longest video that is read.
+        max_mb: memory of the decoded frames of one video, in 10^6 bytes.
+        inside: folder that no sample in it leads out of, by a link or a list of frames; empty for any place.
         frames_fps: frame rate of folders and lists of images, which have none of their own.
         timeout_s: time limit for opening and decoding one video, in seconds; 0 disables.
         timeout_name: the setting of this limit, for messages.
@@ -36,6 +40,8 @@ class DecodeOptions:
     short_side: int = 0
     max_pixels: int = 7680 * 4320
     max_frames: int = 1_000_000
+    max_mb: int = 4096
+    inside: str = ""
     frames_fps: float = 30.0
     timeout_s: float = 0.0
     timeout_name: str = "DATA.DECODE_TIMEOUT_S"
@@ -158,7 +164,8 @@ def check_file(path: str, backend: str) -> Version:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        raise DecodeError(path, "file does not exist", backend) from None
+        hint = "; write / in lists, not backslashes" if "\\" in path else ""
+        raise DecodeError(path, f"file does not exist{hint}", backend) from None
     except (OSError, ValueError) as error:
         raise DecodeError(path, shorten(error), backend) from None
     if stat.S_ISDIR(status.st_mode):
@@ -197,6 +204,44 @@ def check_length(path: str, num_frames: int, options: DecodeOptions, backend: st
         raise DecodeError(path, f"{num_frames} frames, more than DATA.MAX_FRAMES {options.max_frames}", backend)
 
 
+def check_memory(num_frames: int, width: int, height: int, options: DecodeOptions) -> None:
+    """Reject a request whose frames would fill the memory, however small the file is.
+
+    Args:
+        num_frames: number of distinct frames that are wanted.
+        width, height: of these frames after scaling, in pixels.
+        options: the limit.
+
+    Raises:
+        ValueError: more than options.max_mb.
+    """
+    mbytes = num_frames * width * height * 3 / 1e6
+    if mbytes > options.max_mb:
+        frames = f"{num_frames} frames of {width} x {height} pixels take {mbytes:,.0f} MB"
+        raise ValueError(f"{frames}, more than DATA.MAX_VIDEO_MB {options.max_mb}; DATA.DECODE_SHORT_SIDE scales them")
+
+
+def check_inside(path: str, file: str, options: DecodeOptions, backend: str) -> None:
+    """Reject a file of a sample in options.inside that is elsewhere.
+
+    Args:
+        path: the sample. One that is outside by its own path was not listed relative to the folder.
+        file: the sample itself, or one of its images.
+        options: the folder.
+        backend: the decoder.
+
+    Raises:
+        DecodeError: the file leads out, by `..` or a symbolic link.
+    """
+    folder = options.inside
+    if not folder or not is_inside(os.path.normpath(path), os.path.normpath(folder)):
+        return
+    real = os.path.realpath(file)
+    if not is_inside(real, os.path.realpath(folder)):
+        what = "" if file == path else f"{printable(file)} "
+        raise DecodeError(path, f"{what}leads out of DATA.PATH_PREFIX {folder!r}, to {real!r}", backend)
+
+
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Width and height scaled so that the shorter side is `short_side`; unchanged if that is 0 or no reduction."""
     shorter = min(width, height)
@@ -220,5 +265,5 @@ def check_indices(indices: Indices, num_frames: int) -> None:
 def shorten(error: BaseException) -> str:
     """The message of a library's error on one line, truncated."""
     # Messages of libraries may contain line breaks and stack traces.
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 3] + "..."

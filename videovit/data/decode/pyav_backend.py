@@ -23,6 +23,7 @@ from torch import Tensor
 
 from videovit.data.decode.frame_index import FrameIndex, NotReached, TableCache, read_frame_index
 from videovit.data.decode.frame_table import UNKNOWN, FrameTable, Stretch, read_frame_table
+from videovit.data.decode.one_file import ONE_FILE
 from videovit.data.decode.orientation import Orientation, Upright, is_mirrored
 from videovit.data.decode.protocol import (
     DEFAULTS,
@@ -34,6 +35,7 @@ from videovit.data.decode.protocol import (
     Version,
     check_file,
     check_length,
+    check_memory,
     check_size,
     scaled_size,
     shorten,
@@ -79,8 +81,7 @@ def open_container(path: str, options: DecodeOptions) -> tuple[InputContainer, V
     Raises:
         DecodeError: not a video file, no video stream, or frames that are too large.
     """
-    # Only local files: playlists and other files that refer to URLs must not be followed.
-    settings = {"protocol_whitelist": "file", "max_pixels": str(options.max_pixels)}
+    settings = {**ONE_FILE, "max_pixels": str(options.max_pixels)}
     try:
         container = av.open("file:" + path, options=settings, **LENIENT)
     except ERRORS as error:
@@ -154,8 +155,8 @@ class PacketReader:
 class Rows:
     """Collects RGB images in one array, in the order of the given keys."""
 
-    def __init__(self, keys: Sequence[Hashable], *, short_side: int = 0) -> None:
-        self._short_side, self._upright = short_side, Upright()
+    def __init__(self, keys: Sequence[Hashable], options: DecodeOptions) -> None:
+        self._options, self._upright = options, Upright()
         self._row_of = {key: row for row, key in enumerate(keys)}
         self._missing = set(self._row_of)
         self.images: Image | None = None
@@ -165,8 +166,9 @@ class Rows:
         row = self._row_of.get(key)
         if row is None:
             return
-        image = to_rgb(frame, self._upright.of(frame), short_side=self._short_side)
+        image = to_rgb(frame, self._upright.of(frame), short_side=self._options.short_side)
         if self.images is None:
+            check_memory(len(self._row_of), image.shape[1], image.shape[0], self._options)
             self.images = np.empty((len(self._row_of), *image.shape), dtype=np.uint8)
         # Streams may change their resolution, which a batch cannot.
         if self.images.shape[1:] != image.shape:
@@ -307,7 +309,7 @@ class PyavVideo(BaseVideo):
             self._reopen()
             self._reader = PacketReader(self._container, self._stream, self.table)
         keys = self.table.pts[self.table.shown[wanted]].tolist()
-        rows = Rows(keys, short_side=self._options.short_side)
+        rows = Rows(keys, self._options)
         last = max(stretch.last for stretch in self.table.stretches(wanted.tolist()))
         try:
             self._decode_stretch(Stretch(0, last, frozenset(keys)), rows, careful=False)
@@ -329,7 +331,7 @@ class PyavVideo(BaseVideo):
         return self._decode_by_table(wanted)
 
     def _decode_stretches(self, wanted: Indices) -> Image:
-        rows = Rows(self.table.pts[self.table.shown[wanted]].tolist(), short_side=self._options.short_side)
+        rows = Rows(self.table.pts[self.table.shown[wanted]].tolist(), self._options)
         for stretch in self.table.stretches(wanted.tolist()):
             self._decode_stretch(stretch, rows, careful=stretch.first > 0)
         return rows.result()
@@ -373,7 +375,7 @@ class PyavVideo(BaseVideo):
         """Decode the wanted frames (sorted, distinct) by counting, from the start or from where the last call ended."""
         if wanted[0] < self._num_counted:
             self._reopen()  # the file cannot be read backwards
-        rows = Rows(wanted, short_side=self._options.short_side)
+        rows = Rows(wanted, self._options)
         while self._num_counted <= wanted[-1]:
             frame = next(self._counted, None)
             if frame is None:
@@ -427,6 +429,8 @@ def to_rgb(frame: VideoFrame, orientation: Orientation, *, short_side: int = 0) 
 
 def plain_reason(error: BaseException) -> str:
     """The reason of a decoder's error in plain words, if known."""
+    if isinstance(error, av.error.ArgumentError):
+        return "damaged, or a text such as a playlist, which may refer to other files"
     if isinstance(error, av.error.InvalidDataError):
         return "damaged, or not a video file"
     if isinstance(error, av.error.EOFError):

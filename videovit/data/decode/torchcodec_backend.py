@@ -7,6 +7,7 @@ the exact mode gets wrong are read with PyAV.
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from videovit.data.decode.protocol import (
     Indices,
     Video,
     check_file,
+    check_memory,
     scaled_size,
     shorten,
 )
@@ -115,15 +117,20 @@ class TorchcodecVideo(BaseVideo):
         self._options = options
         self.served_by = NAME
         # One thread, because the workers of the data loader already use all cores.
-        self._decoder: Any = decoder(path, seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC")
+        # An absolute path, because it takes a relative one such as http://a/b.mp4 for a URL, although it may be a file.
+        self._decoder: Any = decoder(
+            os.path.abspath(path), seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC"
+        )
         metadata = self._decoder.metadata
         self.num_frames: int = metadata.num_frames or 0
         self.fps = float(metadata.average_fps or 0.0)
+        self._size = metadata.width or 0, metadata.height or 0
         if self.num_frames < 1 or not self.fps > 0:
             raise ValueError(f"{self.num_frames} frames at {self.fps} frames per second")
 
     def _decode(self, wanted: Indices) -> Tensor:
         try:
+            check_memory(len(wanted), *self._size, self._options)
             frames: Tensor = self._decoder.get_frames_at(wanted.tolist()).data.contiguous()
         except ERRORS:
             with open_pyav(self._path, self._options) as exact:

@@ -2,64 +2,111 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from videovit.data.files.folders import VIDEO_SUFFIXES
+from videovit.data.files.folders import VIDEO_SUFFIXES, is_text
 from videovit.data.records import AnnotationError
-from videovit.messages import did_you_mean, plural
+from videovit.messages import did_you_mean, plural, printable
+
+if TYPE_CHECKING:
+    from _csv import Reader as CsvReader
 
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
-WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
+WHOLE_NUMBER = re.compile(r"-?\d{1,18}", re.ASCII)  # Python refuses to read numbers of thousands of digits
 MOST_PROBLEMS_SHOWN = 20
 LONGEST_LINE_SHOWN = 120
 LARGEST_LIST = 1 << 30  # bytes
+# JSON writes characters beyond 16 bits as two halves; one half alone is no text.
+HALF_CHARACTER = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 
 Problem = tuple[int, str, str]
 """A line that cannot be used: its number (from 1), its content, and the reason."""
+
+
+def open_list(list_file: Path) -> BinaryIO:
+    """Open a file that comes with a data set; only a regular file, because a pipe or a device may never end.
+
+    Raises:
+        AnnotationError: the file does not exist, is no regular file, or cannot be read.
+    """
+    try:
+        # Without waiting: a pipe would block until somebody writes to it.
+        file = os.fdopen(os.open(list_file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+    except FileNotFoundError:
+        raise AnnotationError(f"list file {str(list_file)!r} does not exist; {content_of(list_file.parent)}") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise AnnotationError(f"list file {str(list_file)!r} cannot be read: {why}") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise AnnotationError(f"list file {str(list_file)!r} cannot be read: it is not a regular file")
+    return file
 
 
 def read_lines(list_file: Path) -> list[str]:
     """The lines of a text file, without line ends and byte order mark.
 
     Raises:
-        AnnotationError: the file does not exist, is too large, or is not UTF-8.
+        AnnotationError: the file does not exist, is no regular file, is too large, or is not UTF-8.
     """
     try:
-        # A video given as a list by mistake would fill the memory.
-        if list_file.stat().st_size > LARGEST_LIST:
-            raise AnnotationError(f"larger than {LARGEST_LIST >> 20} MiB, so not a list of videos", where=list_file)
+        with open_list(list_file) as file:
+            content = file.read(LARGEST_LIST + 1)
+    except OSError as error:
+        raise AnnotationError(f"list file {str(list_file)!r} cannot be read: {error.strerror}") from None
+    # A video given as a list by mistake would fill the memory.
+    if len(content) > LARGEST_LIST:
+        raise AnnotationError(f"larger than {LARGEST_LIST >> 20} MiB, so not a list of videos", where=list_file)
+    try:
         # Editors on Windows add a byte order mark and end lines with \r\n.
-        text = list_file.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise AnnotationError(f"list file {str(list_file)!r} does not exist; {content_of(list_file.parent)}") from None
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise AnnotationError(
             f"not UTF-8 text (byte {error.object[error.start]:#04x})", where=f"{list_file}:{number}"
         ) from None
-    except OSError as error:
-        raise AnnotationError(f"list file {str(list_file)!r} cannot be read: {error.strerror}") from None
     # Not splitlines(), which also splits at characters that are valid in file names, such as U+2028.
     return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def csv_rows(reader: CsvReader, file: Path) -> Iterator[list[str]]:
+    """The rows of a `csv.reader`.
+
+    Raises:
+        AnnotationError: the file is no CSV file, for example because a quoted field never ends.
+    """
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise AnnotationError(f"not a CSV file: {error}", where=f"{file}:{reader.line_num}") from None
 
 
 def content_of(folder: Path) -> str:
     """The content of a folder, for an error message."""
     if not folder.is_dir():
         return f"nor does its folder {str(folder)!r} (DATA.PATH_TO_DATA_DIR)"
-    names = sorted(entry.name for entry in folder.iterdir())
+    names = sorted(printable(entry.name) for entry in folder.iterdir())
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"its folder {str(folder)!r} (DATA.PATH_TO_DATA_DIR) holds {shown or 'nothing'}"
 
 
-def refuse(list_file: Path, problems: Sequence[Problem]) -> None:
+def refuse(list_file: Path, problems: Sequence[Problem], *, hint: str = "") -> None:
     """Raise one error that shows the first problems and the number of all.
+
+    Args:
+        list_file: the file.
+        problems: its problems.
+        hint: what to do about them, as a sentence without its full stop.
 
     Raises:
         AnnotationError: there is at least one problem.
@@ -72,7 +119,8 @@ def refuse(list_file: Path, problems: Sequence[Problem]) -> None:
         for number, text, why in problems[:MOST_PROBLEMS_SHOWN]
     ]
     more = "" if len(problems) <= MOST_PROBLEMS_SHOWN else f"\n  ... and {len(problems) - MOST_PROBLEMS_SHOWN} more"
-    raise AnnotationError(f"{list_file}: {plural(len(problems), 'line')} cannot be used:\n" + "\n".join(shown) + more)
+    text = f"{list_file}: {plural(len(problems), 'line')} cannot be used:\n" + "\n".join(shown) + more
+    raise AnnotationError(f"{text}\n{hint}" if hint else text)
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path:
@@ -136,13 +184,21 @@ def read_json(file: Path) -> tuple[str, Any]:
     """The text of a JSON file and its content.
 
     Raises:
-        AnnotationError: the file is missing, not UTF-8, or not JSON.
+        AnnotationError: the file is missing, not UTF-8, not JSON, or holds a string that is not text.
     """
     text = "\n".join(read_lines(file))
     try:
-        return text, json.loads(text)
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         raise AnnotationError(f"not JSON: {error.msg}", where=f"{file}:{error.lineno}") from None
+    # Lists inside lists, thousands deep; numbers of thousands of digits.
+    except (RecursionError, ValueError) as error:
+        raise AnnotationError(f"JSON that cannot be read: {error}", where=file) from None
+    half = HALF_CHARACTER.search(text)
+    if half and not is_text(json.dumps(content, ensure_ascii=False)):
+        line = text.count("\n", 0, half.start()) + 1
+        raise AnnotationError(f"{half[0]} is half a character, which cannot be written", where=f"{file}:{line}")
+    return text, content
 
 
 def read_json_entries(file: Path) -> Iterator[tuple[int, Any]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videovit.data.files.annotation_files import read_lines
+from videovit.data.files.annotation_files import WHOLE_NUMBER, read_json, read_lines
 from videovit.data.records import AnnotationError
 from videovit.messages import did_you_mean, plural
 
@@ -70,15 +69,12 @@ def _read(path: str, folder: str, key: str) -> Any:
         raise AnnotationError(
             f"no such file{beside}", where=f"{path} ({key})", near=str(file.parent / near) if near else ""
         )
-    lines = read_lines(file)
     if file.suffix != ".json":
+        lines = read_lines(file)
         names = [line.strip() for line in lines if line.strip()]
         numbered = all(re.match(rf"c{k:03d}\s", name) for k, name in enumerate(names))  # Charades
         return [name.partition(" ")[2].strip() if numbered else name for name in names]
-    try:
-        return json.loads("\n".join(lines))
-    except json.JSONDecodeError as error:
-        raise AnnotationError(f"not JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
+    return read_json(file)[1]
 
 
 def _by_index(path: str, content: Mapping[str, Any]) -> dict[int, str]:
@@ -86,9 +82,9 @@ def _by_index(path: str, content: Mapping[str, Any]) -> dict[int, str]:
     for key, value in content.items():
         if isinstance(value, int):
             names[value] = key.strip('"')  # name files of Kinetics in circulation keep the quotes of their CSV source
-        elif key.isdecimal() and isinstance(value, str):
+        elif WHOLE_NUMBER.fullmatch(key) and isinstance(value, str):
             names[int(key)] = value
-        elif isinstance(value, str) and value.isdecimal():  # Something-Something
+        elif isinstance(value, str) and WHOLE_NUMBER.fullmatch(value):  # Something-Something
             names[int(value)] = key
         else:
             raise AnnotationError(where=path, found={key: value}, expected="name: index")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videovit.data.decode.image_backend import SUFFIXES
 from videovit.data.files.annotation_files import WHOLE_NUMBER, read_lines
-from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
+from videovit.data.files.folders import VIDEO_SUFFIXES, passed_over, split_files, suffix_of
 from videovit.data.files.listed_paths import split_line, unquote
 from videovit.data.records import AnnotationError
 
@@ -17,19 +19,29 @@ LIST_SUFFIXES = frozenset({".csv", ".txt", ".lst", ".tsv"})
 
 @dataclass(frozen=True, slots=True)
 class ListedVideo:
-    """A video: `path`, `written` as in the list or folder, and the `label` that followed it (empty for none)."""
+    """A video.
+
+    Attributes:
+        path: the file.
+        written: as in the list or folder.
+        label: what followed it in the list; empty for none.
+        by_suffix: False for a file of a folder whose suffix is not that of a video.
+    """
 
     path: str
     written: str
     label: str = ""
+    by_suffix: bool = True
 
 
-def find_videos(names: Sequence[str], *, prefix: str = "") -> list[ListedVideo]:
+def find_videos(names: Sequence[str], *, prefix: str = "", every_suffix: bool = False) -> list[ListedVideo]:
     """The videos in files, folders (searched recursively) and lists, each once.
 
     Args:
         names: paths from the command line.
         prefix: folder of the paths in lists; by default the current folder, then the folder of the list.
+        every_suffix: return files of folders whatever their suffix, except images and lists. A warning names those
+            that are left out.
 
     Raises:
         AnnotationError: a list does not exist, or there are no videos.
@@ -39,7 +51,13 @@ def find_videos(names: Sequence[str], *, prefix: str = "") -> list[ListedVideo]:
     for name in names:
         place = Path(name)
         if place.is_dir():
-            videos = [ListedVideo(file, os.path.relpath(file, place)) for file in files_below(place, VIDEO_SUFFIXES)]
+            found_here, others = split_files(place, VIDEO_SUFFIXES)
+            # Folders of frames may hold millions of images.
+            tried = [file for file in others if every_suffix and suffix_of(file) not in SUFFIXES | LIST_SUFFIXES]
+            if left := sorted(set(others) - set(tried)):
+                warnings.warn(passed_over(place, left), stacklevel=2)
+            videos = [ListedVideo(file, os.path.relpath(file, place)) for file in found_here]
+            videos += [ListedVideo(file, os.path.relpath(file, place), by_suffix=False) for file in tried]
         elif place.suffix.lower() in LIST_SUFFIXES:
             videos = _videos_of_list(place, prefix)
         else:

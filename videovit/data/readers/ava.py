@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, read_lines, refuse
+from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, csv_rows, read_lines, refuse
 from videovit.data.records import AnnotationError, Box, KeyFrame, Sample
 from videovit.messages import plural
 
@@ -111,7 +111,7 @@ def _fields(path: str | Path) -> Iterable[tuple[int, tuple[str, ...]]]:
     """(line number, fields) of the non-empty lines of a CSV file."""
     # Not split(","): names may be quoted.
     reader = csv.reader(read_annotation(Path(path)))
-    for fields in reader:
+    for fields in csv_rows(reader, Path(path)):
         stripped = tuple(field.strip() for field in fields)
         if any(stripped):
             yield reader.line_num, stripped

@@ -16,7 +16,15 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from videovit.data.files.annotation_files import PLAIN_NAME, Problem, VideoFolder, find_file, read_lines, refuse
+from videovit.data.files.annotation_files import (
+    PLAIN_NAME,
+    Problem,
+    VideoFolder,
+    csv_rows,
+    find_file,
+    read_lines,
+    refuse,
+)
 from videovit.data.readers import frame_lists
 from videovit.data.records import Action, AnnotationError, Sample
 from videovit.messages import plural
@@ -57,7 +65,7 @@ def read(
     # Not DictReader, which accepts rows of the wrong length.
     rows = csv.reader(lines)
     # Columns are found by name; the release has more than are needed.
-    header = [name.strip() for name in next(rows, [])]
+    header = [name.strip() for name in next(csv_rows(rows, list_file), [])]
     if "id" not in header or "actions" not in header:
         raise AnnotationError(
             f"{list_file}:1: {lines[0][:120]}\n      expected a header with the columns id and actions"
@@ -65,7 +73,7 @@ def read(
     samples: list[Sample] = []
     problems: list[Problem] = []
     seen: dict[str, int] = {}
-    for row in rows:
+    for row in csv_rows(rows, list_file):
         if not row:
             continue
         line = rows.line_num

@@ -10,17 +10,20 @@ folder per video and the spans of its classes.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, content_of, refuse
+from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, open_list, refuse
 from videovit.data.files.listed_paths import Folders, leads_out, relative_to_either
 from videovit.data.records import Action, AnnotationError, Sample
 from videovit.messages import plural
 
 COLUMNS = ("original_vido_id", "video_id", "frame_id", "path", "labels")
+LONGEST_LINE = 1 << 20  # characters
 
 
 @dataclass(slots=True)
@@ -97,8 +100,10 @@ def _lines(list_file: Path) -> Iterator[tuple[int, str]]:
     """(number, line) of every non-empty line below the header."""
     number = 0
     try:
-        with open(list_file, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
+        with io.TextIOWrapper(open_list(list_file), encoding="utf-8-sig") as file:
+            for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), ""), start=1):
+                if len(line) == LONGEST_LINE:
+                    raise AnnotationError("a line without end", where=f"{list_file}:{number}")
                 text = line.strip()
                 if number == 1:
                     if tuple(text.split()) != COLUMNS:
@@ -107,8 +112,6 @@ def _lines(list_file: Path) -> Iterator[tuple[int, str]]:
                         )
                 elif text:
                     yield number, text
-    except FileNotFoundError:
-        raise AnnotationError(f"list file {str(list_file)!r} does not exist; {content_of(list_file.parent)}") from None
     except UnicodeDecodeError:
         raise AnnotationError(f"not UTF-8 text, after line {number}", where=list_file) from None
     except OSError as error:
@@ -121,7 +124,7 @@ def _take(videos: dict[str, _Frames], line: str, number: int, num_classes: int |
     if len(fields) != len(COLUMNS):
         return f"found {plural(len(fields), 'field')}, expected {len(COLUMNS)}: {' '.join(COLUMNS)}"
     name, _, frame_id, path, labels = fields
-    if not frame_id.isascii() or not frame_id.isdigit():
+    if not WHOLE_NUMBER.fullmatch(frame_id) or int(frame_id) < 0:
         return f"frame_id {frame_id!r} is not a whole number"
     folder = os.path.dirname(path)
     video = videos.get(name)

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from videovit.data.decode.image_backend import SUFFIXES
 from videovit.data.files.annotation_files import content_of
-from videovit.data.files.folders import files_below, is_folder
+from videovit.data.files.folders import is_folder, passed_over, split_files
 from videovit.data.readers import kinetics
 from videovit.data.records import AnnotationError, Sample
 from videovit.messages import did_you_mean, plural
@@ -69,7 +70,10 @@ def read(
             raise AnnotationError(
                 f"{str(split_folder / name)!r} is not a class of {str(of_train)!r}", near=did_you_mean(name, classes)
             )
-    samples = [Sample(path, numbers[name]) for name in names for path in files_below(split_folder / name, SUFFIXES)]
+    images, others = images_of(split_folder, names)
+    if others:
+        warnings.warn(passed_over(split_folder, others), stacklevel=2)
+    samples = [Sample(path, numbers[name]) for name, path in images]
     if not samples:
         raise AnnotationError(
             f"no images in the class folders {shown(names)}",
@@ -77,6 +81,18 @@ def read(
             expected=f"files with the suffixes {', '.join(sorted(SUFFIXES))}",
         )
     return samples
+
+
+def images_of(split_folder: Path, names: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """(class, path) of every image, class by class, and the paths of the other files, also of images in no class."""
+    images: list[tuple[str, str]] = []
+    with os.scandir(split_folder) as entries:
+        others = [entry.path for entry in entries if not is_folder(entry) and not entry.name.startswith(".")]
+    for name in names:
+        found, left = split_files(split_folder / name, SUFFIXES)
+        images += [(name, path) for path in found]
+        others += left
+    return images, others
 
 
 def find_split(split_folder: Path) -> Path:

@@ -10,13 +10,18 @@ The last blank, comma or tab of a line separates the label from the path, so tha
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, read_lines, refuse
+from videovit.data.files.folders import VIDEO_SUFFIXES, suffix_of
 from videovit.data.files.listed_paths import Folders, leads_out, relative_to_either, split_line
 from videovit.data.records import AnnotationError, Sample
+
+NO_NUMBER = "is not a whole number"
+NUMBER_AFTER_PATH = re.compile(r"(?P<path>.*\S)[,\t ]\s*(?P<number>\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +60,63 @@ def read(
     """
     list_file = Path(list_file)
     rows, problems = parse_rows(read_lines(list_file), num_classes=num_classes, separator=separator, skip=skip_rows)
-    refuse(list_file, problems)
+    refuse(list_file, problems, hint=advice(rows, problems, num_classes))
     if not rows:
         raise AnnotationError(
             "no videos listed", where=list_file, expected=f"lines like 'path/to/video.mp4{separator}0'"
         )
     # Shared by all rows, so each folder is listed once.
     folders = Folders()
-    if not prefix:
-        root = str(list_file.parent)
-        return [Sample(relative_to_either(row.path, root, folders), row.label) for row in rows]
+    root = str(list_file.parent)
     # A separate pass, because it reads folders: only for lists without other errors.
-    outside = [(row.number, row.path, why) for row in rows if (why := leads_out(row.path, prefix, folders)) is not None]
-    refuse(list_file, outside)
-    return [Sample(os.path.join(prefix, row.path), row.label) for row in rows]
+    if prefix:
+        checked = [(row.number, row.path, leads_out(row.path, prefix, folders)) for row in rows]
+        refuse(list_file, [(number, path, why) for number, path, why in checked if why is not None])
+
+    def place(path: str) -> str:
+        return os.path.join(prefix, path) if prefix else relative_to_either(path, root, folders)
+
+    misread = [(row.number, row.path, why) for row in rows if (why := misreading(row.path, place, folders))]
+    refuse(list_file, misread)
+    return [Sample(place(row.path), row.label) for row in rows]
+
+
+def misreading(path: str, place: Callable[[str], str], folders: Folders) -> str:
+    """Why a line probably means another path than the one that was read; empty if it does not.
+
+    Args:
+        path: as read from the line.
+        place: path as listed -> path to open.
+        folders: what exists.
+    """
+    number = NUMBER_AFTER_PATH.fullmatch(path)
+    # Only suspicious paths are looked up, and only those that do not exist are refused.
+    if (not number and "\\" not in path) or folders.has(place(path)):
+        return ""
+    if number and (suffix_of(number["path"]) in VIDEO_SUFFIXES or folders.has(place(number["path"]))):
+        return (
+            f"two numbers follow the path, the first is {number['number']}; expected 'path label': lists with the "
+            "number of frames, or with several classes of a video, are not read"
+        )
+    if "\\" in path and folders.has(place(path.replace("\\", "/"))):
+        return "the path has backslashes; the file exists if they are written as /"
+    return ""
+
+
+def advice(rows: Sequence[Row], problems: Sequence[Problem], num_classes: int) -> str:
+    """What is probably meant by a list whose lines cannot be used; empty if unknown."""
+    reasons = [why for _, _, why in problems]
+    if sum(NO_NUMBER in why for why in reasons) > 1:
+        return (
+            "Labels are class numbers, from 0. For names of classes, write the list with "
+            "datasets/kinetics/prepare.py, or replace them by their numbers in classes.json"
+        )
+    if len(reasons) == 1 and NO_NUMBER in reasons[0] and rows and problems[0][0] < rows[0].number:
+        return f"If line {problems[0][0]} is a header, set DATA.SKIP_ROWS {problems[0][0]}"
+    beyond = f"label {num_classes} is not in"
+    if reasons and all(why.startswith(beyond) for why in reasons) and all(row.label > 0 for row in rows):
+        return "No label is 0: labels count from 0 to MODEL.NUM_CLASSES - 1, and these seem to count from 1"
+    return ""
 
 
 def parse_rows(lines: Iterable[str], *, num_classes: int, separator: str, skip: int) -> tuple[list[Row], list[Problem]]:
@@ -86,9 +134,7 @@ def parse_rows(lines: Iterable[str], *, num_classes: int, separator: str, skip: 
             continue
         path, label = fields
         if not WHOLE_NUMBER.fullmatch(label):
-            # Only the first line can be a header.
-            header = "; for a header set DATA.SKIP_ROWS" if number == skip + 1 else ""
-            problems.append((number, text, f"label {label!r} is not a whole number{header}"))
+            problems.append((number, text, f"label {label!r} {NO_NUMBER}"))
         elif not 0 <= int(label) < num_classes:
             problems.append((number, text, f"label {label} is not in 0..{num_classes - 1} (MODEL.NUM_CLASSES)"))
         elif not path or "\0" in path:

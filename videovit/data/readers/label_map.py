@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from videovit.data.files.folders import is_text
 from videovit.data.readers.ava import read_annotation
 from videovit.data.records import AnnotationError
 
 # A regular expression instead of the protobuf package, because only two fields are needed.
 TOKEN = re.compile(
-    r"""\s*(?:(?P<word>[A-Za-z_]\w*)|(?P<number>-?\d+)|(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<mark>[{}:,;])"""
+    r"""\s*(?:(?P<word>[A-Za-z_]\w*)|(?P<number>-?\d{1,18})|(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<mark>[{}:,;])"""
     r"""|(?P<comment>\#.*)|(?P<other>\S))"""
 )
 BLOCKS, IDS = ("item", "label"), ("id", "label_id")
@@ -68,6 +69,16 @@ def _tokens(path: Path) -> Iterator[tuple[int, str, str]]:
                 yield number, kind, found[kind]
 
 
+def _text(quoted: str, where: str) -> str:
+    try:
+        text = str(ast.literal_eval(quoted))
+    except (SyntaxError, ValueError) as error:
+        raise AnnotationError(f"found {quoted}, expected a string: {error}", where=where) from None
+    if not is_text(text):
+        raise AnnotationError(f"found {quoted}, which has half a character in it", where=where)
+    return text
+
+
 def _blocks(path: Path) -> Iterator[tuple[int, dict[str, int | str]]]:
     """(line number, fields) of every block."""
     tokens = _tokens(path)
@@ -90,7 +101,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, dict[str, int | str]]]:
                 fields[key] = int(value)
             else:
                 # Strings have the escapes of C, a subset of Python's.
-                fields[key] = str(ast.literal_eval(value)) if value_kind == "text" else value
+                fields[key] = _text(value, f"{path}:{line}") if value_kind == "text" else value
         else:
             raise AnnotationError("the block has no closing }", where=f"{path}:{number}")
         yield number, fields

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from videovit.data.files.annotation_files import (
     PLAIN_NAME,
+    WHOLE_NUMBER,
     Problem,
     VideoFolder,
     find_file,
@@ -109,7 +110,7 @@ def read_classes(folder: str | Path, num_classes: int) -> dict[str, int]:
     problems: list[Problem] = []
     for name, number in content.items():
         why = None
-        if not str(number).isdecimal():
+        if not WHOLE_NUMBER.fullmatch(str(number)) or int(number) < 0:
             why = f"class number {number!r} is not a whole number"
         elif int(number) >= num_classes:
             why = f"class {number} is not in 0..{num_classes - 1} (MODEL.NUM_CLASSES)"

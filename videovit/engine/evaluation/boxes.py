@@ -22,7 +22,7 @@ from videovit.engine.evaluation.class_report import write_per_class
 from videovit.engine.evaluation.evaluator import Evaluator
 from videovit.engine.reporting.json_lines import writing
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import plural, table_cell
 
 
 class BoxEvaluator(Evaluator):
@@ -115,7 +115,11 @@ class BoxEvaluator(Evaluator):
         return Detections(keys, np.concatenate(boxes), np.concatenate(scores))
 
     def state(self) -> dict[str, Tensor]:
-        """Scores (R, K) of all boxes, their corners as fractions of the frame (R, 4), and their key frames (R,)."""
+        """What was scored, and `read`.
+
+        Scores (R, K) of all boxes, their corners as fractions of the frame (R, 4), their key frames (R,); and for each
+        key frame of the list whether it was read.
+        """
         numbers = sorted(self._scores)
         found = self._detections(numbers)
         return {
@@ -124,6 +128,7 @@ class BoxEvaluator(Evaluator):
             "key_frames": torch.repeat_interleave(
                 torch.tensor(numbers), torch.tensor([len(self._scores[number]) for number in numbers])
             ),
+            "read": torch.tensor([number in self._scores for number in range(len(self._samples))]),
         }
 
     def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
@@ -138,7 +143,7 @@ class BoxEvaluator(Evaluator):
         with writing(detections), detections.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for (video, time_s), box_4, scores_K in zip(found.keys, found.boxes_R4, found.scores_RK, strict=True):
-                place = [video, time_stamp(time_s), *(f"{value:.4f}" for value in box_4)]
+                place = [table_cell(video), time_stamp(time_s), *(f"{value:.4f}" for value in box_4)]
                 writer.writerows([*place, class_id, f"{scores_K[class_id - 1]:.6f}"] for class_id in evaluated)
         rows: list[list[Any]] = []
         for class_id, name in evaluated.items():

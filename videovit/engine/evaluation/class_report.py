@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videovit.engine.reporting.json_lines import writing
+from videovit.messages import printable, table_cell
 
 MAX_NAME_LENGTH = 40  # letters of a class name in a plot
 MAX_NAMES = 720  # classes with legible names in a plot of 60 inches
@@ -76,11 +77,14 @@ def write_per_class(
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file with a header, in UTF-8."""
+    """Write a CSV file with a header, in UTF-8; see `table_cell` for names that a spreadsheet would compute."""
     with writing(path), open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        csv.writer(file).writerows([table_cell(value) for value in row] for row in (header, *rows))
+
+
+def short_name(name: str, length: int = MAX_NAME_LENGTH) -> str:
+    """A class name as a plot shows it."""
+    return printable(name)[:length]
 
 
 @contextmanager
@@ -107,7 +111,7 @@ def draw_confusion(path: Path, counts_KK: NDArray[np.int32], names: Sequence[str
         share_KK, cmap="viridis", vmin=0.0, vmax=100.0, interpolation="nearest", extent=(*edges, *reversed(edges))
     )
     if num_classes <= MAX_NAMES:
-        shown = [name[:MAX_NAME_LENGTH] for name in names]
+        shown = [short_name(name) for name in names]
         axes.set_xticks(range(num_classes), shown, rotation=90, fontsize=font)
         axes.set_yticks(range(num_classes), shown, fontsize=font)
     axes.set(xlabel="predicted", ylabel="true", title=f"{int(counts_KK.sum())} videos, {num_classes} classes")
@@ -141,7 +145,7 @@ def draw_per_class(path: Path, values: dict[str, float], measure: str) -> None:
     heights = [value for _, value in ordered]
     if len(ordered) <= MAX_NAMES:
         axes.barh(range(len(ordered)), heights)
-        axes.set_yticks(range(len(ordered)), [name[:MAX_NAME_LENGTH] for name, _ in ordered], fontsize=font)
+        axes.set_yticks(range(len(ordered)), [short_name(name) for name, _ in ordered], fontsize=font)
     else:
         axes.fill_betweenx(range(len(ordered)), heights, step="mid")
     axes.set(xlabel=f"{measure} (%)", xlim=(0, 100), ylim=(-1, len(ordered)))
@@ -154,7 +158,7 @@ def _sizes(names: Sequence[str]) -> tuple[float, float, float]:
     if len(names) > MAX_NAMES:
         return 12.0, 9.0, 0.5
     font = 9.0 if len(names) <= 30 else 6.0
-    longest = max((len(name[:MAX_NAME_LENGTH]) for name in names), default=0)
+    longest = max((len(short_name(name)) for name in names), default=0)
     return min(max(3.0, len(names) * font * 1.3 / 72), 60.0), font, longest * font * 0.6 / 72
 
 

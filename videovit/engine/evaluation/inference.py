@@ -26,7 +26,7 @@ from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
 from videovit.engine.run import Run, report_decoders
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import plural, printable
 from videovit.models import optimize_for_inference
 from videovit.models.contract import VideoModel
 
@@ -156,7 +156,7 @@ def evaluate(inference: Inference, batches: Iterable[Batch], passes: Sequence[Pa
     if stop_at < float("inf"):
         raise UserError(describe_unreadable(inference.unreadable))
     for failure in inference.unreadable:
-        logger.warning("left out: %s: %s", failure.path, failure.reason)
+        logger.warning("left out: %s: %s", printable(failure.path), failure.reason)
 
 
 def infer(inference: Inference, batch: Batch, passes: Sequence[Pass]) -> None:
@@ -205,7 +205,7 @@ def _stop_on_signal(signum: int) -> None:
 
 def describe_unreadable(failures: Sequence[Failure]) -> str:
     """The message about unreadable videos of an evaluation list."""
-    lines = [f"  {f.path}: {f.reason} ({f.backend})" for f in failures]
+    lines = [f"  {printable(f.path)}: {f.reason} ({f.backend})" for f in failures]
     return (
         f"{plural(len(failures), 'video')} of the evaluation list cannot be read. Accuracy over a part of the list "
         "would not be comparable, so the run stops (there may be more):\n"

@@ -173,8 +173,11 @@ class ViewEnsemble(Evaluator):
         """The measures over the videos `kept`, the most important one first."""
 
     def state(self) -> dict[str, Tensor]:
-        """Scores (V, K), summed or maximal over the views, and labels."""
-        return {"scores": self.scores_VK, "labels": self.labels}
+        """Scores (V, K), summed or maximal over the views, labels, and `read` (V,): False for an unreadable video.
+
+        A video that was not read has scores 0 and the label -1, or no class of several.
+        """
+        return {"scores": self.scores_VK, "labels": self.labels, "read": self.seen_VN.any(dim=1)}
 
 
 class TopK(ViewEnsemble):

@@ -24,12 +24,16 @@ from videovit.engine.reporting.progress import CONSOLE_ERRORS
 from videovit.engine.reporting.progress import Progress as Progress  # old place
 from videovit.engine.reporting.tensorboard import TensorBoard
 from videovit.errors import UserError
+from videovit.messages import printable
 
 logger = logging.getLogger("videovit")
 
 
 class LevelFormatter(logging.Formatter):
-    """`[11/28 15:30:00] message`, with the level in front of warnings and errors: `warning: message`."""
+    """`[11/28 15:30:00] message`, with the level in front of warnings and errors: `warning: message`.
+
+    Messages contain names of files and classes, which must not reach a terminal with escape sequences in them.
+    """
 
     def __init__(self) -> None:
         super().__init__("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
@@ -37,6 +41,7 @@ class LevelFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         if record.levelno >= logging.WARNING:
             record.message = f"{record.levelname.lower()}: {record.message}"
+        record.message = printable(record.message, keep_lines=True)
         return super().formatMessage(record)
 
 
@@ -153,7 +158,7 @@ class RunLog:
                 contextlib.suppress(OSError),
                 open(self.output_dir / "stdout.log", "a", encoding="utf-8", errors="backslashreplace") as file,
             ):
-                file.write(f"ended by {type(error).__name__}: {error}\n")
+                file.write(printable(f"ended by {type(error).__name__}: {error}\n", keep_lines=True))
         logger.propagate = True
         logging.captureWarnings(False)
         logging.getLogger("py.warnings").handlers = []
@@ -204,7 +209,7 @@ def _rounded(value: Any) -> Any:
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Format a plain text table: the first column left-aligned, the others right-aligned, "-" for None."""
-    cells = [list(map(str, header)), *(["-" if v is None else str(v) for v in row] for row in rows)]
+    cells = [list(map(printable, header)), *(["-" if v is None else printable(v) for v in row] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
     lines = [
         "  ".join(v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(line, widths, strict=True)))

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from videovit.messages import printable
+
 T = TypeVar("T")
 CONSOLE_ERRORS = (OSError, ValueError)
 """The console is gone: a closed terminal or pipe, a full disk behind a redirection, a closed file."""
@@ -53,7 +55,8 @@ class Progress:
         quiet: bool = False,
         num_processes: int = 1,
     ) -> None:
-        self.name, self.total, self.first, self.log_period, self.quiet = name, total, first, max(1, log_period), quiet
+        self.name, self.total, self.first, self.log_period = printable(name), total, first, max(1, log_period)
+        self.quiet = quiet
         self.num_processes = num_processes
         self.step = first
         self.num_clips = 0

@@ -32,6 +32,7 @@ from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import format_table
 from videovit.engine.reporting.progress import Progress
 from videovit.errors import UserError
+from videovit.messages import printable
 from videovit.models.contract import VideoModel
 
 Join = Callable[[Tensor], Tensor]
@@ -192,4 +193,4 @@ def format_prediction(prediction: Prediction, *, in_percent: bool = True) -> str
     """
     rows = [[name, f"{100 * score:.1f}" if in_percent else f"{score:.2f}"] for name, score in prediction.top]
     header = ["class", "score %" if in_percent else "logit"]
-    return f"{prediction.path}  ({prediction.views})\n" + format_table(header, rows)
+    return f"{printable(prediction.path)}  ({prediction.views})\n" + format_table(header, rows)

@@ -22,7 +22,7 @@ from videovit.data.files.class_names import read_class_groups
 from videovit.data.records import Batch
 from videovit.data.transforms.reorder import frame_order
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
-from videovit.engine.evaluation.class_report import plain_names
+from videovit.engine.evaluation.class_report import plain_names, short_name
 from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.evaluation.metrics import TopK, class_accuracy
 from videovit.engine.evaluation.sinks import ScoreSink
@@ -244,7 +244,7 @@ def draw(report: dict[str, Any], path: Path, *, num_classes: int = 20) -> None:
         heights = [e["top1_acc"] if group == "all" else e["groups"][group] for e in orders.values()]
         errors = [(e["drop_standard_error"] or 0.0) if group == "all" else 0.0 for e in orders.values()]
         places = np.arange(len(orders)) + (i - (len(groups) - 1) / 2) * width
-        axes[0].bar(places, heights, width, yerr=errors, label=group)
+        axes[0].bar(places, heights, width, yerr=errors, label=short_name(group))
     axes[0].set_xticks(range(len(orders)), list(orders))
     axes[0].set(ylabel="top-1 (%)", ylim=(0, 105), title="accuracy by frame order")
     if len(groups) > 1:
@@ -252,7 +252,7 @@ def draw(report: dict[str, Any], path: Path, *, num_classes: int = 20) -> None:
     if changed:
         focus = "shuffled" if "shuffled" in changed else changed[0]
         drops = sorted(orders[focus]["class_drop"].items(), key=lambda item: item[1])[-num_classes:]
-        axes[1].barh([name[:28] for name, _ in drops], [drop for _, drop in drops])
+        axes[1].barh([short_name(name, 28) for name, _ in drops], [drop for _, drop in drops])
         axes[1].set(xlabel="points lost", title=f"classes that lose most ({focus})")
     with writing(path):
         figure.savefig(path, dpi=110)

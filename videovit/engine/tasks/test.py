@@ -91,12 +91,17 @@ def _test_views(problem: Problem, run: Run, model: VideoModel, checkpoint: str, 
     run.log.stats("test_final", {**source, **result}, step=cfg.SOLVER.MAX_EPOCH)
     logger.info("\n%s", _format_result(evaluator, result))
     if run.rank == 0:
-        _write(problem, evaluator, f"_{num_clips}clips" if cfg.TEST.NUM_TEMPORAL_CLIPS else "")
+        _write(
+            problem,
+            evaluator,
+            [sample.path for sample in loader.dataset.samples],
+            f"_{num_clips}clips" if cfg.TEST.NUM_TEMPORAL_CLIPS else "",
+        )
     return result
 
 
-def _write(problem: Problem, evaluator: Evaluator, suffix: str) -> None:
-    """Write reports per class to OUTPUT_DIR, and the scores to TEST.SAVE_RESULTS_PATH."""
+def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str) -> None:
+    """Write reports per class to OUTPUT_DIR, and the scores to TEST.SAVE_RESULTS_PATH, with the path of every row."""
     folder, name = Path(problem.cfg.OUTPUT_DIR), problem.cfg.TEST.SAVE_RESULTS_PATH
     files = evaluator.write_report(folder, problem.class_names, suffix=suffix)
     logger.info("written: %s", ", ".join(map(str, files)))
@@ -104,10 +109,10 @@ def _write(problem: Problem, evaluator: Evaluator, suffix: str) -> None:
         path = folder / name
         path = path.with_stem(path.stem + suffix)
         try:
-            save_flushed(evaluator.state(), path)
+            save_flushed({**evaluator.state(), "paths": paths}, path)
         except (OSError, RuntimeError) as error:
             raise not_written(path, error) from error
-        logger.info("scores (videos x classes) and labels saved to %s", path)
+        logger.info("scores (videos x classes), labels and paths saved to %s", path)
 
 
 def _format_result(evaluator: Evaluator, result: dict[str, float]) -> str:

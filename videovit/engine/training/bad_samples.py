@@ -17,7 +17,7 @@ from videovit.engine import distributed
 from videovit.engine.reporting.json_lines import append_record, read_records, writing
 from videovit.engine.reporting.log import logger
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import plural, printable
 
 
 class BadSamples:
@@ -54,7 +54,7 @@ class BadSamples:
         for failure in failures:
             entry = {"path": failure.path, "reason": failure.reason, "backend": failure.backend, "count": 1}
             if failure.path not in self._known and failure.path not in self._new:
-                logger.warning("unreadable, replaced: %s: %s", failure.path, failure.reason)
+                logger.warning("unreadable, replaced: %s: %s", printable(failure.path), failure.reason)
                 append_record(self.path, entry)
             _add(self._new, entry)
             self._failed.add(failure.path)

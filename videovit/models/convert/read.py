@@ -21,6 +21,7 @@ from torch import Tensor
 from videovit.errors import UserError
 from videovit.models.contract import Grid
 from videovit.models.convert.checksums import STATE_KEY, state_crc, verify_zip
+from videovit.models.convert.expansion import reason_against_archive, reason_against_tensors
 from videovit.models.convert.grids import as_grid
 from videovit.models.convert.wrappers import COUNTERS, strip_prefixes
 
@@ -93,6 +94,11 @@ def read_file(path: str | Path) -> dict[str, Any]:
     content = _read_folder(path) if is_folder else _read_pickle(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
+    files = list(path.iterdir()) if is_folder else [path]
+    if reason := reason_against_tensors(content, sum(file.stat().st_size for file in files)):
+        raise CheckpointError(reason, where=path)
+    if content.get("pool_norm_eps") is not None:
+        content["pool_norm_eps"] = _as_number(content["pool_norm_eps"], f"{path}: pool_norm_eps")
     return content
 
 
@@ -113,6 +119,8 @@ def _read_folder(path: Path) -> Any:
 
 def _read_pickle(path: Path) -> Any:
     _refuse_plain_pickle(path)
+    if reason := reason_against_archive(path, path.stat().st_size):
+        raise CheckpointError(reason, where=path)
     try:
         verify_zip(path)
         # timm saves its arguments beside the weights: a record of plain values, which is safe to unpickle.
@@ -142,7 +150,8 @@ def read_weights(source: str | Path | Mapping[str, Any], own_names: Collection[s
     counters = set(COUNTERS).difference(own_names)
     state = {name: value for name, value in inner.items() if isinstance(value, Tensor) and name not in counters}
     if not state:
-        keys = ", ".join(sorted(map(str, content))[:5]) or "none"
+        # Keys of other types may be tuples of tuples without end.
+        keys = ", ".join(sorted(key for key in content if isinstance(key, str))[:5]) or "none"
         expected = "expected a state dict, or one under the key model_state"
         raise CheckpointError(f"no tensors in it; {expected}; found the keys {keys}", where=origin)
     cfg, eps = content.get("cfg"), content.get("pool_norm_eps")
@@ -166,7 +175,7 @@ def _carried_grid(state: Mapping[str, Any]) -> Grid | None:
 def _as_number(value: Any, what: str) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise CheckpointError(where=what, found=value, expected="a number") from error
 
 

@@ -11,7 +11,7 @@ import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from videovit.models.convert.checksums import DamagedError, file_crc, verify_zip
+from videovit.models.convert.expansion import reason_against_archive, reason_against_tensors
 
 REST = "rest.pyth"
 INDEX = ".metadata"
@@ -73,6 +74,13 @@ class _Reader(FileSystemReader):
                 raise DamagedError(f"damaged: {file_name} and its checksum differ")
         return index
 
+    def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
+        piece = super()._slice_file(file, sinfo)
+        if reason := reason_against_archive(piece, sinfo.length):
+            raise pickle.UnpicklingError(f"a piece of its {sinfo.relative_path} {reason}")
+        piece.seek(0)
+        return piece
+
 
 def read_shards(folder: Path) -> dict[str, Any]:
     """The content of a sharded checkpoint, equal to the same checkpoint in one file.
@@ -80,9 +88,15 @@ def read_shards(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointException, OSError and everything that `torch.load` raises: a file is missing or damaged.
     """
-    verify_zip(folder / REST)
-    content: Any = torch.load(folder / REST, map_location="cpu", weights_only=True)
+    rest, size = folder / REST, sum(file.stat().st_size for file in folder.iterdir())
+    if reason := reason_against_archive(rest, rest.stat().st_size):
+        raise pickle.UnpicklingError(f"its {REST} {reason}")
+    verify_zip(rest)
+    content: Any = torch.load(rest, map_location="cpu", weights_only=True)
     checksums = content.pop(CHECKSUMS, {})  # absent in folders of earlier versions
+    # Tensors on `meta` have a size and no content yet.
+    if reason := reason_against_tensors(content, size):
+        raise pickle.UnpicklingError(reason)
     tensors = {name: torch.zeros_like(shape, device="cpu") for name, shape in _shapes(content, "")}
     with warnings.catch_warnings():
         # PyTorch warns that one process reads everything, which is the purpose here.
