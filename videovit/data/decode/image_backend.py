@@ -136,7 +136,7 @@ class ImageVideo(BaseVideo):
                     size = scaled_size(*image.size, self._options.short_side)
                     if size != image.size:
                         image.draft("RGB", size)  # JPEG can be decoded at a reduced size
-                    upright = ImageOps.exif_transpose(to_rgb(image))
+                    upright = turn_upright(to_rgb(image))
                     # EXIF orientation may have exchanged width and height.
                     turned = (upright.width > upright.height) != (image.width > image.height)
                     return np.asarray(upright.resize(size[::-1] if turned else size))
@@ -146,6 +146,15 @@ class ImageVideo(BaseVideo):
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else shorten(error)
             place = "" if name == self._path else f"{name}: "
             raise DecodeError(self._path, place + reason, self.served_by) from None
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data says, if they can be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    # Damaged metadata is no reason to reject sound pixels; viewers show them as stored.
+    except ERRORS:
+        return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -228,7 +228,8 @@ class LimitedVideo(BaseVideo):
         # A video that is garbage collected without being closed still occupies its helper.
         self._end = weakref.finalize(self, helper.end)
         try:
-            _, self.num_frames, self.fps, self.knots, self.served_by = self._request("open", path, backend, options)
+            answer = self._request("open", path, backend, options)
+            _, self.num_frames, self.fps, self.knots, self.start_s, self.served_by = answer
         except (*FORWARDED, OSError):
             self._release()
             raise
@@ -337,7 +338,8 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
             if request[0] == "open":
                 _, path, backend, options = request
                 video = backends[backend](path, options)
-                answer: tuple[Any, ...] = "open", video.num_frames, video.fps, video.knots, video.served_by
+                times = video.num_frames, video.fps, video.knots, video.start_s
+                answer: tuple[Any, ...] = "open", *times, video.served_by
             elif request[0] == "call":
                 answer = "result", request[1](*request[2])
             elif video is not None and request[0] == "frames":
