@@ -50,8 +50,10 @@ class Upright:
         self._orientation = Orientation()
 
     def of(self, frame: VideoFrame) -> Orientation:
-        """Orientation of a frame."""
-        if frame.rotation != self._rotation:
+        """Orientation of a frame; must be called for every decoded frame, in order."""
+        # A message in the stream comes with a key frame and holds until the next one.
+        known = self._rotation is not None and not frame.key_frame and not frame.rotation
+        if not known and frame.rotation != self._rotation:
             self._rotation = frame.rotation
             # Reading the matrix creates a reference cycle, which would keep the frame in memory until Python's next
             # garbage collection. So read it from a tiny copy, and only when the rotation changes.

@@ -83,20 +83,22 @@ class Rows:
     Args:
         keys: identify the wanted frames.
         size_of: frame -> width and height to scale it to, before rotation.
+        upright: finds their orientations.
     """
 
-    def __init__(self, keys: Sequence[Hashable], size_of: Callable[[VideoFrame], Size]) -> None:
-        self._size_of, self._upright = size_of, Upright()
+    def __init__(self, keys: Sequence[Hashable], size_of: Callable[[VideoFrame], Size], upright: Upright) -> None:
+        self._size_of, self._upright = size_of, upright
         self._row_of = {key: row for row, key in enumerate(keys)}
         self._missing = set(self._row_of)
         self.images: Image | None = None
 
     def keep(self, key: Hashable, frame: VideoFrame) -> None:
         """Convert and store a frame if its key is wanted."""
+        orientation = self._upright.of(frame)
         row = self._row_of.get(key)
         if row is None:
             return
-        image = to_rgb(frame, self._upright.of(frame), self._size_of(frame))
+        image = to_rgb(frame, orientation, self._size_of(frame))
         if self.images is None:
             self.images = np.empty((len(self._row_of), *image.shape), dtype=np.uint8)
         # Streams may change their orientation, which a batch cannot.
@@ -136,6 +138,7 @@ class PyavVideo(BaseVideo):
         self._options = options
         self._container, self._stream = open_container(path, options)
         self._index: FrameIndex | None = None
+        self._upright = Upright()
         self.served_by = NAME
         context = self._stream.codec_context
         self.codec: str = context.codec.canonical_name
@@ -258,7 +261,7 @@ class PyavVideo(BaseVideo):
             self._reopen()
             self._reader = PacketReader(self._container, self._stream, self.table)
         keys = self.table.pts[self.table.shown[wanted]].tolist()
-        rows = Rows(keys, self._size_of)
+        rows = Rows(keys, self._size_of, self._upright)
         last = max(stretch.last for stretch in self.table.stretches(wanted.tolist()))
         try:
             self._decode_stretch(Stretch(0, last, frozenset(keys)), rows, careful=False)
@@ -280,7 +283,7 @@ class PyavVideo(BaseVideo):
         return self._decode_by_table(wanted)
 
     def _decode_stretches(self, wanted: Indices) -> Image:
-        rows = Rows(self.table.pts[self.table.shown[wanted]].tolist(), self._size_of)
+        rows = Rows(self.table.pts[self.table.shown[wanted]].tolist(), self._size_of, self._upright)
         for stretch in self.table.stretches(wanted.tolist()):
             self._decode_stretch(stretch, rows, careful=stretch.first > 0)
         return rows.result()
@@ -330,7 +333,7 @@ class PyavVideo(BaseVideo):
         """Decode the wanted frames (sorted, distinct) by counting, from the start or from where the last call ended."""
         if wanted[0] < self._num_counted:
             self._reopen()  # the file cannot be read backwards
-        rows = Rows(wanted, self._size_of)
+        rows = Rows(wanted, self._size_of, self._upright)
         while self._num_counted <= wanted[-1]:
             frame = next(self._counted, None)
             if frame is None:
