@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from videovit.data.decode import open_video
 from videovit.data.decode.protocol import Knots
 from videovit.data.records import Action, KeyFrame, Sample
 from videovit.data.sampling import AroundKeyFrame, ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
+from videovit.preparation.checks import Entry, compare, inspect_file
 
 Numbered = Callable[..., Path]
 # 30 frames in a second, a still screen until second 10, and 30 frames in another second
@@ -113,3 +114,19 @@ def test_key_frames_in_player_time(tmp_path: Path) -> None:
     )
     (clip,) = dataset[0, 0].clips
     assert read_barcodes(clip.frames_THWC) == expected.tolist() == [20, 22, 24, 26]
+
+
+def test_check_compares_player_time(tmp_path: Path) -> None:
+    """The check of prepared data sets accuses no label that is right."""
+    late = write_late(tmp_path / "late.mp4", late_s=2)
+    dropped = write_video(
+        tmp_path / "dropped.avi", num_frames=40, fps=25, codec="mpeg4", bframes=0, pts=range(0, 120, 3)
+    )
+    for path, end_s in ((late, 4.0), (dropped, 4.8)):
+        inspection = inspect_file(str(path), backend="pyav", timeout_s=0.0)
+        assert not inspection.error and inspection.end_s == pytest.approx(end_s, abs=0.07)
+        label = Entry(str(path), "train", latest_s=end_s - 0.5)
+        assert not list(compare(label, inspection))
+        assert [finding.kind for finding in compare(replace(label, latest_s=end_s + 0.5), inspection)] == [
+            "mislabelled"
+        ]

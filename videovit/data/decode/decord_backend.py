@@ -19,7 +19,6 @@ from videovit.data.decode.guard import reason_against
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,
-    DecodeError,
     DecodeOptions,
     Indices,
     Knots,
@@ -153,22 +152,24 @@ class DecordVideo(BaseVideo):
         return ""
 
     def _decode(self, wanted: Indices) -> Tensor:
-        if self._fallback is not None:
-            return self._fallback.frames(wanted)
+        frames = self._read_batch(wanted) if self._fallback is None else None
+        if frames is not None:
+            return frames
+        # Outside the handling of decord's error, which would keep its reader alive: a fork with one hangs.
+        if self._fallback is None:
+            self._fallback = self._open_fallback()
+        return self._fallback.frames(wanted)
+
+    def _read_batch(self, wanted: Indices) -> Tensor | None:
+        """The frames at `wanted`; None if decord fails, or returns others than were requested."""
         try:
             reader = self._open() if self._reader is None else self._reader
             self._reader = None  # a second call reopens the file: a used reader would decode ahead and fill memory
             frames: Tensor = from_dlpack(reader.get_batch(wanted.tolist()).to_dlpack())
         except self._errors():
-            self._fallback = self._open_fallback()
-            return self._fallback.frames(wanted)
+            return None
         # A missing frame would shift all later ones.
-        if frames.shape[0] != len(wanted):
-            raise DecodeError(self._path, f"{frames.shape[0]} frames decoded, {len(wanted)} wanted", NAME)
-        if tuple(frames.shape[1:3]) != self._facts.shape:
-            self._fallback = self._open_fallback()
-            return self._fallback.frames(wanted)
-        return frames
+        return frames if tuple(frames.shape[:3]) == (len(wanted), *self._facts.shape) else None
 
     def close(self) -> None:
         """Drop the reader, which ends its thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from videovit.data.decode.image_metadata import without_metadata
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,
@@ -33,6 +35,7 @@ from videovit.data.decode.protocol import (
 SUFFIXES = frozenset(".jpg .jpeg .jfif .png .webp .avif .jp2 .bmp .ppm .pgm .tif .tiff .gif".split())
 LIST_SUFFIXES = frozenset({".txt", ".lst"})
 LONGEST_LIST = 64 << 20  # bytes
+LARGEST_REPAIRED = 256 << 20  # bytes
 # Pillow raises these for damaged files, depending on the format.
 ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
@@ -126,26 +129,45 @@ class ImageVideo(BaseVideo):
         try:
             if not stat.S_ISREG(os.stat(name).st_mode):
                 raise ValueError("not a regular file")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about large images, which check_size rejects
-                image: Image.Image
-                with Image.open(name) as image:
-                    check_size(self._path, *image.size, self._options, self.served_by)
-                    if header_only:
-                        return np.empty((0, 0, 3), dtype=np.uint8)
-                    size = scaled_size(*image.size, self._options.short_side)
-                    if size != image.size:
-                        image.draft("RGB", size)  # JPEG can be decoded at a reduced size
-                    upright = turn_upright(to_rgb(image))
-                    # EXIF orientation may have exchanged width and height.
-                    turned = (upright.width > upright.height) != (image.width > image.height)
-                    return np.asarray(upright.resize(size[::-1] if turned else size))
+            try:
+                return self._decode_image(name, header_only=header_only)
+            except ERRORS:
+                # Damaged metadata does not decide over sound pixels.
+                sound = sound_part(name)
+                if sound is None:
+                    raise
+                return self._decode_image(io.BytesIO(sound), header_only=header_only)
         except DecodeError:
             raise
         except (Image.DecompressionBombError, *ERRORS) as error:
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else shorten(error)
             place = "" if name == self._path else f"{name}: "
             raise DecodeError(self._path, place + reason, self.served_by) from None
+
+    def _decode_image(self, file: str | io.BytesIO, *, header_only: bool) -> NDArray[np.uint8]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about large images, which check_size rejects
+            image: Image.Image
+            with Image.open(file) as image:
+                check_size(self._path, *image.size, self._options, self.served_by)
+                if header_only:
+                    return np.empty((0, 0, 3), dtype=np.uint8)
+                size = scaled_size(*image.size, self._options.short_side)
+                if size != image.size:
+                    image.draft("RGB", size)  # JPEG can be decoded at a reduced size
+                upright = turn_upright(to_rgb(image))
+                # EXIF orientation may have exchanged width and height.
+                turned = (upright.width > upright.height) != (image.width > image.height)
+                return np.asarray(upright.resize(size[::-1] if turned else size))
+
+
+def sound_part(name: str) -> bytes | None:
+    """An image file without most of its metadata; None if it has none, or is unusually large."""
+    if os.path.getsize(name) > LARGEST_REPAIRED:
+        return None
+    content = Path(name).read_bytes()
+    sound = without_metadata(content)
+    return sound if sound != content else None
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
