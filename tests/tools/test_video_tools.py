@@ -54,6 +54,9 @@ def test_probe(folder: Path) -> None:
     assert rows["closed one.mp4"]["gop"] == 10.0 and rows["closed one.mp4"]["fps"] == 30.0
     assert rows["open.mkv"]["open_gop"] and not rows["closed one.mp4"]["open_gop"]
     assert rows["cut.mp4"]["edit_list"] and rows["cut.mp4"]["num_frames"] == 23
+    assert rows["vfr.mp4"]["variable_fps"] and not rows["closed one.mp4"]["variable_fps"]
+    assert rows["closed one.mp4"]["unusual"] == "" and rows["closed one.mp4"]["start_s"] == 0
+    assert "not evenly spaced" in rows["vfr.mp4"]["unusual"] and "not evenly spaced" in done.stdout
     assert rows["old.avi"]["codec"] == "mpeg4" and rows["old.avi"]["num_frames"] == 30
     assert rows["text.mp4"]["error"] and not rows["text.mp4"]["codec"]
     assert all(row["clip_ms"] > 0 for name, row in rows.items() if name != "text.mp4")

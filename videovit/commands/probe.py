@@ -60,7 +60,7 @@ def probe_safely(path: str, *, backend: str, timeout_s: float) -> Probe:
 
 
 def summary(probes: Sequence[Probe]) -> str:
-    """One table with a row per kind of file, and one with a row per reason why files cannot be read."""
+    """Tables with a row per kind of file, per unusual property, and per reason why files cannot be read."""
     from videovit.engine.reporting.log import format_table
 
     kinds: dict[tuple[str, str], list[Probe]] = {}
@@ -78,6 +78,9 @@ def summary(probes: Sequence[Probe]) -> str:
         flags = [sum(probe.open_gop for probe in group), sum(probe.edit_list for probe in group)]
         rows.append([kind, decoder, len(group), size, fps, length, gop, *flags, mbytes, cost])
     text = format_table(head, rows) if rows else ""
+    unusual = Counter(what for probe in probes if probe.unusual for what in probe.unusual.split("; "))
+    if unusual:
+        text += "\n\n" + format_table(["unusual", "videos"], [[what, n] for what, n in unusual.most_common()])
     reasons = Counter(probe.error for probe in probes if probe.error)
     if reasons:
         text += "\n\n" + format_table(["unreadable", "videos"], [[r, n] for r, n in reasons.most_common()])

@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Sampler
 
 from videovit.config import Config
 from videovit.data.catalog import DatasetSpec, Split, build_spec
-from videovit.data.clock import RunningClock
 from videovit.data.dataset import (
     ActionsShown,
     BoxCrops,
@@ -42,6 +41,7 @@ from videovit.data.detection import build_key_plan
 from videovit.data.handover import HANDOVER_HINT, HandedOver, Lost
 from videovit.data.records import Batch, Item, Sample, collate
 from videovit.data.sampling import EvenSpans
+from videovit.data.time_limit import RunningClock
 from videovit.data.transforms.boxes import Placement
 from videovit.data.transforms.pipeline import (
     EvalTransform,

@@ -1,23 +1,54 @@
-"""Time limits that count the time that this process ran."""
+"""The clock on which clips are planned, and the times of frames.
+
+Plans count frames of a constant rate (`sampling`). A video of constant rate is its own clock. In a video whose rate
+varies, they count the ticks of a clock at DATA.TARGET_FPS instead, and a tick shows the frame that is on the screen
+then:
+
+    ticks     0   1   2   3   4   5   6   7   8   9
+    frames    0   1   2                   3   4   5       a still screen in between: frame 2 stays
+    shown     0   1   2   2   2   2   2   3   4   5
+"""
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
+
+from videovit.data.decode.protocol import Indices, Knots, Video
+from videovit.data.sampling import frames_on_screen
 
 
-class RunningClock:
-    """Counts seconds, but of a pause (Ctrl-Z, a suspended job, a machine asleep) at most `most_s`.
+@dataclass(frozen=True)
+class Clock:
+    """Counts what a plan takes for the frames of a video.
 
-    Args:
-        most_s: the longest time between two calls of `elapsed_s` if there is no pause.
+    Attributes:
+        num_ticks: length of the video in ticks.
+        rate: ticks per second.
+        start_s: player time of the first tick, in seconds.
+        knots: times of frames, if they differ from ticks; see `Video.knots`.
     """
 
-    def __init__(self, most_s: float) -> None:
-        self._most_s, self._last_s, self._sum_s = most_s, time.monotonic(), 0.0
+    num_ticks: int
+    rate: float
+    start_s: float
+    knots: Knots | None = None
 
-    def elapsed_s(self) -> float:
-        """Seconds since this object was made."""
-        now_s = time.monotonic()
-        self._sum_s += min(now_s - self._last_s, self._most_s)
-        self._last_s = now_s
-        return self._sum_s
+    def frames(self, ticks: Indices) -> Indices:
+        """The frame that is on the screen at each tick."""
+        return ticks if self.knots is None else frames_on_screen(self.knots, ticks / self.rate)
+
+    def time_s(self, tick: float) -> float:
+        """Player time of a tick, in seconds."""
+        return self.start_s + tick / self.rate
+
+
+def clock_of(video: Video, target_fps: float | None) -> Clock:
+    """The clock of a video.
+
+    Args:
+        video: the video.
+        target_fps: the rate that a plan counts in; None if it counts frames, whatever their times.
+    """
+    if video.knots is None or target_fps is None:
+        return Clock(video.num_frames, video.fps, video.start_s)
+    return Clock(max(1, round(video.num_frames / video.fps * target_fps)), target_fps, video.start_s, video.knots)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from videovit.data.clock import clock_of
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.data.decode.protocol import DEFAULTS, Knots
 from videovit.data.records import Clip, Failure, Item, KeyFrame, Sample
@@ -45,16 +46,19 @@ def random_stream(stream: Stream, *words: int) -> np.random.Generator:
 
 
 LabelRule = Callable[[Sample, float, float], int | Tensor]
-"""(sample, second at which the clip begins, second at which it ends) -> label of the clip."""
+"""(sample, player time at which the clip begins, at which it ends, in seconds) -> label of the clip."""
 
 
-def seconds_of(indices_T: Indices, fps: float, knots: Knots | None = None) -> Interval:
-    """Start and end of a clip in seconds: frame i lasts from i / fps to (i + 1) / fps, unless `knots` give its time."""
+def seconds_of(indices_T: Indices, fps: float, knots: Knots | None = None, start_s: float = 0.0) -> Interval:
+    """Start and end of a clip in seconds of player time.
+
+    Frame i lasts from start_s + i / fps to start_s + (i + 1) / fps, unless `knots` give its time.
+    """
     first, last = int(indices_T.min()), int(indices_T.max())
     if knots is None:
-        return first / fps, (last + 1) / fps
+        return start_s + first / fps, start_s + (last + 1) / fps
     begin_s, last_s, end_s = np.interp((first, last, last + 1), *knots).tolist()
-    return begin_s, end_s if last < knots[0][-1] else last_s + 1 / fps
+    return start_s + begin_s, start_s + (end_s if last < knots[0][-1] else last_s + 1 / fps)
 
 
 def one_class(sample: Sample, begin_s: float, end_s: float) -> int:
@@ -251,21 +255,23 @@ class ClipDataset(Dataset[Item]):
             if sample.num_frames not in (None, video.num_frames):
                 reason = f"{plural(video.num_frames, 'image')}, but the list states {sample.num_frames}"
                 raise DecodeError(sample.path, reason, video.served_by)
+            clock = clock_of(video, self._plan.target_fps)
             # Key frames are the only clips whose position the annotation determines.
             if isinstance(self._plan, AroundKeyFrame):
-                indices = self._plan.at(_key(sample).time_s, video.num_frames, video.fps, video.knots)
+                time_s = _key(sample).time_s - video.start_s
+                indices = self._plan.at(time_s, video.num_frames, video.fps, video.knots)
             else:
-                indices = self._plan(video.num_frames, video.fps, rng)
+                indices = [clock.frames(ticks_T) for ticks_T in self._plan(clock.num_ticks, clock.rate, rng)]
             # The clips of a test overlap: decode each frame once, and in ascending order.
             wanted = np.unique(np.concatenate(indices))
             frames_NHWC = video.frames(wanted)
-            fps, knots, served_by = video.fps, video.knots, video.served_by
+            fps, knots, start_s, served_by = video.fps, video.knots, video.start_s, video.served_by
         clips = []
         for place, indices_T in enumerate(indices):
             # Indexing copies; a clip of exactly the decoded frames needs no copy.
             in_order = np.array_equal(wanted, indices_T)
             frames_THWC = frames_NHWC if in_order else frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
-            cuts = self._crops.cut(frames_THWC, sample, seconds_of(indices_T, fps, knots), rng)
+            cuts = self._crops.cut(frames_THWC, sample, seconds_of(indices_T, fps, knots, start_s), rng)
             for crop, (frames_TSSC, label, boxes_R4) in enumerate(cuts):
                 view = place * self._num_crops + crop
                 # The seed of erasing is drawn here, so that it does not depend on the batch that the clip ends up in.

@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 
+# Containers round times, some to milliseconds: a frame that is due by then is on the screen.
+RESOLUTION_S = 0.001
+
 
 class ClipPlan(Protocol):
     """Chooses the frames of every clip taken from a video."""
@@ -29,6 +32,10 @@ class ClipPlan(Protocol):
     @property
     def num_clips(self) -> int:
         """Clips per video."""
+
+    @property
+    def target_fps(self) -> float | None:
+        """The frame rate that strides count in; None if the plan has no stride."""
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
         """The (T,) frame indices of each clip."""
@@ -38,6 +45,17 @@ class ClipPlan(Protocol):
 
     def window(self, start: float, num_frames: int, fps: float) -> Indices:
         """The (T,) frame indices of a clip that starts at frame `start`, as in evaluation."""
+
+
+def frames_on_screen(knots: tuple[Indices, NDArray[np.float64]], seconds: NDArray[np.floating]) -> Indices:
+    """The frames that are on the screen at some moments.
+
+    Args:
+        knots: some frames and their times in seconds, to interpolate between.
+        seconds: the moments, counted as in `knots`; the first and the last frame are shown beyond the ends.
+    """
+    indices: Indices = np.floor(np.interp(seconds + RESOLUTION_S, knots[1], knots[0])).astype(np.int64)
+    return indices
 
 
 def span_length(fps: float, *, num_sampled: int, stride: int, target_fps: float) -> float:
@@ -218,6 +236,7 @@ class Segments:
     num_sampled: int
     random: bool = False
     num_clips: ClassVar[int] = 1
+    target_fps: ClassVar[float | None] = None
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
         """The (T,) frame indices; uses `rng` only if `random`."""
@@ -335,10 +354,10 @@ def key_frame_indices(
     if num_frames < 1:
         raise ValueError(f"cannot sample from a video of {num_frames} frames")
     at_target = time_s * target_fps - num_sampled * stride // 2 + stride * np.arange(num_sampled)
-    # Without knots, frames are evenly spaced in time.
-    places = at_target * (fps / target_fps) if knots is None else np.interp(at_target / target_fps, knots[1], knots[0])
-    # The nearest frame, halves rounded up; np.rint would round them to even.
-    indices: Indices = np.floor(places + 0.5).astype(np.int64).clip(0, num_frames - 1)
+    if knots is not None:
+        return frames_on_screen(knots, at_target / target_fps).clip(0, num_frames - 1)
+    # Frames are evenly spaced in time: the nearest one, halves rounded up; np.rint would round them to even.
+    indices: Indices = np.floor(at_target * (fps / target_fps) + 0.5).astype(np.int64).clip(0, num_frames - 1)
     return indices
 
 

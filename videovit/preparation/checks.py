@@ -73,12 +73,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Result of opening a file: why it is unreadable (empty if it is not), fingerprint of its content, and length."""
+    """Result of opening a file: why it is unreadable (empty if it is not), fingerprint of its content, and its end."""
 
     error: str
     fingerprint: str = ""
     num_frames: int = 0
-    duration_s: float = 0.0
+    end_s: float = 0.0
 
 
 def inspect_file(path: str, *, backend: str, timeout_s: float) -> Inspection:
@@ -91,13 +91,15 @@ def inspect_file(path: str, *, backend: str, timeout_s: float) -> Inspection:
     """
     try:
         with open_video(path, backend, replace(DEFAULTS, timeout_s=timeout_s, timeout_name="--timeout")) as video:
-            num_frames, fps = video.num_frames, video.fps
+            num_frames = video.num_frames
+            # In player time, in which labels are.
+            end_s = video.start_s + num_frames / video.fps
             last = num_frames - 1
             # Truncated files open, but their last frames are missing.
             video.frames(np.unique([0, last // 2, last]))
     except DecodeError as error:
         return Inspection(error.reason)
-    return Inspection("", fingerprint(path), num_frames, num_frames / fps)
+    return Inspection("", fingerprint(path), num_frames, end_s)
 
 
 def fingerprint(path: str) -> str:
@@ -180,8 +182,8 @@ def compare(entry: Entry, inspection: Inspection) -> Iterator[Finding]:
             "missing", entry, f"found {plural(inspection.num_frames, 'image')}, but the list states {entry.num_frames}"
         )
     # Folders of images do not know their frame rate, and so their duration.
-    elif not os.path.isdir(entry.path) and entry.latest_s > inspection.duration_s:
-        text = f"annotated at {entry.latest_s:g} s, but the video ends at {inspection.duration_s:.4g} s"
+    elif not os.path.isdir(entry.path) and entry.latest_s > inspection.end_s:
+        text = f"annotated at {entry.latest_s:g} s, but the video ends at {inspection.end_s:.4g} s"
         yield _finding("mislabelled", entry, text)
 
 

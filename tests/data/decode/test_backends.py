@@ -29,8 +29,9 @@ from tests.helpers.videos import (
     write_video,
 )
 from videovit.data.decode import DecodeError, decord_backend, open_video, pyav_backend
-from videovit.data.decode.frame_table import FrameTable, is_hidden_vp8, is_idr
-from videovit.data.decode.orientation import is_mirrored
+from videovit.data.decode.bitstream import is_hidden_vp8, is_idr
+from videovit.data.decode.frame_table import FrameTable
+from videovit.data.decode.orientation import track_orientations
 from videovit.errors import UserError
 
 NUM_FRAMES = 60
@@ -259,9 +260,15 @@ def test_decoding_frees_frames(numbered: Numbered) -> None:
     assert all(max(size) <= 16 for size in sizes) and len(sizes) <= 2, sizes
 
 
-def test_is_mirrored(tmp_path: Path) -> None:
+def test_mirrored_by_header(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames=3)
-    assert not is_mirrored(str(path)) and not is_mirrored(str(rotate(path, 90)))
+
+    def is_mirrored() -> bool:
+        return any(orientation.mirrored for orientation in track_orientations(str(path)))
+
+    assert not is_mirrored()
+    rotate(path, 90)
+    assert not is_mirrored() and any(orientation.turned for orientation in track_orientations(str(path)))
     data = show_by(path, (-1, 0, 0, 1)).read_bytes()
     place = data.index(b"tkhd") + 4
     longer = data[:place] + b"\1" + data[place + 1 :]  # times of 8 bytes shift what follows by 12
@@ -276,7 +283,7 @@ def test_is_mirrored(tmp_path: Path) -> None:
         b"": False,
     }.items():
         path.write_bytes(content)
-        assert is_mirrored(str(path)) == expected, content[:20]
+        assert is_mirrored() == expected, content[:20]
 
 
 @backends
@@ -388,7 +395,8 @@ def test_can_skip(numbered: Numbered) -> None:
 
 
 def test_vp8_hidden_frames() -> None:
-    assert is_hidden_vp8(bytes([0b0000_0001, 0, 0])) and not is_hidden_vp8(bytes([0b0001_0001, 0, 0]))
+    assert is_hidden_vp8(memoryview(bytes([0b0000_0001, 0, 0])))
+    assert not is_hidden_vp8(memoryview(bytes([0b0001_0001, 0, 0])))
 
 
 @pytest.mark.parametrize(("length_size", "prefix"), [(4, b"\0\0\0\2"), (2, b"\0\2"), (0, b"\0\0\1")])

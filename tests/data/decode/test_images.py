@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,55 @@ def test_video_as_image_raises(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"this is no image" * 9)
     with pytest.raises(DecodeError, match=r"'.*a.png': not an image"):
         open_video(tmp_path / "a.png", "image")
+
+
+@pytest.mark.parametrize("exif", [bytes(range(64, 128)), b"", b"II*\0\x08\0\0\0\x05\0", b"II*\0\xff\xff\xff\xff"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_damaged_exif_keeps_pixels(tmp_path: Path, name: str, exif: bytes) -> None:
+    """Viewers show the picture as stored."""
+    options = {"lossless": True} if name == "a.webp" else {"quality": 95}
+    Image.fromarray(barcode(5)).save(tmp_path / name, exif=b"Exif\0\0" + exif, **options)
+    with open_video(tmp_path / name, "image") as video:
+        assert read_barcodes(video.frames(np.array([0]))) == [5]
+
+
+def chunk(kind: bytes, data: bytes, *, valid: bool = True) -> bytes:
+    checksum = zlib.crc32(kind + data) if valid else 5
+    return len(data).to_bytes(4, "big") + kind + data + checksum.to_bytes(4, "big")
+
+
+def segment(number: int, data: bytes) -> bytes:
+    return bytes([0xFF, 0xE0 + number]) + (len(data) + 2).to_bytes(2, "big") + data
+
+
+@pytest.mark.parametrize(
+    ("name", "damaged"),
+    [
+        ("a.png", chunk(b"tEXt", b"a\0b", valid=False)),
+        ("a.png", chunk(b"pHYs", b"\0")),
+        ("a.png", chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(5 << 20)))),
+        ("a.png", chunk(b"acTL", b"\0")),
+        ("a.jpg", segment(2, b"ICC_PROFILE\0")),
+        ("a.jpg", segment(13, b"Photoshop 3.0\08BIM")),
+    ],
+)
+def test_damaged_metadata_keeps_pixels(tmp_path: Path, name: str, damaged: bytes) -> None:
+    path = tmp_path / name
+    exif = Image.Exif()
+    exif[0x0112] = 3  # display it upside down
+    Image.fromarray(barcode(5)[::-1, ::-1]).save(path, exif=exif, quality=95)
+    content = path.read_bytes()
+    place = 33 if name == "a.png" else 2
+    path.write_bytes(content[:place] + damaged + content[place:])
+    with open_video(path, "image") as video:
+        assert read_barcodes(video.frames(np.array([0]))) == [5]
+    # What is cut off is not made up.
+    path.write_bytes(content[:place] + damaged + content[place : len(content) // 2])
+    with pytest.raises(DecodeError), open_video(path, "image") as video:
+        video.frames(np.array([0]))
+
+
+def test_error_names_image(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"this is no image" * 9)
+    with pytest.raises(DecodeError, match=r"cannot read image '.*a.jpg'"):
+        open_video(tmp_path / "a.jpg", "image")

@@ -188,7 +188,7 @@ def test_helper_ends_with_parent(numbered: Numbered, spinning: bool) -> None:
         "import ctypes, threading, time, numpy\n"
         "from videovit.data.decode import BACKENDS, DecodeOptions, limited, open_pyav, open_video\n"
         "class Slow:\n"
-        "    num_frames, fps, knots, served_by = 1, 1.0, None, 'slow'\n"
+        "    num_frames, fps, knots, start_s, served_by = 1, 1.0, None, 0.0, 'slow'\n"
         "    def frames(self, indices): ctypes.PyDLL(None).sleep(1000)\n"
         "BACKENDS['slow'] = lambda path, options: Slow()\n"
         f"video = open_video({path!r}, 'slow', DecodeOptions(timeout_s=99.0))\n"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.decode.test_rate import write_late
 from tests.helpers.runs import TINY, write_config
 from tests.helpers.videos import write_video
 from videovit.config import Config, load_config
@@ -93,3 +94,18 @@ def test_detector_is_an_error_with_a_hint(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="AVA.TEST_PREDICT_BOX_LISTS.*detections.csv"):
         list_inputs(config(tmp_path, *detection), ["v.mp4"])
+
+
+def test_windows_in_player_time(tmp_path: Path) -> None:
+    """Sound begins two seconds before the pictures; a still screen makes no frames."""
+    cfg = config(tmp_path, "DATA.NUM_FRAMES", 4, "DATA.SAMPLING_RATE", 6)
+    predictor = Predictor(cfg, build_model(cfg), torch.device("cpu"))
+    late = write_late(tmp_path / "late.mp4", late_s=2)
+    windows = predictor.predict(str(late), quiet=True).windows
+    assert [window[:2] for window in windows] == [pytest.approx((2 + i * 0.8, 2.8 + i * 0.8)) for i in range(2)] + [
+        pytest.approx((3.2, 4.0))
+    ]
+    pause = [*range(30), *range(90, 120)]  # four seconds
+    held = write_video(tmp_path / "held.mp4", num_frames=60, bframes=0, pts=pause)
+    windows = predictor.predict(str(held), quiet=True).windows
+    assert [window[:2] for window in windows] == [pytest.approx((i * 0.8, i * 0.8 + 0.8)) for i in range(5)]

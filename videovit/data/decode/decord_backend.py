@@ -10,22 +10,23 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from videovit.data.decode.guard import reason_against
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,
-    DecodeError,
     DecodeOptions,
     Indices,
+    Knots,
     Version,
     Video,
     check_file,
     check_memory,
-    scaled_size,
 )
 from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
 
@@ -36,8 +37,24 @@ FAULT_TOLERANCE = 1
 RIGHT_CODECS = frozenset({"h264", "vp8", "vp9", "ffv1"})
 MOST_CACHED = 1_000_000
 
-# Files that decord reads correctly, so that their packets are examined only once: version, options, size of frames.
-FOUND_SAFE: dict[str, tuple[Version, DecodeOptions, tuple[int, int]]] = {}
+
+class Facts(NamedTuple):
+    """What PyAV says about a file that decord reads.
+
+    Attributes:
+        num_frames, fps, knots, start_s: see `Video`.
+        shape: height and width of the upright frames.
+    """
+
+    num_frames: int
+    fps: float
+    knots: Knots | None
+    start_s: float
+    shape: tuple[int, int]
+
+
+# Files that decord reads correctly, with their versions, so that their packets are examined only once.
+FOUND_SAFE: dict[str, tuple[Version, DecodeOptions, Facts]] = {}
 
 
 @functools.cache
@@ -56,8 +73,8 @@ def load_decord() -> Any | None:
 def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     """Open a video with decord, or with PyAV if decord is not installed or would return wrong frames.
 
-    Which files those are is seen from their packets (`reason_against`), once per file and process. The Video's
-    `served_by` gives the reason.
+    Which files those are is seen from their packets (`guard`), and from what decord itself says about them, once per
+    file and process. The Video's `served_by` gives the reason.
 
     Raises:
         DecodeError: the file is missing, empty, damaged, too large, or has no video stream.
@@ -66,48 +83,36 @@ def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     decord = load_decord()
     if decord is None:
         return open_pyav(path, options)
-    known = FOUND_SAFE.get(path)
-    if known is not None and known[:2] == (version, options):
-        return DecordVideo(path, decord, options, known[2])
+    safe = FOUND_SAFE.get(path)
+    if safe is not None and safe[:2] == (version, options):
+        return DecordVideo(path, decord, options, safe[2])
     exact = open_pyav(path, options)
-    reason = reason_against(exact, options)
+    reason = "" if exact.codec in RIGHT_CODECS else f"codec {exact.codec}"
+    reason = reason or reason_against(exact, options)
+    # decord treats every key packet as a clean entry point.
+    reason = reason or ("key frames that others refer across" if exact.table.has_leading_frames else "")
     if not reason:
-        video = DecordVideo(path, decord, options, exact.size)
+        facts = facts_of(exact)
+        video = DecordVideo(path, decord, options, facts)
         # A last check of what the rules may not foresee.
-        if video.num_frames == exact.num_frames:
+        reason = video.differs_from(exact)
+        if not reason:
             exact.close()
             # Bounds the memory of a worker.
-            if len(FOUND_SAFE) < MOST_CACHED:
-                FOUND_SAFE[path] = version, options, exact.size
+            if len(FOUND_SAFE) < MOST_CACHED and facts.knots is None:
+                FOUND_SAFE[path] = version, options, facts
             return video
         video.close()
-        reason = "number of frames"
     exact.served_by = f"{exact.served_by} ({reason})"
     return exact
 
 
-def reason_against(video: PyavVideo, options: DecodeOptions = DEFAULTS) -> str:
-    """Why decord would read a video wrongly or slowly; empty if it would not.
-
-    decord treats every key packet as a clean entry point and every packet as a shown frame. It reads ahead without
-    limit, turns mirrored videos upside down, and cannot scale before the conversion to RGB.
-    """
-    table = video.table
-    if video.codec not in RIGHT_CODECS:
-        return f"codec {video.codec}"
-    if video.is_long:
-        return "long file"
-    if not table.seekable:
-        return "container or time stamps"
-    if table.has_hidden_packets:
-        return "packets that are not shown"
-    if table.has_leading_frames or not table.entries_whole:
-        return "key frames that others refer across"
-    if video.mirrored:
-        return "mirrored"
-    if scaled_size(*video.size, options.short_side) != video.size:
-        return "scaled while decoding"
-    return ""
+def facts_of(video: PyavVideo) -> Facts:
+    """Facts of a video whose first frame PyAV can decode."""
+    width, height = video.size
+    swap = video.look is not None and video.look.orientation.swap
+    shape = (width, height) if swap else (height, width)
+    return Facts(video.num_frames, video.fps, video.knots, video.start_s, shape)
 
 
 class DecordVideo(BaseVideo):
@@ -116,39 +121,60 @@ class DecordVideo(BaseVideo):
     If decord cannot open or decode the file, PyAV takes over, which returns the right frames or raises.
     """
 
-    def __init__(self, path: str, decord: Any, options: DecodeOptions, size: tuple[int, int]) -> None:
+    def __init__(self, path: str, decord: Any, options: DecodeOptions, facts: Facts) -> None:
         self._path = path
-        self._size = size
         self._options = options
+        self._facts = facts
+        self.num_frames, self.fps, self.knots, self.start_s, _ = facts
         self.served_by = NAME
         self._decord = decord
         self._reader: Any = None
         self._fallback: Video | None = None
         try:
             self._reader = self._open()
-            self.num_frames: int = len(self._reader)
-            self.fps = float(self._reader.get_avg_fps())
+            if len(self._reader) != self.num_frames:
+                raise ValueError(f"{len(self._reader)} frames, expected {self.num_frames}")
         except self._errors():
+            self._reader = None
             self._fallback = self._open_fallback()
-            self.num_frames, self.fps = self._fallback.num_frames, self._fallback.fps
-        if self.num_frames < 1 or not self.fps > 0:
-            raise DecodeError(path, f"{self.num_frames} frames at {self.fps} frames per second", NAME)
+
+    def differs_from(self, exact: PyavVideo) -> str:
+        """What decord sees differently from PyAV in the packets of the file; empty if nothing."""
+        if self._reader is None:
+            return "decord failed"
+        table = exact.table
+        # decord's FFmpeg may believe flags of key packets that are wrong.
+        if not np.array_equal(self._reader.get_key_indices(), table.keys):
+            return "key frames"
+        tick_s = exact.tick_s
+        # decord's times are in single precision, and count from elsewhere in fragmented files.
+        begin_s = self._reader.get_frame_timestamp(list(range(self.num_frames)))[:, 0]
+        expected_s = (table.stamps - table.stamps[0]) * tick_s
+        if not np.allclose(begin_s - begin_s[0], expected_s, rtol=1e-6, atol=tick_s / 2):
+            return "time stamps"
+        return ""
 
     def _decode(self, wanted: Indices) -> Tensor:
-        if self._fallback is not None:
-            return self._fallback.frames(wanted)
+        frames = self._read_batch(wanted) if self._fallback is None else None
+        if frames is not None:
+            return frames
+        # Outside the handling of decord's error, which would keep its reader alive: a fork with one hangs.
+        if self._fallback is None:
+            self._fallback = self._open_fallback()
+        return self._fallback.frames(wanted)
+
+    def _read_batch(self, wanted: Indices) -> Tensor | None:
+        """The frames at `wanted`; None if decord fails, or returns others than were requested."""
         try:
-            check_memory(len(wanted), *self._size, self._options)
+            height, width = self._facts.shape
+            check_memory(len(wanted), width, height, self._options)
             reader = self._open() if self._reader is None else self._reader
             self._reader = None  # a second call reopens the file: a used reader would decode ahead and fill memory
             frames: Tensor = from_dlpack(reader.get_batch(wanted.tolist()).to_dlpack())
         except self._errors():
-            self._fallback = self._open_fallback()
-            return self._fallback.frames(wanted)
+            return None
         # A missing frame would shift all later ones.
-        if frames.shape[0] != len(wanted):
-            raise DecodeError(self._path, f"{frames.shape[0]} frames decoded, {len(wanted)} wanted", NAME)
-        return frames
+        return frames if tuple(frames.shape[:3]) == (len(wanted), *self._facts.shape) else None
 
     def close(self) -> None:
         """Drop the reader, which ends its thread."""

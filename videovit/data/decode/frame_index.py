@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from videovit.data.decode.bitstream import is_entry, nal_length_size
 from videovit.data.decode.frame_table import UNKNOWN, FrameTable
 from videovit.data.decode.protocol import Indices, Version
 
@@ -99,9 +100,11 @@ class FrameIndex:
         """Fill in the time stamps of the packets from key packet number `key` to position `last`."""
         container.seek(int(self.dts[key]), stream=stream, backward=True, any_frame=False)
         position: int | None = None
+        codec = stream.codec_context.name
+        length_size = nal_length_size(codec, stream.codec_context.extradata)
         for packet in container.demux(stream):
             if not packet.size:
-                break
+                continue
             if packet.pos is None:
                 raise NotReached
             if position is None:
@@ -110,6 +113,9 @@ class FrameIndex:
                 if position > self.keys[key]:
                     break
             if position >= len(self) or packet.pos != self.places[position] or packet.is_discard:
+                raise NotReached
+            # Headers may call packets key packets that are none.
+            if position > 0 and packet.is_keyframe and not is_entry(codec, memoryview(packet), length_size):
                 raise NotReached
             if packet.pts is not None:
                 pts[position] = packet.pts
@@ -180,4 +186,4 @@ class TableCache:
 
 
 def _size(table: FrameTable | FrameIndex) -> int:
-    return len(table.places) if isinstance(table, FrameIndex) else len(table.pts)
+    return len(table.places) if isinstance(table, FrameIndex) else max(len(table.pts), len(table.shown))

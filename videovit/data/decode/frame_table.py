@@ -9,13 +9,14 @@ A file stores packets in decoding order, but frames are counted in presentation 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from videovit.data.decode.bitstream import is_entry, is_hidden_vp8, is_idr, nal_length_size, picture_setup
 from videovit.data.decode.protocol import Indices
 
 if TYPE_CHECKING:
@@ -44,11 +45,13 @@ class FrameTable:
     Attributes:
         pts: presentation time stamp by position (decoding order); UNKNOWN for packets that were not read.
         dts: decoding time stamp by position; UNKNOWN if the container lacks it.
-        keys: positions of key packets, ascending.
+        keys: positions of key packets at which decoding can start, ascending.
         shown: position by frame index, that is, in presentation order; hidden packets are left out.
         seekable: False if frames can only be told apart by decoding from the start; then `pts`, `dts` and `keys` are
             empty.
-        entries_whole: whether every key packet of an H.264 stream is an IDR picture; True for other codecs.
+        entries_whole: whether no picture after a packet that the container calls a key packet refers across it.
+        one_size: whether no key packet announces pictures of another size.
+        stamps: presentation time stamp by frame index; empty if unknown.
     """
 
     pts: Indices
@@ -57,6 +60,8 @@ class FrameTable:
     shown: Indices
     seekable: bool
     entries_whole: bool = True
+    one_size: bool = True
+    stamps: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @cached_property
     def has_leading_frames(self) -> bool:
@@ -135,24 +140,22 @@ def read_frame_table(
 
     Returns:
         The table. It is not seekable if time stamps are missing or repeat, if the first packet is not a key frame or
-        is not shown first, or if seeking is inexact in this container.
+        is not shown first, or if seeking is inexact in this container. Then its `stamps` are decoding time stamps,
+        which the caller must check against the number of frames.
     """
     pts: list[int | None] = []
     dts: list[int] = []
-    keys: list[int] = []
     visible: list[int] = []
-    entries_whole = True
-    # avcC of mp4 and Matroska starts with version 1 and gives the size of the length before each NAL unit.
-    nal_length_size = extradata[4] % 4 + 1 if extradata and len(extradata) > 4 and extradata[0] == 1 else 0
+    length_size = nal_length_size(codec, extradata)
+    keys = KeyPackets(codec, length_size, extradata if length_size else None)
     for packet in packets:
-        if not packet.size:  # the empty packet at the end of the file
+        # An empty packet is no picture: it ends the file, or the recorder had none to store.
+        if not packet.size:
             continue
         if packet.is_keyframe:
-            keys.append(len(pts))
-            # Containers also mark recovery points as key packets, after which frames may refer to earlier ones.
-            entries_whole = entries_whole and (codec != "h264" or is_idr(memoryview(packet), nal_length_size))
+            keys.add(len(pts), memoryview(packet), new_setup=packet.has_sidedata("new_extradata"))
         # VP8 marks hidden packets in the bitstream only, not in the container.
-        if not packet.is_discard and not (codec == "vp8" and is_hidden_vp8(packet)):
+        if not packet.is_discard and not (codec == "vp8" and is_hidden_vp8(memoryview(packet))):
             visible.append(len(pts))
         pts.append(packet.pts)
         dts.append(UNKNOWN if packet.dts is None else packet.dts)
@@ -162,47 +165,67 @@ def read_frame_table(
     known_pts = [value for value in pts if value is not None]
     seekable = (
         len(set(known_pts)) == len(pts)
-        and keys[:1] == [0]
+        and keys.places[:1] == [0]
         and known_pts[0] == min(known_pts)
         and UNSEEKABLE_FORMATS.isdisjoint(container_format.split(","))
     )
     positions = np.array(visible, dtype=np.int64)
+    decoding = np.array(dts, dtype=np.int64)
     if not seekable:
         nothing = np.empty(0, dtype=np.int64)
-        return FrameTable(nothing, nothing, nothing, positions, seekable=False)
-    stamps = np.array(known_pts, dtype=np.int64)
+        stamps = nothing if UNKNOWN in decoding else np.sort(decoding[positions])
+        return FrameTable(nothing, nothing, nothing, positions, seekable=False, one_size=keys.one_size, stamps=stamps)
+    times = np.array(known_pts, dtype=np.int64)
+    shown = positions[np.argsort(times[positions])]
     return FrameTable(
-        stamps,
-        np.array(dts, dtype=np.int64),
-        np.array(keys, dtype=np.int64),
-        positions[np.argsort(stamps[positions])],
+        times,
+        decoding,
+        np.array(keys.places, dtype=np.int64),
+        shown,
         seekable=True,
-        entries_whole=entries_whole,
+        entries_whole=keys.whole,
+        one_size=keys.one_size,
+        stamps=times[shown],
     )
 
 
-def is_hidden_vp8(packet: Packet[VideoStream]) -> bool:
-    """Whether a VP8 packet only updates a reference frame: the show_frame bit of its first byte is off."""
-    return not memoryview(packet)[0] >> 4 & 1
-
-
-def is_idr(packet: memoryview, nal_length_size: int) -> bool:
-    """Whether the first picture of an H.264 packet is an IDR picture, so that nothing after it refers to earlier ones.
+class KeyPackets:
+    """Collects the key packets of a stream at which decoding can start.
 
     Args:
-        packet: bytes of the packet.
-        nal_length_size: size in bytes of the length before each NAL unit, as in mp4 and Matroska; 0 for start codes.
+        codec, length_size: see `bitstream.is_entry`.
+        extradata: codec configuration that applies to the first packet, if it has the form of packets.
+
+    Attributes:
+        places: their positions.
+        whole: see `FrameTable.entries_whole`.
+        one_size: see `FrameTable`.
     """
-    place = 0
-    while place + nal_length_size < len(packet):
-        if nal_length_size:
-            header = place + nal_length_size
-            place = header + int.from_bytes(packet[place:header], "big")
-        else:
-            header = bytes(packet).find(b"\0\0\1", place) + 3
-            if header < 3 or header >= len(packet):
-                return False
-            place = header
-        if 1 <= (kind := packet[header] & 31) <= 5:  # a slice
-            return kind == 5
-    return False
+
+    def __init__(self, codec: str, length_size: int, extradata: bytes | None) -> None:
+        self.places: list[int] = []
+        self.whole = True
+        self.one_size = True
+        self._codec = codec
+        self._length_size = length_size
+        self._setup = extradata or b""
+
+    def add(self, position: int, packet: memoryview, *, new_setup: bool) -> None:
+        """Add a packet that the container calls a key packet.
+
+        Args:
+            position: its place in decoding order.
+            packet: its bytes.
+            new_setup: whether the container changes the codec configuration with it.
+        """
+        # There is nothing to decode before the first packet.
+        entry = position == 0 or is_entry(self._codec, packet, self._length_size)
+        if entry:
+            self.places.append(position)
+        # Containers also mark recovery points as key packets, after which frames may refer to earlier ones.
+        self.whole = self.whole and entry and (self._codec != "h264" or is_idr(packet, self._length_size))
+        setup = picture_setup(self._codec, packet, self._length_size) if entry else b""
+        # Repeating the configuration changes nothing.
+        if position > 0 and (new_setup or (self._setup and setup not in self._setup)):
+            self.one_size = False
+        self._setup = self._setup or setup

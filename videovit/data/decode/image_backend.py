@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from videovit.data.decode.image_metadata import without_metadata
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,
@@ -44,6 +46,7 @@ NOT_AN_IMAGE = f"not an image, or none of {', '.join(FORMATS)}"
 # Bytes per pixel of the largest file that is read, uncompressed RGBA of 16 bits, and bytes of metadata.
 MOST_BYTES_PER_PIXEL, MOST_METADATA = 8, 16 << 20
 TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
+LARGEST_REPAIRED = 256 << 20  # bytes
 # Pillow raises these for damaged files, depending on the format.
 ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
@@ -146,27 +149,57 @@ class ImageVideo(BaseVideo):
                 raise ValueError("not a regular file")
             if status.st_size > self._options.max_pixels * MOST_BYTES_PER_PIXEL + MOST_METADATA:
                 raise ValueError(f"{status.st_size:,} bytes, too many for an image of DATA.MAX_PIXELS")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about large images, which check_size rejects
-                image: Image.Image
-                with Image.open(name, formats=readable_formats()) as image:
-                    for width, height in (image.size, tile_size(image)):
-                        check_size(self._path, width, height, self._options, self.served_by)
-                    if header_only:
-                        return np.empty((0, 0, 3), dtype=np.uint8)
-                    size = scaled_size(*image.size, self._options.short_side)
-                    if size != image.size:
-                        image.draft("RGB", size)  # JPEG can be decoded at a reduced size
-                    upright = ImageOps.exif_transpose(to_rgb(image))
-                    # EXIF orientation may have exchanged width and height.
-                    turned = (upright.width > upright.height) != (image.width > image.height)
-                    return np.asarray(upright.resize(size[::-1] if turned else size))
+            try:
+                return self._decode_image(name, header_only=header_only)
+            except DecodeError:
+                raise
+            except ERRORS:
+                # Damaged metadata does not decide over sound pixels.
+                sound = sound_part(name)
+                if sound is None:
+                    raise
+                return self._decode_image(io.BytesIO(sound), header_only=header_only)
         except DecodeError:
             raise
         except (Image.DecompressionBombError, *ERRORS) as error:
             reason = NOT_AN_IMAGE if isinstance(error, UnidentifiedImageError) else shorten(error)
             place = "" if name == self._path else f"{printable(name)}: "
             raise DecodeError(self._path, place + reason, self.served_by) from None
+
+    def _decode_image(self, file: str | io.BytesIO, *, header_only: bool) -> NDArray[np.uint8]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about large images, which check_size rejects
+            image: Image.Image
+            with Image.open(file, formats=readable_formats()) as image:
+                for width, height in (image.size, tile_size(image)):
+                    check_size(self._path, width, height, self._options, self.served_by)
+                if header_only:
+                    return np.empty((0, 0, 3), dtype=np.uint8)
+                size = scaled_size(*image.size, self._options.short_side)
+                if size != image.size:
+                    image.draft("RGB", size)  # JPEG can be decoded at a reduced size
+                upright = turn_upright(to_rgb(image))
+                # EXIF orientation may have exchanged width and height.
+                turned = (upright.width > upright.height) != (image.width > image.height)
+                return np.asarray(upright.resize(size[::-1] if turned else size))
+
+
+def sound_part(name: str) -> bytes | None:
+    """An image file without most of its metadata; None if it has none, or is unusually large."""
+    if os.path.getsize(name) > LARGEST_REPAIRED:
+        return None
+    content = Path(name).read_bytes()
+    sound = without_metadata(content)
+    return sound if sound != content else None
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data says, if they can be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    # Damaged metadata is no reason to reject sound pixels; viewers show them as stored.
+    except ERRORS:
+        return image
 
 
 def tile_size(image: Image.Image) -> tuple[int, int]:

@@ -36,9 +36,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videovit.data.clock import RunningClock
 from videovit.data.decode.protocol import BaseVideo, DecodeError, DecodeOptions, Indices, Video
 from videovit.data.memory_files import map_frames, write_frames
+from videovit.data.time_limit import RunningClock
 from videovit.data.workers import signals_blocked
 from videovit.errors import UserError
 
@@ -272,7 +272,8 @@ class LimitedVideo(BaseVideo):
         self._limit = f"{options.timeout_name} {options.timeout_s:g}"
         self._start(helper)
         try:
-            _, self.num_frames, self.fps, self.knots, self.served_by = self._request("open", path, backend, options)
+            answer = self._request("open", path, backend, options)
+            _, self.num_frames, self.fps, self.knots, self.start_s, self.served_by = answer
         except (*FORWARDED, OSError):
             self._release()
             raise
@@ -402,7 +403,8 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
             if request[0] == "open":
                 _, path, backend, options = request
                 video = backends[backend](path, options)
-                answer: tuple[Any, ...] = "open", video.num_frames, video.fps, video.knots, video.served_by
+                times = video.num_frames, video.fps, video.knots, video.start_s
+                answer: tuple[Any, ...] = "open", *times, video.served_by
             elif request[0] == "call":
                 answer = "result", request[1](*request[2])
             elif video is not None and request[0] == "frames":

@@ -25,6 +25,16 @@ class Orientation(NamedTuple):
     flip_x: bool = False
     flip_y: bool = False
 
+    @property
+    def turned(self) -> bool:
+        """Whether the picture as stored is not upright."""
+        return any(self)
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether no rotation alone turns the picture upright."""
+        return sum(self) % 2 == 1
+
     def turn(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The upright picture (H, W, 3), as a view."""
         if self.swap:
@@ -40,8 +50,10 @@ class Upright:
         self._orientation = Orientation()
 
     def of(self, frame: VideoFrame) -> Orientation:
-        """Orientation of a frame."""
-        if frame.rotation != self._rotation:
+        """Orientation of a frame; must be called for every decoded frame, in order."""
+        # A message in the stream comes with a key frame and holds until the next one.
+        known = self._rotation is not None and not frame.key_frame and not frame.rotation
+        if not known and frame.rotation != self._rotation:
             self._rotation = frame.rotation
             # Reading the matrix creates a reference cycle, which would keep the frame in memory until Python's next
             # garbage collection. So read it from a tiny copy, and only when the rotation changes.
@@ -58,19 +70,20 @@ def _orientation(matrix: NDArray[np.signedinteger]) -> Orientation:
     return Orientation(True, c < 0, b < 0) if abs(b) > abs(a) else Orientation(False, a < 0, d < 0)
 
 
-def is_mirrored(path: str) -> bool:
-    """Whether the header of an mp4 file declares that one of its tracks is shown mirrored."""
+def track_orientations(path: str) -> list[Orientation]:
+    """Orientation of every track according to the header of an mp4 file."""
     header = _read_box(path, b"moov")
+    found = []
     place = header.find(b"tkhd")
     while place >= 0:
         start = place + (
             56 if header[place + 4 : place + 5] == b"\1" else 44
         )  # version 1 has times of 8 bytes, version 0 of 4
         matrix = np.frombuffer(header[start : start + 20], dtype=">i4")
-        if len(matrix) == 5 and sum(_orientation(matrix)) % 2:
-            return True
+        if len(matrix) == 5:
+            found.append(_orientation(matrix))
         place = header.find(b"tkhd", place + 4)
-    return False
+    return found
 
 
 def _read_box(path: str, kind: bytes) -> bytes:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from videovit.data.decode import decord_backend, open_video
+from videovit.data.decode.guard import reason_against
 from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions
-from videovit.data.decode.pyav_backend import open_pyav
+from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
+
+LATE_S = 0.1  # encoders of sound begin a little early
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,9 @@ class Probe:
         gop: mean distance of key frames, in frames.
         open_gop: frames refer across key frames.
         edit_list: some packets are decoded but not shown.
+        start_s: time at which players show the first frame, in seconds; above 0 if the sound begins before.
+        variable_fps: the frames are not evenly spaced at the rate that the header states; `fps` is their mean rate.
+        unusual: why decoders may disagree about the file, or times differ from frame / fps; empty if nothing is known.
         mbytes: file size in 10^6 bytes.
         served_by: the decoder that reads it, and why if another one was requested.
         clip_ms: CPU time in milliseconds to open it and decode a 16x4 clip from its middle.
@@ -41,6 +48,9 @@ class Probe:
     gop: float = 0.0
     open_gop: bool = False
     edit_list: bool = False
+    start_s: float = 0.0
+    variable_fps: bool = False
+    unusual: str = ""
     mbytes: float = 0.0
     served_by: str = ""
     clip_ms: float = 0.0
@@ -76,6 +86,9 @@ def probe_video(path: str, backend: str = "decord", options: DecodeOptions = DEF
                 gop=round(num_packets / len(table.keys), 1) if table.seekable else 0.0,
                 open_gop=table.seekable and (table.has_leading_frames or not table.entries_whole),
                 edit_list=table.seekable and table.has_hidden_packets,
+                start_s=round(exact.start_s, 3),
+                variable_fps=exact.knots is not None,
+                unusual="; ".join(unusual_in(exact, options)),
                 mbytes=round(os.path.getsize(path) / 1e6, 3),
             )
         decord_backend.load_decord()  # so that importing it is not measured
@@ -87,3 +100,14 @@ def probe_video(path: str, backend: str = "decord", options: DecodeOptions = DEF
     except DecodeError as error:
         # Tools print a row for every file, also for unreadable ones.
         return Probe(path, error=error.reason)
+
+
+def unusual_in(video: PyavVideo, options: DecodeOptions) -> Iterator[str]:
+    """What is unusual in a video, each in a few words."""
+    reason = reason_against(video, options)
+    if reason:
+        yield reason
+    if video.knots is not None:
+        yield "frames not evenly spaced at the header's rate"
+    if video.start_s > LATE_S:
+        yield "pictures begin after the sound"

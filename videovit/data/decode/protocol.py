@@ -63,7 +63,8 @@ class DecodeError(UserError):
         self.path = path
         self.reason = reason
         self.backend = backend
-        super().__init__(f"cannot read video {path!r}: {reason} [{backend}]" if reason else path)
+        kind = "image" if backend == "image" else "video"
+        super().__init__(f"cannot read {kind} {path!r}: {reason} [{backend}]" if reason else path)
 
     # The message is not the constructor's argument, so the default pickling of exceptions would not restore the parts.
     def __reduce__(self) -> tuple[Any, ...]:
@@ -87,7 +88,11 @@ class Video(Protocol):
 
     @property
     def knots(self) -> Knots | None:
-        """Times of some frames, if the decoder knows that the frame rate varies; None: `fps` applies everywhere."""
+        """Times of some frames, if the frame rate varies; None: `fps` applies everywhere."""
+
+    @property
+    def start_s(self) -> float:
+        """Time at which a player shows the first frame, in seconds; above 0 if the sound begins before the pictures."""
 
     @property
     def served_by(self) -> str:
@@ -118,12 +123,16 @@ class Video(Protocol):
 
 
 class BaseVideo:
-    """Base of decoders, which provide `_decode`, `num_frames`, `fps` and `served_by`; the frame rate is constant."""
+    """Base of decoders, which provide `_decode`, `num_frames`, `fps` and `served_by`.
+
+    Unless they set `knots` and `start_s`, the frame rate is constant and the video begins at once.
+    """
 
     num_frames: int
     fps: float
     served_by: str
     knots: Knots | None = None
+    start_s: float = 0.0
 
     def frames(self, indices: Indices) -> Tensor:
         """See `Video.frames`."""

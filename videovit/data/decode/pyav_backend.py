@@ -10,9 +10,10 @@ a frame that cannot be decoded at all raises a DecodeError.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import av
 import numpy as np
@@ -21,49 +22,51 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 from torch import Tensor
 
+from videovit.data.decode.container import ERRORS, NAME, PacketReader, decode_all, open_container, plain_reason
 from videovit.data.decode.frame_index import FrameIndex, NotReached, TableCache, read_frame_index
-from videovit.data.decode.frame_table import UNKNOWN, FrameTable, Stretch, read_frame_table
-from videovit.data.decode.one_file import ONE_FILE
-from videovit.data.decode.orientation import Orientation, Upright, is_mirrored
+from videovit.data.decode.frame_table import FrameTable, Stretch, read_frame_table
+from videovit.data.decode.orientation import Orientation, Upright, track_orientations
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,
     DecodeError,
     DecodeOptions,
     Indices,
-    Knots,
     Version,
     check_file,
     check_length,
     check_memory,
-    check_size,
     scaled_size,
-    shorten,
 )
+from videovit.data.decode.rate import measured_rate
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.packet import Packet
-    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
-NAME = "pyav"
-ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError)
-# Metadata that is not UTF-8 is no reason to reject a file. PyAV 19 and later never do.
-LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-# Codecs whose stretches are trusted only if the key packet produced an intra picture.
+# Codecs whose decoders call only some of the pictures key frames from which decoding can start.
 ENTERED_BY_INTRA = frozenset({"h264", "hevc"})
-# Packets up to this number ahead are reached by reading on, which is cheaper than seeking.
-READ_ON = 64
-# Deviation from a constant frame rate, in frames, above which the rate counts as variable.
-MOST_UNEVEN = 1.0
 # In longer files with an index, only the parts around wanted frames are read.
 LONG_S = 120.0
 # Tables of files already read, up to about 100 MB per process.
 TABLES = TableCache(max_packets=2_000_000)
 
 Image = NDArray[np.uint8]
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+class Look(NamedTuple):
+    """What is known of a picture only after it was decoded.
+
+    Attributes:
+        size: as stored, before rotation.
+        orientation: how it is turned upright.
+        interlaced: whether its lines belong to two moments.
+    """
+
+    size: Size
+    orientation: Orientation
+    interlaced: bool
 
 
 def open_pyav(path: str, options: DecodeOptions = DEFAULTS) -> PyavVideo:
@@ -75,102 +78,39 @@ def open_pyav(path: str, options: DecodeOptions = DEFAULTS) -> PyavVideo:
     return PyavVideo(path, options, check_file(path, NAME))
 
 
-def open_container(path: str, options: DecodeOptions) -> tuple[InputContainer, VideoStream]:
-    """Open a container with PyAV; returns it and its video stream, set to one thread.
-
-    Raises:
-        DecodeError: not a video file, no video stream, or frames that are too large.
-    """
-    settings = {**ONE_FILE, "max_pixels": str(options.max_pixels)}
-    try:
-        container = av.open("file:" + path, options=settings, **LENIENT)
-    except ERRORS as error:
-        raise DecodeError(path, plain_reason(error), NAME) from None
-    stream = container.streams.best("video")
-    try:
-        if stream is None or stream.codec_context is None:
-            raise DecodeError(path, "no video stream" if stream is None else "video of an unknown codec", NAME)
-        context: VideoCodecContext = stream.codec_context
-        check_size(path, context.width, context.height, options, NAME)
-        check_length(path, stream.frames, options, NAME)
-    except DecodeError:
-        container.close()
-        raise
-    # Parallelism comes from the workers of the data loader; frame threads would also delay frames.
-    context.thread_count = 1
-    context.options = {"max_pixels": settings["max_pixels"]}  # for frames that turn out larger than the header says
-    return container, stream
-
-
-class PacketReader:
-    """Yields the packets of a stream from a given position on, with their positions."""
-
-    def __init__(self, container: InputContainer, stream: VideoStream, table: FrameTable) -> None:
-        self._container = container
-        self._stream = stream
-        self._table = table
-        self._packets: Iterator[Packet[VideoStream]] = iter(())
-        self._next: int | None = None  # position of the next packet; None before the first seek
-
-    def read(self, first: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
-        """(position, packet) pairs from position `first` on.
-
-        Raises:
-            NotReached: the packets are not those of the table.
-        """
-        pts = self._table.pts
-        # Read on if the packet is close ahead, and if the time stamps up to it are known, to verify the position.
-        if self._next is None or not 0 <= first - self._next <= READ_ON or (pts[self._next : first] == UNKNOWN).any():
-            yield from self._landing(first)
-        for packet in self._packets:
-            position = self._next
-            if not packet.size or position is None or position >= len(pts):
-                return
-            if packet.pts != pts[position]:
-                raise NotReached
-            self._next = position + 1
-            if position >= first:
-                yield position, packet
-
-    def _landing(self, first: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
-        """Seek to position `first` or before it; yields the packet at `first` if that is where seeking led."""
-        # Some containers seek by presentation and some by decoding time; landing too early is fine, too late is not.
-        for stamp in (int(self._table.pts[first]), int(self._table.dts[first])):
-            if stamp == UNKNOWN:
-                continue
-            self._container.seek(stamp, stream=self._stream, backward=True, any_frame=False)
-            self._packets = iter(self._container.demux(self._stream))
-            packet = next(self._packets, None)
-            if packet is None:
-                continue
-            position = self._table.position_of(packet.pts)
-            if position is not None and position <= first:
-                self._next = position + 1
-                if position == first:
-                    yield position, packet
-                return
-        raise NotReached
-
-
 class Rows:
-    """Collects RGB images in one array, in the order of the given keys."""
+    """Collects RGB images in one array, in the order of the given keys.
 
-    def __init__(self, keys: Sequence[Hashable], options: DecodeOptions) -> None:
-        self._options, self._upright = options, Upright()
+    Args:
+        keys: identify the wanted frames.
+        size_of: frame -> width and height to scale it to, before rotation.
+        upright: finds their orientations.
+        options: limit the memory of all frames.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Hashable],
+        size_of: Callable[[VideoFrame], Size],
+        upright: Upright,
+        options: DecodeOptions,
+    ) -> None:
+        self._size_of, self._upright, self._options = size_of, upright, options
         self._row_of = {key: row for row, key in enumerate(keys)}
         self._missing = set(self._row_of)
         self.images: Image | None = None
 
     def keep(self, key: Hashable, frame: VideoFrame) -> None:
         """Convert and store a frame if its key is wanted."""
+        orientation = self._upright.of(frame)
         row = self._row_of.get(key)
         if row is None:
             return
-        image = to_rgb(frame, self._upright.of(frame), short_side=self._options.short_side)
+        image = to_rgb(frame, orientation, self._size_of(frame))
         if self.images is None:
             check_memory(len(self._row_of), image.shape[1], image.shape[0], self._options)
             self.images = np.empty((len(self._row_of), *image.shape), dtype=np.uint8)
-        # Streams may change their resolution, which a batch cannot.
+        # Streams may change their orientation, which a batch cannot.
         if self.images.shape[1:] != image.shape:
             raise ValueError(f"the frame size changes from {self.images.shape[1:3]} to {image.shape[:2]}")
         self.images[row] = image
@@ -196,7 +136,8 @@ class PyavVideo(BaseVideo):
 
     Attributes:
         codec: canonical name of the codec.
-        size: width and height as stored, before rotation.
+        size: width and height according to the header, before rotation.
+        num_streams: number of video streams in the file; players show the same one.
         table: table of the whole file; of a long file with an index, table of the frames requested last.
         is_long: whether it is longer than LONG_S.
     """
@@ -206,10 +147,12 @@ class PyavVideo(BaseVideo):
         self._options = options
         self._container, self._stream = open_container(path, options)
         self._index: FrameIndex | None = None
+        self._upright = Upright()
         self.served_by = NAME
         context = self._stream.codec_context
         self.codec: str = context.codec.canonical_name
         self.size: tuple[int, int] = context.width, context.height
+        self.num_streams = len(self._container.streams.video)
         # Some containers give no average rate.
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate else 0.0
@@ -224,11 +167,11 @@ class PyavVideo(BaseVideo):
             self.close()
             raise DecodeError(path, plain_reason(error), NAME) from None
         self.num_frames = len(self.table.shown)
+        self._read_times()
         if self.num_frames < 1 or not self.fps > 0:
             self.close()
             raise DecodeError(path, f"{self.num_frames} frames at {self.fps} frames per second", NAME)
         self.is_long = self.num_frames > LONG_S * self.fps
-        self.knots = self._find_knots()
         self._skips = can_skip(context.name, context.extradata)
         self._reader = PacketReader(self._container, self._stream, self.table)
 
@@ -239,31 +182,49 @@ class PyavVideo(BaseVideo):
             raise DecodeError(self._path, plain_reason(error), NAME) from None
         return torch.from_numpy(images)
 
+    @cached_property
+    def look(self) -> Look | None:
+        """Of the first frame of a file with a table; None if it cannot be decoded from the first packet alone."""
+        context = self._stream.codec_context
+        context.flush_buffers()
+        context.skip_frame = "DEFAULT"
+        try:
+            _, packet = next(self._reader.read(0))
+            frame = next(iter(context.decode(packet) or context.decode(None)))
+        except (*ERRORS, NotReached, StopIteration):
+            return None
+        return Look((frame.width, frame.height), Upright().of(frame), frame.interlaced_frame)
+
     @property
-    def mirrored(self) -> bool:
-        """Whether an mp4 file declares that it is shown mirrored."""
-        return "mp4" in self._container.format.name.split(",") and is_mirrored(self._path)
+    def tick_s(self) -> float:
+        """Unit of time stamps in seconds; 0 if unknown."""
+        return float(self._stream.time_base or 0)
+
+    @property
+    def header_orientations(self) -> set[Orientation]:
+        """Orientations other than upright in the header of an mp4 file; empty for other files."""
+        if "mp4" not in self._container.format.name.split(","):
+            return set()
+        return {orientation for orientation in track_orientations(self._path) if orientation.turned}
 
     def close(self) -> None:
         """Close the file."""
         self._container.close()
 
-    def _find_knots(self) -> Knots | None:
-        """See `Video.knots`. Of a long file only key frames are known, and only their decoding times."""
-        time_base = self._stream.time_base
-        if time_base is None:
-            return None
+    def _read_times(self) -> None:
+        """Set `fps`, `knots` and `start_s`. Of a long file only key frames are known, and only their decoding times."""
+        frames, stamps = np.arange(len(self.table.stamps)), self.table.stamps
+        first = self._stream.start_time
         if self._index is not None:
             frames = np.append(self._index.keys, self.num_frames - 1)
             stamps = np.append(self._index.dts, self._index.last_dts)
-        elif self.table.seekable:
-            frames, stamps = np.arange(self.num_frames), self.table.pts[self.table.shown]
-        else:
-            return None
-        seconds = (stamps - stamps[0]) * float(time_base)
-        if np.abs(seconds * self.fps - frames).max() <= MOST_UNEVEN or (np.diff(seconds) < 0).any():
-            return None
-        return frames, seconds
+        elif len(stamps):
+            first = int(stamps[0])
+        tick_s = self.tick_s
+        self.fps, self.knots = measured_rate(frames, (stamps - (stamps[0] if len(stamps) else 0)) * tick_s, self.fps)
+        # Players begin with the stream that begins first.
+        if first is not None and self._container.start_time is not None:
+            self.start_s = max(0.0, first * tick_s - self._container.start_time / av.time_base)
 
     def _read_table(self, version: Version) -> None:
         """Get the table from the cache, from the index of a long file, or by reading all packets."""
@@ -292,7 +253,7 @@ class PyavVideo(BaseVideo):
             extradata=context.extradata,
             max_frames=self._options.max_frames,
         )
-        return table if table.seekable else dataclasses.replace(table, shown=np.arange(self._count()))
+        return table if table.seekable else self._count(table)
 
     def _decode_by_table(self, wanted: Indices) -> Image:
         """Decode the wanted frames (sorted, distinct), by seeking if that is exact and from the start otherwise."""
@@ -309,7 +270,7 @@ class PyavVideo(BaseVideo):
             self._reopen()
             self._reader = PacketReader(self._container, self._stream, self.table)
         keys = self.table.pts[self.table.shown[wanted]].tolist()
-        rows = Rows(keys, self._options)
+        rows = Rows(keys, self._size_of, self._upright, self._options)
         last = max(stretch.last for stretch in self.table.stretches(wanted.tolist()))
         try:
             self._decode_stretch(Stretch(0, last, frozenset(keys)), rows, careful=False)
@@ -331,7 +292,7 @@ class PyavVideo(BaseVideo):
         return self._decode_by_table(wanted)
 
     def _decode_stretches(self, wanted: Indices) -> Image:
-        rows = Rows(self.table.pts[self.table.shown[wanted]].tolist(), self._options)
+        rows = Rows(self.table.pts[self.table.shown[wanted]].tolist(), self._size_of, self._upright, self._options)
         for stretch in self.table.stretches(wanted.tolist()):
             self._decode_stretch(stretch, rows, careful=stretch.first > 0)
         return rows.result()
@@ -346,28 +307,34 @@ class PyavVideo(BaseVideo):
         """
         context = self._stream.codec_context
         key_pts = int(self.table.pts[stretch.first])
-        # Some streams have key packets without an intra picture: they refresh the picture gradually. Decoding that
-        # starts there gives frames that look whole and are not.
-        entered = not careful or self.codec not in ENTERED_BY_INTRA
+        # Some key packets hold no key picture: the container is wrong, or the stream refreshes the picture gradually.
+        # Decoding that starts there gives frames that look whole and are not.
+        entered, by_intra = not careful, self.codec in ENTERED_BY_INTRA
 
         def keep(frames: Sequence[VideoFrame]) -> None:
             nonlocal entered
             for frame in frames:
-                entered = entered or (frame.pts == key_pts and frame.pict_type == PictureType.I)
+                if frame.pts == key_pts:
+                    entered = entered or (frame.pict_type == PictureType.I if by_intra else bool(frame.key_frame))
                 if careful and frame.is_corrupt and frame.pts in stretch.wanted_pts:
                     raise NotReached
                 rows.keep(frame.pts, frame)
 
         context.flush_buffers()
-        for position, packet in self._reader.read(stretch.first):
-            # A skipped picture is not decoded; "NONREF" skips only those that no other picture refers to.
-            if self._skips:
-                needed = position == stretch.first or packet.pts in stretch.wanted_pts
-                context.skip_frame = "DEFAULT" if needed else "NONREF"
-            keep(context.decode(packet))
-            if position >= stretch.last:
-                break
-        keep(context.decode(None))
+        try:
+            for position, packet in self._reader.read(stretch.first):
+                # A skipped picture is not decoded; "NONREF" skips only those that no other picture refers to.
+                if self._skips:
+                    needed = position == stretch.first or packet.pts in stretch.wanted_pts
+                    context.skip_frame = "DEFAULT" if needed else "NONREF"
+                keep(context.decode(packet))
+                if position >= stretch.last:
+                    break
+            keep(context.decode(None))
+        except ERRORS:
+            if careful:
+                raise NotReached from None
+            raise
         if not entered or (careful and not rows.has(stretch.wanted_pts)):
             raise NotReached
 
@@ -375,7 +342,7 @@ class PyavVideo(BaseVideo):
         """Decode the wanted frames (sorted, distinct) by counting, from the start or from where the last call ended."""
         if wanted[0] < self._num_counted:
             self._reopen()  # the file cannot be read backwards
-        rows = Rows(wanted, self._options)
+        rows = Rows(wanted, self._size_of, self._upright, self._options)
         while self._num_counted <= wanted[-1]:
             frame = next(self._counted, None)
             if frame is None:
@@ -384,16 +351,36 @@ class PyavVideo(BaseVideo):
             self._num_counted += 1
         return rows.result()
 
-    def _count(self) -> int:
-        """Number of frames, by decoding all of them (up to one more than allowed)."""
+    def _count(self, table: FrameTable) -> FrameTable:
+        """Complete the table of a file that cannot be sought in, by decoding it (up to one more frame than allowed)."""
         self._reopen()
-        return sum(1 for _ in itertools.islice(self._counted, self._options.max_frames + 1))
+        pts = [frame.pts for frame in islice(self._counted, self._options.max_frames + 1)]
+        known = [stamp for stamp in pts if stamp is not None]
+        stamps = np.array(known, dtype=np.int64) if len(known) == len(pts) else table.stamps
+        # Without a time for every frame, none is known.
+        stamps = stamps if len(stamps) == len(pts) else stamps[:0]
+        return dataclasses.replace(table, shown=np.arange(len(pts)), stamps=stamps)
+
+    def _size_of(self, frame: VideoFrame) -> Size:
+        """The size to scale a frame to. If the size changes midway, all frames get the first one's, as from ffmpeg."""
+        size = frame.width, frame.height
+        if size != self.size or not self.table.one_size:
+            size = self._first_size
+        return scaled_size(*size, self._options.short_side)
+
+    @cached_property
+    def _first_size(self) -> Size:
+        # In a container of its own, because this is asked for in the middle of decoding.
+        container, stream = open_container(self._path, self._options)
+        with container:
+            first = next(decode_all(container, stream), None)
+        return self.size if first is None else (first.width, first.height)
 
     def _reopen(self) -> None:
         """Start again at the first packet."""
         self._container.close()
         self._container, self._stream = open_container(self._path, self._options)
-        self._counted: Iterator[VideoFrame] = self._container.decode(self._stream)
+        self._counted = decode_all(self._container, self._stream)
         self._num_counted = 0
 
 
@@ -411,30 +398,16 @@ def can_skip(codec: str, extradata: bytes | None) -> bool:
     return num_temporal_layers == 1
 
 
-def to_rgb(frame: VideoFrame, orientation: Orientation, *, short_side: int = 0) -> Image:
+def to_rgb(frame: VideoFrame, orientation: Orientation, size: Size) -> Image:
     """Convert a decoded frame to upright RGB, uint8 (H, W, 3).
 
     Args:
         frame: a frame of PyAV.
         orientation: how to turn it.
-        short_side: short side to scale larger frames down to; see `DecodeOptions`.
+        size: width and height to scale it to, before it is turned.
     """
-    width, height = scaled_size(frame.width, frame.height, short_side)
-    if width != frame.width:
+    if size != (frame.width, frame.height):
         # Scale before the conversion to RGB: 4:2:0 video has half as much data.
-        frame = frame.reformat(width, height, frame.format.name, interpolation="BILINEAR", threads=1)
+        frame = frame.reformat(*size, frame.format.name, interpolation="BILINEAR", threads=1)
     image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC", threads=1)
     return orientation.turn(np.asarray(image, dtype=np.uint8))
-
-
-def plain_reason(error: BaseException) -> str:
-    """The reason of a decoder's error in plain words, if known."""
-    if isinstance(error, av.error.ArgumentError):
-        return "damaged, or a text such as a playlist, which may refer to other files"
-    if isinstance(error, av.error.InvalidDataError):
-        return "damaged, or not a video file"
-    if isinstance(error, av.error.EOFError):
-        return "the file ends too early"
-    if isinstance(error, av.error.FFmpegError):
-        return error.strerror or shorten(error)
-    return shorten(error)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from videovit.data.clock import clock_of
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.data.decode.protocol import DEFAULTS, Indices
 from videovit.data.records import Sample
@@ -49,7 +50,9 @@ def plan_jobs(samples: Sequence[Sample], plan: ClipPlan, *, seed: int = 0) -> tu
             # PyAV is exact about the number of frames, so all readers get the same indices.
             with open_video(sample.path, "pyav") as video:
                 rng = np.random.default_rng([seed, index])
-                jobs.append((sample.path, plan(video.num_frames, video.fps, rng)))
+                clock = clock_of(video, plan.target_fps)
+                clips = [clock.frames(ticks_T) for ticks_T in plan(clock.num_ticks, clock.rate, rng)]
+                jobs.append((sample.path, clips))
         except DecodeError:
             unreadable.append(sample.path)
     return jobs, unreadable

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from videovit.data.decode.guard import reason_against
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,
@@ -20,7 +21,6 @@ from videovit.data.decode.protocol import (
     Video,
     check_file,
     check_memory,
-    scaled_size,
     shorten,
 )
 from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
@@ -72,7 +72,7 @@ def open_torchcodec(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     reason = reason_against(exact, options)
     if not reason:
         try:
-            video = TorchcodecVideo(path, decoder, options)
+            video = TorchcodecVideo(path, decoder, options, exact)
         except ERRORS:
             reason = "torchcodec failed"
         else:
@@ -86,33 +86,13 @@ def open_torchcodec(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     return exact
 
 
-def reason_against(video: PyavVideo, options: DecodeOptions) -> str:
-    """Why torchcodec would read a video wrongly or slowly; empty if it would not."""
-    # It would read all packets of the file.
-    if video.is_long:
-        return "long file"
-    # Its exact mode sorts by time stamps, which may be missing or repeat here.
-    if not video.table.seekable:
-        return "container or time stamps"
-    if video.table.has_hidden_packets:
-        return "packets that are not shown"
-    # Its exact mode also seeks to key packets that are no clean entry points.
-    if not video.table.entries_whole:
-        return "key frames that others refer across"
-    if video.mirrored:
-        return "mirrored"
-    if scaled_size(*video.size, options.short_side) != video.size:
-        return "scaled while decoding"
-    return ""
-
-
 class TorchcodecVideo(BaseVideo):
     """A video open in torchcodec; `frames` may be called repeatedly.
 
     If torchcodec cannot decode the file, PyAV takes over, which returns the right frames or raises.
     """
 
-    def __init__(self, path: str, decoder: Any, options: DecodeOptions) -> None:
+    def __init__(self, path: str, decoder: Any, options: DecodeOptions, exact: PyavVideo) -> None:
         self._path = path
         self._options = options
         self.served_by = NAME
@@ -123,10 +103,8 @@ class TorchcodecVideo(BaseVideo):
         )
         metadata = self._decoder.metadata
         self.num_frames: int = metadata.num_frames or 0
-        self.fps = float(metadata.average_fps or 0.0)
         self._size = metadata.width or 0, metadata.height or 0
-        if self.num_frames < 1 or not self.fps > 0:
-            raise ValueError(f"{self.num_frames} frames at {self.fps} frames per second")
+        self.fps, self.knots, self.start_s = exact.fps, exact.knots, exact.start_s
 
     def _decode(self, wanted: Indices) -> Tensor:
         try:

@@ -22,6 +22,7 @@ from torch import Tensor
 from videovit.config import Config
 from videovit.data.build import build_decode_options
 from videovit.data.catalog import find_dataset
+from videovit.data.clock import clock_of
 from videovit.data.decode import open_video
 from videovit.data.decode.image_backend import SUFFIXES, images_in
 from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
@@ -50,7 +51,7 @@ class Prediction:
     Attributes:
         path: of the video.
         top: (class name, score), best first; scores of the windows are joined by DATA.ENSEMBLE_METHOD.
-        windows: (start_s, end_s, top) of each window, in seconds.
+        windows: (start_s, end_s, top) of each window, in seconds of player time.
         views: number of views, and how their scores were joined.
     """
 
@@ -162,19 +163,21 @@ class Predictor:
         windows: list[tuple[float, float, list[tuple[str, float]]]] = []
         scores_WK: list[Tensor] = []
         with open_video(path, self._backend, self._decoding) as video, self._inference.mode():
-            clip_size = self._plan.span(video.num_frames, video.fps)
-            starts = window_starts(video.num_frames, clip_size, self._stride_s * video.fps or clip_size)
+            clock = clock_of(video, self._plan.target_fps)
+            clip_size = self._plan.span(clock.num_ticks, clock.rate)
+            starts = window_starts(clock.num_ticks, clip_size, self._stride_s * clock.rate or clip_size)
             progress = Progress(Path(path).name, len(starts), quiet=quiet)
             for _, start in progress.over(starts):
-                frames_THWC = video.frames(self._plan.window(start, video.num_frames, video.fps))
+                ticks_T = self._plan.window(start, clock.num_ticks, clock.rate)
+                frames_THWC = video.frames(clock.frames(ticks_T))
                 clips_VTSSC = torch.stack(self._crop(frames_THWC))
                 logits_VK = self._inference.model(self._inference.prepared(clips_VTSSC))
                 scores_K = self._join(self._activation(logits_VK)).cpu()
                 if not torch.isfinite(scores_K).all():
                     raise UserError("the model's scores are not finite: are the weights broken?", where=path)
                 scores_WK.append(scores_K)
-                end = min(start + clip_size, video.num_frames)
-                windows.append((start / video.fps, end / video.fps, self._top(scores_K)))
+                end = min(start + clip_size, clock.num_ticks)
+                windows.append((clock.time_s(start), clock.time_s(end), self._top(scores_K)))
                 progress.count(1)
         views = f"{len(windows)} windows x {self._num_crops} crops, {self._join_name}"
         return Prediction(path, self._top(self._join(torch.stack(scores_WK))), windows, views)
