@@ -64,7 +64,7 @@ def test_bare_environment(make: Make, tmp_path: Path) -> None:
 
 
 def test_predict_uses_its_threads(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = make(tmp_path / "run", "SOLVER.MAX_EPOCH 1 TEST.ENABLE False NUM_CPU_THREADS 3")
+    cfg = make(tmp_path / "run", "SOLVER.MAX_EPOCH 1 TEST.ENABLE False")
     used = []
 
     class Counting(task.Predictor):
@@ -76,9 +76,9 @@ def test_predict_uses_its_threads(make: Make, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(task, "Predictor", Counting)
     try:
         launch.run(cfg)
-        torch.set_num_threads(before)
         video = str(Path(cfg.DATA.PATH_TO_DATA_DIR) / "test0.mp4")
         words = ["--cfg", str(tmp_path / "run/config.yaml"), "--checkpoint", str(tmp_path / "run"), video]
+        words += ["--opts", "NUM_CPU_THREADS", "3"]
         with pytest.raises(UserError, match="enough"):
             predict.main(words)
     finally:
