@@ -22,7 +22,7 @@ help:
 
 setup: $(VENV)/.complete
 
-# On Debian, venv is a separate package: root installs it here, others are told its name.
+# On Debian, venv is a separate package: root installs it here; other users see which package to install.
 $(VENV)/.complete: setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; found: $$($(PYTHON) --version). Select one with PYTHON=..."; exit 1; }
