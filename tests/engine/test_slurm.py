@@ -1,5 +1,7 @@
 """The end of a job's process after a signal, once the run has saved."""
 
+import itertools
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +61,26 @@ def test_finished_job_ignores_the_signal_of_its_time_limit(monkeypatch: pytest.M
     monkeypatch.setattr(job, "_export_environment", lambda: None)
     assert job.Job((), snapshot.fingerprint())() == []
     signal.raise_signal(signal.SIGUSR2)  # would end this process
+
+
+def test_processes_meet_at_a_port_that_no_outgoing_connection_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alike in all processes, and another one after a restart."""
+    variables = {"SLURM_NTASKS": 2, "SLURM_NNODES": 1, "SLURM_NODEID": 0, "SLURM_JOB_NODELIST": "node1"}
+    for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SLURM_LOCALID": 0, **variables}.items():
+        monkeypatch.setenv(name, str(value))
+    for name in ("MASTER_ADDR", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # restored afterwards
+    ports: dict[tuple[int, int], set[int]] = {}
+    for number, restarts, rank in itertools.product((7, 55_890_254), (0, 1, 2), (0, 1)):
+        monkeypatch.setenv("SLURM_JOB_ID", str(number))
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+        monkeypatch.setenv("SLURM_PROCID", str(rank))
+        monkeypatch.setenv("MASTER_PORT", "40000")  # from the user's shell
+        job._export_environment()
+        ports.setdefault((number, restarts), set()).add(int(os.environ["MASTER_PORT"]))
+    assert all(len(found) == 1 for found in ports.values())
+    assert len(set.union(*ports.values())) == len(ports)
+    assert all(1024 < port < 32_768 for port in set.union(*ports.values()))
 
 
 def test_commands_to_follow_a_job_are_quoted(tmp_path: Path) -> None:

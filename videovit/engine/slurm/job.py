@@ -6,6 +6,7 @@ This module is imported in the first moments of a job, when a signal still kills
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from videovit.engine.slurm.snapshot import Fingerprint, check_code
 from videovit.errors import UserError
 
 WAIT_FOR_END_S = 600.0  # how long a process that has saved waits for Slurm to end it
+MASTER_PORTS = (10_000, 32_768)  # below Linux's range for outgoing connections, net.ipv4.ip_local_port_range
 SIGNALLED = 128  # shells report death by a signal as 128 + its number
 
 
@@ -92,14 +94,23 @@ def _remove_leftovers() -> None:
 
 def _export_environment() -> None:
     """Set the variables by which processes find each other; they replace whatever the user's shell has set."""
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)
+    os.environ["MASTER_PORT"] = str(_master_port())
     submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     if submitit.JobEnvironment().cluster == "local":  # a machine may be unable to resolve its own name
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     cores = os.environ.get("SLURM_CPUS_PER_TASK")
     if cores:
         os.environ.setdefault("OMP_NUM_THREADS", cores)
+
+
+def _master_port() -> int:
+    """A port that every process of this start of the job computes alike.
+
+    submitit would choose one that the kernel also gives to outgoing connections, so that a job now and then finds its
+    port taken. A restart uses another port, since connections of the earlier start may still linger on the first.
+    """
+    job, restarts = submitit.JobEnvironment().job_id, os.environ.get("SLURM_RESTART_COUNT", "0")
+    return random.Random(f"{job} {restarts}").randrange(*MASTER_PORTS)
 
 
 def return_to_queue(signum: int, requeue: Any) -> NoReturn:
