@@ -28,7 +28,7 @@ from videovit.engine.evaluation.inference import Pass, Sink, evaluate_split
 from videovit.engine.evaluation.sinks import LossSink, ScoreSink
 from videovit.engine.objectives import build_loss
 from videovit.engine.problem import Problem
-from videovit.engine.reporting.curves import write_curves
+from videovit.engine.reporting.curves import Curves
 from videovit.engine.reporting.history import describe_epoch_end, read_history
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
@@ -125,6 +125,7 @@ class Trainer:
         self.trace = Trace(output_dir, run.rank, paths) if self.cfg.TRAIN.TRACE else None
         self.bad_samples = BadSamples(output_dir, num_samples=len(paths), max_fraction=self.cfg.DATA.MAX_BAD_FRACTION)
         self.shards = _shard_writer(self.training.model, self.cfg.DIST_TIMEOUT_S)
+        self.curves = Curves(output_dir / "curves.png")
         self.position = Position()
 
     @property
@@ -388,10 +389,9 @@ class Trainer:
         if result:
             self.whole.validated(time.monotonic() - began)
         if self.run.rank == 0 and (result or not again):
-            output_dir, epoch = Path(self.cfg.OUTPUT_DIR), self.position.epoch + (self.position.step > 0)
-            history = read_history(output_dir)
+            epoch, history = self.position.epoch + (self.position.step > 0), read_history(Path(self.cfg.OUTPUT_DIR))
             logger.info("%s  %s", describe_epoch_end(history, epoch), self.whole.times(self._validations_left()))
-            write_curves(history, output_dir / "curves.png")
+            self.curves.write(history, last=self.ended)
         return result
 
     def _validations_left(self) -> int:
