@@ -52,10 +52,10 @@ def draw_comparison(runs: Sequence[Shown], orders: Sequence[str], path: Path) ->
             axes[0].scatter([run.gmacs], [run.value], s=area, color=color, label=label, alpha=0.8)
             if run.interval is not None:
                 axes[0].errorbar([run.gmacs], [run.value], yerr=_bars([run.interval]), color=color, capsize=4)
-        if orders:
-            width = 0.8 / len(runs)
-            places = np.arange(len(orders)) + (i - (len(runs) - 1) / 2) * width
-            known = [(x, run.drops[order]) for x, order in zip(places, orders, strict=True) if order in run.drops]
+        width = 0.8 / len(runs)
+        places = np.arange(len(orders)) + (i - (len(runs) - 1) / 2) * width
+        known = [(x, run.drops[order]) for x, order in zip(places, orders, strict=True) if order in run.drops]
+        if known:
             axes[1].bar(
                 [x for x, _ in known],
                 [drop.mean for _, drop in known],
@@ -71,7 +71,11 @@ def draw_comparison(runs: Sequence[Shown], orders: Sequence[str], path: Path) ->
     if orders:
         axes[1].set_xticks(range(len(orders)), [short_name(order) for order in orders])
         axes[1].axhline(0.0, color="black", linewidth=0.8)
-        axes[1].set(ylabel="points of top-1 lost", title=f"drop by frame order, {CONFIDENCE:.0%} interval")
+        axes[1].set(
+            xlim=(-0.6, len(orders) - 0.4),
+            ylabel="points of top-1 lost",
+            title=f"drop by frame order, {CONFIDENCE:.0%} interval",
+        )
     if any(one.get_legend_handles_labels()[0] for one in axes):
         figure.legend(loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=110)

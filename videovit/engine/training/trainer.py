@@ -398,7 +398,7 @@ class Trainer:
         """Validations that are due from here to the end."""
         period, num_epochs = self.cfg.TRAIN.EVAL_PERIOD, -(-self.last_step // self.num_steps)
         later = range(self.position.epoch + 1, num_epochs + 1)
-        return sum(epoch % period == 0 or epoch == num_epochs for epoch in later)
+        return sum(epoch % period == 0 or epoch == num_epochs for epoch in later) if period else 0
 
     @property
     def _global_batch(self) -> int:
