@@ -21,7 +21,7 @@ from videovit.engine import distributed
 from videovit.engine.distributed.processes import run_processes
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog, logger
-from videovit.engine.run import Run, record_config, set_cpu_threads
+from videovit.engine.run_context import Run, record_config, set_cpu_threads
 from videovit.engine.tasks.benchmark import benchmark
 from videovit.engine.tasks.search import search
 from videovit.engine.tasks.shuffle_eval import shuffle_eval

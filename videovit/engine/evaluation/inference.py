@@ -24,7 +24,7 @@ from videovit.engine.distributed import preemption
 from videovit.engine.distributed.preemption import Preempted
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
-from videovit.engine.run import Run, report_decoders
+from videovit.engine.run_context import Run, report_decoders
 from videovit.errors import UserError
 from videovit.messages import plural, printable
 from videovit.models import optimize_for_inference

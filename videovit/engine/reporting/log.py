@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from videovit.engine.reporting.json_lines import append_record, read_records
 from videovit.engine.reporting.progress import CONSOLE_ERRORS
-from videovit.engine.reporting.progress import Progress as Progress  # old place
 from videovit.engine.reporting.tensorboard import TensorBoard
 from videovit.errors import UserError
 from videovit.messages import printable

@@ -26,7 +26,7 @@ from videovit.engine.objectives import SUPERNETS
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.json_lines import writing
 from videovit.engine.reporting.log import format_table, logger
-from videovit.engine.run import Run
+from videovit.engine.run_context import Run
 from videovit.engine.tasks.evolution import Evolution, Space
 from videovit.errors import UserError
 from videovit.messages import plural
