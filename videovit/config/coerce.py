@@ -21,17 +21,14 @@ from videovit.config.tree import (
     shown,
     written,
 )
-from videovit.messages import Plain, did_you_mean, problem
+from videovit.errors import UserError
+from videovit.messages import Plain, did_you_mean
 
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
 _NONE = frozenset(("none", "null", "~", ""))
 # Parentheses around an item or a list. Those in quotes (the group) or inside a word are part of the text.
 _PARENTHESES = re.compile(r"""('[^']*'|"[^"]*")|(?<![^\s\[(,])\(|\)(?![^\s\]),])""")
-
-
-class Unfit(ValueError):
-    """A value that does not fit its field. The message says what was found and what is expected."""
 
 
 def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
@@ -46,7 +43,7 @@ def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
         The value, and a notice for each alias that was replaced by its meaning.
 
     Raises:
-        Unfit: wrong type, outside the range, not among the choices, wrong length.
+        UserError: wrong type, outside the range, not among the choices, wrong length.
     """
     origin = get_origin(annotation)
     if origin is Annotated:
@@ -75,8 +72,8 @@ def _marked(node: Node, annotation: Any) -> tuple[Any, list[str]]:
     limits = [mark for mark in marks if isinstance(mark, Range)]
     try:
         value, notices = coerce(node, inner)
-    except Unfit as error:
-        raise Unfit(" ".join(map(str, (error, *limits)))) from None
+    except UserError as error:
+        raise UserError(" ".join(map(str, (error, *limits)))) from None
     for limit in limits:
         if value not in limit:
             raise _unfit(node, f"{_NAMES[inner]} {limit}", quoted=False)
@@ -124,7 +121,7 @@ def _items(node: Node) -> list[Node]:
     raise _unfit(node, f"a list such as [{shown(node)}]" if isinstance(node, Scalar) and text else "a list")
 
 
-def _unfit(node: Node, expected: str, *, near: str = "", quoted: bool = True) -> Unfit:
+def _unfit(node: Node, expected: str, *, near: str = "", quoted: bool = True) -> UserError:
     """The error about a node; `quoted` shows it as text, for values that are not even of the right type."""
     if isinstance(node, Mapping):
         found: object = Plain("a section")
@@ -132,7 +129,7 @@ def _unfit(node: Node, expected: str, *, near: str = "", quoted: bool = True) ->
         found = Plain("nothing")
     else:
         found = shown(node) if quoted else Plain(shown(node))
-    return Unfit(problem(found=found, expected=expected, near=near))
+    return UserError(found=found, expected=expected, near=near)
 
 
 def _bool(node: Scalar) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from videovit.config import rules
-from videovit.config.coerce import Unfit, coerce
+from videovit.config.coerce import coerce
 from videovit.config.keys import known_keys, section_names
 from videovit.config.reading import Found, read_file, read_opts
 from videovit.config.schema import Config
@@ -108,7 +108,7 @@ def _coerce_all(found: Found) -> tuple[dict[str, Any], set[str]]:
         elif key in known:
             try:
                 values[key], notices = coerce(node, known[key])
-            except Unfit as error:
+            except UserError as error:
                 found.problems.append(problem(str(error), where=where))
                 failed.add(key)
             else:

@@ -59,11 +59,15 @@ CRASHES = frozenset(getattr(signal, f"SIG{name}") for name in "SEGV BUS ABRT FPE
 
 
 class HelperEndedError(OSError):
-    """The helper process has ended; the message says how."""
+    """The helper process has ended; the message says how.
 
+    Attributes:
+        from_outside: it was killed or stopped by another process, which says nothing about the video.
+    """
 
-class HelperKilledError(HelperEndedError):
-    """The helper process was killed or stopped from outside, which says nothing about the video."""
+    def __init__(self, how: str, *, from_outside: bool = False) -> None:
+        super().__init__(how)
+        self.from_outside = from_outside
 
 
 class Helper:
@@ -116,7 +120,7 @@ class Helper:
             self.waited_s = clock.elapsed_s()
             if self.waited_s >= limit_s:
                 if self._status() == "stopped":
-                    raise HelperKilledError("its decoder was stopped")
+                    raise HelperEndedError("its decoder was stopped", from_outside=True)
                 return False
         self.waited_s = clock.elapsed_s()
         return True
@@ -165,7 +169,7 @@ class Helper:
         name = signal.Signals(-self._code).name
         if -self._code in CRASHES:
             return HelperEndedError(f"the decoder crashed ({name})")
-        return HelperKilledError(f"its decoder was killed ({name})")
+        return HelperEndedError(f"its decoder was killed ({name})", from_outside=True)
 
 
 # Helpers of this process that are ready for another video.
@@ -245,7 +249,7 @@ def call_limited(function: Callable[..., Result], *arguments: object, path: str,
             answer = helper.request("call", function, arguments, limit_s=timeout_s)
             break
         except HelperEndedError as error:
-            if not isinstance(error, HelperKilledError) or attempt == ATTEMPTS - 1:
+            if not error.from_outside or attempt == ATTEMPTS - 1:
                 raise DecodeError(path, str(error), "limited") from None
             time.sleep(PAUSE_S)
         finally:
@@ -294,7 +298,7 @@ class LimitedVideo(BaseVideo):
         """Close the video in the helper, which is kept for the next video."""
         if self._helper is not None:
             # The frames have arrived; a helper that cannot close is killed.
-            with contextlib.suppress(DecodeError, HelperKilledError):
+            with contextlib.suppress(DecodeError, HelperEndedError):
                 self._ask("close")
             self._release()
 
@@ -313,7 +317,7 @@ class LimitedVideo(BaseVideo):
                     if message[0] != "open":
                         self._ask("open", self._path, self._backend, self._options)
                 return self._ask(*message)
-            except HelperKilledError as error:
+            except HelperEndedError as error:
                 reason = str(error)
         raise UserError(
             f"{reason}, {ATTEMPTS} times in a row",
@@ -327,10 +331,9 @@ class LimitedVideo(BaseVideo):
         helper, answer = self._helper, None
         try:
             answer = helper.request(*message, limit_s=self._left_s)
-        except HelperKilledError:
-            raise
         except HelperEndedError as error:
-            self._drop()
+            if error.from_outside:
+                raise
             raise DecodeError(self._path, str(error), self._backend) from None
         finally:
             if answer is None:  # too late, or interrupted; a late answer would be taken for the next request's

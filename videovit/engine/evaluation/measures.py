@@ -6,6 +6,7 @@ Shape letters: B clips, V videos, K classes.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 

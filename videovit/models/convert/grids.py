@@ -16,6 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from videovit.config.tree import TreeError, flatten, parse_tree
+from videovit.errors import UserError
 from videovit.models.contract import Grid, VideoModel
 from videovit.models.pooling_sharing.model import PoolingSharingModel
 
@@ -28,10 +29,6 @@ _PATCHES = {
     "PSViT": ("PSVIT.PATCH_SIZE", "PSVIT.PATCH_SIZE"),
     "PSViTSupernet": ("PSVIT.PATCH_SIZE", "PSVIT.PATCH_SIZE"),
 }
-
-
-class UnknownGrid(ValueError):
-    """Nothing says which grid a table was made for."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Grids:
             The grid, and others that have as many rows.
 
         Raises:
-            UnknownGrid: none is certain, or the caller's does not fit.
+            UserError: none is certain, or the caller's does not fit.
         """
         table = self.tables[name]
         if table.axes in ("t", "w"):
@@ -91,7 +88,7 @@ class Grids:
             if math.prod(grid) == rows:
                 return grid, []
             if self.is_strict:
-                raise UnknownGrid(f"{rows} rows are not the grid {shown(grid)} that the caller names")
+                raise UserError(f"{rows} rows are not the grid {shown(grid)} that the caller names")
         if rows == math.prod(table.grid):
             return table.grid, []
         first, second = self._fits(table, rows, has_time=has_time)
@@ -99,7 +96,7 @@ class Grids:
             return first[0], second
         if not first and len(second) == 1:
             return second[0], []
-        raise UnknownGrid(_refusal(rows, first or second or _all_fits(table, rows)))
+        raise UserError(_refusal(rows, first or second or _all_fits(table, rows)))
 
     def _fits(self, table: Table, rows: int, *, has_time: bool) -> tuple[list[Grid], list[Grid]]:
         """Grids of so many rows that differ from the table's in time or in space alone, the more common kind first."""

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from videovit.models.convert.checksums import DamagedError, file_crc, verify_zip
+from videovit.models.convert.checksums import file_crc, verify_zip
 from videovit.models.convert.expansion import reason_against_archive, reason_against_tensors
 
 REST = "rest.pyth"
@@ -71,7 +71,7 @@ class _Reader(FileSystemReader):
                 raise pickle.UnpicklingError(f"its index leads out of the folder, to {name}")
         for file_name, crc in self._checksums.items():
             if file_crc(Path(self.path) / Path(file_name).name) != crc:
-                raise DamagedError(f"damaged: {file_name} and its checksum differ")
+                raise ValueError(f"damaged: {file_name} and its checksum differ")
         return index
 
     def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
