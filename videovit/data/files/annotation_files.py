@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from videovit.data.files.folders import VIDEO_SUFFIXES, is_text
 from videovit.data.records import AnnotationError
-from videovit.messages import did_you_mean, plural, printable
+from videovit.messages import did_you_mean, did_you_mean_file, plural, printable
 
 if TYPE_CHECKING:
     from _csv import Reader as CsvReader
@@ -134,7 +134,7 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
         if place.is_file():
             return place
     present = [path.name for path in folder.glob("*")] if folder.is_dir() else []
-    near = next((hit for name in names if (hit := did_you_mean(name, present))), "")
+    near = next((hit for name in names if (hit := did_you_mean_file(name, present))), "")
     raise AnnotationError(f"found no {' or '.join(names)} in {str(folder)!r}; {content_of(folder)}", near=near)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from videovit.data.files.annotation_files import WHOLE_NUMBER, read_json, read_lines
 from videovit.data.records import AnnotationError
-from videovit.messages import did_you_mean, plural
+from videovit.messages import did_you_mean, did_you_mean_file, plural
 
 # A wrong index must not lead to a list of billions of names.
 MOST_CLASSES = 1_000_000
@@ -64,7 +64,7 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
 def _read(path: str, folder: str, key: str) -> Any:
     file = Path(path)
     if not file.is_file():
-        near = did_you_mean(file.name, [p.name for p in file.parent.glob("*")]) if file.parent.is_dir() else ""
+        near = did_you_mean_file(file.name, (p.name for p in file.parent.glob("*")))
         beside = f", nor {Path(folder) / path}" if folder else ""
         raise AnnotationError(
             f"no such file{beside}", where=f"{path} ({key})", near=str(file.parent / near) if near else ""
