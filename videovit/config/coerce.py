@@ -31,7 +31,7 @@ _NONE = frozenset(("none", "null", "~", ""))
 _PARENTHESES = re.compile(r"""('[^']*'|"[^"]*")|(?<![^\s\[(,])\(|\)(?![^\s\]),])""")
 
 
-def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
+def coerce(node: Node, annotation: object) -> tuple[Any, list[str]]:
     """Turn a node into a value of the annotated type.
 
     Args:
@@ -62,7 +62,7 @@ def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
     return _SCALARS[annotation](node), []
 
 
-def _marked(node: Node, annotation: Any) -> tuple[Any, list[str]]:
+def _marked(node: Node, annotation: object) -> tuple[Any, list[str]]:
     """A value whose annotation carries limits or aliases; other marks are not for this module."""
     inner, *marks = get_args(annotation)
     for mark in marks:
@@ -83,7 +83,7 @@ def _marked(node: Node, annotation: Any) -> tuple[Any, list[str]]:
     return value, notices
 
 
-def _chosen(node: Node, choices: tuple[Any, ...]) -> Any:
+def _chosen(node: Node, choices: tuple[object, ...]) -> object:
     kind = type(choices[0])
     if not isinstance(node, Scalar):
         raise _unfit(node, _NAMES[kind])
@@ -94,7 +94,7 @@ def _chosen(node: Node, choices: tuple[Any, ...]) -> Any:
     raise _unfit(node, " or ".join(map(repr, choices)), near=near)
 
 
-def _tuple(node: Node, inner: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[str]]:
+def _tuple(node: Node, inner: tuple[object, ...]) -> tuple[tuple[object, ...], list[str]]:
     items = _items(node)
     if len(inner) == 2 and inner[1] is Ellipsis:
         kinds = [inner[0]] * len(items)
@@ -166,5 +166,5 @@ def _str(node: Scalar) -> str:
     return text
 
 
-_SCALARS: dict[Any, Callable[[Scalar], Any]] = {bool: _bool, int: _int, float: _float, str: _str}
-_NAMES: dict[Any, str] = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+_SCALARS: dict[object, Callable[[Scalar], object]] = {bool: _bool, int: _int, float: _float, str: _str}
+_NAMES: dict[object, str] = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}

@@ -92,7 +92,7 @@ class Helper:
         self._code = 0  # exit code, or minus the signal that ended it
         self.waited_s = 0.0  # for the last answer
 
-    def request(self, *message: Any, limit_s: float) -> Any:
+    def request(self, *message: object, limit_s: float) -> Any:
         """Send a request and wait for the answer; None if it does not arrive.
 
         Args:
@@ -302,7 +302,7 @@ class LimitedVideo(BaseVideo):
                 self._ask("close")
             self._release()
 
-    def _request(self, *message: Any) -> Any:
+    def _request(self, *message: object) -> Any:
         """The answer, from a second helper if the first is killed from outside.
 
         Raises:
@@ -325,7 +325,7 @@ class LimitedVideo(BaseVideo):
             hint="Usually memory ran out; fewer DATA_LOADER.NUM_WORKERS need less",
         )
 
-    def _ask(self, *message: Any) -> Any:
+    def _ask(self, *message: object) -> Any:
         if self._helper is None:
             raise ValueError(f"{self._path}: the video is closed")
         helper, answer = self._helper, None
@@ -407,7 +407,7 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
                 _, path, backend, options = request
                 video = backends[backend](path, options)
                 times = video.num_frames, video.fps, video.knots, video.start_s
-                answer: tuple[Any, ...] = "open", *times, video.served_by
+                answer: tuple[object, ...] = "open", *times, video.served_by
             elif request[0] == "call":
                 answer = "result", request[1](*request[2])
             elif video is not None and request[0] == "frames":

@@ -6,7 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class DecodeError(UserError):
         super().__init__(f"cannot read {kind} {path!r}: {reason} [{backend}]" if reason else path)
 
     # The message is not the constructor's argument, so the default pickling of exceptions would not restore the parts.
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return DecodeError, (self.path, self.reason, self.backend)
 
 

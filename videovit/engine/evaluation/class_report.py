@@ -76,7 +76,7 @@ def write_per_class(
     return files
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file with a header, in UTF-8; see `table_cell` for names that a spreadsheet would compute."""
     with writing(path), open(path, "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([table_cell(value) for value in row] for row in (header, *rows))

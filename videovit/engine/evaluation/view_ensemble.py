@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -150,7 +150,7 @@ class TopK(ViewEnsemble):
         kept = self.seen_VN.any(dim=1).numpy()
         labels_V, predictions_V = self.labels.numpy()[kept], self.predictions()[kept]
         counts_KK = confusion_matrix(labels_V, predictions_V, len(names))
-        rows: list[list[Any]] = []
+        rows: list[list[object]] = []
         for k, accuracy in enumerate(class_accuracy(predictions_V, labels_V, len(names)).tolist()):
             others = counts_KK[k].copy()
             others[k] = 0

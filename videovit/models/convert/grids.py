@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -146,7 +146,7 @@ def shown(grid: Grid) -> str:
     return "x".join(map(str, grid))
 
 
-def as_grid(value: Any) -> Grid | None:
+def as_grid(value: object) -> Grid | None:
     """A grid from a value of unknown origin (`(8, 14, 14)`, or `8x14x14`); None if it is none."""
     if isinstance(value, str):
         value = [int(n) for n in value.split("x")] if re.fullmatch(r"\d{1,6}(x\d{1,6}){2}", value) else None
@@ -203,7 +203,7 @@ def grid_in_config(text: str, model: nn.Module) -> Grid | None:
     name = keys.get("MODEL.MODEL_NAME", "")
     kernel, stride = (_patch(keys.get(key, "")) for key in _PATCHES.get(name, ("", "")))
     if not (kernel and stride):
-        conv = getattr(getattr(model, "patch_embed", None), "proj", None)
+        conv = dict(model.named_modules()).get("patch_embed.proj")
         if not isinstance(conv, nn.Conv3d):
             return None
         kernel = stride = list(conv.stride)
