@@ -53,6 +53,12 @@ def seconds_of(indices_T: Indices, fps: float, knots: Knots | None = None, start
     """Start and end of a clip in seconds of player time.
 
     Frame i lasts from start_s + i / fps to start_s + (i + 1) / fps, unless `knots` give its time.
+
+    Args:
+        indices_T: (T,) frames of the clip, in any order.
+        fps: frame rate of the video.
+        knots: for a variable frame rate, some frames and their times in seconds, to interpolate between.
+        start_s: player time of the first frame of the video.
     """
     first, last = int(indices_T.min()), int(indices_T.max())
     if knots is None:

@@ -49,7 +49,13 @@ def write_frames(frames: Tensor) -> int:
 
 
 def map_frames(handle: int, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
-    """The frames in a memory file, without copying; closes the descriptor."""
+    """The frames in a memory file, without copying; closes the descriptor.
+
+    Args:
+        handle: descriptor of the file, from `write_frames`.
+        shape: of the frames.
+        dtype: of the frames.
+    """
     try:
         size = int(np.prod(shape)) * dtype.itemsize
         if not size:

@@ -65,8 +65,7 @@ def run(cfg: Config) -> Results:
     per_shard = _num_processes(cfg) // cfg.NUM_SHARDS
     host, port = _rendezvous(cfg)
     names = [f"rank {cfg.SHARD_ID * per_shard + i}" for i in range(per_shard)]
-    results: Results = run_processes(_run_spawned, names, cfg, per_shard, host, port)
-    return results
+    return run_processes(_run_spawned, names, cfg, per_shard, host, port)
 
 
 def _num_processes(cfg: Config) -> int:

@@ -126,7 +126,7 @@ class Helper:
         return True
 
     def _status(self) -> str:
-        """What has become of the process: "running", "stopped" or "ended"; `_code` then tells how."""
+        """The state of the process: "running", "stopped" or "ended"; in the last case `_code` is set."""
         if self._pid:
             try:
                 pid, status = os.waitpid(self._pid, os.WNOHANG | os.WUNTRACED)

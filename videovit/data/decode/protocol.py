@@ -252,7 +252,12 @@ def check_inside(path: str, file: str, options: DecodeOptions, backend: str) -> 
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height scaled so that the shorter side is `short_side`; unchanged if that is 0 or no reduction."""
+    """Width and height scaled so that the shorter side is `short_side`; unchanged if that is 0 or no reduction.
+
+    Args:
+        width, height: in pixels.
+        short_side: in pixels; 0 leaves the size alone.
+    """
     shorter = min(width, height)
     if not 0 < short_side < shorter:
         return width, height

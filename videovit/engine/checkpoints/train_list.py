@@ -1,4 +1,4 @@
-"""The digest of a list of videos, which tells whether a resumed run trains on the list that it began with."""
+"""The digest of a list of videos, which shows whether a resumed run trains on the list that it began with."""
 
 from __future__ import annotations
 

@@ -25,7 +25,13 @@ DPI = 110
 def confusion_matrix(
     labels_V: NDArray[np.int64], predictions_V: NDArray[np.int64], num_classes: int
 ) -> NDArray[np.int32]:
-    """(K, K): number of videos of class i that were predicted as class j."""
+    """(K, K): number of videos of class i that were predicted as class j.
+
+    Args:
+        labels_V: (V,) true classes.
+        predictions_V: (V,) predicted classes.
+        num_classes: K.
+    """
     # Half the memory of what bincount returns: 256 MB for 8,000 classes.
     counts_KK = np.zeros((num_classes, num_classes), dtype=np.int32)
     np.add.at(counts_KK, (labels_V, predictions_V), 1)

@@ -138,6 +138,12 @@ def evaluate(inference: Inference, batches: Iterable[Batch], passes: Sequence[Pa
     Unreadable videos are never replaced. Unless they are skipped, they stop the run, after a short scan for others, so
     that one message names all of them.
 
+    Args:
+        inference: the model; it collects the unreadable videos.
+        batches: of this rank.
+        passes: what is computed from each batch, in order.
+        progress: counts the videos.
+
     Raises:
         UserError: videos cannot be read.
     """

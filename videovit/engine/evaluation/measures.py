@@ -31,7 +31,13 @@ def topk_correct(scores_BK: Tensor, labels_B: Tensor, ks: tuple[int, ...] = (1, 
 
 
 def class_accuracy(predictions_V: np.ndarray, labels_V: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K,) float: percent of the videos of each class that are predicted correctly, NaN for a class without videos."""
+    """(K,) float: percent of the videos of each class that are predicted correctly, NaN for a class without videos.
+
+    Args:
+        predictions_V: (V,) predicted classes.
+        labels_V: (V,) true classes.
+        num_classes: K.
+    """
     counts = np.bincount(labels_V, minlength=num_classes).astype(float)
     hits = np.bincount(labels_V[predictions_V == labels_V], minlength=num_classes)
     with np.errstate(invalid="ignore"):

@@ -21,12 +21,24 @@ Schedule = Callable[[float], float]
 
 
 def half_cosine(epoch: float, *, base: float, end: float, first: float, last: float) -> float:
-    """Half a cosine from `base` at epoch `first` down to `end` at epoch `last` (SGDR, arXiv 1608.03983, eq. 5)."""
+    """Half a cosine from `base` at epoch `first` down to `end` at epoch `last` (SGDR, arXiv 1608.03983, eq. 5).
+
+    Args:
+        epoch: counted from 0, with a fraction within an epoch.
+        base, end: learning rates.
+        first, last: epochs.
+    """
     return end + (base - end) * 0.5 * (1.0 + math.cos(math.pi * (epoch - first) / max(last - first, 1e-9)))
 
 
 def with_warmup(schedule: Schedule, *, epochs: float, start: float) -> Schedule:
-    """`schedule`, reached linearly from `start` during the first `epochs` (arXiv 1706.02677, section 2.2)."""
+    """`schedule`, reached linearly from `start` during the first `epochs` (arXiv 1706.02677, section 2.2).
+
+    Args:
+        schedule: epoch -> learning rate.
+        epochs: length of the warm-up; 0 for none.
+        start: learning rate at epoch 0.
+    """
 
     def warmed(epoch: float) -> float:
         if epoch >= epochs:
@@ -193,6 +205,11 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def clip_gradients(model: nn.Module, *, max_norm: float | None, max_value: float | None) -> Tensor:
     """Clip gradients in place by value or by their total L2 norm; at most one of the two.
+
+    Args:
+        model: after the backward pass.
+        max_norm: limit of the norm over all gradients; None for no limit.
+        max_value: limit of the size of each value; None for no limit. It comes first if both are given.
 
     Returns:
         Total L2 norm before clipping, a scalar; not finite if any gradient is not.

@@ -141,7 +141,13 @@ class DropPath(nn.Module):
 
 
 def add_branch(shortcut: Tensor, branch: Tensor, factors_B: Tensor | None) -> Tensor:
-    """`shortcut + factors * branch`, one factor per sample; None stands for ones."""
+    """`shortcut + factors * branch`, one factor per sample; None stands for ones.
+
+    Args:
+        shortcut: (B, ...).
+        branch: of the same shape; may have another dtype under autocast.
+        factors_B: (B,), such as the drop path's.
+    """
     if factors_B is None:
         return shortcut + branch
     factors = factors_B.view(-1, *[1] * (branch.dim() - 1))
