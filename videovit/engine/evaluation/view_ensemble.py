@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videovit.config.schema.data import EnsembleMethod
 from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.evaluation.class_report import confusion_matrix, write_confusion, write_per_class
@@ -39,10 +40,8 @@ class ViewEnsemble(Evaluator):
     """
 
     def __init__(
-        self, *, num_videos: int, num_views: int, num_classes: int, method: str = "sum", views: str = ""
+        self, *, num_videos: int, num_views: int, num_classes: int, method: EnsembleMethod = "sum", views: str = ""
     ) -> None:
-        if method not in ("sum", "max"):
-            raise UserError(where="DATA.ENSEMBLE_METHOD", found=method, expected="'sum' or 'max'")
         self.method, self.views = method, views
         self.scores_VK = torch.zeros(num_videos, num_classes)
         self.seen_VN = torch.zeros(num_videos, num_views, dtype=torch.bool)
