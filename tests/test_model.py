@@ -156,9 +156,8 @@ def test_changed_weights_are_seen(run: Config, videos: list[str]) -> None:
 
 
 def test_precision_is_that_of_the_config_or_as_asked(run: Config, videos: list[str]) -> None:
-    scores = {
-        name: videovit.load(run.OUTPUT_DIR, dtype=name).predict(videos[0]).scores for name in (None, "fp32", "bf16")
-    }
+    kinds: list[Dtype | None] = [None, "fp32", "bf16"]
+    scores = {kind: videovit.load(run.OUTPUT_DIR, dtype=kind).predict(videos[0]).scores for kind in kinds}
     assert torch.equal(scores[None], scores["fp32"]) and not torch.equal(scores["bf16"], scores["fp32"])
     torch.testing.assert_close(scores["bf16"], scores["fp32"], rtol=0.05, atol=0.02)
     with pytest.raises(UserError, match="dtype: found 'half', expected one of fp32, bf16, fp16"):

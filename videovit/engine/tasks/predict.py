@@ -18,7 +18,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from videovit.engine.checkpoints.weights import test_dtype
 from videovit.engine.evaluation.inference import Inference
 from videovit.engine.evaluation.windows import Clip, build_window_reader, window_starts
 from videovit.engine.problem import Problem
-from videovit.engine.reporting.log import format_table
+from videovit.engine.tasks.prediction import Prediction, Ranked, format_prediction
 from videovit.errors import UserError
 from videovit.messages import plural, printable
 from videovit.models.contract import Features, VideoModel
@@ -48,53 +48,9 @@ JOINS: dict[str, tuple[Join, str]] = {
 }
 """DATA.ENSEMBLE_METHOD -> what joins the scores of V views, (V, K) to (K,), and its description."""
 
-Ranked = list[tuple[str, float]]
-"""(class name, score), best first."""
 Input = str | os.PathLike[str] | Frames
 """A video or image file, a folder of frames, or frames in memory, uint8 (T, H, W, 3)."""
-MAX_SHOWN = 3  # classes in a repr, and videos in a warning
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Prediction:
-    """The best classes of a whole video, and of each of its windows.
-
-    Attributes:
-        path: of the video; "array" for frames in memory.
-        top: (class name, score), best first; scores of the windows are joined by DATA.ENSEMBLE_METHOD.
-        windows: (start_s, end_s, top) of each window, in seconds of player time.
-        views: number of views, and how their scores were joined.
-        scores: (K,) of the whole video, on the CPU.
-        window_scores: (W, K) of each window, on the CPU.
-        error: why the video could not be read; all but `path` is empty then.
-    """
-
-    path: str
-    top: Ranked
-    windows: list[tuple[float, float, Ranked]]
-    views: str = ""
-    scores: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0), compare=False)
-    window_scores: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0, 0), compare=False)
-    error: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As the JSON file has it."""
-        if self.error:
-            return {"path": self.path, "error": self.error}
-        return {
-            "path": self.path,
-            "views": self.views,
-            "top": [{"class": name, "score": score} for name, score in self.top],
-            "windows": [
-                {"start_s": a, "end_s": b, "top": [{"class": n, "score": s} for n, s in top]}
-                for a, b, top in self.windows
-            ],
-        }
-
-    def __repr__(self) -> str:
-        best = ", ".join(f"{name} {score:.3f}" for name, score in self.top[:MAX_SHOWN])
-        views = f" ({self.views})" if self.views else ""
-        return printable(f"<Prediction {self.path}: {self.error or best + views}>")
+MAX_LISTED = 3  # videos in a warning
 
 
 class Window(NamedTuple):
@@ -431,7 +387,7 @@ def warn_of_unreadable(outcomes: Sequence[Outcome]) -> None:
     """Warn of the videos that could not be read, if any."""
     errors = [one.error for one in outcomes if one.error is not None]
     if errors:
-        listed = "; ".join(map(str, errors[:MAX_SHOWN])) + ("; ..." if len(errors) > MAX_SHOWN else "")
+        listed = "; ".join(map(str, errors[:MAX_LISTED])) + ("; ..." if len(errors) > MAX_LISTED else "")
         text = f"{len(errors)} of {plural(len(outcomes), 'video')} could not be read: {listed}"
         warnings.warn(printable(text), stacklevel=4)
 
@@ -445,15 +401,3 @@ def _grouped(items: Iterable[tuple[Outcome, Clip]], size: int) -> Iterator[list[
             group = []
     if group:
         yield group
-
-
-def format_prediction(prediction: Prediction, *, in_percent: bool = True) -> str:
-    """Format a table for one video.
-
-    Args:
-        prediction: of the video.
-        in_percent: whether scores are shares of 1, rather than logits (MODEL.HEAD_ACT none).
-    """
-    rows = [[name, f"{100 * score:.1f}" if in_percent else f"{score:.2f}"] for name, score in prediction.top]
-    header = ["class", "score %" if in_percent else "logit"]
-    return f"{printable(prediction.path)}  ({prediction.views})\n" + format_table(header, rows)
