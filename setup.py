@@ -37,11 +37,12 @@ setup(
         "pyyaml>=6",
         "tqdm>=4.65",
         "filelock>=3.12",
+        "safetensors>=0.4",
         "matplotlib>=3.7",
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
-        "safetensors": ["safetensors>=0.4"],
+        "hub": ["huggingface_hub>=0.30"],
         "timm": ["timm>=1.0.11"],
         "torchcodec": ["torchcodec>=0.7"],
         "dev": [
@@ -51,7 +52,7 @@ setup(
             "ruff>=0.8",
             "mypy>=1.13",
             "tensorboard>=2.14",
-            "safetensors>=0.4",
+            "huggingface_hub>=0.30",
             "timm>=1.0.25",
             "scikit-learn>=1.4",
             "types-PyYAML",
