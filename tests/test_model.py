@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import videovit
-from tests.helpers.runs import Make
-from videovit.config import Config
+from tests.engine.tasks.test_predict import IMAGES
+from tests.helpers.runs import TINY, Make, write_config
+from videovit.config import Config, load_config
 from videovit.data.decode import DecodeError, open_video
 from videovit.data.decode.array import open_array
 from videovit.engine import launch
 from videovit.engine.tasks.predict import Prediction
 from videovit.errors import UserError
 from videovit.model import Dtype
+from videovit.models import build_model
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +188,40 @@ def test_array_needs_its_frame_rate(model: videovit.Model) -> None:
         model.predict(frames)
     with pytest.raises(UserError, match="found nan"):
         model.predict(frames, fps=float("nan"))
+
+
+def test_model_of_images_takes_images(tmp_path: Path) -> None:
+    cfg = load_config(write_config(tmp_path, TINY), IMAGES)
+    model = videovit.Model(cfg, build_model(cfg))
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 36, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images" / "a.png"
+    Image.fromarray(pixels).save(path)
+    expected = model.predict(path)
+    assert_equal(model.predict(pixels), expected)
+    assert_equal(model.predict([tmp_path / "images"])[0], expected)
+    assert [one.path for one in model.predict([pixels, pixels])] == ["array 0", "array 1"]
+    x = model.preprocess(pixels)
+    assert x.shape == (1, 3, 1, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.torch(x).softmax(dim=1)[0], expected.scores)
+    assert model.features(pixels).shape == (32,)
+    with pytest.raises(UserError, match=r"found \(2, 40, 36, 3\), expected \(H, W, 3\). Predict a list of images"):
+        model.predict(np.stack([pixels, pixels]))
+
+
+def test_folder_of_videos_in_a_list_stands_for_its_videos(model: videovit.Model, videos: list[str]) -> None:
+    with pytest.warns(UserWarning, match="left out"):
+        found = model.predict([Path(videos[0]).parent])
+    assert {one.path for one in found} >= set(videos)
+    with pytest.raises(UserError, match=r"a folder, not a video; found \d+ files in it. Put it into a list"):
+        model.predict(Path(videos[0]).parent)
+
+
+def test_prediction_shows_its_best_classes(model: videovit.Model, videos: list[str]) -> None:
+    prediction = model.predict(videos[0])
+    (best, score), *_ = prediction.top
+    assert repr(prediction).startswith(f"<Prediction {videos[0]}: {best} {score:.3f}, ")
+    assert repr(prediction).endswith(" (2 windows x 3 crops, mean score)>")
+    assert repr(model) == "<Model MViT, 3 classes, clips of 4 x 32 x 32>"
+    assert json.loads(json.dumps(prediction.as_dict()))["top"][0] == {"class": best, "score": score}

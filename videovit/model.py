@@ -29,7 +29,7 @@ from videovit.engine.checkpoints.weights import load_all_weights, load_weights_t
 from videovit.engine.problem import Problem
 from videovit.engine.tasks.predict import Input, Prediction, Predictor, list_inputs
 from videovit.errors import UserError
-from videovit.messages import did_you_mean, plural
+from videovit.messages import Plain, did_you_mean, plural
 from videovit.models import build_model, zoo
 from videovit.models.contract import VideoModel
 
@@ -166,10 +166,10 @@ class Model:
             DecodeError: a single video cannot be read.
             UserError: frames in memory cannot be used, or scores are not finite.
         """
-        predictor = self.predictor
-        if isinstance(videos, Sequence) and not isinstance(videos, str):
-            return predictor.predict_all(self._expanded(videos), fps=fps, top_k=top_k, batch_size=batch_size)
-        return predictor.predict(videos, fps=fps, top_k=top_k, quiet=True)
+        inputs, single = self._inputs(videos)
+        if single:
+            return self.predictor.predict(inputs[0], fps=fps, top_k=top_k, quiet=True)
+        return self.predictor.predict_all(inputs, fps=fps, top_k=top_k, batch_size=batch_size)
 
     @overload  # a str is a Sequence, too
     def features(  # type: ignore[overload-overlap]
@@ -203,10 +203,9 @@ class Model:
             DecodeError: a single video cannot be read, or none of a list.
             UserError: frames in memory cannot be used, or features are not finite.
         """
-        several = isinstance(videos, Sequence) and not isinstance(videos, str)
-        inputs = self._expanded(videos) if isinstance(videos, Sequence) and not isinstance(videos, str) else [videos]
+        inputs, single = self._inputs(videos)
         found = self.predictor.features(inputs, fps=fps, per_window=per_window, batch_size=batch_size)
-        return found if several else found[0]
+        return found[0] if single else found
 
     def preprocess(self, frames_THWC: Frames, fps: float = 0.0) -> Tensor:
         """The input of the module for frames in memory, exactly as `predict` makes it.
@@ -262,15 +261,21 @@ class Model:
         clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TEST_CROP_SIZE} x {cfg.DATA.TEST_CROP_SIZE}"
         return f"<Model {cfg.MODEL.MODEL_NAME}, {plural(len(self.class_names), 'class', 'classes')}, clips of {clip}>"
 
-    def _expanded(self, videos: Sequence[Input]) -> list[Input]:
-        """The inputs, with folders of videos replaced by their videos."""
-        return [
-            one
-            for video in videos
-            for one in (
-                list_inputs(self.config, [os.fspath(video)]) if isinstance(video, str | os.PathLike) else [video]
-            )
-        ]
+    def _inputs(self, videos: Input | Sequence[Input]) -> tuple[list[Input], bool]:
+        """The inputs, with folders of videos replaced by their videos; and whether it was one, not a list."""
+        single = isinstance(videos, str) or not isinstance(videos, Sequence)
+        listed: Sequence[Input] = [videos] if isinstance(videos, str) or not isinstance(videos, Sequence) else videos
+        inputs: list[Input] = []
+        for video in listed:
+            if isinstance(video, str | os.PathLike):
+                inside = list_inputs(self.config, [os.fspath(video)])
+                if single and inside != [os.fspath(video)]:
+                    found = f"{plural(len(inside), 'file')} in it"
+                    raise UserError("a folder, not a video", where=video, found=Plain(found), hint="Put it into a list")
+                inputs += inside
+            else:
+                inputs.append(video)
+        return inputs, single
 
 
 def find_device(device: str | torch.device) -> torch.device:
