@@ -23,9 +23,10 @@ LAYERS: dict[str, set[str]] = {
     "models": {"config", "errors", "messages"},
     "preparation": {"data", "config", "errors", "messages"},
     "engine": {"data", "models", "config", "errors", "messages"},
-    "commands": {"engine", "data", "models", "preparation", "config", "errors", "messages", "cli"},
+    "finetuning": {"engine", "data", "models", "preparation", "config", "errors", "messages"},
+    "commands": {"finetuning", "engine", "data", "models", "preparation", "config", "errors", "messages", "cli"},
     "cli": {"commands", "engine", "config", "errors", "messages"},
-    "__init__": {"config", "models", "engine"},
+    "__init__": {"config", "models", "engine", "finetuning"},
     "__main__": {"cli"},
 }
 # Inside engine and models: the rooms, lowest first; a room imports only rooms on lower floors and itself.

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from videovit.config import load_config
+    from videovit.finetuning.session import finetune
     from videovit.models import build_model, load_pretrained
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build_model", "load_config", "load_pretrained"]
+__all__ = ["__version__", "build_model", "finetune", "load_config", "load_pretrained"]
 
 _HOMES = {
     "build_model": "videovit.models",
+    "finetune": "videovit.finetuning.session",
     "load_config": "videovit.config",
     "load_pretrained": "videovit.models",
 }

@@ -139,7 +139,8 @@ def read_labels_table(
     rows = read_table(file, columns, delimiters=",\t;")
     cells = [row[label_column] for _, row in rows]
     separator = next((mark for mark in CLASS_SEPARATORS if multi_label and any(mark in cell for cell in cells)), "")
-    read, folders, labels = LabeledVideos([], multi_label=multi_label), listed_paths.Folders(), {}
+    read, folders = LabeledVideos([], multi_label=multi_label), listed_paths.Folders()
+    numbers: dict[str, int] = {}  # path -> its place in `videos`
     for line, row in rows:
         cell = row[label_column]
         names = tuple(name for text in (cell.split(separator) if separator else [cell]) if (name := text.strip()))
@@ -151,11 +152,11 @@ def read_labels_table(
             continue
         path = _locate(path, str(file.parent), folders)
         video = replace(video, path=path, split=_split(split) if split else "")
-        if multi_label and path in labels:  # one row per class
-            before = read.videos[labels[path]]
-            read.videos[labels[path]] = replace(before, labels=tuple(dict.fromkeys((*before.labels, *names))))
+        if multi_label and path in numbers:  # one row per class
+            before = read.videos[numbers[path]]
+            read.videos[numbers[path]] = replace(before, labels=tuple(dict.fromkeys((*before.labels, *names))))
         else:
-            labels[path] = len(read.videos)
+            numbers[path] = len(read.videos)
             read.videos.append(video)
     if not read.videos:
         reason = f"; the first row that cannot be used: {read.left_out[0].detail}" if read.left_out else ""
