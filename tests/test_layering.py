@@ -44,6 +44,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"slurm"},
     ],
     "models": [
+        {"zoo"},
+        {"download"},
         {"contract"},
         {"layers"},
         {"mvit", "vit", "pit", "progressive_sampling", "pooling_sharing", "external", "detection"},
