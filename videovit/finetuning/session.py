@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from videovit.config import Config, dump_config, load_config
+from videovit.config.tree import flatten, parse_tree
 from videovit.engine import launch
 from videovit.errors import UserError
 from videovit.finetuning import recipes, trial
@@ -175,15 +175,14 @@ def _check_weights(request: Request, recipe: recipes.Recipe) -> None:
 def _fit_to_machine(cfg: Config, request: Request, recipe: recipes.Recipe, divided: Divided, *, start: float) -> Config:
     """Choose the batch and the number of epochs, and say so."""
     sizes = {split: len(videos) for split, videos in divided.items()}
-    given = {key for key in request.opts[::2]}
-    plain = replace(cfg, TRAIN=replace(cfg.TRAIN, CHECKPOINT_FILE_PATH="", BATCH_SIZE=1, GRAD_ACCUM_STEPS=1))
-    cost = trial.measure(plain)
-    batches = trial.choose_batch(cfg, cost, num_train=sizes["train"], size=request.batch_size)
-    if batches.size // batches.parts > 1:  # small models are quicker in batches
-        per_step = trial.measure(plain, num_videos=batches.size // batches.parts)
-        cost = replace(cost, step_s=per_step.step_s, read_s=min(cost.read_s, per_step.read_s))
+    given = set(request.opts[::2])
+    trained = _with(cfg, {"TRAIN.CHECKPOINT_FILE_PATH": ""})
+    cost = trial.measure(_with(trained, {"TRAIN.BATCH_SIZE": 1, "TRAIN.GRAD_ACCUM_STEPS": 1}))
+    size = cfg.TRAIN.BATCH_SIZE if "TRAIN.BATCH_SIZE" in given else request.batch_size
+    batches = trial.choose_batch(cfg, cost, num_train=sizes["train"], size=size)
     keys = {key: value for key, value in batches.keys().items() if key not in given}
     cfg = _with(cfg, keys)
+    cost = trial.measure_pace(_with(trained, keys), cost)
     parts = f", computed in {cfg.TRAIN.GRAD_ACCUM_STEPS} parts" if cfg.TRAIN.GRAD_ACCUM_STEPS > 1 else ""
     memory = (
         f"about {cost.mib:,.0f} MiB each, {cost.free_mib:,.0f} MiB free"
@@ -206,7 +205,7 @@ def _fit_to_machine(cfg: Config, request: Request, recipe: recipes.Recipe, divid
     seconds = trial.run_seconds(cfg, cost, epochs=cfg.SOLVER.MAX_EPOCH, sizes=sizes)
     _say(
         f"epochs: {cfg.SOLVER.MAX_EPOCH}, about {_minutes(seconds)} on this machine "
-        f"({1000 * cost.video_s(cfg):,.0f} ms per training video, {1000 * cost.read_s:,.0f} ms to read it)"
+        f"({1000 * cost.train_s:,.0f} ms per training video, {1000 * cost.read_s:,.0f} ms to read it)"
     )
     if request.minutes is not None and seconds + time.monotonic() - start > 66 * request.minutes:
         _say(f"warning: even a single epoch takes longer than --minutes {request.minutes:g}")
@@ -215,8 +214,6 @@ def _fit_to_machine(cfg: Config, request: Request, recipe: recipes.Recipe, divid
 
 def _with(cfg: Config, keys: dict[str, object]) -> Config:
     """The config with other values, checked as if they had been given at first."""
-    from videovit.config.tree import flatten, parse_tree
-
     return load_config(None, recipes.as_opts({**flatten(parse_tree(dump_config(cfg))), **keys}))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,12 +18,13 @@ from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog
 from videovit.engine.run import Run, set_cpu_threads
 from videovit.engine.tasks.benchmark import time_steps
-from videovit.engine.training.step import train_step
+from videovit.engine.training.step import Training, train_step
 from videovit.engine.training.trainer import build_training
 
 MEMORY_SHARE = 0.6  # of the free memory that a step may take
 NUM_TRIED = 4  # videos that are decoded
 STATE_BYTES = 12  # per trained parameter: a gradient and two moments, which do not grow with the batch
+TRIAL_S = 6.0
 START_S = 10.0  # until training begins, and between its parts
 
 
@@ -31,54 +35,87 @@ class Cost:
     Attributes:
         mib: memory of a training step per video.
         free_mib: memory that is free; 0 if unknown.
-        step_s: a training step, per video.
-        read_s: reading a video and making a clip of it, in one worker.
+        step_s: seconds of a training step per video, without reading it.
+        train_s: seconds of training per video, read by workers while the model computes.
+        read_s: seconds to read a video and to make a clip of it.
     """
 
     mib: float
     free_mib: float
     step_s: float
+    train_s: float
     read_s: float
 
-    def video_s(self, cfg: Config) -> float:
-        """Seconds per video of training. Workers read while the model computes."""
-        return max(self.step_s, self.read_s / max(1, cfg.DATA_LOADER.NUM_WORKERS))
-
-    def view_s(self, cfg: Config) -> float:
+    @property
+    def view_s(self) -> float:
         """Seconds per clip of evaluation: a forward pass is about a third of a training step."""
-        return max(self.step_s / 3, self.read_s / max(1, cfg.DATA_LOADER.NUM_WORKERS))
+        return max(self.step_s / 3, self.train_s - self.step_s, self.read_s / 2)
 
 
-def measure(cfg: Config, *, num_videos: int = 1) -> Cost:
-    """Take training steps on a few videos, and throw the model away.
+def measure(cfg: Config) -> Cost:
+    """Take a training step on a single video, and throw the model away.
+
+    Args:
+        cfg: of the run, without weights to start from, with one video per step.
+    """
+    with _trial(cfg) as (problem, run, training):
+        dataset = problem.train.dataset()
+        numbers = [number % len(dataset.samples) for number in range(NUM_TRIED)]
+        start = time.perf_counter()
+        items = [dataset[0, number] for number in numbers]
+        read_s = (time.perf_counter() - start) / len(items)
+        free_mib, batch = _free_mib(run.device), collate(items[:1])
+        timing = time_steps(
+            lambda: train_step(training, batch, epoch=0, step=0, num_steps=1000), run.device, num_steps=2, warmup=0
+        )
+    trained = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
+    mib = max(timing.peak_mib - STATE_BYTES * trained / 2**20, timing.peak_mib / 10, 1.0)
+    step_s = min(timing.seconds)
+    return Cost(mib, free_mib, step_s, max(step_s, read_s / max(1, cfg.DATA_LOADER.NUM_WORKERS)), read_s)
+
+
+def measure_pace(cfg: Config, cost: Cost) -> Cost:
+    """Train for a few seconds as the run will, with its batch and its workers, and throw the model away.
 
     Args:
         cfg: of the run, without weights to start from.
-        num_videos: per step.
+        cost: of `measure`; returned as it is if a step takes longer than the trial.
     """
+    if cost.step_s * cfg.TRAIN.BATCH_SIZE > TRIAL_S / 4:
+        return cost
+    step_s, start, num_videos, num_steps = 0.0, 0.0, 0, 0
+    with _trial(cfg) as (problem, run, training):
+        loader = problem.train.loader(run)
+        for epoch in itertools.count():
+            loader.sampler.set_epoch(epoch)
+            for batch in loader:
+                begin = time.perf_counter()
+                train_step(training, batch, epoch=0, step=0, num_steps=1000).loss.item()
+                now = time.perf_counter()
+                if num_steps:  # the first step also waits for the workers to start
+                    num_videos += len(batch)
+                    step_s += now - begin
+                num_steps += 1
+                start = start or now
+                if num_steps > 1 and now - start > TRIAL_S:
+                    return replace(cost, step_s=step_s / num_videos, train_s=(now - start) / num_videos)
+    raise AssertionError("the loop has no other end")
+
+
+@contextlib.contextmanager
+def _trial(cfg: Config) -> Iterator[tuple[Problem, Run, Training]]:
+    """The training of a config, without log and checkpoints."""
     problem = Problem(cfg)
     device = torch.device("cuda" if cfg.NUM_GPUS else "cpu")
     threads = torch.get_num_threads()
     set_cpu_threads(cfg, device)
     try:
-        run = Run(RunLog(Path(cfg.OUTPUT_DIR), rank=1), device)
-        dataset = problem.train.dataset()
-        numbers = [number % len(dataset.samples) for number in range(max(num_videos, NUM_TRIED))]
-        start = time.perf_counter()
-        items = [dataset[0, number] for number in numbers]
-        read_s = (time.perf_counter() - start) / len(items)
-        batch = collate(items[:num_videos])
-        free_mib = _free_mib(device)
+        run = Run(RunLog(Path(cfg.OUTPUT_DIR), rank=1), device)  # a log that is never opened
         training = build_training(problem, run)
         training.model.train()
-        timing = time_steps(
-            lambda: train_step(training, batch, epoch=0, step=0, num_steps=1000), device, num_steps=2, warmup=0
-        )
+        yield problem, run, training
     finally:
         torch.set_num_threads(threads)
-    trained = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
-    mib = max(timing.peak_mib - STATE_BYTES * trained / 2**20, timing.peak_mib / 10, 1.0)
-    return Cost(mib / num_videos, free_mib, min(timing.seconds) / num_videos, read_s)
 
 
 def _free_mib(device: torch.device) -> float:
@@ -136,13 +173,13 @@ def run_seconds(cfg: Config, cost: Cost, *, epochs: int, sizes: dict[str, int]) 
         sizes: split -> number of videos.
     """
     views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
-    return START_S + cost.view_s(cfg) * sizes["test"] * views + epochs * epoch_seconds(cfg, cost, sizes=sizes)
+    return START_S + cost.view_s * sizes["test"] * views + epochs * epoch_seconds(cfg, cost, sizes=sizes)
 
 
 def epoch_seconds(cfg: Config, cost: Cost, *, sizes: dict[str, int]) -> float:
     """How long an epoch and its validation take."""
     steps = sizes["train"] // cfg.TRAIN.BATCH_SIZE
-    return steps * cfg.TRAIN.BATCH_SIZE * cost.video_s(cfg) + sizes.get("val", 0) * cost.view_s(cfg)
+    return steps * cfg.TRAIN.BATCH_SIZE * cost.train_s + sizes.get("val", 0) * cost.view_s
 
 
 def choose_epochs(
