@@ -55,7 +55,12 @@ def write_bar(path: Path, label: int, *, seed: int) -> Path:
 @pytest.fixture
 def tiny(tmp_path: Path) -> dict[str, Any]:
     """Arguments that train a tiny model for a moment."""
-    return {"from_scratch": True, "cfg": str(write_config(tmp_path)), "output": tmp_path / "run"}
+    return {
+        "from_scratch": True,
+        "cfg": str(write_config(tmp_path)),
+        "output": tmp_path / "run",
+        "opts": ["DATA_LOADER.NUM_WORKERS", 0, "TRAIN.CHECKPOINT_KEEP", 2, "TEST.NUM_ENSEMBLE_VIEWS", 1],
+    }
 
 
 def rows(file: Path) -> list[str]:
@@ -65,14 +70,15 @@ def rows(file: Path) -> list[str]:
 def test_folder_to_tested_model(
     videos: Path, tiny: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    result = videovit.finetune(videos, **tiny, epochs=30, batch_size=4, opts=["SOLVER.BASE_LR", 0.003])
+    tiny["opts"] += ["SOLVER.BASE_LR", 0.003]
+    result = videovit.finetune(videos, **tiny, epochs=12, batch_size=4)
     assert result["top1_acc"] == 100.0 and result["num_videos"] == 3
     data = tmp_path / "run/data"
     sizes = {split: len(rows(data / f"{split}.csv")) for split in ("train", "val", "test")}
     assert sizes == {"train": 18, "val": 3, "test": 3}
     assert list(json.loads((data / "classes.json").read_text())) == sorted(CLASSES)
     cfg = load_config(tmp_path / "run/config.yaml")
-    assert (cfg.MODEL.NUM_CLASSES, cfg.SOLVER.MAX_EPOCH, cfg.TEST.CHECKPOINT) == (3, 30, "best")
+    assert (cfg.MODEL.NUM_CLASSES, cfg.SOLVER.MAX_EPOCH, cfg.TEST.CHECKPOINT) == (3, 12, "best")
     assert (tmp_path / "run/checkpoints/checkpoint_best.pyth").exists()
     text = capfd.readouterr().out
     table = [line for line in text.splitlines() if all(word in line for word in ("precision", "recall", "f1"))]
@@ -88,7 +94,7 @@ def test_killed_run_continues_with_the_same_split(
 ) -> None:
     data = tmp_path / "videos"
     shutil.copytree(videos, data)
-    arguments = {**tiny, "epochs": 40}
+    arguments = {**tiny, "epochs": 15}
     checkpoints = tmp_path / "run/checkpoints"
     child = start_ranks(load_config(), call=lambda _: videovit.finetune(data, **arguments))
     wait_for(lambda: list(checkpoints.glob("checkpoint_epoch_00002*.pyth")))
@@ -106,8 +112,8 @@ def test_killed_run_continues_with_the_same_split(
     assert f"1 video new and not used: {data}/left/new.mp4" in text
     assert f"1 video changed: {data}/left/1, a b.mp4" in text
     assert "resumed from" in text
-    with pytest.raises(UserError, match=r"other arguments: epochs 41 \(was 40\)"):
-        videovit.finetune(data, **{**arguments, "epochs": 41})
+    with pytest.raises(UserError, match=r"other arguments: epochs 16 \(was 15\)"):
+        videovit.finetune(data, **{**arguments, "epochs": 16})
 
 
 def test_minutes_choose_the_epochs(tiny: dict[str, Any]) -> None:
@@ -139,7 +145,7 @@ def test_own_run_as_model(videos: Path, tiny: dict[str, Any], tmp_path: Path) ->
         shutil.copytree(videos / name, two / name)
     videovit.finetune(two, **{**tiny, "output": tmp_path / "first"}, epochs=1)
     arguments = {"output": tmp_path / "second", "model": str(tmp_path / "first"), "freeze": "backbone", "epochs": 2}
-    videovit.finetune(videos, **arguments, opts=["DATA_LOADER.NUM_WORKERS", 0, "TEST.NUM_ENSEMBLE_VIEWS", 1])
+    videovit.finetune(videos, **arguments, opts=tiny["opts"])
     cfg = load_config(tmp_path / "second/config.yaml")
     recipe = load_config("Finetune/MVITv2_S_16x4")
     assert (cfg.MVIT.EMBED_DIM, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE) == (16, 4, 32)

@@ -13,6 +13,8 @@ from videovit.config.tree import flatten, parse_tree, read_tree
 from videovit.errors import UserError
 from videovit.finetuning.data import cpu_cores
 from videovit.finetuning.request import Request
+from videovit.messages import did_you_mean
+from videovit.models import zoo
 
 MODEL_SECTIONS = ("MODEL.", "MVIT.", "VIT.", "PSVIT.", "SUPERNET.", "PIT.", "PS_VIT.")
 # What the weights of a model expect of its input, and how it is tested.
@@ -22,7 +24,7 @@ INPUT_KEYS = frozenset(
     "TEST_CROP_SIZE TEST_SHORT_SIDE IN_VAL_CROP_RATIO".split()
 )
 # Sections and keys that the recipe alone decides, whatever config a model comes with.
-RECIPE_MODEL_KEYS = frozenset(("MODEL.NUM_CLASSES", "MODEL.LOSS_FUNC", "MODEL.HEAD_ACT", "MODEL.FREEZE_LAYERS"))
+RECIPE_MODEL_KEYS = frozenset(("MODEL.NUM_CLASSES", "MODEL.LOSS_FUNC", "MODEL.HEAD_ACT", "MODEL.CLASS_WEIGHTS"))
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def build_run_config(
     path, keys = _start(request, recipe)
     cores = cpu_cores()
     workers = max(1, min(8, cores // 2 if gpu else cores // 4))
-    data_set = "imagenet" if images else "kinetics"
+    data_set = "multilabel" if multi_label else "imagenet" if images else "kinetics"
     keys |= {
         "DATA.PATH_TO_DATA_DIR": request.output_dir / "data",
         "OUTPUT_DIR": request.output_dir,
@@ -112,8 +114,6 @@ def build_run_config(
         "RNG_SEED": request.seed,
         "TRAIN.MIXED_PRECISION": gpu,
         "TEST.MIXED_PRECISION": gpu,
-        "TRAIN.BEST": "auto",
-        "TEST.CHECKPOINT": "best",
     }
     if multi_label:
         keys |= {"DATA.MULTI_LABEL": True, "MODEL.LOSS_FUNC": "bce_logit", "MODEL.HEAD_ACT": "sigmoid"}
@@ -130,6 +130,8 @@ RESET: dict[str, object] = {
     "TRAIN.ENABLE": True,
     "TRAIN.EVAL_PERIOD": 1,
     "TRAIN.CHECKPOINT_PERIOD": 1,
+    "TRAIN.BEST": "auto",
+    "TEST.CHECKPOINT": "best",
     "TRAIN.CHECKPOINT_FILE_PATH": "",
     "TEST.ENABLE": True,
     "TEST.CHECKPOINT_FILE_PATH": "",
@@ -165,9 +167,7 @@ def find_model(model: str, cfg: str) -> tuple[Config, str]:
     Raises:
         UserError: the config of a weight file is not known.
     """
-    from videovit.models import zoo
-
-    if model.startswith("zoo:"):
+    if model.startswith(zoo.PREFIX):
         entry = zoo.find(model)
         return load_config(cfg or entry.config, entry.overrides if not cfg else ()), model
     if cfg:
@@ -179,9 +179,11 @@ def find_model(model: str, cfg: str) -> tuple[Config, str]:
         missing = (
             "no such file or folder" if not os.path.lexists(model) and "://" not in model else "its config is not known"
         )
+        near = did_you_mean(model, zoo.ZOO)
         raise UserError(
             f"--model {model}: {missing}",
             expected="zoo:NAME (see videovit zoo), the OUTPUT_DIR of a run, or a weight file with --cfg CONFIG",
+            near=f"{zoo.PREFIX}{near}" if near else "",
         )
     return load_config(found), model
 
