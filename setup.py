@@ -42,7 +42,7 @@ setup(
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
-        "hub": ["huggingface_hub>=0.30"],
+        "hub": ["huggingface-hub>=0.30"],
         "timm": ["timm>=1.0.11"],
         "torchcodec": ["torchcodec>=0.7"],
         "dev": [
@@ -52,9 +52,12 @@ setup(
             "ruff>=0.8",
             "mypy>=1.13",
             "tensorboard>=2.14",
-            "huggingface_hub>=0.30",
+            "huggingface-hub>=0.30",
             "timm>=1.0.25",
             "scikit-learn>=1.4",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6.29",
             "types-PyYAML",
             "types-simplejson",
             "types-tqdm",
