@@ -222,7 +222,10 @@ class Trainer:
         # Only now: a run that cannot start must not replace the config of the one before.
         record_config(cfg, self.run, "config.yaml")
         epoch = describe_epoch(
-            self.loader.dataset.samples, num_classes=cfg.MODEL.NUM_CLASSES, videos_per_step=self._global_batch
+            self.loader.dataset.samples,
+            num_classes=cfg.MODEL.NUM_CLASSES,
+            videos_per_step=self._global_batch,
+            balanced=cfg.DATA.SAMPLER == "balanced",
         )
         logger.info("training: %s", epoch)
         logger.info("optimizer: %s", describe_groups(training.optimizer))
