@@ -76,7 +76,7 @@ def test_folder_to_tested_model(
     data = tmp_path / "run/data"
     sizes = {split: len(rows(data / f"{split}.csv")) for split in ("train", "val", "test")}
     assert sizes == {"train": 18, "val": 3, "test": 3}
-    assert list(json.loads((data / "classes.json").read_text())) == sorted(CLASSES)
+    assert json.loads((data / "classes.json").read_text()) == sorted(CLASSES)
     cfg = load_config(tmp_path / "run/config.yaml")
     assert (cfg.MODEL.NUM_CLASSES, cfg.SOLVER.MAX_EPOCH, cfg.TEST.CHECKPOINT) == (3, 12, "best")
     assert (tmp_path / "run/checkpoints/checkpoint_best.pyth").exists()
@@ -149,7 +149,7 @@ def test_own_run_as_model(videos: Path, tiny: dict[str, Any], tmp_path: Path) ->
     cfg = load_config(tmp_path / "second/config.yaml")
     recipe = load_config("Finetune/MVITv2_S_16x4")
     assert (cfg.MVIT.EMBED_DIM, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE) == (16, 4, 32)
-    assert (cfg.SOLVER.LAYER_DECAY, cfg.AUG, cfg.MIXUP) == (recipe.SOLVER.LAYER_DECAY, recipe.AUG, recipe.MIXUP)
+    assert cfg.SOLVER.LAYER_DECAY == recipe.SOLVER.LAYER_DECAY and not (cfg.AUG.ENABLE or cfg.MIXUP.ENABLE)
     assert (cfg.TRAIN.FREEZE, cfg.TEST.NUM_ENSEMBLE_VIEWS) == ("backbone", 1)
 
 
@@ -187,7 +187,7 @@ def test_table_on_the_command_line(videos: Path, tiny: dict[str, Any], tmp_path:
     words += ["--path-column", "clip", "--label-column", "action", "--split-column", "part", "TRAIN.BATCH_SIZE", 2]
     assert cli.main(["finetune", *map(str, words)]) == 0
     data = tmp_path / "run/data"
-    assert json.loads((data / "classes.json").read_text()) == {"5": 0, "6": 1, "7": 2}
+    assert json.loads((data / "classes.json").read_text()) == ["5", "6", "7"]
     assert [len(rows(data / f"{split}.csv")) for split in ("train", "val", "test")] == [6, 3, 3]
     assert "1 missing" in capfd.readouterr().out and "gone.mp4" in (data / "left_out.csv").read_text()
     assert load_config(tmp_path / "run/config.yaml").TRAIN.BATCH_SIZE == 2

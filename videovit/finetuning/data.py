@@ -91,7 +91,7 @@ def prepare_data(read: LabeledVideos, folder: Path, *, seed: int, workers: int, 
     }
     for split in set(SPLITS) - set(divided):  # of an earlier attempt
         (folder / f"{split}.csv").unlink(missing_ok=True)
-    write_lists(folder, rows, numbers)
+    write_lists(folder, rows, classes)  # a list keeps names as they are, quotes included
     sizes = ", ".join(f"{split} {len(videos):,}" for split, videos in divided.items())
     say(f"lists: {sizes} {noun}s, in {folder}")
     if len(divided["test"]) < FEW_VIDEOS:

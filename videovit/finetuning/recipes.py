@@ -44,7 +44,7 @@ class Recipe:
 
 FINE_TUNE = {
     False: Recipe("Finetune/MVITv2_S_16x4", "zoo:mvitv2_s_16x4_k400", 200),
-    True: Recipe("Finetune/DEIT_S", "zoo:deit_s", 200),
+    True: Recipe("Finetune/DEIT_S", "zoo:deit_s_in1k", 200),
 }
 """By whether the data are images."""
 SCRATCH = {False: Recipe("Finetune/SCRATCH", "", 900), True: Recipe("Finetune/SCRATCH_IMAGES", "", 900)}

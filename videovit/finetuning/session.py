@@ -27,6 +27,7 @@ from videovit.finetuning.request import (
 from videovit.messages import plural, printable
 
 CONFIG = "config.yaml"
+MOST_VALIDATIONS = 40  # on few videos epochs are short, and there are many
 
 
 def finetune(
@@ -199,9 +200,14 @@ def _fit_to_machine(cfg: Config, request: Request, recipe: recipes.Recipe, divid
             most=recipes.MOST_EPOCHS,
             seconds=None if request.minutes is None else 60 * request.minutes - (time.monotonic() - start),
         )
-        cfg = _with(
-            cfg, {"SOLVER.MAX_EPOCH": epochs, "SOLVER.WARMUP_EPOCHS": min(cfg.SOLVER.WARMUP_EPOCHS, epochs / 4)}
-        )
+        period = max(1, round(epochs / MOST_VALIDATIONS))
+        keys = {
+            "SOLVER.MAX_EPOCH": epochs,
+            "SOLVER.WARMUP_EPOCHS": min(cfg.SOLVER.WARMUP_EPOCHS, epochs / 4),
+            "TRAIN.EVAL_PERIOD": min(1, cfg.TRAIN.EVAL_PERIOD) * period,
+            "TRAIN.CHECKPOINT_PERIOD": period,
+        }
+        cfg = _with(cfg, {key: value for key, value in keys.items() if key not in given})
     seconds = trial.run_seconds(cfg, cost, epochs=cfg.SOLVER.MAX_EPOCH, sizes=sizes)
     _say(
         f"epochs: {cfg.SOLVER.MAX_EPOCH}, about {_minutes(seconds)} on this machine "

@@ -101,7 +101,7 @@ def count_classes(folder: Path, *, separator: str = " ", skip_rows: int = 0) -> 
     for file in lists_in(folder):
         # Bad rows are reported by the check.
         rows, _ = kinetics.parse_rows(read_lines(file), num_classes=MOST_CLASSES, separator=separator, skip=skip_rows)
-        labels += [row.label for row in rows]
+        labels += [label for row in rows for label in row.labels]
     return max(labels) + 1
 
 
