@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from videovit.config import Config
 from videovit.data.catalog import find_dataset
 from videovit.data.clock import Clock, clock_of
 from videovit.data.decode import Video
-from videovit.data.decode.array import Frames, check_frames
+from videovit.data.decode.array import Frames, as_frames
 from videovit.data.sampling import ClipPlan
 from videovit.data.transforms.pipeline import build_eval_transform, build_image_eval_transform
 from videovit.engine.reporting.progress import Progress
@@ -114,9 +113,7 @@ class WindowReader:
         first = num_frames = num_windows = 0
         before = 0.0  # start of the last window so far
         for frame_HWC in frames_HWC:
-            check_frames(frame_HWC[None], "frame of the stream")
-            frame_1HWC = torch.as_tensor(np.asarray(frame_HWC))[None]
-            kept.append(torch.cat(self.crop(frame_1HWC)))
+            kept.append(torch.cat(self.crop(as_frames(frame_HWC[None], "frame of the stream"))))
             num_frames += 1
             # The windows of `window_starts` that end here.
             while (start := num_windows * stride) <= num_frames - span:

@@ -297,7 +297,7 @@ class Predictor:
         Raises:
             UserError: the frames cannot be used.
         """
-        with self._open(frames_THWC, fps, "array") as video, self._inference.mode():
+        with self._open(frames_THWC, fps, "array") as video, torch.no_grad():
             return torch.cat([self._inference.prepared(clip.crops_VTSSC) for clip in self._reader.clips(video)])
 
     # ----------------------------------------------------------------------------------------------------- computation
