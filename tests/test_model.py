@@ -34,8 +34,8 @@ def run(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A trained and tested run, whose test videos are exactly two windows long."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "names.json").write_text('["left", "middle", "right"]')
-    opts = f"SOLVER.MAX_EPOCH 1 TEST.SAVE_RESULTS_PATH scores.pyth DATA.CLASS_NAMES_FILE {folder}/names.json"
-    cfg = make(folder / "out", opts)
+    opts = "SOLVER.MAX_EPOCH 1 TRAIN.MAX_STEPS 1 TEST.SAVE_RESULTS_PATH scores.pyth"
+    cfg = make(folder / "out", f"{opts} DATA.CLASS_NAMES_FILE {folder}/names.json")
     launch.run(cfg)
     return cfg
 
@@ -129,6 +129,9 @@ def test_batches_change_nothing_but_rounding(model: videovit.Model, videos: list
     for one, two in zip(model.predict(videos, batch_size=5), single, strict=True):
         torch.testing.assert_close(one.window_scores, two.window_scores)
         assert (one.path, [w[:2] for w in one.windows]) == (two.path, [w[:2] for w in two.windows])
+    together = model.predict(videos[0], batch_size=2)
+    assert torch.equal(together.scores, model.predict([videos[0]], batch_size=2)[0].scores)
+    torch.testing.assert_close(together.scores, single[0].scores)
 
 
 def test_unreadable_video_loses_no_other(model: videovit.Model, videos: list[str], tmp_path: Path) -> None:

@@ -308,6 +308,7 @@ def test_model_goes_to_the_hub_and_back(hub: Hub, model: videovit.Model, clip: t
     assert url.startswith(f"{hub.url}/me/walker/commit/") and hub.private == {"me/walker"}
     assert sorted(hub.repos["me/walker"]) == sorted(FILES) and b"# walker\n" in hub.repos["me/walker"]["README.md"]
     hub.repos["me/walker"]["evil.py"] = b"raise SystemExit"
+    assert videovit.load("hf://me/walker@v1").class_names == NAMES
     again = videovit.load("hf://me/walker")
     assert torch.equal(logits(again, clip), logits(model, clip)) and again.class_names == NAMES
     hub.shutdown()

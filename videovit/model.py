@@ -168,7 +168,7 @@ class Model:
         """
         inputs, single = self._inputs(videos)
         if single:
-            return self.predictor.predict(inputs[0], fps=fps, top_k=top_k, quiet=True)
+            return self.predictor.predict(inputs[0], fps=fps, top_k=top_k, batch_size=batch_size, quiet=True)
         return self.predictor.predict_all(inputs, fps=fps, top_k=top_k, batch_size=batch_size)
 
     @overload  # a str is a Sequence, too
