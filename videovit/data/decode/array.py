@@ -52,12 +52,22 @@ def as_frames(frames_THWC: Frames, name: str) -> Tensor:
     Raises:
         UserError: another type or shape.
     """
+    check_frames(frames_THWC, name)
+    if isinstance(frames_THWC, Tensor):
+        return frames_THWC.cpu()
+    # Without negative strides, as of BGR turned into RGB, and writable, which torch insists on.
+    return torch.from_numpy(np.require(frames_THWC, requirements=["C", "W"]))
+
+
+def check_frames(frames_THWC: Frames, name: str) -> None:
+    """Check that an array holds frames.
+
+    Raises:
+        UserError: another type or shape than uint8 (T, H, W, 3).
+    """
     shape, dtype = tuple(frames_THWC.shape), str(frames_THWC.dtype).removeprefix("torch.")
     if dtype == "uint8" and len(shape) == 4 and shape[-1] == 3 and min(shape) > 0:
-        if isinstance(frames_THWC, Tensor):
-            return frames_THWC.cpu()
-        # Without negative strides, as of BGR turned into RGB, and writable, which torch insists on.
-        return torch.from_numpy(np.require(frames_THWC, requirements=["C", "W"]))
+        return
     hint = ""
     if dtype != "uint8":
         hint = "Values are 0 to 255, and are normalized later"
