@@ -82,7 +82,7 @@ def test_folder_to_tested_model(
     assert (cfg.MODEL.NUM_CLASSES, cfg.SOLVER.MAX_EPOCH, cfg.TEST.CHECKPOINT) == (3, 12, "best")
     assert (tmp_path / "run/checkpoints/checkpoint_best.pyth").exists()
     text = capfd.readouterr().out
-    table = [line for line in text.splitlines() if all(word in line for word in ("precision", "recall", "f1"))]
+    table = [line for line in text.splitlines() if all(word in line for word in ("precision", "recall", "F1"))]
     assert table and all(name in text for name in CLASSES)
     assert f"videovit predict --model {tmp_path / 'run'} VIDEO" in text
     # Its config is an ordinary one.
