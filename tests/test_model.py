@@ -198,6 +198,11 @@ def test_wrong_array_is_named(model: videovit.Model, frames: np.ndarray, words: 
         model.predict(frames, fps=30)
 
 
+def test_wrong_input_is_named_before_anything_is_computed(model: videovit.Model, videos: list[str]) -> None:
+    with pytest.raises(UserError, match="array 1: found 7, expected a path, or frames in memory"):
+        model.predict([videos[0], 7])  # type: ignore[list-item]
+
+
 def test_array_needs_its_frame_rate(model: videovit.Model) -> None:
     frames = np.zeros((4, 32, 32, 3), np.uint8)
     with pytest.raises(UserError, match="frame rate of frames in memory is missing"):
@@ -235,6 +240,7 @@ def test_folder_of_videos_in_a_list_stands_for_its_videos(
         Path(name).hardlink_to(video)
     found = model.predict([tmp_path, videos[2]])
     assert [one.path for one in found] == [*names, videos[2]]
+    assert [one.path for one in model.predict(tmp_path.glob("*.mp4"))] == names[:1]
     with pytest.raises(UserError, match=r"a folder, not a video; found 2 files in it. Put it into a list"):
         model.predict(tmp_path)
 

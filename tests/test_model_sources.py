@@ -258,6 +258,8 @@ def test_config_takes_a_checkpoint(run: Path, tmp_path: Path) -> None:
         assert model.torch.head.projection.bias.tolist() == [2, 2, 2] and model.class_names == ["a", "b", "c"]
     with pytest.raises(UserError, match='tiny.yaml: a config alone has no weights. Name them: videovit.load\\("'):
         videovit.load(file)
+    with pytest.raises(UserError, match="00002.pyth: not a config; .*Name the config of these weights first"):
+        videovit.load(run / "checkpoints" / "checkpoint_epoch_00002.pyth")
     with pytest.raises(UserError, match="class_names: 2 names; expected 3"):
         videovit.load(file, run, class_names=["a", "b"])
     with pytest.raises(UserError, match=r"class_names: found 'c\\ud800', expected text"):
