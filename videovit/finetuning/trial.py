@@ -25,6 +25,7 @@ MEMORY_SHARE = 0.6  # of the free memory that a step may take
 NUM_TRIED = 4  # videos that are decoded
 STATE_BYTES = 12  # per trained parameter: a gradient and two moments, which do not grow with the batch
 TRIAL_S = 6.0
+EPOCH_S = 1.0  # for workers to start and for the checkpoint
 START_S = 10.0  # until training begins, and between its parts
 
 
@@ -179,7 +180,7 @@ def run_seconds(cfg: Config, cost: Cost, *, epochs: int, sizes: dict[str, int]) 
 def epoch_seconds(cfg: Config, cost: Cost, *, sizes: dict[str, int]) -> float:
     """How long an epoch and its validation take."""
     steps = sizes["train"] // cfg.TRAIN.BATCH_SIZE
-    return steps * cfg.TRAIN.BATCH_SIZE * cost.train_s + sizes.get("val", 0) * cost.view_s
+    return EPOCH_S + steps * cfg.TRAIN.BATCH_SIZE * cost.train_s + sizes.get("val", 0) * cost.view_s
 
 
 def choose_epochs(
