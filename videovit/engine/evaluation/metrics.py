@@ -226,7 +226,7 @@ class TopK(ViewEnsemble):
         }
 
     def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
-        """Confusion matrix, and a table of classes: videos, accuracy, precision, F1, and the most frequent confusion."""
+        """Confusion matrix, and a table of classes: videos, accuracy, most frequent confusion, precision and F1."""
         kept = self.seen_VN.any(dim=1).numpy()
         labels_V, predictions_V = self.labels.numpy()[kept], self.predictions()[kept]
         counts_KK = confusion_matrix(labels_V, predictions_V, len(names))
