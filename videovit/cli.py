@@ -56,6 +56,7 @@ class Command:
     hint: str = ""
 
     def load(self) -> Main:
+        """Import the module; done for the command that runs, so that `videovit --help` stays quick."""
         return cast(Main, importlib.import_module(self.module).main)
 
 
@@ -71,6 +72,7 @@ COMMANDS: dict[str, Command] = {
         hint="the same command continues",
     ),
     "predict": Command("classify videos with a trained model", "videovit.commands.predict"),
+    "compare": Command("compare tested runs: cost, accuracy, drops by frame order, speed", "videovit.commands.compare"),
     "submit": Command("submit a run, or a sweep of runs, to a Slurm cluster", "videovit.commands.submit"),
     "export": Command("write the weights of a run to a file, under own or other names", "videovit.commands.export"),
     "probe": Command("check which videos can be read, and what decoding them costs", "videovit.commands.probe"),
