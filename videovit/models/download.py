@@ -190,7 +190,7 @@ def _writing(path: Path, wanted: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = f"no room for {path.name}" + (f" ({_mb(wanted)})" if wanted else "")
+        full = f"no room for {path.name.removesuffix('.part')}" + (f" ({_mb(wanted)})" if wanted else "")
         what = full if error.errno in _FULL else f"cannot be written: {error.strerror or error}"
         hint = f"Set the environment variable {CACHE} to a folder with enough room that you may write"
         raise UserError(what, where=path.parent, hint=hint) from error
