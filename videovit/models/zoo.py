@@ -246,8 +246,8 @@ _ENCODERS = (
 _21K = "MVIT.CLS_EMBED_ON True MODEL.NUM_CLASSES 19168"
 _CROP = "center crop"
 _IMAGE_MVIT = (
-    _row("mvitv1_b_in1k", "ImageNet/MVIT_B_16_CONV", f"{_PTV}/imagenet/MVIT_B_16_f292487636.pyth", 36_982_600,
-         (83.0, None, _CROP), _IN1K, "pytorchvideo"),
+    _row("mvitv1_b_in1k", "ImageNet/MVIT_B_16_CONV", f"{_PTV}/imagenet/MVIT_B_16_f292487636.pyth", 36_982_696,
+         (83.0, None, _CROP), _IN1K, "pytorchvideo", "MVIT.SEP_POS_EMBED True"),
     *(_row(f"mvitv2_{size.lower()}_in1k", f"ImageNet/MVITv2_{size}", (f"{_V2_IMAGE}/MViTv2_{size}_in1k.pyth",
            _timm(f"mvitv2_{long}.fb_in1k")), params, (top1, None, _CROP), _IN1K, "mvit")
       for size, long, params, top1 in (("T", "tiny", 24_173_320, 82.3), ("S", "small", 34_870_216, 83.6),

@@ -130,7 +130,7 @@ def _difference(peer: Peer, path: Path, model: VideoModel, x_BCTHW: Tensor) -> f
     has_two_pathways = peer.model.startswith("slowfast")
     x: Any = [slow_pathway(x_BCTHW, ALPHA), x_BCTHW] if has_two_pathways else x_BCTHW
     with torch.inference_mode():
-        expected: Tensor = theirs(x_BCTHW[:, :, 0] if peer.package == "timm" else x)
+        expected: Tensor = theirs(x_BCTHW[:, :, 0] if x_BCTHW.shape[2] == 1 else x)
         logits: Tensor = model(x_BCTHW)
     if (expected.sum(dim=-1) - 1.0).abs().max() < 1e-4 and expected.min() >= 0:
         logits = logits.softmax(dim=-1)
