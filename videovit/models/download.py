@@ -287,7 +287,7 @@ def _receive(place: str, part: Path) -> str:
             # On a terminal only; logs have a line at the beginning.
             tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
         ):
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):  # what has arrived, also before the connection ends
                 with _writing(part, total or 0):
                     file.write(chunk)
                     file.flush()
