@@ -36,6 +36,7 @@ setup(
         "opencv-python-headless>=4.8.0.76",
         "pyyaml>=6",
         "tqdm>=4.65",
+        "filelock>=3.12",
         "matplotlib>=3.7",
     ],
     extras_require={

@@ -17,6 +17,7 @@ from videovit.models import build_model, load_pretrained
 from videovit.models.contract import VideoModel
 from videovit.models.convert import pool_norm_eps, set_pool_norm_eps
 from videovit.models.convert.read import SHARDED_SUFFIX, CheckpointError, read_file
+from videovit.models.download import local_file
 from videovit.models.macs import count_macs, count_params
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -176,11 +177,16 @@ def load_all_weights(model: nn.Module, path: str, *, use_ema: bool = False) -> s
 
 
 def find_weights_file(path: str) -> str:
-    """The newest checkpoint if `path` is the OUTPUT_DIR of a run, otherwise `path` itself.
+    """The newest checkpoint if `path` is the OUTPUT_DIR of a run, otherwise the local path of the file.
+
+    Args:
+        path: a file, an OUTPUT_DIR, `zoo:NAME`, or a URL. The last two are downloaded, unless they are in the cache.
 
     Raises:
         CheckpointError: a folder that neither is a sharded checkpoint nor contains checkpoints.
+        UserError: the download failed.
     """
+    path = str(local_file(path))
     if not Path(path).is_dir() or Path(path).suffix == SHARDED_SUFFIX:
         return path
     found = find_checkpoints(Path(path))

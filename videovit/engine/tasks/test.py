@@ -16,6 +16,7 @@ from videovit.engine.run import Run
 from videovit.errors import UserError
 from videovit.models.contract import VideoModel
 from videovit.models.convert.read import read_file
+from videovit.models.download import local_file
 
 
 def check_test(problem: Problem) -> None:
@@ -31,7 +32,7 @@ def check_test(problem: Problem) -> None:
         problem.test.dataset(num_clips)
     _ = problem.class_names  # fails early if the file cannot be used
     _check_scores_path(problem)
-    weights, output_dir = Path(cfg.TEST.CHECKPOINT_FILE_PATH).resolve(), Path(cfg.OUTPUT_DIR).resolve()
+    weights, output_dir = local_file(cfg.TEST.CHECKPOINT_FILE_PATH).resolve(), Path(cfg.OUTPUT_DIR).resolve()
     written_by_training = output_dir in (weights, *weights.parents)
     if cfg.TEST.CHECKPOINT_FILE_PATH and not weights.exists() and not written_by_training:
         read_file(cfg.TEST.CHECKPOINT_FILE_PATH)  # raises, and names similar files

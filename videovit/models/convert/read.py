@@ -24,6 +24,7 @@ from videovit.models.convert.checksums import STATE_KEY, state_crc, verify_zip
 from videovit.models.convert.expansion import reason_against_archive, reason_against_tensors
 from videovit.models.convert.grids import as_grid
 from videovit.models.convert.wrappers import COUNTERS, strip_prefixes
+from videovit.models.download import local_file
 
 SHARDED_SUFFIX = ".dcp"  # of a folder
 # In order of preference: a trainer that keeps averaged weights publishes and tests those.
@@ -72,7 +73,8 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """The content of a weight file, on the CPU.
 
     Args:
-        path: `.safetensors`, a file of `torch.save`, or the folder of a sharded checkpoint, `.dcp`.
+        path: `.safetensors`, a file of `torch.save`, or the folder of a sharded checkpoint, `.dcp`; or `zoo:NAME` or a
+            URL, which are downloaded.
 
     Returns:
         The top-level dict of the file.
@@ -81,7 +83,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
         CheckpointError: missing, truncated, a plain pickle (Caffe2), or with objects other than tensors and plain
             values (NumPy numbers included).
     """
-    path = Path(path)
+    path = local_file(path)
     is_folder = path.suffix == SHARDED_SUFFIX and path.is_dir()
     if not path.is_file() and not is_folder:
         folder = path if path.is_dir() else path.parent

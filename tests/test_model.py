@@ -1,0 +1,186 @@
+"""The Python API: `videovit.load` and `Model`."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import videovit
+from tests.helpers.runs import Make
+from videovit.config import Config
+from videovit.data.decode import DecodeError, open_video
+from videovit.data.decode.array import open_array
+from videovit.engine import launch
+from videovit.engine.tasks.predict import Prediction
+from videovit.errors import UserError
+from videovit.model import Dtype
+
+
+@pytest.fixture(scope="module")
+def run(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A trained and tested run, whose test videos are exactly two windows long."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "names.json").write_text('["left", "middle", "right"]')
+    opts = f"SOLVER.MAX_EPOCH 1 TEST.SAVE_RESULTS_PATH scores.pyth DATA.CLASS_NAMES_FILE {folder}/names.json"
+    cfg = make(folder / "out", opts)
+    launch.run(cfg)
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def model(run: Config) -> videovit.Model:
+    return videovit.load(run.OUTPUT_DIR)
+
+
+@pytest.fixture(scope="module")
+def videos(run: Config) -> list[str]:
+    return [str(path) for path in sorted(Path(run.DATA.PATH_TO_DATA_DIR).glob("test*.mp4"))]
+
+
+def test_scores_equal_those_of_the_multi_view_test(run: Config, model: videovit.Model, videos: list[str]) -> None:
+    saved = torch.load(Path(run.OUTPUT_DIR) / "scores.pyth")
+    expected = {path: scores_K for path, scores_K in zip(saved["paths"], saved["scores"], strict=True)}
+    for prediction in model.predict(videos):
+        assert prediction.views == "2 windows x 3 crops, mean score"
+        torch.testing.assert_close(6 * prediction.scores, expected[prediction.path], rtol=0, atol=1e-6)
+
+
+def frames_of(path: str) -> np.ndarray:
+    with open_video(path, "pyav") as video:
+        return video.frames(np.arange(video.num_frames)).numpy()
+
+
+def assert_equal(one: Prediction, two: Prediction) -> None:
+    assert torch.equal(one.scores, two.scores) and torch.equal(one.window_scores, two.window_scores)
+    assert one.top == two.top and one.windows == two.windows and one.views == two.views
+
+
+def test_inputs_of_all_kinds_give_the_same_prediction(model: videovit.Model, videos: list[str]) -> None:
+    frames = frames_of(videos[0])
+    expected = model.predict(videos[0])
+    assert [name for name, _ in expected.top] == [model.class_names[k] for k in expected.scores.argsort().flip(0)]
+    assert expected.windows[0][:2] == (0.0, pytest.approx(8 / 30))
+    assert_equal(model.predict(Path(videos[0])), expected)
+    assert_equal(model.predict(frames, fps=30), expected)
+    assert_equal(model.predict(torch.from_numpy(frames), fps=30), expected)
+    with open_video(videos[0], "pyav") as video:
+        assert_equal(model.predictor.predict_open(video, "open"), expected)
+        assert_equal(model.predictor.join(list(model.predictor.windows(video)), "open"), expected)
+    assert_equal(model.predictor.join(list(model.predictor.stream(iter(frames), 30)), "stream"), expected)
+    assert_equal(model.predict([frames], fps=30)[0], expected)
+    assert len(model.predict(videos[0], top_k=1).top) == 1
+
+
+def test_preprocess_is_what_predict_uses(model: videovit.Model, videos: list[str]) -> None:
+    x = model.preprocess(frames_of(videos[1]), 30)
+    assert x.shape == (2 * 3, 3, 4, 32, 32) and x.dtype == torch.float32
+    with torch.inference_mode():
+        scores = torch.stack([model.torch(view).softmax(dim=1).mean(dim=0) for view in x.split(3)])
+    torch.testing.assert_close(scores, model.predict(videos[1]).window_scores)
+
+
+@pytest.mark.parametrize("num_frames", [1, 7, 8, 9, 20, 31])
+@pytest.mark.parametrize("stride_s", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("fps", [30.0, 24.7])
+def test_stream_has_the_windows_of_a_file(model: videovit.Model, num_frames: int, stride_s: float, fps: float) -> None:
+    reader = replace(model.predictor._reader, stride_s=stride_s, crop=lambda frames: [frames])
+    frames = torch.arange(num_frames, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 4, 4, 3)
+    expected = list(reader.clips(open_array(frames, fps)))
+    found = list(reader.stream(iter(frames), fps))
+    assert len(expected) == len(found)
+    for one, two in zip(found, expected, strict=True):
+        assert (one.start_s, one.end_s) == (two.start_s, two.end_s)
+        assert torch.equal(one.crops_VTSSC, two.crops_VTSSC)
+
+
+def test_threads_get_equal_answers(run: Config, videos: list[str]) -> None:
+    model = videovit.load(run.OUTPUT_DIR)
+    expected = [videovit.load(run.OUTPUT_DIR).predict(video) for video in videos]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            for one, two in zip(pool.map(model.predict, videos), expected, strict=True):
+                assert_equal(one, two)
+
+
+def test_batches_change_nothing_but_rounding(model: videovit.Model, videos: list[str]) -> None:
+    single = [model.predict(video) for video in videos]
+    for one, two in zip(model.predict(videos, batch_size=5), single, strict=True):
+        torch.testing.assert_close(one.window_scores, two.window_scores)
+        assert (one.path, [w[:2] for w in one.windows]) == (two.path, [w[:2] for w in two.windows])
+
+
+def test_unreadable_video_loses_no_other(model: videovit.Model, videos: list[str], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    several = [videos[0], str(broken), videos[1], str(tmp_path / "absent.mp4")]
+    with pytest.warns(UserWarning, match="2 of 4 videos could not be read: .*broken.mp4.*; .*absent.mp4"):
+        found = model.predict(several)
+    assert [bool(one.error) for one in found] == [False, True, False, True]
+    assert_equal(found[0], model.predict(videos[0]))
+    assert_equal(found[2], model.predict(videos[1]))
+    assert found[1].as_dict().keys() == {"path", "error"} and "broken.mp4" in repr(found[1])
+    with pytest.warns(UserWarning):
+        features = model.features(several)
+    assert torch.equal(features[2], model.features(videos[1])) and features[1].isnan().all()
+    with pytest.warns(UserWarning):
+        assert [len(rows) for rows in model.features(several, per_window=True)] == [2, 0, 2, 0]
+    with pytest.raises(DecodeError, match="broken.mp4"):
+        model.predict(str(broken))
+    with pytest.raises(DecodeError, match="broken.mp4"):
+        model.features([str(broken)])
+
+
+def test_features_are_pooled_over_tokens_crops_and_windows(model: videovit.Model, videos: list[str]) -> None:
+    rows_WD, whole_D = model.features(videos[0], per_window=True), model.features(videos[0])
+    x = model.preprocess(frames_of(videos[0]), 30)
+    with torch.inference_mode():
+        cls = model.torch.forward_features(x).cls_BXC
+    assert cls is not None
+    torch.testing.assert_close(rows_WD, cls.mean(dim=1).view(2, 3, -1).mean(dim=1))
+    assert torch.equal(whole_D, rows_WD.mean(dim=0)) and not whole_D.is_inference()
+
+
+def test_changed_weights_are_seen(run: Config, videos: list[str]) -> None:
+    model = videovit.load(run.OUTPUT_DIR)
+    before = model.predict(videos[0]).scores
+    assert model.predictor is model.predictor
+    with torch.no_grad():
+        model.torch.head.projection.bias += torch.tensor([0.0, 0.0, 9.0])
+    after = model.predict(videos[0])
+    assert after.top[0][0] == "right" and not torch.equal(before, after.scores)
+
+
+def test_precision_is_that_of_the_config_or_as_asked(run: Config, videos: list[str]) -> None:
+    kinds: list[Dtype | None] = [None, "fp32", "bf16"]
+    scores = {kind: videovit.load(run.OUTPUT_DIR, dtype=kind).predict(videos[0]).scores for kind in kinds}
+    assert torch.equal(scores[None], scores["fp32"]) and not torch.equal(scores["bf16"], scores["fp32"])
+    torch.testing.assert_close(scores["bf16"], scores["fp32"], rtol=0.05, atol=0.02)
+    with pytest.raises(UserError, match="dtype: found 'half', expected one of fp32, bf16, fp16"):
+        videovit.load(run.OUTPUT_DIR, dtype="half")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        (np.zeros((4, 32, 32, 3), np.float32), "found float32 .*expected uint8.*normalized later"),
+        (np.zeros((4, 3, 32, 32), np.uint8), "Color is the last dimension"),
+        (np.zeros((32, 32, 3), np.uint8), "expected uint8"),
+        (np.zeros((0, 32, 32, 3), np.uint8), "expected uint8"),
+    ],
+)
+def test_wrong_array_is_named(model: videovit.Model, frames: np.ndarray, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        model.predict(frames, fps=30)
+
+
+def test_array_needs_its_frame_rate(model: videovit.Model) -> None:
+    frames = np.zeros((4, 32, 32, 3), np.uint8)
+    with pytest.raises(UserError, match="frame rate of frames in memory is missing"):
+        model.predict(frames)
+    with pytest.raises(UserError, match="found nan"):
+        model.predict(frames, fps=float("nan"))
