@@ -21,8 +21,10 @@ from torch import Tensor
 
 from videovit.data.clock import Clock
 from videovit.data.decode.rate import MOST_UNEVEN
-from videovit.data.sampling import RESOLUTION_S, ClipPlan
+from videovit.data.sampling import RESOLUTION_S, WindowPlan
 from videovit.errors import UserError
+
+MOST_MB = 4096.0  # as DATA.MAX_VIDEO_MB
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class StreamWindows:
         UserError: a clip of this plan is a whole video.
     """
 
-    def __init__(self, plan: ClipPlan, *, fps: float, stride_s: float = 0.0, max_mb: float = 4096) -> None:
+    def __init__(self, plan: WindowPlan, *, fps: float, stride_s: float = 0.0, max_mb: float = MOST_MB) -> None:
         if plan.target_fps is None:
             raise UserError(
                 "this model takes one clip of a whole video, but a stream has no end",

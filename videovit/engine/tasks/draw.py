@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image as pil
 from PIL import ImageDraw, ImageFont
 
-from videovit.engine.tasks.labels import Labels, Person, Ranked
+from videovit.engine.tasks.labels import Labels, Person
+from videovit.engine.tasks.prediction import Ranked
 from videovit.messages import printable
 
 Image = NDArray[np.uint8]
@@ -66,7 +67,7 @@ class Painter:
     def _patches(self, labels: Labels) -> list[Patch]:
         if labels.people is None:
             lines = max(1, int(self.height * 0.6) // self._line)
-            return [Patch(0, 0, self._panel(labels.top[:lines], PANEL, bars=True))]
+            return [Patch(0, 0, self._panel(labels.top[:lines], PANEL, self.width, bars=True))]
         patches: list[Patch] = []
         for number, person in enumerate(labels.people):
             patches += self._person(person, COLORS[number % len(COLORS)])
@@ -85,18 +86,18 @@ class Painter:
         patches = [Patch(left, top, frame)]
         shown = [pair for place, pair in enumerate(person.top[:MOST_LABELS]) if place == 0 or pair[1] >= LEAST_SCORE]
         if shown:
-            panel = self._panel(shown, (*(value // 3 for value in color), 190))
+            panel = self._panel(shown, (*(value // 3 for value in color), 190), max(self.width // 2, width))
             # Beside the box if that would leave the picture.
             place_x = max(0, min(left, self.width - panel.shape[1]))
             place_y = top - panel.shape[0] if top >= panel.shape[0] else top
             patches.append(Patch(place_x, max(0, min(place_y, self.height - panel.shape[0])), panel))
         return patches
 
-    def _panel(self, top: Ranked, background: tuple[int, ...], *, bars: bool = False) -> Image:
-        """Lines of text, cut to the width of the picture."""
+    def _panel(self, top: Ranked, background: tuple[int, ...], most: int, *, bars: bool = False) -> Image:
+        """Lines of text, cut to a width of `most` pixels."""
         pad = self.font_size // 3
-        lines = [self._fitted(*pair, self.width - 2 * pad) for pair in top]
-        width = min(self.width, max(round(self._font.getlength(line)) for line in lines) + 2 * pad)
+        lines = [self._fitted(*pair, most - 2 * pad) for pair in top]
+        width = min(most, max(round(self._font.getlength(line)) for line in lines) + 2 * pad)
         height = min(self.height, len(lines) * self._line + pad)
         panel = pil.new("RGBA", (width, height), tuple(background))
         draw = ImageDraw.Draw(panel)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-Ranked = list[tuple[str, float]]
-"""(class name, score), best first."""
+from videovit.engine.tasks.prediction import Ranked
+
 Corners = tuple[float, float, float, float]
 """x1, y1, x2, y2 as fractions of the frame."""
 

@@ -140,6 +140,10 @@ class Predictor:
         device: where it runs.
         class_names: of the K classes; None reads the file that the config names.
 
+    Attributes:
+        reader: cuts videos into windows.
+        decoding: limits of the decoder.
+
     Raises:
         AnnotationError: the file of class names cannot be used.
         UserError: the model is a detector.
@@ -153,17 +157,17 @@ class Predictor:
         self._names = problem.class_names if class_names is None else list(class_names)
         self._activation = problem.activation
         self._top_k = cfg.PREDICT.TOP_K
-        self._reader = build_window_reader(cfg)
+        self.reader = build_window_reader(cfg)
         self._inference = Inference(model, problem.preparation, device, dtype=test_dtype(cfg))
         join, self._join_name = JOINS[cfg.DATA.ENSEMBLE_METHOD]
         self._scores, self._features = Output(self._score, join), Output(self._pool, JOINS["sum"][0])
         # A CPU is fastest with what its caches hold; a GPU takes as many clips as in the test.
-        self._batch_size = 1 if device.type == "cpu" else max(1, cfg.TEST.BATCH_SIZE // self._reader.num_crops)
+        self._batch_size = 1 if device.type == "cpu" else max(1, cfg.TEST.BATCH_SIZE // self.reader.num_crops)
         # PyAV holds one window; decord reads ahead through the whole file (1.4 GB for one frame of a 30-minute movie).
         self._of_images = find_dataset(cfg.TEST.DATASET).images
         self._backend = "image" if self._of_images else "pyav"
         # The time limit protects data sets; a movie may take as long as it needs, window by window.
-        self._decoding = dataclasses.replace(build_decode_options(cfg), timeout_s=0.0)
+        self.decoding = dataclasses.replace(build_decode_options(cfg), timeout_s=0.0)
 
     # ----------------------------------------------------------------------------------------------------- one video
 
@@ -201,7 +205,7 @@ class Predictor:
             DecodeError: a frame cannot be decoded.
             UserError: scores are not finite.
         """
-        return self._windows(name, self._reader.clips(video), batch_size)
+        return self.scored(name, self.reader.clips(video), batch_size=batch_size)
 
     def stream(self, frames_HWC: Iterable[Frames], fps: float, name: str = "stream") -> Iterator[Window]:
         """The scores of the windows of a stream, each as soon as the last frame of the window is there.
@@ -217,7 +221,7 @@ class Predictor:
             UserError: scores are not finite, a frame has another type or shape, or the model takes one clip of a whole
                 video.
         """
-        return self._windows(name, self._reader.stream(frames_HWC, fps), 1)
+        return self.scored(name, self.reader.stream(frames_HWC, fps), batch_size=1)
 
     def join(self, windows: Sequence[Window], name: str, *, top_k: int = 0) -> Prediction:
         """The prediction of a video from the scores of its windows.
@@ -298,7 +302,7 @@ class Predictor:
             UserError: the frames cannot be used.
         """
         with self._open(frames_THWC, fps, "array") as video, self._inference.mode():
-            return torch.cat([self._inference.prepared(clip.crops_VTSSC) for clip in self._reader.clips(video)])
+            return torch.cat([self._inference.prepared(clip.crops_VTSSC) for clip in self.reader.clips(video)])
 
     # ----------------------------------------------------------------------------------------------------- computation
 
@@ -311,7 +315,7 @@ class Predictor:
             for source, outcome in zip(videos, outcomes, strict=True):
                 try:
                     with self._open(source, fps, outcome.name) as video:
-                        for clip in self._reader.clips(video, name=Path(outcome.name).name, quiet=quiet):
+                        for clip in self.reader.clips(video, name=Path(outcome.name).name, quiet=quiet):
                             yield outcome, clip
                 except DecodeError as error:
                     outcome.error = error
@@ -320,7 +324,8 @@ class Predictor:
             outcome.windows.append(window)
         return outcomes
 
-    def _windows(self, name: str, clips: Iterable[Clip], batch_size: int) -> Iterator[Window]:
+    def scored(self, name: str, clips: Iterable[Clip], *, batch_size: int = 0) -> Iterator[Window]:
+        """The scores of clips of `reader`, in order; see `windows`."""
         owner = Outcome(name)
         for _, window in self._computed(((owner, clip) for clip in clips), self._scores, batch_size):
             yield window
@@ -350,12 +355,12 @@ class Predictor:
         values_WK = outcome.values_WD
         scores_K = self._scores.join(values_WK)
         windows = [(start_s, end_s, self.top(scores, top_k)) for start_s, end_s, scores in outcome.windows]
-        views = f"{len(windows)} windows x {self._reader.num_crops} crops, {self._join_name}"
+        views = f"{len(windows)} windows x {self.reader.num_crops} crops, {self._join_name}"
         return Prediction(outcome.name, self.top(scores_K, top_k), windows, views, scores_K, values_WK)
 
     def _open(self, source: Input, fps: float, name: str) -> Video:
         if isinstance(source, str | os.PathLike):
-            return open_video(source, self._backend, self._decoding)
+            return open_video(source, self._backend, self.decoding)
         if self._of_images:
             return self._open_image(source, name)
         if not fps:

@@ -11,7 +11,8 @@ from typing import Any, Self, TextIO
 import simplejson
 
 from videovit.engine.reporting.json_lines import writing
-from videovit.engine.tasks.labels import Labels, Person, Ranked, VideoLabels
+from videovit.engine.tasks.labels import Labels, Person, VideoLabels
+from videovit.engine.tasks.prediction import Ranked
 from videovit.messages import table_cell
 
 COLUMNS = (
