@@ -20,14 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from videovit.config import Config
+from videovit.data.catalog import find_dataset
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.data.decode.container import ERRORS, decode_all, open_container, plain_reason
 from videovit.data.decode.orientation import Upright
 from videovit.data.decode.pyav_backend import to_rgb
+from videovit.data.files.folders import VIDEO_SUFFIXES
 from videovit.engine.reporting.json_lines import writing
 from videovit.engine.tasks.draw import Painter
 from videovit.engine.tasks.labels import Labels, VideoLabels
 from videovit.errors import UserError
+from videovit.messages import printable
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -71,6 +75,43 @@ class Pictures(NamedTuple):
     start_s: float
     total: int
     images: Iterator[TimedImage]
+
+
+def plan_copies(cfg: Config, target: str, videos: Sequence[str]) -> dict[str, Path]:
+    """Where the labeled copy of each video goes.
+
+    Args:
+        cfg: of the model.
+        target: a file with a suffix of SUFFIXES, for one video; or a folder, in which copies have the names of their
+            videos.
+        videos: files, or folders of frames.
+
+    Raises:
+        UserError: one file cannot hold all videos, or a copy would replace a video, or the model is one of images.
+    """
+    where = f"--annotate {target}"
+    if find_dataset(cfg.TEST.DATASET).images:
+        raise UserError("this model classifies still images, which are not annotated", where=where)
+    path = Path(target)
+    if path.suffix.lower() in SUFFIXES and not path.is_dir():
+        if len(videos) > 1:
+            raise UserError(f"{len(videos)} videos do not fit into one file", where=where, expected="a folder")
+        copies = {video: path for video in videos}
+    elif path.suffix.lower() in VIDEO_SUFFIXES or path.is_file():
+        raise UserError("cannot be written", where=where, expected=f"{', '.join(SUFFIXES)}, or a folder")
+    else:
+        copies, taken = {}, set[str]()
+        for video in videos:
+            name, number = Path(os.path.abspath(video)).stem, 1
+            while name in taken:
+                number += 1
+                name = f"{Path(os.path.abspath(video)).stem}_{number}"
+            taken.add(name)
+            copies[video] = path / f"{name}.mp4"
+    for video, copy in copies.items():
+        if copy.exists() and any(os.path.exists(other) and os.path.samefile(copy, other) for other in videos):
+            raise UserError(f"the copy of {printable(video)} would replace {printable(copy)}", where=where)
+    return copies
 
 
 def annotate(video: VideoLabels, target: Path, options: DecodeOptions, *, quiet: bool = False) -> None:

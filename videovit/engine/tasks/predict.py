@@ -93,13 +93,19 @@ class Outcome:
         return torch.stack([window.scores_K for window in self.windows])
 
 
-def list_inputs(cfg: Config, names: Sequence[str]) -> list[str]:
+def list_inputs(cfg: Config, names: Sequence[str], *, people: bool = False) -> list[str]:
     """Expand folders: a folder is a video of frames, or all videos below it; for a model of images, all its images.
+
+    Args:
+        cfg: of the model.
+        names: files and folders.
+        people: the boxes of people are found in the videos, so that the model may be a detector.
 
     Raises:
         UserError: a folder holds nothing to predict, or the model is a detector.
     """
-    refuse_detector(cfg)
+    if not people:
+        refuse_detector(cfg)
     of_images = find_dataset(cfg.TEST.DATASET).images
     found: list[str] = []
     for name in names:
@@ -126,8 +132,8 @@ def refuse_detector(cfg: Config) -> None:
         raise UserError(
             "prediction classifies whole videos, but a detector needs the boxes of people",
             where="DETECTION.ENABLE",
-            hint="List them in a file of proposals (AVA.TEST_PREDICT_BOX_LISTS) and run the test, which writes "
-            "detections.csv",
+            hint="videovit predict --people finds people; or list their boxes in a file of proposals "
+            "(AVA.TEST_PREDICT_BOX_LISTS) and run the test, which writes detections.csv",
         )
 
 

@@ -1,7 +1,8 @@
-"""Files of predictions: CSV with one row per class, and JSON."""
+"""Where predictions go: tables on the console, JSON, and CSV with one row per class."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Self, TextIO
 import simplejson
 
 from videovit.engine.reporting.json_lines import writing
+from videovit.engine.tasks.labelers import format_video, format_window
 from videovit.engine.tasks.labels import Labels, Person, VideoLabels
 from videovit.engine.tasks.prediction import Ranked
 from videovit.messages import table_cell
@@ -108,6 +110,81 @@ def _box(person: Person) -> dict[str, str]:
     return {**{name: f"{value:.4f}" for name, value in corners}, "person_score": f"{person.score:.4f}"}
 
 
-def json_line(record: dict[str, Any]) -> str:
-    """A record as a line of its own; numbers that are not finite become null."""
-    return simplejson.dumps(record, ignore_nan=True) + "\n"
+class Outputs:
+    """Prints predictions, and writes them to files, in a `with` block.
+
+    Every video, and every window of a stream, is written at once, except to a JSON list: that is written at the end of
+    the block, also after an error or Ctrl-C.
+
+    Args:
+        json: name of the JSON file; a list, or lines if it ends in .jsonl; empty for none.
+        csv: name of the CSV file; empty for none.
+        in_percent: whether scores are shares of 1, rather than logits.
+        as_lines: write JSON lines whatever the name.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+
+    def __init__(self, json: str, csv: str, *, in_percent: bool, as_lines: bool = False) -> None:
+        self._in_percent = in_percent
+        self._on_console = CONSOLE not in (json, csv)
+        self._as_lines = as_lines or json == CONSOLE or json.endswith(".jsonl")
+        self._records: list[dict[str, Any]] = []
+        self._json_name = json
+        self._files = contextlib.ExitStack()
+        self._lines = self._files.enter_context(TextFile(json)) if json and self._as_lines else None
+        self._csv = PredictionCsv(self._files.enter_context(TextFile(csv))) if csv else None
+
+    def add_video(self, video: VideoLabels) -> None:
+        """Print and write the labels of a whole video."""
+        if self._on_console:
+            print(format_video(video, in_percent=self._in_percent), end="\n\n", flush=True)
+        self._add_record(video.as_dict())
+        if self._csv is not None:
+            self._csv.write_video(video)
+
+    def add_error(self, path: str, error: str) -> None:
+        """Write that a video could not be read."""
+        self._add_record({"path": path, "error": error})
+        if self._csv is not None:
+            self._csv.write_error(path, error)
+
+    def add_window(self, name: str, number: int, labels: Labels, *, delay_s: float, num_skipped: int) -> None:
+        """Print and write a window of a stream.
+
+        Args:
+            name: of the stream.
+            number: of the window, from 1.
+            labels: of the window.
+            delay_s: seconds since its last frame had been read.
+            num_skipped: windows skipped so far.
+        """
+        if self._on_console:
+            skipped = f", {num_skipped} skipped so far" if num_skipped else ""
+            line = format_window(labels, in_percent=self._in_percent)
+            print(f"{line}  ({delay_s:.2f} s late{skipped})", flush=True)
+        if self._json_name:
+            late = {"delay_s": round(delay_s, 3), "skipped": num_skipped}
+            self._add_record({"path": name, "window": number, **labels.as_dict(), **late})
+        if self._csv is not None:
+            self._csv.write_window(name, number, labels)
+
+    def _add_record(self, record: dict[str, Any]) -> None:
+        if self._lines is not None:
+            self._lines.write(simplejson.dumps(record, ignore_nan=True) + "\n")
+        elif self._json_name:
+            self._records.append(record)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.close()
+        if self._json_name and not self._as_lines:
+            # Videos that could not be read come last.
+            records = sorted(self._records, key=lambda record: "error" in record)
+            with TextFile(self._json_name) as file:
+                file.write(simplejson.dumps(records, indent=1) + "\n")
