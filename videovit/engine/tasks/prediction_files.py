@@ -163,7 +163,7 @@ class Outputs:
         if self._on_console:
             skipped = f", {num_skipped} skipped so far" if num_skipped else ""
             line = format_window(labels, in_percent=self._in_percent)
-            print(f"{line}  ({delay_s:.2f} s late{skipped})", flush=True)
+            print(f"{line}  (delay {delay_s:.2f} s{skipped})", flush=True)
         if self._json_name:
             late = {"delay_s": round(delay_s, 3), "skipped": num_skipped}
             self._add_record({"path": name, "window": number, **labels.as_dict(), **late})
