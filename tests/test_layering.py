@@ -24,9 +24,21 @@ LAYERS: dict[str, set[str]] = {
     "preparation": {"data", "config", "errors", "messages"},
     "engine": {"data", "models", "config", "errors", "messages"},
     "model": {"engine", "data", "models", "config", "errors", "messages"},
-    "commands": {"model", "engine", "data", "models", "preparation", "config", "errors", "messages", "cli"},
+    "finetuning": {"engine", "data", "models", "preparation", "config", "errors", "messages"},
+    "commands": {
+        "model",
+        "finetuning",
+        "preparation",
+        "engine",
+        "data",
+        "models",
+        "config",
+        "errors",
+        "messages",
+        "cli",
+    },
     "cli": {"commands", "engine", "config", "errors", "messages"},
-    "__init__": {"config", "models", "engine", "model"},
+    "__init__": {"config", "models", "engine", "model", "finetuning"},
     "__main__": {"cli"},
 }
 # Inside engine and models: the rooms, lowest first; a room imports only rooms on lower floors and itself.

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import videovit
-from tests.helpers.runs import Make
-from videovit.config import Config
+from tests.engine.tasks.test_predict import IMAGES
+from tests.helpers.runs import TINY, Make, write_config
+from videovit.commands import predict
+from videovit.config import Config, load_config
 from videovit.data.decode import DecodeError, open_video
-from videovit.data.decode.array import open_array
+from videovit.data.decode.array import ArrayVideo, open_array
+from videovit.data.decode.protocol import Indices
 from videovit.engine import launch
 from videovit.engine.tasks.predict import Prediction
 from videovit.errors import UserError
 from videovit.model import Dtype
+from videovit.models import build_model
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +191,85 @@ def test_array_needs_its_frame_rate(model: videovit.Model) -> None:
         model.predict(frames)
     with pytest.raises(UserError, match="found nan"):
         model.predict(frames, fps=float("nan"))
+
+
+def test_model_of_images_takes_images(tmp_path: Path) -> None:
+    cfg = load_config(write_config(tmp_path, TINY), IMAGES)
+    model = videovit.Model(cfg, build_model(cfg))
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 36, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images" / "a.png"
+    Image.fromarray(pixels).save(path)
+    expected = model.predict(path)
+    assert_equal(model.predict(pixels), expected)
+    assert_equal(model.predict([tmp_path / "images"])[0], expected)
+    assert [one.path for one in model.predict([pixels, pixels])] == ["array 0", "array 1"]
+    x = model.preprocess(pixels)
+    assert x.shape == (1, 3, 1, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.torch(x).softmax(dim=1)[0], expected.scores)
+    assert model.features(pixels).shape == (32,)
+    with pytest.raises(UserError, match=r"found \(2, 40, 36, 3\), expected \(H, W, 3\). Predict a list of images"):
+        model.predict(np.stack([pixels, pixels]))
+
+
+def test_folder_of_videos_in_a_list_stands_for_its_videos(model: videovit.Model, videos: list[str]) -> None:
+    with pytest.warns(UserWarning, match="left out"):
+        found = model.predict([Path(videos[0]).parent])
+    assert {one.path for one in found} >= set(videos)
+    with pytest.raises(UserError, match=r"a folder, not a video; found \d+ files in it. Put it into a list"):
+        model.predict(Path(videos[0]).parent)
+
+
+def test_prediction_shows_its_best_classes(model: videovit.Model, videos: list[str]) -> None:
+    prediction = model.predict(videos[0])
+    (best, score), *_ = prediction.top
+    assert repr(prediction).startswith(f"<Prediction {videos[0]}: {best} {score:.3f}, ")
+    assert repr(prediction).endswith(" (2 windows x 3 crops, mean score)>")
+    assert repr(model) == "<Model MViT, 3 classes, clips of 4 x 32 x 32>"
+    assert json.loads(json.dumps(prediction.as_dict()))["top"][0] == {"class": best, "score": score}
+
+
+def test_prediction_equals_that_of_the_command(
+    run: Config, model: videovit.Model, videos: list[str], tmp_path: Path
+) -> None:
+    out = [
+        "--cfg",
+        f"{run.OUTPUT_DIR}/config.yaml",
+        "--checkpoint",
+        run.OUTPUT_DIR,
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
+    predict.main([*out, *videos[:3]])
+    assert json.loads((tmp_path / "out.json").read_text()) == [model.predict(video).as_dict() for video in videos[:3]]
+
+
+def test_video_that_breaks_off_loses_no_other(model: videovit.Model, videos: list[str], tmp_path: Path) -> None:
+    """Its first window can be decoded, and shares a batch with the window of another video."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, frame in enumerate(frames_of(videos[0])):
+        Image.fromarray(frame).save(folder / f"{number:02d}.png")
+    (folder / "12.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="1 of 2 videos could not be read"):
+        broken, whole = model.predict([folder, videos[1]], batch_size=2)
+    assert "12.png" in broken.error and not broken.top
+    torch.testing.assert_close(whole.window_scores, model.predict(videos[1]).window_scores)
+
+
+def test_open_video_is_read_window_by_window(model: videovit.Model, videos: list[str]) -> None:
+    """In memory are the frames of one window; between windows, gradients are on."""
+
+    class Counting(ArrayVideo):
+        requested: ClassVar[list[list[int]]] = []
+
+        def frames(self, indices: Indices) -> torch.Tensor:
+            self.requested.append(indices.tolist())
+            return super().frames(indices)
+
+    video = Counting(torch.from_numpy(frames_of(videos[0])), 30.0)
+    windows = model.predictor.windows(video)
+    assert next(windows).scores_K.shape == (3,) and video.requested == [[0, 2, 4, 7]]
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    assert next(windows).start_s == pytest.approx(8 / 30) and len(video.requested) == 2

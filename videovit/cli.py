@@ -65,6 +65,11 @@ COMMANDS: dict[str, Command] = {
         "videovit.commands.run",
         hint="the same command continues from the newest checkpoint (TRAIN.AUTO_RESUME)",
     ),
+    "finetune": Command(
+        "train a classifier of your own videos, from a folder per class or a table",
+        "videovit.commands.finetune",
+        hint="the same command continues",
+    ),
     "predict": Command("classify videos with a trained model", "videovit.commands.predict"),
     "submit": Command("submit a run, or a sweep of runs, to a Slurm cluster", "videovit.commands.submit"),
     "export": Command("write the weights of a run to a file, under own or other names", "videovit.commands.export"),
@@ -110,6 +115,7 @@ options:
   -V, --version  show the version
 
 Examples:
+  videovit finetune my_videos
   videovit run --cfg Kinetics/MVITv2_S_16x4 DATA.PATH_TO_DATA_DIR /data/k400 OUTPUT_DIR output/k400
   videovit predict --cfg output/k400/config.yaml --checkpoint output/k400 video.mp4
 

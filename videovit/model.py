@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,21 +18,27 @@ import torch
 from torch import Tensor
 
 from videovit.config import Config, find_shipped, load_config
+from videovit.config.rules import changed
 from videovit.config.shipped import shipped_configs
 from videovit.data.decode.array import Frames
+from videovit.data.files.folders import is_text
+from videovit.engine.checkpoints import hub
 from videovit.engine.checkpoints.resume import find_checkpoints
+from videovit.engine.checkpoints.saved_model import CONFIG, is_saved, load_saved_weights, read_saved, save_model
 from videovit.engine.checkpoints.weights import load_all_weights, load_weights_to_test
 from videovit.engine.problem import Problem
 from videovit.engine.tasks.predict import Input, Prediction, Predictor, list_inputs
 from videovit.errors import UserError
-from videovit.messages import did_you_mean, plural
-from videovit.models import build_model
+from videovit.messages import Plain, did_you_mean, plural
+from videovit.models import build_model, zoo
 from videovit.models.contract import VideoModel
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 DTYPES: tuple[Dtype, ...] = ("fp32", "bf16", "fp16")
-CONFIG_FILE = "config.yaml"
-KINDS = "the OUTPUT_DIR of a run, or a config together with a checkpoint"
+KINDS = (
+    "the OUTPUT_DIR of a run, a name of the zoo, a folder written by Model.save, hf://user/name, or a config together "
+    "with a checkpoint"
+)
 
 
 def load(
@@ -45,9 +52,14 @@ def load(
     """Load a trained model.
 
     Args:
-        source: the OUTPUT_DIR of a run, whose newest checkpoint is taken, or with TEST.USE_EMA its moving average; or a
-            config, by file or by the name of one that comes with videovit, together with `checkpoint`.
-        checkpoint: other weights than those of the source: a file, or the OUTPUT_DIR of a run.
+        source: one of
+
+            - the OUTPUT_DIR of a run: its newest checkpoint, or with TEST.USE_EMA the moving average in it;
+            - a name of the zoo, such as `mvitv2_s_16x4_k400`; `zoo:` in front is optional;
+            - a folder written by `Model.save`;
+            - `hf://user/name`, or `hf://user/name@revision`: such a folder on the Hugging Face Hub;
+            - a config, by file or by the name of one that comes with videovit, together with `checkpoint`.
+        checkpoint: other weights than those of the source: a file, the OUTPUT_DIR of a run, `zoo:NAME`, or a URL.
         device: where it runs; "auto" takes a GPU if there is one.
         dtype: precision of prediction; None for the config's (TEST.MIXED_PRECISION).
         class_names: of all classes; None for those that the source knows.
@@ -100,6 +112,8 @@ class Model:
             raise UserError(
                 plural(len(names), "name"), where="class_names", expected=f"{cfg.MODEL.NUM_CLASSES} (MODEL.NUM_CLASSES)"
             )
+        if unusable := [name for name in names if not (isinstance(name, str) and is_text(name))]:
+            raise UserError(where="class_names", found=unusable[0], expected="text")
         self.config, self.torch, self.class_names = cfg, module.eval(), names
         self._dtype = dtype
         self._lock = threading.Lock()
@@ -152,10 +166,10 @@ class Model:
             DecodeError: a single video cannot be read.
             UserError: frames in memory cannot be used, or scores are not finite.
         """
-        predictor = self.predictor
-        if isinstance(videos, Sequence) and not isinstance(videos, str):
-            return predictor.predict_all(self._expanded(videos), fps=fps, top_k=top_k, batch_size=batch_size)
-        return predictor.predict(videos, fps=fps, top_k=top_k, quiet=True)
+        inputs, single = self._inputs(videos)
+        if single:
+            return self.predictor.predict(inputs[0], fps=fps, top_k=top_k, quiet=True)
+        return self.predictor.predict_all(inputs, fps=fps, top_k=top_k, batch_size=batch_size)
 
     @overload  # a str is a Sequence, too
     def features(  # type: ignore[overload-overlap]
@@ -189,10 +203,9 @@ class Model:
             DecodeError: a single video cannot be read, or none of a list.
             UserError: frames in memory cannot be used, or features are not finite.
         """
-        several = isinstance(videos, Sequence) and not isinstance(videos, str)
-        inputs = self._expanded(videos) if isinstance(videos, Sequence) and not isinstance(videos, str) else [videos]
+        inputs, single = self._inputs(videos)
         found = self.predictor.features(inputs, fps=fps, per_window=per_window, batch_size=batch_size)
-        return found if several else found[0]
+        return found[0] if single else found
 
     def preprocess(self, frames_THWC: Frames, fps: float = 0.0) -> Tensor:
         """The input of the module for frames in memory, exactly as `predict` makes it.
@@ -210,20 +223,59 @@ class Model:
         """
         return self.predictor.preprocess(frames_THWC, fps)
 
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write weights, config, class names, preprocessing and a model card to a folder, from which `load` gets the
+        same model; completely, or not at all.
+
+        Args:
+            folder: new, empty, or of an earlier model, which is replaced.
+
+        Raises:
+            CheckpointError: a weight is not finite.
+            UserError: the folder holds other files, or cannot be written.
+        """
+        save_model(Path(folder), self.config, self.torch, self.class_names)
+
+    def push_to_hub(self, repo: str, *, private: bool = False, message: str = "Upload a model of videovit") -> str:
+        """Save the model to the Hugging Face Hub, from where `load("hf://...")` gets it.
+
+        Args:
+            repo: user/name; created if there is none.
+            private: whether a new repository is private.
+            message: of the commit.
+
+        Returns:
+            The URL of the commit.
+
+        Raises:
+            CheckpointError: a weight is not finite.
+            UserError: the package huggingface_hub is not installed, or the Hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "model"
+            save_model(folder, self.config, self.torch, self.class_names, title=repo.rpartition("/")[2])
+            return hub.upload(folder, repo, private=private, message=message)
+
     def __repr__(self) -> str:
         cfg = self.config
         clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TEST_CROP_SIZE} x {cfg.DATA.TEST_CROP_SIZE}"
         return f"<Model {cfg.MODEL.MODEL_NAME}, {plural(len(self.class_names), 'class', 'classes')}, clips of {clip}>"
 
-    def _expanded(self, videos: Sequence[Input]) -> list[Input]:
-        """The inputs, with folders of videos replaced by their videos."""
-        return [
-            one
-            for video in videos
-            for one in (
-                list_inputs(self.config, [os.fspath(video)]) if isinstance(video, str | os.PathLike) else [video]
-            )
-        ]
+    def _inputs(self, videos: Input | Sequence[Input]) -> tuple[list[Input], bool]:
+        """The inputs, with folders of videos replaced by their videos; and whether it was one, not a list."""
+        single = isinstance(videos, str) or not isinstance(videos, Sequence)
+        listed: Sequence[Input] = [videos] if isinstance(videos, str) or not isinstance(videos, Sequence) else videos
+        inputs: list[Input] = []
+        for video in listed:
+            if isinstance(video, str | os.PathLike):
+                inside = list_inputs(self.config, [os.fspath(video)])
+                if single and inside != [os.fspath(video)]:
+                    found = f"{plural(len(inside), 'file')} in it"
+                    raise UserError("a folder, not a video", where=video, found=Plain(found), hint="Put it into a list")
+                inputs += inside
+            else:
+                inputs.append(video)
+        return inputs, single
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -248,12 +300,8 @@ def with_dtype(cfg: Config, dtype: Dtype | None) -> Config:
     if dtype is None:
         return cfg
     if dtype == "fp32":
-        return dataclasses.replace(cfg, TEST=dataclasses.replace(cfg.TEST, MIXED_PRECISION=False))
-    return dataclasses.replace(
-        cfg,
-        TEST=dataclasses.replace(cfg.TEST, MIXED_PRECISION=True),
-        TRAIN=dataclasses.replace(cfg.TRAIN, MIXED_PRECISION_DTYPE=dtype),
-    )
+        return changed(cfg, {"TEST.MIXED_PRECISION": False})
+    return changed(cfg, {"TEST.MIXED_PRECISION": True, "TRAIN.MIXED_PRECISION_DTYPE": dtype})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,11 +326,18 @@ def _find(source: str, *, named: bool) -> Found:
         source: see `load`.
         named: weights are named beside it.
     """
+    if source.startswith(hub.PREFIX):
+        return _find_saved(hub.download(source))
     path = Path(source)
     if path.is_dir():
-        return _find_run(path)
+        return _find_saved(path) if is_saved(path) else _find_run(path)
+    if not path.is_file() and (entry := _in_zoo(source)) is not None:
+        weights = f"{zoo.PREFIX}{entry.name}"
+        return Found(
+            zoo.load_zoo_config(entry), lambda module: load_all_weights(module, weights), zoo.class_names(entry)
+        )
     if not path.is_file() and find_shipped(source) is None:
-        near = did_you_mean(source, [*shipped_configs(), *_beside(path)])
+        near = did_you_mean(source, [*zoo.ZOO, *shipped_configs(), *_beside(path)])
         raise UserError("no such model", where=source, expected=KINDS, near=near)
     if not named:
         hint = f'Name them: videovit.load("{source}", "weights.pyth")'
@@ -290,15 +345,29 @@ def _find(source: str, *, named: bool) -> Found:
     return Found(load_config(source), _nothing)
 
 
+def _in_zoo(source: str) -> zoo.ZooModel | None:
+    """The row of the zoo that a source names; None if it names none, and does not claim to."""
+    try:
+        return zoo.find(source)
+    except UserError:
+        if source.startswith(zoo.PREFIX):
+            raise
+        return None
+
+
+def _find_saved(folder: Path) -> Found:
+    cfg, class_names = read_saved(folder)
+    return Found(cfg, lambda module: load_saved_weights(folder, module), class_names)
+
+
 def _find_run(folder: Path) -> Found:
-    config = folder / CONFIG_FILE
+    config = folder / CONFIG
     if not config.is_file():
-        raise UserError(f"a folder without {CONFIG_FILE}", where=folder, expected=KINDS)
+        raise UserError(f"a folder without {CONFIG}", where=folder, expected=KINDS)
     cfg = load_config(config)
     # The folder may have been moved, and what training wrote comes before what the test of the run was given.
     given = "" if find_checkpoints(folder) else cfg.TEST.CHECKPOINT_FILE_PATH
-    test = dataclasses.replace(cfg.TEST, CHECKPOINT_FILE_PATH=given)
-    cfg = dataclasses.replace(cfg, OUTPUT_DIR=str(folder), TEST=test)
+    cfg = changed(cfg, {"OUTPUT_DIR": str(folder), "TEST.CHECKPOINT_FILE_PATH": given})
     return Found(cfg, lambda module: load_weights_to_test(cfg, module))
 
 

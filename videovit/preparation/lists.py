@@ -22,12 +22,13 @@ from videovit.preparation.splits import SPLITS
 Row = tuple[int, dict[str, str]]
 
 
-def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
+def read_table(file: Path, columns: Sequence[str], *, delimiters: str = ",") -> list[Row]:
     """Read a CSV file with a header. It may begin with a byte order mark and have line ends of either kind.
 
     Args:
         file: the table.
         columns: required columns.
+        delimiters: what may separate the columns; the first that leads to all required ones.
 
     Returns:
         (line number, {column: value}) of every non-empty row.
@@ -36,7 +37,13 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
         AnnotationError: the file or a column is missing, it is not UTF-8, or rows do not match the header.
     """
     lines = read_lines(file)
-    reader = csv.reader(lines)
+    headers = {
+        mark: [name.strip() for name in next(csv_rows(csv.reader(lines, delimiter=mark), file), [])]
+        for mark in delimiters
+    }
+    best = max(delimiters, key=lambda mark: len({*columns} & {*headers[mark]}))
+    # Line ends are kept for fields in quotes that contain them.
+    reader = csv.reader((line + "\n" for line in lines), delimiter=best)
     header = [name.strip() for name in next(csv_rows(reader, file), [])]
     missing = [name for name in columns if name not in header]
     if missing:
@@ -94,7 +101,7 @@ def count_classes(folder: Path, *, separator: str = " ", skip_rows: int = 0) -> 
     for file in lists_in(folder):
         # Bad rows are reported by the check.
         rows, _ = kinetics.parse_rows(read_lines(file), num_classes=MOST_CLASSES, separator=separator, skip=skip_rows)
-        labels += [row.label for row in rows]
+        labels += [label for row in rows for label in row.labels]
     return max(labels) + 1
 
 

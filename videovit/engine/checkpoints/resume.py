@@ -250,8 +250,8 @@ def _load_optimizer(
     if state is None or not same:
         raise CheckpointError(
             f"{path} was written with another optimizer or other parameter groups (SOLVER.OPTIMIZING_METHOD, "
-            "ZERO_WD_1D_PARAM, LAYER_DECAY, MVIT.ZERO_DECAY_POS_CLS; or by a version of this project that decays other "
-            f"weights). Use the earlier settings, or {START_ANEW}"
+            "ZERO_WD_1D_PARAM, LAYER_DECAY, TRAIN.FREEZE, MVIT.ZERO_DECAY_POS_CLS; or by a version of this project "
+            f"that decays other weights). Use the earlier settings, or {START_ANEW}"
         )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     _check_moments(state["state"], parameters, model, path)

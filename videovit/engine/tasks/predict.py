@@ -316,6 +316,9 @@ class Predictor:
         self, videos: Sequence[Input], output: Output, *, fps: float = 0.0, batch_size: int = 0, quiet: bool = True
     ) -> list[Outcome]:
         outcomes = [Outcome(self._name(video, number, len(videos))) for number, video in enumerate(videos)]
+        for source, outcome in zip(videos, outcomes, strict=True):
+            if not isinstance(source, str | os.PathLike):
+                self._open(source, fps, outcome.name)  # what is in memory is checked before anything is computed
 
         def clips() -> Iterator[tuple[Outcome, Clip]]:
             for source, outcome in zip(videos, outcomes, strict=True):
@@ -378,7 +381,7 @@ class Predictor:
         if len(image_1HWC) != 1:
             hint = "Predict a list of images"
             raise UserError("a model of images", where=name, found=tuple(source.shape), expected="(H, W, 3)", hint=hint)
-        return open_array(image_1HWC, 1.0, name=name)
+        return open_array(image_1HWC, self._decoding.frames_fps, name=name)  # as of a file
 
     @staticmethod
     def _name(source: Input, number: int, total: int) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from videovit.errors import UserError
@@ -91,16 +92,19 @@ def read_file(path: str | Path) -> dict[str, Any]:
         hint = f"; in that folder: {', '.join(str(p.relative_to(folder)) for p in files[-5:])}" if files else ""
         what = "a folder, expected a weight file" if path.is_dir() else "no such weight file"
         raise CheckpointError(f"{path}: {what}{hint}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_tensors(path, is_folder=is_folder)
+    if content.get("pool_norm_eps") is not None:
+        content["pool_norm_eps"] = _as_number(content["pool_norm_eps"], f"{path}: pool_norm_eps")
+    return content
+
+
+def _read_tensors(path: Path, *, is_folder: bool) -> dict[str, Any]:
     content = _read_folder(path) if is_folder else _read_pickle(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
     files = list(path.iterdir()) if is_folder else [path]
     if reason := reason_against_tensors(content, sum(file.stat().st_size for file in files)):
         raise CheckpointError(reason, where=path)
-    if content.get("pool_norm_eps") is not None:
-        content["pool_norm_eps"] = _as_number(content["pool_norm_eps"], f"{path}: pool_norm_eps")
     return content
 
 
@@ -182,10 +186,6 @@ def _as_number(value: Any, what: str) -> float:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise CheckpointError(f"{path}: reading it needs the package safetensors (pip install safetensors)") from error
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
