@@ -8,13 +8,15 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
 @contextmanager
-def serve(video: Path, *, seconds: float, cut_after: float = 1.0, times: int = 1_000) -> Iterator[str]:
+def serve(
+    video: Path, *, seconds: float, cut_after: float = 1.0, times: int = 1_000, hold: threading.Event | None = None
+) -> Iterator[str]:
     """Serve an MPEG-TS file as live video, without a length; yields the URL.
 
     Args:
@@ -22,6 +24,7 @@ def serve(video: Path, *, seconds: float, cut_after: float = 1.0, times: int = 1
         seconds: how long sending takes.
         cut_after: share of the file after which the first connection is reset.
         times: connections that are served; later ones get 404.
+        hold: when it is set, the last third of the file is sent.
     """
     content, served = video.read_bytes(), []
 
@@ -38,6 +41,8 @@ def serve(video: Path, *, seconds: float, cut_after: float = 1.0, times: int = 1
             begin, step = time.monotonic(), 188 * 20
             stop = int(len(content) * cut_after) if len(served) == 1 else len(content)
             for place in range(0, stop, step):
+                if hold is not None and place > len(content) * 2 // 3:
+                    hold.wait(60)
                 time.sleep(max(0.0, begin + seconds * place / len(content) - time.monotonic()))
                 self.wfile.write(content[place : min(place + step, stop)])
             if stop < len(content):
@@ -68,7 +73,5 @@ def feed(folder: Path, content: bytes) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    try:
+    with suppress(BrokenPipeError):
         path.write_bytes(content)
-    except BrokenPipeError:
-        pass

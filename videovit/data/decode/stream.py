@@ -11,6 +11,7 @@ writer of a pipe waits for its reader, so a pipe is not live unless the caller s
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -105,6 +106,7 @@ class StreamReader:
         self._name = shown_name(name)
         self._options = options
         self.num_damaged = 0
+        self._is_http = name.lower().startswith("http")
         self._container = self._open(name)
         try:
             self._stream = self._find_pictures()
@@ -148,7 +150,10 @@ class StreamReader:
             try:
                 packet = next(packets, None)
             except ERRORS as error:
-                raise DecodeError(self._name, _reason(error), NAME) from None
+                # So FFmpeg calls the end of a response without a length.
+                if not (self._is_http and isinstance(error, OSError) and error.errno == errno.EIO):
+                    raise DecodeError(self._name, _reason(error), NAME) from None
+                packet = None
             try:
                 # Empty packets would end decoding.
                 if packet is None or packet.size:

@@ -121,6 +121,11 @@ class StreamWindows:
             yield self._cut(last, num_ticks)
 
     @property
+    def period_s(self) -> float:
+        """Seconds between the starts of two windows."""
+        return self._stride_s or self._span / self._rate
+
+    @property
     def _span(self) -> float:
         return self._plan.span(0, self._rate)
 

@@ -4,7 +4,7 @@
                                               taken? live: the older window is skipped; a pipe: the reader waits
 
 So the memory does not grow, and a window waits for one computation at most, however slow that is. The delay from the
-last frame of a window to its scores is at most twice the time that one window takes to compute.
+last frame of a window to its scores is at most twice the time that one window takes to compute, plus half a window.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ class LiveWindows:
     def _read(self) -> None:
         try:
             self._read_connections()
-            self._put(None, skip=False)
+            self._put(None)
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that computes
-            self._put(error, skip=False)
+            self._put(error)
 
     def _read_connections(self) -> None:
         """Read until the stream ends, or is lost for good."""
@@ -167,16 +167,18 @@ class LiveWindows:
     def _put_windows(self, segment: _Segment, windows: Iterator[StreamWindow]) -> None:
         for window in windows:
             start_s, end_s = window.start_s + segment.offset_s, window.end_s + segment.offset_s
-            self._put(LiveWindow(StreamWindow(start_s, end_s, window.frames), time.monotonic()), skip=self._goes_on)
+            item = LiveWindow(StreamWindow(start_s, end_s, window.frames), time.monotonic())
+            # Data come in bursts. A reader that waits for less than a window takes keeps up all the same.
+            self._put(item, segment.windows.period_s / 2 if self._goes_on else None)
 
-    def _put(self, item: LiveWindow | BaseException | None, *, skip: bool) -> None:
-        """Hand over an item; with `skip`, the one before it is dropped if it was not taken."""
+    def _put(self, item: LiveWindow | BaseException | None, patience_s: float | None = None) -> None:
+        """Hand over an item; if the one before it is not taken within `patience_s`, that one is dropped."""
         while not self._stop.is_set():
             try:
-                self._place.put(item, timeout=0.0 if skip else PATIENCE_S)
+                self._place.put(item, timeout=PATIENCE_S if patience_s is None else patience_s)
                 return
             except queue.Full:
-                if skip:
+                if patience_s is not None:
                     with contextlib.suppress(queue.Empty):
                         self._place.get_nowait()
                         self.num_skipped += 1

@@ -381,7 +381,7 @@ class Predictor:
         if len(image_1HWC) != 1:
             hint = "Predict a list of images"
             raise UserError("a model of images", where=name, found=tuple(source.shape), expected="(H, W, 3)", hint=hint)
-        return open_array(image_1HWC, self._decoding.frames_fps, name=name)  # as of a file
+        return open_array(image_1HWC, self.decoding.frames_fps, name=name)  # as of a file
 
     @staticmethod
     def _name(source: Input, number: int, total: int) -> str:
