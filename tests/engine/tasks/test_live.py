@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.helpers.runs import wait_for
 from tests.helpers.streams import feed, serve
 from tests.helpers.videos import read_barcodes, write_video
-from videovit.data.decode import DecodeError
+from videovit.data.decode import DecodeError, stream
 from videovit.data.decode.protocol import DEFAULTS
 from videovit.data.sampling import EvenSpans
 from videovit.engine.evaluation.stream_windows import StreamWindows
@@ -95,6 +95,16 @@ def test_stream_that_stays_lost_says_why(video: Path, monkeypatch: pytest.Monkey
     ):
         assert WINDOWS[0] in [shown(found) for found in windows]
     assert windows.lost and "404" in windows.why_ended
+
+
+def test_stream_that_stalls_is_lost(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "RECONNECTS", 0)
+    monkeypatch.setattr(stream, "TIMEOUT_S", 0.5)
+    hold = threading.Event()
+    with serve(video, seconds=0.2, hold=hold) as url, LiveWindows(url, cutter, keep, DEFAULTS) as windows:
+        assert WINDOWS[0] in [shown(found) for found in windows]
+        hold.set()
+    assert windows.lost and windows.why_ended == "no data for 0.5 seconds"
 
 
 def test_sender_that_starts_anew_starts_new_windows(video: Path, tmp_path: Path) -> None:

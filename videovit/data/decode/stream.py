@@ -5,7 +5,7 @@
     -                      standard input
     a named pipe           made by mkfifo
 
-A stream is *live* if it goes on whether or not it is read: cameras, rtsp, and addresses that state no duration. The
+A stream is *live* if it goes on whether or not it is read: cameras, rtsp, and addresses that state no length. The
 writer of a pipe waits for its reader, so a pipe is not live unless the caller says so.
 """
 
@@ -115,7 +115,9 @@ class StreamReader:
             raise
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate else 0.0
-        endless = _ADDRESS.match(name) is not None and not self._container.duration
+        is_playlist = self._container.format.name in ("hls", "dash")  # its own size says nothing
+        length_known = bool(self._container.duration) or (self._container.size > 0 and not is_playlist)
+        endless = _ADDRESS.match(name) is not None and not length_known
         self.live = (endless or name.lower().startswith("rtsp") or _is_camera(name)) if live is None else live
 
     def __enter__(self) -> Self:

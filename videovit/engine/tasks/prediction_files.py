@@ -138,11 +138,12 @@ class Outputs:
 
     def add_video(self, video: VideoLabels) -> None:
         """Print and write the labels of a whole video."""
-        if self._on_console:
-            print(format_video(video, in_percent=self._in_percent), end="\n\n", flush=True)
         self._add_record(video.as_dict())
         if self._csv is not None:
             self._csv.write_video(video)
+        # Last, so that Ctrl-C loses nothing that was shown.
+        if self._on_console:
+            print(format_video(video, in_percent=self._in_percent), end="\n\n", flush=True)
 
     def add_error(self, path: str, error: str) -> None:
         """Write that a video could not be read."""
@@ -160,15 +161,14 @@ class Outputs:
             delay_s: seconds since its last frame had been read.
             num_skipped: windows skipped so far.
         """
+        late = {"delay_s": round(delay_s, 3), "skipped": num_skipped}
+        self._add_record({"path": name, "window": number, **labels.as_dict(), **late})
+        if self._csv is not None:
+            self._csv.write_window(name, number, labels)
         if self._on_console:
             skipped = f", {num_skipped} skipped so far" if num_skipped else ""
             line = format_window(labels, in_percent=self._in_percent)
             print(f"{line}  (delay {delay_s:.2f} s{skipped})", flush=True)
-        if self._json_name:
-            late = {"delay_s": round(delay_s, 3), "skipped": num_skipped}
-            self._add_record({"path": name, "window": number, **labels.as_dict(), **late})
-        if self._csv is not None:
-            self._csv.write_window(name, number, labels)
 
     def _add_record(self, record: dict[str, Any]) -> None:
         if self._lines is not None:
