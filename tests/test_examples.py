@@ -53,3 +53,10 @@ def test_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "cannot read video 'no_such_video.mp4'" in text and "torch.Size([2, 32])" in text
     assert "(torch.Size([15, 3, 4, 32, 32]), torch.Size([15, 3]))" in text
     assert outputs[-1] == "True" and outputs[7] == "True"
+
+
+def test_fine_tune_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"NUM_VIDEOS": 36, "EPOCHS": 1, "OUTPUT": str(tmp_path / "output")}
+    *_, motion, files = execute("fine_tune.ipynb", tmp_path, given, monkeypatch)
+    assert motion.startswith("forwards:  ('") and "backwards: ('" in motion and "'model.safetensors'" in files
+    assert videovit.load(tmp_path / "output" / "model").class_names[:2] == ["checker", "cross"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +34,8 @@ def run(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A trained and tested run, whose test videos are exactly two windows long."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "names.json").write_text('["left", "middle", "right"]')
-    opts = f"SOLVER.MAX_EPOCH 1 TEST.SAVE_RESULTS_PATH scores.pyth DATA.CLASS_NAMES_FILE {folder}/names.json"
-    cfg = make(folder / "out", opts)
+    opts = "SOLVER.MAX_EPOCH 1 TRAIN.MAX_STEPS 1 TEST.SAVE_RESULTS_PATH scores.pyth"
+    cfg = make(folder / "out", f"{opts} DATA.CLASS_NAMES_FILE {folder}/names.json")
     launch.run(cfg)
     return cfg
 
@@ -80,12 +81,21 @@ def test_inputs_of_all_kinds_give_the_same_prediction(model: videovit.Model, vid
         assert_equal(model.predictor.join(list(model.predictor.windows(video)), "open"), expected)
     assert_equal(model.predictor.join(list(model.predictor.stream(iter(frames), 30)), "stream"), expected)
     assert_equal(model.predict([frames], fps=30)[0], expected)
+    blue_first = np.ascontiguousarray(frames[..., ::-1])
+    blue_first.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_equal(model.predict(blue_first[..., ::-1], fps=30), expected)
+        turned = model.predictor.stream((frame[..., ::-1] for frame in blue_first), 30)
+        assert_equal(model.predictor.join(list(turned), "stream"), expected)
     assert len(model.predict(videos[0], top_k=1).top) == 1
 
 
 def test_preprocess_is_what_predict_uses(model: videovit.Model, videos: list[str]) -> None:
     x = model.preprocess(frames_of(videos[1]), 30)
     assert x.shape == (2 * 3, 3, 4, 32, 32) and x.dtype == torch.float32
+    model.torch(x).sum().backward()  # it may be trained on
+    model.torch.zero_grad()
     with torch.inference_mode():
         scores = torch.stack([model.torch(view).softmax(dim=1).mean(dim=0) for view in x.split(3)])
     torch.testing.assert_close(scores, model.predict(videos[1]).window_scores)
@@ -119,6 +129,9 @@ def test_batches_change_nothing_but_rounding(model: videovit.Model, videos: list
     for one, two in zip(model.predict(videos, batch_size=5), single, strict=True):
         torch.testing.assert_close(one.window_scores, two.window_scores)
         assert (one.path, [w[:2] for w in one.windows]) == (two.path, [w[:2] for w in two.windows])
+    together = model.predict(videos[0], batch_size=2)
+    assert torch.equal(together.scores, model.predict([videos[0]], batch_size=2)[0].scores)
+    torch.testing.assert_close(together.scores, single[0].scores)
 
 
 def test_unreadable_video_loses_no_other(model: videovit.Model, videos: list[str], tmp_path: Path) -> None:
@@ -213,12 +226,17 @@ def test_model_of_images_takes_images(tmp_path: Path) -> None:
         model.predict(np.stack([pixels, pixels]))
 
 
-def test_folder_of_videos_in_a_list_stands_for_its_videos(model: videovit.Model, videos: list[str]) -> None:
-    with pytest.warns(UserWarning, match="left out"):
-        found = model.predict([Path(videos[0]).parent])
-    assert {one.path for one in found} >= set(videos)
-    with pytest.raises(UserError, match=r"a folder, not a video; found \d+ files in it. Put it into a list"):
-        model.predict(Path(videos[0]).parent)
+def test_folder_of_videos_in_a_list_stands_for_its_videos(
+    model: videovit.Model, videos: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "deep").mkdir()
+    names = [str(tmp_path / "a.mp4"), str(tmp_path / "deep" / "b.mp4")]
+    for name, video in zip(names, videos, strict=False):
+        Path(name).hardlink_to(video)
+    found = model.predict([tmp_path, videos[2]])
+    assert [one.path for one in found] == [*names, videos[2]]
+    with pytest.raises(UserError, match=r"a folder, not a video; found 2 files in it. Put it into a list"):
+        model.predict(tmp_path)
 
 
 def test_prediction_shows_its_best_classes(model: videovit.Model, videos: list[str]) -> None:

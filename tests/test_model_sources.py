@@ -227,6 +227,30 @@ def test_run_has_its_newest_weights_or_their_average(run: Path, tmp_path: Path) 
     assert torch.equal(videovit.load(tmp_path / "saved").torch.head.projection.bias, weights["head.projection.bias"])
 
 
+def test_moved_run_finds_the_names_in_it(run: Path, tmp_path: Path) -> None:
+    text = TINY.replace("DATA:\n", "DATA:\n  PATH_TO_DATA_DIR: /elsewhere/data\n  CLASS_NAMES_FILE: classes.json\n")
+    folder = write_run_config(tmp_path, run, "")
+    (folder / "config.yaml").write_text(text + "OUTPUT_DIR: /elsewhere\n")
+    with pytest.raises(UserError, match=r"classes.json \(DATA.CLASS_NAMES_FILE\): no such file.* class_names=\[...\]"):
+        videovit.load(folder)
+    assert videovit.load(folder, class_names=["a", "b", "c"]).class_names == ["a", "b", "c"]
+    (folder / "data").mkdir()
+    (folder / "data" / "classes.json").write_text('["left", "middle", "right"]')
+    assert videovit.load(folder).class_names == ["left", "middle", "right"]
+
+
+def test_run_has_its_best_weights_if_its_test_takes_them(run: Path, tmp_path: Path) -> None:
+    folder = write_run_config(tmp_path, run, "")
+    best = folder / "checkpoints" / "checkpoint_best.pyth"
+    best.hardlink_to(run / "checkpoints" / "checkpoint_epoch_00001.pyth")
+    assert videovit.load(folder).torch.head.projection.bias.tolist() == [2, 2, 2]
+    (folder / "config.yaml").write_text(TINY.replace("TEST: {", "TEST: {CHECKPOINT: best, "))
+    assert videovit.load(folder).torch.head.projection.bias.tolist() == [1, 1, 1]
+    best.unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint_best.pyth: does not exist, but TEST.CHECKPOINT is best"):
+        videovit.load(folder)
+
+
 def test_config_takes_a_checkpoint(run: Path, tmp_path: Path) -> None:
     file = write_config(tmp_path)
     for checkpoint in (run, run / "checkpoints" / "checkpoint_epoch_00002.pyth"):
@@ -308,6 +332,7 @@ def test_model_goes_to_the_hub_and_back(hub: Hub, model: videovit.Model, clip: t
     assert url.startswith(f"{hub.url}/me/walker/commit/") and hub.private == {"me/walker"}
     assert sorted(hub.repos["me/walker"]) == sorted(FILES) and b"# walker\n" in hub.repos["me/walker"]["README.md"]
     hub.repos["me/walker"]["evil.py"] = b"raise SystemExit"
+    assert videovit.load("hf://me/walker@v1").class_names == NAMES
     again = videovit.load("hf://me/walker")
     assert torch.equal(logits(again, clip), logits(model, clip)) and again.class_names == NAMES
     hub.shutdown()

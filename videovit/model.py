@@ -73,7 +73,8 @@ def load(
     found = _find(os.fspath(source), named=checkpoint is not None)
     module = build_model(found.cfg)
     if checkpoint is not None:
-        load_all_weights(module, os.fspath(checkpoint), use_ema=found.cfg.TEST.USE_EMA)
+        test = found.cfg.TEST
+        load_all_weights(module, os.fspath(checkpoint), use_ema=test.USE_EMA, which=test.CHECKPOINT)
     else:
         found.load_weights(module)
     return Model(found.cfg, module.to(where), found.class_names if class_names is None else class_names, dtype=dtype)
@@ -107,7 +108,7 @@ class Model:
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise UserError(where="dtype", found=dtype, expected=f"one of {', '.join(DTYPES)}, or None")
-        names = Problem(cfg).class_names if class_names is None else list(class_names)
+        names = read_class_names(cfg) if class_names is None else list(class_names)
         if len(names) != cfg.MODEL.NUM_CLASSES:
             raise UserError(
                 plural(len(names), "name"), where="class_names", expected=f"{cfg.MODEL.NUM_CLASSES} (MODEL.NUM_CLASSES)"
@@ -168,7 +169,7 @@ class Model:
         """
         inputs, single = self._inputs(videos)
         if single:
-            return self.predictor.predict(inputs[0], fps=fps, top_k=top_k, quiet=True)
+            return self.predictor.predict(inputs[0], fps=fps, top_k=top_k, batch_size=batch_size, quiet=True)
         return self.predictor.predict_all(inputs, fps=fps, top_k=top_k, batch_size=batch_size)
 
     @overload  # a str is a Sequence, too
@@ -278,6 +279,18 @@ class Model:
         return inputs, single
 
 
+def read_class_names(cfg: Config) -> list[str]:
+    """The class names of a config.
+
+    Raises:
+        UserError: its file is gone, or cannot be used.
+    """
+    try:
+        return Problem(cfg).class_names
+    except UserError as error:
+        raise UserError(error, hint="Or name the classes: class_names=[...]") from error
+
+
 def find_device(device: str | torch.device) -> torch.device:
     """The device of a name; "auto" is a GPU if there is one.
 
@@ -365,7 +378,11 @@ def _find_run(folder: Path) -> Found:
     if not config.is_file():
         raise UserError(f"a folder without {CONFIG}", where=folder, expected=KINDS)
     cfg = load_config(config)
-    # The folder may have been moved, and what training wrote comes before what the test of the run was given.
+    # The folder may have been moved, with data in it that a command made for the run.
+    before, data = Path(cfg.OUTPUT_DIR), Path(cfg.DATA.PATH_TO_DATA_DIR)
+    if data.is_relative_to(before) and before.parts:
+        cfg = changed(cfg, {"DATA.PATH_TO_DATA_DIR": str(folder / data.relative_to(before))})
+    # What training wrote comes before what the test of the run was given.
     given = "" if find_checkpoints(folder) else cfg.TEST.CHECKPOINT_FILE_PATH
     cfg = changed(cfg, {"OUTPUT_DIR": str(folder), "TEST.CHECKPOINT_FILE_PATH": given})
     return Found(cfg, lambda module: load_weights_to_test(cfg, module))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import videovit
 from tests.helpers.runs import exit_codes, start_ranks, stats, wait_for, write_config
@@ -81,7 +82,7 @@ def test_folder_to_tested_model(
     assert (cfg.MODEL.NUM_CLASSES, cfg.SOLVER.MAX_EPOCH, cfg.TEST.CHECKPOINT) == (3, 12, "best")
     assert (tmp_path / "run/checkpoints/checkpoint_best.pyth").exists()
     text = capfd.readouterr().out
-    table = [line for line in text.splitlines() if all(word in line for word in ("precision", "recall", "f1"))]
+    table = [line for line in text.splitlines() if all(word in line for word in ("precision", "recall", "F1"))]
     assert table and all(name in text for name in CLASSES)
     assert f"videovit predict --model {tmp_path / 'run'} VIDEO" in text
     # Its config is an ordinary one.
@@ -201,9 +202,29 @@ def test_multi_label_table(videos: Path, tiny: dict[str, Any], tmp_path: Path) -
             f'"{videos / name / f"{number}, a b.mp4"}",{labels}'.replace('"right"', '""right""')
             for name, labels in zip(CLASSES, ("edge", "center", "edge|right"), strict=True)
         ]
+    lines.append(f'"{write_bar(tmp_path / "none.mp4", 1, seed=50)}",')
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     result = videovit.finetune(table=table, multi_label=True, **tiny, epochs=1)
     assert 0 < result["map"] <= 100
+    assert json.loads((tmp_path / "run/data/classes.json").read_text()) == ["center", "edge", "right"]
+    listed = [
+        row.rpartition(" ")[2] for split in ("train", "val", "test") for row in rows(tmp_path / f"run/data/{split}.csv")
+    ]
+    assert sorted(listed) == ["-"] + 8 * ["0"] + 8 * ["1"] + 8 * ["1;2"]
+
+
+def test_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(6):
+            image = rng.integers(0, 60, (48, 48, 3), dtype=np.uint8)
+            image[:, 16 * label : 16 * label + 16] += 150
+            Image.fromarray(image).save(tmp_path / "images" / name / f"{number}.png")
+    opts = ["DATA_LOADER.NUM_WORKERS", 0]
+    result = videovit.finetune(tmp_path / "images", from_scratch=True, epochs=2, output=tmp_path / "run", opts=opts)
+    assert result["num_videos"] == 3
+    assert load_config(tmp_path / "run/config.yaml").TEST.DATASET == "imagenet"
 
 
 def test_class_of_one_video(videos: Path, tiny: dict[str, Any], tmp_path: Path, capfd: Any) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from videovit.data.readers.kinetics import NO_CLASS
 from videovit.errors import UserError
 from videovit.finetuning.request import Request
 from videovit.messages import plural, printable
@@ -41,13 +42,16 @@ def read_videos(request: Request) -> LabeledVideos:
         if request.multi_label:
             raise UserError("--multi-label needs a --table: in class folders, a video has one class")
         return read_class_folders(request.source)
-    return read_labels_table(
+    read = read_labels_table(
         request.source,
         path_column=request.path_column,
         label_column=request.label_column,
         split_column=request.split_column,
         multi_label=request.multi_label,
     )
+    if read.images and read.multi_label:
+        raise UserError("lists images, which have one class each", where=request.source, hint="Leave out --multi-label")
+    return read
 
 
 def prepare_data(read: LabeledVideos, folder: Path, *, seed: int, workers: int, quiet: bool, say: Say) -> Divided:
@@ -85,7 +89,7 @@ def prepare_data(read: LabeledVideos, folder: Path, *, seed: int, workers: int, 
         )
     divided = divide(read.videos, seed=seed, say=say)
     numbers = {name: number for number, name in enumerate(classes)}
-    rows = {
+    rows: dict[str, list[tuple[str, int | str]]] = {
         split: [(listed_path(video.path, folder), _label(video, numbers, read.multi_label)) for video in videos]
         for split, videos in divided.items()
     }
@@ -99,10 +103,11 @@ def prepare_data(read: LabeledVideos, folder: Path, *, seed: int, workers: int, 
     return divided
 
 
-def _label(video: LabeledVideo, numbers: dict[str, int], multi_label: bool) -> int:
-    if multi_label:
-        raise NotImplementedError
-    return numbers[video.labels[0]]
+def _label(video: LabeledVideo, numbers: dict[str, int], multi_label: bool) -> int | str:
+    """The classes of a video as a list holds them."""
+    return (
+        ";".join(str(numbers[name]) for name in video.labels) or NO_CLASS if multi_label else numbers[video.labels[0]]
+    )
 
 
 def divide(videos: list[LabeledVideo], *, seed: int, say: Say) -> Divided:

@@ -11,12 +11,16 @@ from videovit.engine.reporting.log import format_table
 from videovit.finetuning.data import Say
 
 MOST_CLASSES = 50  # rows of the table
+# Of per_class.csv, whatever the kind of labels.
+COLUMNS = ("class", "videos", "positives", "AP", "precision", "recall", "F1", "most often taken for")
 
 
 def report(cfg: Config, say: Say) -> None:
     """Print the table per class and the next commands."""
     folder = Path(cfg.OUTPUT_DIR)
     header, rows = _read_csv(folder / "per_class.csv")
+    columns = [header.index(name) for name in COLUMNS if name in header]
+    header, rows = [header[k] for k in columns], [[row[k] for k in columns] for row in rows]
     if rows:
         more = f"\n... and {len(rows) - MOST_CLASSES} more" if len(rows) > MOST_CLASSES else ""
         say(f"\n{format_table(header, rows[:MOST_CLASSES])}{more}")

@@ -146,7 +146,7 @@ def read_labels_table(
         names = tuple(name for text in (cell.split(separator) if separator else [cell]) if (name := text.strip()))
         path, split = row[path_column], row[split_column] if split_column else ""
         video = LabeledVideo(path, names, split, f"{file.name}:{line}")
-        problem = _problem(video)
+        problem = _problem(video, multi_label=multi_label)
         if problem:
             read.left_out.append(video.left_out("bad row", problem))
             continue
@@ -168,11 +168,11 @@ def read_labels_table(
     return read
 
 
-def _problem(video: LabeledVideo) -> str:
+def _problem(video: LabeledVideo, *, multi_label: bool) -> str:
     """Why a row cannot be used; empty if it can."""
     if not video.path or "\0" in video.path:
         return "the path is empty" if not video.path else "the path contains a null character"
-    if not video.labels:
+    if not video.labels and not multi_label:
         return "the row has no class"
     if video.split and video.split.lower() not in SPLIT_NAMES:
         return f"unknown split {video.split!r}, expected one of {', '.join(SPLITS)}"

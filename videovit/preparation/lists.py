@@ -117,12 +117,12 @@ def lists_in(folder: Path) -> list[Path]:
     return files
 
 
-def write_lists(output: Path, by_split: Mapping[str, Iterable[tuple[str, int]]], class_names: Any) -> None:
+def write_lists(output: Path, by_split: Mapping[str, Iterable[tuple[str, int | str]]], class_names: Any) -> None:
     """Write the lists of some splits and classes.json, or nothing if one of them cannot be written.
 
     Args:
         output: folder of the files.
-        by_split: split -> (path, label) of its rows.
+        by_split: split -> (path, label) of its rows; several classes as in `readers.kinetics`.
         class_names: content of classes.json, a format of DATA.CLASS_NAMES_FILE.
 
     Raises:
@@ -139,8 +139,8 @@ def write_lists(output: Path, by_split: Mapping[str, Iterable[tuple[str, int]]],
         (output / name).write_text(text, encoding="utf-8")
 
 
-def list_text(rows: Iterable[tuple[str, int]]) -> str:
-    """`path label` lines; paths may contain spaces, commas and quotes.
+def list_text(rows: Iterable[tuple[str, int | str]]) -> str:
+    """`path label` lines, or `path 3;7;12` with several classes; paths may contain spaces, commas and quotes.
 
     Raises:
         AnnotationError: a path contains a line break or is not UTF-8.

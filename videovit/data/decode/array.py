@@ -30,7 +30,7 @@ class ArrayVideo(BaseVideo):
 
 
 def open_array(frames_THWC: Frames, fps: float, *, name: str = "array") -> ArrayVideo:
-    """Open frames in memory as a video; they are not copied.
+    """Open frames in memory as a video; they are copied only if the memory has an unusual layout.
 
     Args:
         frames_THWC: uint8 (T, H, W, 3), RGB, upright.
@@ -40,18 +40,30 @@ def open_array(frames_THWC: Frames, fps: float, *, name: str = "array") -> Array
     Raises:
         UserError: another type or shape, or a frame rate that is not above 0.
     """
-    check_frames(frames_THWC, name)
+    frames = as_frames(frames_THWC, name)
     if not (math.isfinite(fps) and fps > 0):
         raise UserError("the frame rate", where=name, found=fps, expected="frames per second, above 0")
-    frames = frames_THWC if isinstance(frames_THWC, Tensor) else torch.from_numpy(np.ascontiguousarray(frames_THWC))
-    return ArrayVideo(frames.cpu(), float(fps))
+    return ArrayVideo(frames, float(fps))
+
+
+def as_frames(frames_THWC: Frames, name: str) -> Tensor:
+    """An array as a tensor of frames, such as decoders return: uint8 (T, H, W, 3), on the CPU.
+
+    Raises:
+        UserError: another type or shape.
+    """
+    check_frames(frames_THWC, name)
+    if isinstance(frames_THWC, Tensor):
+        return frames_THWC.cpu()
+    # Without negative strides, as of BGR turned into RGB, and writable, which torch insists on.
+    return torch.from_numpy(np.require(frames_THWC, requirements=["C", "W"]))
 
 
 def check_frames(frames_THWC: Frames, name: str) -> None:
-    """Check that an array holds frames as decoders return them.
+    """Check that an array holds frames.
 
     Raises:
-        UserError: it does not.
+        UserError: another type or shape than uint8 (T, H, W, 3).
     """
     shape, dtype = tuple(frames_THWC.shape), str(frames_THWC.dtype).removeprefix("torch.")
     if dtype == "uint8" and len(shape) == 4 and shape[-1] == 3 and min(shape) > 0:

@@ -94,7 +94,7 @@ def read(
     refuse(list_file, misread)
     if several:
         return [Sample(place(row.path), actions=tuple(map(_always, row.labels))) for row in rows]
-    return [Sample(place(row.path), *row.labels) for row in rows]
+    return [Sample(place(row.path), row.labels[0]) for row in rows]
 
 
 def _always(label: int) -> Action:

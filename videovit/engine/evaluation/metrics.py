@@ -1,4 +1,4 @@
-"""Measures of whole videos: top-k accuracy, mean average precision, and the ensemble of a video's views.
+"""Measures of whole videos: accuracy, precision, recall, F1, average precision, and the ensemble of a video's views.
 
 Shape letters: B clips, V videos, N views, K classes.
 """
@@ -49,6 +49,20 @@ def class_accuracy(predictions_V: np.ndarray, labels_V: np.ndarray, num_classes:
     hits = np.bincount(labels_V[predictions_V == labels_V], minlength=num_classes)
     with np.errstate(invalid="ignore"):
         return np.where(counts > 0, 100.0 * hits / counts, np.nan)
+
+
+def precision_recall_f1(predictions_V: np.ndarray, labels_V: np.ndarray, num_classes: int) -> np.ndarray:
+    """(3, K) float: precision, recall and F1 of each class in percent, NaN for a class without videos.
+
+    A class with videos that is never predicted has 0 in all three. Videos that are wrongly taken for a class without
+    videos count against the recall of their own class.
+
+    Source: scikit-learn's `precision_recall_fscore_support` with `zero_division=0`.
+    """
+    truths, guesses = (np.bincount(x, minlength=num_classes) for x in (labels_V, predictions_V))
+    hits = np.bincount(labels_V[predictions_V == labels_V], minlength=num_classes)
+    shares = [hits / np.maximum(guesses, 1), hits / np.maximum(truths, 1), 2 * hits / np.maximum(guesses + truths, 1)]
+    return np.where(truths > 0, 100.0 * np.stack(shares), np.nan)
 
 
 def average_precision(scores_VK: NDArray[np.floating], targets_VK: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -188,39 +202,53 @@ class ViewEnsemble(Evaluator):
 
 
 class TopK(ViewEnsemble):
-    """One class per video: top-1 and top-5 accuracy, and the mean of the accuracies per class."""
+    """One class per video: top-1 and top-5 accuracy, and the means over the classes of accuracy, precision and F1."""
 
-    columns = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean class"}
+    columns = {
+        "top1_acc": "top-1",
+        "top5_acc": "top-5",
+        "mean_class_acc": "mean class",
+        "macro_precision": "precision",
+        "macro_f1": "F1",
+    }
 
     @staticmethod
     def no_labels(num_videos: int, num_classes: int) -> Tensor:
         return torch.full((num_videos,), -1, dtype=torch.int64)
 
     def measure(self, kept: Tensor) -> dict[str, float]:
-        """top1_acc, top5_acc and mean_class_acc (over the classes that occur), in percent."""
+        """top1_acc and top5_acc, and means over the classes that occur: mean_class_acc (or recall), macro_precision,
+        macro_f1; in percent."""
         top1, top5 = topk_correct(self.scores_VK[kept], self.labels[kept])
-        per_class_K = class_accuracy(
+        measures_3K = precision_recall_f1(
             self.scores_VK[kept].argmax(dim=1).numpy(), self.labels[kept].numpy(), self.scores_VK.shape[1]
         )
+        precision, recall, f1 = np.nanmean(measures_3K, axis=1).tolist()
         return {
             "top1_acc": 100.0 * top1.float().mean().item(),
             "top5_acc": 100.0 * top5.float().mean().item(),
-            "mean_class_acc": float(np.nanmean(per_class_K)),
+            "mean_class_acc": recall,
+            "macro_precision": precision,
+            "macro_f1": f1,
         }
 
     def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
-        """Confusion matrix, and a table of classes: videos, accuracy, and the class most often predicted instead."""
+        """Confusion matrix, and a table of classes: videos, accuracy, precision, F1, and the most frequent confusion."""
         kept = self.seen_VN.any(dim=1).numpy()
         labels_V, predictions_V = self.labels.numpy()[kept], self.predictions()[kept]
         counts_KK = confusion_matrix(labels_V, predictions_V, len(names))
+        measures_K3 = precision_recall_f1(predictions_V, labels_V, len(names)).T
         rows: list[list[Any]] = []
-        for k, accuracy in enumerate(class_accuracy(predictions_V, labels_V, len(names)).tolist()):
+        for k, measures in enumerate(measures_K3.tolist()):
             others = counts_KK[k].copy()
             others[k] = 0
             wrong = int(others.argmax())
             taken = [names[wrong], 100.0 * others[wrong] / counts_KK[k].sum()] if others[wrong] else ["", ""]
-            rows.append([names[k], k, int(counts_KK[k].sum()), "" if np.isnan(accuracy) else accuracy, *taken])
+            precision, recall, f1 = ("" if np.isnan(value) else value for value in measures)
+            # The accuracy of a class is its recall.
+            rows.append([names[k], k, int(counts_KK[k].sum()), recall, *taken, precision, recall, f1])
         header = ["class", "number", "videos", "accuracy", "most often taken for", "percent of videos"]
+        header += ["precision", "recall", "F1"]
         tables = write_per_class(folder, header, rows, measure="accuracy", suffix=suffix)
         return write_confusion(folder, counts_KK, names, suffix) + tables
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from videovit.config import Config
 from videovit.data.catalog import find_dataset
 from videovit.data.clock import Clock, clock_of
 from videovit.data.decode import Video
-from videovit.data.decode.array import Frames, check_frames
+from videovit.data.decode.array import Frames, as_frames
 from videovit.data.sampling import WindowPlan
 from videovit.data.transforms.pipeline import build_eval_transform, build_image_eval_transform
 from videovit.engine.evaluation.stream_windows import MOST_MB, StreamWindow, StreamWindows
@@ -109,7 +108,6 @@ class WindowReader:
         """
         windows = self.cutter(fps)
         for number, frame_HWC in enumerate(frames_HWC):
-            check_frames(frame_HWC[None], "frame of the stream")
             yield from map(self.joined, windows.add(number / fps, self.keep(frame_HWC)))
         yield from map(self.joined, windows.end())
 
@@ -118,8 +116,8 @@ class WindowReader:
         return StreamWindows(self.plan, fps=fps, stride_s=self.stride_s, max_mb=max_mb)
 
     def keep(self, frame_HWC: Frames) -> Tensor:
-        """The crops (V, S, S, 3) of one frame (H, W, 3) of a stream."""
-        return torch.cat(self.crop(torch.as_tensor(np.ascontiguousarray(frame_HWC))[None]))
+        """The crops (V, S, S, 3) of one frame of a stream, uint8 (H, W, 3)."""
+        return torch.cat(self.crop(as_frames(frame_HWC[None], "frame of the stream")))
 
     @staticmethod
     def joined(window: StreamWindow) -> Clip:

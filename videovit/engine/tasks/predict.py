@@ -177,20 +177,23 @@ class Predictor:
 
     # ----------------------------------------------------------------------------------------------------- one video
 
-    def predict(self, video: Input, *, fps: float = 0.0, top_k: int = 0, quiet: bool = False) -> Prediction:
+    def predict(
+        self, video: Input, *, fps: float = 0.0, top_k: int = 0, batch_size: int = 0, quiet: bool = False
+    ) -> Prediction:
         """Score all windows of a video and join them; few windows are in memory at a time, however long the video.
 
         Args:
             video: a file, a folder of frames, or frames in memory, uint8 (T, H, W, 3).
             fps: frame rate of frames in memory.
             top_k: classes to list; 0 for PREDICT.TOP_K.
+            batch_size: see `windows`.
             quiet: show no progress bar.
 
         Raises:
             DecodeError: the file cannot be read.
             UserError: the scores are not finite, or the frames in memory cannot be used.
         """
-        (outcome,) = self._run([video], self._scores, fps=fps, quiet=quiet)
+        (outcome,) = self._run([video], self._scores, fps=fps, batch_size=batch_size, quiet=quiet)
         if outcome.error is not None:
             raise outcome.error
         return self._prediction(outcome, top_k)
@@ -307,7 +310,7 @@ class Predictor:
         Raises:
             UserError: the frames cannot be used.
         """
-        with self._open(frames_THWC, fps, "array") as video, self._inference.mode():
+        with self._open(frames_THWC, fps, "array") as video, torch.no_grad():
             return torch.cat([self._inference.prepared(clip.crops_VTSSC) for clip in self.reader.clips(video)])
 
     # ----------------------------------------------------------------------------------------------------- computation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +37,7 @@ class Prediction:
     window_scores: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0, 0), compare=False)
     error: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """As the JSON file has it."""
         if self.error:
             return {"path": self.path, "error": self.error}

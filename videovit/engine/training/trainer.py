@@ -17,7 +17,7 @@ from videovit.config import dump_config
 from videovit.data.build import describe_epoch
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import Position, find_checkpoints, resume
+from videovit.engine.checkpoints.resume import Position, checkpoint_path, find_checkpoints, resume
 from videovit.engine.checkpoints.saving import Saver, snapshot
 from videovit.engine.checkpoints.train_list import data_folders, list_digest
 from videovit.engine.checkpoints.weights import build_seeded_model, load_initial_weights, train_dtype, unsharded_copy
@@ -34,6 +34,7 @@ from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
 from videovit.engine.run import Run, record_config, report_decoders
 from videovit.engine.training.bad_samples import BadSamples
+from videovit.engine.training.best import BestSoFar
 from videovit.engine.training.guards import NonFiniteGuard
 from videovit.engine.training.optim import build_ema, build_optimizer, build_schedule, describe_groups
 from videovit.engine.training.step import StepResult, Training, train_step, without_wrapper
@@ -110,6 +111,7 @@ class Trainer:
 
     Attributes:
         training: the model, and what a step needs.
+        best: the best validation so far.
         position: steps done.
     """
 
@@ -125,6 +127,7 @@ class Trainer:
         self.trace = Trace(output_dir, run.rank, paths) if self.cfg.TRAIN.TRACE else None
         self.bad_samples = BadSamples(output_dir, num_samples=len(paths), max_fraction=self.cfg.DATA.MAX_BAD_FRACTION)
         self.shards = _shard_writer(self.training.model, self.cfg.DIST_TIMEOUT_S)
+        self.best = BestSoFar(self.cfg)
         self.position = Position()
 
     @property
@@ -153,6 +156,11 @@ class Trainer:
         """Whether nothing is left to train."""
         return self.steps_done >= self.last_step
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether training ends before its last step, since validations no longer improve."""
+        return self.best.is_long_ago(self.position)
+
     # ------------------------------------------------------------------------------------------------------- the run
 
     def fit(self) -> dict[str, float]:
@@ -170,18 +178,22 @@ class Trainer:
         self.whole = WholeTraining(
             self.last_step,
             first=self.steps_done,
-            validation_steps=-(-len(self.problem.val.samples) // self._global_batch),
+            validation_steps=-(-len(self.problem.val.samples) // self._global_batch)
+            if self.cfg.TRAIN.EVAL_PERIOD
+            else 0,
             quiet=self.run.rank != 0,
         )
         # An earlier run may have ended between the last step of an epoch and the end of its validation.
         result = self._validate_and_log(again=True) if self.steps_done else {}
-        while not self.ended:
+        while not (self.ended or self.stopped_early):
             self.train_epoch()
             epoch_due = self.position.step == 0 and self.position.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0
             if self.ended or epoch_due:
                 self.save()
             result = self._validate_and_log() or result
         self.whole.close()
+        if self.stopped_early:
+            self._stop_early()
         self.saver.join()
         distributed.barrier()
         return result
@@ -218,7 +230,12 @@ class Trainer:
             )
         if position is None:
             load_initial_weights(cfg, self.model)
+            if cfg.TRAIN.FREEZE == "backbone" and not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+                logger.warning(
+                    "TRAIN.FREEZE backbone freezes random weights, since TRAIN.CHECKPOINT_FILE_PATH is empty"
+                )
         self.position = position or Position()
+        self.best.restore(resumed=position is not None)
         # Only now: a run that cannot start must not replace the config of the one before.
         record_config(cfg, self.run, "config.yaml")
         epoch = describe_epoch(
@@ -273,8 +290,12 @@ class Trainer:
 
     # ------------------------------------------------------------------------------- checkpoints, validation, signals
 
-    def save(self) -> None:
-        """Begin to write a checkpoint of the position; a sharded run's last one is a file like that of any run."""
+    def save(self, *, last: bool = False) -> None:
+        """Begin to write a checkpoint of the position.
+
+        Args:
+            last: of the run; a sharded run's last one is a file like that of any run, as it is at the end of training.
+        """
         state = snapshot(
             self.model,
             position=self.position,
@@ -287,13 +308,27 @@ class Trainer:
         )
         if self.run.rank == 0:
             self.lock.verify()
-        if self.shards is None or self.ended:
+        if self.shards is None or self.ended or last:
             self.saver.save(self.position, unsharded(state))
         else:
             self.saver.save(self.position, state, write_shards=self.shards.write)
 
+    def save_best(self) -> None:
+        """Write the best checkpoint: the weights, without what only training needs."""
+        state = snapshot(
+            self.model,
+            position=self.position,
+            cfg_text=dump_config(self.cfg),
+            ema=self.training.ema,
+            global_batch=self._global_batch,
+            train_list=self.train_list,
+        )
+        if self.run.rank == 0:
+            self.lock.verify()
+        self.saver.save_best({**unsharded(state), "best": self.best.state()})
+
     def validate_if_due(self, *, again: bool = False) -> dict[str, float]:
-        """Validate after `TRAIN.EVAL_PERIOD` epochs and at the end of training.
+        """Validate after `TRAIN.EVAL_PERIOD` epochs and at the end of training; never if that is 0.
 
         Args:
             again: only if an earlier run did not finish this validation.
@@ -305,6 +340,8 @@ class Trainer:
             Preempted: a signal stopped the run; training is saved, and the next run validates.
         """
         position = self.position
+        if not self.cfg.TRAIN.EVAL_PERIOD:
+            return {}
         epoch = position.epoch if position.step else position.epoch - 1
         if not self.ended and (position.step or position.epoch % self.cfg.TRAIN.EVAL_PERIOD):
             return {}
@@ -339,9 +376,21 @@ class Trainer:
         skipped = evaluate_split(inference, loader, [Pass(sinks)], run, name="validation", log_period=cfg.LOG_PERIOD)
         result = evaluator.gather().result(skipped=skipped)
         losses = {"loss": loss.result()} if evaluator.has_labels else {}
-        values = {"epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}", **losses, **_with_errors(result)}
+        # The file first: once the validation is reported, it is not repeated.
+        if self.best.improves({**result, **losses}, epoch + 1):
+            self.save_best()
+        best = {"best_epoch": self.best.epoch} if self.best.epoch else {}
+        values = {"epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}", **losses, **_with_errors(result), **best}
         run.log.stats("val_epoch", values, step=epoch + 1)
         return {name: value for name, value in result.items() if not name.startswith("num_")}
+
+    def _stop_early(self) -> None:
+        """Say why training ends, and save it for the test and for the next start, which trains no further."""
+        logger.info("stopped early after epoch %d: %s", self.position.epoch, self.best)
+        self.saver.join()
+        written = checkpoint_path(Path(self.cfg.OUTPUT_DIR), self.position).exists()
+        if not distributed.gather(written)[0]:
+            self.save(last=True)
 
     def _stopped(self, signum: int) -> Preempted:
         """Save, unless the position is saved already, and wait for the file."""
@@ -400,6 +449,8 @@ class Trainer:
     def _validations_left(self) -> int:
         """Validations that are due from here to the end."""
         period, num_epochs = self.cfg.TRAIN.EVAL_PERIOD, -(-self.last_step // self.num_steps)
+        if not period:
+            return 0
         later = range(self.position.epoch + 1, num_epochs + 1)
         return sum(epoch % period == 0 or epoch == num_epochs for epoch in later)
 
