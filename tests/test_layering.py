@@ -47,7 +47,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"reporting"},
         {"distributed"},
         {"checkpoints"},
-        {"run"},
+        {"run_context"},
         {"objectives", "evaluation"},
         {"problem"},
         {"training"},

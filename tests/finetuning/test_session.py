@@ -72,14 +72,14 @@ def test_folder_to_tested_model(
     videos: Path, tiny: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tiny["opts"] += ["SOLVER.BASE_LR", 0.003]
-    result = videovit.finetune(videos, **tiny, epochs=12, batch_size=4)
+    result = videovit.finetune(videos, **tiny, epochs=8, batch_size=4)
     assert result["top1_acc"] == 100.0 and result["num_videos"] == 3
     data = tmp_path / "run/data"
     sizes = {split: len(rows(data / f"{split}.csv")) for split in ("train", "val", "test")}
     assert sizes == {"train": 18, "val": 3, "test": 3}
     assert json.loads((data / "classes.json").read_text()) == sorted(CLASSES)
     cfg = load_config(tmp_path / "run/config.yaml")
-    assert (cfg.MODEL.NUM_CLASSES, cfg.SOLVER.MAX_EPOCH, cfg.TEST.CHECKPOINT) == (3, 12, "best")
+    assert (cfg.MODEL.NUM_CLASSES, cfg.SOLVER.MAX_EPOCH, cfg.TEST.CHECKPOINT) == (3, 8, "best")
     assert (tmp_path / "run/checkpoints/checkpoint_best.pyth").exists()
     text = capfd.readouterr().out
     table = [line for line in text.splitlines() if all(word in line for word in ("precision", "recall", "F1"))]
@@ -95,7 +95,7 @@ def test_killed_run_continues_with_the_same_split(
 ) -> None:
     data = tmp_path / "videos"
     shutil.copytree(videos, data)
-    arguments = {**tiny, "epochs": 15}
+    arguments = {**tiny, "epochs": 8}
     checkpoints = tmp_path / "run/checkpoints"
     child = start_ranks(load_config(), call=lambda _: videovit.finetune(data, **arguments))
     wait_for(lambda: list(checkpoints.glob("checkpoint_epoch_00002*.pyth")))
@@ -113,8 +113,8 @@ def test_killed_run_continues_with_the_same_split(
     assert f"1 video new and not used: {data}/left/new.mp4" in text
     assert f"1 video changed: {data}/left/1, a b.mp4" in text
     assert "resumed from" in text
-    with pytest.raises(UserError, match=r"other arguments: epochs 16 \(was 15\)"):
-        videovit.finetune(data, **{**arguments, "epochs": 16})
+    with pytest.raises(UserError, match=r"other arguments: epochs 9 \(was 8\)"):
+        videovit.finetune(data, **{**arguments, "epochs": 9})
 
 
 def test_minutes_choose_the_epochs(tiny: dict[str, Any]) -> None:
@@ -122,8 +122,10 @@ def test_minutes_choose_the_epochs(tiny: dict[str, Any]) -> None:
     cost = trial.Cost(mib=1.0, free_mib=0.0, step_s=1.0, train_s=1.0, read_s=0.1)
     cfg = load_config(tiny["cfg"], ["TEST.NUM_ENSEMBLE_VIEWS", 3, "TEST.NUM_SPATIAL_CROPS", 1])
     sizes = {"train": 21, "val": 6, "test": 10}
-    assert trial.epoch_seconds(cfg, cost, sizes=sizes) == 20 + 6 / 3
-    epochs = trial.choose_epochs(cfg, cost, sizes=sizes, least_steps=9, most=200, seconds=trial.START_S + 10 + 5.5 * 22)
+    assert trial.epoch_seconds(cfg, cost, sizes=sizes) == trial.EPOCH_S + 20 + 6 / 3
+    epochs = trial.choose_epochs(
+        cfg, cost, sizes=sizes, least_steps=9, most=200, seconds=trial.START_S + 10 + 5.5 * (trial.EPOCH_S + 22)
+    )
     assert epochs == 5
     assert trial.choose_epochs(cfg, cost, sizes=sizes, least_steps=9, most=200, seconds=1.0) == 1
     assert trial.choose_epochs(cfg, cost, sizes=sizes, least_steps=9, most=200, seconds=None) == 2

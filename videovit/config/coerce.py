@@ -22,7 +22,8 @@ from videovit.config.tree import (
     shown,
     written,
 )
-from videovit.messages import Plain, did_you_mean, problem
+from videovit.errors import UserError
+from videovit.messages import Plain, did_you_mean
 
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
@@ -31,23 +32,19 @@ _NONE = frozenset(("none", "null", "~", ""))
 _PARENTHESES = re.compile(r"""('[^']*'|"[^"]*")|(?<![^\s\[(,])\(|\)(?![^\s\]),])""")
 
 
-class Unfit(ValueError):
-    """A value that does not fit its field. The message says what was found and what is expected."""
-
-
-def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
+def coerce(node: Node, annotation: object) -> tuple[Any, list[str]]:
     """Turn a node into a value of the annotated type.
 
     Args:
         node: the value as written in the file or on the command line.
-        annotation: the field's: bool, int, float, str, a `Literal`, tuples of these, `None` as an alternative; with
+        annotation: the field's: bool, int, float, str, a `Literal`, tuples of these, alternatives (`None` too); with
             `Range`, `Size` and `Aliases` in `Annotated`.
 
     Returns:
         The value, and a notice for each alias that was replaced by its meaning.
 
     Raises:
-        Unfit: wrong type, outside the range, not among the choices, wrong length.
+        UserError: wrong type, outside the range, not among the choices, wrong length.
     """
     origin = get_origin(annotation)
     if origin is Annotated:
@@ -63,7 +60,7 @@ def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
     return _SCALARS[annotation](node), []
 
 
-def _marked(node: Node, annotation: Any) -> tuple[Any, list[str]]:
+def _marked(node: Node, annotation: object) -> tuple[Any, list[str]]:
     """A value whose annotation carries limits or aliases; other marks are not for this module."""
     inner, *marks = get_args(annotation)
     for mark in marks:
@@ -73,8 +70,8 @@ def _marked(node: Node, annotation: Any) -> tuple[Any, list[str]]:
     limits = [mark for mark in marks if isinstance(mark, Range)]
     try:
         value, notices = coerce(node, inner)
-    except Unfit as error:
-        raise Unfit(" ".join(map(str, (error, *limits)))) from None
+    except UserError as error:
+        raise UserError(" ".join(map(str, (error, *limits)))) from None
     for limit in limits:
         if value not in limit:
             raise _unfit(node, f"{_NAMES[inner]} {limit}", quoted=False)
@@ -84,17 +81,17 @@ def _marked(node: Node, annotation: Any) -> tuple[Any, list[str]]:
     return value, notices
 
 
-def _any_of(node: Node, options: tuple[Any, ...]) -> tuple[Any, list[str]]:
+def _any_of(node: Node, options: tuple[object, ...]) -> tuple[Any, list[str]]:
     """A value of the first type that it fits; None if that is an option and the value says so."""
     if type(None) in options and isinstance(node, Scalar) and node.value.strip().lower() in _NONE:
         return None, []
     kinds = [option for option in options if option is not type(None)]
     for kind in kinds[:-1]:
-        with contextlib.suppress(Unfit):
+        with contextlib.suppress(UserError):
             return coerce(node, kind)
     try:
         return coerce(node, kinds[-1])
-    except Unfit:
+    except UserError:
         if len(kinds) == 1:
             raise
     words = [str(word) for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
@@ -102,7 +99,7 @@ def _any_of(node: Node, options: tuple[Any, ...]) -> tuple[Any, list[str]]:
     raise _unfit(node, " or ".join(map(_described, kinds)), near=near)
 
 
-def _described(annotation: Any) -> str:
+def _described(annotation: object) -> str:
     """A type in words, as an error message needs it."""
     origin = get_origin(annotation)
     if origin is Literal:
@@ -115,7 +112,7 @@ def _described(annotation: Any) -> str:
     return _NAMES[annotation]
 
 
-def _chosen(node: Node, choices: tuple[Any, ...]) -> Any:
+def _chosen(node: Node, choices: tuple[object, ...]) -> object:
     kind = type(choices[0])
     if not isinstance(node, Scalar):
         raise _unfit(node, _NAMES[kind])
@@ -126,7 +123,7 @@ def _chosen(node: Node, choices: tuple[Any, ...]) -> Any:
     raise _unfit(node, " or ".join(map(repr, choices)), near=near)
 
 
-def _tuple(node: Node, inner: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[str]]:
+def _tuple(node: Node, inner: tuple[object, ...]) -> tuple[tuple[object, ...], list[str]]:
     items = _items(node)
     if len(inner) == 2 and inner[1] is Ellipsis:
         kinds = [inner[0]] * len(items)
@@ -153,7 +150,7 @@ def _items(node: Node) -> list[Node]:
     raise _unfit(node, f"a list such as [{shown(node)}]" if isinstance(node, Scalar) and text else "a list")
 
 
-def _unfit(node: Node, expected: str, *, near: str = "", quoted: bool = True) -> Unfit:
+def _unfit(node: Node, expected: str, *, near: str = "", quoted: bool = True) -> UserError:
     """The error about a node; `quoted` shows it as text, for values that are not even of the right type."""
     if isinstance(node, Mapping):
         found: object = Plain("a section")
@@ -161,7 +158,7 @@ def _unfit(node: Node, expected: str, *, near: str = "", quoted: bool = True) ->
         found = Plain("nothing")
     else:
         found = shown(node) if quoted else Plain(shown(node))
-    return Unfit(problem(found=found, expected=expected, near=near))
+    return UserError(found=found, expected=expected, near=near)
 
 
 def _bool(node: Scalar) -> bool:
@@ -198,5 +195,5 @@ def _str(node: Scalar) -> str:
     return text
 
 
-_SCALARS: dict[Any, Callable[[Scalar], Any]] = {bool: _bool, int: _int, float: _float, str: _str}
-_NAMES: dict[Any, str] = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+_SCALARS: dict[object, Callable[[Scalar], object]] = {bool: _bool, int: _int, float: _float, str: _str}
+_NAMES: dict[object, str] = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}

@@ -12,7 +12,7 @@ from videovit.finetuning.data import Say
 
 MOST_CLASSES = 50  # rows of the table
 # Of per_class.csv, whatever the kind of labels.
-COLUMNS = ("class", "videos", "positives", "AP", "precision", "recall", "F1", "most often taken for")
+COLUMNS = ("class", "videos", "average precision", "precision", "recall", "F1", "most often taken for")
 
 
 def report(cfg: Config, say: Say) -> None:

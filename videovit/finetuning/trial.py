@@ -16,7 +16,7 @@ from videovit.config import Config
 from videovit.data.records import collate
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog
-from videovit.engine.run import Run, set_cpu_threads
+from videovit.engine.run_context import Run, set_cpu_threads
 from videovit.engine.tasks.benchmark import time_steps
 from videovit.engine.training.step import Training, train_step
 from videovit.engine.training.trainer import build_training
@@ -25,6 +25,7 @@ MEMORY_SHARE = 0.6  # of the free memory that a step may take
 NUM_TRIED = 4  # videos that are decoded
 STATE_BYTES = 12  # per trained parameter: a gradient and two moments, which do not grow with the batch
 TRIAL_S = 6.0
+EPOCH_S = 1.0  # for workers to start and for the checkpoint
 START_S = 10.0  # until training begins, and between its parts
 
 
@@ -179,7 +180,7 @@ def run_seconds(cfg: Config, cost: Cost, *, epochs: int, sizes: dict[str, int]) 
 def epoch_seconds(cfg: Config, cost: Cost, *, sizes: dict[str, int]) -> float:
     """How long an epoch and its validation take."""
     steps = sizes["train"] // cfg.TRAIN.BATCH_SIZE
-    return steps * cfg.TRAIN.BATCH_SIZE * cost.train_s + sizes.get("val", 0) * cost.view_s
+    return EPOCH_S + steps * cfg.TRAIN.BATCH_SIZE * cost.train_s + sizes.get("val", 0) * cost.view_s
 
 
 def choose_epochs(

@@ -20,7 +20,7 @@ import torch
 from videovit.engine.reporting import progress as progress_lines
 from videovit.engine.reporting.log import RunLog, format_table, logger
 from videovit.engine.reporting.progress import Bar, Progress
-from videovit.engine.run import Run
+from videovit.engine.run_context import Run
 from videovit.errors import UserError
 
 

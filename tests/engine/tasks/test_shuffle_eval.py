@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from videovit.data.records import Batch
 from videovit.engine.evaluation.bootstrap import bootstrap_mean
-from videovit.engine.evaluation.metrics import TopK
+from videovit.engine.evaluation.view_ensemble import TopK
 from videovit.engine.tasks.shuffle_eval import draw, format_readings, format_report, reorder_frames, summarize
 
 T = 6

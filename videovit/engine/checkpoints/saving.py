@@ -47,7 +47,7 @@ def snapshot(
     scaler: torch.amp.GradScaler | None = None,
     ema: AveragedModel | None = None,
     global_batch: int = 0,
-    train_list: dict[str, Any] | None = None,
+    train_list: dict[str, object] | None = None,
 ) -> dict[str, Any]:
     """Collect the content of a checkpoint; tensors are references that training goes on to change, see `to_host`.
 
@@ -193,7 +193,7 @@ def refuse_nan(path: Path, state: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{path}: not written, since values are not finite: {', '.join(bad[:MAX_LISTED])}")
 
 
-def _not_finite(value: Any, name: str = "") -> list[str]:
+def _not_finite(value: object, name: str = "") -> list[str]:
     if isinstance(value, Tensor):
         return [name] if value.is_floating_point() and not bool(torch.isfinite(value).all()) else []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -14,14 +14,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import simplejson
 from tqdm import tqdm
 
 from videovit.engine.reporting.json_lines import append_record, read_records
 from videovit.engine.reporting.progress import CONSOLE_ERRORS
-from videovit.engine.reporting.progress import Progress as Progress  # old place
 from videovit.engine.reporting.tensorboard import TensorBoard
 from videovit.errors import UserError
 from videovit.messages import printable
@@ -186,7 +184,7 @@ class RunLog:
             self._last_texts[topic] = text
             logger.info("%s: %s", topic, text)
 
-    def stats(self, kind: str, values: Mapping[str, Any], *, step: int | None = None) -> None:
+    def stats(self, kind: str, values: Mapping[str, object], *, step: int | None = None) -> None:
         """Report one record, e.g. `stats("val_epoch", {"epoch": "3/30", "top1_err": 12.5})`.
 
         Args:
@@ -218,7 +216,7 @@ class RunLog:
         return any(r.get("_type") == kind and str(r.get("epoch")).startswith(f"{epoch}/") for r in records)
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> object:
     # More digits than 5 make log lines hard to compare by eye.
     return float(f"{value:.5g}") if isinstance(value, float) else value
 

@@ -32,8 +32,8 @@ from videovit.engine.reporting.curves import write_curves
 from videovit.engine.reporting.history import describe_epoch_end, read_history
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
-from videovit.engine.run import Run, record_config, report_decoders
-from videovit.engine.training.bad_samples import BadSamples
+from videovit.engine.run_context import Run, record_config, report_decoders
+from videovit.engine.training.bad_sample_list import BadSamples
 from videovit.engine.training.best import BestSoFar
 from videovit.engine.training.guards import NonFiniteGuard
 from videovit.engine.training.optim import build_ema, build_optimizer, build_schedule, describe_groups

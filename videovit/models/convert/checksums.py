@@ -22,15 +22,11 @@ _PIECE = 1 << 20  # bytes read at once
 _THREADS = 4  # zlib releases the interpreter's lock
 
 
-class DamagedError(ValueError):
-    """Content does not have its checksum."""
-
-
 def verify_zip(path: Path) -> None:
     """Compare every entry of a zip file with its checksum; a file of another format passes.
 
     Raises:
-        DamagedError: an entry differs, or the file is not a whole zip file.
+        ValueError: an entry differs, or the file is not a whole zip file.
     """
     with open(path, "rb") as file:
         if file.read(len(_ZIP_MAGIC)) != _ZIP_MAGIC:
@@ -51,7 +47,7 @@ def verify_zip(path: Path) -> None:
                     pass
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError) as error:
         differs = "damaged: content and checksum differ: " if "CRC-32" in str(error) else ""
-        raise DamagedError(f"{differs}{error}") from error
+        raise ValueError(f"{differs}{error}") from error
 
 
 def file_crc(path: Path) -> int:
