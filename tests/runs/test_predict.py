@@ -165,6 +165,7 @@ def test_mistakes_are_explained(run: Path, video: Path, tmp_path: Path, capsys: 
     for arguments, message in (
         ([str(video), "--cfg", "a.yaml"], "--cfg needs --checkpoint"),
         ([str(video), "--cfg", "a.yaml", "--model", "b"], "--model brings its own config"),
+        ([str(video), "--people"], "--people needs a detector (--model): the default model classifies whole videos"),
         ([str(video), "--person-score", "2"], "--person-score: found 2, expected 0 to 1"),
         ([str(video), "--json", "-", "--csv", "-"], "cannot both be standard output"),
     ):

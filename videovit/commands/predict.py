@@ -1,4 +1,4 @@
-"""Classify videos and streams: print the best classes, write them as JSON or CSV, or draw them into the video."""
+"""Classify videos and streams: print the best classes, write JSON or CSV, or draw labels into a copy of the video."""
 
 from __future__ import annotations
 
@@ -60,8 +60,12 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
         help="a name of the zoo, the OUTPUT_DIR of a run, or a folder written by Model.save "
         f"(default: {DEFAULT_MODEL.partition(':')[2]})",
     )
-    model.add_argument("--cfg", metavar="CONFIG", help="instead: the config that the model was trained with, and")
-    model.add_argument("--checkpoint", metavar="FILE", help="its weights, or the OUTPUT_DIR of its run")
+    model.add_argument(
+        "--cfg",
+        metavar="CONFIG",
+        help="in place of --model: the config that the model was trained with; needs --checkpoint",
+    )
+    model.add_argument("--checkpoint", metavar="FILE", help="weights of the model, or the OUTPUT_DIR of its run")
     output = parser.add_argument_group("output")
     output.add_argument(
         "--json",
@@ -75,7 +79,7 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     output.add_argument(
         "--annotate",
         metavar="FILE",
-        help="write a copy of the video with labels (.mp4, .mov, .mkv), or a folder of them",
+        help="write a copy of the video with labels (.mp4, .mov, .mkv); otherwise a folder for the copies",
     )
     people = parser.add_argument_group("people")
     people.add_argument("--people", action="store_true", help="find people and label each; the model is a detector")
@@ -83,9 +87,11 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
         "--person-finder",
         choices=("accurate", "fast"),
         default="accurate",
-        help="Faster R-CNN with ResNet-50 or MobileNet",
+        help="Faster R-CNN with ResNet-50 (default) or MobileNet",
     )
-    people.add_argument("--person-weights", default="", metavar="FILE", help="its weights; a file or URL")
+    people.add_argument(
+        "--person-weights", default="", metavar="FILE", help="weights of the person finder: a file or URL"
+    )
     people.add_argument(
         "--person-score",
         type=float,
@@ -103,6 +109,8 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
         parser.error("--model brings its own config; leave out --cfg, or --model")
     if args.cfg and not args.checkpoint:
         parser.error("--cfg needs --checkpoint")
+    if args.people and not (args.cfg or args.model):
+        parser.error("--people needs a detector (--model): the default model classifies whole videos")
     if not 0 <= args.person_score <= 1:
         parser.error(f"--person-score: found {args.person_score:g}, expected 0 to 1")
     if args.json == args.csv == "-":
