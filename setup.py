@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["videovit", "videovit.*"]),
     # videovit/configs is a link to configs/; built packages contain copies of the files.
-    package_data={"videovit": ["py.typed", "configs/*/*.yaml"]},
+    package_data={"videovit": ["py.typed", "configs/*/*.yaml", "models/*.csv"]},
     entry_points={"console_scripts": ["videovit = videovit.cli:main"]},
     install_requires=[
         "torch>=2.8",

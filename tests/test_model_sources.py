@@ -258,6 +258,8 @@ def test_config_takes_a_checkpoint(run: Path, tmp_path: Path) -> None:
         assert model.torch.head.projection.bias.tolist() == [2, 2, 2] and model.class_names == ["a", "b", "c"]
     with pytest.raises(UserError, match='tiny.yaml: a config alone has no weights. Name them: videovit.load\\("'):
         videovit.load(file)
+    with pytest.raises(UserError, match="00002.pyth: not a config; .*Name the config of these weights first"):
+        videovit.load(run / "checkpoints" / "checkpoint_epoch_00002.pyth")
     with pytest.raises(UserError, match="class_names: 2 names; expected 3"):
         videovit.load(file, run, class_names=["a", "b"])
     with pytest.raises(UserError, match=r"class_names: found 'c\\ud800', expected text"):
@@ -327,7 +329,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield server
 
 
-def test_model_goes_to_the_hub_and_back(hub: Hub, model: videovit.Model, clip: torch.Tensor) -> None:
+def test_model_goes_to_the_hub_and_back(hub: Hub, model: videovit.Model, clip: torch.Tensor, tmp_path: Path) -> None:
     url = model.push_to_hub("me/walker", private=True)
     assert url.startswith(f"{hub.url}/me/walker/commit/") and hub.private == {"me/walker"}
     assert sorted(hub.repos["me/walker"]) == sorted(FILES) and b"# walker\n" in hub.repos["me/walker"]["README.md"]
@@ -335,6 +337,7 @@ def test_model_goes_to_the_hub_and_back(hub: Hub, model: videovit.Model, clip: t
     assert videovit.load("hf://me/walker@v1").class_names == NAMES
     again = videovit.load("hf://me/walker")
     assert torch.equal(logits(again, clip), logits(model, clip)) and again.class_names == NAMES
+    assert {path.name for path in tmp_path.rglob("snapshots/*/*")} == set(FILES)  # without evil.py
     hub.shutdown()
     hub.server_close()
     assert torch.equal(logits(videovit.load("hf://me/walker"), clip), logits(model, clip))  # from the cache

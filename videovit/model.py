@@ -10,16 +10,17 @@ import dataclasses
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from videovit.config import Config, find_shipped, load_config
 from videovit.config.rules import changed
-from videovit.config.shipped import shipped_configs
+from videovit.config.shipped import SUFFIXES, shipped_configs
 from videovit.data.decode.array import Frames
 from videovit.data.files.folders import is_text
 from videovit.engine.checkpoints import hub
@@ -54,7 +55,8 @@ def load(
     Args:
         source: one of
 
-            - the OUTPUT_DIR of a run: its newest checkpoint, or with TEST.USE_EMA the moving average in it;
+            - the OUTPUT_DIR of a run: the checkpoint that its test takes, the newest or with TEST.CHECKPOINT the best,
+              and with TEST.USE_EMA the moving average in it;
             - a name of the zoo, such as `mvitv2_s_16x4_k400`; `zoo:` in front is optional;
             - a folder written by `Model.save`;
             - `hf://user/name`, or `hf://user/name@revision`: such a folder on the Hugging Face Hub;
@@ -136,18 +138,18 @@ class Model:
                 self._predictor = weights, Predictor(cfg, self.torch, self.device, class_names=self.class_names)
             return self._predictor[1]
 
-    @overload  # a str is a Sequence, too
+    @overload  # a str and an array are iterable, too
     def predict(  # type: ignore[overload-overlap]
         self, videos: Input, *, fps: float = ..., top_k: int = ..., batch_size: int = ...
     ) -> Prediction: ...
 
     @overload
     def predict(
-        self, videos: Sequence[Input], *, fps: float = ..., top_k: int = ..., batch_size: int = ...
+        self, videos: Iterable[Input], *, fps: float = ..., top_k: int = ..., batch_size: int = ...
     ) -> list[Prediction]: ...
 
     def predict(
-        self, videos: Input | Sequence[Input], *, fps: float = 0.0, top_k: int = 0, batch_size: int = 0
+        self, videos: Input | Iterable[Input], *, fps: float = 0.0, top_k: int = 0, batch_size: int = 0
     ) -> Prediction | list[Prediction]:
         """Classify videos, as `videovit predict` does.
 
@@ -172,18 +174,18 @@ class Model:
             return self.predictor.predict(inputs[0], fps=fps, top_k=top_k, batch_size=batch_size, quiet=True)
         return self.predictor.predict_all(inputs, fps=fps, top_k=top_k, batch_size=batch_size)
 
-    @overload  # a str is a Sequence, too
+    @overload  # a str and an array are iterable, too
     def features(  # type: ignore[overload-overlap]
         self, videos: Input, *, fps: float = ..., per_window: bool = ..., batch_size: int = ...
     ) -> Tensor: ...
 
     @overload
     def features(
-        self, videos: Sequence[Input], *, fps: float = ..., per_window: bool = ..., batch_size: int = ...
+        self, videos: Iterable[Input], *, fps: float = ..., per_window: bool = ..., batch_size: int = ...
     ) -> list[Tensor]: ...
 
     def features(
-        self, videos: Input | Sequence[Input], *, fps: float = 0.0, per_window: bool = False, batch_size: int = 0
+        self, videos: Input | Iterable[Input], *, fps: float = 0.0, per_window: bool = False, batch_size: int = 0
     ) -> Tensor | list[Tensor]:
         """What the model computes in front of its classifier, as one vector per video or window.
 
@@ -262,10 +264,12 @@ class Model:
         clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TEST_CROP_SIZE} x {cfg.DATA.TEST_CROP_SIZE}"
         return f"<Model {cfg.MODEL.MODEL_NAME}, {plural(len(self.class_names), 'class', 'classes')}, clips of {clip}>"
 
-    def _inputs(self, videos: Input | Sequence[Input]) -> tuple[list[Input], bool]:
-        """The inputs, with folders of videos replaced by their videos; and whether it was one, not a list."""
-        single = isinstance(videos, str) or not isinstance(videos, Sequence)
-        listed: Sequence[Input] = [videos] if isinstance(videos, str) or not isinstance(videos, Sequence) else videos
+    def _inputs(self, videos: Input | Iterable[Input]) -> tuple[list[Input], bool]:
+        """The inputs, with folders of videos replaced by their videos; and whether it was one, not several."""
+        if isinstance(videos, str | os.PathLike | np.ndarray | Tensor):
+            listed, single = [videos], True
+        else:
+            listed, single = list(videos), False
         inputs: list[Input] = []
         for video in listed:
             if isinstance(video, str | os.PathLike):
@@ -352,6 +356,9 @@ def _find(source: str, *, named: bool) -> Found:
     if not path.is_file() and find_shipped(source) is None:
         near = did_you_mean(source, [*zoo.ZOO, *shipped_configs(), *_beside(path)])
         raise UserError("no such model", where=source, expected=KINDS, near=near)
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        hint = f'Name the config of these weights first: videovit.load("my.yaml", "{source}")'
+        raise UserError("not a config", where=source, expected=KINDS, hint=hint)
     if not named:
         hint = f'Name them: videovit.load("{source}", "weights.pyth")'
         raise UserError("a config alone has no weights", where=source, hint=hint)

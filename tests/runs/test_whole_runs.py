@@ -124,7 +124,7 @@ def test_two_processes_train_like_one(data: Path, config: Path, tmp_path: Path) 
 
 def test_killed_run_resumes_with_the_same_bits(trained: Path, data: Path, config: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(config), "DATA.PATH_TO_DATA_DIR", str(data)]
-    command += ["OUTPUT_DIR", str(tmp_path), "TEST.ENABLE", "False", "SOLVER.MAX_EPOCH", "2"]
+    command += ["OUTPUT_DIR", str(tmp_path), "TEST.ENABLE", "False", "SOLVER.MAX_EPOCH", "2", "LOG_JSON", "True"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
         for line in child.stderr:
@@ -162,6 +162,7 @@ def test_ctrl_c_exits_cleanly(
     """Sent to all processes, as by a terminal, or to the first, as by a supervisor; the second one exits at once."""
     command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(config), "OUTPUT_DIR", str(tmp_path)]
     command += ["DATA.PATH_TO_DATA_DIR", str(data), "SOLVER.MAX_EPOCH", "500", "NUM_CPU_PROCS", str(procs)]
+    command += ["LOG_JSON", "True"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
         assert child.stderr is not None
         said = ""

@@ -26,7 +26,7 @@ import urllib.request
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 from urllib.parse import quote, unquote, urldefrag, urlsplit
 
 from filelock import FileLock, Timeout
@@ -190,7 +190,7 @@ def _writing(path: Path, wanted: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = f"no room for {path.name}" + (f" ({_mb(wanted)})" if wanted else "")
+        full = f"no room for {path.name.removesuffix('.part')}" + (f" ({_mb(wanted)})" if wanted else "")
         what = full if error.errno in _FULL else f"cannot be written: {error.strerror or error}"
         hint = f"Set the environment variable {CACHE} to a folder with enough room that you may write"
         raise UserError(what, where=path.parent, hint=hint) from error
@@ -283,11 +283,11 @@ def _receive(place: str, part: Path) -> str:
         total = start + int(length) if length is not None else None
         _check_room(part, total, start)
         with (
-            open(part, "ab" if continued else "wb") as file,
+            _open(part, "ab" if continued else "wb") as file,
             # On a terminal only; logs have a line at the beginning.
             tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
         ):
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):  # what has arrived, also before the connection ends
                 with _writing(part, total or 0):
                     file.write(chunk)
                     file.flush()
@@ -295,6 +295,11 @@ def _receive(place: str, part: Path) -> str:
     if total is not None and _size(part) < total:
         raise _Interrupted(f"the connection ended after {_mb(_size(part))} of {_mb(total)}")
     return redirects.sha256
+
+
+def _open(part: Path, mode: str) -> IO[bytes]:
+    with _writing(part):
+        return cast(IO[bytes], open(part, mode))
 
 
 def _check_room(part: Path, total: int | None, start: int) -> None:
@@ -330,6 +335,10 @@ def _reason(error: Exception) -> str:
     inner = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(inner, TimeoutError):
         return f"no answer for {TIMEOUT_S:g} s"
+    if isinstance(inner, socket.gaierror):
+        return f"no network, or no such host: {inner.strerror}"
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
     return str(inner) or type(inner).__name__
 
 

@@ -14,8 +14,8 @@ import torch
 
 from videovit.data.records import Batch
 from videovit.engine.evaluation.evaluator import Evaluator
-from videovit.engine.evaluation.metrics import MultiLabel, TopK, ViewEnsemble
 from videovit.engine.evaluation.predictions import Prediction, format_mistakes, predictions, write_predictions
+from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK, ViewEnsemble
 
 NAMES = [f"class {k}" for k in range(8)]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videovit.engine.reporting.curves import draw_curves, write_curves
+from videovit.engine.reporting.curves import Curves, draw_curves
 from videovit.engine.reporting.history import describe_epoch_end, read_history
 
 
@@ -43,7 +43,7 @@ def test_line_of_an_epoch_without_validation(tmp_path: Path) -> None:
     write_records(tmp_path, train(1, None, bad_samples=2, skipped_steps=1), train(2, 0.875, **terms))
     history = read_history(tmp_path)
     assert "loss" not in describe_epoch_end(history, 1)
-    assert describe_epoch_end(history, 1).endswith("  2 unreadable videos  1 skipped steps")
+    assert describe_epoch_end(history, 1).endswith("  2 unreadable videos  1 skipped step")
     assert describe_epoch_end(history, 2).startswith("epoch 2/16  train loss 0.875 (labels 1.25, teacher 0.5)  38.1")
 
 
@@ -78,6 +78,18 @@ def test_curves_are_drawn_in_any_thread(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_curves_that_cannot_be_written_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "curves.png").mkdir()
-    write_curves(read_history(tmp_path), tmp_path / "curves.png")
+    Curves(tmp_path / "curves.png").write(read_history(tmp_path))
     assert "curves.png: could not be written" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_short_epochs_do_not_wait_for_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of epochs that are short beside a picture, the first and the last are drawn."""
+    monkeypatch.setattr("videovit.engine.reporting.curves.MOST_OFTEN", 1e9)
+    path = tmp_path / "curves.png"
+    curves, pictures = Curves(path), []
+    for epoch in range(1, 6):
+        write_records(tmp_path, train(epoch, 1.0 / epoch))
+        curves.write(read_history(tmp_path), last=epoch == 5)
+        pictures.append(path.read_bytes())
+    assert pictures[0] == pictures[1] == pictures[3] != pictures[4]

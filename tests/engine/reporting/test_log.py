@@ -10,6 +10,7 @@ import shutil
 import struct
 import sys
 import termios
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -212,6 +213,15 @@ def test_bar_of_a_pass_stands_below_that_of_the_run(tmp_path: Path, monkeypatch:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     stream = os.fdopen(terminal, "w", buffering=1)
     monkeypatch.setattr(sys, "stderr", stream)
+    pieces: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while True:
+                pieces.append(os.read(main, 4096))
+
+    reader = threading.Thread(target=read)
+    reader.start()
     with RunLog(tmp_path):
         whole = Bar("training", 8)
         progress = Progress("epoch 1/2", 4)
@@ -220,11 +230,12 @@ def test_bar_of_a_pass_stands_below_that_of_the_run(tmp_path: Path, monkeypatch:
             progress.count(1, loss=0.5)
         logger.info("a line between the bars")
         whole.close()
-    shown = os.read(main, 100_000).decode()
+    stream.close()
+    reader.join()
+    os.close(main)
+    shown = b"".join(pieces).decode()
     assert "training:   0%" in shown and "\n\repoch 1/2:   0%" in shown.replace("\r\n", "\n")
     assert "a line between the bars" in shown and "step" not in (tmp_path / "stdout.log").read_text()
-    stream.close()
-    os.close(main)
 
 
 def test_rates_include_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

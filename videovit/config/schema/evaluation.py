@@ -24,7 +24,7 @@ class Test:
     ENABLE: bool = True
     DATASET: str = "kinetics"
     BATCH_SIZE: Positive = 8  # clips per step per shard
-    CHECKPOINT_FILE_PATH: str = ""
+    CHECKPOINT_FILE_PATH: str = ""  # a file, the OUTPUT_DIR of a run, zoo:NAME, or a URL
     CHECKPOINT: WhichCheckpoint = "last"  # ours; of a run: its newest, or the best by TRAIN.BEST
     CHECKPOINT_TYPE: CheckpointType = "pytorch"
     NUM_ENSEMBLE_VIEWS: Positive = 10  # clips per video

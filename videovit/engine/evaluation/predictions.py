@@ -66,7 +66,8 @@ def predictions(
         paths: of all videos.
         divisor: of the scores, after they were compared.
     """
-    for chunk in videos.split(CHUNK):
+    for start in range(0, len(videos), CHUNK):
+        chunk = videos[start : start + CHUNK]
         scores = scores_VK[chunk]
         order = scores.argsort(dim=1, descending=True, stable=True)  # as argmax: the first of equal scores
         ranks = order.argsort(dim=1) + 1

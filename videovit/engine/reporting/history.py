@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from videovit.engine.reporting.json_lines import read_records
+from videovit.messages import plural
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def describe_epoch_end(history: History, epoch: int) -> str:
     speed, share = number(train, "clips_per_s"), number(train, "data_share")
     if speed is not None and share is not None:
         parts.append(f"{speed:.1f} clips/s, {share:.0%} waiting for data")
-    for key, text in (("bad_samples", "unreadable videos"), ("skipped_steps", "skipped steps")):
-        if train.get(key):
-            parts.append(f"{train[key]} {text}")
+    for key, noun in (("bad_samples", "unreadable video"), ("skipped_steps", "skipped step")):
+        count = number(train, key)
+        if count:
+            parts.append(plural(int(count), noun))
     return "  ".join(parts)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -373,6 +374,8 @@ class Predictor:
     def _open(self, source: Input, fps: float, name: str) -> Video:
         if isinstance(source, str | os.PathLike):
             return open_video(source, self._backend, self.decoding)
+        if not isinstance(source, np.ndarray | Tensor):
+            raise UserError(where=name, found=source, expected="a path, or frames in memory")
         if self._of_images:
             return self._open_image(source, name)
         if not fps:

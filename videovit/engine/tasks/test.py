@@ -12,6 +12,7 @@ from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.evaluation.predictions import format_mistakes, write_predictions
 from videovit.engine.evaluation.sinks import ScoreSink
 from videovit.engine.problem import Problem
+from videovit.engine.reporting.json_lines import replacing
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run
 from videovit.errors import UserError
@@ -114,10 +115,11 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
     if name:
         path = folder / name
         path = path.with_stem(path.stem + suffix)
-        try:
-            save_flushed({**evaluator.state(), "paths": paths}, path)
-        except (OSError, RuntimeError) as error:
-            raise not_written(path, error) from error
+        with replacing(path) as partial:
+            try:
+                save_flushed({**evaluator.state(), "paths": paths}, partial)
+            except (OSError, RuntimeError) as error:
+                raise not_written(path, error) from error
         logger.info("scores (videos x classes), labels and paths saved to %s", path)
     if mistakes:
         logger.info("the most confident mistakes:\n%s", format_mistakes(mistakes, problem.class_names))
