@@ -124,7 +124,7 @@ options:
 Examples:
   videovit finetune my_videos
   videovit run --cfg Kinetics/MVITv2_S_16x4 DATA.PATH_TO_DATA_DIR /data/k400 OUTPUT_DIR output/k400
-  videovit predict --cfg output/k400/config.yaml --checkpoint output/k400 video.mp4
+  videovit predict video.mp4 --model output/k400
 
 Exit codes: 0 done, 1 error, 2 wrong arguments, 75 stopped by a signal after saving, 130 stopped by Ctrl-C."""
 
