@@ -91,11 +91,16 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(state.pause_s)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is part of the tests."""
+
+
 @contextmanager
 def serving(files: dict[str, bytes]) -> Iterator[WeightsServer]:
     """Serve files until the block ends."""
     state = WeightsServer(files)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
     state.port = server.server_port
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:

@@ -182,6 +182,13 @@ def test_message_without_network_says_where_to_put_the_file(tmp_path: Path, monk
     assert local_file(url).read_bytes() == b"put by hand"
 
 
+def test_host_without_address_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDEOVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(download, "PAUSE_S", 600.0)
+    with pytest.raises(UserError, match=r"https://weights\.invalid/a\.pth: no network, or no such host: "):
+        local_file("https://weights.invalid/a.pth")
+
+
 def test_file_put_by_hand_is_checked(server: WeightsServer) -> None:
     url = f"{server.url(FILE)}#sha256={SHA256[:8]}"
     path = cached_path(url)

@@ -335,6 +335,10 @@ def _reason(error: Exception) -> str:
     inner = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(inner, TimeoutError):
         return f"no answer for {TIMEOUT_S:g} s"
+    if isinstance(inner, socket.gaierror):
+        return f"no network, or no such host: {inner.strerror}"
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
     return str(inner) or type(inner).__name__
 
 
