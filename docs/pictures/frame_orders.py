@@ -3,7 +3,7 @@
     make demo
     python docs/pictures/frame_orders.py --demo output/demo
 
-The numbers are those of the demo's own frame-order evaluation. Frames are embedded as JPEG, so that the SVG is one file.
+The numbers are those of the demo's own frame-order evaluation. Frames are embedded as JPEG, so the SVG is one file.
 """
 
 from __future__ import annotations
