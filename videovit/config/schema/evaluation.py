@@ -43,7 +43,8 @@ class ShuffleEval:
     ORDERS: tuple[str, ...] = ORDERS
     WINDOWS: tuple[Positive, ...] = ()  # frames
     NUM_SEEDS: Positive = 3
-    SEED: Natural = 0
+    SEED: Natural = 0  # of the permutations and of the bootstrap
+    NUM_RESAMPLES: Positive = 10_000  # of the videos, for the interval of a drop
     CLASS_GROUPS_FILE: str = ""
 
 

@@ -35,12 +35,17 @@ def build_seeded_model(cfg: Config, device: torch.device) -> VideoModel:
 
 def describe_model(cfg: Config) -> str:
     """Name, number of parameters, and multiply-adds of one training clip (papers call them FLOPs), on one line."""
+    params, gmacs = model_cost(cfg)
+    clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TRAIN_CROP_SIZE} x {cfg.DATA.TRAIN_CROP_SIZE}"
+    return f"{cfg.MODEL.MODEL_NAME}: {params:,} parameters, {gmacs:.3f} GMACs per clip of {clip}"
+
+
+def model_cost(cfg: Config) -> tuple[int, float]:
+    """Number of parameters, and 1e9 multiply-adds of one training clip, of the model that a config describes."""
     with torch.device("meta"):  # shapes suffice, and take no memory
         model = build_model(cfg)
     size = cfg.DATA.TRAIN_CROP_SIZE
-    gmacs = count_macs(model, (1, model.in_channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
-    clip = f"{cfg.DATA.NUM_FRAMES} x {size} x {size}"
-    return f"{cfg.MODEL.MODEL_NAME}: {count_params(model):,} parameters, {gmacs:.3f} GMACs per clip of {clip}"
+    return count_params(model), count_macs(model, (1, model.in_channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
 
 
 def unsharded_copy(cfg: Config, model: nn.Module, device: torch.device) -> nn.Module:

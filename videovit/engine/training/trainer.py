@@ -5,6 +5,7 @@ fit -> train_epoch -> train_step (in step.py)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -27,6 +28,8 @@ from videovit.engine.evaluation.inference import Pass, Sink, evaluate_split
 from videovit.engine.evaluation.sinks import LossSink, ScoreSink
 from videovit.engine.objectives import build_loss
 from videovit.engine.problem import Problem
+from videovit.engine.reporting.curves import Curves
+from videovit.engine.reporting.history import describe_epoch_end, read_history
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
 from videovit.engine.run_context import Run, record_config, report_decoders
@@ -35,6 +38,7 @@ from videovit.engine.training.guards import NonFiniteGuard
 from videovit.engine.training.optim import build_ema, build_optimizer, build_schedule, describe_groups
 from videovit.engine.training.step import StepResult, Training, train_step, without_wrapper
 from videovit.engine.training.trace import Trace
+from videovit.engine.training.whole import LossMeans, WholeTraining
 from videovit.messages import plural
 from videovit.models.contract import VideoModel
 from videovit.models.convert import CheckpointError
@@ -121,6 +125,7 @@ class Trainer:
         self.trace = Trace(output_dir, run.rank, paths) if self.cfg.TRAIN.TRACE else None
         self.bad_samples = BadSamples(output_dir, num_samples=len(paths), max_fraction=self.cfg.DATA.MAX_BAD_FRACTION)
         self.shards = _shard_writer(self.training.model, self.cfg.DIST_TIMEOUT_S)
+        self.curves = Curves(output_dir / "curves.png")
         self.position = Position()
 
     @property
@@ -163,14 +168,21 @@ class Trainer:
             UserError: too many unreadable videos, a loss that is not finite, or unreadable validation videos.
         """
         self.start()
+        self.whole = WholeTraining(
+            self.last_step,
+            first=self.steps_done,
+            validation_steps=-(-len(self.problem.val.samples) // self._global_batch),
+            quiet=self.run.rank != 0,
+        )
         # An earlier run may have ended between the last step of an epoch and the end of its validation.
-        result = self.validate_if_due(again=True) if self.steps_done else {}
+        result = self._validate_and_log(again=True) if self.steps_done else {}
         while not self.ended:
             self.train_epoch()
             epoch_due = self.position.step == 0 and self.position.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0
             if self.ended or epoch_due:
                 self.save()
-            result = self.validate_if_due() or result
+            result = self._validate_and_log() or result
+        self.whole.close()
         self.saver.join()
         distributed.barrier()
         return result
@@ -229,13 +241,15 @@ class Trainer:
         last_step = min(self.num_steps, self.last_step - epoch * self.num_steps)
         name = f"epoch {epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}"
         progress = self.run.progress(name, last_step, first=first_step, log_period=self.cfg.LOG_PERIOD)
+        means = LossMeans()
         self.loader.sampler.set_epoch(epoch, first_step)
         self.training.model.train()
         for step, batch in progress.over(self.loader):
             result = train_step(
                 self.training, batch, epoch=epoch, step=step, num_steps=self.num_steps, trace=self.trace
             )
-            progress.count(len(batch), loss=result.loss.item(), lr=result.lr)
+            progress.count(len(batch), loss=means.add(result), lr=result.lr)
+            self.whole.step()
             self.bad_samples.record(batch.failures)
             ended = step + 1 == self.num_steps
             self.position = Position(epoch + 1) if ended else Position(epoch, step + 1, self.num_steps)
@@ -251,8 +265,9 @@ class Trainer:
             if result.save:
                 self.save()
         self.bad_samples.sync()
-        report_decoders(self.loader)
-        self._report_epoch(epoch, progress)
+        self.whole.trained(progress.elapsed_s)
+        report_decoders(self.loader, self.run, "training")
+        self._report_epoch(epoch, progress, means)
 
     # ------------------------------------------------------------------------------- checkpoints, validation, signals
 
@@ -355,15 +370,35 @@ class Trainer:
         }
         self.run.log.stats("train_iter", values, step=epoch * self.num_steps + step + 1)
 
-    def _report_epoch(self, epoch: int, progress: Progress) -> None:
+    def _report_epoch(self, epoch: int, progress: Progress, means: LossMeans) -> None:
         values = {
             "epoch": f"{epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}",
+            **means.over_ranks(),
+            "lr": means.lr,
             "clips_per_s": progress.clips_per_s,
             "data_share": progress.data_s / progress.elapsed_s,
             "bad_samples": len(self.bad_samples),
             "skipped_steps": self.training.guard.num_skipped,
         }
         self.run.log.stats("train_epoch", values, step=epoch + 1)
+
+    def _validate_and_log(self, *, again: bool = False) -> dict[str, float]:
+        """`validate_if_due`; then a line about the epoch, and the curves."""
+        began = time.monotonic()
+        result = self.validate_if_due(again=again)
+        if result:
+            self.whole.validated(time.monotonic() - began)
+        if self.run.rank == 0 and (result or not again):
+            epoch, history = self.position.epoch + (self.position.step > 0), read_history(Path(self.cfg.OUTPUT_DIR))
+            logger.info("%s  %s", describe_epoch_end(history, epoch), self.whole.times(self._validations_left()))
+            self.curves.write(history, last=self.ended)
+        return result
+
+    def _validations_left(self) -> int:
+        """Validations that are due from here to the end."""
+        period, num_epochs = self.cfg.TRAIN.EVAL_PERIOD, -(-self.last_step // self.num_steps)
+        later = range(self.position.epoch + 1, num_epochs + 1)
+        return sum(epoch % period == 0 or epoch == num_epochs for epoch in later) if period else 0
 
     @property
     def _global_batch(self) -> int:
