@@ -146,8 +146,8 @@ class Predictor:
         self._top_k, self._stride_s = min(cfg.PREDICT.TOP_K, cfg.MODEL.NUM_CLASSES), cfg.PREDICT.WINDOW_STRIDE_S
         # PyAV holds one window; decord reads ahead through the whole file (1.4 GB for one frame of a 30-minute movie).
         self._backend = "image" if spec.images else "pyav"
-        # The time limit protects data sets; a movie may take as long as it needs, window by window.
-        self._decoding = dataclasses.replace(build_decode_options(cfg), timeout_s=0.0)
+        # A movie may take as long as it needs, window by window.
+        self._decoding = dataclasses.replace(build_decode_options(cfg), each_request=True)
 
     def predict(self, path: str, *, quiet: bool = False) -> Prediction:
         """Score all windows of a video and join them; one window is in memory at a time, however long the video.
