@@ -72,6 +72,35 @@ def test_run_goes_on_without_console(console: str, tmp_path: Path, monkeypatch: 
         stream.close()
 
 
+def test_pipe_that_nobody_reads_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines appear again when somebody reads."""
+    monkeypatch.setattr("videovit.engine.reporting.log.CONSOLE_S", 0.1)
+    reader, writer = os.pipe()
+    stream = os.fdopen(writer, "w", buffering=1)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with RunLog(tmp_path):
+        for line in range(2000):
+            logger.info("line %d %s", line, "x" * 100)
+        os.read(reader, 1 << 20)
+        logger.info("the last line")
+    assert b"the last line" in os.read(reader, 1 << 20)
+    text = (tmp_path / "stdout.log").read_text()
+    assert text.count("nobody reads the console") == 1 and text.count("line ") == 2000
+    stream.close()
+    os.close(reader)
+
+
+@pytest.mark.parametrize("has_reader", [False, True])
+@pytest.mark.parametrize("name", ["stdout.log", "stats.jsonl"])
+def test_pipe_as_file_of_a_run_is_an_error(tmp_path: Path, name: str, has_reader: bool) -> None:
+    os.mkfifo(tmp_path / name)
+    reader = os.open(tmp_path / name, os.O_RDONLY | os.O_NONBLOCK) if has_reader else None
+    with pytest.raises(UserError, match="cannot be written: " + (f"{name} is a pipe" if has_reader else "No such")):
+        RunLog(tmp_path)
+    if reader is not None:
+        os.close(reader)
+
+
 def test_progress_goes_on_without_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal that is closed in the middle of an epoch."""
     main, terminal = pty.openpty()
