@@ -144,6 +144,11 @@ def test_stats_that_cannot_be_written_are_noticed_at_start(tmp_path: Path) -> No
         RunLog(tmp_path)
 
 
+def test_folder_with_a_null_character_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written: .*null"):
+        RunLog(tmp_path / "a\0b")
+
+
 def test_removed_folder_is_named(tmp_path: Path) -> None:
     with RunLog(tmp_path / "run") as log:
         shutil.rmtree(tmp_path / "run")

@@ -55,9 +55,9 @@ def load_pretrained(
         The report; `str(report)` is a table.
 
     Raises:
-        CheckpointError: unreadable, not supported or not finite; or anything but the classifier is missing, unknown or of
-            another shape. The message lists the names, and the config keys that would make the model fit. The model stays
-            unchanged.
+        CheckpointError: unreadable, not supported or not finite; or anything but the classifier is missing, unknown or
+            of another shape. The message lists the names, and the config keys that would make the model fit. The model
+            stays unchanged.
     """
     if source != "auto" and source not in LAYOUTS:
         raise CheckpointError(f"source is {source!r}; known: auto, {', '.join(LAYOUTS)}",
