@@ -230,6 +230,13 @@ def test_progress_of_resumed_epoch_continues_counting() -> None:
     assert [step for step, _ in progress.over("abc")] == [7, 8, 9]
 
 
+def test_remaining_time_beyond_all_calendars(tmp_path: Path) -> None:
+    progress = Progress("epoch 1", 3, quiet=True)
+    for _ in progress.over(range(1)):
+        time.sleep(0.001)
+    assert "days" in progress.eta(2**53)
+
+
 def test_logging_is_restored_afterwards(tmp_path: Path) -> None:
     before = list(logger.handlers)
     with RunLog(tmp_path):

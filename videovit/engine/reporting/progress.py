@@ -19,6 +19,7 @@ T = TypeVar("T")
 CONSOLE_ERRORS = (OSError, ValueError)
 """The console is gone: a closed terminal or pipe, a full disk behind a redirection, a closed file."""
 logger = logging.getLogger("videovit")
+LONGEST_ETA_S = 10**11  # 3,000 years; Python counts no more than 10 ** 9 days
 
 
 class Progress:
@@ -145,7 +146,7 @@ class Progress:
         # Only the steps of this process: those of an earlier run took none of `elapsed_s`.
         done = max(1, self.step + 1 - self.first)
         remaining = self.total - self.step - 1 + further_steps
-        return str(datetime.timedelta(seconds=int(self.elapsed_s / done * remaining)))
+        return str(datetime.timedelta(seconds=min(int(self.elapsed_s / done * remaining), LONGEST_ETA_S)))
 
 
 def _has_terminal() -> bool:
