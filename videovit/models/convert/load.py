@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from videovit.messages import did_you_mean, plural
 from videovit.models.contract import Grid, VideoModel
 from videovit.models.convert.adapt import Inflation
+from videovit.models.convert.checksums import not_finite
 from videovit.models.convert.complaint import HIERA, complaint, looks_like_hiera
 from videovit.models.convert.eps import pool_norm_eps, set_pool_norm_eps, source_eps
 from videovit.models.convert.fit import fit
@@ -100,9 +100,7 @@ def load_pretrained(
 
 def _refuse_nan(state: Mapping[str, Tensor], origin: str) -> None:
     """Raise if weights are not finite; a file without checksums may be damaged in this way."""
-    floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
-    bad = [name for name, tensor in floats.items() if not torch.isfinite(tensor.float()).all()]
-    if bad:
+    if bad := not_finite(state):
         raise CheckpointError(
             f"weights that are not finite in {plural(len(bad), 'tensor')}, {bad[0]} first",
             where=origin,
