@@ -34,7 +34,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"reporting"},
         {"distributed"},
         {"checkpoints"},
-        {"run"},
+        {"run_context"},
         {"objectives", "evaluation"},
         {"problem"},
         {"training"},

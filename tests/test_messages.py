@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from videovit.errors import UserError
-from videovit.messages import Plain, printable, problem, shortened, table_cell
+from videovit.messages import Plain, did_you_mean_file, printable, problem, shortened, table_cell
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,19 @@ def test_found_value_of_any_depth_is_shortened() -> None:
 
 def test_user_error_escapes_names() -> None:
     assert str(UserError("a\x1b[2J\nb", where="c\nd\r.csv")) == "c\\nd\\r.csv: a\\x1b[2J\nb"
+
+
+@pytest.mark.parametrize(
+    ("name", "present", "near"),
+    [
+        ("classes.json", ["case.log", "tests.json"], ""),  # the same suffix alone is no likeness
+        ("classes.json", ["case.log", "Classes.json"], "Classes.json"),
+        ("clases.json", ["classes.txt", "classes.json"], "classes.json"),
+        ("classes.json", ["classes.txt.bak", "classes.txt"], "classes.txt"),
+        ("classes.json", ["classes.mp4"], "classes.mp4"),
+        ("exp.yaml", ["mix.yaml", "max.yaml"], ""),
+        ("MVITv2_S_16x4", ["MVITv2_S_16x4.yaml"], "MVITv2_S_16x4.yaml"),
+    ],
+)
+def test_did_you_mean_file_compares_stems(name: str, present: list[str], near: str) -> None:
+    assert did_you_mean_file(name, present) == near

@@ -20,7 +20,6 @@ import numpy as np
 import simplejson
 import torch
 
-from videovit.data.decode import MissingBackendError
 from videovit.data.decode.decord_backend import FOUND_SAFE, load_decord
 from videovit.data.decode.protocol import Indices, shorten
 from videovit.data.decode.pyav_backend import TABLES
@@ -144,7 +143,7 @@ def find_ways() -> dict[str, Way]:
     ways["PyAV in full"] = pyav_in_full
     try:
         ways["torchcodec exact"] = torchcodec_exact(load_torchcodec())
-    except MissingBackendError as error:
+    except UserError as error:
         print(f"left out: {error}", file=sys.stderr)
     ways["ours, decord (default)"] = without_cache(read_once("decord"))
     ways["ours, decord, known file"] = read_once("decord")

@@ -56,6 +56,7 @@ class Command:
     hint: str = ""
 
     def load(self) -> Main:
+        """Import the module; done for the command that runs, so that `videovit --help` stays quick."""
         return cast(Main, importlib.import_module(self.module).main)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import reprlib
 from collections.abc import Iterable
@@ -74,6 +75,23 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[close[0]] if close else ""
+
+
+def did_you_mean_file(name: str, present: Iterable[str]) -> str:
+    """The file name closest to `name`: a similar stem with the same suffix, or the same stem; empty if none is close.
+
+    A name without suffix is close to every name with a similar stem.
+    """
+    # Suffixes are compared apart: the five letters of .json alone would make any two such names similar.
+    stem, suffix = os.path.splitext(name.lower())
+    by_stem: dict[str, str] = {}
+    for file in present:
+        other_stem, other_suffix = os.path.splitext(file)
+        if suffix in ("", other_suffix.lower()):
+            by_stem[other_stem] = file
+        elif other_stem.lower() == stem:
+            by_stem.setdefault(other_stem, file)
+    return by_stem.get(did_you_mean(stem, by_stem), "")
 
 
 def plural(number: int, noun: str, nouns: str = "") -> str:

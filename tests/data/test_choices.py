@@ -9,8 +9,8 @@ import pytest
 from videovit.config import Config
 from videovit.data.decode import BACKENDS
 from videovit.data.transforms.erasing import NOISE_SHAPES
+from videovit.data.transforms.frame_orders import ORDERS
 from videovit.data.transforms.randaugment import APPLY, RESAMPLING
-from videovit.data.transforms.reorder import ORDERS
 
 
 def choices(section: object, name: str) -> set[str]:

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from videovit.models.mvit.block_specs import expand
 from videovit.models.mvit.model import MViT
-from videovit.models.mvit.schedule import expand
 
 V1_MULTIPLIERS = [[1, 2.0], [3, 2.0], [14, 2.0]]
 V1_Q_STRIDES = [[1, 1, 2, 2], [3, 1, 2, 2], [14, 1, 2, 2]]

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from videovit.data.decode import MissingBackendError
 from videovit.data.decode.torchcodec_backend import load_torchcodec
+from videovit.errors import UserError
 
 
 def _has_torchcodec() -> bool:
     try:
         load_torchcodec()
-    except MissingBackendError:
+    except UserError:
         return False
     return True
 

@@ -57,7 +57,7 @@ def predict(cfg: Config, args: argparse.Namespace) -> None:
     from videovit.data.decode import DecodeError
     from videovit.engine.checkpoints.weights import load_all_weights
     from videovit.engine.reporting.json_lines import writing
-    from videovit.engine.run import set_cpu_threads
+    from videovit.engine.run_context import set_cpu_threads
     from videovit.engine.tasks.predict import Predictor, format_prediction, list_inputs
     from videovit.models import build_model
 

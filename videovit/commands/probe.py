@@ -88,6 +88,7 @@ def summary(probes: Sequence[Probe]) -> str:
 
 
 def write_csv(path: str, probes: Sequence[Probe]) -> None:
+    """Write one row per video, with a column per field of `Probe`."""
     from videovit.data.decode.probe import Probe
 
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:

@@ -21,7 +21,8 @@ from videovit.config.tree import (
     shown,
     written,
 )
-from videovit.messages import Plain, did_you_mean, problem
+from videovit.errors import UserError
+from videovit.messages import Plain, did_you_mean
 
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
@@ -31,11 +32,7 @@ LARGEST = 2**53  # whole numbers up to it fit into those of C, and are exact in 
 _PARENTHESES = re.compile(r"""('[^']*'|"[^"]*")|(?<![^\s\[(,])\(|\)(?![^\s\]),])""")
 
 
-class Unfit(ValueError):
-    """A value that does not fit its field. The message says what was found and what is expected."""
-
-
-def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
+def coerce(node: Node, annotation: object) -> tuple[Any, list[str]]:
     """Turn a node into a value of the annotated type.
 
     Args:
@@ -47,7 +44,7 @@ def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
         The value, and a notice for each alias that was replaced by its meaning.
 
     Raises:
-        Unfit: wrong type, outside the range, not among the choices, wrong length.
+        UserError: wrong type, outside the range, not among the choices, wrong length.
     """
     origin = get_origin(annotation)
     if origin is Annotated:
@@ -66,7 +63,7 @@ def coerce(node: Node, annotation: Any) -> tuple[Any, list[str]]:
     return _SCALARS[annotation](node), []
 
 
-def _marked(node: Node, annotation: Any) -> tuple[Any, list[str]]:
+def _marked(node: Node, annotation: object) -> tuple[Any, list[str]]:
     """A value whose annotation carries limits or aliases; other marks are not for this module."""
     inner, *marks = get_args(annotation)
     for mark in marks:
@@ -76,8 +73,8 @@ def _marked(node: Node, annotation: Any) -> tuple[Any, list[str]]:
     limits = [mark for mark in marks if isinstance(mark, Range)]
     try:
         value, notices = coerce(node, inner)
-    except Unfit as error:
-        raise Unfit(" ".join(map(str, (error, *limits)))) from None
+    except UserError as error:
+        raise UserError(" ".join(map(str, (error, *limits)))) from None
     for limit in limits:
         if value not in limit:
             raise _unfit(node, f"{_NAMES[inner]} {limit}", quoted=False)
@@ -87,7 +84,7 @@ def _marked(node: Node, annotation: Any) -> tuple[Any, list[str]]:
     return value, notices
 
 
-def _chosen(node: Node, choices: tuple[Any, ...]) -> Any:
+def _chosen(node: Node, choices: tuple[object, ...]) -> object:
     kind = type(choices[0])
     if not isinstance(node, Scalar):
         raise _unfit(node, _NAMES[kind])
@@ -98,7 +95,7 @@ def _chosen(node: Node, choices: tuple[Any, ...]) -> Any:
     raise _unfit(node, " or ".join(map(repr, choices)), near=near)
 
 
-def _tuple(node: Node, inner: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[str]]:
+def _tuple(node: Node, inner: tuple[object, ...]) -> tuple[tuple[object, ...], list[str]]:
     items = _items(node)
     if len(inner) == 2 and inner[1] is Ellipsis:
         kinds = [inner[0]] * len(items)
@@ -125,7 +122,7 @@ def _items(node: Node) -> list[Node]:
     raise _unfit(node, f"a list such as [{shown(node)}]" if isinstance(node, Scalar) and text else "a list")
 
 
-def _unfit(node: Node, expected: str, *, near: str = "", quoted: bool = True) -> Unfit:
+def _unfit(node: Node, expected: str, *, near: str = "", quoted: bool = True) -> UserError:
     """The error about a node; `quoted` shows it as text, for values that are not even of the right type."""
     if isinstance(node, Mapping):
         found: object = Plain("a section")
@@ -133,7 +130,7 @@ def _unfit(node: Node, expected: str, *, near: str = "", quoted: bool = True) ->
         found = Plain("nothing")
     else:
         found = shown(node) if quoted else Plain(shown(node))
-    return Unfit(problem(found=found, expected=expected, near=near))
+    return UserError(found=found, expected=expected, near=near)
 
 
 def _bool(node: Scalar) -> bool:
@@ -173,5 +170,5 @@ def _str(node: Scalar) -> str:
     return text
 
 
-_SCALARS: dict[Any, Callable[[Scalar], Any]] = {bool: _bool, int: _int, float: _float, str: _str}
-_NAMES: dict[Any, str] = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+_SCALARS: dict[object, Callable[[Scalar], object]] = {bool: _bool, int: _int, float: _float, str: _str}
+_NAMES: dict[object, str] = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 from videovit.config.limits import MayChange
 from videovit.config.schema import Config
@@ -15,12 +15,12 @@ from videovit.config.schema import Config
 @dataclass(frozen=True)
 class _Field:
     key: str
-    annotation: Any
+    annotation: object
     free: bool
 
 
 @functools.cache
-def known_keys() -> dict[str, Any]:
+def known_keys() -> dict[str, object]:
     """Every key that has a field, `SECTION.KEY` in the order of the schema, with the field's annotation."""
     return {field.key: field.annotation for field in _fields(Config)}
 

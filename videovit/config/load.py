@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from videovit.config import rules
-from videovit.config.coerce import Unfit, coerce
+from videovit.config.coerce import coerce
 from videovit.config.keys import known_keys, section_names
 from videovit.config.reading import Found, read_file, read_opts
 from videovit.config.schema import Config
@@ -93,10 +93,10 @@ def dump_config(cfg: Config) -> str:
 # Checking
 
 
-def _coerce_all(found: Found) -> tuple[dict[str, Any], set[str]]:
+def _coerce_all(found: Found) -> tuple[dict[str, object], set[str]]:
     """The values of all known keys, and the keys that have none because of a problem."""
     known = known_keys()
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     failed: set[str] = set()
     ignored: dict[str, list[str]] = {}
     for key, (node, place) in found.values.items():
@@ -108,7 +108,7 @@ def _coerce_all(found: Found) -> tuple[dict[str, Any], set[str]]:
         elif key in known:
             try:
                 values[key], notices = coerce(node, known[key])
-            except Unfit as error:
+            except UserError as error:
                 found.problems.append(problem(str(error), where=where))
                 failed.add(key)
             else:
@@ -160,7 +160,7 @@ def _closest(key: str, names: Iterable[str], *, least: float) -> tuple[str, floa
     return best, best_score if best else 0.0
 
 
-def _build(section: type, prefix: str, values: dict[str, Any]) -> Any:
+def _build(section: type, prefix: str, values: dict[str, object]) -> Any:
     changes = {}
     for item in dataclasses.fields(section):
         key = f"{prefix}{item.name}"
@@ -177,11 +177,11 @@ def _build(section: type, prefix: str, values: dict[str, Any]) -> Any:
 class _Dumper(yaml.SafeDumper):
     """Writes lists on one line."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value):
         return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, tuple):
@@ -189,7 +189,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+def _represent_list(dumper: yaml.SafeDumper, items: list[object]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from videovit.config.keys import known_keys, section_names
 from videovit.config.shipped import SUFFIXES, find_shipped, plain_name, shipped_configs
 from videovit.config.tree import Mapping, Node, Scalar, TreeError, is_empty, line_of, read_tree, shown, text_node
-from videovit.messages import Plain, did_you_mean, problem
+from videovit.messages import Plain, did_you_mean, did_you_mean_file, problem
 
 _BASE = "_BASE_"
 _MAX_BASES = 16
@@ -92,7 +92,7 @@ def _file_problem(path: Path, parents: tuple[Path, ...]) -> str:
 def _missing(path: Path) -> str:
     has_folder = path.parent.is_dir()
     beside = [file.name for file in path.parent.iterdir() if file.suffix.lower() in SUFFIXES] if has_folder else []
-    near = did_you_mean(path.name, sorted(beside)) or did_you_mean(plain_name(str(path)), shipped_configs())
+    near = did_you_mean_file(path.name, sorted(beside)) or did_you_mean(plain_name(str(path)), shipped_configs())
     what = "there is no such file"
     return problem(what if has_folder or near else f"{what}; the folder {path.parent} does not exist either", near=near)
 

@@ -182,14 +182,14 @@ class ClipLoader(DataLoader[Item]):
             ) from error
         return self._counted(batches)
 
-    def _counted(self, batches: Iterator[Any]) -> Iterator[Batch]:
+    def _counted(self, batches: Iterator[Batch | Lost]) -> Iterator[Batch]:
         while (batch := self._next(batches)) is not None:
             if isinstance(batch, Lost):
                 raise UserError(f"a batch of a worker could not be received: {batch.error}", hint=HANDOVER_HINT)
             self.served_by.update(batch.served_by)
             yield batch
 
-    def _next(self, batches: Iterator[Any]) -> Any:
+    def _next(self, batches: Iterator[Batch | Lost]) -> Batch | Lost | None:
         """Wait for the next batch; None after the last one."""
         clock = RunningClock(2 * PATIENCE_S)
         while True:

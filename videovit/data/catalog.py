@@ -131,7 +131,7 @@ class DatasetSpec:
             "detection" for boxes on key frames.
         names_files: files of class names in DATA.PATH_TO_DATA_DIR, tried in order if DATA.CLASS_NAMES_FILE is empty.
         bgr_in_pyslowfast: PySlowFast decodes this data set as BGR, so its configs set DATA.REVERSE_INPUT_CHANNEL to
-            get RGB. Frames are always RGB here, so the key only tells in which order DATA.MEAN and DATA.STD are given.
+            get RGB. Frames are always RGB here, so the key only says in which order DATA.MEAN and DATA.STD are given.
         images: still images, which have their own crops.
         decoder: the only decoder that suits the data set; empty for any (DATA.DECODING_BACKEND).
     """

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from videovit.data.decode.protocol import Indices, Knots, Video
-from videovit.data.sampling import frames_on_screen
+from videovit.data.sampling import ClipPlan, frames_on_screen
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,15 @@ def clock_of(video: Video, target_fps: float | None) -> Clock:
     if video.knots is None or target_fps is None:
         return Clock(video.num_frames, video.fps, video.start_s)
     return Clock(max(1, round(video.num_frames / video.fps * target_fps)), target_fps, video.start_s, video.knots)
+
+
+def planned_frames(plan: ClipPlan, video: Video, rng: np.random.Generator) -> list[Indices]:
+    """The (T,) frame indices of every clip that a plan takes from a video.
+
+    Args:
+        plan: counts on the clock of the video.
+        video: the video.
+        rng: source of the plan's random choices.
+    """
+    clock = clock_of(video, plan.target_fps)
+    return [clock.frames(ticks_T) for ticks_T in plan(clock.num_ticks, clock.rate, rng)]

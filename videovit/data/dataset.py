@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from videovit.data.clock import clock_of
+from videovit.data.clock import planned_frames
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.data.decode.protocol import DEFAULTS, Knots
 from videovit.data.records import Clip, Failure, Item, KeyFrame, Sample
@@ -53,6 +53,12 @@ def seconds_of(indices_T: Indices, fps: float, knots: Knots | None = None, start
     """Start and end of a clip in seconds of player time.
 
     Frame i lasts from start_s + i / fps to start_s + (i + 1) / fps, unless `knots` give its time.
+
+    Args:
+        indices_T: (T,) frames of the clip, in any order.
+        fps: frame rate of the video.
+        knots: for a variable frame rate, some frames and their times in seconds, to interpolate between.
+        start_s: player time of the first frame of the video.
     """
     first, last = int(indices_T.min()), int(indices_T.max())
     if knots is None:
@@ -255,13 +261,12 @@ class ClipDataset(Dataset[Item]):
             if sample.num_frames not in (None, video.num_frames):
                 reason = f"{plural(video.num_frames, 'image')}, but the list states {sample.num_frames}"
                 raise DecodeError(sample.path, reason, video.served_by)
-            clock = clock_of(video, self._plan.target_fps)
             # Key frames are the only clips whose position the annotation determines.
             if isinstance(self._plan, AroundKeyFrame):
                 time_s = _key(sample).time_s - video.start_s
                 indices = self._plan.at(time_s, video.num_frames, video.fps, video.knots)
             else:
-                indices = [clock.frames(ticks_T) for ticks_T in self._plan(clock.num_ticks, clock.rate, rng)]
+                indices = planned_frames(self._plan, video, rng)
             # The clips of a test overlap: decode each frame once, and in ascending order.
             wanted = np.unique(np.concatenate(indices))
             frames_NHWC = video.frames(wanted)

@@ -39,7 +39,6 @@ def read_ava(cfg: Config, split: str) -> list[Sample]:
     samples = key_frames([row for row in rows if _is_evaluated(split, row.key, full=ava.FULL_TEST_ON_VAL)], videos)
     if not samples:
         listed = ", ".join((*annotated, *proposed)) or "no file"
-        listed = ", ".join((*annotated, *proposed)) or "no file"
         score = f" with a score of at least {ava.DETECTION_SCORE_THRESH:g} (AVA.DETECTION_SCORE_THRESH)"
         raise AnnotationError(
             f"no boxes for {split} in {listed}{score if proposed else ''}",

@@ -123,7 +123,7 @@ class Parcel:
         frames = batch.frames_BTHWC
         self._arguments = number, name, tuple(frames.shape), frames.dtype, arrays
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _open, self._arguments
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import tempfile
 import weakref
 from multiprocessing.reduction import DupFd
@@ -17,6 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+# Populating a mapping avoids a page fault for every 4 KiB.
+_POPULATE = mmap.MAP_POPULATE if sys.platform == "linux" else 0
 
 
 def create_file() -> int:
@@ -45,13 +49,18 @@ def write_frames(frames: Tensor) -> int:
 
 
 def map_frames(handle: int, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
-    """The frames in a memory file, without copying; closes the descriptor."""
+    """The frames in a memory file, without copying; closes the descriptor.
+
+    Args:
+        handle: descriptor of the file, from `write_frames`.
+        shape: of the frames.
+        dtype: of the frames.
+    """
     try:
         size = int(np.prod(shape)) * dtype.itemsize
         if not size:
             return torch.empty(shape, dtype=dtype)
-        # Populating the mapping avoids a page fault for every 4 KiB.
-        memory = mmap.mmap(handle, size, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
+        memory = mmap.mmap(handle, size, flags=mmap.MAP_SHARED | _POPULATE)
     finally:
         os.close(handle)
     return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8)).view(dtype).reshape(shape)
@@ -75,7 +84,7 @@ class SharedNumbers:
         os.ftruncate(self._handle, size)
         self.array: NDArray[np.int64] = np.frombuffer(mmap.mmap(self._handle, size), dtype=np.int64).reshape(shape)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _open_numbers, (self.array.shape, DupFd(self._handle))
 
 

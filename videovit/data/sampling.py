@@ -59,7 +59,14 @@ def frames_on_screen(knots: tuple[Indices, NDArray[np.float64]], seconds: NDArra
 
 
 def span_length(fps: float, *, num_sampled: int, stride: int, target_fps: float) -> float:
-    """Length of a span in frames of the video: the duration of num_sampled * stride frames at `target_fps`."""
+    """Length of a span in frames of the video: the duration of num_sampled * stride frames at `target_fps`.
+
+    Args:
+        fps: frame rate of the video.
+        num_sampled: frames in the clip.
+        stride: distance between sampled frames, at `target_fps`.
+        target_fps: the frame rate that `stride` counts in.
+    """
     return stride * num_sampled / target_fps * fps
 
 
@@ -104,7 +111,14 @@ def span_indices(
 def random_start(
     num_frames: int, fps: float, *, num_sampled: int, stride: int, target_fps: float, rng: np.random.Generator
 ) -> float:
-    """Start of a span at a uniformly random position of the video, in frames (not an integer)."""
+    """Start of a span at a uniformly random position of the video, in frames (not an integer).
+
+    Args:
+        num_frames: frames in the video.
+        fps: frame rate of the video.
+        num_sampled, stride, target_fps: see `span_length`.
+        rng: source of randomness.
+    """
     span = span_length(fps, num_sampled=num_sampled, stride=stride, target_fps=target_fps)
     return float(rng.uniform(0.0, last_start(num_frames, span)))
 

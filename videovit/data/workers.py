@@ -196,7 +196,7 @@ def _end_with(owner: int) -> None:
 
 
 def _life_of(owner: int) -> Callable[[], bool]:
-    """What tells whether the owner lives."""
+    """A function that returns whether the owner is alive."""
     parent = multiprocessing.parent_process()
     if os.getppid() == owner or parent is None:
         return lambda: os.getppid() == owner

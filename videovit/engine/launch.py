@@ -21,7 +21,7 @@ from videovit.engine import distributed
 from videovit.engine.distributed.processes import run_processes
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog, logger
-from videovit.engine.run import Run, record_config, set_cpu_threads
+from videovit.engine.run_context import Run, record_config, set_cpu_threads
 from videovit.engine.tasks.benchmark import benchmark
 from videovit.engine.tasks.search import search
 from videovit.engine.tasks.shuffle_eval import shuffle_eval
@@ -65,8 +65,7 @@ def run(cfg: Config) -> Results:
     per_shard = _num_processes(cfg) // cfg.NUM_SHARDS
     host, port = _rendezvous(cfg)
     names = [f"rank {cfg.SHARD_ID * per_shard + i}" for i in range(per_shard)]
-    results: Results = run_processes(_run_spawned, names, cfg, per_shard, host, port)
-    return results
+    return run_processes(_run_spawned, names, cfg, per_shard, host, port)
 
 
 def _num_processes(cfg: Config) -> int:

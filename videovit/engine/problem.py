@@ -24,10 +24,10 @@ from videovit.engine.distributed import preemption
 from videovit.engine.evaluation.boxes import BoxEvaluator
 from videovit.engine.evaluation.evaluator import Evaluator
 from videovit.engine.evaluation.inference import Inference, Preparation
-from videovit.engine.evaluation.metrics import MultiLabel, TopK, ViewEnsemble
 from videovit.engine.evaluation.sinks import ACTIVATIONS, Activation
+from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK, ViewEnsemble
 from videovit.engine.objectives import Objective, build_objective
-from videovit.engine.run import Run
+from videovit.engine.run_context import Run
 from videovit.models.contract import VideoModel
 
 E = TypeVar("E", bound=ViewEnsemble)

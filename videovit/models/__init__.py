@@ -13,8 +13,8 @@ from videovit.models.convert import (
 from videovit.models.cpu import optimize_for_inference
 from videovit.models.layers.maps import attention_maps
 from videovit.models.macs import count_macs, count_params
+from videovit.models.mvit.block_specs import BlockSpec, expand
 from videovit.models.mvit.model import MViT, mvit_from_config
-from videovit.models.mvit.schedule import BlockSpec, expand
 
 __all__ = [
     "MODELS",

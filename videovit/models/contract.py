@@ -246,9 +246,8 @@ class VideoModel(HasPlainForm, ABC):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Beside the tensors, a state dict carries the grid of its position tables, which their rows do not tell."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
-        if metadata is not None and self.grid is not None:
-            metadata["grid"] = self.grid
+        if self.grid is not None and hasattr(destination, "_metadata"):  # a caller's own dict has none
+            destination._metadata[prefix[:-1]]["grid"] = self.grid
 
     def plain_(self, enabled: bool = True) -> Self:
         """Compute everything as the paper writes it, or (the default state) leave out what nothing reads; in place.

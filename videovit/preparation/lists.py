@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from videovit.data.files import listed_paths
 from videovit.data.files.annotation_files import Problem, content_of, csv_rows, read_lines, refuse, suggestion
@@ -110,7 +109,9 @@ def lists_in(folder: Path) -> list[Path]:
     return files
 
 
-def write_lists(output: Path, by_split: Mapping[str, Iterable[tuple[str, int]]], class_names: Any) -> None:
+def write_lists(
+    output: Path, by_split: Mapping[str, Iterable[tuple[str, int]]], class_names: Sequence[str] | Mapping[str, int]
+) -> None:
     """Write the lists of some splits and classes.json, or nothing if one of them cannot be written.
 
     Args:

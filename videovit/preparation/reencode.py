@@ -145,6 +145,11 @@ def encode(source: str, target: str, settings: Settings) -> int:
 def reencode(source: str, target: str, settings: Settings) -> Outcome:
     """Encode one video, check the new file, and only then give it its name.
 
+    Args:
+        source: the video.
+        target: the new file; its folder is made if absent.
+        settings: how it is encoded.
+
     Raises:
         DecodeError: the source is damaged, or the new file does not hold the same number of frames.
     """

@@ -282,7 +282,7 @@ def test_changed_list_is_refused_within_an_epoch_and_warned_between(
 def test_same_list_in_another_folder_is_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     moved = [Sample(sample.path.replace("/data", "/mnt/disk"), sample.label) for sample in SAMPLES]
     assert resume_with_list(tmp_path, moved, step=2, root="/mnt/disk") == Position(1, 2, 4)
-    assert "list" not in caplog.text
+    assert "the list of training videos" not in caplog.text  # the path of the test has "list" in it
 
 
 def test_older_checkpoint_without_a_digest_resumes(tmp_path: Path) -> None:

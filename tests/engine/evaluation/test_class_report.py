@@ -20,7 +20,7 @@ from videovit.engine.evaluation.class_report import (
     draw_per_class,
     write_confusion,
 )
-from videovit.engine.evaluation.metrics import MultiLabel, TopK
+from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK
 from videovit.engine.reporting.log import format_table
 from videovit.engine.tasks.shuffle_eval import draw
 from videovit.errors import UserError

@@ -19,7 +19,7 @@ import torch
 
 from videovit.engine.reporting.log import RunLog, format_table, logger
 from videovit.engine.reporting.progress import Progress
-from videovit.engine.run import Run
+from videovit.engine.run_context import Run
 from videovit.errors import UserError
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from videovit.data.records import Batch
-from videovit.engine.evaluation.metrics import TopK
+from videovit.engine.evaluation.view_ensemble import TopK
 from videovit.engine.tasks.shuffle_eval import draw, format_readings, format_report, reorder_frames, summarize
 
 T = 6

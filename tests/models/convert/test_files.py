@@ -13,8 +13,8 @@ from tests.helpers.tiny_peers import PTV_TINY, torchvision_tiny
 from videovit.config import load_config
 from videovit.models import CheckpointError, build_model, expand, export_state_dict, load_pretrained
 from videovit.models.convert import config_hints, pool_norm_eps, save_safetensors
+from videovit.models.mvit.block_specs import share_maps
 from videovit.models.mvit.model import MViT
-from videovit.models.mvit.schedule import share_maps
 
 
 def logits_of(model, x):

@@ -12,8 +12,8 @@ from videovit.errors import UserError
 from videovit.models import build_model, count_params, load_pretrained
 from videovit.models.contract import Features
 from videovit.models.detection.roi_head import RoIHead, box_head_from_config, roi_align
+from videovit.models.mvit.block_specs import expand
 from videovit.models.mvit.model import MViT
-from videovit.models.mvit.schedule import expand
 
 SMALL = {
     "depth": 2,

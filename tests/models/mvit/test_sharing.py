@@ -10,7 +10,7 @@ from videovit.models import attention_maps, build_model, count_macs, count_param
 from videovit.models.convert import CheckpointError
 from videovit.models.convert.export import export_state_dict
 from videovit.models.mvit.block import MultiscaleBlock
-from videovit.models.mvit.schedule import expand, share_maps
+from videovit.models.mvit.block_specs import expand, share_maps
 
 # From the second block after the start of a stage on, queries and keys have the same grids as one block earlier.
 LONG = {"depth": 6, "pool_q_stride": [[1, 1, 2, 2], [5, 1, 2, 2]], "dim_mul": [[1, 2.0]], "head_mul": [[1, 2.0]]}

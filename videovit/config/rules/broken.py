@@ -50,7 +50,7 @@ def changed(cfg: Config, change: Change) -> Config:
     return cfg
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     """A value as it is written on the command line, without spaces."""
     if isinstance(value, tuple):
         return f"[{','.join(map(_written, value))}]"

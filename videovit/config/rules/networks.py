@@ -51,7 +51,7 @@ def patches(cfg: Config) -> Iterator[Broken]:
 
 
 def blocks(cfg: Config) -> Iterator[Broken]:
-    """Lists name blocks that exist; widths may also change behind the last one."""
+    """Lists name blocks that exist; widths may also change after the last one."""
     depth = cfg.MVIT.DEPTH
     for name in ("DIM_MUL", "HEAD_MUL", "POOL_Q_STRIDE", "POOL_KV_STRIDE"):
         rows, key = getattr(cfg.MVIT, name), f"MVIT.{name}"

@@ -13,11 +13,11 @@ from videovit.data.decode.image_backend import open_frames, open_image
 from videovit.data.decode.limited import Opener, open_limited
 from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions, Video, check_inside
 from videovit.data.decode.pyav_backend import open_pyav
-from videovit.data.decode.torchcodec_backend import MissingBackendError, open_torchcodec
+from videovit.data.decode.torchcodec_backend import open_torchcodec
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
 
-__all__ = ["BACKENDS", "DecodeError", "DecodeOptions", "MissingBackendError", "Video", "open_video"]
+__all__ = ["BACKENDS", "DecodeError", "DecodeOptions", "Video", "open_video"]
 
 # The names are the choices of DATA.DECODING_BACKEND; a test compares them.
 BACKENDS: dict[str, Opener] = {
@@ -44,7 +44,7 @@ def open_video(path: str | PathLike[str], backend: str = "decord", options: Deco
     Raises:
         DecodeError: the file is missing, empty, damaged or too large, has no video stream, takes too long, or leads
             out of its folder.
-        MissingBackendError: the backend is not installed.
+        UserError: the backend is not installed.
         UserError: there is no such backend.
     """
     if backend not in BACKENDS:

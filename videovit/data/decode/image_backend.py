@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from videovit.data.decode.image_metadata import num_scans, without_metadata
@@ -219,8 +220,9 @@ def turn_upright(image: Image.Image) -> Image.Image:
 
 def tile_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of the tiles of a TIFF file, which are decoded whole; (0, 0) without tiles."""
-    tags = getattr(image, "tag_v2", {})
-    width, height = (int(np.max(tags.get(tag, 0))) for tag in (TIFF_TILE_WIDTH, TIFF_TILE_LENGTH))
+    if not isinstance(image, TiffImageFile):
+        return 0, 0
+    width, height = (int(np.max(image.tag_v2.get(tag, 0))) for tag in (TIFF_TILE_WIDTH, TIFF_TILE_LENGTH))
     return width, height
 
 

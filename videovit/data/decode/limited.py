@@ -60,11 +60,15 @@ CRASHES = frozenset(getattr(signal, f"SIG{name}") for name in "SEGV BUS ABRT FPE
 
 
 class HelperEndedError(OSError):
-    """The helper process has ended; the message says how."""
+    """The helper process has ended; the message says how.
 
+    Attributes:
+        from_outside: it was killed or stopped by another process, which says nothing about the video.
+    """
 
-class HelperKilledError(HelperEndedError):
-    """The helper process was killed or stopped from outside, which says nothing about the video."""
+    def __init__(self, how: str, *, from_outside: bool = False) -> None:
+        super().__init__(how)
+        self.from_outside = from_outside
 
 
 class Helper:
@@ -89,7 +93,7 @@ class Helper:
         self._code = 0  # exit code, or minus the signal that ended it
         self.waited_s = 0.0  # for the last answer
 
-    def request(self, *message: Any, limit_s: float) -> Any:
+    def request(self, *message: object, limit_s: float) -> Any:
         """Send a request and wait for the answer; None if it does not arrive.
 
         Args:
@@ -117,13 +121,13 @@ class Helper:
             self.waited_s = clock.elapsed_s()
             if self.waited_s >= limit_s:
                 if self._status() == "stopped":
-                    raise HelperKilledError("its decoder was stopped")
+                    raise HelperEndedError("its decoder was stopped", from_outside=True)
                 return False
         self.waited_s = clock.elapsed_s()
         return True
 
     def _status(self) -> str:
-        """What has become of the process: "running", "stopped" or "ended"; `_code` then tells how."""
+        """The state of the process: "running", "stopped" or "ended"; in the last case `_code` is set."""
         if self._pid:
             try:
                 pid, status = os.waitpid(self._pid, os.WNOHANG | os.WUNTRACED)
@@ -166,7 +170,7 @@ class Helper:
         name = signal.Signals(-self._code).name
         if -self._code in CRASHES:
             return HelperEndedError(f"the decoder crashed ({name})")
-        return HelperKilledError(f"its decoder was killed ({name})")
+        return HelperEndedError(f"its decoder was killed ({name})", from_outside=True)
 
 
 # Helpers of this process that are ready for another video.
@@ -246,7 +250,7 @@ def call_limited(function: Callable[..., Result], *arguments: object, path: str,
             answer = helper.request("call", function, arguments, limit_s=timeout_s)
             break
         except HelperEndedError as error:
-            if not isinstance(error, HelperKilledError) or attempt == ATTEMPTS - 1:
+            if not error.from_outside or attempt == ATTEMPTS - 1:
                 raise DecodeError(path, str(error), "limited") from None
             time.sleep(PAUSE_S)
         finally:
@@ -295,11 +299,11 @@ class LimitedVideo(BaseVideo):
         """Close the video in the helper, which is kept for the next video."""
         if self._helper is not None:
             # The frames have arrived; a helper that cannot close is killed.
-            with contextlib.suppress(DecodeError, HelperKilledError):
+            with contextlib.suppress(DecodeError, HelperEndedError):
                 self._ask("close")
             self._release()
 
-    def _request(self, *message: Any) -> Any:
+    def _request(self, *message: object) -> Any:
         """The answer, from a second helper if the first is killed from outside.
 
         Raises:
@@ -314,7 +318,7 @@ class LimitedVideo(BaseVideo):
                     if message[0] != "open":
                         self._ask("open", self._path, self._backend, self._options)
                 return self._ask(*message)
-            except HelperKilledError as error:
+            except HelperEndedError as error:
                 reason = str(error)
         raise UserError(
             f"{reason}, {ATTEMPTS} times in a row",
@@ -322,7 +326,7 @@ class LimitedVideo(BaseVideo):
             hint="Usually memory ran out; fewer DATA_LOADER.NUM_WORKERS need less",
         )
 
-    def _ask(self, *message: Any) -> Any:
+    def _ask(self, *message: object) -> Any:
         if self._helper is None:
             raise ValueError(f"{self._path}: the video is closed")
         helper, answer = self._helper, None
@@ -332,10 +336,9 @@ class LimitedVideo(BaseVideo):
                 limit_s += OPEN_S_PER_MB * os.path.getsize(self._path) / 1e6
         try:
             answer = helper.request(*message, limit_s=limit_s)
-        except HelperKilledError:
-            raise
         except HelperEndedError as error:
-            self._drop()
+            if error.from_outside:
+                raise
             raise DecodeError(self._path, str(error), self._backend) from None
         finally:
             if answer is None:  # too late, or interrupted; a late answer would be taken for the next request's
@@ -410,7 +413,7 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
                 _, path, backend, options = request
                 video = backends[backend](path, options)
                 times = video.num_frames, video.fps, video.knots, video.start_s
-                answer: tuple[Any, ...] = "open", *times, video.served_by
+                answer: tuple[object, ...] = "open", *times, video.served_by
             elif request[0] == "call":
                 answer = "result", request[1](*request[2])
             elif video is not None and request[0] == "frames":

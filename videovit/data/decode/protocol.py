@@ -6,7 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class DecodeError(UserError):
         super().__init__(f"cannot read {kind} {path!r}: {reason} [{backend}]" if reason else path)
 
     # The message is not the constructor's argument, so the default pickling of exceptions would not restore the parts.
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return DecodeError, (self.path, self.reason, self.backend)
 
 
@@ -255,7 +255,12 @@ def check_inside(path: str, file: str, options: DecodeOptions, backend: str) -> 
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height scaled so that the shorter side is `short_side`; unchanged if that is 0 or no reduction."""
+    """Width and height scaled so that the shorter side is `short_side`; unchanged if that is 0 or no reduction.
+
+    Args:
+        width, height: in pixels.
+        short_side: in pixels; 0 leaves the size alone.
+    """
     shorter = min(width, height)
     if not 0 < short_side < shorter:
         return width, height

@@ -377,7 +377,7 @@ class PyavVideo(BaseVideo):
 
     @cached_property
     def _first_size(self) -> Size:
-        # In a container of its own, because this is asked for in the middle of decoding.
+        # In a container of its own, because the size is needed while frames are decoded.
         container, stream = open_container(self._path, self._options)
         with container:
             first = next(decode_all(container, stream), None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videovit.data.clock import clock_of
+from videovit.data.clock import planned_frames
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.data.decode.protocol import DEFAULTS, Indices
 from videovit.data.records import Sample
@@ -50,9 +50,7 @@ def plan_jobs(samples: Sequence[Sample], plan: ClipPlan, *, seed: int = 0) -> tu
             # PyAV is exact about the number of frames, so all readers get the same indices.
             with open_video(sample.path, "pyav") as video:
                 rng = np.random.default_rng([seed, index])
-                clock = clock_of(video, plan.target_fps)
-                clips = [clock.frames(ticks_T) for ticks_T in plan(clock.num_ticks, clock.rate, rng)]
-                jobs.append((sample.path, clips))
+                jobs.append((sample.path, planned_frames(plan, video, rng)))
         except DecodeError:
             unreadable.append(sample.path)
     return jobs, unreadable

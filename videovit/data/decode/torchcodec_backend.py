@@ -30,28 +30,24 @@ NAME = "torchcodec"
 ERRORS = (RuntimeError, ValueError, IndexError, OSError)
 
 
-class MissingBackendError(UserError):
-    """The requested decoder is not installed."""
-
-
 @functools.cache
 def load_torchcodec() -> Any:
     """torchcodec's VideoDecoder.
 
     Raises:
-        MissingBackendError: it is not installed, or cannot load FFmpeg's libraries.
+        UserError: it is not installed, or cannot load FFmpeg's libraries.
     """
     try:
         from torchcodec.decoders import VideoDecoder
     except ImportError as error:
-        raise MissingBackendError(
+        raise UserError(
             shorten(error),
             where="DATA.DECODING_BACKEND torchcodec",
             hint="Install it with pip install 'videovit[torchcodec]', or use decord or pyav",
         ) from None
     # Its libraries are loaded on import, so missing FFmpeg libraries are a RuntimeError there.
     except (RuntimeError, OSError):
-        raise MissingBackendError(
+        raise UserError(
             "installed, but cannot be loaded without FFmpeg's shared libraries",
             where="DATA.DECODING_BACKEND torchcodec",
             hint="Install them (for example apt-get install ffmpeg), or use decord or pyav, which include theirs",
@@ -64,7 +60,7 @@ def open_torchcodec(path: str, options: DecodeOptions = DEFAULTS) -> Video:
 
     Raises:
         DecodeError: the file is missing, empty, damaged, too large, or has no video stream.
-        MissingBackendError: torchcodec cannot be used.
+        UserError: torchcodec cannot be used.
     """
     check_file(path, NAME)
     decoder = load_torchcodec()

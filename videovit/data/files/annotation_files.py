@@ -10,11 +10,11 @@ import stat
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from videovit.data.files.folders import VIDEO_SUFFIXES, is_text
 from videovit.data.records import AnnotationError
-from videovit.messages import did_you_mean, plural, printable
+from videovit.messages import did_you_mean, did_you_mean_file, plural, printable
 
 if TYPE_CHECKING:
     from _csv import Reader as CsvReader
@@ -41,7 +41,7 @@ def open_list(list_file: Path) -> BinaryIO:
     """
     try:
         # Without waiting: a pipe would block until somebody writes to it.
-        file = os.fdopen(os.open(list_file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+        file = os.fdopen(os.open(list_file, os.O_RDONLY | os.O_NONBLOCK), "rb")
     except FileNotFoundError:
         raise AnnotationError(f"list file {str(list_file)!r} does not exist; {content_of(list_file.parent)}") from None
     except (OSError, ValueError) as error:
@@ -134,7 +134,7 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
         if place.is_file():
             return place
     present = [path.name for path in folder.glob("*")] if folder.is_dir() else []
-    near = next((hit for name in names if (hit := did_you_mean(name, present))), "")
+    near = next((hit for name in names if (hit := did_you_mean_file(name, present))), "")
     raise AnnotationError(f"found no {' or '.join(names)} in {str(folder)!r}; {content_of(folder)}", near=near)
 
 
@@ -180,7 +180,7 @@ class VideoFolder:
         return os.path.join(self.folder, self._by_name.get(name, name + self._suffix))
 
 
-def read_json(file: Path) -> tuple[str, Any]:
+def read_json(file: Path) -> tuple[str, object]:
     """The text of a JSON file and its content.
 
     Raises:
@@ -201,7 +201,7 @@ def read_json(file: Path) -> tuple[str, Any]:
     return text, content
 
 
-def read_json_entries(file: Path) -> Iterator[tuple[int, Any]]:
+def read_json_entries(file: Path) -> Iterator[tuple[int, object]]:
     """(line, entry) of a JSON file that holds a list.
 
     Raises:

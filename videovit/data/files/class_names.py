@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from videovit.data.files.annotation_files import WHOLE_NUMBER, read_json, read_lines
 from videovit.data.records import AnnotationError
-from videovit.messages import did_you_mean, plural
+from videovit.messages import did_you_mean, did_you_mean_file, plural
 
 # A wrong index must not lead to a list of billions of names.
 MOST_CLASSES = 1_000_000
@@ -61,10 +60,10 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
     return names
 
 
-def _read(path: str, folder: str, key: str) -> Any:
+def _read(path: str, folder: str, key: str) -> object:
     file = Path(path)
     if not file.is_file():
-        near = did_you_mean(file.name, [p.name for p in file.parent.glob("*")]) if file.parent.is_dir() else ""
+        near = did_you_mean_file(file.name, (p.name for p in file.parent.glob("*")))
         beside = f", nor {Path(folder) / path}" if folder else ""
         raise AnnotationError(
             f"no such file{beside}", where=f"{path} ({key})", near=str(file.parent / near) if near else ""
@@ -77,7 +76,7 @@ def _read(path: str, folder: str, key: str) -> Any:
     return read_json(file)[1]
 
 
-def _by_index(path: str, content: Mapping[str, Any]) -> dict[int, str]:
+def _by_index(path: str, content: Mapping[str, object]) -> dict[int, str]:
     names: dict[int, str] = {}
     for key, value in content.items():
         if isinstance(value, int):

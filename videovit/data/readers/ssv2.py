@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from videovit.data.files.annotation_files import (
     PLAIN_NAME,
@@ -137,7 +137,7 @@ def _entries(file: Path) -> list[tuple[int, str, str, str]]:
     return [(line, *_fields(entry)) for line, entry in read_json_entries(file)]
 
 
-def _fields(entry: Any) -> tuple[str, str, str]:
+def _fields(entry: object) -> tuple[str, str, str]:
     if not isinstance(entry, Mapping):
         return "", "", str(entry)
     return str(entry.get("id", "")), str(entry.get("template", "")), str(dict(entry))

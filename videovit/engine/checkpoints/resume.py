@@ -135,7 +135,7 @@ def resume(
     cfg_text: str = "",
     num_steps: int = 0,
     global_batch: int = 0,
-    train_list: dict[str, Any] | None = None,
+    train_list: dict[str, object] | None = None,
 ) -> Position | None:
     """Restore training from the newest readable checkpoint in `output_dir`; damaged ones are skipped with a warning.
 
@@ -309,11 +309,11 @@ def _check_moments(
                 )
 
 
-def _is_negative(squares: Any) -> bool:
+def _is_negative(squares: object) -> bool:
     return isinstance(squares, Tensor) and bool((squares < 0).any())
 
 
-def _is_moment(kind: str, value: Any, parameter: nn.Parameter) -> bool:
+def _is_moment(kind: str, value: object, parameter: nn.Parameter) -> bool:
     if kind == "step":
         return value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
     if kind == "momentum_buffer" and value is None:

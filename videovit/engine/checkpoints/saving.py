@@ -41,7 +41,7 @@ def snapshot(
     scaler: torch.amp.GradScaler | None = None,
     ema: AveragedModel | None = None,
     global_batch: int = 0,
-    train_list: dict[str, Any] | None = None,
+    train_list: dict[str, object] | None = None,
 ) -> dict[str, Any]:
     """Collect the content of a checkpoint; tensors are references that training goes on to change, see `to_host`.
 

@@ -1,17 +1,16 @@
-"""The digest of a list of videos, which tells whether a resumed run trains on the list that it began with."""
+"""The digest of a list of videos, which shows whether a resumed run trains on the list that it began with."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from videovit.config import Config
 from videovit.data.records import Sample
 
 
-def list_digest(samples: Sequence[Sample], folders: Sequence[str]) -> dict[str, Any]:
+def list_digest(samples: Sequence[Sample], folders: Sequence[str]) -> dict[str, object]:
     """The number of videos, and a digest of their paths and labels in order.
 
     Args:

@@ -127,7 +127,7 @@ def _loopback_address(host: str) -> str:
 
 
 def _listen(address: str, port: int) -> int:
-    """A socket for the store, which would otherwise listen on all interfaces, and asks nobody for a secret."""
+    """A listening socket on one interface: the store requires no password, and by itself listens on all of them."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

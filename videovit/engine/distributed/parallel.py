@@ -57,7 +57,7 @@ class Replicated(DistributedDataParallel):
                 buffer.copy_(before)
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def _tensors(output: object) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         if output.requires_grad:
             yield output

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, TypeVar
 
 from videovit.data.time_limit import RunningClock
 from videovit.data.workers import BLOCKED, signals_blocked
@@ -26,6 +26,8 @@ from videovit.engine.distributed import preemption
 from videovit.engine.distributed.faults import PeerError
 from videovit.engine.distributed.preemption import INTERRUPTED, Preempted
 from videovit.errors import UserError
+
+Result = TypeVar("Result")
 
 ORPHANED = 1  # exit code of a process whose parent has disappeared
 END_S = 5.0  # how long a process may take to end after SIGTERM
@@ -86,7 +88,7 @@ class Child:
         return f"{self.name}: ended with exit code {code}; see its output above"
 
 
-def run_processes(target: Callable[..., Any], names: Sequence[str], *args: Any) -> Any:
+def run_processes(target: Callable[..., Result], names: Sequence[str], *args: object) -> Result:
     """Call `target(i, *args)` in one new process per name.
 
     The first signal that asks to stop (SIGTERM, SIGUSR2, SIGHUP, Ctrl-C) is forwarded to every process.
@@ -122,7 +124,8 @@ def run_processes(target: Callable[..., Any], names: Sequence[str], *args: Any) 
             outcome = children[0].outcome or ChildResult()
             if outcome.stop is not None:
                 raise Preempted(requested() or outcome.stop.signum, outcome.stop.saved)
-        return outcome.result
+        result: Result = outcome.result
+        return result
     finally:
         _end(children)
 
@@ -194,7 +197,7 @@ def _signals_forwarded(children: list[Child]) -> Iterator[Callable[[], int]]:
             signals.forward = None
 
 
-def _run_child(target: Callable[..., Any], i: int, name: str, pipe: Connection, args: tuple[Any, ...]) -> None:
+def _run_child(target: Callable[..., object], i: int, name: str, pipe: Connection, args: tuple[object, ...]) -> None:
     # A terminal sends Ctrl-C to every process: this one ends without a traceback, and the parent reports it.
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)

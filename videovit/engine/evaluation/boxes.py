@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -145,7 +145,7 @@ class BoxEvaluator(Evaluator):
             for (video, time_s), box_4, scores_K in zip(found.keys, found.boxes_R4, found.scores_RK, strict=True):
                 place = [table_cell(video), time_stamp(time_s), *(f"{value:.4f}" for value in box_4)]
                 writer.writerows([*place, class_id, f"{scores_K[class_id - 1]:.6f}"] for class_id in evaluated)
-        rows: list[list[Any]] = []
+        rows: list[list[object]] = []
         for class_id, name in evaluated.items():
             ap = 100.0 * self.last.ap[class_id]
             counts = self.last.num_boxes[class_id], self.last.num_detections[class_id]

@@ -25,7 +25,13 @@ DPI = 110
 def confusion_matrix(
     labels_V: NDArray[np.int64], predictions_V: NDArray[np.int64], num_classes: int
 ) -> NDArray[np.int32]:
-    """(K, K): number of videos of class i that were predicted as class j."""
+    """(K, K): number of videos of class i that were predicted as class j.
+
+    Args:
+        labels_V: (V,) true classes.
+        predictions_V: (V,) predicted classes.
+        num_classes: K.
+    """
     # Half the memory of what bincount returns: 256 MB for 8,000 classes.
     counts_KK = np.zeros((num_classes, num_classes), dtype=np.int32)
     np.add.at(counts_KK, (labels_V, predictions_V), 1)
@@ -76,7 +82,7 @@ def write_per_class(
     return files
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file with a header, in UTF-8; see `table_cell` for names that a spreadsheet would compute."""
     with writing(path), open(path, "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([table_cell(value) for value in row] for row in (header, *rows))

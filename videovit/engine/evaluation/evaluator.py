@@ -1,6 +1,6 @@
 """What an evaluator is: it collects the scores of a model on a split, and measures how good they are.
 
-`metrics.ViewEnsemble` adds up the views of whole videos, `boxes.BoxEvaluator` collects boxes on key frames.
+`view_ensemble.ViewEnsemble` adds up the views of whole videos, `boxes.BoxEvaluator` collects boxes on key frames.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from videovit.engine.distributed import preemption
 from videovit.engine.distributed.preemption import Preempted
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
-from videovit.engine.run import Run, report_decoders
+from videovit.engine.run_context import Run, report_decoders
 from videovit.errors import UserError
 from videovit.messages import plural, printable
 from videovit.models import optimize_for_inference
@@ -137,6 +137,12 @@ def evaluate(inference: Inference, batches: Iterable[Batch], passes: Sequence[Pa
 
     Unreadable videos are never replaced. Unless they are skipped, they stop the run, after a short scan for others, so
     that one message names all of them.
+
+    Args:
+        inference: the model; it collects the unreadable videos.
+        batches: of this rank.
+        passes: what is computed from each batch, in order.
+        progress: counts the videos.
 
     Raises:
         UserError: videos cannot be read.

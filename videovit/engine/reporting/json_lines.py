@@ -14,7 +14,7 @@ import simplejson
 from videovit.errors import UserError
 
 
-def append_record(path: Path, record: Mapping[str, Any]) -> None:
+def append_record(path: Path, record: Mapping[str, object]) -> None:
     """Append a record as a line of its own; numbers that are not finite become null.
 
     Args:

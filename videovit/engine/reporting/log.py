@@ -17,14 +17,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import simplejson
 from tqdm import tqdm
 
 from videovit.engine.reporting.json_lines import append_record, read_records
 from videovit.engine.reporting.progress import CONSOLE_ERRORS
-from videovit.engine.reporting.progress import Progress as Progress  # old place
 from videovit.engine.reporting.tensorboard import TensorBoard
 from videovit.errors import UserError
 from videovit.messages import printable
@@ -194,7 +192,7 @@ class RunLog:
         if self._file is not None:
             self._file.write_held()
 
-    def stats(self, kind: str, values: Mapping[str, Any], *, step: int | None = None) -> None:
+    def stats(self, kind: str, values: Mapping[str, object], *, step: int | None = None) -> None:
         """Report one record, e.g. `stats("val_epoch", {"epoch": "3/30", "top1_err": 12.5})`.
 
         Args:
@@ -240,7 +238,7 @@ def _try_to_append(path: Path) -> None:
         raise OSError(errno.ENXIO, f"{path.name} is a pipe")
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> object:
     # More digits than 5 make log lines hard to compare by eye.
     return float(f"{value:.5g}") if isinstance(value, float) else value
 

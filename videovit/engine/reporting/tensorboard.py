@@ -31,7 +31,7 @@ class TensorBoard:
         self._make_writer: Any = partial(SummaryWriter, str(folder))  # without type annotations
         self._writer: Any = None
 
-    def add(self, kind: str, values: Mapping[str, Any], step: int) -> None:
+    def add(self, kind: str, values: Mapping[str, object], step: int) -> None:
         """Add every number among `values` as the curve `<kind>/<name>`."""
         if self._writer is None:
             self._writer = self._make_writer()

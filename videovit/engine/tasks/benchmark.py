@@ -32,7 +32,7 @@ from videovit.engine.distributed.parallel import without_sync
 from videovit.engine.evaluation.inference import Inference
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import format_table, logger
-from videovit.engine.run import Run
+from videovit.engine.run_context import Run
 from videovit.engine.training.determinism import deterministic
 from videovit.engine.training.step import Training, train_step, without_wrapper
 from videovit.engine.training.trainer import build_training

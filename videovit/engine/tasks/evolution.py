@@ -144,7 +144,13 @@ def crossed(one: str, other: str, rng: np.random.Generator) -> str:
 
 
 def mutated(plan: str, probability: float, rng: np.random.Generator) -> str:
-    """The plan with each cell redrawn with some probability; may be illegal."""
+    """The plan with each cell redrawn with some probability; may be illegal.
+
+    Args:
+        plan: stages separated by |.
+        probability: of each cell, in [0, 1].
+        rng: source of randomness.
+    """
     kinds = BASIC + SHARING + IDENTITY
     changes = rng.random(len(plan)) < probability
     drawn = rng.integers(len(kinds), size=len(plan))

@@ -27,7 +27,7 @@ from videovit.engine.objectives import SUPERNETS
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.json_lines import writing
 from videovit.engine.reporting.log import format_table, logger
-from videovit.engine.run import Run
+from videovit.engine.run_context import Run
 from videovit.engine.tasks.evolution import Evolution, Space
 from videovit.errors import UserError
 from videovit.messages import plural
@@ -145,17 +145,17 @@ def _scorer(problem: Problem, run: Run, supernet: PSViTSupernet) -> Callable[[st
     return scores
 
 
-def _key(cfg: Config, checkpoint: str) -> dict[str, Any]:
+def _key(cfg: Config, checkpoint: str) -> dict[str, object]:
     """What must be equal for a search to be continued."""
     options = {k: v for k, v in dataclasses.asdict(cfg.SEARCH).items() if k not in ("ENABLE", "GENERATIONS")}
     # As it will be read again, which turns tuples into lists.
-    key: dict[str, Any] = json.loads(json.dumps({"checkpoint": checkpoint, "seed": cfg.RNG_SEED, **options}))
+    key: dict[str, object] = json.loads(json.dumps({"checkpoint": checkpoint, "seed": cfg.RNG_SEED, **options}))
     return key
 
 
-def _read(path: Path, key: dict[str, Any]) -> list[Candidate]:
+def _read(path: Path, key: dict[str, object]) -> list[Candidate]:
     """Read the plans that the same search has evaluated in an earlier run; equal on every rank."""
-    found: dict[str, Any] | None = None
+    found: Any = None  # of a file that anything may have written
     if distributed.rank() == 0 and path.exists():
         try:
             with open_list(path) as file:  # not a pipe
@@ -197,7 +197,7 @@ def _candidate(**values: Any) -> Candidate:
     return candidate
 
 
-def _write(path: Path, key: dict[str, Any], tried: Sequence[Candidate]) -> None:
+def _write(path: Path, key: dict[str, object], tried: Sequence[Candidate]) -> None:
     rows = [dataclasses.asdict(candidate) for candidate in tried]
     partial = path.with_name(f".{path.name}.partial")
     with writing(path):

@@ -20,16 +20,17 @@ from torch import Tensor
 
 from videovit.data.files.class_names import read_class_groups
 from videovit.data.records import Batch
-from videovit.data.transforms.reorder import frame_order
+from videovit.data.transforms.frame_orders import frame_order
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.class_report import plain_names, short_name
 from videovit.engine.evaluation.inference import Pass, evaluate_split
-from videovit.engine.evaluation.metrics import TopK, class_accuracy
+from videovit.engine.evaluation.measures import class_accuracy
 from videovit.engine.evaluation.sinks import ScoreSink
+from videovit.engine.evaluation.view_ensemble import TopK
 from videovit.engine.problem import Problem, build_ensembles
 from videovit.engine.reporting.json_lines import writing
 from videovit.engine.reporting.log import format_table, logger
-from videovit.engine.run import Run
+from videovit.engine.run_context import Run
 from videovit.engine.tasks.test import check_test
 from videovit.errors import UserError
 

@@ -12,7 +12,7 @@ from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.evaluation.sinks import ScoreSink
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import format_table, logger
-from videovit.engine.run import Run
+from videovit.engine.run_context import Run
 from videovit.errors import UserError
 from videovit.models.contract import VideoModel
 from videovit.models.convert.read import read_file

@@ -11,7 +11,7 @@ from videovit.engine.distributed import preemption
 from videovit.engine.distributed.lock import output_lock
 from videovit.engine.evaluation.inference import MAX_LISTED, describe_unreadable
 from videovit.engine.problem import Problem
-from videovit.engine.run import Run
+from videovit.engine.run_context import Run
 from videovit.engine.tasks.shuffle_eval import check_shuffle_eval
 from videovit.engine.tasks.test import check_test
 from videovit.engine.training.determinism import deterministic

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -168,6 +168,5 @@ def _update_weights(training: Training) -> None:
 
 def without_wrapper(model: nn.Module) -> VideoModel:
     """The model inside DistributedDataParallel, or the model itself."""
-    inner: Any = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    unwrapped: VideoModel = inner
-    return unwrapped
+    inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return cast(VideoModel, inner)

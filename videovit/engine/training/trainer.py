@@ -29,8 +29,8 @@ from videovit.engine.objectives import build_loss
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
-from videovit.engine.run import Run, record_config, report_decoders
-from videovit.engine.training.bad_samples import BadSamples
+from videovit.engine.run_context import Run, record_config, report_decoders
+from videovit.engine.training.bad_sample_list import BadSamples
 from videovit.engine.training.guards import NonFiniteGuard
 from videovit.engine.training.optim import build_ema, build_optimizer, build_schedule, describe_groups
 from videovit.engine.training.step import StepResult, Training, train_step, without_wrapper

@@ -63,6 +63,11 @@ def split_pos_embed(table_1NC: Tensor, num_cls: int) -> tuple[Tensor, Tensor]:
 def join_pos_embed(cls_11C: Tensor | None, spatial_1NC: Tensor, temporal_1TC: Tensor) -> Tensor:
     """The joint table that equals the sum of separate tables of space, time and class token.
 
+    Args:
+        cls_11C: (1, 1, C) of the class token; None without one.
+        spatial_1NC: (1, N, C), row-major over (H, W).
+        temporal_1TC: (1, T, C).
+
     Returns:
         (1, [1 +] T * N, C), row-major over (T, H, W), class token first.
     """

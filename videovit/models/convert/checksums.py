@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,15 +22,11 @@ _PIECE = 1 << 20  # bytes read at once
 _THREADS = 4  # zlib releases the interpreter's lock
 
 
-class DamagedError(ValueError):
-    """Content does not have its checksum."""
-
-
 def verify_zip(path: Path) -> None:
     """Compare every entry of a zip file with its checksum; a file of another format passes.
 
     Raises:
-        DamagedError: an entry differs, or the file is not a whole zip file.
+        ValueError: an entry differs, or the file is not a whole zip file.
     """
     with open(path, "rb") as file:
         if file.read(len(_ZIP_MAGIC)) != _ZIP_MAGIC:
@@ -52,7 +47,7 @@ def verify_zip(path: Path) -> None:
                     pass
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError) as error:
         differs = "damaged: content and checksum differ: " if "CRC-32" in str(error) else ""
-        raise DamagedError(f"{differs}{error}") from error
+        raise ValueError(f"{differs}{error}") from error
 
 
 def file_crc(path: Path) -> int:
@@ -74,7 +69,7 @@ def state_crc(state: Mapping[str, Tensor]) -> str:
     return f"{crc:08x}"
 
 
-def not_finite(value: Any, name: str = "") -> list[str]:
+def not_finite(value: object, name: str = "") -> list[str]:
     """Names of tensors that are not finite, in a tensor or in nested dicts and lists; bits may have been changed."""
     if isinstance(value, Tensor):
         return [name] if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()) else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from torch import Tensor
 
@@ -38,7 +38,7 @@ def reason_against_tensors(content: object, num_bytes: int) -> str:
         num_bytes: size of the file.
     """
     total, seen = 0, set()
-    stack: list[Any] = [content]
+    stack: list[object] = [content]
     while stack:
         value = stack.pop()
         if isinstance(value, Tensor):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from videovit.errors import UserError
 from videovit.models.contract import Grid
 from videovit.models.convert.adapt import (
     Inflation,
@@ -26,7 +27,7 @@ from videovit.models.convert.adapt import (
     split_pos_embed,
     split_qkv,
 )
-from videovit.models.convert.grids import Grids, UnknownGrid, shown
+from videovit.models.convert.grids import Grids, shown
 
 State = dict[str, Tensor]
 
@@ -134,7 +135,7 @@ def _is_image(found: State, grids: Grids, has_time: bool) -> bool:
         return not has_time
     try:
         return grids.read("pos_embed", _joint_rows(found), has_time=False)[0][0] == 1
-    except (KeyError, UnknownGrid):  # KeyError: a model without such tables
+    except (KeyError, UserError):  # KeyError: a model without such tables
         return is_image(found)
 
 
@@ -178,7 +179,7 @@ def _resize_tables(found: State, wanted: State, grids: Grids, out: Fit, *, has_t
         num_cls = table.num_cls if target is not None else _num_cls(found) if name == "pos_embed" else 0
         try:
             old, others = grids.read(name, value.shape[1] - num_cls, has_time=has_time)
-        except UnknownGrid as error:
+        except UserError as error:
             out.problems[name] = str(error)
             continue
         # The frames of an image become those of a clip in `_match_tables`.

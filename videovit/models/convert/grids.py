@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
 from videovit.config.tree import TreeError, flatten, parse_tree
+from videovit.errors import UserError
 from videovit.models.contract import Grid, VideoModel
 from videovit.models.pooling_sharing.model import PoolingSharingModel
 
@@ -28,10 +29,6 @@ _PATCHES = {
     "PSViT": ("PSVIT.PATCH_SIZE", "PSVIT.PATCH_SIZE"),
     "PSViTSupernet": ("PSVIT.PATCH_SIZE", "PSVIT.PATCH_SIZE"),
 }
-
-
-class UnknownGrid(ValueError):
-    """Nothing says which grid a table was made for."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Grids:
             The grid, and others that have as many rows.
 
         Raises:
-            UnknownGrid: none is certain, or the caller's does not fit.
+            UserError: none is certain, or the caller's does not fit.
         """
         table = self.tables[name]
         if table.axes in ("t", "w"):
@@ -91,7 +88,7 @@ class Grids:
             if math.prod(grid) == rows:
                 return grid, []
             if self.is_strict:
-                raise UnknownGrid(f"{rows} rows are not the grid {shown(grid)} that the caller names")
+                raise UserError(f"{rows} rows are not the grid {shown(grid)} that the caller names")
         if rows == math.prod(table.grid):
             return table.grid, []
         first, second = self._fits(table, rows, has_time=has_time)
@@ -99,7 +96,7 @@ class Grids:
             return first[0], second
         if not first and len(second) == 1:
             return second[0], []
-        raise UnknownGrid(_refusal(rows, first or second or _all_fits(table, rows)))
+        raise UserError(_refusal(rows, first or second or _all_fits(table, rows)))
 
     def _fits(self, table: Table, rows: int, *, has_time: bool) -> tuple[list[Grid], list[Grid]]:
         """Grids of so many rows that differ from the table's in time or in space alone, the more common kind first."""
@@ -149,7 +146,7 @@ def shown(grid: Grid) -> str:
     return "x".join(map(str, grid))
 
 
-def as_grid(value: Any) -> Grid | None:
+def as_grid(value: object) -> Grid | None:
     """A grid from a value of unknown origin (`(8, 14, 14)`, or `8x14x14`); None if it is none."""
     if isinstance(value, str):
         value = [int(n) for n in value.split("x")] if re.fullmatch(r"\d{1,6}(x\d{1,6}){2}", value) else None
@@ -206,7 +203,7 @@ def grid_in_config(text: str, model: nn.Module) -> Grid | None:
     name = keys.get("MODEL.MODEL_NAME", "")
     kernel, stride = (_patch(keys.get(key, "")) for key in _PATCHES.get(name, ("", "")))
     if not (kernel and stride):
-        conv = getattr(getattr(model, "patch_embed", None), "proj", None)
+        conv = dict(model.named_modules()).get("patch_embed.proj")
         if not isinstance(conv, nn.Conv3d):
             return None
         kernel = stride = list(conv.stride)

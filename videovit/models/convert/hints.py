@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +13,7 @@ State = Mapping[str, Tensor]
 Triple = tuple[int, int, int]
 
 
-def config_hints(state: State) -> dict[str, Any]:
+def config_hints(state: State) -> dict[str, object]:
     """Config keys and values that the weights of an MViT need.
 
     Widths, heads, blocks, tables and pooling kernels follow from names and shapes. Strides do not if all kernels are
@@ -32,7 +31,7 @@ def config_hints(state: State) -> dict[str, Any]:
     stem = state.get("patch_embed.proj.weight")
     if stem is None or not depth or "blocks.0.attn.proj.weight" not in state:
         return {}
-    hints: dict[str, Any] = {
+    hints: dict[str, object] = {
         "MVIT.DEPTH": depth,
         "MVIT.EMBED_DIM": stem.shape[0],
         "MVIT.CLS_EMBED_ON": "cls_token" in state,
@@ -72,13 +71,13 @@ def _head_width(state: State) -> int | None:
     return None
 
 
-def _widths(state: State, depth: int) -> dict[str, Any]:
+def _widths(state: State, depth: int) -> dict[str, object]:
     """Channel and head multipliers."""
     dims = [_rows(state, i, "norm1.weight") for i in range(depth)] + [_rows(state, depth - 1, "mlp.fc2.weight")]
     attention = [_rows(state, i, "attn.proj.weight") for i in range(depth)]
     in_attention = any(a != d for a, d in zip(attention, dims, strict=False))
     grow = [[i if in_attention else i + 1, dims[i + 1] / dims[i]] for i in range(depth) if dims[i + 1] != dims[i]]
-    hints: dict[str, Any] = {"MVIT.DIM_MUL": grow, "MVIT.DIM_MUL_IN_ATT": in_attention}
+    hints: dict[str, object] = {"MVIT.DIM_MUL": grow, "MVIT.DIM_MUL_IN_ATT": in_attention}
     width = _head_width(state)
     if width:
         heads = [a // width for a in attention]
@@ -94,12 +93,12 @@ def _widened(state: State, depth: int) -> list[int]:
     return [i for i in range(1, depth) if attention[i] != attention[i - 1]]
 
 
-def _pooling(state: State, depth: int, stages: list[int]) -> dict[str, Any]:
+def _pooling(state: State, depth: int, stages: list[int]) -> dict[str, object]:
     """Pooling kernels, and strides from the kernels or, if those are all equal, as published."""
     q, kv = _kernels(state, "q"), _kernels(state, "k")
     if not q and not kv:
         return {}
-    hints: dict[str, Any] = {"MVIT.MODE": "conv"}
+    hints: dict[str, object] = {"MVIT.MODE": "conv"}
     kernels = {*q.values(), *kv.values()}
     # Equal kernels come from POOL_KVQ_KERNEL; otherwise each one is its stride + 1.
     alike = len(kernels) == 1

@@ -166,8 +166,9 @@ def read_weights(source: str | Path | Mapping[str, Any], own_names: Collection[s
 
 def _carried_grid(state: Mapping[str, Any]) -> Grid | None:
     """The grid that a state dict of a `VideoModel`, wrapped or not, carries beside its tensors."""
-    metadata = getattr(state, "_metadata", None)
-    modules = metadata.values() if isinstance(metadata, Mapping) else ()
+    if not hasattr(state, "_metadata") or not isinstance(state._metadata, Mapping):
+        return None
+    modules = state._metadata.values()
     grids = (as_grid(module["grid"]) for module in modules if isinstance(module, Mapping) and "grid" in module)
     return next((grid for grid in grids if grid is not None), None)
 
@@ -186,7 +187,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: reading it needs the package safetensors (pip install safetensors)") from error
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error

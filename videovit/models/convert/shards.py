@@ -15,11 +15,11 @@ from typing import IO, Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from videovit.models.convert.checksums import DamagedError, file_crc, verify_zip
+from videovit.models.convert.checksums import file_crc, verify_zip
 from videovit.models.convert.expansion import reason_against_archive, reason_against_tensors
 
 REST = "rest.pyth"
@@ -73,10 +73,10 @@ class _Reader(FileSystemReader):
                 raise pickle.UnpicklingError(f"its index leads out of the folder, to {name}")
         for file_name, crc in self._checksums.items():
             if file_crc(Path(self.path) / Path(file_name).name) != crc:
-                raise DamagedError(f"damaged: {file_name} and its checksum differ")
+                raise ValueError(f"damaged: {file_name} and its checksum differ")
         return index
 
-    def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
+    def _slice_file(self, file: IO[bytes], sinfo: _StorageInfo) -> IO[bytes]:
         piece = super()._slice_file(file, sinfo)
         if reason := reason_against_archive(piece, sinfo.length):
             raise pickle.UnpicklingError(f"a piece of its {sinfo.relative_path} {reason}")
@@ -108,7 +108,7 @@ def read_shards(folder: Path) -> dict[str, Any]:
     return whole
 
 
-def _shapes(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def _shapes(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _shapes(item, f"{name}/{key}" if name else str(key))

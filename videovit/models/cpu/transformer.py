@@ -9,7 +9,7 @@ from torch import Tensor
 
 from videovit.models.contract import Grid
 from videovit.models.cpu.cache import Cache, in_eager_inference
-from videovit.models.layers.attend import attend, products_are_faster
+from videovit.models.layers.scaled_dot_product import attend, products_are_faster
 from videovit.models.layers.transformer import Attention
 from videovit.models.pit import PiT
 from videovit.models.vit import ViT

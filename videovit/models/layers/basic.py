@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +33,7 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Autocast switched off for the device of `x`."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
@@ -142,7 +141,13 @@ class DropPath(nn.Module):
 
 
 def add_branch(shortcut: Tensor, branch: Tensor, factors_B: Tensor | None) -> Tensor:
-    """`shortcut + factors * branch`, one factor per sample; None stands for ones."""
+    """`shortcut + factors * branch`, one factor per sample; None stands for ones.
+
+    Args:
+        shortcut: (B, ...).
+        branch: of the same shape; may have another dtype under autocast.
+        factors_B: (B,), such as the drop path's.
+    """
     if factors_B is None:
         return shortcut + branch
     factors = factors_B.view(-1, *[1] * (branch.dim() - 1))

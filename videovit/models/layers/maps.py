@@ -8,8 +8,6 @@ B clips, M heads, N query tokens, L key tokens.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -45,7 +43,7 @@ def attention_maps(model: VideoModel, x: Tensor) -> list[Tensor]:
     """
     layers: list[list[Tensor]] = []
 
-    def begin(module: nn.Module, args: Any) -> None:
+    def begin(module: nn.Module, args: object) -> None:
         layers.append([])
 
     # A copy, so that the model is neither switched nor hooked while another thread may be using it.

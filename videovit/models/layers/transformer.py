@@ -15,10 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from videovit.errors import UserError
 from videovit.models.contract import AttentionModel, DistilledLogits, Features, Grid, HasPlainForm
-from videovit.models.layers.attend import apply_map, attend, attention_map
 from videovit.models.layers.basic import DropPath, Mlp, add_branch
 from videovit.models.layers.heads import ClassifierHead
 from videovit.models.layers.maps import attention_maps
+from videovit.models.layers.scaled_dot_product import apply_map, attend, attention_map
 
 
 class Attention(HasPlainForm):

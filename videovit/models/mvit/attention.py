@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videovit.models.contract import Grid, HasPlainForm
-from videovit.models.layers.attend import (
+from videovit.models.layers.basic import Triple, matmul_dtype
+from videovit.models.layers.position import gather_rel_pos
+from videovit.models.layers.scaled_dot_product import (
     apply_map,
     attend,
     attention_map,
@@ -27,10 +29,8 @@ from videovit.models.layers.attend import (
     relative_terms,
     with_positions,
 )
-from videovit.models.layers.basic import Triple, matmul_dtype
-from videovit.models.layers.position import gather_rel_pos
+from videovit.models.mvit.block_specs import BlockSpec
 from videovit.models.mvit.pooling import avg_pool, depthwise_conv, max_pool, touched_index
-from videovit.models.mvit.schedule import BlockSpec
 
 PoolMode = Literal["conv", "max", "avg"]
 

@@ -28,7 +28,7 @@ from videovit.models.layers.maps import attention_maps
 from videovit.models.layers.position import resize_pos_embed
 from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention, PoolMode
 from videovit.models.mvit.block import MultiscaleBlock, Outputs
-from videovit.models.mvit.schedule import NO_POOLING, BlockSpec, expand, share_maps
+from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec, expand, share_maps
 
 
 class MViT(AttentionModel):

@@ -25,7 +25,12 @@ def padding_of(kernel: Sequence[int], stride: Sequence[int]) -> list[int]:
 
 
 def pooled_size(size: int, kernel: int, stride: int) -> int:
-    """Positions left on one axis after pooling."""
+    """Positions left on one axis after pooling.
+
+    Args:
+        size: positions before.
+        kernel, stride: along this axis; the padding is `padding_of` them.
+    """
     (padding,) = padding_of((kernel,), (stride,))
     return (size + 2 * padding - kernel) // stride + 1
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from videovit.models.contract import HasPlainForm
-from videovit.models.layers.attend import apply_map, attend, attention_map
 from videovit.models.layers.basic import DropPath, Mlp, add_branch, matmul_dtype
+from videovit.models.layers.scaled_dot_product import apply_map, attend, attention_map
 from videovit.models.pooling_sharing.plan import BASIC, PoolingSharingShape
 
 Sides = tuple[int, int]

@@ -133,7 +133,7 @@ class PoolingSharingModel(AttentionModel):
         return logits
 
     def _features(self, x_BCTHW: Tensor) -> Features:
-        """A joint class token was pooled with the others: it cannot be told from them and counts as one of the grid."""
+        """A joint class token was pooled with the others: it cannot be separated and counts as one of the grid."""
         x_BNC, sides = self._encode(x_BCTHW)
         num_apart = self._num_apart
         return Features(x_BNC[:, num_apart:], (1, *sides), x_BNC[:, :num_apart] if num_apart else None)

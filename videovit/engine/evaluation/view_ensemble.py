@@ -1,4 +1,6 @@
-"""Measures of whole videos: top-k accuracy, mean average precision, and the ensemble of a video's views.
+"""Evaluation of whole videos: the scores of a video's views are added up, and the sums are measured.
+
+`TopK` is for one class per video, `MultiLabel` for any number of them; `measures.py` has the formulas.
 
 Shape letters: B clips, V videos, N views, K classes.
 """
@@ -8,77 +10,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from videovit.config.schema.data import EnsembleMethod
 from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.evaluation.class_report import confusion_matrix, write_confusion, write_per_class
 from videovit.engine.evaluation.evaluator import Evaluator
+from videovit.engine.evaluation.measures import average_precision, class_accuracy, topk_correct
 from videovit.errors import UserError
 from videovit.messages import plural
-
-
-def topk_correct(scores_BK: Tensor, labels_B: Tensor, ks: tuple[int, ...] = (1, 5)) -> list[Tensor]:
-    """Whether the label is among the k highest scores; of equal scores, that of the first class counts as higher.
-
-    This agrees with `argmax`, which the other measures use; `topk` would take any of equal scores.
-
-    Args:
-        scores_BK: (B, K) scores or logits, finite.
-        labels_B: (B,) class indices.
-        ks: the values of k; one above K counts as K.
-
-    Returns:
-        For each k a (B,) bool tensor.
-    """
-    wanted_B1 = scores_BK.gather(1, labels_B[:, None])
-    is_before_BK = torch.arange(scores_BK.shape[1], device=labels_B.device) < labels_B[:, None]
-    rank_B = ((scores_BK > wanted_B1) | ((scores_BK == wanted_B1) & is_before_BK)).sum(dim=1)
-    return [rank_B < k for k in ks]
-
-
-def class_accuracy(predictions_V: np.ndarray, labels_V: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K,) float: percent of the videos of each class that are predicted correctly, NaN for a class without videos."""
-    counts = np.bincount(labels_V, minlength=num_classes).astype(float)
-    hits = np.bincount(labels_V[predictions_V == labels_V], minlength=num_classes)
-    with np.errstate(invalid="ignore"):
-        return np.where(counts > 0, 100.0 * hits / counts, np.nan)
-
-
-def average_precision(scores_VK: NDArray[np.floating], targets_VK: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Area under the precision-recall steps of each class, without interpolation.
-
-    Of videos with equal scores, precision is taken after the last one.
-
-        score      0.9  0.7  0.7  0.2
-        target      1    0    1    1        precision 1, 2/3, 3/4 at recall 1/3, 2/3, 1:
-        recall     1/3      2/3    1        AP = (1 + 2/3 + 3/4) / 3
-
-    Args:
-        scores_VK: (V, K), finite.
-        targets_VK: (V, K), whether the class occurs.
-
-    Returns:
-        (K,) in percent, NaN for a class that no video shows.
-
-    Source: average precision of scikit-learn, which PySlowFast uses for Charades.
-    """
-    order = np.argsort(-scores_VK, axis=0, kind="stable")
-    ranked = np.take_along_axis(scores_VK, order, axis=0)
-    hits = np.take_along_axis(targets_VK, order, axis=0)
-    true_so_far = hits.cumsum(axis=0).astype(np.float64)
-    precision = true_so_far / np.arange(1, len(hits) + 1)[:, None]
-    result = np.full(scores_VK.shape[1], np.nan)
-    for k in np.flatnonzero(hits.any(axis=0)):
-        ends = np.append(np.flatnonzero(np.diff(ranked[:, k])), len(hits) - 1)
-        gained = np.diff(true_so_far[ends, k], prepend=0.0)
-        result[k] = 100.0 * (gained * precision[ends, k]).sum() / true_so_far[-1, k]
-    return result
 
 
 class ViewEnsemble(Evaluator):
@@ -95,10 +40,8 @@ class ViewEnsemble(Evaluator):
     """
 
     def __init__(
-        self, *, num_videos: int, num_views: int, num_classes: int, method: str = "sum", views: str = ""
+        self, *, num_videos: int, num_views: int, num_classes: int, method: EnsembleMethod = "sum", views: str = ""
     ) -> None:
-        if method not in ("sum", "max"):
-            raise UserError(where="DATA.ENSEMBLE_METHOD", found=method, expected="'sum' or 'max'")
         self.method, self.views = method, views
         self.scores_VK = torch.zeros(num_videos, num_classes)
         self.seen_VN = torch.zeros(num_videos, num_views, dtype=torch.bool)
@@ -206,7 +149,7 @@ class TopK(ViewEnsemble):
         kept = self.seen_VN.any(dim=1).numpy()
         labels_V, predictions_V = self.labels.numpy()[kept], self.predictions()[kept]
         counts_KK = confusion_matrix(labels_V, predictions_V, len(names))
-        rows: list[list[Any]] = []
+        rows: list[list[object]] = []
         for k, accuracy in enumerate(class_accuracy(predictions_V, labels_V, len(names)).tolist()):
             others = counts_KK[k].copy()
             others[k] = 0

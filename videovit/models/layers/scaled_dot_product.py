@@ -56,7 +56,13 @@ def products_are_faster(q_BNMD: Tensor, k_BLMD: Tensor) -> bool:
 
 
 def attention_map(q_BNMD: Tensor, k_BLMD: Tensor, scale: float) -> Tensor:
-    """softmax(q k^T * scale), (B, M, N, L)."""
+    """softmax(q k^T * scale), (B, M, N, L).
+
+    Args:
+        q_BNMD: (B, N, M, D).
+        k_BLMD: (B, L, M, D).
+        scale: factor on the scores.
+    """
     # Scaling the keys, not the scores: there are far fewer of them.
     return (q_BNMD.transpose(1, 2) @ (k_BLMD * scale).permute(0, 2, 3, 1)).softmax(dim=-1)
 

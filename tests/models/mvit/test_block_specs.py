@@ -6,7 +6,7 @@ from torchvision.models.video import mvit as torchvision_mvit
 from tests.helpers.mvit_variants import TINY, v1_blocks, v2_s_blocks
 from videovit.errors import UserError
 from videovit.models import expand
-from videovit.models.mvit.schedule import BlockSpec, round_width
+from videovit.models.mvit.block_specs import BlockSpec, round_width
 
 NONE = (1, 1, 1)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from videovit.data.transforms.reorder import frame_order
+from videovit.data.transforms.frame_orders import frame_order
 from videovit.errors import UserError
 
 

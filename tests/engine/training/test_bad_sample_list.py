@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from videovit.data.records import Failure
-from videovit.engine.training.bad_samples import BadSamples
+from videovit.engine.training.bad_sample_list import BadSamples
 from videovit.errors import UserError
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import simplejson
 
@@ -18,6 +18,15 @@ from videovit.engine.reporting.json_lines import append_record, read_records, wr
 from videovit.engine.reporting.log import logger
 from videovit.errors import UserError
 from videovit.messages import plural, printable
+
+
+class Entry(TypedDict):
+    """A line of the list: a video, why and by which decoder it was refused, and how often it was drawn."""
+
+    path: str
+    reason: str
+    backend: str
+    count: int
 
 
 class BadSamples:
@@ -35,12 +44,12 @@ class BadSamples:
     def __init__(self, output_dir: Path, *, num_samples: int, max_fraction: float) -> None:
         self.path = output_dir / "bad_samples.jsonl"
         self.num_samples, self.max_fraction = num_samples, max_fraction
-        self._known: dict[str, dict[str, Any]] = {}  # of all ranks, until the last sync
-        self._new: dict[str, dict[str, Any]] = {}  # of this rank, since then
+        self._known: dict[str, Entry] = {}  # of all ranks, until the last sync
+        self._new: dict[str, Entry] = {}  # of this rank, since then
         self._failed: set[str] = set()  # in this run alone: videos that failed earlier may have been repaired
         for entry in read_records(self.path, word='"count"'):
             if isinstance(entry.get("path"), str) and isinstance(entry.get("count"), int):  # otherwise damaged
-                _add(self._known, entry)
+                _add(self._known, cast(Entry, entry))
 
     def __len__(self) -> int:
         return len(self._known.keys() | self._new.keys())
@@ -52,7 +61,7 @@ class BadSamples:
             UserError: the limit is exceeded.
         """
         for failure in failures:
-            entry = {"path": failure.path, "reason": failure.reason, "backend": failure.backend, "count": 1}
+            entry: Entry = {"path": failure.path, "reason": failure.reason, "backend": failure.backend, "count": 1}
             if failure.path not in self._known and failure.path not in self._new:
                 logger.warning("unreadable, replaced: %s: %s", printable(failure.path), failure.reason)
                 append_record(self.path, entry)
@@ -86,8 +95,8 @@ class BadSamples:
         self._check()
 
 
-def _add(entries: dict[str, dict[str, Any]], entry: dict[str, Any]) -> None:
+def _add(entries: dict[str, Entry], entry: Entry) -> None:
     if entry["path"] in entries:
         entries[entry["path"]]["count"] += entry["count"]
     else:
-        entries[entry["path"]] = dict(entry)
+        entries[entry["path"]] = entry.copy()

@@ -10,7 +10,7 @@ import torch
 from videovit.config import load_config
 from videovit.engine import launch
 from videovit.engine.reporting.log import RunLog
-from videovit.engine.run import Run, record_config
+from videovit.engine.run_context import Run, record_config
 from videovit.errors import UserError
 
 
