@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["videovit", "videovit.*"]),
     # videovit/configs is a link to configs/; built packages contain copies of the files.
-    package_data={"videovit": ["py.typed", "configs/*/*.yaml"]},
+    package_data={"videovit": ["py.typed", "configs/*/*.yaml", "models/*.csv"]},
     entry_points={"console_scripts": ["videovit = videovit.cli:main"]},
     install_requires=[
         "torch>=2.8",
@@ -36,11 +36,13 @@ setup(
         "opencv-python-headless>=4.8.0.76",
         "pyyaml>=6",
         "tqdm>=4.65",
+        "filelock>=3.12",
+        "safetensors>=0.4",
         "matplotlib>=3.7",
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
-        "safetensors": ["safetensors>=0.4"],
+        "hub": ["huggingface-hub>=0.30"],
         "timm": ["timm>=1.0.11"],
         "torchcodec": ["torchcodec>=0.7"],
         "dev": [
@@ -50,9 +52,12 @@ setup(
             "ruff>=0.8",
             "mypy>=1.13",
             "tensorboard>=2.14",
-            "safetensors>=0.4",
+            "huggingface-hub>=0.30",
             "timm>=1.0.25",
             "scikit-learn>=1.4",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6.29",
             "types-PyYAML",
             "types-simplejson",
             "types-tqdm",

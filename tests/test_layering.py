@@ -23,9 +23,22 @@ LAYERS: dict[str, set[str]] = {
     "models": {"config", "errors", "messages"},
     "preparation": {"data", "config", "errors", "messages"},
     "engine": {"data", "models", "config", "errors", "messages"},
-    "commands": {"engine", "data", "models", "preparation", "config", "errors", "messages", "cli"},
+    "model": {"engine", "data", "models", "config", "errors", "messages"},
+    "finetuning": {"engine", "data", "models", "preparation", "config", "errors", "messages"},
+    "commands": {
+        "model",
+        "finetuning",
+        "preparation",
+        "engine",
+        "data",
+        "models",
+        "config",
+        "errors",
+        "messages",
+        "cli",
+    },
     "cli": {"commands", "engine", "config", "errors", "messages"},
-    "__init__": {"config", "models", "engine"},
+    "__init__": {"config", "models", "engine", "model", "finetuning"},
     "__main__": {"cli"},
 }
 # Inside engine and models: the rooms, lowest first; a room imports only rooms on lower floors and itself.
@@ -43,6 +56,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"slurm"},
     ],
     "models": [
+        {"zoo"},
+        {"download"},
         {"contract"},
         {"layers"},
         {"mvit", "vit", "pit", "progressive_sampling", "pooling_sharing", "external", "detection"},

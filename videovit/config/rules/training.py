@@ -95,7 +95,8 @@ def teacher(cfg: Config) -> Iterator[Broken]:
         what = f"classification does not use the teacher of DISTILL.TYPE {kind}"
         yield Broken(objective, what, ({objective[0]: "auto"}, alone))
     for name in ("TEACHER_CFG", "CHECKPOINT_FILE_PATH"):
-        if not getattr(cfg.DISTILL, name):
+        is_known = name == "TEACHER_CFG" and cfg.DISTILL.CHECKPOINT_FILE_PATH.startswith("zoo:")
+        if not getattr(cfg.DISTILL, name) and not is_known:
             what = f"is empty, but DISTILL.TYPE is {kind}: name a file of the teacher, or train without one"
             yield Broken((f"DISTILL.{name}", "DISTILL.TYPE"), what, (alone,))
 

@@ -24,7 +24,7 @@ class Test:
     ENABLE: bool = True
     DATASET: str = "kinetics"
     BATCH_SIZE: Positive = 8  # clips per step per shard
-    CHECKPOINT_FILE_PATH: str = ""
+    CHECKPOINT_FILE_PATH: str = ""  # a file, the OUTPUT_DIR of a run, zoo:NAME, or a URL
     CHECKPOINT: WhichCheckpoint = "last"  # ours; of a run: its newest, or the best by TRAIN.BEST
     CHECKPOINT_TYPE: CheckpointType = "pytorch"
     NUM_ENSEMBLE_VIEWS: Positive = 10  # clips per video
@@ -45,7 +45,8 @@ class ShuffleEval:
     ORDERS: tuple[str, ...] = ORDERS
     WINDOWS: tuple[Positive, ...] = ()  # frames
     NUM_SEEDS: Positive = 3
-    SEED: Natural = 0
+    SEED: Natural = 0  # of the permutations and of the bootstrap
+    NUM_RESAMPLES: Positive = 10_000  # of the videos, for the interval of a drop
     CLASS_GROUPS_FILE: str = ""
 
 

@@ -36,7 +36,7 @@ class Train:
     CHECKPOINT_MINUTES: Free[AtLeastZero] = 0.0  # minutes between mid-epoch checkpoints; ours; 0 disables them
     CHECKPOINT_KEEP: Free[Natural] = 5  # ours; how many end-of-epoch checkpoints are kept, the newest; 0 keeps all
     AUTO_RESUME: Free[bool] = True
-    CHECKPOINT_FILE_PATH: str = ""
+    CHECKPOINT_FILE_PATH: str = ""  # a file, the OUTPUT_DIR of a run, zoo:NAME, or a URL
     CHECKPOINT_TYPE: CheckpointType = "pytorch"
     MIXED_PRECISION: bool = False
     MIXED_PRECISION_DTYPE: HalfPrecision = "bf16"  # ours
@@ -83,7 +83,7 @@ class Distill:
     """DISTILL (ours): training with a teacher, which is a trained model with a config of its own."""
 
     TYPE: Distillation = "none"
-    TEACHER_CFG: str = ""
-    CHECKPOINT_FILE_PATH: str = ""  # the teacher's: a file, or the OUTPUT_DIR of its run
+    TEACHER_CFG: str = ""  # may be empty for a teacher of the zoo
+    CHECKPOINT_FILE_PATH: str = ""  # the teacher's: a file, the OUTPUT_DIR of its run, zoo:NAME, or a URL
     ALPHA: Fraction = 0.5  # share of the teacher in the loss
     TAU: AboveZero = 1.0  # temperature of soft distillation

@@ -18,6 +18,7 @@ from videovit.models import build_model, load_pretrained
 from videovit.models.contract import VideoModel
 from videovit.models.convert import pool_norm_eps, set_pool_norm_eps
 from videovit.models.convert.read import SHARDED_SUFFIX, CheckpointError, read_file
+from videovit.models.download import local_file
 from videovit.models.macs import count_macs, count_params
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,12 +36,17 @@ def build_seeded_model(cfg: Config, device: torch.device) -> VideoModel:
 
 def describe_model(cfg: Config) -> str:
     """Name, number of parameters, and multiply-adds of one training clip (papers call them FLOPs), on one line."""
+    params, gmacs = model_cost(cfg)
+    clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TRAIN_CROP_SIZE} x {cfg.DATA.TRAIN_CROP_SIZE}"
+    return f"{cfg.MODEL.MODEL_NAME}: {params:,} parameters, {gmacs:.3f} GMACs per clip of {clip}"
+
+
+def model_cost(cfg: Config) -> tuple[int, float]:
+    """Number of parameters, and 1e9 multiply-adds of one training clip, of the model that a config describes."""
     with torch.device("meta"):  # shapes suffice, and take no memory
         model = build_model(cfg)
     size = cfg.DATA.TRAIN_CROP_SIZE
-    gmacs = count_macs(model, (1, model.in_channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
-    clip = f"{cfg.DATA.NUM_FRAMES} x {size} x {size}"
-    return f"{cfg.MODEL.MODEL_NAME}: {count_params(model):,} parameters, {gmacs:.3f} GMACs per clip of {clip}"
+    return count_params(model), count_macs(model, (1, model.in_channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
 
 
 def unsharded_copy(cfg: Config, model: nn.Module, device: torch.device) -> nn.Module:
@@ -177,11 +183,17 @@ def load_all_weights(model: nn.Module, path: str, *, use_ema: bool = False, whic
 
 
 def find_weights_file(path: str, which: WhichCheckpoint = "last") -> str:
-    """The newest or best checkpoint if `path` is the OUTPUT_DIR of a run, otherwise `path` itself.
+    """The newest or best checkpoint if `path` is the OUTPUT_DIR of a run, otherwise the local path of the file.
+
+    Args:
+        path: a file, an OUTPUT_DIR, `zoo:NAME`, or a URL. The last two are downloaded, unless they are in the cache.
+        which: of the checkpoints in an OUTPUT_DIR.
 
     Raises:
         CheckpointError: a folder that neither is a sharded checkpoint nor contains such a checkpoint.
+        UserError: the download failed.
     """
+    path = str(local_file(path))
     if not Path(path).is_dir() or Path(path).suffix == SHARDED_SUFFIX:
         return path
     found = checkpoint_of(Path(path), which)

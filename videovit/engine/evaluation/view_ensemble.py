@@ -8,7 +8,7 @@ Shape letters: B clips, V videos, N views, K classes.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ from videovit.engine import distributed
 from videovit.engine.evaluation.class_report import confusion_matrix, write_confusion, write_per_class
 from videovit.engine.evaluation.evaluator import Evaluator
 from videovit.engine.evaluation.measures import average_precision, precision_recall_f1, topk_correct
+from videovit.engine.evaluation.predictions import Prediction, predictions
 from videovit.errors import UserError
 from videovit.messages import plural
 
@@ -114,6 +115,12 @@ class ViewEnsemble(Evaluator):
     @abstractmethod
     def measure(self, kept: Tensor) -> dict[str, float]:
         """The measures over the videos `kept`, the most important one first."""
+
+    def predictions_of(self, paths: Sequence[str]) -> Iterator[Prediction]:
+        """The predictions for the videos that were read, with scores that are means over the views, or maxima."""
+        videos = self.seen_VN.any(dim=1).nonzero()[:, 0]
+        num_summed = self.seen_VN.shape[1] if self.method == "sum" else 1
+        return predictions(self.scores_VK, self.labels, videos, paths, divisor=num_summed)
 
     def state(self) -> dict[str, Tensor]:
         """Scores (V, K), summed or maximal over the views, labels, and `read` (V,): False for an unreadable video.

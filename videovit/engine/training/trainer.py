@@ -5,6 +5,7 @@ fit -> train_epoch -> train_step (in step.py)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -27,6 +28,8 @@ from videovit.engine.evaluation.inference import Pass, Sink, evaluate_split
 from videovit.engine.evaluation.sinks import LossSink, ScoreSink
 from videovit.engine.objectives import build_loss
 from videovit.engine.problem import Problem
+from videovit.engine.reporting.curves import Curves
+from videovit.engine.reporting.history import describe_epoch_end, read_history
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
 from videovit.engine.run_context import Run, record_config, report_decoders
@@ -34,8 +37,10 @@ from videovit.engine.training.bad_sample_list import BadSamples
 from videovit.engine.training.best import BestSoFar
 from videovit.engine.training.guards import NonFiniteGuard
 from videovit.engine.training.optim import build_ema, build_optimizer, build_schedule, describe_groups
+from videovit.engine.training.stats_records import epoch_record, step_record, with_errors
 from videovit.engine.training.step import StepResult, Training, train_step, without_wrapper
 from videovit.engine.training.trace import Trace
+from videovit.engine.training.whole import LossMeans, WholeTraining
 from videovit.messages import plural
 from videovit.models.contract import VideoModel
 from videovit.models.convert import CheckpointError
@@ -124,6 +129,7 @@ class Trainer:
         self.bad_samples = BadSamples(output_dir, num_samples=len(paths), max_fraction=self.cfg.DATA.MAX_BAD_FRACTION)
         self.shards = _shard_writer(self.training.model, self.cfg.DIST_TIMEOUT_S)
         self.best = BestSoFar(self.cfg)
+        self.curves = Curves(output_dir / "curves.png")
         self.position = Position()
 
     @property
@@ -167,18 +173,26 @@ class Trainer:
 
         Raises:
             Preempted: a signal stopped the run; training is saved.
-            UserError: another job has taken over the folder.
-            UserError: too many unreadable videos, a loss that is not finite, or unreadable validation videos.
+            UserError: another job has the folder, unreadable videos (too many, or of validation), a loss not finite.
         """
         self.start()
+        self.whole = WholeTraining(
+            self.last_step,
+            first=self.steps_done,
+            validation_steps=-(-len(self.problem.val.samples) // self._global_batch)
+            if self.cfg.TRAIN.EVAL_PERIOD
+            else 0,
+            quiet=self.run.rank != 0,
+        )
         # An earlier run may have ended between the last step of an epoch and the end of its validation.
-        result = self.validate_if_due(again=True) if self.steps_done else {}
+        result = self._validate_and_log(again=True) if self.steps_done else {}
         while not (self.ended or self.stopped_early):
             self.train_epoch()
             epoch_due = self.position.step == 0 and self.position.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0
             if self.ended or epoch_due:
                 self.save()
-            result = self.validate_if_due() or result
+            result = self._validate_and_log() or result
+        self.whole.close()
         if self.stopped_early:
             self._stop_early()
         self.saver.join()
@@ -247,13 +261,15 @@ class Trainer:
         last_step = min(self.num_steps, self.last_step - epoch * self.num_steps)
         name = f"epoch {epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}"
         progress = self.run.progress(name, last_step, first=first_step, log_period=self.cfg.LOG_PERIOD)
+        means = LossMeans()
         self.loader.sampler.set_epoch(epoch, first_step)
         self.training.model.train()
         for step, batch in progress.over(self.loader):
             result = train_step(
                 self.training, batch, epoch=epoch, step=step, num_steps=self.num_steps, trace=self.trace
             )
-            progress.count(len(batch), loss=result.loss.item(), lr=result.lr)
+            progress.count(len(batch), loss=means.add(result), lr=result.lr)
+            self.whole.step()
             self.bad_samples.record(batch.failures)
             ended = step + 1 == self.num_steps
             self.position = Position(epoch + 1) if ended else Position(epoch, step + 1, self.num_steps)
@@ -269,8 +285,9 @@ class Trainer:
             if result.save:
                 self.save()
         self.bad_samples.sync()
-        report_decoders(self.loader)
-        self._report_epoch(epoch, progress)
+        self.whole.trained(progress.elapsed_s)
+        report_decoders(self.loader, self.run, "training")
+        self._report_epoch(epoch, progress, means)
 
     # ------------------------------------------------------------------------------- checkpoints, validation, signals
 
@@ -364,7 +381,7 @@ class Trainer:
         if self.best.improves({**result, **losses}, epoch + 1):
             self.save_best()
         best = {"best_epoch": self.best.epoch} if self.best.epoch else {}
-        values = {"epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}", **losses, **_with_errors(result), **best}
+        values = {"epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}", **losses, **with_errors(result), **best}
         run.log.stats("val_epoch", values, step=epoch + 1)
         return {name: value for name, value in result.items() if not name.startswith("num_")}
 
@@ -387,33 +404,37 @@ class Trainer:
     # -------------------------------------------------------------------------------------------------------- reports
 
     def _report_step(self, epoch: int, step: int, result: StepResult, progress: Progress) -> None:
-        terms = {f"loss_{name}": term for name, term in result.terms.items()} if len(result.terms) > 1 else {}
-        loss, norm, *means = distributed.mean([result.loss, result.grad_norm, *terms.values()])
-        num_steps = step + 1 - progress.first
-        values = {
-            "epoch": f"{epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}",
-            "iter": f"{step + 1}/{self.num_steps}",
-            "loss": loss,
-            **dict(zip(terms, means, strict=True)),
-            "grad_norm": norm,
-            "lr": result.lr,
-            "dt": progress.elapsed_s / num_steps,
-            "dt_data": progress.data_s / num_steps,
-            "eta": progress.eta(self.last_step - epoch * self.num_steps - progress.total),
-            "clips_per_s": progress.clips_per_s,
-            "gpu_mem_gb": torch.cuda.max_memory_allocated() / 2**30 if self.run.device.type == "cuda" else 0.0,
-        }
-        self.run.log.stats("train_iter", values, step=epoch * self.num_steps + step + 1)
+        place = {"epoch": f"{epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}", "iter": f"{step + 1}/{self.num_steps}"}
+        steps_after = self.last_step - epoch * self.num_steps - progress.total
+        values = step_record(result, progress, steps=step + 1 - progress.first, steps_after=steps_after)
+        self.run.log.stats("train_iter", {**place, **values}, step=epoch * self.num_steps + step + 1)
 
-    def _report_epoch(self, epoch: int, progress: Progress) -> None:
+    def _report_epoch(self, epoch: int, progress: Progress, means: LossMeans) -> None:
         values = {
             "epoch": f"{epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}",
-            "clips_per_s": progress.clips_per_s,
-            "data_share": progress.data_s / progress.elapsed_s,
+            **epoch_record(means, progress),
             "bad_samples": len(self.bad_samples),
             "skipped_steps": self.training.guard.num_skipped,
         }
         self.run.log.stats("train_epoch", values, step=epoch + 1)
+
+    def _validate_and_log(self, *, again: bool = False) -> dict[str, float]:
+        """`validate_if_due`; then a line about the epoch, and the curves."""
+        began = time.monotonic()
+        result = self.validate_if_due(again=again)
+        if result:
+            self.whole.validated(time.monotonic() - began)
+        if self.run.rank == 0 and (result or not again):
+            epoch, history = self.position.epoch + (self.position.step > 0), read_history(Path(self.cfg.OUTPUT_DIR))
+            logger.info("%s  %s", describe_epoch_end(history, epoch), self.whole.times(self._validations_left()))
+            self.curves.write(history, last=self.ended)
+        return result
+
+    def _validations_left(self) -> int:
+        """Validations that are due from here to the end."""
+        period, num_epochs = self.cfg.TRAIN.EVAL_PERIOD, -(-self.last_step // self.num_steps)
+        later = range(self.position.epoch + 1, num_epochs + 1)
+        return sum(epoch % period == 0 or epoch == num_epochs for epoch in later) if period else 0
 
     @property
     def _global_batch(self) -> int:
@@ -427,13 +448,3 @@ def _shard_writer(model: nn.Module, timeout_s: float) -> ShardWriter | None:
     from videovit.engine.checkpoints.sharded import ShardWriter  # imports take half a second
 
     return ShardWriter(timeout_s)
-
-
-def _with_errors(result: dict[str, float]) -> dict[str, float]:
-    """Report top1_err for top1_acc and top5_err for top5_acc, as SlowFast does; other measures stay."""
-    return {
-        name.replace("_acc", "_err") if name.startswith("top") else name: 100.0 - value
-        if name.startswith("top")
-        else value
-        for name, value in result.items()
-    }
