@@ -72,12 +72,12 @@ COMMANDS: dict[str, Command] = {
         hint="the same command continues",
     ),
     "predict": Command("classify videos with a trained model", "videovit.commands.predict"),
-    "compare": Command("compare tested runs: cost, accuracy, drops by frame order, speed", "videovit.commands.compare"),
     "zoo": Command(
         "list, show, download and verify published weights",
         "videovit.commands.zoo",
         hint="the same command continues what it has downloaded",
     ),
+    "compare": Command("compare tested runs: cost, accuracy, drops by frame order, speed", "videovit.commands.compare"),
     "submit": Command("submit a run, or a sweep of runs, to a Slurm cluster", "videovit.commands.submit"),
     "export": Command("write the weights of a run to a file, under own or other names", "videovit.commands.export"),
     "probe": Command("check which videos can be read, and what decoding them costs", "videovit.commands.probe"),
