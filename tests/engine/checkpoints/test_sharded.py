@@ -93,6 +93,7 @@ def test_sharded_training_equals_replicated_training(runs: tuple[Path, Path]) ->
 def test_sharded_run_writes_folders_and_a_final_file(runs: tuple[Path, Path]) -> None:
     _, sharded = runs
     assert names(sharded) == [
+        "checkpoint_best.pyth",
         "checkpoint_epoch_00001.dcp",
         "checkpoint_epoch_00001_step_000001.dcp",
         "checkpoint_epoch_00001_step_000002.dcp",
