@@ -144,9 +144,9 @@ def test_time_limit_applies_to_each_window(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames=40)
     cfg = config(tmp_path)
     predictor = Predictor(cfg, build_model(cfg), torch.device("cpu"))
-    assert predictor._decoding.timeout_s == cfg.DATA.DECODE_TIMEOUT_S > 0
-    with open_video(path, "pyav", predictor._decoding) as video:
+    assert predictor.decoding.timeout_s == cfg.DATA.DECODE_TIMEOUT_S > 0
+    with open_video(path, "pyav", predictor.decoding) as video:
         assert isinstance(video, LimitedVideo)
         for first in range(0, 40, 8):
             video.frames(np.arange(first, first + 8))
-            assert video._left_s == predictor._decoding.timeout_s
+            assert video._left_s == predictor.decoding.timeout_s

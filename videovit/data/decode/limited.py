@@ -199,13 +199,15 @@ def _current_folder() -> tuple[int, int]:
 
 
 def _take_helper(backends: Mapping[str, Opener]) -> Helper:
-    while _idle:
-        helper = _idle.pop()
+    while True:
+        try:
+            helper = _idle.pop()
+        except IndexError:  # not asked for before: another thread may take the last one in between
+            return Helper(backends)
         # Tests and users may have registered other decoders since the fork.
         if helper.backends == backends and helper.folder == _current_folder() and helper.is_alive():
             return helper
         helper.end()
-    return Helper(backends)
 
 
 def open_limited(path: str, backend: str, backends: Mapping[str, Opener], options: DecodeOptions) -> Video:
