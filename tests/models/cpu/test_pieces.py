@@ -13,7 +13,7 @@ from torch import nn
 from videovit.models.cpu import cache, transformer
 from videovit.models.cpu.cache import Cache, held, hold_for_block
 from videovit.models.cpu.linear import FastLinear, fast_linear
-from videovit.models.layers import attend as attention
+from videovit.models.layers import scaled_dot_product as attention
 
 
 def noise(*size, seed=0, dtype=torch.float32):
