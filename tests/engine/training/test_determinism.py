@@ -26,12 +26,7 @@ REFUSED = """
     reflection_pad2d_backward reflection_pad3d_backward scatter_reduce upsample_bicubic2d_backward
     upsample_bilinear2d_backward upsample_linear1d_backward upsample_trilinear3d_backward
 """.split()
-# pytorchvideo's networks need refused operations; their class says so, and training warns.
-FILES = sorted(
-    str(path.relative_to(CONFIGS).with_suffix(""))
-    for path in CONFIGS.glob("*/*.yaml")
-    if "MODEL_NAME: ptv_" not in path.read_text(encoding="utf-8")
-)
+FILES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("*/*.yaml"))
 
 
 class Operations(TorchDispatchMode):
@@ -76,6 +71,8 @@ def same_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("config", FILES)
 def test_models_need_no_refused_operation(config: str) -> None:
+    if load_config(CONFIGS / f"{config}.yaml").MODEL.MODEL_NAME.startswith("ptv_"):
+        pytest.skip("pytorchvideo's networks need refused operations; training warns of it")
     names = operations(config)
     assert {"convolution_backward", "native_layer_norm_backward"} <= names
     assert names.isdisjoint(REFUSED), sorted(names & set(REFUSED))
