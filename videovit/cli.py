@@ -67,6 +67,10 @@ COMMANDS: dict[str, Command] = {
         hint="the same command continues from the newest checkpoint (TRAIN.AUTO_RESUME)",
     ),
     "predict": Command("classify videos with a trained model", "videovit.commands.predict"),
+    "analyze": Command(
+        "see what trained models do: reach of their attention, likeness of maps, sampling points",
+        "videovit.commands.analyze",
+    ),
     "submit": Command("submit a run, or a sweep of runs, to a Slurm cluster", "videovit.commands.submit"),
     "export": Command("write the weights of a run to a file, under own or other names", "videovit.commands.export"),
     "probe": Command("check which videos can be read, and what decoding them costs", "videovit.commands.probe"),

@@ -12,6 +12,7 @@ from videovit.engine.distributed.lock import output_lock
 from videovit.engine.evaluation.inference import MAX_LISTED, describe_unreadable
 from videovit.engine.problem import Problem
 from videovit.engine.run_context import Run
+from videovit.engine.tasks.analyze import check_analyze
 from videovit.engine.tasks.shuffle_eval import check_shuffle_eval
 from videovit.engine.tasks.test import check_test
 from videovit.engine.training.determinism import deterministic
@@ -57,6 +58,8 @@ def check_inputs(problem: Problem) -> None:
         check_test(problem)
     if cfg.SHUFFLE_EVAL.ENABLE:
         check_shuffle_eval(problem)
+    if cfg.ANALYSIS.ENABLE:
+        check_analyze(problem)
     # Training replaces videos that are missing; validation would stop the run after the first epoch.
     paths = [sample.path for sample in problem.val.samples]
     missing = [Failure(path, "file does not exist", "not opened") for path in paths if not Path(path).exists()]
