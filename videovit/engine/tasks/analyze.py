@@ -2,28 +2,22 @@
 
 Every video is seen once: the central crop of one clip. Maps of attention are observed layer by layer while the model
 runs, and only sums are kept.
-
-I iterations, B clips, N points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import simplejson
-from torch import Tensor
 
 from videovit.analysis import drawing
-from videovit.analysis.attention import DISTANCES, AttentionStatistics, LayerStatistics
-from videovit.analysis.sampling_points import PointStatistics, as_fractions
-from videovit.analysis.similarity import MapSimilarity, sharing_candidates
-from videovit.config import Config
+from videovit.analysis.findings import Findings
 from videovit.data.build import ClipLoader, build_loader
-from videovit.data.records import Batch, Sample
+from videovit.data.records import Sample
 from videovit.engine import distributed
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.inference import Inference, prepared_chunks, readable, stoppable
@@ -33,174 +27,10 @@ from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run, report_decoders
 from videovit.errors import UserError
 from videovit.messages import plural
-from videovit.models.contract import AttentionModel, VideoModel
-from videovit.models.layers.maps import observe_attention
-from videovit.models.progressive_sampling import ProgressiveSamplingViT
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FOLDER = "analysis"
 REPORT = "analysis.json"
 MAX_NAMED = 3  # layers named as candidates for sharing
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A clip whose sampling points are drawn.
-
-    Attributes:
-        video: number in the test list.
-        title: class and file.
-        frames_THW3: uint8, the crop that the model saw.
-        points_IN3: from `as_fractions`.
-    """
-
-    video: int
-    title: str
-    frames_THW3: np.ndarray
-    points_IN3: np.ndarray
-
-
-class Findings:
-    """What the analyses have found in the clips so far; None for analyses that were not requested.
-
-    Args:
-        cfg: ANALYSIS.
-        model: what it has nothing to show for is left out.
-        names: of classes.
-        samples: of the test list that are seen.
-
-    Raises:
-        UserError: the model has nothing to show for any requested analysis.
-    """
-
-    def __init__(self, cfg: Config, model: VideoModel, names: Sequence[str], samples: Sequence[Sample]) -> None:
-        self._options, self._names, self._samples = cfg.ANALYSIS, names, samples
-        what = cfg.ANALYSIS.WHAT
-        has_maps, has_points = isinstance(model, AttentionModel), isinstance(model, ProgressiveSamplingViT)
-        self.attention = AttentionStatistics(cfg.ANALYSIS.DISTANCE) if "attention" in what and has_maps else None
-        self.similarity = MapSimilarity() if "similarity" in what and has_maps else None
-        self.points = PointStatistics() if "points" in what and has_points else None
-        self.pictures: list[Picture] = []
-        self.num_clips = 0
-        if self.attention is None and self.similarity is None and self.points is None:
-            possible = [*(["attention", "similarity"] if has_maps else []), *(["points"] if has_points else [])]
-            raise UserError(
-                f"{cfg.MODEL.MODEL_NAME} has nothing to show for {', '.join(what) or 'no analysis'}",
-                where="ANALYSIS.WHAT",
-                expected=f"one of {', '.join(possible)}" if possible else "a vision transformer",
-            )
-
-    def update(self, model: VideoModel, batch: Batch, x_BCTHW: Tensor) -> None:
-        """Add clips.
-
-        Args:
-            model: in evaluation mode.
-            batch: where the clips are from.
-            x_BCTHW: the model's input for them.
-        """
-        if isinstance(model, AttentionModel) and (self.attention is not None or self.similarity is not None):
-            self._observe(model, x_BCTHW)
-        if isinstance(model, ProgressiveSamplingViT) and self.points is not None:
-            H, W = x_BCTHW.shape[3:]
-            points_IBN3 = as_fractions(model.sampling_points(x_BCTHW).float(), (H, W))
-            self.points.update(points_IBN3)
-            self._take_pictures(batch, points_IBN3)
-        self.num_clips += len(batch)
-
-    def _observe(self, model: AttentionModel, x_BCTHW: Tensor) -> None:
-        tokens = model.attention_tokens(x_BCTHW)
-        last = len(tokens) - 1
-
-        def add(layer: int, query: int, map_BMNL: Tensor) -> None:
-            here = tokens[layer]
-            if self.attention is not None and (layer < last or self._options.LAST_BLOCK):
-                self.attention.update(layer, query, map_BMNL, here)
-            if self.similarity is not None:
-                self.similarity.update(layer, query, map_BMNL, here.num_cls + here.queries_BN3.shape[1])
-
-        observe_attention(model, x_BCTHW, add)
-        if self.similarity is not None:
-            self.similarity.end_batch()
-
-    def _take_pictures(self, batch: Batch, points_IBN3: Tensor) -> None:
-        num_pictures = min(self._options.NUM_PICTURES, len(self._samples))
-        chosen = set(np.linspace(0, len(self._samples) - 1, num_pictures).round().astype(int).tolist())
-        for clip, video in enumerate(batch.videos_B.tolist()):
-            if video in chosen:
-                sample = self._samples[video]
-                classes = ", ".join(self._names[label] for label in sorted(sample.class_ids))
-                title = f"{classes}: {Path(sample.path).name}" if classes else Path(sample.path).name
-                frames, points = batch.frames_BTHWC[clip], points_IBN3[:, clip]
-                self.pictures.append(Picture(video, title, frames.cpu().numpy(), points.cpu().numpy()))
-
-    def gather(self) -> None:
-        """Add what other ranks have found; a collective call."""
-        mine = (self.attention, self.similarity, self.points, self.pictures, self.num_clips)
-        attention, similarity, points, pictures, counts = zip(*distributed.gather(mine), strict=True)
-        if self.attention is not None:
-            self.attention = AttentionStatistics(self._options.DISTANCE).merge(attention)
-        if self.similarity is not None:
-            self.similarity = MapSimilarity().merge(similarity)
-        if self.points is not None:
-            self.points = PointStatistics().merge(points)
-        self.pictures = sorted((one for part in pictures for one in part), key=lambda one: one.video)
-        self.num_clips = sum(counts)
-
-    def report(self) -> dict[str, Any]:
-        """All numbers, as they are written to `analysis.json`; layers count from 1."""
-        report: dict[str, Any] = {"num_clips": self.num_clips}
-        if self.attention is not None:
-            layers = [describe_layer(number, layer) for number, layer in enumerate(self.attention.layers(), 1)]
-            report["attention"] = {"norm": self.attention.norm, "layers": layers}
-        if self.similarity is not None:
-            pairs = self.similarity.pairs()
-            report["similarity"] = {
-                "num_layers": self.similarity.num_layers,
-                "pairs": [
-                    {"layers": [one + 1, two + 1], "cosine": like.cosine, "correlation": like.correlation}
-                    for (one, two), like in sorted(pairs.items())
-                ],
-                "sharing_candidates": [
-                    {"layer": layer + 1, "map_of": layer, "cosine": like.cosine, "correlation": like.correlation}
-                    for layer, like in sharing_candidates(pairs)
-                ],
-            }
-        if self.points is not None:
-            report["points"] = {"moved": self.points.moved().tolist(), "density": self.points.density().tolist()}
-        return report
-
-    def figures(self, name: str, report: dict[str, Any]) -> dict[str, Figure]:
-        """The pictures of a report, by file name without `.png`."""
-        figures: dict[str, Figure] = {}
-        if report.get("attention", {}).get("layers"):
-            figures["attention"] = drawing.draw_attention({name: report})
-        if self.similarity is not None:
-            figures["similarity"] = drawing.draw_similarity(report)
-        if self.points is not None:
-            figures["points_density"] = drawing.draw_density(report)
-            for one in self.pictures:
-                figures[f"points_{one.video:05d}"] = drawing.draw_points(one.frames_THW3, one.points_IN3, one.title)
-        return figures
-
-
-def describe_layer(number: int, layer: LayerStatistics) -> dict[str, Any]:
-    """One layer as JSON values. Distances in time are left out if there is one point in time."""
-    kinds = [k for k, kind in enumerate(DISTANCES) if kind == "space" or layer.uniform_K[1] > 0]
-    return {
-        "layer": number,
-        "heads": len(layer.entropy_M),
-        "queries": layer.num_queries,
-        "keys": layer.num_keys,
-        "entropy": layer.entropy_M.mean().item(),
-        "uniform_entropy": layer.uniform_entropy,
-        "entropy_per_head": layer.entropy_M.tolist(),
-        "distance": {DISTANCES[k]: layer.distance_KM[k].mean().item() for k in kinds},
-        "uniform_distance": {DISTANCES[k]: layer.uniform_K[k].item() for k in kinds},
-        "distance_per_head": {DISTANCES[k]: layer.distance_KM[k].tolist() for k in kinds},
-        "cls_share": layer.cls_share_M.mean().item(),
-    }
 
 
 def check_analyze(problem: Problem) -> None:
@@ -225,11 +55,12 @@ def analyze(problem: Problem, run: Run) -> dict[str, float]:
     check_analyze(problem)
     model = build_seeded_model(cfg, run.device)
     samples = spread(problem.test.samples, cfg.ANALYSIS.NUM_VIDEOS)
-    findings = Findings(cfg, model, problem.class_names, samples)
+    findings = Findings(cfg.ANALYSIS, model, titles(samples, problem.class_names, cfg.ANALYSIS.NUM_PICTURES))
     checkpoint = load_weights_to_test(cfg, model)
     inference = problem.inference(model, run, batch_size=cfg.ANALYSIS.BATCH_SIZE, dtype=test_dtype(cfg))
     _see_all(findings, inference, _loader(problem, run, samples), run, log_period=cfg.LOG_PERIOD)
-    findings.gather()
+    others = distributed.gather(findings)
+    findings.merge([part for rank, part in enumerate(others) if rank != run.rank])
     if not findings.num_clips:
         raise UserError("none of the videos can be read", where=f"the {cfg.TEST.DATASET} test list")
     found = findings.report()
@@ -246,9 +77,22 @@ def analyze(problem: Problem, run: Run) -> dict[str, float]:
 
 def spread(samples: Sequence[Sample], number: int) -> list[Sample]:
     """At most `number` samples, evenly spaced, since lists are often sorted by class; 0 takes all."""
-    if not number or number >= len(samples):
-        return list(samples)
-    return [samples[i] for i in np.linspace(0, len(samples) - 1, number).round().astype(int)]
+    return [samples[i] for i in evenly(len(samples), number or len(samples))]
+
+
+def titles(samples: Sequence[Sample], names: Sequence[str], number: int) -> dict[int, str]:
+    """Class and file of the videos that are drawn, by their number in the list."""
+    chosen = {}
+    for i in evenly(len(samples), number):
+        file = Path(samples[i].path).name
+        classes = ", ".join(names[label] for label in sorted(samples[i].class_ids))
+        chosen[i] = f"{classes}: {file}" if classes else file
+    return chosen
+
+
+def evenly(total: int, number: int) -> list[int]:
+    """At most `number` of 0 .. total - 1, evenly spaced."""
+    return [round(i) for i in np.linspace(0, total - 1, min(number, total))]
 
 
 def _loader(problem: Problem, run: Run, samples: list[Sample]) -> ClipLoader:
@@ -265,7 +109,7 @@ def _see_all(findings: Findings, inference: Inference, loader: ClipLoader, run: 
     with inference.mode():
         for batch in readable(inference, stoppable(loader, len(loader)), progress):
             for chunk, x_BCTHW in prepared_chunks(inference, batch):
-                findings.update(inference.model, chunk, x_BCTHW)
+                findings.update(inference.model, x_BCTHW, chunk.frames_BTHWC, chunk.videos_B.tolist())
     report_decoders(loader)
 
 
