@@ -72,6 +72,10 @@ COMMANDS: dict[str, Command] = {
         hint="the same command continues",
     ),
     "predict": Command("classify videos with a trained model", "videovit.commands.predict"),
+    "analyze": Command(
+        "see what trained models do: reach of their attention, likeness of maps, sampling points",
+        "videovit.commands.analyze",
+    ),
     "compare": Command("compare tested runs: cost, accuracy, drops by frame order, speed", "videovit.commands.compare"),
     "zoo": Command(
         "list, show, download and verify published weights",
