@@ -110,7 +110,7 @@ def _see_all(findings: Findings, inference: Inference, loader: ClipLoader, run: 
         for batch in readable(inference, stoppable(loader, len(loader)), progress):
             for chunk, x_BCTHW in prepared_chunks(inference, batch):
                 findings.update(inference.model, x_BCTHW, chunk.frames_BTHWC, chunk.videos_B.tolist())
-    report_decoders(loader)
+    report_decoders(loader, run, "analysis")
 
 
 def _write(findings: Findings, report: dict[str, Any], output_dir: Path) -> None:
