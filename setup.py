@@ -17,6 +17,8 @@ setup(
     description="Video understanding with multiscale vision transformers: train, test, shuffle-test, predict.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["videovit", "videovit.*"]),
     # videovit/configs is a link to configs/; built packages contain copies of the files.

@@ -105,7 +105,7 @@ def test_preprocess_is_what_predict_uses(model: videovit.Model, videos: list[str
 @pytest.mark.parametrize("stride_s", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("fps", [30.0, 24.7])
 def test_stream_has_the_windows_of_a_file(model: videovit.Model, num_frames: int, stride_s: float, fps: float) -> None:
-    reader = replace(model.predictor._reader, stride_s=stride_s, crop=lambda frames: [frames])
+    reader = replace(model.predictor.reader, stride_s=stride_s, crop=lambda frames: [frames])
     frames = torch.arange(num_frames, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 4, 4, 3)
     expected = list(reader.clips(open_array(frames, fps)))
     found = list(reader.stream(iter(frames), fps))

@@ -77,12 +77,12 @@ COMMANDS: dict[str, Command] = {
         "see what trained models do: reach of their attention, likeness of maps, sampling points",
         "videovit.commands.analyze",
     ),
-    "compare": Command("compare tested runs: cost, accuracy, drops by frame order, speed", "videovit.commands.compare"),
     "zoo": Command(
         "list, show, download and verify published weights",
         "videovit.commands.zoo",
         hint="the same command continues what it has downloaded",
     ),
+    "compare": Command("compare tested runs: cost, accuracy, drops by frame order, speed", "videovit.commands.compare"),
     "submit": Command("submit a run, or a sweep of runs, to a Slurm cluster", "videovit.commands.submit"),
     "export": Command("write the weights of a run to a file, under own or other names", "videovit.commands.export"),
     "probe": Command("check which videos can be read, and what decoding them costs", "videovit.commands.probe"),
@@ -129,7 +129,7 @@ options:
 Examples:
   videovit finetune my_videos
   videovit run --cfg Kinetics/MVITv2_S_16x4 DATA.PATH_TO_DATA_DIR /data/k400 OUTPUT_DIR output/k400
-  videovit predict --cfg output/k400/config.yaml --checkpoint output/k400 video.mp4
+  videovit predict video.mp4 --model output/k400
 
 Exit codes: 0 done, 1 error, 2 wrong arguments, 75 stopped by a signal after saving, 130 stopped by Ctrl-C."""
 

@@ -115,7 +115,7 @@ def test_zoo_lists_and_shows(server: WeightsServer, capsys: Shown) -> None:
     shown = capsys.readouterr().out
     for part in ("34,537,744", "80.8 / 94.7 (5 x 1)", *ZOO["mvitv2_s_16x4_k400"].urls, "BSD-3-Clause", "not cached"):
         assert part in shown
-    assert "videovit predict --cfg Kinetics/MVITv2_S_16x4 --checkpoint zoo:mvitv2_s_16x4_k400 video.mp4" in shown
+    assert "videovit predict video.mp4 --model zoo:mvitv2_s_16x4_k400" in shown
     assert main(["zoo", "mvitv2_s*", "x3d_m_k400", "--json"]) == 0
     rows = simplejson.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows][:3] == ["mvitv2_s_16x4_k400", "mvitv2_s_16x4_ssv2", "x3d_m_k400"]

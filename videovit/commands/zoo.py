@@ -122,10 +122,13 @@ def commands(entry: ZooModel) -> list[str]:
     if entry.note == ENCODER:
         run = f"videovit run --cfg {entry.config} TRAIN.ENABLE True TRAIN.CHECKPOINT_FILE_PATH {source} {data}"
         return [f"{run} {overrides}".rstrip()]
-    opts = f" --opts {overrides}" if overrides else ""
     test = f"videovit run --cfg {entry.config} TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH {source} {data} {overrides}"
-    media = "image.jpg" if entry.protocol == "center crop" else "video.mp4"
-    return [f"videovit predict --cfg {entry.config} --checkpoint {source} {media}{opts}", test.rstrip()]
+    media, folder = ("image.jpg", "my_images") if entry.protocol == "center crop" else ("video.mp4", "my_videos")
+    return [
+        f"videovit predict {media} --model {source}",
+        f"videovit finetune {folder} --model {source}",
+        test.rstrip(),
+    ]
 
 
 def details(entry: ZooModel) -> str:

@@ -16,10 +16,10 @@ from videovit.data.catalog import find_dataset
 from videovit.data.clock import Clock, clock_of
 from videovit.data.decode import Video
 from videovit.data.decode.array import Frames, as_frames
-from videovit.data.sampling import ClipPlan
+from videovit.data.sampling import WindowPlan
 from videovit.data.transforms.pipeline import build_eval_transform, build_image_eval_transform
+from videovit.engine.evaluation.stream_windows import MOST_MB, StreamWindow, StreamWindows
 from videovit.engine.reporting.progress import Progress
-from videovit.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class WindowReader:
         stride_s: between the starts of two windows in seconds; 0 puts windows back to back.
     """
 
-    plan: ClipPlan
+    plan: WindowPlan
     crop: Callable[[Tensor], list[Tensor]]
     num_crops: int
     stride_s: float = 0.0
@@ -106,34 +106,28 @@ class WindowReader:
         Raises:
             UserError: the model takes a clip of the whole video, or a frame has another type or shape.
         """
-        if self.plan.target_fps is None:
-            raise UserError("this model classifies whole videos by one clip; a stream has no end", where="TEST.DATASET")
-        span, stride = self._span(Clock(0, fps, 0.0))
-        kept: list[Tensor] = []  # crops (V, S, S, 3) of the frames from `first` on
-        first = num_frames = num_windows = 0
-        before = 0.0  # start of the last window so far
-        for frame_HWC in frames_HWC:
-            kept.append(torch.cat(self.crop(as_frames(frame_HWC[None], "frame of the stream"))))
-            num_frames += 1
-            # The windows of `window_starts` that end here.
-            while (start := num_windows * stride) <= num_frames - span:
-                yield self._cut(kept, first, start, num_frames, fps, span)
-                # The last window of all may begin anywhere after this one.
-                del kept[: int(start) - first]
-                first, before, num_windows = int(start), start, num_windows + 1
-        last = max(num_frames - span, 0.0)
-        if num_frames and (not num_windows or last - before >= 1.0):
-            yield self._cut(kept, first, last, num_frames, fps, span)
+        windows = self.cutter(fps)
+        for number, frame_HWC in enumerate(frames_HWC):
+            yield from map(self.joined, windows.add(number / fps, self.keep(frame_HWC)))
+        yield from map(self.joined, windows.end())
+
+    def cutter(self, fps: float, *, max_mb: float = MOST_MB) -> StreamWindows:
+        """What cuts a stream into windows; see `StreamWindows`."""
+        return StreamWindows(self.plan, fps=fps, stride_s=self.stride_s, max_mb=max_mb)
+
+    def keep(self, frame_HWC: Frames) -> Tensor:
+        """The crops (V, S, S, 3) of one frame of a stream, uint8 (H, W, 3)."""
+        return torch.cat(self.crop(as_frames(frame_HWC[None], "frame of the stream")))
+
+    @staticmethod
+    def joined(window: StreamWindow) -> Clip:
+        """The clip of a window of a stream, from what was kept of its frames."""
+        return Clip(window.start_s, window.end_s, torch.stack(window.frames, dim=1))
 
     def _span(self, clock: Clock) -> tuple[float, float]:
         """Length of a window, and distance between the starts of two, in ticks."""
         span = self.plan.span(clock.num_ticks, clock.rate)
         return span, self.stride_s * clock.rate or span
-
-    def _cut(self, kept: list[Tensor], first: int, start: float, num_frames: int, fps: float, span: float) -> Clip:
-        frames_T = self.plan.window(start, num_frames, fps) - first
-        crops_VTSSC = torch.stack([kept[frame] for frame in frames_T.tolist()], dim=1)
-        return Clip(start / fps, min(start + span, num_frames) / fps, crops_VTSSC)
 
 
 def build_window_reader(cfg: Config) -> WindowReader:

@@ -94,13 +94,19 @@ class Outcome:
         return torch.stack([window.scores_K for window in self.windows])
 
 
-def list_inputs(cfg: Config, names: Sequence[str]) -> list[str]:
+def list_inputs(cfg: Config, names: Sequence[str], *, people: bool = False) -> list[str]:
     """Expand folders: a folder is a video of frames, or all videos below it; for a model of images, all its images.
+
+    Args:
+        cfg: of the model.
+        names: files and folders.
+        people: the boxes of people are found in the videos, so that the model may be a detector.
 
     Raises:
         UserError: a folder holds nothing to predict, or the model is a detector.
     """
-    refuse_detector(cfg)
+    if not people:
+        refuse_detector(cfg)
     of_images = find_dataset(cfg.TEST.DATASET).images
     found: list[str] = []
     for name in names:
@@ -127,8 +133,8 @@ def refuse_detector(cfg: Config) -> None:
         raise UserError(
             "prediction classifies whole videos, but a detector needs the boxes of people",
             where="DETECTION.ENABLE",
-            hint="List them in a file of proposals (AVA.TEST_PREDICT_BOX_LISTS) and run the test, which writes "
-            "detections.csv",
+            hint="videovit predict --people finds people; or list their boxes in a file of proposals "
+            "(AVA.TEST_PREDICT_BOX_LISTS) and run the test, which writes detections.csv",
         )
 
 
@@ -140,6 +146,10 @@ class Predictor:
         model: trained; on `device`. Its weights must not change while it is in use, see `optimize_for_inference`.
         device: where it runs.
         class_names: of the K classes; None reads the file that the config names.
+
+    Attributes:
+        reader: cuts videos into windows.
+        decoding: limits of the decoder.
 
     Raises:
         AnnotationError: the file of class names cannot be used.
@@ -154,17 +164,17 @@ class Predictor:
         self._names = problem.class_names if class_names is None else list(class_names)
         self._activation = problem.activation
         self._top_k = cfg.PREDICT.TOP_K
-        self._reader = build_window_reader(cfg)
+        self.reader = build_window_reader(cfg)
         self._inference = Inference(model, problem.preparation, device, dtype=test_dtype(cfg))
         join, self._join_name = JOINS[cfg.DATA.ENSEMBLE_METHOD]
         self._scores, self._features = Output(self._score, join), Output(self._pool, JOINS["sum"][0])
         # A CPU is fastest with what its caches hold; a GPU takes as many clips as in the test.
-        self._batch_size = 1 if device.type == "cpu" else max(1, cfg.TEST.BATCH_SIZE // self._reader.num_crops)
+        self._batch_size = 1 if device.type == "cpu" else max(1, cfg.TEST.BATCH_SIZE // self.reader.num_crops)
         # PyAV holds one window; decord reads ahead through the whole file (1.4 GB for one frame of a 30-minute movie).
         self._of_images = find_dataset(cfg.TEST.DATASET).images
         self._backend = "image" if self._of_images else "pyav"
         # The time limit protects data sets; a movie may take as long as it needs, window by window.
-        self._decoding = dataclasses.replace(build_decode_options(cfg), timeout_s=0.0)
+        self.decoding = dataclasses.replace(build_decode_options(cfg), timeout_s=0.0)
 
     # ----------------------------------------------------------------------------------------------------- one video
 
@@ -205,7 +215,7 @@ class Predictor:
             DecodeError: a frame cannot be decoded.
             UserError: scores are not finite.
         """
-        return self._windows(name, self._reader.clips(video), batch_size)
+        return self.scored(name, self.reader.clips(video), batch_size=batch_size)
 
     def stream(self, frames_HWC: Iterable[Frames], fps: float, name: str = "stream") -> Iterator[Window]:
         """The scores of the windows of a stream, each as soon as the last frame of the window is there.
@@ -221,7 +231,7 @@ class Predictor:
             UserError: scores are not finite, a frame has another type or shape, or the model takes one clip of a whole
                 video.
         """
-        return self._windows(name, self._reader.stream(frames_HWC, fps), 1)
+        return self.scored(name, self.reader.stream(frames_HWC, fps), batch_size=1)
 
     def join(self, windows: Sequence[Window], name: str, *, top_k: int = 0) -> Prediction:
         """The prediction of a video from the scores of its windows.
@@ -301,8 +311,22 @@ class Predictor:
         Raises:
             UserError: the frames cannot be used.
         """
-        with self._open(frames_THWC, fps, "array") as video, torch.no_grad():
-            return torch.cat([self._inference.prepared(clip.crops_VTSSC) for clip in self._reader.clips(video)])
+        return torch.cat([x_VCTHW for _, x_VCTHW in self.prepared(frames_THWC, fps=fps)])
+
+    def prepared(self, video: Input, *, fps: float = 0.0) -> Iterator[tuple[Clip, Tensor]]:
+        """The clips of all windows of a video, each with the input of the model (V, C, T, S, S), on the device.
+
+        Args:
+            video, fps: see `predict`.
+
+        Raises:
+            DecodeError: the file cannot be read.
+        """
+        with self._open(video, fps, self._name(video, 0, 1)) as opened:
+            for clip in self.reader.clips(opened):
+                with torch.no_grad():
+                    x_VCTHW = self._inference.prepared(clip.crops_VTSSC)
+                yield clip, x_VCTHW
 
     # ----------------------------------------------------------------------------------------------------- computation
 
@@ -318,7 +342,7 @@ class Predictor:
             for source, outcome in zip(videos, outcomes, strict=True):
                 try:
                     with self._open(source, fps, outcome.name) as video:
-                        for clip in self._reader.clips(video, name=Path(outcome.name).name, quiet=quiet):
+                        for clip in self.reader.clips(video, name=Path(outcome.name).name, quiet=quiet):
                             yield outcome, clip
                 except DecodeError as error:
                     outcome.error = error
@@ -327,7 +351,8 @@ class Predictor:
             outcome.windows.append(window)
         return outcomes
 
-    def _windows(self, name: str, clips: Iterable[Clip], batch_size: int) -> Iterator[Window]:
+    def scored(self, name: str, clips: Iterable[Clip], *, batch_size: int = 0) -> Iterator[Window]:
+        """The scores of clips of `reader`, in order; see `windows`."""
         owner = Outcome(name)
         for _, window in self._computed(((owner, clip) for clip in clips), self._scores, batch_size):
             yield window
@@ -357,12 +382,12 @@ class Predictor:
         values_WK = outcome.values_WD
         scores_K = self._scores.join(values_WK)
         windows = [(start_s, end_s, self.top(scores, top_k)) for start_s, end_s, scores in outcome.windows]
-        views = f"{len(windows)} windows x {self._reader.num_crops} crops, {self._join_name}"
+        views = f"{len(windows)} windows x {self.reader.num_crops} crops, {self._join_name}"
         return Prediction(outcome.name, self.top(scores_K, top_k), windows, views, scores_K, values_WK)
 
     def _open(self, source: Input, fps: float, name: str) -> Video:
         if isinstance(source, str | os.PathLike):
-            return open_video(source, self._backend, self._decoding)
+            return open_video(source, self._backend, self.decoding)
         if not isinstance(source, np.ndarray | Tensor):
             raise UserError(where=name, found=source, expected="a path, or frames in memory")
         if self._of_images:
@@ -376,7 +401,7 @@ class Predictor:
         if len(image_1HWC) != 1:
             hint = "Predict a list of images"
             raise UserError("a model of images", where=name, found=tuple(source.shape), expected="(H, W, 3)", hint=hint)
-        return open_array(image_1HWC, self._decoding.frames_fps, name=name)  # as of a file
+        return open_array(image_1HWC, self.decoding.frames_fps, name=name)  # as of a file
 
     @staticmethod
     def _name(source: Input, number: int, total: int) -> str:
