@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from videovit.analysis.grad_cam import grad_cam
+from videovit.analysis.grad_cam import grad_cam, hires_cam
 from videovit.analysis.gradient import gradient_x_input
 from videovit.analysis.occlusion import occlusion
 from videovit.analysis.rollout import attention_rollout
@@ -26,6 +26,7 @@ class Method(Protocol):
 
 METHODS: dict[str, Method] = {
     "grad_cam": grad_cam,
+    "hires_cam": hires_cam,
     "rollout": attention_rollout,
     "occlusion": occlusion,
     "gradient": gradient_x_input,

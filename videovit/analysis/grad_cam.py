@@ -1,4 +1,4 @@
-"""Grad-CAM: which parts of the last grid raise a score.
+"""Grad-CAM and HiResCAM: which parts of the last grid raise a score.
 
 B clips, T H W frames and pixels, N tokens, C channels.
 """
@@ -38,6 +38,36 @@ def grad_cam(
 
     Source: Grad-CAM (arXiv 1610.02391), eqs. 1 and 2.
     """
+    return _cam(model, x, classes, boxes_R5, elementwise=False, scale=scale)
+
+
+def hires_cam(
+    model: VideoModel, x: Tensor, classes: Tensor, boxes_R5: Tensor | None = None, *, scale: bool = True
+) -> Tensor:
+    """Heat map as by Grad-CAM, but without the mean over tokens: every token has weights of its own.
+
+        heat_n = max(0, sum over channels c of d score / d a_nc * a_nc)
+
+    If only a class token is classified, it reads the grid by attention, and a channel may speak for the class in one
+    place and against it in another. Their mean says little.
+
+    Args:
+        model, x, classes, boxes_R5, scale: see `grad_cam`.
+
+    Returns:
+        (B, T, H, W), from 0 to 1; of a detector one map per box.
+
+    Raises:
+        UserError: see `grad_cam`.
+
+    Source: HiResCAM (arXiv 2011.08891), eq. 6.
+    """
+    return _cam(model, x, classes, boxes_R5, elementwise=True, scale=scale)
+
+
+def _cam(
+    model: VideoModel, x: Tensor, classes: Tensor, boxes_R5: Tensor | None, *, elementwise: bool, scale: bool
+) -> Tensor:
     question = ask(model, x, classes, boxes_R5)
     with torch.enable_grad(), watched(question.model) as last:
         x_BCTHW = question.x_BCTHW.requires_grad_()
@@ -50,9 +80,10 @@ def grad_cam(
     with torch.no_grad():
         for grid, gradient in used:
             a_BNC = tokens_of(question.model, x_BCTHW, grid)
-            weights_B1C = tokens_of(question.model, x_BCTHW, gradient).mean(dim=1, keepdim=True)
+            weights_BNC = tokens_of(question.model, x_BCTHW, gradient)
+            weights_BNC = weights_BNC if elementwise else weights_BNC.mean(dim=1, keepdim=True)
             at = places_of(question.model, x_BCTHW, grid)
-            values_BN = (weights_B1C * a_BNC).sum(dim=-1)
+            values_BN = (weights_BNC * a_BNC).sum(dim=-1)
             # Before it is stretched, as published; pathways have grids of different size.
             values_BN = values_BN.clamp(min=0) if len(used) == 1 else values_BN
             heat_BTHW += spread(values_BN, at, question.size)

@@ -38,7 +38,8 @@ def overlay(frames_FHW3: Images, heat_FHW: Heat) -> Images:
     colors_FHW3 = 255 * colormaps[COLORS](heat_FHW)[..., :3]
     cover_FHW1 = OPACITY * heat_FHW[..., None]
     mixed = frames_FHW3 * (1 - cover_FHW1) + colors_FHW3 * cover_FHW1
-    return np.round(mixed).astype(np.uint8)
+    rounded: Images = np.round(mixed).astype(np.uint8)
+    return rounded
 
 
 def write_heat_video(path: Path, frames_FHW3: Images, heat_FHW: Heat, fps: float) -> None:

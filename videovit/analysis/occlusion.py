@@ -37,7 +37,7 @@ def occlusion(
     Args:
         model, x, classes, boxes_R5: see `ask`.
         tube: frames, rows and columns of a tube; None for a quarter of the clip along each axis.
-        stride: between tubes; None for half a tube along each axis. The last tube of an axis ends where the clip does.
+        stride: between tubes; None for a tube in time and half a tube in space. The last tube of an axis ends where the clip does.
         fill: what covers a tube, in units of the normalized input; 0 is the mean color of the data set.
         batch_size: covered clips that go through the model at once.
         scale: divide by the highest value of each clip; otherwise heat is in units of the logit.
@@ -73,8 +73,7 @@ def _tubes(size: Triple, tube: Triple | None, stride: Triple | None) -> tuple[li
     """First frame, row and column of all tubes along each axis, and their size."""
     t, h, w = (max(1, n // 4) for n in size)
     tube = (t, h, w) if tube is None else tube
-    t, h, w = (max(1, n // 2) for n in tube)
-    stride = (t, h, w) if stride is None else stride
+    stride = (tube[0], max(1, tube[1] // 2), max(1, tube[2] // 2)) if stride is None else stride
     if not all(1 <= step <= length <= side for step, length, side in zip(stride, tube, size, strict=True)):
         raise UserError(
             f"a tube of {tube} every {stride} (frames, rows, columns)",

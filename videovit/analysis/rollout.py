@@ -105,7 +105,8 @@ def _in_boxes(boxes_B5: Tensor, where_BN3: Tensor, size: tuple[int, int, int]) -
     inside_BN = (y1 <= y_BN) & (y_BN <= y2) & (x1 <= x_BN) & (x_BN <= x2)
     far_BN = torch.hypot(y_BN - (y1 + y2) / 2, x_BN - (x1 + x2) / 2)
     near_BN = far_BN <= far_BN.amin(dim=1, keepdim=True) + 1e-6
-    return (inside_BN | near_BN).to(where_BN3.dtype)
+    either_BN: Tensor = inside_BN | near_BN
+    return either_BN.to(where_BN3.dtype)
 
 
 def _pass_on(share_BN: Tensor, num_cls: int, where_BN3: Tensor, before: AttentionTokens) -> Tensor:

@@ -22,6 +22,7 @@ output:
 
 methods:
   grad_cam   which parts of the last tokens raise the score of the class (Grad-CAM)
+  hires_cam  the same without its mean over tokens (HiResCAM)
   rollout    what attention looks at through all layers; the same for every class
   occlusion  what the score needs: parts of the clip are covered one by one; takes hundreds of predictions
   gradient   which pixels raise the score (gradient x input); noisy, and defined for every model
@@ -38,11 +39,14 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
         "--model",
         required=True,
         metavar="MODEL",
-        help="a name of the zoo, the OUTPUT_DIR of a run, a folder written by Model.save, or a config with --checkpoint",
+        help="a name of the zoo, the OUTPUT_DIR of a run, a folder of Model.save, or a config (with --checkpoint)",
     )
     parser.add_argument("--checkpoint", metavar="FILE", help="weights, if --model is a config")
     parser.add_argument(
-        "--method", default="grad_cam", metavar="NAME", help="grad_cam (default), rollout, occlusion or gradient"
+        "--method",
+        default="grad_cam",
+        metavar="NAME",
+        help="grad_cam (default), hires_cam, rollout, occlusion or gradient",
     )
     parser.add_argument(
         "--class", dest="class_name", metavar="NAME", help="the class (default: the one with the highest score)"
@@ -61,7 +65,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
         model = load(args.model, args.checkpoint)
         explanation = model.explain(args.video, class_name=args.class_name, method=args.method)
     written = explanation.write(Path(args.output))
-    peak = explanation.as_dict()["peak_s"]
-    print(printable(f"{explanation.class_name}  score {explanation.score:.3f}  most heat at {peak:.2f} s"))
+    print(
+        printable(f"{explanation.class_name}  score {explanation.score:.3f}  most heat at {explanation.peak_s:.2f} s")
+    )
     for path in written:
         print(printable(str(path)))

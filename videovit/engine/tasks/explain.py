@@ -60,6 +60,11 @@ class Explanation:
         found: list[float] = (sums_F / max(sums_F.sum(), np.finfo(np.float64).tiny)).tolist()
         return found
 
+    @property
+    def peak_s(self) -> float:
+        """The moment with most heat."""
+        return self.times_s[int(np.argmax(self.shares))]
+
     def as_dict(self) -> dict[str, object]:
         """JSON values."""
         shares = self.shares
@@ -72,7 +77,7 @@ class Explanation:
             "class": self.class_name,
             "score": self.score,
             "method": self.method,
-            "peak_s": self.times_s[int(np.argmax(shares))],
+            "peak_s": self.peak_s,
             "frames": frames,
         }
 
