@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from videovit.analysis.last_grid import places_of, spread, tokens_of, watched
+from videovit.analysis.last_grid import LastGrid, places_of, spread, tokens_of, watched
 from videovit.analysis.question import ask, scaled
 from videovit.errors import UserError
 from videovit.models.contract import VideoModel
@@ -17,14 +17,15 @@ from videovit.models.contract import VideoModel
 def grad_cam(
     model: VideoModel, x: Tensor, classes: Tensor, boxes_R5: Tensor | None = None, *, scale: bool = True
 ) -> Tensor:
-    """Heat map by Grad-CAM on the grid that enters the last block.
+    """Heat map by Grad-CAM on the last tokens that influence the score.
 
         weight_c = mean over tokens n of d score / d a_nc
         heat_n = max(0, sum over channels c of weight_c * a_nc)
 
-    with the tokens a; the heat is stretched to the pixels. Of a network without attention, a is the map at the end of
-    its last stage; with two pathways their maps are stretched and added before the maximum, as if they were channels of
-    one map.
+    with the tokens a as the attention of the last block reads them; or if the head reads the grid itself (the mean of
+    its tokens, or boxes), the tokens behind the last norm. The heat is stretched to the pixels. Of a network without
+    attention, a is the map at the end of its last stage; with two pathways their maps are stretched and added before
+    the maximum, as if they were channels of one map.
 
     Args:
         model, x, classes, boxes_R5: see `ask`.
@@ -69,22 +70,33 @@ def _cam(
     model: VideoModel, x: Tensor, classes: Tensor, boxes_R5: Tensor | None, *, elementwise: bool, scale: bool
 ) -> Tensor:
     question = ask(model, x, classes, boxes_R5)
-    with torch.enable_grad(), watched(question.model) as last:
+    with torch.enable_grad():
         x_BCTHW = question.x_BCTHW.requires_grad_()
-        scores_B = question.scores(x_BCTHW)
-        found = torch.autograd.grad(scores_B.sum(), last.tensors, allow_unused=True)
-    heat_BTHW = x_BCTHW.new_zeros(len(x_BCTHW), *question.size)
-    used = [(grid, gradient) for grid, gradient in zip(last.tensors, found, strict=True) if gradient is not None]
-    if not used:
-        raise UserError(f"the scores of this {type(model).__name__} do not depend on the tokens of its last block")
+        with watched(question.model) as last:
+            scores_B = question.scores(x_BCTHW)
+        used = _used(question.model, x_BCTHW, scores_B, last)
+    values = []
     with torch.no_grad():
-        for grid, gradient in used:
-            a_BNC = tokens_of(question.model, x_BCTHW, grid)
-            weights_BNC = tokens_of(question.model, x_BCTHW, gradient)
-            weights_BNC = weights_BNC if elementwise else weights_BNC.mean(dim=1, keepdim=True)
-            at = places_of(question.model, x_BCTHW, grid)
-            values_BN = (weights_BNC * a_BNC).sum(dim=-1)
-            # Before it is stretched, as published; pathways have grids of different size.
+        for grid, gradient_BNC in used:
+            weights_BNC = gradient_BNC if elementwise else gradient_BNC.mean(dim=1, keepdim=True)
+            values_BN = (weights_BNC * tokens_of(question.model, x_BCTHW, grid)).sum(dim=-1)
+            # Before it is stretched, as published; of two pathways after they are added.
             values_BN = values_BN.clamp(min=0) if len(used) == 1 else values_BN
-            heat_BTHW += spread(values_BN, at, question.size)
-    return scaled(heat_BTHW) if scale else heat_BTHW.clamp(min=0)
+            values.append(spread(values_BN, places_of(question.model, x_BCTHW, grid), question.size))
+        heat_BTHW = torch.stack(values).sum(dim=0).clamp(min=0)
+    return scaled(heat_BTHW) if scale else heat_BTHW
+
+
+def _used(model: VideoModel, x_BCTHW: Tensor, scores_B: Tensor, last: LastGrid) -> list[tuple[Tensor, Tensor]]:
+    """The first choice of last tokens that scores depend on, one per pathway, each with its gradient (B, N, C)."""
+    for tensors in last.choices:
+        found = torch.autograd.grad(scores_B.sum(), tensors, retain_graph=True, allow_unused=True)
+        pairs = [
+            (tensor.detach(), tokens_of(model, x_BCTHW, gradient))
+            for tensor, gradient in zip(tensors, found, strict=True)
+            if gradient is not None
+        ]
+        # A class token alone has no place.
+        if any(gradient_BNC.any() for _, gradient_BNC in pairs):
+            return pairs
+    raise UserError(f"the scores of this {type(model).__name__} do not depend on the tokens of its last block")

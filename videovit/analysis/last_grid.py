@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from videovit.errors import UserError
 from videovit.models.contract import AttentionModel, AttentionTokens, Grid, VideoModel, centers
@@ -24,46 +25,53 @@ class LastGrid:
     """What the hooks of `watched` have seen.
 
     Attributes:
-        tensors: the last tokens: of a model with attention those that enter its last block; of any other model the map
-            (B, C, T, H, W) at its end, or one map per pathway.
+        choices: tensors with the last tokens, the later ones first. A score may depend on none of the tokens of the
+            first choice but its class token, and then on those of the second. Each is a list of one tensor, or of one
+            per pathway.
     """
 
-    tensors: list[Tensor] = field(default_factory=list)
+    choices: list[list[Tensor]] = field(default_factory=list)
 
 
 @contextmanager
 def watched(model: VideoModel) -> Iterator[LastGrid]:
-    """Keep the last grid of every forward pass in the block; they are part of its graph.
+    """Keep the last tokens of a forward pass in the block; they are part of its graph.
 
-    A model with attention is watched at the input of its last block: behind it, only the class token may be read, and
-    MViT does not even compute the other tokens.
+    Of a model with attention they are watched behind the last norm, for heads that read the grid, and in front of the
+    attention of the last block, for heads that read a class token. Both are behind a LayerNorm. In front of one they
+    would be of no use: it undoes any factor on a token, so the gradient is orthogonal to the token. Of any other model,
+    the map at the end of the last layer is watched.
 
     Raises:
-        UserError: the model says nowhere which are its last tokens.
+        UserError: the model has no layers.
     """
-    seen = LastGrid()
+    seen, normed, read = LastGrid(), list[Tensor](), list[Tensor]()
 
-    def enters(module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.tensors = [args[0]]  # that of the last block to run stays
+    def leaves_norm(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        normed.append(out)
 
-    def leaves(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    def enters_attention(module: nn.Module, args: tuple[Any, ...]) -> None:
+        read[:] = [args[0]]  # that of the last block to run stays
+
+    def leaves_layer(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         # Two pathways are a list, whose entries later blocks overwrite.
-        seen.tensors = [out] if isinstance(out, Tensor) else list(out)
+        seen.choices = [[out] if isinstance(out, Tensor) else list(out)]
 
-    handles = []
-    if isinstance(model, AttentionModel):
-        for block in model.modules():
-            if any(name == "attn" for name, _ in block.named_children()):
-                handles.append(block.register_forward_pre_hook(enters))
-    elif model.num_layers:
-        handles.append(model.layers()[-1][-1].register_forward_hook(leaves))
-    if not handles:
+    if not model.num_layers:
         raise UserError(f"{type(model).__name__} has no layers, and so no map to look at")
+    handles: list[RemovableHandle] = []
+    if isinstance(model, AttentionModel):
+        handles.append(model.head_modules()[0].register_forward_hook(leaves_norm))
+        attention = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "attn"]
+        handles += [module.register_forward_pre_hook(enters_attention) for module in attention]
+    else:
+        handles.append(model.layers()[-1][-1].register_forward_hook(leaves_layer))
     try:
         yield seen
     finally:
         for handle in handles:
             handle.remove()
+        seen.choices += [[tensor] for tensor in (*normed, *read) if tensor.dim() > 2]
 
 
 @dataclass(frozen=True)
@@ -80,12 +88,12 @@ class Places:
 
 
 def tokens_of(model: VideoModel, x_BCTHW: Tensor, seen: Tensor) -> Tensor:
-    """What `watched` has seen, or its gradient, as tokens (B, N, C) without class tokens.
+    """What `watched` has seen, or its gradient, as tokens (B, N, C) without class tokens; N may be 0.
 
     Args:
         model: that was watched.
         x_BCTHW: its input.
-        seen: one of `LastGrid.tensors`, or its gradient.
+        seen: a tensor of `LastGrid.choices`, or its gradient.
 
     Raises:
         UserError: it is no grid of tokens.
@@ -96,15 +104,18 @@ def tokens_of(model: VideoModel, x_BCTHW: Tensor, seen: Tensor) -> Tensor:
         return seen.flatten(2).transpose(1, 2)
     if seen.dim() == 5:  # MViT keeps its class token apart
         return seen.flatten(1, 3)
+    last = model.attention_tokens(x_BCTHW)[-1]
+    # Some models normalize class tokens with the others, some without.
+    is_grid = seen.shape[1] == last.queries_BN3.shape[1]
+    x_BNC = seen if is_grid else seen[:, last.num_cls :]
     # With frames as images, the rows of a clip lie next to each other.
-    x_BNC = seen[:, model.attention_tokens(x_BCTHW)[-1].num_cls :]
-    return x_BNC.reshape(len(x_BCTHW), -1, x_BNC.shape[-1])
+    return torch.unflatten(x_BNC, 0, (len(x_BCTHW), -1)).flatten(1, 2)
 
 
 def places_of(model: VideoModel, x_BCTHW: Tensor, seen: Tensor) -> Places:
     """Where the tokens of `tokens_of` are."""
     if seen.dim() == 5:
-        T, H, W = seen.shape[2:] if not isinstance(model, AttentionModel) else seen.shape[1:4]
+        T, H, W = seen.shape[1:4] if isinstance(model, AttentionModel) else seen.shape[2:]
         return Places((T, H, W))
     assert isinstance(model, AttentionModel)
     return places(model.attention_tokens(x_BCTHW), len(x_BCTHW), tokens_of(model, x_BCTHW, seen).shape[1])

@@ -37,7 +37,8 @@ def occlusion(
     Args:
         model, x, classes, boxes_R5: see `ask`.
         tube: frames, rows and columns of a tube; None for a quarter of the clip along each axis.
-        stride: between tubes; None for a tube in time and half a tube in space. The last tube of an axis ends where the clip does.
+        stride: between tubes; None for a whole tube in time and half a tube in space. The last tube of an
+            axis ends where the clip does.
         fill: what covers a tube, in units of the normalized input; 0 is the mean color of the data set.
         batch_size: covered clips that go through the model at once.
         scale: divide by the highest value of each clip; otherwise heat is in units of the logit.

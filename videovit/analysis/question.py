@@ -45,7 +45,7 @@ class Question:
         logits_BK: Tensor | DistilledLogits = self.model(x_BCTHW, self.boxes_B5)
         assert not isinstance(logits_BK, DistilledLogits)  # only in training
         num_classes = logits_BK.shape[1]
-        if len(self.classes_B) and not 0 <= int(self.classes_B.min()) <= int(self.classes_B.max()) < num_classes:
+        if not 0 <= int(self.classes_B.min()) <= int(self.classes_B.max()) < num_classes:
             raise UserError("classes", found=self.classes_B.tolist(), expected=f"0 to {num_classes - 1}")
         if not torch.isfinite(logits_BK).all():
             raise UserError("the model's scores are not finite: are the weights broken?")
@@ -62,7 +62,7 @@ def ask(model: VideoModel, x: Tensor, classes: Tensor, boxes_R5: Tensor | None =
         boxes_R5: as in `VideoModel.forward`.
 
     Raises:
-        UserError: clips, classes and boxes do not fit together.
+        UserError: clips, classes and boxes do not fit together, or there are none.
     """
     x_BCTHW = model.as_clips(x).detach()
     if model.takes_boxes != (boxes_R5 is not None):
@@ -80,6 +80,8 @@ def ask(model: VideoModel, x: Tensor, classes: Tensor, boxes_R5: Tensor | None =
     if classes_B.shape != x_BCTHW.shape[:1]:
         noun = "clip" if boxes_R5 is None else "box"
         raise UserError("classes", found=tuple(classes_B.shape), expected=f"one per {noun}, ({len(x_BCTHW)},)")
+    if not len(classes_B):
+        raise UserError("nothing to explain: there are no clips" if boxes_R5 is None else "no boxes to explain")
     return Question(model.twin().eval(), x_BCTHW, classes_B, boxes_R5)
 
 
