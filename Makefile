@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
-CODE := videovit tools tests datasets setup.py
+CODE := videovit tools tests datasets examples docs/pictures setup.py
 DEMO := output/demo
 
 .PHONY: help setup demo test test-oldest test-slurm check format format-check lint types clean clean-demo

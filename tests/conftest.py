@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.figure  # noqa: F401 - runs that are forked from here need not import it again
 import pytest
 import torch
 

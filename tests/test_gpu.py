@@ -200,6 +200,33 @@ def test_prediction_on_gpu_equals_cpu(tiny: Runner, tmp_path: Path) -> None:
     assert first == second
 
 
+PYTHON_API = """
+import sys, torch, videovit
+from concurrent.futures import ThreadPoolExecutor
+run, *videos = sys.argv[1:]
+expected = torch.stack([one.scores for one in videovit.load(run, device="cpu").predict(videos)])
+model = videovit.load(run)
+found = model.predict(videos)
+torch.testing.assert_close(torch.stack([one.scores for one in found]), expected, rtol=1e-4, atol=1e-4)
+with ThreadPoolExecutor(4) as pool:
+    for one, two in zip(pool.map(lambda video: model.predict([video])[0], 3 * videos), 3 * found, strict=True):
+        torch.testing.assert_close(one.scores, two.scores, rtol=1e-4, atol=1e-4)
+half = torch.stack([one.scores for one in videovit.load(run, dtype="bf16").predict(videos)])
+torch.testing.assert_close(half, expected, rtol=0.1, atol=0.02)
+assert model.features(videos[0]).device.type == "cpu"
+model.torch.to("cpu")
+torch.testing.assert_close(model.predict(videos[0]).scores, expected[0])
+"""
+
+
+def test_python_model_on_gpu_equals_cpu(tiny: Runner, tmp_path: Path) -> None:
+    out = tiny.run(tmp_path / "run", f"{PLAIN} TRAIN.MAX_STEPS 1")
+    videos = sorted(map(str, Path(tiny.command[-1]).glob("test*.mp4")))
+    command = [sys.executable, "-c", PYTHON_API, str(out), *videos]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **EXACT})
+    assert done.returncode == 0, done.stderr
+
+
 # --------------------------------------------------------------------------------------------- several processes
 
 

@@ -28,10 +28,11 @@ from torchvision.transforms.functional import to_tensor
 from tqdm import tqdm
 
 from videovit.config import Config
-from videovit.data.build import ClipLoader, EpochSampler, build_dataset
+from videovit.data.build import ClipLoader, build_dataset
 from videovit.data.dataset import RepeatedCrops
 from videovit.data.decode import DecodeError, open_video
 from videovit.data.files.video_files import find_videos
+from videovit.data.order import EpochSampler
 from videovit.data.records import Batch, Sample, collate
 from videovit.data.transforms import spatial
 from videovit.data.transforms.pil_operations import OPERATIONS

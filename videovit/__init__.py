@@ -2,9 +2,8 @@
 
     import videovit
 
-    cfg = videovit.load_config("Kinetics/MVITv2_S_16x4")
-    model = videovit.build_model(cfg)
-    videovit.load_pretrained(model, "weights.pyth")
+    model = videovit.load("output/mine")
+    model.predict("video.mp4").top
 
 Importing the package is quick: PyTorch is imported when a function that needs it is first used.
 """
@@ -13,13 +12,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from videovit.config import load_config
+    from videovit.finetuning.session import finetune
+    from videovit.model import Model, load
     from videovit.models import build_model, load_pretrained
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build_model", "load_config", "load_pretrained"]
+__all__ = ["Model", "__version__", "build_model", "finetune", "load", "load_config", "load_pretrained"]
 
 _HOMES = {
+    "Model": "videovit.model",
     "build_model": "videovit.models",
+    "finetune": "videovit.finetuning.session",
+    "load": "videovit.model",
     "load_config": "videovit.config",
     "load_pretrained": "videovit.models",
 }

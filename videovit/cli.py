@@ -66,11 +66,22 @@ COMMANDS: dict[str, Command] = {
         "videovit.commands.run",
         hint="the same command continues from the newest checkpoint (TRAIN.AUTO_RESUME)",
     ),
+    "finetune": Command(
+        "train a classifier of your own videos, from a folder per class or a table",
+        "videovit.commands.finetune",
+        hint="the same command continues",
+    ),
     "predict": Command("classify videos with a trained model", "videovit.commands.predict"),
     "analyze": Command(
         "see what trained models do: reach of their attention, likeness of maps, sampling points",
         "videovit.commands.analyze",
     ),
+    "zoo": Command(
+        "list, show, download and verify published weights",
+        "videovit.commands.zoo",
+        hint="the same command continues what it has downloaded",
+    ),
+    "compare": Command("compare tested runs: cost, accuracy, drops by frame order, speed", "videovit.commands.compare"),
     "submit": Command("submit a run, or a sweep of runs, to a Slurm cluster", "videovit.commands.submit"),
     "export": Command("write the weights of a run to a file, under own or other names", "videovit.commands.export"),
     "probe": Command("check which videos can be read, and what decoding them costs", "videovit.commands.probe"),
@@ -115,8 +126,9 @@ options:
   -V, --version  show the version
 
 Examples:
+  videovit finetune my_videos
   videovit run --cfg Kinetics/MVITv2_S_16x4 DATA.PATH_TO_DATA_DIR /data/k400 OUTPUT_DIR output/k400
-  videovit predict --cfg output/k400/config.yaml --checkpoint output/k400 video.mp4
+  videovit predict video.mp4 --model output/k400
 
 Exit codes: 0 done, 1 error, 2 wrong arguments, 75 stopped by a signal after saving, 130 stopped by Ctrl-C."""
 

@@ -26,17 +26,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from videovit.data.decode.image_backend import SUFFIXES
 from videovit.data.files.annotation_files import Problem, content_of, refuse, suggestion
-from videovit.data.files.folders import VIDEO_SUFFIXES, files_below, passed_over, split_files, suffix_of
+from videovit.data.files.folders import VIDEO_SUFFIXES, files_below, passed_over
 from videovit.data.records import AnnotationError
 from videovit.messages import plural, printable
 from videovit.preparation import checks, command, lists
 from videovit.preparation.checks import Finding, plain_name
-from videovit.preparation.splits import SPLITS, split_of
+from videovit.preparation.splits import SPLIT_NAMES, SPLITS, split_of
+from videovit.preparation.trees import find_tree, is_divided
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
 TIMED = re.compile(r"(?P<id>[\w-]{11})_(?P<start>\d{6})_(?P<end>\d{6})", re.ASCII)
 
 
@@ -247,39 +246,6 @@ def prepare_tree(
         without = f", none of {', '.join(map(printable, names[:5]))}" if names else ""
         print(f"{split}: {plural(len(by_split[split]), 'video')} listed{without}")
     return classes
-
-
-def find_tree(folder: Path) -> tuple[list[Path], list[str]]:
-    """The videos below a folder, relative to it, and the paths of all files that belong to none.
-
-    A folder of images without videos in or below it is a video of frames, as in training; but a class folder is not.
-    """
-    files, others = split_files(folder, VIDEO_SUFFIXES)
-    videos = [Path(path).relative_to(folder) for path in files]
-    with_videos = {parent for video in videos for parent in video.parents}
-    holders = {Path(path).parent.relative_to(folder) for path in others if suffix_of(path) in SUFFIXES}
-    frames = [holder for holder in holders - with_videos if len(holder.parts) > 1]
-    depth = 2 if is_divided(folder, videos + frames) else 1
-    frames = [holder for holder in frames if len(holder.parts) > depth]
-    used = {str(folder / holder) for holder in frames}
-    left = [path for path in others if os.path.dirname(path) not in used or suffix_of(path) not in SUFFIXES]
-    return sorted(videos + frames), left
-
-
-def is_divided(folder: Path, videos: Sequence[Path]) -> bool:
-    """Whether the videos are in class folders inside folders train, val and test (in any case).
-
-    Raises:
-        AnnotationError: some are and others are not.
-    """
-    classes = {video.parts[0] for video in videos if video.parts[0].lower() not in SPLIT_NAMES}
-    splits = {video.parts[0] for video in videos if len(video.parts) > 2} - classes
-    if splits and classes:
-        raise AnnotationError(
-            f"{str(folder)!r} contains both the split {min(splits)!r} and {min(classes)!r}",
-            expected=f"either folders of splits ({', '.join(SPLIT_NAMES)}) with class folders, or class folders only",
-        )
-    return not classes
 
 
 def clip_of(path: str) -> str:

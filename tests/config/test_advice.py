@@ -72,8 +72,8 @@ def test_refused_value_is_replaced_as_advised(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "close"),
     [
-        ("MODEL.FREEZE", "MODEL.FREEZE_LAYERS"),
-        ("MODEL.FREEZE_LAYER", "MODEL.FREEZE_LAYERS"),
+        ("MODEL.FREEZE", "TRAIN.FREEZE"),
+        ("TRAIN.FREZE", "TRAIN.FREEZE"),
         ("DATA.DECODE_SHORT_SIZE", "DATA.DECODE_SHORT_SIDE"),
     ],
 )

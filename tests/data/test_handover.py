@@ -15,9 +15,10 @@ import torch
 
 from tests.data import test_workers
 from tests.helpers.project import ROOT
-from videovit.data.build import ClipLoader, EpochSampler
+from videovit.data.build import ClipLoader
 from videovit.data.handover import _mailboxes
 from videovit.data.memory_files import map_frames, write_frames
+from videovit.data.order import EpochSampler
 from videovit.data.records import Clip, Item
 from videovit.errors import UserError
 

@@ -13,7 +13,8 @@ import torch
 
 from tests.helpers.videos import write_list
 from videovit.config import load_config
-from videovit.data.build import ClipLoader, EpochSampler, build_loader, describe_epoch, train_batch_size
+from videovit.data.build import ClipLoader, build_loader, describe_epoch, train_batch_size
+from videovit.data.order import EpochSampler
 from videovit.data.records import Action, AnnotationError, Batch, Box, KeyFrame, Sample
 from videovit.errors import UserError
 

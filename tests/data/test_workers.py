@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from videovit.data.build import ClipLoader, EpochSampler
+from videovit.data.build import ClipLoader
 from videovit.data.dataset import ClipDataset
+from videovit.data.order import EpochSampler
 from videovit.data.records import Batch, Clip, Item, Sample, collate
 from videovit.data.sampling import EvenSpans
 from videovit.data.workers import note_reading, workers_named

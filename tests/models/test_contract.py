@@ -199,6 +199,28 @@ def test_frozen_batch_norms_keep_their_statistics(name: str) -> None:
         assert not is_frozen or torch.equal(buffer, before[n]), n
 
 
+DROPS = {
+    "MViT": "MVIT.DROPOUT_RATE 0.5 MVIT.DROPPATH_RATE 0.5",
+    "ViT": "VIT.DROPOUT_RATE 0.5 VIT.DROPPATH_RATE 0.5",
+    "PiT": "PIT.DROPOUT_RATE 0.5 PIT.DROPPATH_RATE 0.5",
+    "PS_ViT": "PS_VIT.DROPOUT_RATE 0.5 PS_VIT.DROPPATH_RATE 0.5",
+    "PSViT": "PSVIT.DROPOUT_RATE 0.5 PSVIT.DROPPATH_RATE 0.5",
+    "PSViTSupernet": "PSVIT.DROPOUT_RATE 0.5 PSVIT.DROPPATH_RATE 0.5",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("ptv_")])
+def test_frozen_layers_drop_nothing(name: str) -> None:
+    model, x = built(name, DROPS[name.split()[0]]), inputs(name)
+    with torch.no_grad():
+        expected = model.forward_features(x).tokens_BNC
+        model.train().freeze(model.num_layers + 1)
+        assert model.training and model.head.training
+        close(model.forward_features(x).tokens_BNC, expected, 1e-5)
+        model.freeze(0)
+        assert not torch.allclose(model.train().forward_features(x).tokens_BNC, expected)
+
+
 def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(found.float(), expected, atol=tolerance * expected.abs().max().item(), rtol=tolerance)
 

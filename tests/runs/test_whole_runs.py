@@ -1,6 +1,7 @@
 """Whole runs through the command line, as a user starts them."""
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -60,6 +61,8 @@ def test_run_writes_all_its_files(trained: Path) -> None:
         "config.yaml",
         "stdout.log",
         "stats.jsonl",
+        "curves.png",
+        "predictions.csv",
         "shuffle_eval.json",
         "shuffle_eval.png",
         "checkpoint_epoch_00001.pyth",
@@ -76,7 +79,7 @@ def test_run_writes_all_its_files(trained: Path) -> None:
     assert list(report["orders"]) == ["ordered", "reversed", "shuffled", "static"]
     assert report["orders"]["ordered"]["top1_acc"] == pytest.approx(result["top1_acc"])
     said = (trained / "said.txt").read_text()
-    assert "clips/s" in said and "eta" in said and "Traceback" not in said
+    assert "clips/s" in said and "left 0:00:" in said and "Traceback" not in said
 
 
 def test_two_processes_test_like_one(trained: Path, tmp_path: Path) -> None:
@@ -92,6 +95,17 @@ def test_two_processes_test_like_one(trained: Path, tmp_path: Path) -> None:
     (first,), (second,) = stats(tmp_path / "1", "test_final"), stats(tmp_path / "2", "test_final")
     assert first == second
     assert first["checkpoint"].endswith("checkpoint_epoch_00002.pyth")
+    tables = [list(csv.DictReader((tmp_path / name / "predictions.csv").open())) for name in "12"]
+    assert [row["path"] for row in tables[0]] == one["paths"]
+    for row, other in zip(*tables, strict=True):  # scores differ in the last bits, since batches do
+        assert {k: v for k, v in row.items() if "score" not in k} == {
+            k: v for k, v in other.items() if "score" not in k
+        }
+        assert float(other["score"]) == pytest.approx(float(row["score"]), abs=1e-5)
+    assert 100 * sum(int(row["correct"]) for row in tables[0]) / 7 == pytest.approx(first["top1_acc"])
+    log = (tmp_path / "1/stdout.log").read_text().rstrip().splitlines()
+    wrong = [row["path"] for row in tables[0] if row["correct"] == "0"]
+    assert 0 < len(wrong) < 10 and {line.split()[0] for line in log[-len(wrong) :]} == set(wrong)
     assert first["top1_acc"] == stats(trained, "test_final")[0]["top1_acc"]
 
 
@@ -110,7 +124,7 @@ def test_two_processes_train_like_one(data: Path, config: Path, tmp_path: Path) 
 
 def test_killed_run_resumes_with_the_same_bits(trained: Path, data: Path, config: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(config), "DATA.PATH_TO_DATA_DIR", str(data)]
-    command += ["OUTPUT_DIR", str(tmp_path), "TEST.ENABLE", "False", "SOLVER.MAX_EPOCH", "2"]
+    command += ["OUTPUT_DIR", str(tmp_path), "TEST.ENABLE", "False", "SOLVER.MAX_EPOCH", "2", "LOG_JSON", "True"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
         for line in child.stderr:
@@ -148,6 +162,7 @@ def test_ctrl_c_exits_cleanly(
     """Sent to all processes, as by a terminal, or to the first, as by a supervisor; the second one exits at once."""
     command = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", str(config), "OUTPUT_DIR", str(tmp_path)]
     command += ["DATA.PATH_TO_DATA_DIR", str(data), "SOLVER.MAX_EPOCH", "500", "NUM_CPU_PROCS", str(procs)]
+    command += ["LOG_JSON", "True"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
         assert child.stderr is not None
         said = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import types
@@ -36,7 +37,7 @@ def coerce(node: Node, annotation: object) -> tuple[Any, list[str]]:
 
     Args:
         node: the value as written in the file or on the command line.
-        annotation: the field's: bool, int, float, str, a `Literal`, tuples of these, `None` as an alternative; with
+        annotation: the field's: bool, int, float, str, a `Literal`, tuples of these, alternatives (`None` too); with
             `Range`, `Size` and `Aliases` in `Annotated`.
 
     Returns:
@@ -51,10 +52,7 @@ def coerce(node: Node, annotation: object) -> tuple[Any, list[str]]:
     if origin is Literal:
         return _chosen(node, get_args(annotation)), []
     if origin in (Union, types.UnionType):
-        if isinstance(node, Scalar) and node.value.strip().lower() in _NONE:
-            return None, []
-        (inner,) = (option for option in get_args(annotation) if option is not type(None))
-        return coerce(node, inner)
+        return _any_of(node, get_args(annotation))
     if origin is tuple:
         return _tuple(node, get_args(annotation))
     if not isinstance(node, Scalar):
@@ -81,6 +79,37 @@ def _marked(node: Node, annotation: object) -> tuple[Any, list[str]]:
         if isinstance(mark, Size) and len(value) not in mark.allowed:
             raise _unfit(node, f"{' or '.join(map(str, mark.allowed))} values", quoted=False)
     return value, notices
+
+
+def _any_of(node: Node, options: tuple[object, ...]) -> tuple[Any, list[str]]:
+    """A value of the first type that it fits; None if that is an option and the value says so."""
+    if type(None) in options and isinstance(node, Scalar) and node.value.strip().lower() in _NONE:
+        return None, []
+    kinds = [option for option in options if option is not type(None)]
+    for kind in kinds[:-1]:
+        with contextlib.suppress(UserError):
+            return coerce(node, kind)
+    try:
+        return coerce(node, kinds[-1])
+    except UserError:
+        if len(kinds) == 1:
+            raise
+    words = [str(word) for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    near = did_you_mean(node.value, words) if isinstance(node, Scalar) else ""
+    raise _unfit(node, " or ".join(map(_described, kinds)), near=near)
+
+
+def _described(annotation: object) -> str:
+    """A type in words, as an error message needs it."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " or ".join(map(repr, get_args(annotation)))
+    if origin is Annotated:
+        inner, *marks = get_args(annotation)
+        return " ".join([_described(inner), *(str(mark) for mark in marks if isinstance(mark, Range))])
+    if origin is tuple:
+        return f"a list, each {_described(get_args(annotation)[0])}"
+    return _NAMES[annotation]
 
 
 def _chosen(node: Node, choices: tuple[object, ...]) -> object:

@@ -1,4 +1,6 @@
-"""SlowFast's keys that do not exist here: ignored with a warning (IGNORED), or refused when they are used (REFUSED).
+"""Keys of SlowFast and of earlier versions that do not exist here.
+
+They are ignored with a warning (IGNORED), or refused when they are used (REFUSED).
 
 A name that ends in `.*` stands for all keys of that section that are not listed themselves.
 """
@@ -36,7 +38,7 @@ IGNORED: dict[str, str] = {
     "BN.NUM_SPLITS": _BATCHNORM,
     "BN.NUM_SYNC_DEVICES": _BATCHNORM,
     "BN.GLOBAL_SYNC": _BATCHNORM,
-    "MODEL.FROZEN_BN": "MODEL.FREEZE_LAYERS freezes layers together with their batch norms",
+    "MODEL.FROZEN_BN": "TRAIN.FREEZE freezes layers together with their batch norms",
     "MODEL.FP16_ALLREDUCE": "TRAIN.GRAD_COMPRESSION sets the precision in which gradients are averaged",
     "TRAIN.CHECKPOINT_INFLATE": "image weights are inflated automatically",
     "TRAIN.CHECKPOINT_IN_INIT": "image weights are recognized by their shapes",
@@ -153,7 +155,8 @@ REFUSED: dict[str, Refusal] = {
         on=("mse", "multi_mse", "contrastive_loss"),
         instead=get_args(Loss),
     ),
-    "MODEL.DETACH_FINAL_FC": _switch("MODEL.FREEZE_LAYERS trains only the classifier, or more"),
+    "MODEL.DETACH_FINAL_FC": _switch("TRAIN.FREEZE backbone trains only the head"),
+    "MODEL.FREEZE_LAYERS": Refusal("TRAIN.FREEZE has taken its place", off=("0",)),
     "MVIT.REV.ENABLE": _switch("reversible MViT is not supported"),
     "MASK.ENABLE": _switch(_NO_SSL),
     "VIS_MASK.ENABLE": _switch(_NO_SSL),

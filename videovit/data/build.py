@@ -1,10 +1,4 @@
-"""From the config to a data loader: which videos, in which order, on which rank.
-
-Training with 10 videos, global batches of 4, and 2 ranks. The permutation of an epoch is cut into batches:
-
-    7 2 9 0 | 4 1 8 3 | (5 6)        the last, incomplete batch is dropped
-    r0  r1    r0  r1                 each rank takes its slice of every batch
-"""
+"""From the config to a data loader: its videos, clips, batches and workers."""
 
 from __future__ import annotations
 
@@ -17,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from videovit.config import Config
 from videovit.data.catalog import DatasetSpec, Split, build_spec
@@ -29,16 +22,14 @@ from videovit.data.dataset import (
     ClipDataset,
     Crops,
     FixedCrops,
-    Key,
     LabelRule,
     RepeatedCrops,
-    Stream,
     one_class,
-    random_stream,
 )
 from videovit.data.decode import DecodeOptions
 from videovit.data.detection import build_key_plan
 from videovit.data.handover import HANDOVER_HINT, HandedOver, Lost
+from videovit.data.order import EpochSampler
 from videovit.data.records import Batch, Item, Sample, collate
 from videovit.data.sampling import EvenSpans
 from videovit.data.time_limit import RunningClock
@@ -59,62 +50,6 @@ WORKERS_HINT = (
     "They need room for semaphores in /dev/shm and, unless they are forked, a TMPDIR with a short path; "
     "DATA_LOADER.NUM_WORKERS 0 does without workers"
 )
-
-
-class EpochSampler(Sampler[Key]):
-    """The (epoch, index) keys of one rank, in reading order.
-
-    With a seed (training), the videos of every epoch are permuted and cut into global batches, of which this rank takes
-    its slice; the incomplete last batch is dropped. The global batches are the same for any number of ranks. Without a
-    seed (evaluation), video i goes to rank i % world_size, and every video comes exactly once.
-
-    Args:
-        num_videos: videos in the data set.
-        batch_size: videos of this rank per step.
-        rank: this process.
-        world_size: processes that share the data set.
-        seed: seed of the permutations, or None.
-    """
-
-    def __init__(
-        self, num_videos: int, *, batch_size: int, rank: int = 0, world_size: int = 1, seed: int | None = None
-    ) -> None:
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} is not in 0..{world_size - 1}")
-        self._num_videos = num_videos
-        self._batch_size = batch_size
-        self._rank = rank
-        self._world_size = world_size
-        self._seed = seed
-        self._epoch = 0
-        self._first_step = 0
-
-    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Set the epoch that the next iteration reads, and the number of steps to skip at its start (on resuming)."""
-        self._epoch = epoch
-        self._first_step = first_step
-
-    def __len__(self) -> int:
-        """Videos of this rank in a whole epoch, regardless of `first_step`."""
-        if self._seed is None:
-            return len(range(self._rank, self._num_videos, self._world_size))
-        return self._num_videos // (self._batch_size * self._world_size) * self._batch_size
-
-    def __iter__(self) -> Iterator[Key]:
-        epoch = self._epoch
-        # Steps are skipped before they reach the workers, so their videos are not decoded.
-        for index in self._videos(epoch)[self._first_step * self._batch_size :].tolist():
-            yield epoch, index
-
-    def _videos(self, epoch: int) -> NDArray[np.int64]:
-        if self._seed is None:
-            # Interleaved, so that the numbers of videos of two ranks differ by at most one.
-            return np.arange(self._rank, self._num_videos, self._world_size)
-        order = random_stream(Stream.ORDER_OF_VIDEOS, self._seed, epoch).permutation(self._num_videos)
-        # Cut into global batches first and into ranks second, so that another world size gives the same batches.
-        num_steps = len(self) // self._batch_size
-        used = order[: num_steps * self._batch_size * self._world_size]
-        return used.reshape(num_steps, self._world_size, self._batch_size)[:, self._rank].reshape(-1)
 
 
 class ClipLoader(DataLoader[Item]):
@@ -250,6 +185,7 @@ def build_loader(
         rank=rank,
         world_size=world_size,
         seed=cfg.RNG_SEED if training else None,
+        classes=[sample.label for sample in samples] if training and cfg.DATA.SAMPLER == "balanced" else None,
     )
     num_workers = cfg.DATA_LOADER.NUM_WORKERS
     return ClipLoader(
@@ -418,17 +354,23 @@ def train_batch_size(cfg: Config, num_videos: int, world_size: int) -> int:
     return total // world_size
 
 
-def describe_epoch(samples: Sequence[Sample], *, num_classes: int, videos_per_step: int) -> str:
+def describe_epoch(samples: Sequence[Sample], *, num_classes: int, videos_per_step: int, balanced: bool = False) -> str:
     """One epoch of training in words: its steps, and the videos and classes that it leaves out.
 
     Args:
         samples: of the training list.
         num_classes: K.
         videos_per_step: of all processes.
+        balanced: whether every class is drawn equally often.
     """
     num_steps, dropped = divmod(len(samples), videos_per_step)
     parts = [plural(len(samples), "video"), f"{plural(num_steps, 'step')} of {videos_per_step:,} per epoch"]
-    if dropped:
+    if balanced:
+        counts = Counter(sample.label for sample in samples)
+        each = len(samples) / len(counts)
+        rarest, commonest = (each / count for count in (min(counts.values()), max(counts.values())))
+        parts.append(f"balanced: {each:.1f} draws of each class, {rarest:.2g} to {commonest:.2g} of each of its videos")
+    elif dropped:
         share = 100 * dropped / len(samples)
         parts.append(f"which leaves out {plural(dropped, 'video')} ({share:.1f} %, others in each epoch)")
     empty = num_classes - len({class_id for sample in samples for class_id in sample.class_ids})

@@ -57,7 +57,14 @@ def build_strided(cfg: Config, split: Split) -> ClipPlan:
 
 
 def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
-    """Read `train.csv`, `val.csv` or `test.csv` in DATA.PATH_TO_DATA_DIR; TEST.SPLIT chooses the list of the test."""
+    """Read `train.csv`, `val.csv` or `test.csv` in DATA.PATH_TO_DATA_DIR; TEST.SPLIT chooses the list of the test.
+
+    Raises:
+        UserError: with several classes per video, DATA.PATH_LABEL_SEPARATOR is the semicolon between them.
+    """
+    if cfg.DATA.MULTI_LABEL and cfg.DATA.PATH_LABEL_SEPARATOR == ";":
+        what = "; separates the classes of a video, so it cannot separate them from its path"
+        raise UserError(what, where="DATA.PATH_LABEL_SEPARATOR", expected="another separator, such as a blank")
     list_file = Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv"
     # Labels of test sets are often not published, so the validation list is the likely intention.
     if list_file.stem == "test" and not list_file.exists() and list_file.with_name("val.csv").is_file():
@@ -71,6 +78,7 @@ def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
         separator=cfg.DATA.PATH_LABEL_SEPARATOR,
         prefix=cfg.DATA.PATH_PREFIX,
         skip_rows=cfg.DATA.SKIP_ROWS,
+        several=cfg.DATA.MULTI_LABEL,
     )
 
 
@@ -171,6 +179,7 @@ class DatasetSpec:
 DATASETS: dict[str, DatasetSpec] = {
     "kinetics": DatasetSpec(read_kinetics, names_files=("classes.json",)),
     "imagenet": DatasetSpec(read_images, names_files=("classes.json",), images=True, decoder="image"),
+    "multilabel": DatasetSpec(read_kinetics, evaluation="multi-label", names_files=("classes.json",)),
     "ssv2": DatasetSpec(read_ssv2, plan=build_segments, names_files=ssv2.LABELS_FILES, bgr_in_pyslowfast=True),
     "charades": DatasetSpec(
         read_charades,

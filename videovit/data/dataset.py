@@ -29,8 +29,8 @@ from videovit.messages import plural
 # An unreadable video is replaced by another one at most this many times in a row.
 MOST_FAILURES_IN_A_ROW = 10
 
-Key = tuple[int, int]
-"""(epoch, index in the data set)."""
+Key = tuple[int, int] | tuple[int, int, int]
+"""(epoch, index in the data set), and how often the video came before in the epoch if it did."""
 
 
 class Stream(IntEnum):
@@ -182,7 +182,7 @@ class BoxCrops:
 class ClipDataset(Dataset[Item]):
     """Videos of a list, decoded, sampled in time and cropped in space.
 
-    Indexed by (epoch, index). An item holds every view of a video; the view number is clip * num_crops + crop. The
+    Indexed by `Key`. An item holds every view of a video; the view number is clip * num_crops + crop. The
     video is opened once, and one call decodes the frames of all its clips.
 
     Args:
@@ -225,7 +225,7 @@ class ClipDataset(Dataset[Item]):
         """All clips of a video, or of its replacement if it is unreadable.
 
         Args:
-            key: (epoch, index).
+            key: which video, and the words of its random numbers.
 
         Returns:
             An Item of num_views clips and the failures met; no clips if the video is unreadable and not replaced.
@@ -233,8 +233,8 @@ class ClipDataset(Dataset[Item]):
         Raises:
             DecodeError: too many videos in a row are unreadable (training).
         """
-        epoch, index = key
-        rng = random_stream(Stream.CLIPS, self._seed, epoch, index)
+        index = key[1]
+        rng = random_stream(Stream.CLIPS, self._seed, *key)
         failures: list[Failure] = []
         while True:
             try:

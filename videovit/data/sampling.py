@@ -26,25 +26,29 @@ Indices = NDArray[np.int64]
 RESOLUTION_S = 0.001
 
 
-class ClipPlan(Protocol):
-    """Chooses the frames of every clip taken from a video."""
-
-    @property
-    def num_clips(self) -> int:
-        """Clips per video."""
+class WindowPlan(Protocol):
+    """Chooses the frames of a clip that starts anywhere in a video."""
 
     @property
     def target_fps(self) -> float | None:
         """The frame rate that strides count in; None if the plan has no stride."""
-
-    def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
-        """The (T,) frame indices of each clip."""
 
     def span(self, num_frames: int, fps: float) -> float:
         """Length of a clip in frames of the video, from its start to the start of an adjacent clip."""
 
     def window(self, start: float, num_frames: int, fps: float) -> Indices:
         """The (T,) frame indices of a clip that starts at frame `start`, as in evaluation."""
+
+
+class ClipPlan(WindowPlan, Protocol):
+    """Chooses the frames of every clip taken from a video."""
+
+    @property
+    def num_clips(self) -> int:
+        """Clips per video."""
+
+    def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
+        """The (T,) frame indices of each clip."""
 
 
 def frames_on_screen(knots: tuple[Indices, NDArray[np.float64]], seconds: NDArray[np.floating]) -> Indices:
@@ -408,3 +412,12 @@ class AroundKeyFrame:
                 knots=knots,
             )
         ]
+
+    def span(self, num_frames: int, fps: float) -> float:
+        """See `WindowPlan`."""
+        return span_length(fps, num_sampled=self.num_sampled, stride=self.stride, target_fps=self.target_fps)
+
+    def window(self, start: float, num_frames: int, fps: float) -> Indices:
+        """See `WindowPlan`: the clip around the middle of the window, which is its frame number T // 2."""
+        middle_s = (start + self.span(num_frames, fps) / 2) / fps
+        return self.at(self.start_s + middle_s, num_frames, fps)[0]

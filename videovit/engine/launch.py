@@ -106,6 +106,7 @@ def run_tasks(cfg: Config) -> Results:
             output_dir,
             rank=rank,
             tensorboard_dir=output_dir / tensorboard if tensorboard else None,
+            log_json=cfg.LOG_JSON,
             held=cfg.TRAIN.ENABLE,  # until training holds the lock of the folder
         )
         with log, distributed.naming_the_fault():

@@ -16,6 +16,7 @@ import torch
 from videovit.config import Config
 from videovit.data.build import ClipLoader, build_dataset, build_loader
 from videovit.data.catalog import DatasetSpec, Evaluation, Split, build_spec, read_names
+from videovit.data.class_balance import count_classes, inverse_frequency
 from videovit.data.dataset import ClipDataset
 from videovit.data.detection import read_truth
 from videovit.data.records import Sample
@@ -27,6 +28,7 @@ from videovit.engine.evaluation.inference import Inference, Preparation
 from videovit.engine.evaluation.sinks import ACTIVATIONS, Activation
 from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK, ViewEnsemble
 from videovit.engine.objectives import Objective, build_objective
+from videovit.engine.reporting.log import logger
 from videovit.engine.run_context import Run
 from videovit.models.contract import VideoModel
 
@@ -69,8 +71,26 @@ class Problem:
         return build_preparation(self.cfg, train=False)
 
     def objective(self, model: VideoModel, device: torch.device) -> Objective:
-        """What is minimized in training; see `build_objective`."""
-        return build_objective(self.cfg, model, device)
+        """What is minimized in training, with `MODEL.CLASS_WEIGHTS auto` as numbers; see `build_objective`."""
+        cfg = self.cfg
+        if cfg.MODEL.CLASS_WEIGHTS == "auto":
+            cfg = replace(cfg, MODEL=replace(cfg.MODEL, CLASS_WEIGHTS=self.class_weights))
+        return build_objective(cfg, model, device)
+
+    @cached_property
+    def class_weights(self) -> tuple[float, ...]:
+        """A weight per class, by how often it occurs in the training list; see `inverse_frequency`."""
+        counts_K = count_classes(self.train.samples, self.cfg.MODEL.NUM_CLASSES)
+        weights = tuple(inverse_frequency(counts_K).tolist())
+        lowest, highest = (weights.index(choose(weights)) for choose in (min, max))
+        logger.info(
+            "class weights: %.3g (%s) to %.3g (%s), by frequency in the training list",
+            weights[lowest],
+            self.class_names[lowest],
+            weights[highest],
+            self.class_names[highest],
+        )
+        return weights
 
     def inference(self, model: VideoModel, run: Run, *, batch_size: int, dtype: torch.dtype | None) -> Inference:
         """A model to evaluate.

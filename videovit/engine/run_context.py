@@ -66,12 +66,18 @@ def record_config(cfg: Config, run: Run, name: str) -> None:
     logger.info("config of this run: %s", path)
 
 
-def report_decoders(loader: ClipLoader) -> None:
-    """Log how many videos each decoder has read, on all ranks; a collective call."""
+def report_decoders(loader: ClipLoader, run: Run, name: str) -> None:
+    """Log how many videos each decoder has read, on all ranks; a collective call.
+
+    Args:
+        loader: its counts begin anew.
+        run: this process.
+        name: what the videos were read for. A line that would repeat the last one of this name is left out.
+    """
     total: Counter[str] = Counter()
     for part in distributed.gather(loader.served_by):
         total.update(part)
     loader.served_by.clear()
     if total:
         counts = ", ".join(f"{number} {name}" for name, number in total.most_common())
-        logger.info("videos were decoded by: %s", counts)
+        run.log.info_if_new(f"{name}: videos were decoded by", counts)

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from videovit.errors import UserError
 
@@ -230,14 +229,14 @@ class VideoModel(HasPlainForm, ABC):
     def freeze(self, num: int) -> None:
         """Stop training the first `num` of the `num_layers + 2` layers; 1 freezes the embedding alone, 0 nothing.
 
-        Batch norms of frozen layers stay in evaluation mode, also after `train()`: their statistics are as much a
-        part of the frozen weights as their factors.
+        Frozen layers stay in evaluation mode, also after `train()`: they compute what they do in a test. The statistics
+        of their batch norms are as much a part of the weights as the factors, and they drop nothing.
 
         Raises:
             UserError: `num` is outside 0 .. num_layers + 1.
         """
         if not 0 <= num <= self.num_layers + 1:
-            raise UserError("layers to freeze", found=num, expected=f"0 to {self.num_layers + 1}")
+            raise UserError("layers to freeze", found=num, expected=f"0 to {self.num_layers + 1}", where="TRAIN.FREEZE")
         layers = self.layers_of_parameters()
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(layers[name] >= num)
@@ -245,19 +244,25 @@ class VideoModel(HasPlainForm, ABC):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation; batch norms of frozen layers stay in evaluation mode."""
+        """Switch between training and evaluation; frozen layers stay in evaluation mode."""
         super().train(mode)
-        for norm in self._frozen_batch_norms():
-            norm.eval()
+        for module in self._frozen_modules():
+            module.eval()
         return self
 
-    def _frozen_batch_norms(self) -> Iterator[nn.Module]:
+    @property
+    def embedding_trains(self) -> bool:
+        """Whether the embedding is in training mode; it may be frozen in a model that is not."""
+        return self.training and not self.num_frozen
+
+    def _frozen_modules(self) -> Iterator[nn.Module]:
         if not self.num_frozen:
             return
         # What belongs to no later layer is the embedding, so the layers that still train say what is frozen.
         trained = [*self.layers(), self.head_modules()][self.num_frozen - 1 :]
         kept = {id(inner) for modules in trained for module in modules for inner in module.modules()}
-        yield from (m for m in self.modules() if isinstance(m, _NormBase) and id(m) not in kept)
+        for module in self.children():
+            yield from _without(module, kept)
 
     def units_to_shard(self) -> Iterator[nn.Module]:
         """Modules whose parameters are gathered and released together when a model is sharded; what is left over stays
@@ -307,6 +312,15 @@ class VideoModel(HasPlainForm, ABC):
 
     @abstractmethod
     def _stages(self, x_BCTHW: Tensor) -> list[Tensor]: ...
+
+
+def _without(module: nn.Module, kept: Set[int]) -> Iterator[nn.Module]:
+    """The largest modules in `module` that hold none of the ids `kept`."""
+    if kept.isdisjoint(map(id, module.modules())):
+        yield module
+    elif id(module) not in kept:
+        for child in module.children():
+            yield from _without(child, kept)
 
 
 class AttentionModel(VideoModel):

@@ -270,10 +270,11 @@ def entries_of_lists(
             rows = [row for row, why in leads_out if why is None]
         bad += [Finding("bad row", text, why, file.stem, f"{file.name}:{number}") for number, text, why in problems]
         for row in rows:
+            (label,) = row.labels
             path = os.path.join(prefix, row.path) if prefix else row.path
             # As the reader resolves them.
             path = path if prefix else listed_paths.relative_to_either(path, str(folder), folders)
-            entries.append(Entry(path, file.stem, names[row.label], f"{file.name}:{row.number}", clip_of(path)))
+            entries.append(Entry(path, file.stem, names[label], f"{file.name}:{row.number}", clip_of(path)))
     return entries, bad
 
 

@@ -21,12 +21,13 @@ from videovit.preparation.splits import SPLITS
 Row = tuple[int, dict[str, str]]
 
 
-def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
+def read_table(file: Path, columns: Sequence[str], *, delimiters: str = ",") -> list[Row]:
     """Read a CSV file with a header. It may begin with a byte order mark and have line ends of either kind.
 
     Args:
         file: the table.
         columns: required columns.
+        delimiters: what may separate the columns; the first that leads to all required ones.
 
     Returns:
         (line number, {column: value}) of every non-empty row.
@@ -35,7 +36,13 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Row]:
         AnnotationError: the file or a column is missing, it is not UTF-8, or rows do not match the header.
     """
     lines = read_lines(file)
-    reader = csv.reader(lines)
+    headers = {
+        mark: [name.strip() for name in next(csv_rows(csv.reader(lines, delimiter=mark), file), [])]
+        for mark in delimiters
+    }
+    best = max(delimiters, key=lambda mark: len({*columns} & {*headers[mark]}))
+    # Line ends are kept for fields in quotes that contain them.
+    reader = csv.reader((line + "\n" for line in lines), delimiter=best)
     header = [name.strip() for name in next(csv_rows(reader, file), [])]
     missing = [name for name in columns if name not in header]
     if missing:
@@ -93,7 +100,7 @@ def count_classes(folder: Path, *, separator: str = " ", skip_rows: int = 0) -> 
     for file in lists_in(folder):
         # Bad rows are reported by the check.
         rows, _ = kinetics.parse_rows(read_lines(file), num_classes=MOST_CLASSES, separator=separator, skip=skip_rows)
-        labels += [row.label for row in rows]
+        labels += [label for row in rows for label in row.labels]
     return max(labels) + 1
 
 
@@ -110,13 +117,15 @@ def lists_in(folder: Path) -> list[Path]:
 
 
 def write_lists(
-    output: Path, by_split: Mapping[str, Iterable[tuple[str, int]]], class_names: Sequence[str] | Mapping[str, int]
+    output: Path,
+    by_split: Mapping[str, Iterable[tuple[str, int | str]]],
+    class_names: Sequence[str] | Mapping[str, int],
 ) -> None:
     """Write the lists of some splits and classes.json, or nothing if one of them cannot be written.
 
     Args:
         output: folder of the files.
-        by_split: split -> (path, label) of its rows.
+        by_split: split -> (path, label) of its rows; several classes as in `readers.kinetics`.
         class_names: content of classes.json, a format of DATA.CLASS_NAMES_FILE.
 
     Raises:
@@ -133,8 +142,8 @@ def write_lists(
         (output / name).write_text(text, encoding="utf-8")
 
 
-def list_text(rows: Iterable[tuple[str, int]]) -> str:
-    """`path label` lines; paths may contain spaces, commas and quotes.
+def list_text(rows: Iterable[tuple[str, int | str]]) -> str:
+    """`path label` lines, or `path 3;7;12` with several classes; paths may contain spaces, commas and quotes.
 
     Raises:
         AnnotationError: a path contains a line break or is not UTF-8.

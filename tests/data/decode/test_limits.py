@@ -19,9 +19,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.helpers.videos import VIDEO_BACKENDS, read_barcodes, rotate, write_video
-from videovit.data.build import ClipLoader, EpochSampler
+from videovit.data.build import ClipLoader
 from videovit.data.dataset import ClipDataset, RepeatedCrops
 from videovit.data.decode import BACKENDS, DecodeError, DecodeOptions, Video, limited, open_video
+from videovit.data.order import EpochSampler
 from videovit.data.records import Sample, collate
 from videovit.data.sampling import RandomSpans
 from videovit.data.workers import workers_named

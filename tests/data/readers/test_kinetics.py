@@ -8,9 +8,11 @@ import pytest
 
 from videovit.config import load_config
 from videovit.data.catalog import find_dataset
+from videovit.data.dataset import ActionsShown
 from videovit.data.files import annotation_files
 from videovit.data.readers import kinetics
 from videovit.data.records import AnnotationError, Sample
+from videovit.errors import UserError
 
 
 def read(folder: Path, content: str | bytes, **arguments: object) -> list[tuple[str, int]]:
@@ -223,3 +225,55 @@ def test_read_odd_paths_that_exist(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     rows = read(tmp_path, "a\\b.mp4 0\nclip 12 3\nmovie.avi 2\n")
     assert rows == [(str(tmp_path / r"a\b.mp4"), 0), (str(tmp_path / "clip 12"), 3), ("movie.avi", 2)]
+
+
+def read_several(folder: Path, content: str) -> list[tuple[str, list[int]]]:
+    path = folder / "train.csv"
+    path.write_text(content)
+    samples = kinetics.read(path, num_classes=10, several=True)
+    assert all(sample.label == -1 and sample.actions is not None for sample in samples)
+    return [(sample.path, [action.class_id for action in sample.actions or ()]) for sample in samples]
+
+
+@pytest.mark.parametrize("separator", [" ", ",", "\t"])
+def test_several_labels_per_line(tmp_path: Path, separator: str) -> None:
+    lines = [f"/a b.mp4{separator}{labels}" for labels in ("3;7;9", "0", "-", '"4;1"')]
+    assert [labels for _, labels in read_several(tmp_path, "\n".join(lines))] == [[3, 7, 9], [0], [], [4, 1]]
+
+
+def test_every_label_holds_for_the_whole_video(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("/a.mp4 3;7\n")
+    (sample,) = kinetics.read(tmp_path / "train.csv", num_classes=10, several=True)
+    for shown_s in ((-1.0, -0.5), (0.0, 0.1), (1e6, 1e6 + 1)):  # some videos begin before second 0
+        assert ActionsShown(10)(sample, *shown_s).nonzero()[:, 0].tolist() == [3, 7]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/a.mp4 3;10", r"train.csv:2: /a.mp4 3;10\n +label 10 is not in 0\.\.9"),
+        ("/a.mp4 3;", "label '' is not a whole number"),
+        ("/a.mp4 3;x", "label 'x' is not a whole number"),
+        ("/a.mp4 3;7;3", "class 3 is listed twice"),
+        ("/a.mp4 -;3", "label '-' is not a whole number"),
+        ("/a.mp4 3,7,9", "3 numbers follow the path, the first is 3; .*written 3;7"),
+        ("/a.mp4 3; 7", "two numbers follow the path, the first is 3"),
+        ("/a.mp4", "expected 'path label'"),
+    ],
+)
+def test_malformed_labels_are_named_with_their_line(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(AnnotationError, match=message) as caught:
+        read_several(tmp_path, f"/b.mp4 1\n{line}\n")
+    assert f"{tmp_path / 'train.csv'}:2" in str(caught.value)
+
+
+def test_several_labels_in_a_list_of_one_class_are_named(tmp_path: Path) -> None:
+    assert "label '3;7' has several classes" in (text := error(tmp_path, "/a.mp4 3;7\n"))
+    assert "Several classes per video, such as 3;7, need TRAIN.DATASET multilabel" in text
+
+
+def test_semicolons_separate_either_classes_or_paths(tmp_path: Path) -> None:
+    keys = "TRAIN.DATASET multilabel TEST.DATASET multilabel DATA.MULTI_LABEL True MODEL.LOSS_FUNC bce_logit"
+    cfg = load_config(None, f"{keys} MODEL.HEAD_ACT sigmoid DATA.PATH_LABEL_SEPARATOR ;".split())
+    with pytest.raises(UserError, match="DATA.PATH_LABEL_SEPARATOR: ; separates the classes of a video"):
+        find_dataset("multilabel").read(cfg, "train")

@@ -56,10 +56,20 @@ def test_tables_with_one_class_per_video(tmp_path: Path) -> None:
         ["never", "0", "0", "0"],
     ]
     assert rows_of(tmp_path / "per_class_2clips.csv") == [
-        ["class", "number", "videos", "accuracy", "most often taken for", "percent of videos"],
-        ["left, far", "0", "3", "33.33", "right", "66.67"],
-        ["right", "1", "1", "100.00", "", ""],
-        ["never", "2", "0", "", "", ""],
+        [
+            "class",
+            "number",
+            "videos",
+            "accuracy",
+            "most often taken for",
+            "percent of videos",
+            "precision",
+            "recall",
+            "F1",
+        ],
+        ["left, far", "0", "3", "33.33", "right", "66.67", "100.00", "33.33", "50.00"],
+        ["right", "1", "1", "100.00", "", "", "33.33", "100.00", "50.00"],
+        ["never", "2", "0", "", "", "", "", "", ""],
     ]
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
 from videovit.data.records import Batch
-from videovit.engine.evaluation.measures import topk_correct
+from videovit.engine.evaluation.measures import precision_recall_f1, topk_correct
 from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK
 from videovit.errors import UserError
 
@@ -66,6 +66,8 @@ def test_view_counts_once_and_missing_view_is_an_error() -> None:
         "top1_acc": 100.0,
         "top5_acc": 100.0,
         "mean_class_acc": 100.0,
+        "macro_precision": 100.0,
+        "macro_f1": 100.0,
         "num_videos": 1,
         "num_views": 2,
         "num_skipped": 1,
@@ -111,3 +113,26 @@ def test_mean_class_accuracy_weighs_classes_equally() -> None:
         feed(ensemble, video, 0, [float(k == predicted) for k in range(3)], label)
     result = ensemble.result()
     assert (result["top1_acc"], result["mean_class_acc"]) == (75.0, 50.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_precision_recall_and_f1_equal_scikit_learn(seed: int) -> None:
+    """Class 4 has no video but is predicted, class 5 has one and is never predicted, class 6 is in neither."""
+    rng = np.random.default_rng(seed)
+    labels_V = np.append(rng.integers(0, 4, 60), 5)
+    predictions_V = np.append(rng.integers(0, 5, 60), 4)
+    occurring = [0, 1, 2, 3, 5]
+    found_3K = precision_recall_f1(predictions_V, labels_V, 7)
+    per_class = precision_recall_fscore_support(labels_V, predictions_V, labels=occurring, zero_division=0)[:3]
+    np.testing.assert_allclose(found_3K[:, occurring], 100 * np.array(per_class))
+    assert np.isnan(found_3K[:, [4, 6]]).all()
+
+    ensemble = TopK(num_videos=61, num_views=1, num_classes=7)
+    for video, (predicted, label) in enumerate(zip(predictions_V.tolist(), labels_V.tolist(), strict=True)):
+        feed(ensemble, video, 0, [float(k == predicted) for k in range(7)], label)
+    result = ensemble.result()
+    macro = precision_recall_fscore_support(
+        labels_V, predictions_V, labels=occurring, average="macro", zero_division=0
+    )[:3]
+    names = ("macro_precision", "mean_class_acc", "macro_f1")
+    np.testing.assert_allclose([result[name] for name in names], 100 * np.array(macro))

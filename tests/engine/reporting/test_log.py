@@ -10,6 +10,7 @@ import shutil
 import struct
 import sys
 import termios
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -17,19 +18,36 @@ from pathlib import Path
 import pytest
 import torch
 
+from videovit.engine.reporting import progress as progress_lines
 from videovit.engine.reporting.log import RunLog, format_table, logger
-from videovit.engine.reporting.progress import Progress
+from videovit.engine.reporting.progress import Bar, Progress
 from videovit.engine.run_context import Run
 from videovit.errors import UserError
 
 
 def test_stats_are_written_to_log_and_file(tmp_path: Path) -> None:
-    with RunLog(tmp_path) as log:
+    with RunLog(tmp_path, log_json=True) as log:
         log.stats("val_epoch", {"epoch": "1/2", "top1_err": 12.3456789, "loss": float("nan")})
     text = (tmp_path / "stdout.log").read_text()
     assert 'json_stats: {"_type": "val_epoch", "epoch": "1/2", "loss": null, "top1_err": 12.346}' in text
     (record,) = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert record == {"_type": "val_epoch", "epoch": "1/2", "top1_err": 12.3456789, "loss": None}
+
+
+def test_log_has_no_json_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog(tmp_path) as log:
+        log.stats("train_iter", {"epoch": "1/2", "loss": 1.5})
+        logger.info("a line")
+    for text in ((tmp_path / "stdout.log").read_text(), capsys.readouterr().err):
+        assert "a line" in text and "json_stats" not in text and "{" not in text
+    assert "train_iter" in (tmp_path / "stats.jsonl").read_text()
+
+
+def test_line_of_a_topic_is_not_repeated(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        for text in ("7 pyav", "7 pyav", "6 pyav, 1 decord", "6 pyav, 1 decord"):
+            log.info_if_new("validation: videos were decoded by", text)
+    assert len((tmp_path / "stdout.log").read_text().splitlines()) == 2
 
 
 def test_reported_is_known_after_an_incomplete_line(tmp_path: Path) -> None:
@@ -74,6 +92,7 @@ def test_run_goes_on_without_console(console: str, tmp_path: Path, monkeypatch: 
 
 def test_progress_goes_on_without_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal that is closed in the middle of an epoch."""
+    monkeypatch.setattr(progress_lines, "LINE_S", 0.0)
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     stream = os.fdopen(terminal, "w", buffering=1)
@@ -169,7 +188,8 @@ def test_tensorboard_receives_numbers(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("train_iter/loss")] == [(3, 1.5)]
 
 
-def test_progress_without_terminal_logs_lines(tmp_path: Path) -> None:
+def test_progress_without_terminal_logs_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_lines, "LINE_S", 0.0)
     with RunLog(tmp_path):
         progress = Progress("epoch 1/2", 4, log_period=2)
         for _, batch in progress.over([3, 3, 3, 3]):
@@ -180,8 +200,47 @@ def test_progress_without_terminal_logs_lines(tmp_path: Path) -> None:
     assert progress.num_clips == 12
 
 
+def test_lines_of_a_quick_pass_are_sparse(tmp_path: Path) -> None:
+    with RunLog(tmp_path):
+        progress = Progress("epoch 1/2", 100, log_period=1)
+        for _ in progress.over(range(100)):
+            progress.count(1)
+    assert "step" not in (tmp_path / "stdout.log").read_text()
+
+
+def test_bar_of_a_pass_stands_below_that_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    stream = os.fdopen(terminal, "w", buffering=1)
+    monkeypatch.setattr(sys, "stderr", stream)
+    pieces: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while True:
+                pieces.append(os.read(main, 4096))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with RunLog(tmp_path):
+        whole = Bar("training", 8)
+        progress = Progress("epoch 1/2", 4)
+        for _ in progress.over("abcd"):
+            whole.update()
+            progress.count(1, loss=0.5)
+        logger.info("a line between the bars")
+        whole.close()
+    stream.close()
+    reader.join()
+    os.close(main)
+    shown = b"".join(pieces).decode()
+    assert "training:   0%" in shown and "\n\repoch 1/2:   0%" in shown.replace("\r\n", "\n")
+    assert "a line between the bars" in shown and "step" not in (tmp_path / "stdout.log").read_text()
+
+
 def test_rates_include_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of four ranks has seen 50 clips in two seconds."""
+    monkeypatch.setattr(progress_lines, "LINE_S", 0.0)
     monkeypatch.setattr(Progress, "elapsed_s", 2.0)
     with RunLog(tmp_path) as log:
         progress = Run(log, torch.device("cpu"), rank=0, world_size=4).progress("test", 1, log_period=1)

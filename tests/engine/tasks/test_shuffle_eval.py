@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
 
 from videovit.data.records import Batch
+from videovit.engine.evaluation.bootstrap import bootstrap_mean
 from videovit.engine.evaluation.view_ensemble import TopK
 from videovit.engine.tasks.shuffle_eval import draw, format_readings, format_report, reorder_frames, summarize
 
@@ -100,6 +103,42 @@ def test_report_equals_numbers_by_hand() -> None:
     assert entry["shuffled"]["drop_standard_error"] == pytest.approx(np.std([75, 75, 62.5], ddof=1) / 3**0.5)
     assert entry["shuffled"]["class_drop"]["left"] == pytest.approx(50.0)
     assert entry["shuffled"]["class_drop"]["cross"] == pytest.approx(50.0 - 500 / 6)
+
+
+def test_interval_of_a_drop_is_that_of_its_videos() -> None:
+    """Paired: what a video loses, averaged over the seeds."""
+    whole = report()
+    assert whole["bootstrap"] == {"confidence": 0.95, "num_resamples": 10_000, "seed": 0}
+    entries = whole["orders"]
+    assert entries["ordered"]["drop_interval"] == [0.0, 0.0]
+    lost = np.array([1, 1, 1, 1, 0, 0, 0, -1])  # of "reversed", by hand
+    expected = bootstrap_mean(100.0 * lost)
+    assert entries["reversed"]["drop_interval"] == [expected.low, expected.high]
+    assert entries["reversed"]["drop"] == pytest.approx(expected.mean)
+    hits_SV = np.array([[1, 0, 0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 1, 1, 1, 0]])
+    seeds = bootstrap_mean(100.0 * (np.array([1, 1, 1, 1, 1, 1, 1, 0]) - hits_SV.mean(axis=0)))
+    assert entries["shuffled"]["drop_interval"] == [seeds.low, seeds.high]
+    assert f"{seeds.low:.2f} to {seeds.high:.2f}" in format_report(whole)
+
+
+def test_picture_has_intervals_and_no_legend_over_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+
+    def remember(figure: Figure, *args: object, **kwargs: object) -> None:
+        save(figure, *args, **kwargs)
+        figures.append(figure)
+
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", remember)
+    draw(report(), tmp_path / "a.png")
+    axes = figures[0].axes[0]
+    legend = axes.get_legend()
+    assert legend is not None and not legend.get_window_extent().overlaps(axes.get_window_extent())
+    (bars,) = (container for container in axes.containers if isinstance(container, ErrorbarContainer))
+    (lines,) = bars.lines[2]
+    ends = [sorted(segment[:, 1]) for segment in lines.get_segments()]
+    intervals = [entry["drop_interval"] for entry in report()["orders"].values()]
+    assert np.array(ends) == pytest.approx(np.array([[87.5 - high, 87.5 - low] for low, high in intervals]))
 
 
 def test_tables_and_plot(tmp_path: Path) -> None:

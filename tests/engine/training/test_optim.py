@@ -254,7 +254,7 @@ def test_keys_of_mvit_do_not_apply_to_other_models() -> None:
 
 
 def test_frozen_layers_are_not_trained() -> None:
-    cfg, model = built("PSViT", "PSVIT.PLAN", "BS|B|BSB", "MODEL.FREEZE_LAYERS", "4", *IMAGE)
+    cfg, model = built("PSViT", "PSVIT.PLAN", "BS|B|BSB", "TRAIN.FREEZE", "4", *IMAGE)
     trained = {id(p) for group in build_optimizer(cfg, model).param_groups for p in group["params"]}
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert {name for name, p in model.named_parameters() if id(p) not in trained} == frozen
@@ -263,7 +263,7 @@ def test_frozen_layers_are_not_trained() -> None:
 
 
 def test_freezing_more_layers_than_there_are_is_refused() -> None:
-    cfg, model = built("PSViT", "PSVIT.PLAN", "B|B|B", "MODEL.FREEZE_LAYERS", "5", *IMAGE)
+    cfg, model = built("PSViT", "PSVIT.PLAN", "B|B|B", "TRAIN.FREEZE", "5", *IMAGE)
     with pytest.raises(UserError, match="found 5, expected 0 to 4"):
         build_optimizer(cfg, model)
 

@@ -9,10 +9,23 @@ from videovit.config.schema import Config
 
 ONE_CLASS, ANY_NUMBER, BOXES = "one class", "any number of classes", "boxes"
 
-LABELS = {"kinetics": ONE_CLASS, "imagenet": ONE_CLASS, "ssv2": ONE_CLASS, "charades": ANY_NUMBER, "ava": BOXES}
+LABELS = {
+    "kinetics": ONE_CLASS,
+    "imagenet": ONE_CLASS,
+    "ssv2": ONE_CLASS,
+    "charades": ANY_NUMBER,
+    "multilabel": ANY_NUMBER,
+    "ava": BOXES,
+}
 """What the videos of a data set are labeled with. Data sets that are not listed here are checked when they are read."""
 
 _BINARY = ("bce", "bce_logit")
+_MEASURES = {
+    ONE_CLASS: ("top1_acc", "top5_acc", "mean_class_acc", "macro_f1", "loss"),
+    ANY_NUMBER: ("map", "loss"),
+    BOXES: ("map",),
+}
+"""What validation measures, by the kind of labels."""
 
 
 def data_sets(cfg: Config) -> Iterator[Broken]:
@@ -46,7 +59,8 @@ def _described(cfg: Config) -> str:
 def _used(cfg: Config) -> dict[str, str]:
     """The keys of the data sets that the enabled tasks read, and their names."""
     used = {}
-    if cfg.TRAIN.ENABLE or cfg.TEST.ENABLE or cfg.SHUFFLE_EVAL.ENABLE:  # training validates on it
+    validates = cfg.TRAIN.ENABLE and cfg.TRAIN.EVAL_PERIOD
+    if validates or cfg.TEST.ENABLE or cfg.SHUFFLE_EVAL.ENABLE:
         used["TEST.DATASET"] = cfg.TEST.DATASET
     if cfg.TRAIN.ENABLE:
         used["TRAIN.DATASET"] = cfg.TRAIN.DATASET
@@ -132,3 +146,38 @@ def loss(cfg: Config) -> Iterator[Broken]:
         what = "has no effect on bce and bce_logit"
         advice = ({key: 0.0}, {"MODEL.LOSS_FUNC": "cross_entropy"})
         yield Broken((key, "MODEL.LOSS_FUNC"), what, advice[: 1 + one_each])
+
+
+def class_weights(cfg: Config) -> Iterator[Broken]:
+    """Every class has a weight, and rare classes are not favored twice."""
+    key, weights, number = "MODEL.CLASS_WEIGHTS", cfg.MODEL.CLASS_WEIGHTS, cfg.MODEL.NUM_CLASSES
+    if not cfg.TRAIN.ENABLE:
+        return
+    if isinstance(weights, tuple) and len(weights) != number:
+        what = f"found {len(weights)} weights, but MODEL.NUM_CLASSES is {number}"
+        advice: tuple[Change, ...] = ({key: "auto"}, {"MODEL.NUM_CLASSES": len(weights)})
+        yield Broken((key, "MODEL.NUM_CLASSES"), what, advice if len(weights) > 1 else advice[:1])
+    if weights == "auto" and cfg.DATA.SAMPLER == "balanced" and not any(sampler(cfg)):
+        what = "auto makes up for rare classes, which DATA.SAMPLER balanced does already"
+        yield Broken((key, "DATA.SAMPLER"), what, ({key: "none"}, {"DATA.SAMPLER": "uniform"}))
+
+
+def sampler(cfg: Config) -> Iterator[Broken]:
+    """A balanced sampler knows the class of every video."""
+    several = "DATA.MULTI_LABEL" if cfg.DATA.MULTI_LABEL else "DETECTION.ENABLE" if cfg.DETECTION.ENABLE else ""
+    if cfg.TRAIN.ENABLE and cfg.DATA.SAMPLER == "balanced" and several and not any(data_sets(cfg)):
+        what = f"balanced draws videos by their class, but with {several} a video can have several"
+        advice: tuple[Change, ...] = ({"DATA.SAMPLER": "uniform", "MODEL.CLASS_WEIGHTS": "auto"},)
+        yield Broken(("DATA.SAMPLER", several), what, advice)
+
+
+def best_measure(cfg: Config) -> Iterator[Broken]:
+    """Checkpoints are compared by something that validation measures."""
+    best = cfg.TRAIN.BEST
+    if not cfg.TRAIN.ENABLE or best in ("", "auto") or any(data_sets(cfg)):
+        return
+    kind = BOXES if cfg.DETECTION.ENABLE else ANY_NUMBER if cfg.DATA.MULTI_LABEL else ONE_CLASS
+    if best not in _MEASURES[kind]:
+        what = f"{best} is not measured where videos have {kind}"
+        keys = ("TRAIN.BEST", "DATA.MULTI_LABEL", "DETECTION.ENABLE")
+        yield Broken(keys, what, tuple({"TRAIN.BEST": name} for name in ("auto", *_MEASURES[kind])))

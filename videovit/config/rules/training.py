@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator
 
-from videovit.config.rules.broken import Broken
+from videovit.config.rules.broken import Broken, Change
 from videovit.config.schema import Config
 from videovit.messages import problem
 
@@ -16,6 +16,27 @@ def average(cfg: Config) -> Iterator[Broken]:
         keys = ("TEST.USE_EMA", "TRAIN.EMA_DECAY")
         what = "there is no moving average, because TRAIN.EMA_DECAY is 0"
         yield Broken(keys, what, ({keys[1]: 0.999}, {keys[0]: False}))
+
+
+def validation(cfg: Config) -> Iterator[Broken]:
+    """What compares validations has some to compare."""
+    train, best, period = cfg.TRAIN, "TRAIN.BEST", "TRAIN.EVAL_PERIOD"
+    if not train.ENABLE or (train.EVAL_PERIOD and train.BEST):
+        return
+    if not train.EVAL_PERIOD and train.BEST not in ("", "auto"):
+        what = f"{train.BEST} compares validations, but {period} is 0: there are none"
+        yield Broken((best, period), what, ({best: "auto"}, {period: 1}))
+    tested = (cfg.TEST.ENABLE or cfg.SHUFFLE_EVAL.ENABLE) and not cfg.TEST.CHECKPOINT_FILE_PATH
+    keys = (period,) if train.BEST else (best, period) if not train.EVAL_PERIOD else (best,)
+    needed = {best: train.BEST or "auto", period: train.EVAL_PERIOD or 1}
+    missing = "there is no best checkpoint, because " + " and ".join(
+        f"{key} is {'empty' if key == best else 0}" for key in keys
+    )
+    mend: Change = {key: needed[key] for key in keys}
+    if train.EARLY_STOP_EPOCHS:
+        yield Broken(("TRAIN.EARLY_STOP_EPOCHS", *keys), missing, ({"TRAIN.EARLY_STOP_EPOCHS": 0}, mend))
+    if tested and cfg.TEST.CHECKPOINT == "best":
+        yield Broken(("TEST.CHECKPOINT", *keys), missing, ({"TEST.CHECKPOINT": "last"}, mend))
 
 
 def learning_rate(cfg: Config) -> Iterator[Broken]:
@@ -74,7 +95,8 @@ def teacher(cfg: Config) -> Iterator[Broken]:
         what = f"classification does not use the teacher of DISTILL.TYPE {kind}"
         yield Broken(objective, what, ({objective[0]: "auto"}, alone))
     for name in ("TEACHER_CFG", "CHECKPOINT_FILE_PATH"):
-        if not getattr(cfg.DISTILL, name):
+        is_known = name == "TEACHER_CFG" and cfg.DISTILL.CHECKPOINT_FILE_PATH.startswith("zoo:")
+        if not getattr(cfg.DISTILL, name) and not is_known:
             what = f"is empty, but DISTILL.TYPE is {kind}: name a file of the teacher, or train without one"
             yield Broken((f"DISTILL.{name}", "DISTILL.TYPE"), what, (alone,))
 

@@ -36,8 +36,9 @@ class Config:
     DIST_TIMEOUT_S: Free[AboveZero] = 600.0  # seconds; ours; a collective that takes longer fails
     OUTPUT_DIR: Free[str] = "."
     RNG_SEED: Natural = 1
-    LOG_PERIOD: Free[Positive] = 10  # steps
+    LOG_PERIOD: Free[Positive] = 10  # steps between two records of the loss in stats.jsonl
     LOG_MODEL_INFO: Free[bool] = True
+    LOG_JSON: Free[bool] = False  # ours; PySlowFast's json_stats lines in the log; stats.jsonl always has them
     TRAIN: Train = Train()
     TEST: Free[Test] = Test()
     SHUFFLE_EVAL: Free[ShuffleEval] = ShuffleEval()

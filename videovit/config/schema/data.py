@@ -25,6 +25,7 @@ EnsembleMethod = Literal["sum", "max"]
 Interpolation = Literal["bicubic", "bilinear", "nearest", "random"]
 AugBackend = Literal["fast", "pil"]
 ErasingMode = Literal["pixel", "const", "rand"]
+Sampling = Literal["uniform", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Data:
     TEST_SHORT_SIDE: Free[Natural] = 0  # pixels; ours; 0 follows SlowFast's rule
     IN_VAL_CROP_RATIO: Free[Annotated[float, Range(above=0.0, high=1.0)]] = 0.875
     MULTI_LABEL: bool = False
+    SAMPLER: Sampling = "uniform"  # ours; balanced: training draws every class equally often
     ENSEMBLE_METHOD: Free[EnsembleMethod] = "sum"
 
 

@@ -9,6 +9,7 @@ from videovit.config.limits import AtLeastZero, Fraction, Natural, Positive
 from videovit.config.schema.training import CheckpointType
 
 Split = Literal["", "val", "test"]
+WhichCheckpoint = Literal["last", "best"]
 FrameOrder = Literal["ordered", "reversed", "shuffled", "static"]
 ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
 """The frame orders that have a name of their own; `window<frames>` exists for any number of frames."""
@@ -27,7 +28,8 @@ class Test:
     ENABLE: bool = True
     DATASET: str = "kinetics"
     BATCH_SIZE: Positive = 8  # clips per step per shard
-    CHECKPOINT_FILE_PATH: str = ""
+    CHECKPOINT_FILE_PATH: str = ""  # a file, the OUTPUT_DIR of a run, zoo:NAME, or a URL
+    CHECKPOINT: WhichCheckpoint = "last"  # ours; of a run: its newest, or the best by TRAIN.BEST
     CHECKPOINT_TYPE: CheckpointType = "pytorch"
     NUM_ENSEMBLE_VIEWS: Positive = 10  # clips per video
     NUM_SPATIAL_CROPS: Literal[1, 3] = 3
@@ -47,7 +49,8 @@ class ShuffleEval:
     ORDERS: tuple[str, ...] = ORDERS
     WINDOWS: tuple[Positive, ...] = ()  # frames
     NUM_SEEDS: Positive = 3
-    SEED: Natural = 0
+    SEED: Natural = 0  # of the permutations and of the bootstrap
+    NUM_RESAMPLES: Positive = 10_000  # of the videos, for the interval of a drop
     CLASS_GROUPS_FILE: str = ""
 
 

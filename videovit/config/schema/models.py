@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from videovit.config.limits import AboveZero, AtLeastZero, DropRate, Natural, Positive, Size, SpaceTime
 
 Loss = Literal["cross_entropy", "soft_cross_entropy", "bce", "bce_logit"]
+ClassWeighting = Literal["none", "auto"]
 HeadActivation = Literal["softmax", "sigmoid", "none"]
 PoolingMode = Literal["conv", "conv_unshared", "avg", "max"]
 KernelRule = Literal["stride+1", "stride", "2*stride+1"]
@@ -35,12 +36,10 @@ class Model:
     NUM_CLASSES: Positive = 400
     LOSS_FUNC: Loss = "cross_entropy"
     LABEL_SMOOTHING: DropRate = 0.0  # ours; without MIXUP
+    CLASS_WEIGHTS: ClassWeighting | tuple[AboveZero, ...] = "none"  # ours; in the training loss; auto: by frequency
     DROPOUT_RATE: DropRate = 0.5
     HEAD_ACT: HeadActivation = "softmax"
     ACT_CHECKPOINT: bool = False
-    FREEZE_LAYERS: Natural = (
-        0  # ours; the embedding and the first FREEZE_LAYERS - 1 layers are not trained; 0 trains everything
-    )
 
 
 @dataclass(frozen=True)

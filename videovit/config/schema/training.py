@@ -14,6 +14,8 @@ GradCompression = Literal["none", "bf16", "fp16"]
 LrPolicy = Literal["cosine", "steps_with_relative_lrs"]
 Optimizer = Literal["sgd", "adam", "adamw", "adamp"]
 Distillation = Literal["none", "soft", "hard"]
+Frozen = Literal["none", "backbone"]
+BestMeasure = Literal["", "auto", "top1_acc", "top5_acc", "mean_class_acc", "macro_f1", "map", "loss"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,17 @@ class Train:
     DATASET: str = "kinetics"
     OBJECTIVE: str = "auto"  # ours; row of OBJECTIVES; auto: distillation if DISTILL.TYPE is set, else classification
     BATCH_SIZE: Positive = 64  # videos per step per shard
-    EVAL_PERIOD: Free[Positive] = 10  # epochs
+    EVAL_PERIOD: Free[Natural] = 10  # epochs between validations; 0 never validates
+    BEST: Free[BestMeasure] = (
+        "auto"  # ours; of validation, for checkpoint_best.pyth; auto: top1_acc, or map; '' for none
+    )
+    EARLY_STOP_EPOCHS: Free[Natural] = 0  # ours; a validation this long after the best one ends training; 0 never does
+    FREEZE: Frozen | Natural = "none"  # ours; layers that are not trained: all but the head, or the first N
     CHECKPOINT_PERIOD: Free[Positive] = 10  # epochs
     CHECKPOINT_MINUTES: Free[AtLeastZero] = 0.0  # minutes between mid-epoch checkpoints; ours; 0 disables them
     CHECKPOINT_KEEP: Free[Natural] = 5  # ours; how many end-of-epoch checkpoints are kept, the newest; 0 keeps all
     AUTO_RESUME: Free[bool] = True
-    CHECKPOINT_FILE_PATH: str = ""
+    CHECKPOINT_FILE_PATH: str = ""  # a file, the OUTPUT_DIR of a run, zoo:NAME, or a URL
     CHECKPOINT_TYPE: CheckpointType = "pytorch"
     MIXED_PRECISION: bool = False
     MIXED_PRECISION_DTYPE: HalfPrecision = "bf16"  # ours
@@ -76,7 +83,7 @@ class Distill:
     """DISTILL (ours): training with a teacher, which is a trained model with a config of its own."""
 
     TYPE: Distillation = "none"
-    TEACHER_CFG: str = ""
-    CHECKPOINT_FILE_PATH: str = ""  # the teacher's: a file, or the OUTPUT_DIR of its run
+    TEACHER_CFG: str = ""  # may be empty for a teacher of the zoo
+    CHECKPOINT_FILE_PATH: str = ""  # the teacher's: a file, the OUTPUT_DIR of its run, zoo:NAME, or a URL
     ALPHA: Fraction = 0.5  # share of the teacher in the loss
     TAU: AboveZero = 1.0  # temperature of soft distillation

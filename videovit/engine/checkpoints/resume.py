@@ -4,7 +4,8 @@ Files follow SlowFast: `OUTPUT_DIR/checkpoints/checkpoint_epoch_00010.pyth` with
 optimizer_state, scaler_state and cfg. Added here: step (steps done in the following epoch) and num_steps (of that
 epoch), pool_norm_eps, ema_state and ema_updates (the moving average of the weights), train_list (digest of the list of
 videos) and versions. A sharded run writes folders before its end, `checkpoint_epoch_00010.dcp`, which are read like
-files.
+files. `checkpoint_best.pyth` has the same keys without optimizer_state and scaler_state, and best: measure, value and
+epoch of the best validation.
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
     found = [p for p in folder.glob("checkpoint_epoch_*") if FILE_NAME.search(p.name)] if folder.is_dir() else []
     # By position and not by time: copying a run to another disk changes the times.
     return sorted(found, key=order, reverse=True)
+
+
+def best_checkpoint(output_dir: Path) -> Path:
+    """Where a run keeps the weights of its best validation; not one of those that training is resumed from."""
+    return output_dir / "checkpoints" / "checkpoint_best.pyth"
 
 
 def load_model(model: nn.Module, path: Path, *, key: str = "model_state") -> dict[str, Any]:
@@ -250,8 +256,8 @@ def _load_optimizer(
     if state is None or not same:
         raise CheckpointError(
             f"{path} was written with another optimizer or other parameter groups (SOLVER.OPTIMIZING_METHOD, "
-            "ZERO_WD_1D_PARAM, LAYER_DECAY, MVIT.ZERO_DECAY_POS_CLS; or by a version of this project that decays other "
-            f"weights). Use the earlier settings, or {START_ANEW}"
+            "ZERO_WD_1D_PARAM, LAYER_DECAY, TRAIN.FREEZE, MVIT.ZERO_DECAY_POS_CLS; or by a version of this project "
+            f"that decays other weights). Use the earlier settings, or {START_ANEW}"
         )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     _check_moments(state["state"], parameters, model, path)

@@ -23,7 +23,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from videovit import __version__
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import FILE_NAME, MAX_LISTED, Position, checkpoint_path, find_checkpoints
+from videovit.engine.checkpoints.resume import (
+    FILE_NAME,
+    MAX_LISTED,
+    Position,
+    best_checkpoint,
+    checkpoint_path,
+    find_checkpoints,
+)
 from videovit.engine.reporting.log import logger
 from videovit.models.convert import CheckpointError, pool_norm_eps
 
@@ -121,7 +128,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def clear_partial(folder: Path) -> None:
     """Remove what was left in `checkpoints` by runs that were killed while saving or removing a checkpoint."""
-    for left in folder.glob(".checkpoint_epoch_*.tmp"):
+    for left in folder.glob(".checkpoint_*.tmp"):
         remove(left)
 
 
@@ -282,6 +289,23 @@ class Saver:
         # On ranks that write nothing too: all of them must agree on when the next one is due.
         self._last, self.position, self.path = time.monotonic(), position, path
         return path
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Replace the best checkpoint and wait until it is on the disk; called on all ranks.
+
+        What is reported about a validation is then never ahead of the file, whenever the run is killed.
+
+        Args:
+            state: from `snapshot`, of a whole model.
+
+        Raises:
+            CheckpointError: as in `write_checkpoint`.
+        """
+        self.join()
+        path = best_checkpoint(self._output_dir)
+        if distributed.rank() == 0:
+            write_checkpoint(path, to_host(state))
+            logger.info("saved %s", path)
 
     def _write(self, path: Path, state: dict[str, Any], write: Writer) -> None:
         try:

@@ -9,14 +9,16 @@ import torch
 from torch import nn
 
 from videovit.config import Config
+from videovit.config.schema.evaluation import WhichCheckpoint
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import find_checkpoints, load_model
+from videovit.engine.checkpoints.resume import best_checkpoint, find_checkpoints, load_model
 from videovit.engine.distributed.parallel import is_sharded, load_unsharded, unsharded
 from videovit.engine.reporting.log import logger
 from videovit.models import build_model, load_pretrained
 from videovit.models.contract import VideoModel
 from videovit.models.convert import pool_norm_eps, set_pool_norm_eps
 from videovit.models.convert.read import SHARDED_SUFFIX, CheckpointError, read_file
+from videovit.models.download import local_file
 from videovit.models.macs import count_macs, count_params
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,12 +36,17 @@ def build_seeded_model(cfg: Config, device: torch.device) -> VideoModel:
 
 def describe_model(cfg: Config) -> str:
     """Name, number of parameters, and multiply-adds of one training clip (papers call them FLOPs), on one line."""
+    params, gmacs = model_cost(cfg)
+    clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TRAIN_CROP_SIZE} x {cfg.DATA.TRAIN_CROP_SIZE}"
+    return f"{cfg.MODEL.MODEL_NAME}: {params:,} parameters, {gmacs:.3f} GMACs per clip of {clip}"
+
+
+def model_cost(cfg: Config) -> tuple[int, float]:
+    """Number of parameters, and 1e9 multiply-adds of one training clip, of the model that a config describes."""
     with torch.device("meta"):  # shapes suffice, and take no memory
         model = build_model(cfg)
     size = cfg.DATA.TRAIN_CROP_SIZE
-    gmacs = count_macs(model, (1, model.in_channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
-    clip = f"{cfg.DATA.NUM_FRAMES} x {size} x {size}"
-    return f"{cfg.MODEL.MODEL_NAME}: {count_params(model):,} parameters, {gmacs:.3f} GMACs per clip of {clip}"
+    return count_params(model), count_macs(model, (1, model.in_channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
 
 
 def unsharded_copy(cfg: Config, model: nn.Module, device: torch.device) -> nn.Module:
@@ -106,8 +113,8 @@ def load_initial_weights(cfg: Config, model: nn.Module) -> None:
 def load_weights_to_test(cfg: Config, model: nn.Module) -> str:
     """Load the weights that a config evaluates.
 
-    They are those of `TEST.CHECKPOINT_FILE_PATH`, else of the newest checkpoint in `OUTPUT_DIR`, else of
-    `TRAIN.CHECKPOINT_FILE_PATH`.
+    They are those of `TEST.CHECKPOINT_FILE_PATH`, else of the newest or best checkpoint in `OUTPUT_DIR`
+    (`TEST.CHECKPOINT`), else of `TRAIN.CHECKPOINT_FILE_PATH`.
 
     Args:
         cfg: of the run.
@@ -120,14 +127,13 @@ def load_weights_to_test(cfg: Config, model: nn.Module) -> str:
         CheckpointError: none of the three exists (random weights are never evaluated), or the file is damaged or does
             not fit (no other weights are evaluated in its place).
     """
-    found = find_checkpoints(Path(cfg.OUTPUT_DIR))
-    key = "ema_state" if cfg.TEST.USE_EMA else "model_state"
+    which, key = cfg.TEST.CHECKPOINT, "ema_state" if cfg.TEST.USE_EMA else "model_state"
     if cfg.TEST.CHECKPOINT_FILE_PATH:
-        path = load_all_weights(model, cfg.TEST.CHECKPOINT_FILE_PATH, use_ema=cfg.TEST.USE_EMA)
-    elif found:
+        path = load_all_weights(model, cfg.TEST.CHECKPOINT_FILE_PATH, use_ema=cfg.TEST.USE_EMA, which=which)
+    elif (own := checkpoint_of(Path(cfg.OUTPUT_DIR), which)) is not None:
         # If it is damaged, that is an error: the numbers of an older one would pass for those of the finished run.
-        path = str(found[0])
-        _load_own(cfg, model, found[0], key)
+        path = str(own)
+        _load_own(cfg, model, own, key)
     elif cfg.TRAIN.CHECKPOINT_FILE_PATH:
         path = load_all_weights(model, cfg.TRAIN.CHECKPOINT_FILE_PATH, use_ema=cfg.TEST.USE_EMA)
     else:
@@ -151,13 +157,14 @@ def _load_own(cfg: Config, model: nn.Module, path: Path, key: str) -> None:
         raise CheckpointError(f"{error}\n{hint}") from None
 
 
-def load_all_weights(model: nn.Module, path: str, *, use_ema: bool = False) -> str:
+def load_all_weights(model: nn.Module, path: str, *, use_ema: bool = False, which: WhichCheckpoint = "last") -> str:
     """Load weights including the head: an untrained head would make results meaningless.
 
     Args:
         model: gets the weights.
-        path: a checkpoint (file, or folder of a sharded one), or the OUTPUT_DIR of a run for its newest one.
+        path: a checkpoint (file, or folder of a sharded one), or the OUTPUT_DIR of a run.
         use_ema: load the moving average of the weights, which the file must contain.
+        which: of the checkpoints of a run.
 
     Returns:
         The file.
@@ -165,7 +172,7 @@ def load_all_weights(model: nn.Module, path: str, *, use_ema: bool = False) -> s
     Raises:
         CheckpointError: unreadable, or a weight is missing or has another shape.
     """
-    path = find_weights_file(path)
+    path = find_weights_file(path, which)
     report = load_pretrained(model, _average_of(path) if use_ema else path)
     if report.missing or report.skipped:
         raise CheckpointError(
@@ -175,18 +182,42 @@ def load_all_weights(model: nn.Module, path: str, *, use_ema: bool = False) -> s
     return path
 
 
-def find_weights_file(path: str) -> str:
-    """The newest checkpoint if `path` is the OUTPUT_DIR of a run, otherwise `path` itself.
+def find_weights_file(path: str, which: WhichCheckpoint = "last") -> str:
+    """The newest or best checkpoint if `path` is the OUTPUT_DIR of a run, otherwise the local path of the file.
+
+    Args:
+        path: a file, an OUTPUT_DIR, `zoo:NAME`, or a URL. The last two are downloaded, unless they are in the cache.
+        which: of the checkpoints in an OUTPUT_DIR.
 
     Raises:
-        CheckpointError: a folder that neither is a sharded checkpoint nor contains checkpoints.
+        CheckpointError: a folder that neither is a sharded checkpoint nor contains such a checkpoint.
+        UserError: the download failed.
     """
+    path = str(local_file(path))
     if not Path(path).is_dir() or Path(path).suffix == SHARDED_SUFFIX:
         return path
-    found = find_checkpoints(Path(path))
-    if not found:
+    found = checkpoint_of(Path(path), which)
+    if found is None:
         raise CheckpointError(f"{path}: a folder without checkpoints/checkpoint_epoch_*")
-    return str(found[0])
+    return str(found)
+
+
+def checkpoint_of(output_dir: Path, which: WhichCheckpoint) -> Path | None:
+    """The newest or best checkpoint of a run; None if it has no checkpoints at all.
+
+    Raises:
+        CheckpointError: it has checkpoints, but the best one is wanted and not among them.
+    """
+    found, best = find_checkpoints(output_dir), best_checkpoint(output_dir)
+    if which == "best" and best.is_file():
+        return best
+    if which == "best" and found:
+        raise CheckpointError(
+            "does not exist, but TEST.CHECKPOINT is best",
+            where=best,
+            hint="Set TEST.CHECKPOINT last, or train with TRAIN.BEST and TRAIN.EVAL_PERIOD",
+        )
+    return found[0] if found else None
 
 
 def _average_of(path: str) -> dict[str, Any]:

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
 from torch import Tensor
 
 from videovit.data.records import Batch
+from videovit.engine.evaluation.predictions import Prediction
 
 
 class Evaluator(ABC):
@@ -46,6 +47,14 @@ class Evaluator(ABC):
         Raises:
             UserError: another video was not scored, or a score is not finite.
         """
+
+    def predictions_of(self, paths: Sequence[str]) -> Iterator[Prediction] | None:
+        """What is predicted for every video that was read, in the order of the list; None if videos are not classified.
+
+        Args:
+            paths: of all videos.
+        """
+        return None
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

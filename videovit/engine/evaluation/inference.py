@@ -127,7 +127,7 @@ def evaluate_split(
     """
     batches = stoppable(loader, len(loader))
     evaluate(inference, batches, passes, run.progress(name, len(loader), log_period=log_period))
-    report_decoders(loader)
+    report_decoders(loader, run, name)
     paths = {failure.path for part in distributed.gather(inference.unreadable) for failure in part}
     return frozenset(i for i, sample in enumerate(loader.dataset.samples) if sample.path in paths)
 

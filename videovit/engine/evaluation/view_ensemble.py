@@ -8,7 +8,7 @@ Shape letters: B clips, V videos, N views, K classes.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +21,8 @@ from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.evaluation.class_report import confusion_matrix, write_confusion, write_per_class
 from videovit.engine.evaluation.evaluator import Evaluator
-from videovit.engine.evaluation.measures import average_precision, class_accuracy, topk_correct
+from videovit.engine.evaluation.measures import average_precision, precision_recall_f1, topk_correct
+from videovit.engine.evaluation.predictions import Prediction, predictions
 from videovit.errors import UserError
 from videovit.messages import plural
 
@@ -115,6 +116,12 @@ class ViewEnsemble(Evaluator):
     def measure(self, kept: Tensor) -> dict[str, float]:
         """The measures over the videos `kept`, the most important one first."""
 
+    def predictions_of(self, paths: Sequence[str]) -> Iterator[Prediction]:
+        """The predictions for the videos that were read, with scores that are means over the views, or maxima."""
+        videos = self.seen_VN.any(dim=1).nonzero()[:, 0]
+        num_summed = self.seen_VN.shape[1] if self.method == "sum" else 1
+        return predictions(self.scores_VK, self.labels, videos, paths, divisor=num_summed)
+
     def state(self) -> dict[str, Tensor]:
         """Scores (V, K), summed or maximal over the views, labels, and `read` (V,): False for an unreadable video.
 
@@ -124,39 +131,53 @@ class ViewEnsemble(Evaluator):
 
 
 class TopK(ViewEnsemble):
-    """One class per video: top-1 and top-5 accuracy, and the mean of the accuracies per class."""
+    """One class per video: top-1 and top-5 accuracy, and the means over the classes of accuracy, precision and F1."""
 
-    columns = {"top1_acc": "top-1", "top5_acc": "top-5", "mean_class_acc": "mean class"}
+    columns = {
+        "top1_acc": "top-1",
+        "top5_acc": "top-5",
+        "mean_class_acc": "mean class",
+        "macro_precision": "precision",
+        "macro_f1": "F1",
+    }
 
     @staticmethod
     def no_labels(num_videos: int, num_classes: int) -> Tensor:
         return torch.full((num_videos,), -1, dtype=torch.int64)
 
     def measure(self, kept: Tensor) -> dict[str, float]:
-        """top1_acc, top5_acc and mean_class_acc (over the classes that occur), in percent."""
+        """top1_acc and top5_acc, and means over the classes that occur: mean_class_acc (or recall), macro_precision,
+        macro_f1; in percent."""
         top1, top5 = topk_correct(self.scores_VK[kept], self.labels[kept])
-        per_class_K = class_accuracy(
+        measures_3K = precision_recall_f1(
             self.scores_VK[kept].argmax(dim=1).numpy(), self.labels[kept].numpy(), self.scores_VK.shape[1]
         )
+        precision, recall, f1 = np.nanmean(measures_3K, axis=1).tolist()
         return {
             "top1_acc": 100.0 * top1.float().mean().item(),
             "top5_acc": 100.0 * top5.float().mean().item(),
-            "mean_class_acc": float(np.nanmean(per_class_K)),
+            "mean_class_acc": recall,
+            "macro_precision": precision,
+            "macro_f1": f1,
         }
 
     def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
-        """Confusion matrix, and a table of classes: videos, accuracy, and the class most often predicted instead."""
+        """Confusion matrix, and a table of classes: videos, accuracy, most frequent confusion, precision and F1."""
         kept = self.seen_VN.any(dim=1).numpy()
         labels_V, predictions_V = self.labels.numpy()[kept], self.predictions()[kept]
         counts_KK = confusion_matrix(labels_V, predictions_V, len(names))
+        measures_K3 = precision_recall_f1(predictions_V, labels_V, len(names)).T
         rows: list[list[object]] = []
-        for k, accuracy in enumerate(class_accuracy(predictions_V, labels_V, len(names)).tolist()):
+        for k, measures in enumerate(measures_K3.tolist()):
             others = counts_KK[k].copy()
             others[k] = 0
             wrong = int(others.argmax())
             taken = [names[wrong], 100.0 * others[wrong] / counts_KK[k].sum()] if others[wrong] else ["", ""]
-            rows.append([names[k], k, int(counts_KK[k].sum()), "" if np.isnan(accuracy) else accuracy, *taken])
+            precision, recall, f1 = ("" if np.isnan(value) else value for value in measures)
+            # The accuracy of a class is its recall.
+            rows.append([names[k], k, int(counts_KK[k].sum()), recall, *taken, precision, recall, f1])
         header = ["class", "number", "videos", "accuracy", "most often taken for", "percent of videos"]
+        header += ["precision", "recall", "F1"]
         tables = write_per_class(folder, header, rows, measure="accuracy", suffix=suffix)
         return write_confusion(folder, counts_KK, names, suffix) + tables
 

@@ -52,6 +52,17 @@ def both_logits(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]
 
 
 def build_classification(cfg: Config) -> Classification:
-    """Classification by `MODEL.LOSS_FUNC`, with the mixup of `MIXUP.*`."""
-    loss = build_loss(cfg.MODEL.LOSS_FUNC, label_smoothing=cfg.MODEL.LABEL_SMOOTHING)
+    """Classification by `MODEL.LOSS_FUNC`, with the mixup of `MIXUP.*`.
+
+    Args:
+        cfg: `MODEL.CLASS_WEIGHTS` are numbers, or none; `Problem.objective` has computed them if they are `auto`.
+    """
+    weights = cfg.MODEL.CLASS_WEIGHTS
+    if weights == "auto":
+        raise ValueError("MODEL.CLASS_WEIGHTS auto must be numbers by now")
+    loss = build_loss(
+        cfg.MODEL.LOSS_FUNC,
+        label_smoothing=cfg.MODEL.LABEL_SMOOTHING,
+        class_weights=None if weights == "none" else weights,
+    )
     return Classification(loss, build_mixup(cfg))

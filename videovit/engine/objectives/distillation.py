@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videovit.config import Config, load_config
+from videovit.config.schema.training import Distill
 from videovit.engine.checkpoints.weights import load_all_weights
 from videovit.engine.objectives.classification import Classification, both_logits, build_classification
 from videovit.engine.objectives.objective import Example, Losses
 from videovit.errors import UserError
 from videovit.messages import plural
 from videovit.models import build_model, optimize_for_inference
+from videovit.models.zoo import find, load_zoo_config
 
 SHARED = ("DATA.NUM_FRAMES", "DATA.MEAN", "DATA.STD", "DATA.REVERSE_INPUT_CHANNEL", "MODEL.NUM_CLASSES")
 """What the configs of a teacher and its student must agree on, since both get the same tensor."""
@@ -93,19 +95,27 @@ def build_teacher(cfg: Config, device: torch.device) -> Teacher:
         CheckpointError: its checkpoint cannot be read or does not hold all weights.
     """
     distill = cfg.DISTILL
-    teacher_cfg = load_config(distill.TEACHER_CFG)
+    teacher_cfg = _teacher_config(distill)
+    origin = f"DISTILL.TEACHER_CFG {distill.TEACHER_CFG or distill.CHECKPOINT_FILE_PATH}"
     for key in SHARED:
         section, _, name = key.partition(".")
         theirs, ours = (getattr(getattr(c, section), name) for c in (teacher_cfg, cfg))
         if theirs != ours:
-            raise UserError(f"{key} is {theirs} in DISTILL.TEACHER_CFG {distill.TEACHER_CFG}, {ours} here")
+            raise UserError(f"{key} is {theirs} in {origin}, {ours} here")
     model = build_model(teacher_cfg)
     if model.in_channels != cfg.DATA.INPUT_CHANNEL_NUM[0]:
         raise UserError(
-            f"the teacher of DISTILL.TEACHER_CFG {distill.TEACHER_CFG} takes {plural(model.in_channels, 'channel')}",
+            f"the teacher of {origin} takes {plural(model.in_channels, 'channel')}",
             where="DATA.INPUT_CHANNEL_NUM",
             hint=f"Set DATA.INPUT_CHANNEL_NUM [{model.in_channels}]",
         )
     load_all_weights(model, distill.CHECKPOINT_FILE_PATH)
     model = optimize_for_inference(model.to(device).requires_grad_(False))
     return Teacher(model, "hard" if distill.TYPE == "hard" else "soft", alpha=distill.ALPHA, tau=distill.TAU)
+
+
+def _teacher_config(distill: Distill) -> Config:
+    """The config of the teacher; a model of the zoo has one of its own."""
+    if distill.TEACHER_CFG:
+        return load_config(distill.TEACHER_CFG)
+    return load_zoo_config(find(distill.CHECKPOINT_FILE_PATH))

@@ -50,6 +50,26 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"could not be written{free}: {error.strerror or error}", where=path) from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file completely or not at all: the block writes to the path it gets, which then becomes `path`.
+
+    Yields:
+        A path in the same folder with the same suffix.
+
+    Raises:
+        UserError: see `writing`.
+    """
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    with writing(path):
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(OSError):  # gone, if it was renamed
+                partial.unlink(missing_ok=True)
+
+
 def read_records(path: Path, *, word: str = "") -> list[dict[str, Any]]:
     """Read all records, oldest first; lines that are not a JSON object are skipped.
 
@@ -63,9 +83,9 @@ def read_records(path: Path, *, word: str = "") -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    # Not splitlines(): it also splits at characters such as U+2028, which may stand inside JSON strings.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        if word in line:
-            with contextlib.suppress(ValueError, RecursionError):
-                records.append(simplejson.loads(line))
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            if word in line:
+                with contextlib.suppress(ValueError, RecursionError):
+                    records.append(simplejson.loads(line))
     return [record for record in records if isinstance(record, dict)]

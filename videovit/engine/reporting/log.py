@@ -1,8 +1,8 @@
 """The log of a run: console, `stdout.log`, `stats.jsonl`, TensorBoard.
 
-Every result is reported once, through `RunLog.stats`: as a SlowFast-style `json_stats: {...}` line in the log, as a
-line of `OUTPUT_DIR/stats.jsonl`, and to TensorBoard if enabled. Only rank 0 writes files; the other ranks print
-warnings and errors.
+The log is for people. Every result is also reported once through `RunLog.stats`: as a line of
+`OUTPUT_DIR/stats.jsonl`, to TensorBoard if enabled, and with `LOG_JSON` as PySlowFast's `json_stats: {...}` line in the
+log. Only rank 0 writes files; the other ranks print warnings and errors.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ class RunLog:
         output_dir: folder for `stdout.log` and `stats.jsonl`; created if absent.
         rank: global rank; ranks above 0 write no files and print warnings and errors only.
         tensorboard_dir: folder for TensorBoard event files; None disables them.
+        log_json: also write every record to the log.
         held: write nothing before `write_files`, since the folder may belong to another run.
 
     Raises:
@@ -113,9 +114,17 @@ class RunLog:
     """
 
     def __init__(
-        self, output_dir: Path, *, rank: int = 0, tensorboard_dir: Path | None = None, held: bool = False
+        self,
+        output_dir: Path,
+        *,
+        rank: int = 0,
+        tensorboard_dir: Path | None = None,
+        log_json: bool = False,
+        held: bool = False,
     ) -> None:
         self.rank = rank
+        self._log_json = log_json
+        self._last_texts: dict[str, str] = {}
         self.output_dir = output_dir
         self._tensorboard: TensorBoard | None = None
         self._handlers: list[logging.Handler] = [ConsoleHandler()]
@@ -169,12 +178,18 @@ class RunLog:
         if self._file is not None:
             self._file.write_held()
 
+    def info_if_new(self, topic: str, text: str) -> None:
+        """Log `topic: text`, unless it is the last text of this topic."""
+        if self._last_texts.get(topic) != text:
+            self._last_texts[topic] = text
+            logger.info("%s: %s", topic, text)
+
     def stats(self, kind: str, values: Mapping[str, object], *, step: int | None = None) -> None:
         """Report one record, e.g. `stats("val_epoch", {"epoch": "3/30", "top1_err": 12.5})`.
 
         Args:
             kind: what the record is about; SlowFast's `_type`.
-            values: what to report. The log line shows floats with 5 significant digits, the file has all of them.
+            values: what to report. A line in the log shows floats with 5 significant digits, the file has all of them.
             step: x position in TensorBoard; None keeps the record out of TensorBoard.
 
         Raises:
@@ -183,8 +198,9 @@ class RunLog:
         if self.rank != 0:
             return
         record = {"_type": kind, **values}
-        rounded = {name: _rounded(value) for name, value in sorted(record.items())}
-        logger.info("json_stats: %s", simplejson.dumps(rounded, ignore_nan=True))
+        if self._log_json:
+            rounded = {name: _rounded(value) for name, value in sorted(record.items())}
+            logger.info("json_stats: %s", simplejson.dumps(rounded, ignore_nan=True))
         append_record(self.output_dir / "stats.jsonl", record)
         if self._tensorboard is not None and step is not None:
             self._tensorboard.add(kind, values, step)

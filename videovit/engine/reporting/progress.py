@@ -1,4 +1,4 @@
-"""Progress of a pass over batches: a bar on a terminal, plain log lines elsewhere."""
+"""Progress of a run and of its passes over batches: bars on a terminal, sparse log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,15 +16,61 @@ from tqdm import tqdm
 from videovit.messages import printable
 
 T = TypeVar("T")
+LINE_S = 60.0  # without a terminal: seconds between two lines about a pass, at least
 CONSOLE_ERRORS = (OSError, ValueError)
 """The console is gone: a closed terminal or pipe, a full disk behind a redirection, a closed file."""
 logger = logging.getLogger("videovit")
 
 
+class Bar:
+    """A progress bar on a terminal. Nothing is shown elsewhere, or once the terminal is gone.
+
+    Args:
+        name: shown in front.
+        total: steps.
+        first: steps done by an earlier run.
+        quiet: show nothing (ranks above 0).
+
+    Attributes:
+        is_shown: whether there is a terminal that shows it.
+    """
+
+    def __init__(self, name: str, total: int, *, first: int = 0, quiet: bool = False) -> None:
+        self._bar: Any = None
+        if not quiet and _has_terminal():
+            with self._console():
+                self._bar = tqdm(total=total, initial=first, desc=name, unit="step", leave=False)
+
+    @property
+    def is_shown(self) -> bool:
+        return self._bar is not None
+
+    def update(self, text: str = "") -> None:
+        """Count a step, and show `text` behind the bar."""
+        if self._bar is not None:
+            with self._console():
+                self._bar.update(1)
+                self._bar.set_postfix_str(text, refresh=False)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            with self._console():
+                self._bar.close()
+
+    @contextlib.contextmanager
+    def _console(self) -> Iterator[None]:
+        """Go on with log lines when the terminal is gone."""
+        try:
+            yield
+        except CONSOLE_ERRORS:
+            self._bar = None
+
+
 class Progress:
     """Measures clips/s, remaining time, and the share of time spent waiting for data.
 
-    On a terminal it shows a bar; elsewhere it logs a line every `log_period` steps and one at the end.
+    On a terminal it shows a bar; elsewhere it logs a line after `log_period` steps, but at most one per `LINE_S`.
 
         for step, batch in progress.over(loader):
             train_step(batch)
@@ -34,7 +80,7 @@ class Progress:
         name: shown in front, e.g. "epoch 3/30".
         total: steps of the whole pass.
         first: steps done by an earlier run, if it stopped in the middle of the pass.
-        log_period: steps between two log lines.
+        log_period: steps between two log lines, at least.
         quiet: show nothing (ranks above 0).
         num_processes: processes that work through clips of their own at the same time; rates are those of all together.
 
@@ -62,8 +108,8 @@ class Progress:
         self.num_clips = 0
         self.data_s = 0.0
         self.last_data_s = 0.0
-        self._start = time.monotonic()
-        self._bar: Any = None
+        self._start = self._last_line = time.monotonic()
+        self._bar = Bar(self.name, total, quiet=True)
 
     def over(self, loader: Iterable[T]) -> Iterator[tuple[int, T]]:
         """Iterate over batches and measure how long each one takes to arrive.
@@ -71,10 +117,8 @@ class Progress:
         Yields:
             (step, batch)
         """
-        if not self.quiet and _has_terminal():
-            with self._console():
-                self._bar = tqdm(total=self.total, initial=self.first, desc=self.name, unit="step", leave=False)
-        self._start = time.monotonic()  # after everything that was built since __init__
+        self._bar = Bar(self.name, self.total, first=self.first, quiet=self.quiet)
+        self._start = self._last_line = time.monotonic()  # after everything that was built since __init__
         batches = iter(loader)
         try:
             while True:
@@ -88,9 +132,7 @@ class Progress:
                 yield self.step, batch
                 self.step += 1
         finally:  # callers leave the loop early too
-            if self._bar is not None:
-                with self._console():
-                    self._bar.close()
+            self._bar.close()
 
     def count(self, num_clips: int, **values: float) -> None:
         """Count a finished step.
@@ -103,23 +145,16 @@ class Progress:
         if self.quiet:
             return
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar.is_shown:
+            self._bar.update(f"{self.summary()}  {shown}")
+            return
         done = self.step + 1  # `over` counts a step only when the next one is requested
-        if self._bar is not None:
-            with self._console():
-                self._bar.update(1)
-                self._bar.set_postfix_str(f"{self.summary()}  {shown}", refresh=False)
-        elif (done - self.first) % self.log_period == 0 or done == self.total:
+        now = time.monotonic()
+        if (done - self.first) % self.log_period == 0 and now - self._last_line >= LINE_S:
+            self._last_line = now
             logger.info(
                 "%s  step %d/%d  %s  eta %s  %s", self.name, done, self.total, self.summary(), self.eta(), shown
             )
-
-    @contextlib.contextmanager
-    def _console(self) -> Iterator[None]:
-        """Go on with log lines when the terminal is gone."""
-        try:
-            yield
-        except CONSOLE_ERRORS:
-            self._bar = None
 
     @property
     def elapsed_s(self) -> float:
@@ -145,7 +180,12 @@ class Progress:
         # Only the steps of this process: those of an earlier run took none of `elapsed_s`.
         done = max(1, self.step + 1 - self.first)
         remaining = self.total - self.step - 1 + further_steps
-        return str(datetime.timedelta(seconds=int(self.elapsed_s / done * remaining)))
+        return duration(self.elapsed_s / done * remaining)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    return str(datetime.timedelta(seconds=int(seconds)))
 
 
 def _has_terminal() -> bool:

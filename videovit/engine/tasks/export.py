@@ -34,7 +34,7 @@ def export_weights(cfg: Config, checkpoint: str, path: str | Path, *, layout: st
     """
     path = Path(path)
     model = build_model(cfg).eval()
-    source = load_all_weights(model, checkpoint, use_ema=cfg.TEST.USE_EMA)
+    source = load_all_weights(model, checkpoint, use_ema=cfg.TEST.USE_EMA, which=cfg.TEST.CHECKPOINT)
     state = model.state_dict() if layout == OWN else export_state_dict(model, layout)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":

@@ -118,6 +118,10 @@ def search(problem: Problem, run: Run) -> dict[str, float]:
             best, mean = max(accuracies), sum(accuracies) / len(accuracies)
             values = {"method": method, "generation": number + 1, "plans": len(plans), "top1": best, "mean_top1": mean}
             run.log.stats("search_generation", values, step=number + 1)
+            logger.info(
+                "%s %d/%d: %s, top-1 best %.2f, mean %.2f",
+                *(method, number + 1, options.GENERATIONS, plural(len(plans), "plan"), best, mean),
+            )
     return _report(cfg, run, tried)
 
 

@@ -22,17 +22,19 @@ from videovit.data.files.class_names import read_class_groups
 from videovit.data.records import Batch
 from videovit.data.transforms.frame_orders import frame_order
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
+from videovit.engine.evaluation.bootstrap import CONFIDENCE, FEW_VIDEOS, NUM_RESAMPLES, bootstrap_mean
 from videovit.engine.evaluation.class_report import plain_names, short_name
 from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.evaluation.measures import class_accuracy
 from videovit.engine.evaluation.sinks import ScoreSink
 from videovit.engine.evaluation.view_ensemble import TopK
 from videovit.engine.problem import Problem, build_ensembles
-from videovit.engine.reporting.json_lines import writing
+from videovit.engine.reporting.json_lines import replacing
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run
 from videovit.engine.tasks.test import check_test
 from videovit.errors import UserError
+from videovit.messages import plural
 
 BASELINE = "ordered"
 
@@ -124,7 +126,13 @@ def shuffle_eval(problem: Problem, run: Run) -> dict[str, float]:
     for (order, _), ensemble in zip(variants, ensembles, strict=True):
         ensemble.gather().result(skipped=skipped)  # raises if a view is missing
         results[order].append(ensemble)
-    report = summarize(results, names=problem.class_names, groups=groups)
+    report = summarize(
+        results,
+        names=problem.class_names,
+        groups=groups,
+        num_resamples=cfg.SHUFFLE_EVAL.NUM_RESAMPLES,
+        seed=cfg.SHUFFLE_EVAL.SEED,
+    )
     report["num_videos"] = len(results[BASELINE][0].labels) - len(skipped)
     report["checkpoint"] = checkpoint
     report["views"] = ensembles[0].views
@@ -135,16 +143,28 @@ def shuffle_eval(problem: Problem, run: Run) -> dict[str, float]:
     return accuracy
 
 
-def summarize(results: dict[str, list[TopK]], *, names: Sequence[str], groups: dict[str, list[int]]) -> dict[str, Any]:
+def summarize(
+    results: dict[str, list[TopK]],
+    *,
+    names: Sequence[str],
+    groups: dict[str, list[int]],
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Accuracy per order, drop against the ordered clips, and the most frequent prediction per class.
+
+    The interval of a drop is that of the paired bootstrap over videos (`bootstrap_mean`): a video's value is its hit
+    with ordered frames, minus its mean hit over the seeds.
 
     Args:
         results: order -> one gathered ensemble per seed; "ordered" has one.
         names: K class names.
         groups: name -> class indices, for accuracies over a subset of the classes.
+        num_resamples, seed: of the bootstrap.
 
     Returns:
-        {"orders": {order: {top1_acc, top1_acc_per_seed, drop, drop_standard_error (None with one seed),
+        {"bootstrap": {confidence, num_resamples, seed}, "orders": {order: {top1_acc, top1_acc_per_seed, drop,
+        drop_interval: [low, high], drop_standard_error (over seeds; None with one seed),
         groups: {name: acc}, class_acc: {name: acc}, class_drop: {name: points},
         read_as: {name: [most frequent prediction, percent]}}}}; percent and points.
     """
@@ -153,17 +173,21 @@ def summarize(results: dict[str, list[TopK]], *, names: Sequence[str], groups: d
     labels_V = base.labels.numpy()[kept]
     base_hits_V = base.predictions()[kept] == labels_V
     base_class_K = class_accuracy(base.predictions()[kept], labels_V, len(names))
-    report: dict[str, Any] = {"orders": {}}
+    bootstrap = {"confidence": CONFIDENCE, "num_resamples": num_resamples, "seed": seed}
+    report: dict[str, Any] = {"bootstrap": bootstrap, "orders": {}}
     for order, ensembles in results.items():
         predictions_SV = np.stack([e.predictions()[kept] for e in ensembles])
         hits_SV = predictions_SV == labels_V
         per_seed = 100.0 * hits_SV.mean(axis=1)
         class_K = np.mean([class_accuracy(p, labels_V, len(names)) for p in predictions_SV], axis=0)
         error = float(per_seed.std(ddof=1) / math.sqrt(len(per_seed))) if len(per_seed) > 1 else None
+        drops_V = 100.0 * (base_hits_V - hits_SV.mean(axis=0))
+        interval = bootstrap_mean(drops_V, num_resamples=num_resamples, seed=seed)
         report["orders"][order] = {
             "top1_acc": float(per_seed.mean()),
             "top1_acc_per_seed": per_seed.tolist(),
             "drop": float(100.0 * base_hits_V.mean() - per_seed.mean()),
+            "drop_interval": [interval.low, interval.high],
             "drop_standard_error": error,
             "groups": {
                 name: float(100.0 * hits_SV[:, np.isin(labels_V, members)].mean())
@@ -198,16 +222,22 @@ def format_report(report: dict[str, Any]) -> str:
         error = entry["drop_standard_error"]
         drop = "-" if order == BASELINE else f"{entry['drop']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
         accuracies = [f"{entry['groups'][g]:.2f}" for g in groups]
-        rows.append([order, f"{entry['top1_acc']:.2f}", drop, len(entry["top1_acc_per_seed"]), *accuracies])
-    return format_table(["frames", "top-1", "drop", "seeds", *groups], rows)
+        interval = "-" if order == BASELINE else "{:.2f} to {:.2f}".format(*entry["drop_interval"])
+        rows.append([order, f"{entry['top1_acc']:.2f}", drop, interval, len(entry["top1_acc_per_seed"]), *accuracies])
+    return format_table(["frames", "top-1", "drop", f"{CONFIDENCE:.0%} interval", "seeds", *groups], rows)
 
 
 def _write(report: dict[str, Any], output_dir: Path, names: Sequence[str]) -> None:
     path = output_dir / "shuffle_eval.json"
-    with writing(path):
-        path.write_text(simplejson.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(simplejson.dumps(report, indent=1) + "\n", encoding="utf-8")
     draw(report, output_dir / "shuffle_eval.png")
     logger.info("\n%s", format_report(report))
+    if report["num_videos"] < FEW_VIDEOS:
+        logger.warning(
+            "the frame-order test has %s: below %d, drops and their intervals say little",
+            *(plural(report["num_videos"], "video"), FEW_VIDEOS),
+        )
     if len(names) <= 30:
         logger.info("\n%s", format_readings(report))
     logger.info("written: %s and %s", path, path.with_suffix(".png"))
@@ -243,17 +273,35 @@ def draw(report: dict[str, Any], path: Path, *, num_classes: int = 20) -> None:
     width = 0.8 / len(groups)
     for i, group in enumerate(groups):
         heights = [e["top1_acc"] if group == "all" else e["groups"][group] for e in orders.values()]
-        errors = [(e["drop_standard_error"] or 0.0) if group == "all" else 0.0 for e in orders.values()]
         places = np.arange(len(orders)) + (i - (len(groups) - 1) / 2) * width
-        axes[0].bar(places, heights, width, yerr=errors, label=short_name(group))
+        axes[0].bar(places, heights, width, label=short_name(group))
+        if group == "all":
+            known = [(x, e) for x, e in zip(places, orders.values(), strict=True) if e.get("drop_interval")]
+            errors = [_error_bar(entry) for _, entry in known]
+            axes[0].errorbar(
+                [x for x, _ in known],
+                [e["top1_acc"] for _, e in known],
+                yerr=np.reshape(errors, (-1, 2)).T,
+                fmt="none",
+                ecolor="black",
+                capsize=4,
+            )
     axes[0].set_xticks(range(len(orders)), list(orders))
-    axes[0].set(ylabel="top-1 (%)", ylim=(0, 105), title="accuracy by frame order")
+    axes[0].set(
+        ylabel="top-1 (%)", ylim=(0, 105), title=f"accuracy by frame order, {CONFIDENCE:.0%} interval of the drop"
+    )
     if len(groups) > 1:
-        axes[0].legend()
+        axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)  # below the bars
     if changed:
         focus = "shuffled" if "shuffled" in changed else changed[0]
         drops = sorted(orders[focus]["class_drop"].items(), key=lambda item: item[1])[-num_classes:]
         axes[1].barh([short_name(name, 28) for name, _ in drops], [drop for _, drop in drops])
         axes[1].set(xlabel="points lost", title=f"classes that lose most ({focus})")
-    with writing(path):
-        figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110)
+
+
+def _error_bar(entry: dict[str, Any]) -> tuple[float, float]:
+    """How far the accuracy may be below and above its bar: the interval of the drop, upside down."""
+    low, high = entry["drop_interval"]
+    return max(0.0, high - entry["drop"]), max(0.0, entry["drop"] - low)

@@ -9,13 +9,16 @@ from videovit.engine.checkpoints.saving import not_written, save_flushed
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.evaluator import Evaluator
 from videovit.engine.evaluation.inference import Pass, evaluate_split
+from videovit.engine.evaluation.predictions import format_mistakes, write_predictions
 from videovit.engine.evaluation.sinks import ScoreSink
 from videovit.engine.problem import Problem
+from videovit.engine.reporting.json_lines import replacing
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run
 from videovit.errors import UserError
 from videovit.models.contract import VideoModel
 from videovit.models.convert.read import read_file
+from videovit.models.download import local_file
 
 
 def check_test(problem: Problem) -> None:
@@ -31,7 +34,7 @@ def check_test(problem: Problem) -> None:
         problem.test.dataset(num_clips)
     _ = problem.class_names  # fails early if the file cannot be used
     _check_scores_path(problem)
-    weights, output_dir = Path(cfg.TEST.CHECKPOINT_FILE_PATH).resolve(), Path(cfg.OUTPUT_DIR).resolve()
+    weights, output_dir = local_file(cfg.TEST.CHECKPOINT_FILE_PATH).resolve(), Path(cfg.OUTPUT_DIR).resolve()
     written_by_training = output_dir in (weights, *weights.parents)
     if cfg.TEST.CHECKPOINT_FILE_PATH and not weights.exists() and not written_by_training:
         read_file(cfg.TEST.CHECKPOINT_FILE_PATH)  # raises, and names similar files
@@ -101,18 +104,25 @@ def _test_views(problem: Problem, run: Run, model: VideoModel, checkpoint: str, 
 
 
 def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str) -> None:
-    """Write reports per class to OUTPUT_DIR, and the scores to TEST.SAVE_RESULTS_PATH, with the path of every row."""
+    """Write reports and predictions to OUTPUT_DIR, and scores to TEST.SAVE_RESULTS_PATH; log the worst mistakes."""
     folder, name = Path(problem.cfg.OUTPUT_DIR), problem.cfg.TEST.SAVE_RESULTS_PATH
     files = evaluator.write_report(folder, problem.class_names, suffix=suffix)
+    rows, mistakes = evaluator.predictions_of(paths), []
+    if rows is not None:
+        files.append(folder / f"predictions{suffix}.csv")
+        mistakes = write_predictions(files[-1], rows, problem.class_names)
     logger.info("written: %s", ", ".join(map(str, files)))
     if name:
         path = folder / name
         path = path.with_stem(path.stem + suffix)
-        try:
-            save_flushed({**evaluator.state(), "paths": paths}, path)
-        except (OSError, RuntimeError) as error:
-            raise not_written(path, error) from error
+        with replacing(path) as partial:
+            try:
+                save_flushed({**evaluator.state(), "paths": paths}, partial)
+            except (OSError, RuntimeError) as error:
+                raise not_written(path, error) from error
         logger.info("scores (videos x classes), labels and paths saved to %s", path)
+    if mistakes:
+        logger.info("the most confident mistakes:\n%s", format_mistakes(mistakes, problem.class_names))
 
 
 def _format_result(evaluator: Evaluator, result: dict[str, float]) -> str:

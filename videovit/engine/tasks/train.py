@@ -53,13 +53,16 @@ def check_inputs(problem: Problem) -> None:
     cfg = problem.cfg
     _ = problem.class_names  # as many as the model has outputs
     problem.train.check()
-    problem.val.check()
+    if cfg.TRAIN.EVAL_PERIOD:
+        problem.val.check()
     if cfg.TEST.ENABLE:
         check_test(problem)
     if cfg.SHUFFLE_EVAL.ENABLE:
         check_shuffle_eval(problem)
     if cfg.ANALYSIS.ENABLE:
         check_analyze(problem)
+    if not cfg.TRAIN.EVAL_PERIOD:
+        return
     # Training replaces videos that are missing; validation would stop the run after the first epoch.
     paths = [sample.path for sample in problem.val.samples]
     missing = [Failure(path, "file does not exist", "not opened") for path in paths if not Path(path).exists()]

@@ -112,7 +112,7 @@ def group_parameters(
 def build_optimizer(cfg: Config, model: VideoModel) -> torch.optim.Optimizer:
     """The optimizer of `SOLVER.*` over the trainable parameters of `model`.
 
-    The first `MODEL.FREEZE_LAYERS` layers are frozen before. Batch norms are not decayed (SlowFast's BN.WEIGHT_DECAY is
+    The layers of `TRAIN.FREEZE` are frozen before. Batch norms are not decayed (SlowFast's BN.WEIGHT_DECAY is
     0 unless set), nor are position tables and class tokens (`VideoModel.no_weight_decay`).
 
     Args:
@@ -120,11 +120,11 @@ def build_optimizer(cfg: Config, model: VideoModel) -> torch.optim.Optimizer:
         model: not wrapped for several processes; sharded or not.
 
     Raises:
-        UserError: `FREEZE_LAYERS` exceeds the layers of the model, or the method needs a missing package.
+        UserError: `TRAIN.FREEZE` exceeds the layers of the model, or the method needs a missing package.
     """
     solver = cfg.SOLVER
-    if cfg.MODEL.FREEZE_LAYERS:
-        model.freeze(cfg.MODEL.FREEZE_LAYERS)
+    if frozen := frozen_layers(cfg, model):
+        model.freeze(frozen)
     groups = group_parameters(
         list(model.named_parameters()),
         layers=model.layers_of_parameters(),
@@ -146,6 +146,14 @@ def build_optimizer(cfg: Config, model: VideoModel) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if method == "adamw" else torch.optim.Adam
     # Fused: the same arithmetic in one pass, 3 times as fast on a CPU.
     return kind(groups, lr=solver.BASE_LR, betas=betas, eps=1e-8, fused=True)
+
+
+def frozen_layers(cfg: Config, model: VideoModel) -> int:
+    """How many layers of the model `TRAIN.FREEZE` keeps from training, see `VideoModel.freeze`."""
+    frozen = cfg.TRAIN.FREEZE
+    if isinstance(frozen, int):
+        return frozen
+    return model.num_layers + 1 if frozen == "backbone" else 0
 
 
 def _batch_norm_names(model: nn.Module) -> frozenset[str]:

@@ -5,6 +5,7 @@ fit -> train_epoch -> train_step (in step.py)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,7 +17,7 @@ from videovit.config import dump_config
 from videovit.data.build import describe_epoch
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import Position, find_checkpoints, resume
+from videovit.engine.checkpoints.resume import Position, checkpoint_path, find_checkpoints, resume
 from videovit.engine.checkpoints.saving import Saver, snapshot
 from videovit.engine.checkpoints.train_list import data_folders, list_digest
 from videovit.engine.checkpoints.weights import build_seeded_model, load_initial_weights, train_dtype, unsharded_copy
@@ -27,14 +28,19 @@ from videovit.engine.evaluation.inference import Pass, Sink, evaluate_split
 from videovit.engine.evaluation.sinks import LossSink, ScoreSink
 from videovit.engine.objectives import build_loss
 from videovit.engine.problem import Problem
+from videovit.engine.reporting.curves import Curves
+from videovit.engine.reporting.history import describe_epoch_end, read_history
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
 from videovit.engine.run_context import Run, record_config, report_decoders
 from videovit.engine.training.bad_sample_list import BadSamples
+from videovit.engine.training.best import BestSoFar
 from videovit.engine.training.guards import NonFiniteGuard
 from videovit.engine.training.optim import build_ema, build_optimizer, build_schedule, describe_groups
+from videovit.engine.training.stats_records import epoch_record, step_record, with_errors
 from videovit.engine.training.step import StepResult, Training, train_step, without_wrapper
 from videovit.engine.training.trace import Trace
+from videovit.engine.training.whole import LossMeans, WholeTraining
 from videovit.messages import plural
 from videovit.models.contract import VideoModel
 from videovit.models.convert import CheckpointError
@@ -106,6 +112,7 @@ class Trainer:
 
     Attributes:
         training: the model, and what a step needs.
+        best: the best validation so far.
         position: steps done.
     """
 
@@ -121,6 +128,8 @@ class Trainer:
         self.trace = Trace(output_dir, run.rank, paths) if self.cfg.TRAIN.TRACE else None
         self.bad_samples = BadSamples(output_dir, num_samples=len(paths), max_fraction=self.cfg.DATA.MAX_BAD_FRACTION)
         self.shards = _shard_writer(self.training.model, self.cfg.DIST_TIMEOUT_S)
+        self.best = BestSoFar(self.cfg)
+        self.curves = Curves(output_dir / "curves.png")
         self.position = Position()
 
     @property
@@ -149,6 +158,11 @@ class Trainer:
         """Whether nothing is left to train."""
         return self.steps_done >= self.last_step
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether training ends before its last step, since validations no longer improve."""
+        return self.best.is_long_ago(self.position)
+
     # ------------------------------------------------------------------------------------------------------- the run
 
     def fit(self) -> dict[str, float]:
@@ -159,18 +173,28 @@ class Trainer:
 
         Raises:
             Preempted: a signal stopped the run; training is saved.
-            UserError: another job has taken over the folder.
-            UserError: too many unreadable videos, a loss that is not finite, or unreadable validation videos.
+            UserError: another job has the folder, unreadable videos (too many, or of validation), a loss not finite.
         """
         self.start()
+        self.whole = WholeTraining(
+            self.last_step,
+            first=self.steps_done,
+            validation_steps=-(-len(self.problem.val.samples) // self._global_batch)
+            if self.cfg.TRAIN.EVAL_PERIOD
+            else 0,
+            quiet=self.run.rank != 0,
+        )
         # An earlier run may have ended between the last step of an epoch and the end of its validation.
-        result = self.validate_if_due(again=True) if self.steps_done else {}
-        while not self.ended:
+        result = self._validate_and_log(again=True) if self.steps_done else {}
+        while not (self.ended or self.stopped_early):
             self.train_epoch()
             epoch_due = self.position.step == 0 and self.position.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0
             if self.ended or epoch_due:
                 self.save()
-            result = self.validate_if_due() or result
+            result = self._validate_and_log() or result
+        self.whole.close()
+        if self.stopped_early:
+            self._stop_early()
         self.saver.join()
         distributed.barrier()
         return result
@@ -207,11 +231,19 @@ class Trainer:
             )
         if position is None:
             load_initial_weights(cfg, self.model)
+            if cfg.TRAIN.FREEZE == "backbone" and not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+                logger.warning(
+                    "TRAIN.FREEZE backbone freezes random weights, since TRAIN.CHECKPOINT_FILE_PATH is empty"
+                )
         self.position = position or Position()
+        self.best.restore(resumed=position is not None)
         # Only now: a run that cannot start must not replace the config of the one before.
         record_config(cfg, self.run, "config.yaml")
         epoch = describe_epoch(
-            self.loader.dataset.samples, num_classes=cfg.MODEL.NUM_CLASSES, videos_per_step=self._global_batch
+            self.loader.dataset.samples,
+            num_classes=cfg.MODEL.NUM_CLASSES,
+            videos_per_step=self._global_batch,
+            balanced=cfg.DATA.SAMPLER == "balanced",
         )
         logger.info("training: %s", epoch)
         logger.info("optimizer: %s", describe_groups(training.optimizer))
@@ -229,13 +261,15 @@ class Trainer:
         last_step = min(self.num_steps, self.last_step - epoch * self.num_steps)
         name = f"epoch {epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}"
         progress = self.run.progress(name, last_step, first=first_step, log_period=self.cfg.LOG_PERIOD)
+        means = LossMeans()
         self.loader.sampler.set_epoch(epoch, first_step)
         self.training.model.train()
         for step, batch in progress.over(self.loader):
             result = train_step(
                 self.training, batch, epoch=epoch, step=step, num_steps=self.num_steps, trace=self.trace
             )
-            progress.count(len(batch), loss=result.loss.item(), lr=result.lr)
+            progress.count(len(batch), loss=means.add(result), lr=result.lr)
+            self.whole.step()
             self.bad_samples.record(batch.failures)
             ended = step + 1 == self.num_steps
             self.position = Position(epoch + 1) if ended else Position(epoch, step + 1, self.num_steps)
@@ -251,13 +285,18 @@ class Trainer:
             if result.save:
                 self.save()
         self.bad_samples.sync()
-        report_decoders(self.loader)
-        self._report_epoch(epoch, progress)
+        self.whole.trained(progress.elapsed_s)
+        report_decoders(self.loader, self.run, "training")
+        self._report_epoch(epoch, progress, means)
 
     # ------------------------------------------------------------------------------- checkpoints, validation, signals
 
-    def save(self) -> None:
-        """Begin to write a checkpoint of the position; a sharded run's last one is a file like that of any run."""
+    def save(self, *, last: bool = False) -> None:
+        """Begin to write a checkpoint of the position.
+
+        Args:
+            last: of the run; a sharded run's last one is a file like that of any run, as it is at the end of training.
+        """
         state = snapshot(
             self.model,
             position=self.position,
@@ -270,13 +309,27 @@ class Trainer:
         )
         if self.run.rank == 0:
             self.lock.verify()
-        if self.shards is None or self.ended:
+        if self.shards is None or self.ended or last:
             self.saver.save(self.position, unsharded(state))
         else:
             self.saver.save(self.position, state, write_shards=self.shards.write)
 
+    def save_best(self) -> None:
+        """Write the best checkpoint: the weights, without what only training needs."""
+        state = snapshot(
+            self.model,
+            position=self.position,
+            cfg_text=dump_config(self.cfg),
+            ema=self.training.ema,
+            global_batch=self._global_batch,
+            train_list=self.train_list,
+        )
+        if self.run.rank == 0:
+            self.lock.verify()
+        self.saver.save_best({**unsharded(state), "best": self.best.state()})
+
     def validate_if_due(self, *, again: bool = False) -> dict[str, float]:
-        """Validate after `TRAIN.EVAL_PERIOD` epochs and at the end of training.
+        """Validate after `TRAIN.EVAL_PERIOD` epochs and at the end of training; never if that is 0.
 
         Args:
             again: only if an earlier run did not finish this validation.
@@ -288,6 +341,8 @@ class Trainer:
             Preempted: a signal stopped the run; training is saved, and the next run validates.
         """
         position = self.position
+        if not self.cfg.TRAIN.EVAL_PERIOD:
+            return {}
         epoch = position.epoch if position.step else position.epoch - 1
         if not self.ended and (position.step or position.epoch % self.cfg.TRAIN.EVAL_PERIOD):
             return {}
@@ -322,9 +377,21 @@ class Trainer:
         skipped = evaluate_split(inference, loader, [Pass(sinks)], run, name="validation", log_period=cfg.LOG_PERIOD)
         result = evaluator.gather().result(skipped=skipped)
         losses = {"loss": loss.result()} if evaluator.has_labels else {}
-        values = {"epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}", **losses, **_with_errors(result)}
+        # The file first: once the validation is reported, it is not repeated.
+        if self.best.improves({**result, **losses}, epoch + 1):
+            self.save_best()
+        best = {"best_epoch": self.best.epoch} if self.best.epoch else {}
+        values = {"epoch": f"{epoch + 1}/{cfg.SOLVER.MAX_EPOCH}", **losses, **with_errors(result), **best}
         run.log.stats("val_epoch", values, step=epoch + 1)
         return {name: value for name, value in result.items() if not name.startswith("num_")}
+
+    def _stop_early(self) -> None:
+        """Say why training ends, and save it for the test and for the next start, which trains no further."""
+        logger.info("stopped early after epoch %d: %s", self.position.epoch, self.best)
+        self.saver.join()
+        written = checkpoint_path(Path(self.cfg.OUTPUT_DIR), self.position).exists()
+        if not distributed.gather(written)[0]:
+            self.save(last=True)
 
     def _stopped(self, signum: int) -> Preempted:
         """Save, unless the position is saved already, and wait for the file."""
@@ -337,33 +404,37 @@ class Trainer:
     # -------------------------------------------------------------------------------------------------------- reports
 
     def _report_step(self, epoch: int, step: int, result: StepResult, progress: Progress) -> None:
-        terms = {f"loss_{name}": term for name, term in result.terms.items()} if len(result.terms) > 1 else {}
-        loss, norm, *means = distributed.mean([result.loss, result.grad_norm, *terms.values()])
-        num_steps = step + 1 - progress.first
-        values = {
-            "epoch": f"{epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}",
-            "iter": f"{step + 1}/{self.num_steps}",
-            "loss": loss,
-            **dict(zip(terms, means, strict=True)),
-            "grad_norm": norm,
-            "lr": result.lr,
-            "dt": progress.elapsed_s / num_steps,
-            "dt_data": progress.data_s / num_steps,
-            "eta": progress.eta(self.last_step - epoch * self.num_steps - progress.total),
-            "clips_per_s": progress.clips_per_s,
-            "gpu_mem_gb": torch.cuda.max_memory_allocated() / 2**30 if self.run.device.type == "cuda" else 0.0,
-        }
-        self.run.log.stats("train_iter", values, step=epoch * self.num_steps + step + 1)
+        place = {"epoch": f"{epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}", "iter": f"{step + 1}/{self.num_steps}"}
+        steps_after = self.last_step - epoch * self.num_steps - progress.total
+        values = step_record(result, progress, steps=step + 1 - progress.first, steps_after=steps_after)
+        self.run.log.stats("train_iter", {**place, **values}, step=epoch * self.num_steps + step + 1)
 
-    def _report_epoch(self, epoch: int, progress: Progress) -> None:
+    def _report_epoch(self, epoch: int, progress: Progress, means: LossMeans) -> None:
         values = {
             "epoch": f"{epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}",
-            "clips_per_s": progress.clips_per_s,
-            "data_share": progress.data_s / progress.elapsed_s,
+            **epoch_record(means, progress),
             "bad_samples": len(self.bad_samples),
             "skipped_steps": self.training.guard.num_skipped,
         }
         self.run.log.stats("train_epoch", values, step=epoch + 1)
+
+    def _validate_and_log(self, *, again: bool = False) -> dict[str, float]:
+        """`validate_if_due`; then a line about the epoch, and the curves."""
+        began = time.monotonic()
+        result = self.validate_if_due(again=again)
+        if result:
+            self.whole.validated(time.monotonic() - began)
+        if self.run.rank == 0 and (result or not again):
+            epoch, history = self.position.epoch + (self.position.step > 0), read_history(Path(self.cfg.OUTPUT_DIR))
+            logger.info("%s  %s", describe_epoch_end(history, epoch), self.whole.times(self._validations_left()))
+            self.curves.write(history, last=self.ended)
+        return result
+
+    def _validations_left(self) -> int:
+        """Validations that are due from here to the end."""
+        period, num_epochs = self.cfg.TRAIN.EVAL_PERIOD, -(-self.last_step // self.num_steps)
+        later = range(self.position.epoch + 1, num_epochs + 1)
+        return sum(epoch % period == 0 or epoch == num_epochs for epoch in later) if period else 0
 
     @property
     def _global_batch(self) -> int:
@@ -377,13 +448,3 @@ def _shard_writer(model: nn.Module, timeout_s: float) -> ShardWriter | None:
     from videovit.engine.checkpoints.sharded import ShardWriter  # imports take half a second
 
     return ShardWriter(timeout_s)
-
-
-def _with_errors(result: dict[str, float]) -> dict[str, float]:
-    """Report top1_err for top1_acc and top5_err for top5_acc, as SlowFast does; other measures stay."""
-    return {
-        name.replace("_acc", "_err") if name.startswith("top") else name: 100.0 - value
-        if name.startswith("top")
-        else value
-        for name, value in result.items()
-    }

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videovit.messages import did_you_mean
@@ -105,13 +107,8 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn
             `load_pretrained`.
 
     Raises:
-        CheckpointError: the package safetensors is not installed, or the file cannot be written.
+        CheckpointError: the file cannot be written.
     """
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise CheckpointError(f"{path}: writing it needs the package safetensors (pip install safetensors)") from error
     path = Path(path)
     eps = pool_norm_eps(model) if model is not None else None
     metadata = {"format": "pt"} | ({} if eps is None else {"pool_norm_eps": repr(eps)})

@@ -101,8 +101,9 @@ def from_torchvision(state: State) -> State:
 
 
 def from_pytorchvideo(state: State) -> State:
-    """pytorchvideo, from pip (0.1.5) or its repository, which has second names for the same tensors."""
-    return _rename({n: t for n, t in state.items() if not is_alias(n)}, _PYTORCHVIDEO)
+    """pytorchvideo, from pip (0.1.5) or its repository, which has second names for the same tensors; images too."""
+    renamed = _rename({n: t for n, t in state.items() if not is_alias(n)}, _PYTORCHVIDEO)
+    return {n: _with_time_axis(n, t) for n, t in renamed.items()}
 
 
 def from_timm(state: State) -> State:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from videovit.errors import UserError
@@ -24,6 +25,7 @@ from videovit.models.convert.checksums import STATE_KEY, state_crc, verify_zip
 from videovit.models.convert.expansion import reason_against_archive, reason_against_tensors
 from videovit.models.convert.grids import as_grid
 from videovit.models.convert.wrappers import COUNTERS, strip_prefixes
+from videovit.models.download import local_file
 
 SHARDED_SUFFIX = ".dcp"  # of a folder
 # In order of preference: a trainer that keeps averaged weights publishes and tests those.
@@ -72,7 +74,8 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """The content of a weight file, on the CPU.
 
     Args:
-        path: `.safetensors`, a file of `torch.save`, or the folder of a sharded checkpoint, `.dcp`.
+        path: `.safetensors`, a file of `torch.save`, or the folder of a sharded checkpoint, `.dcp`; or `zoo:NAME` or a
+            URL, which are downloaded.
 
     Returns:
         The top-level dict of the file.
@@ -81,7 +84,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
         CheckpointError: missing, truncated, a plain pickle (Caffe2), or with objects other than tensors and plain
             values (NumPy numbers included).
     """
-    path = Path(path)
+    path = local_file(path)
     is_folder = path.suffix == SHARDED_SUFFIX and path.is_dir()
     if not path.is_file() and not is_folder:
         folder = path if path.is_dir() else path.parent
@@ -89,16 +92,19 @@ def read_file(path: str | Path) -> dict[str, Any]:
         hint = f"; in that folder: {', '.join(str(p.relative_to(folder)) for p in files[-5:])}" if files else ""
         what = "a folder, expected a weight file" if path.is_dir() else "no such weight file"
         raise CheckpointError(f"{path}: {what}{hint}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_tensors(path, is_folder=is_folder)
+    if content.get("pool_norm_eps") is not None:
+        content["pool_norm_eps"] = _as_number(content["pool_norm_eps"], f"{path}: pool_norm_eps")
+    return content
+
+
+def _read_tensors(path: Path, *, is_folder: bool) -> dict[str, Any]:
     content = _read_folder(path) if is_folder else _read_pickle(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
     files = list(path.iterdir()) if is_folder else [path]
     if reason := reason_against_tensors(content, sum(file.stat().st_size for file in files)):
         raise CheckpointError(reason, where=path)
-    if content.get("pool_norm_eps") is not None:
-        content["pool_norm_eps"] = _as_number(content["pool_norm_eps"], f"{path}: pool_norm_eps")
     return content
 
 
@@ -181,10 +187,6 @@ def _as_number(value: Any, what: str) -> float:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise CheckpointError(f"{path}: reading it needs the package safetensors (pip install safetensors)") from error
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()

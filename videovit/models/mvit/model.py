@@ -294,8 +294,8 @@ class MViT(AttentionModel):
         if cls_B1C is not None:
             cls_B1C = cls_B1C.to(x_BTHWC.dtype).repeat(x_BTHWC.shape[0], 1, 1)
         if self.dropout:
-            x_BTHWC = nn.functional.dropout(x_BTHWC, self.dropout, self.training)
-            cls_B1C = None if cls_B1C is None else nn.functional.dropout(cls_B1C, self.dropout, self.training)
+            x_BTHWC = nn.functional.dropout(x_BTHWC, self.dropout, self.embedding_trains)
+            cls_B1C = None if cls_B1C is None else nn.functional.dropout(cls_B1C, self.dropout, self.embedding_trains)
         if self.norm_stem is not None:
             x_BTHWC = self.norm_stem(x_BTHWC)
             cls_B1C = None if cls_B1C is None else self.norm_stem(cls_B1C)

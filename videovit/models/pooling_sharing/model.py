@@ -208,7 +208,7 @@ class PoolingSharingModel(AttentionModel):
         joint = 1 if self.shape.cls == "joint" else 0
         sides = (rows, columns) if self.shape.pooling == "2d" else (1, rows * columns + joint)
         x_BNC = x_BNC + self._positions(0, (rows, columns))
-        return nn.functional.dropout(x_BNC, self.dropout, self.training and self.dropout > 0), sides
+        return nn.functional.dropout(x_BNC, self.dropout, self.embedding_trains and self.dropout > 0), sides
 
     def _run_stage(self, stage: int, layers: Layers, x_BNC: Tensor, sides: Sides) -> tuple[Tensor, Sides]:
         """Tokens and sides at the end of a stage; both as the stage before left them."""

@@ -1,0 +1,1 @@
+"""From own videos to a classifier: data, recipe, training, report. See docs/finetune.md."""

@@ -1,0 +1,404 @@
+"""Trained models in Python: load one by name or folder, predict, take features.
+
+model = videovit.load("output/mine")
+model.predict("video.mp4").top
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videovit.config import Config, find_shipped, load_config
+from videovit.config.rules import changed
+from videovit.config.shipped import SUFFIXES, shipped_configs
+from videovit.data.decode.array import Frames
+from videovit.data.files.folders import is_text
+from videovit.engine.checkpoints import hub
+from videovit.engine.checkpoints.resume import find_checkpoints
+from videovit.engine.checkpoints.saved_model import CONFIG, is_saved, load_saved_weights, read_saved, save_model
+from videovit.engine.checkpoints.weights import load_all_weights, load_weights_to_test
+from videovit.engine.problem import Problem
+from videovit.engine.tasks.predict import Input, Prediction, Predictor, list_inputs
+from videovit.errors import UserError
+from videovit.messages import Plain, did_you_mean, plural
+from videovit.models import build_model, zoo
+from videovit.models.contract import VideoModel
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+DTYPES: tuple[Dtype, ...] = ("fp32", "bf16", "fp16")
+KINDS = (
+    "the OUTPUT_DIR of a run, a name of the zoo, a folder written by Model.save, hf://user/name, or a config together "
+    "with a checkpoint"
+)
+
+
+def load(
+    source: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    device: str | torch.device = "auto",
+    dtype: Dtype | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Model:
+    """Load a trained model.
+
+    Args:
+        source: one of
+
+            - the OUTPUT_DIR of a run: the checkpoint that its test takes, the newest or with TEST.CHECKPOINT the best,
+              and with TEST.USE_EMA the moving average in it;
+            - a name of the zoo, such as `mvitv2_s_16x4_k400`; `zoo:` in front is optional;
+            - a folder written by `Model.save`;
+            - `hf://user/name`, or `hf://user/name@revision`: such a folder on the Hugging Face Hub;
+            - a config, by file or by the name of one that comes with videovit, together with `checkpoint`.
+        checkpoint: other weights than those of the source: a file, the OUTPUT_DIR of a run, `zoo:NAME`, or a URL.
+        device: where it runs; "auto" takes a GPU if there is one.
+        dtype: precision of prediction; None for the config's (TEST.MIXED_PRECISION).
+        class_names: of all classes; None for those that the source knows.
+
+    Raises:
+        UserError: there is no such source, or it lacks a file or weights, or the device is not available.
+        CheckpointError: the weights are damaged or do not fit.
+        ConfigError: the config is not valid.
+    """
+    where = find_device(device)
+    found = _find(os.fspath(source), named=checkpoint is not None)
+    module = build_model(found.cfg)
+    if checkpoint is not None:
+        test = found.cfg.TEST
+        load_all_weights(module, os.fspath(checkpoint), use_ema=test.USE_EMA, which=test.CHECKPOINT)
+    else:
+        found.load_weights(module)
+    return Model(found.cfg, module.to(where), found.class_names if class_names is None else class_names, dtype=dtype)
+
+
+class Model:
+    """A trained model; threads may share it.
+
+    Args:
+        cfg: the config that it was trained with.
+        module: on its device. It is set to evaluation mode.
+        class_names: of all classes; None reads the file that the config names.
+        dtype: precision of prediction; None for the config's (TEST.MIXED_PRECISION).
+
+    Attributes:
+        config: the config.
+        torch: the module, for clips (B, C, T, H, W); it returns logits.
+        class_names: the name of every class.
+
+    Raises:
+        UserError: the class names cannot be used, or `dtype` is unknown.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        module: VideoModel,
+        class_names: Sequence[str] | None = None,
+        *,
+        dtype: Dtype | None = None,
+    ) -> None:
+        if dtype is not None and dtype not in DTYPES:
+            raise UserError(where="dtype", found=dtype, expected=f"one of {', '.join(DTYPES)}, or None")
+        names = read_class_names(cfg) if class_names is None else list(class_names)
+        if len(names) != cfg.MODEL.NUM_CLASSES:
+            raise UserError(
+                plural(len(names), "name"), where="class_names", expected=f"{cfg.MODEL.NUM_CLASSES} (MODEL.NUM_CLASSES)"
+            )
+        if unusable := [name for name in names if not (isinstance(name, str) and is_text(name))]:
+            raise UserError(where="class_names", found=unusable[0], expected="text")
+        self.config, self.torch, self.class_names = cfg, module.eval(), names
+        self._dtype = dtype
+        self._lock = threading.Lock()
+        self._predictor: tuple[object, Predictor] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is."""
+        return next(self.torch.parameters()).device
+
+    @property
+    def predictor(self) -> Predictor:
+        """What predicts: for open videos, windows and streams. It is made anew when weights have changed."""
+        tensors = [*self.torch.parameters(), *self.torch.buffers()]
+        weights = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+        with self._lock:
+            if self._predictor is None or self._predictor[0] != weights:
+                cfg = with_dtype(self.config, self._dtype)
+                self._predictor = weights, Predictor(cfg, self.torch, self.device, class_names=self.class_names)
+            return self._predictor[1]
+
+    @overload  # a str and an array are iterable, too
+    def predict(  # type: ignore[overload-overlap]
+        self, videos: Input, *, fps: float = ..., top_k: int = ..., batch_size: int = ...
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, videos: Iterable[Input], *, fps: float = ..., top_k: int = ..., batch_size: int = ...
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self, videos: Input | Iterable[Input], *, fps: float = 0.0, top_k: int = 0, batch_size: int = 0
+    ) -> Prediction | list[Prediction]:
+        """Classify videos, as `videovit predict` does.
+
+        Args:
+            videos: a file, a folder of frames, or frames in memory, uint8 (T, H, W, 3) in RGB; for a model of images an
+                image file, or uint8 (H, W, 3). Or a list of these, in which a folder may also stand for the videos, or
+                images, below it.
+            fps: frame rate of frames in memory.
+            top_k: classes to list; 0 for PREDICT.TOP_K, which is 5 by default.
+            batch_size: windows that go through the model at once, each with all its crops; 0 chooses.
+
+        Returns:
+            The prediction; for a list a list of predictions in the same order. In a list, the prediction of a video
+            that cannot be read has an `error` instead of classes, and a warning names the first ones.
+
+        Raises:
+            DecodeError: a single video cannot be read.
+            UserError: frames in memory cannot be used, or scores are not finite.
+        """
+        inputs, single = self._inputs(videos)
+        if single:
+            return self.predictor.predict(inputs[0], fps=fps, top_k=top_k, batch_size=batch_size, quiet=True)
+        return self.predictor.predict_all(inputs, fps=fps, top_k=top_k, batch_size=batch_size)
+
+    @overload  # a str and an array are iterable, too
+    def features(  # type: ignore[overload-overlap]
+        self, videos: Input, *, fps: float = ..., per_window: bool = ..., batch_size: int = ...
+    ) -> Tensor: ...
+
+    @overload
+    def features(
+        self, videos: Iterable[Input], *, fps: float = ..., per_window: bool = ..., batch_size: int = ...
+    ) -> list[Tensor]: ...
+
+    def features(
+        self, videos: Input | Iterable[Input], *, fps: float = 0.0, per_window: bool = False, batch_size: int = 0
+    ) -> Tensor | list[Tensor]:
+        """What the model computes in front of its classifier, as one vector per video or window.
+
+        Of a clip, it is the class token after the last norm (with a distillation token, the mean of both); of a model
+        without class token, the mean of all tokens. Vectors are averaged over the crops of a window, and over the
+        windows of a video.
+
+        Args:
+            videos, fps, batch_size: see `predict`.
+            per_window: do not average over the windows of a video.
+
+        Returns:
+            (D,), or with `per_window` (W, D), float32 on the CPU; for a list a list of these in the same order, which
+            `torch.stack` makes (N, D). In a list, a video that cannot be read has NaN, or no rows, and a warning names
+            the first ones.
+
+        Raises:
+            DecodeError: a single video cannot be read, or none of a list.
+            UserError: frames in memory cannot be used, or features are not finite.
+        """
+        inputs, single = self._inputs(videos)
+        found = self.predictor.features(inputs, fps=fps, per_window=per_window, batch_size=batch_size)
+        return found[0] if single else found
+
+    def preprocess(self, frames_THWC: Frames, fps: float = 0.0) -> Tensor:
+        """The input of the module for frames in memory, exactly as `predict` makes it.
+
+        Args:
+            frames_THWC: uint8 (T, H, W, 3), RGB; for a model of images uint8 (H, W, 3).
+            fps: frames per second.
+
+        Returns:
+            (V, 3, T, S, S), float32 on the device: the crops of the first window, then those of the others. Models of
+            gray clips have 1 channel.
+
+        Raises:
+            UserError: the frames cannot be used.
+        """
+        return self.predictor.preprocess(frames_THWC, fps)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write weights, config, class names, preprocessing and a model card to a folder, from which `load` gets the
+        same model; completely, or not at all.
+
+        Args:
+            folder: new, empty, or of an earlier model, which is replaced.
+
+        Raises:
+            CheckpointError: a weight is not finite.
+            UserError: the folder holds other files, or cannot be written.
+        """
+        save_model(Path(folder), self.config, self.torch, self.class_names)
+
+    def push_to_hub(self, repo: str, *, private: bool = False, message: str = "Upload a model of videovit") -> str:
+        """Save the model to the Hugging Face Hub, from where `load("hf://...")` gets it.
+
+        Args:
+            repo: user/name; created if there is none.
+            private: whether a new repository is private.
+            message: of the commit.
+
+        Returns:
+            The URL of the commit.
+
+        Raises:
+            CheckpointError: a weight is not finite.
+            UserError: the package huggingface_hub is not installed, or the Hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "model"
+            save_model(folder, self.config, self.torch, self.class_names, title=repo.rpartition("/")[2])
+            return hub.upload(folder, repo, private=private, message=message)
+
+    def __repr__(self) -> str:
+        cfg = self.config
+        clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TEST_CROP_SIZE} x {cfg.DATA.TEST_CROP_SIZE}"
+        return f"<Model {cfg.MODEL.MODEL_NAME}, {plural(len(self.class_names), 'class', 'classes')}, clips of {clip}>"
+
+    def _inputs(self, videos: Input | Iterable[Input]) -> tuple[list[Input], bool]:
+        """The inputs, with folders of videos replaced by their videos; and whether it was one, not several."""
+        if isinstance(videos, str | os.PathLike | np.ndarray | Tensor):
+            listed, single = [videos], True
+        else:
+            listed, single = list(videos), False
+        inputs: list[Input] = []
+        for video in listed:
+            if isinstance(video, str | os.PathLike):
+                inside = list_inputs(self.config, [os.fspath(video)])
+                if single and inside != [os.fspath(video)]:
+                    found = f"{plural(len(inside), 'file')} in it"
+                    raise UserError("a folder, not a video", where=video, found=Plain(found), hint="Put it into a list")
+                inputs += inside
+            else:
+                inputs.append(video)
+        return inputs, single
+
+
+def read_class_names(cfg: Config) -> list[str]:
+    """The class names of a config.
+
+    Raises:
+        UserError: its file is gone, or cannot be used.
+    """
+    try:
+        return Problem(cfg).class_names
+    except UserError as error:
+        raise UserError(error, hint="Or name the classes: class_names=[...]") from error
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of a name; "auto" is a GPU if there is one.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"not available here: {reason}", where=f"device {device}", hint="Try auto or cpu") from error
+    return found
+
+
+def with_dtype(cfg: Config, dtype: Dtype | None) -> Config:
+    """The config with another precision of evaluation; None leaves it."""
+    if dtype is None:
+        return cfg
+    if dtype == "fp32":
+        return changed(cfg, {"TEST.MIXED_PRECISION": False})
+    return changed(cfg, {"TEST.MIXED_PRECISION": True, "TRAIN.MIXED_PRECISION_DTYPE": dtype})
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a source holds.
+
+    Attributes:
+        cfg: of the model.
+        load_weights: loads the weights of the source.
+        class_names: None if only the config knows them.
+    """
+
+    cfg: Config
+    load_weights: Callable[[VideoModel], object]
+    class_names: list[str] | None = None
+
+
+def _find(source: str, *, named: bool) -> Found:
+    """Find out what a source is.
+
+    Args:
+        source: see `load`.
+        named: weights are named beside it.
+    """
+    if source.startswith(hub.PREFIX):
+        return _find_saved(hub.download(source))
+    path = Path(source)
+    if path.is_dir():
+        return _find_saved(path) if is_saved(path) else _find_run(path)
+    if not path.is_file() and (entry := _in_zoo(source)) is not None:
+        weights = f"{zoo.PREFIX}{entry.name}"
+        return Found(
+            zoo.load_zoo_config(entry), lambda module: load_all_weights(module, weights), zoo.class_names(entry)
+        )
+    if not path.is_file() and find_shipped(source) is None:
+        near = did_you_mean(source, [*zoo.ZOO, *shipped_configs(), *_beside(path)])
+        raise UserError("no such model", where=source, expected=KINDS, near=near)
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        hint = f'Name the config of these weights first: videovit.load("my.yaml", "{source}")'
+        raise UserError("not a config", where=source, expected=KINDS, hint=hint)
+    if not named:
+        hint = f'Name them: videovit.load("{source}", "weights.pyth")'
+        raise UserError("a config alone has no weights", where=source, hint=hint)
+    return Found(load_config(source), _nothing)
+
+
+def _in_zoo(source: str) -> zoo.ZooModel | None:
+    """The row of the zoo that a source names; None if it names none, and does not claim to."""
+    try:
+        return zoo.find(source)
+    except UserError:
+        if source.startswith(zoo.PREFIX):
+            raise
+        return None
+
+
+def _find_saved(folder: Path) -> Found:
+    cfg, class_names = read_saved(folder)
+    return Found(cfg, lambda module: load_saved_weights(folder, module), class_names)
+
+
+def _find_run(folder: Path) -> Found:
+    config = folder / CONFIG
+    if not config.is_file():
+        raise UserError(f"a folder without {CONFIG}", where=folder, expected=KINDS)
+    cfg = load_config(config)
+    # The folder may have been moved, with data in it that a command made for the run.
+    before, data = Path(cfg.OUTPUT_DIR), Path(cfg.DATA.PATH_TO_DATA_DIR)
+    if data.is_relative_to(before) and before.parts:
+        cfg = changed(cfg, {"DATA.PATH_TO_DATA_DIR": str(folder / data.relative_to(before))})
+    # What training wrote comes before what the test of the run was given.
+    given = "" if find_checkpoints(folder) else cfg.TEST.CHECKPOINT_FILE_PATH
+    cfg = changed(cfg, {"OUTPUT_DIR": str(folder), "TEST.CHECKPOINT_FILE_PATH": given})
+    return Found(cfg, lambda module: load_weights_to_test(cfg, module))
+
+
+def _nothing(module: VideoModel) -> None:
+    pass
+
+
+def _beside(path: Path) -> list[str]:
+    """Names of what lies where a path should be."""
+    return [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
