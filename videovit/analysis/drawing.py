@@ -127,18 +127,18 @@ def draw_points(frames_THW3: NDArray[np.uint8], points_IN3: NDArray[np.float32],
 
     Args:
         frames_THW3: the clip; at most `MAX_FRAMES` of its frames are drawn, evenly spaced.
-        points_IN3: from `as_fractions`; each is drawn on the frame that is nearest to it.
+        points_IN3: from `as_fractions`; each is drawn on its frame, and not at all if it is outside of the clip.
         title: name of the clip.
     """
     T, H, W, _ = frames_THW3.shape
     num_iterations = len(points_IN3)
     shown_T = sorted({round(t) for t in np.linspace(0, T - 1, min(T, MAX_FRAMES))})
-    pixels_IN3 = points_IN3 * np.array([1, H, W])
+    pixels_IN3 = points_IN3 * np.array([T, H, W])
     with _figure(1.7 * num_iterations, 1.7 * len(shown_T) + 0.4) as figure:
         table = figure.subplots(len(shown_T), num_iterations, squeeze=False)
         for t, row in zip(shown_T, table, strict=True):
             for i, axes in enumerate(row):
-                on_N = np.round(pixels_IN3[i, :, 0]).clip(0, T - 1) == t
+                on_N = np.floor(pixels_IN3[i, :, 0]) == t
                 y_N, x_N = pixels_IN3[i, on_N, 1], pixels_IN3[i, on_N, 2]
                 axes.imshow(frames_THW3[t], extent=(0, W, H, 0))
                 if i:
