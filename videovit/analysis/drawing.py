@@ -156,14 +156,14 @@ def draw_points(frames_THW3: NDArray[np.uint8], points_IN3: NDArray[np.float32],
 
 
 def draw_density(report: Report) -> Figure:
-    """Where the points of each iteration are, over all clips; white is none."""
+    """Where the points of each iteration are, over all clips; the palest cells have none."""
     density = np.asarray(report["points"]["density"])
-    with _figure(2.2 * len(density) + 0.6, 2.6) as figure:
+    with _figure(2.2 * len(density) + 0.6, 3.0) as figure:
         row = figure.subplots(1, len(density), squeeze=False)[0]
         for i, (axes, cells) in enumerate(zip(row, density, strict=True)):
             # The regular grid of the first iteration has all its points in few cells: without a limit of its own,
             # each picture shows its own pattern.
             axes.imshow(cells, cmap="magma_r", vmin=0, interpolation="nearest")
-            outside = 100 * (1 - cells.sum())
+            outside = max(0.0, 100 * (1 - cells.sum()))  # rounding may take it below
             axes.set(title=f"iteration {i + 1}", xlabel=f"{outside:.1f} % outside", xticks=[], yticks=[])
         return figure
