@@ -65,12 +65,15 @@ def test_matrix_is_symmetric_and_leaves_other_pairs_out() -> None:
     pixels(figure)
 
 
-def test_points_are_drawn_on_the_frame_that_is_nearest() -> None:
+def test_points_are_drawn_on_their_frame() -> None:
     frames = np.zeros((2, 16, 16, 3), np.uint8)
-    points = np.array([[[0.0, 0.5, 0.5], [1.0, 0.5, 0.5]], [[0.2, 0.25, 0.5], [0.4, 0.75, 0.5]]], np.float32)
+    points = np.array(
+        [[[0.2, 0.5, 0.5], [0.7, 0.5, 0.5]], [[0.1, 0.25, 0.5], [0.4, 0.75, 0.5]], [[-0.1, 0.5, 0.5], [1.2, 0.5, 0.5]]],
+        np.float32,
+    )
     figure = draw_points(frames, points, HOSTILE)
     counts = [len(axes.lines[0].get_xdata()) for axes in figure.axes]
-    assert counts == [1, 2, 1, 0]  # frame 0: iterations 1, 2; frame 1: iterations 1, 2
+    assert counts == [1, 2, 0, 1, 0, 0]  # frame 0: iterations 1, 2, 3 (out of time); frame 1
     assert figure._suptitle.get_text() == shown(HOSTILE)  # type: ignore[attr-defined]
     image = pixels(figure)
     assert ((image[..., 0] > 200) & (image[..., 1:] < 60).all(-1)).sum() >= 5 * 4  # red inside of five white rings

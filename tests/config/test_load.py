@@ -144,6 +144,11 @@ def test_file_values_are_read_by_field_type(tmp_path: Path) -> None:
         ("DATA.DECODING_BACKEND", "pyva", "or 'frames' or 'image'; did you mean pyav?"),
         ("TEST.NUM_SPATIAL_CROPS", "2", "found '2', expected 1 or 3"),
         ("OUTPUT_DIR", "\udcff", "expected UTF-8 text"),
+        ("RNG_SEED", str(10**22), "expected a smaller whole number"),
+        ("RNG_SEED", "9" * 5000, "expected a"),
+        ("SOLVER.MAX_EPOCH", str(10**19), "expected a smaller whole number"),
+        ("NUM_CPU_THREADS", "100000", "found 100000, expected a whole number >= 0 and <= 1024"),
+        ("DATA_LOADER.NUM_WORKERS", "100000", "found 100000, expected a whole number >= 0 and <= 1024"),
     ],
 )
 def test_unfit_value_is_explained(key: str, text: str, expected: str) -> None:

@@ -127,18 +127,18 @@ def draw_points(frames_THW3: NDArray[np.uint8], points_IN3: NDArray[np.float32],
 
     Args:
         frames_THW3: the clip; at most `MAX_FRAMES` of its frames are drawn, evenly spaced.
-        points_IN3: from `as_fractions`; each is drawn on the frame that is nearest to it.
+        points_IN3: from `as_fractions`; each is drawn on its frame, and not at all if it is outside of the clip.
         title: name of the clip.
     """
     T, H, W, _ = frames_THW3.shape
     num_iterations = len(points_IN3)
     shown_T = sorted({round(t) for t in np.linspace(0, T - 1, min(T, MAX_FRAMES))})
-    pixels_IN3 = points_IN3 * np.array([1, H, W])
+    pixels_IN3 = points_IN3 * np.array([T, H, W])
     with _figure(1.7 * num_iterations, 1.7 * len(shown_T) + 0.4) as figure:
         table = figure.subplots(len(shown_T), num_iterations, squeeze=False)
         for t, row in zip(shown_T, table, strict=True):
             for i, axes in enumerate(row):
-                on_N = np.round(pixels_IN3[i, :, 0]).clip(0, T - 1) == t
+                on_N = np.floor(pixels_IN3[i, :, 0]) == t
                 y_N, x_N = pixels_IN3[i, on_N, 1], pixels_IN3[i, on_N, 2]
                 axes.imshow(frames_THW3[t], extent=(0, W, H, 0))
                 if i:
@@ -156,14 +156,14 @@ def draw_points(frames_THW3: NDArray[np.uint8], points_IN3: NDArray[np.float32],
 
 
 def draw_density(report: Report) -> Figure:
-    """Where the points of each iteration are, over all clips; white is none."""
+    """Where the points of each iteration are, over all clips; the palest cells have none."""
     density = np.asarray(report["points"]["density"])
-    with _figure(2.2 * len(density) + 0.6, 2.6) as figure:
+    with _figure(2.2 * len(density) + 0.6, 3.0) as figure:
         row = figure.subplots(1, len(density), squeeze=False)[0]
         for i, (axes, cells) in enumerate(zip(row, density, strict=True)):
             # The regular grid of the first iteration has all its points in few cells: without a limit of its own,
             # each picture shows its own pattern.
             axes.imshow(cells, cmap="magma_r", vmin=0, interpolation="nearest")
-            outside = 100 * (1 - cells.sum())
+            outside = max(0.0, 100 * (1 - cells.sum()))  # rounding may take it below
             axes.set(title=f"iteration {i + 1}", xlabel=f"{outside:.1f} % outside", xticks=[], yticks=[])
         return figure

@@ -84,8 +84,8 @@ class Findings:
         if isinstance(model, AttentionModel) and (self.attention is not None or self.similarity is not None):
             self._observe(model, x_BCTHW)
         if isinstance(model, ProgressiveSamplingViT) and self.points is not None:
-            H, W = x_BCTHW.shape[3:]
-            points_IBN3 = as_fractions(model.sampling_points(x_BCTHW).float(), (H, W))
+            T, H, W = x_BCTHW.shape[2:]
+            points_IBN3 = as_fractions(model.sampling_points(x_BCTHW).float(), (T, H, W))
             self.points.update(points_IBN3)
             for clip, video in enumerate(videos):
                 if video in self._titles:

@@ -15,20 +15,24 @@ from torch import Tensor
 CELLS = 28  # rows and columns of the density
 
 
-def as_fractions(points_IBN3: Tensor, size: tuple[int, int]) -> Tensor:
+def as_fractions(points_IBN3: Tensor, size: tuple[int, int, int]) -> Tensor:
     """Points in index units of the model's map as fractions of the clip.
 
     Args:
         points_IBN3: (t, y, x) from `ProgressiveSamplingViT.sampling_points`.
-        size: (H, W) of the frames in pixels.
+        size: (T, H, W) of the clip in frames and pixels.
 
     Returns:
-        (I, B, N, 3): t is the number of a frame, y and x are in sides of the frame; outside of it below 0 or above 1.
+        (I, B, N, 3): 0 to 1 along every axis inside of the clip; frame k ends at (k + 1) / T.
     """
-    H, W = size
-    # The map has a quarter of the resolution; index p is at pixel 4 p.
-    scale = points_IBN3.new_tensor([1.0, 4.0 / H, 4.0 / W])
-    return points_IBN3 * scale
+    # The map has a quarter of the resolution: index p is at pixel 4 p. Frame k is at index k, its middle.
+    pixels_IBN3 = points_IBN3 * points_IBN3.new_tensor([1.0, 4.0, 4.0]) + points_IBN3.new_tensor([0.5, 0.0, 0.0])
+    return pixels_IBN3 / points_IBN3.new_tensor(size)
+
+
+def is_inside(points_IBN3: Tensor) -> Tensor:
+    """Whether points (I, B, N, 3) from `as_fractions` are inside of the clip, in space and time: (I, B, N)."""
+    return ((points_IBN3 >= 0) & (points_IBN3 < 1)).all(-1)
 
 
 def density(points_IBN3: Tensor) -> Tensor:
@@ -38,11 +42,11 @@ def density(points_IBN3: Tensor) -> Tensor:
         points_IBN3: from `as_fractions`.
 
     Returns:
-        (I, CELLS, CELLS), rows from top to bottom; sums to the share of points inside of the frame.
+        (I, CELLS, CELLS), rows from top to bottom; sums to the share of points inside of the clip.
     """
     iterations = points_IBN3.shape[0]
     cells = (points_IBN3[..., 1:] * CELLS).floor().long().flatten(1, 2)
-    inside = ((cells >= 0) & (cells < CELLS)).all(-1)
+    inside = is_inside(points_IBN3).flatten(1, 2)
     counts = torch.zeros(iterations, CELLS * CELLS, dtype=torch.float64)
     index = (cells[..., 0] * CELLS + cells[..., 1]).clamp(0, CELLS * CELLS - 1)
     counts.scatter_add_(1, index.cpu(), inside.double().cpu())
@@ -59,20 +63,17 @@ def share_inside(points_IBN3: Tensor, masks_BTHW: Tensor) -> Tensor:
     """Share of each iteration's points that are on an object.
 
     Args:
-        points_IBN3: from `as_fractions`; a point belongs to the frame that is nearest in time.
+        points_IBN3: from `as_fractions`.
         masks_BTHW: True on the object, at any resolution.
 
     Returns:
-        (I,), 0 to 1; points outside of the frame count as beside the object.
+        (I,), 0 to 1; points outside of the clip count as beside the object.
     """
-    B = points_IBN3.shape[1]
-    T, H, W = masks_BTHW.shape[1:]
-    t = points_IBN3[..., 0].round().long().clamp(0, T - 1)
-    y, x = ((points_IBN3[..., axis] * side).floor().long() for axis, side in ((1, H), (2, W)))
-    inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
-    clip = torch.arange(B)[None, :, None]
-    on = masks_BTHW[clip, t, y.clamp(0, H - 1), x.clamp(0, W - 1)] & inside
-    return on.double().mean((1, 2))
+    size = masks_BTHW.shape[1:]
+    index_IBN3 = (points_IBN3 * points_IBN3.new_tensor(size)).floor().long()
+    t, y, x = (index_IBN3[..., axis].clamp(0, side - 1) for axis, side in enumerate(size))
+    clip = torch.arange(len(masks_BTHW), device=t.device)[None, :, None]
+    return (masks_BTHW[clip, t, y, x] & is_inside(points_IBN3)).double().mean((1, 2))
 
 
 class PointStatistics:

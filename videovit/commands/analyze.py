@@ -13,7 +13,7 @@ from typing import get_args
 
 from videovit import cli
 from videovit.commands.run import only
-from videovit.config import Config
+from videovit.config import Config, find_shipped
 from videovit.config.schema.evaluation import Analyzed
 from videovit.errors import UserError
 from videovit.messages import printable
@@ -21,6 +21,7 @@ from videovit.messages import printable
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 HELP = """models:
   OUTPUT_DIR of a run: its config and its newest checkpoint
+  a name of the zoo, such as mvitv2_s_16x4_k400 (videovit zoo); results are in output/NAME unless OUTPUT_DIR is given
   a config, by file or by the name of one that comes with videovit: weights as for its test (TEST.CHECKPOINT_FILE_PATH)
 Keys follow as KEY VALUE pairs and apply to all models:
     videovit analyze output/vit output/pit ANALYSIS.NUM_VIDEOS 500 DATA.PATH_TO_DATA_DIR /data/k400
@@ -32,7 +33,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="runs or configs; KEY VALUE pairs may follow")
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="runs, published models or configs; KEY VALUE pairs may follow"
+    )
     parser.add_argument(
         "--what", nargs="+", choices=get_args(Analyzed), help="analyses to make (default: ANALYSIS.WHAT)"
     )
@@ -64,14 +67,20 @@ def split_models(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def config_of(model: str, opts: Sequence[str]) -> Config:
-    """The config of a run or of a file, and what it is to do.
+    """The config of a run, a file or a published model, and what it is to do.
 
     Raises:
-        UserError: a folder that is not the OUTPUT_DIR of a run, or no such config.
+        UserError: a folder that is not the OUTPUT_DIR of a run, or no such model.
     """
     folder = Path(model)
     if not folder.is_dir():
-        return cli.load(model, opts)
+        if folder.is_file() or find_shipped(model) is not None:
+            return cli.load(model, opts)
+        from videovit.models import zoo  # imports PyTorch, which mistakes in a config do not need
+
+        entry = zoo.find(model)
+        own = ["OUTPUT_DIR", f"output/{entry.name}", "TEST.CHECKPOINT_FILE_PATH", f"{zoo.PREFIX}{entry.name}"]
+        return cli.load(entry.config, [*entry.overrides, *own, *opts])
     config = folder / "config.yaml"
     if not config.is_file():
         raise UserError("a folder without config.yaml", where=folder, expected="the OUTPUT_DIR of a run")

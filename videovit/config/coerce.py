@@ -29,6 +29,7 @@ _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
 _NONE = frozenset(("none", "null", "~", ""))
 # Parentheses around an item or a list. Those in quotes (the group) or inside a word are part of the text.
+LARGEST = 2**53  # whole numbers up to it fit into those of C, and are exact in JSON
 _PARENTHESES = re.compile(r"""('[^']*'|"[^"]*")|(?<![^\s\[(,])\(|\)(?![^\s\]),])""")
 
 
@@ -170,9 +171,12 @@ def _bool(node: Scalar) -> bool:
 
 def _int(node: Scalar) -> int:
     try:
-        return int(node.value, 0)
+        value = int(node.value, 0)
     except ValueError:
         raise _unfit(node, "a whole number") from None
+    if abs(value) > LARGEST:
+        raise _unfit(node, "a smaller whole number")
+    return value
 
 
 def _float(node: Scalar) -> float:

@@ -47,6 +47,8 @@ class Size:
 
 Natural = Annotated[int, Range(low=0)]
 Positive = Annotated[int, Range(low=1)]
+# Of processes or threads on one machine: more end in a crash, or fill the memory.
+Crew = Annotated[int, Range(low=0, high=1024)]
 AtLeastZero = Annotated[float, Range(low=0.0)]
 AboveZero = Annotated[float, Range(above=0.0)]
 Fraction = Annotated[float, Range(low=0.0, high=1.0)]

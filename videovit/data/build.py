@@ -41,7 +41,7 @@ from videovit.data.transforms.pipeline import (
     build_image_train_transform,
     build_train_transform,
 )
-from videovit.data.workers import Board, signals_blocked
+from videovit.data.workers import Board, signals_blocked, try_semaphores
 from videovit.errors import UserError
 from videovit.messages import plural
 
@@ -100,6 +100,8 @@ class ClipLoader(DataLoader[Item]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # Workers inherit blocked signals: a scheduler's signal to the whole job must not end them before a checkpoint.
         try:
+            if self.num_workers and self._iterator is None:
+                try_semaphores(self.num_workers)
             with signals_blocked():
                 try:
                     batches = super().__iter__()

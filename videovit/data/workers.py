@@ -49,6 +49,17 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def try_semaphores(num_workers: int) -> None:
+    """Try whether /dev/shm has room for the semaphores of workers; PyTorch would start some and leave them.
+
+    Raises:
+        OSError: it has not.
+    """
+    # Three per queue: one queue per worker and one for all; and those of an event.
+    semaphores = [multiprocessing.Lock() for _ in range(3 * (num_workers + 1) + 5)]
+    del semaphores
+
+
 @dataclass(frozen=True)
 class Starter:
     """Sets up a worker process: one thread, blocked signals, its row of the board, and where it sends batches.

@@ -76,6 +76,7 @@ TO_PYAV = {
     "mpeg4.avi": "codec mpeg4",
     "h264.ts": "container or time stamps",
     "h264.flv": "container or time stamps",
+    "ffv1.mkv": "codec ffv1",
 }
 
 

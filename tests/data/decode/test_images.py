@@ -151,6 +151,15 @@ def segment(number: int, data: bytes) -> bytes:
         ("a.png", chunk(b"pHYs", b"\0")),
         ("a.png", chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(5 << 20)))),
         ("a.png", chunk(b"acTL", b"\0")),
+        *[
+            ("a.png", chunk(kind, b"\0", valid=valid))
+            for kind in (b"gAMA", b"cHRM", b"tRNS")
+            for valid in (True, False)
+        ],
+        ("a.jpg", segment(0, b"JFIF")),
+        ("a.jpg", segment(0, b"JFIF\0\1")),
+        ("a.jpg", segment(14, b"Adobe")),
+        ("a.jpg", segment(14, b"Adobe\0d")),
         ("a.jpg", segment(2, b"ICC_PROFILE\0")),
         ("a.jpg", segment(13, b"Photoshop 3.0\08BIM")),
     ],
@@ -169,6 +178,38 @@ def test_damaged_metadata_keeps_pixels(tmp_path: Path, name: str, damaged: bytes
     path.write_bytes(content[:place] + damaged + content[place : len(content) // 2])
     with pytest.raises(DecodeError), open_video(path, "image") as video:
         video.frames(np.array([0]))
+
+
+def test_damaged_orientation_of_png_keeps_pixels(tmp_path: Path) -> None:
+    Image.fromarray(barcode(5)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[:33] + chunk(b"eXIf", b"II*\0", valid=False) + content[33:])
+    with open_video(tmp_path / "a.png", "image") as video:
+        assert read_barcodes(video.frames(np.array([0]))) == [5]
+
+
+def test_color_transform_is_kept_when_metadata_are_removed(tmp_path: Path) -> None:
+    """A JPEG of RGB says so in APP14 only."""
+    path = tmp_path / "a.jpg"
+    picture = np.full((48, 64, 3), (200, 40, 90), dtype=np.uint8)
+    Image.fromarray(picture).save(path, keep_rgb=True, quality=95)
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + segment(13, b"Photoshop 3.0\08BIM") + segment(0, b"JFIF") + content[2:])
+    with open_video(path, "image") as video:
+        assert np.abs(video.frames(np.array([0]))[0].numpy().astype(int) - picture).max() <= 2
+
+
+def test_many_scans_raise(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(barcode(5)).save(path, progressive=True, quality=95)
+    with open_video(path, "image") as video:
+        assert read_barcodes(video.frames(np.array([0]))) == [5]
+    content = path.read_bytes()
+    # The last scan again and again: 2 bytes of marker, and no other marker behind it but the end
+    last = content[content.rindex(b"\xff\xda") : -2]
+    path.write_bytes(content[:-2] + last * 2000 + content[-2:])
+    with pytest.raises(DecodeError, match="a JPEG of 2,0.. scans, more than 100"):
+        open_video(path, "image")
 
 
 def test_error_names_image(tmp_path: Path) -> None:

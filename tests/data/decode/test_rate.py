@@ -121,6 +121,17 @@ def test_pictures_after_sound(tmp_path: Path, name: str, with_limit: bool, backe
 
 
 @backends
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_b_frames_of_avi_begin_at_once(tmp_path: Path, codec: str, backend: str) -> None:
+    """AVI has no presentation times; those that FFmpeg makes up begin late by the reordered pictures."""
+    pts = [*range(20), *range(60, 80)]
+    path = write_video(tmp_path / "a.avi", num_frames=40, codec=codec, bframes=2, keyint=20, pts=pts)
+    with open_video(path, backend) as video:
+        assert video.start_s == 0 and read_barcodes(video.frames(np.array([0, 39]))) == [0, 39]
+        assert video.knots is not None and video.knots[1][-1] == pytest.approx(79 / 30, abs=0.04)
+
+
+@backends
 @pytest.mark.parametrize("target", ["cut.mp4", "late.mp4", "late.mkv", "late.ts"])
 def test_alone_begins_at_once(numbered: Numbered, tmp_path: Path, target: str, backend: str) -> None:
     """Edit lists and first times above 0 do not delay a video without sound."""

@@ -1,7 +1,9 @@
 """Resuming: checkpoints are found and restored, damaged ones skipped, and none can run code."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -210,6 +212,38 @@ def test_nonsense_in_a_checkpoint_is_a_checkpoint_error(tmp_path: Path, key: str
     except CheckpointError:
         return
     assert key in ("scaler_state", "ema_state") and not isinstance(value, dict)  # they may be absent
+
+
+def change_moment(kind: str, number: float) -> Callable[[dict[str, Any]], object]:
+    return lambda state: state["optimizer_state"]["state"][0][kind].fill_(number)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state.update(epoch=-5),
+            r"damaged: ValueError: epoch, step and number of steps are \(-4, 0, 0\)",
+        ),
+        (lambda state: state.update(epoch=10**30), "damaged: ValueError: epoch, step"),
+        (lambda state: state.update(step=-1), "damaged: ValueError: epoch, step"),
+        (lambda state: next(iter(state["model_state"].values())).fill_(float("nan")), "damaged: not finite: "),
+        (change_moment("exp_avg", float("inf")), "damaged: exp_avg of .* is impossible"),
+        (change_moment("exp_avg_sq", -1.0), "damaged: exp_avg_sq of .* is impossible"),
+        (lambda state: state["optimizer_state"].update(state={}), "its optimizer has no moments, which AdamW needs"),
+    ],
+)
+def test_impossible_numbers_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    """In files whose checksums are right."""
+    path = save(tmp_path, 1)
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+    model, optimizer = parts()
+    with pytest.raises(CheckpointError, match=message):
+        resume(tmp_path, model=model, optimizer=optimizer, scaler=None)
 
 
 SAMPLES = [Sample(f"/data/{name}.mp4", label) for label, name in enumerate("abcd")]

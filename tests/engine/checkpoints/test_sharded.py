@@ -93,6 +93,7 @@ def test_sharded_training_equals_replicated_training(runs: tuple[Path, Path]) ->
 def test_sharded_run_writes_folders_and_a_final_file(runs: tuple[Path, Path]) -> None:
     _, sharded = runs
     assert names(sharded) == [
+        "checkpoint_best.pyth",
         "checkpoint_epoch_00001.dcp",
         "checkpoint_epoch_00001_step_000001.dcp",
         "checkpoint_epoch_00001_step_000002.dcp",
@@ -230,6 +231,12 @@ def test_malicious_index_is_refused(begun: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(begun / "checkpoints/checkpoint_epoch_00000_step_000001.dcp", tmp_path / "one.dcp")
     index = pickle.loads((folder / ".metadata").read_bytes())
     for place in index.storage_data.values():
+        place.transform_descriptors = ["stream.zstd"]
+    (folder / ".metadata").write_bytes(pickle.dumps(index))
+    with pytest.raises(CheckpointError, match="is compressed, which this project never does"):
+        read_file(folder)
+    for place in index.storage_data.values():
+        place.transform_descriptors = None
         place.relative_path = "../" + place.relative_path
     (folder / ".metadata").write_bytes(pickle.dumps(index))
     with pytest.raises(CheckpointError, match="leads out of the folder"):

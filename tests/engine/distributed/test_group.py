@@ -26,13 +26,16 @@ def work(rank: int, how: str, port: int, folder: Path) -> None:
     """Run one rank; how it ended is written to a file."""
     variables = {"RANK": rank, "WORLD_SIZE": WORLD, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in variables.items()})
-    timeout_s = 3.0 if how in ("absent", "hang") else 60.0
+    timeout_s = {"absent": 3.0, "hang": 3.0, "for ever": 1e300}.get(how, 60.0)
     if how == "absent" and rank == FAULTY:
         return
     began = time.monotonic()
     try:
         with distributed.process_group(use_gpu=False, timeout_s=timeout_s), distributed.naming_the_fault():
             distributed.barrier()
+            if how == "for ever":
+                (folder / str(rank)).write_text(str(distributed.mean([float(rank)])))
+                return
             if rank == FAULTY:
                 if how.startswith("killed"):
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -145,3 +148,9 @@ def test_one_machine_listens_on_loopback_only(tmp_path: Path) -> None:
     run_group(listening, 2, tmp_path)
     found = {line for rank in (0, 1) for line in (tmp_path / str(rank)).read_text().split()}
     assert found == {"0100007F"}  # 127.0.0.1
+
+
+def test_time_limit_that_clocks_cannot_count(ends: Callable[[str], dict[int, str]], tmp_path: Path) -> None:
+    """DIST_TIMEOUT_S 1e300 means no limit."""
+    reports = ends("for ever")
+    assert len(reports) == WORLD and set(reports.values()) == {"[1.0]"}

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_death_between_two_checks_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
         return problem
 
     monkeypatch.setattr(processes.Child, "problem", check_and_pause)
-    monkeypatch.setattr(processes, "wait", lambda sources: sources)  # returns at once
+    monkeypatch.setattr(processes, "wait", lambda sources, limit_s: sources)  # returns at once
     with pytest.raises(UserError, match="^rank 0: killed by SIGKILL"):
         run_processes(die, names(1))
 
@@ -130,6 +131,28 @@ def test_ctrl_c_in_one_process_ends_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_processes(behave, names(3), "interrupt", tmp_path)
     assert not any(map(is_alive, pids(tmp_path)))
+
+
+@pytest.mark.usefixtures("forked")
+def test_processes_that_do_not_end_after_a_signal_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "SAVE_S", 0.2)
+    monkeypatch.setattr(processes, "LOOK_S", 0.1)
+
+    def signal_when_ready() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=signal_when_ready, daemon=True).start()
+    with pytest.raises(UserError, match=r"^rank 0, rank 1: still running 0.2 s after SIGTERM; killed"):
+        run_processes(ignore_signals, names(2), tmp_path)
+    assert not any(map(is_alive, pids(tmp_path)))
+
+
+def ignore_signals(i: int, folder: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (folder / f"{i} {os.getpid()}").touch()
+    time.sleep(STUBBORN_S)
 
 
 def answer_signal(i: int, folder: Path) -> None:

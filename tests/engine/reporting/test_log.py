@@ -90,6 +90,35 @@ def test_run_goes_on_without_console(console: str, tmp_path: Path, monkeypatch: 
         stream.close()
 
 
+def test_pipe_that_nobody_reads_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines appear again when somebody reads."""
+    monkeypatch.setattr("videovit.engine.reporting.log.CONSOLE_S", 0.1)
+    reader, writer = os.pipe()
+    stream = os.fdopen(writer, "w", buffering=1)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with RunLog(tmp_path):
+        for line in range(2000):
+            logger.info("line %d %s", line, "x" * 100)
+        os.read(reader, 1 << 20)
+        logger.info("the last line")
+    assert b"the last line" in os.read(reader, 1 << 20)
+    text = (tmp_path / "stdout.log").read_text()
+    assert text.count("nobody reads the console") == 1 and text.count("line ") == 2000
+    stream.close()
+    os.close(reader)
+
+
+@pytest.mark.parametrize("has_reader", [False, True])
+@pytest.mark.parametrize("name", ["stdout.log", "stats.jsonl"])
+def test_pipe_as_file_of_a_run_is_an_error(tmp_path: Path, name: str, has_reader: bool) -> None:
+    os.mkfifo(tmp_path / name)
+    reader = os.open(tmp_path / name, os.O_RDONLY | os.O_NONBLOCK) if has_reader else None
+    with pytest.raises(UserError, match="cannot be written: " + (f"{name} is a pipe" if has_reader else "No such")):
+        RunLog(tmp_path)
+    if reader is not None:
+        os.close(reader)
+
+
 def test_progress_goes_on_without_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal that is closed in the middle of an epoch."""
     monkeypatch.setattr(progress_lines, "LINE_S", 0.0)
@@ -132,6 +161,11 @@ def test_stats_that_cannot_be_written_are_noticed_at_start(tmp_path: Path) -> No
     (tmp_path / "stats.jsonl").mkdir()
     with pytest.raises(UserError, match="cannot be written: Is a directory"):
         RunLog(tmp_path)
+
+
+def test_folder_with_a_null_character_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written: .*null"):
+        RunLog(tmp_path / "a\0b")
 
 
 def test_removed_folder_is_named(tmp_path: Path) -> None:
@@ -253,6 +287,13 @@ def test_rates_include_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_progress_of_resumed_epoch_continues_counting() -> None:
     progress = Progress("epoch", 10, first=7, quiet=True)
     assert [step for step, _ in progress.over("abc")] == [7, 8, 9]
+
+
+def test_remaining_time_beyond_all_calendars(tmp_path: Path) -> None:
+    progress = Progress("epoch 1", 3, quiet=True)
+    for _ in progress.over(range(1)):
+        time.sleep(0.001)
+    assert "days" in progress.eta(2**53)
 
 
 def test_logging_is_restored_afterwards(tmp_path: Path) -> None:

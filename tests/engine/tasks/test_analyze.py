@@ -161,8 +161,17 @@ def test_command_names_what_is_not_a_run(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     with pytest.raises(UserError, match="two models have one OUTPUT_DIR"):
         command.main([str(config), str(config)])
+    with pytest.raises(UserError, match="no such model in the zoo"):
+        command.main(["mvitv2_s_16x4_k40"])
     with pytest.raises(SystemExit):
         command.main(["NUM_GPUS", "0"])
+
+
+def test_command_takes_published_models() -> None:
+    cfg = command.config_of("zoo:mvitv2_s_16x4_k400", ["ANALYSIS.ENABLE", "True"])
+    assert cfg.TEST.CHECKPOINT_FILE_PATH == "zoo:mvitv2_s_16x4_k400" and cfg.ANALYSIS.ENABLE
+    assert cfg.OUTPUT_DIR == "output/mvitv2_s_16x4_k400" and cfg.MVIT.DEPTH == 16
+    assert command.config_of("zoo:mvitv2_s_16x4_k400", ["OUTPUT_DIR", "x"]).OUTPUT_DIR == "x"
 
 
 def test_samples_are_spread_over_the_list() -> None:

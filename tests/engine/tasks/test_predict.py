@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,7 +14,9 @@ from tests.data.decode.test_rate import write_late
 from tests.helpers.runs import TINY, write_config
 from tests.helpers.videos import write_video
 from videovit.config import Config, load_config
-from videovit.data.decode import DecodeError
+from videovit.data.decode import BACKENDS, DecodeError, open_video
+from videovit.data.decode.limited import LimitedVideo
+from videovit.data.decode.protocol import Indices
 from videovit.data.sampling import EvenSpans, RandomSpans, Segments, StridedClips
 from videovit.engine.tasks.predict import Prediction, Predictor, format_prediction, list_inputs, window_starts
 from videovit.errors import UserError
@@ -109,3 +113,40 @@ def test_windows_in_player_time(tmp_path: Path) -> None:
     held = write_video(tmp_path / "held.mp4", num_frames=60, bframes=0, pts=pause)
     windows = predictor.predict(str(held), quiet=True).windows
     assert [window[:2] for window in windows] == [pytest.approx((i * 0.8, i * 0.8 + 0.8)) for i in range(5)]
+
+
+class Stuck:
+    """A video of many frames whose decoder hangs at frame 8."""
+
+    num_frames, fps, knots, start_s, served_by = 64, 30.0, None, 0.0, "stuck"
+
+    def frames(self, indices: Indices) -> torch.Tensor:
+        while indices.max() >= 8:
+            time.sleep(0.1)
+        return torch.zeros(len(indices), 36, 40, 3, dtype=torch.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+def test_hanging_decoder_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.mp4", num_frames=4)
+    cfg = config(tmp_path, "DATA.DECODE_TIMEOUT_S", 1)
+    predictor = Predictor(cfg, build_model(cfg), torch.device("cpu"))
+    monkeypatch.setitem(BACKENDS, "pyav", lambda path, options: Stuck())
+    with pytest.raises(DecodeError, match="took longer than DATA.DECODE_TIMEOUT_S 1 s; its decoder was ended"):
+        predictor.predict(str(path), quiet=True)
+    monkeypatch.undo()
+    assert len(predictor.predict(str(path), quiet=True).windows) == 1
+
+
+def test_time_limit_applies_to_each_window(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", num_frames=40)
+    cfg = config(tmp_path)
+    predictor = Predictor(cfg, build_model(cfg), torch.device("cpu"))
+    assert predictor.decoding.timeout_s == cfg.DATA.DECODE_TIMEOUT_S > 0
+    with open_video(path, "pyav", predictor.decoding) as video:
+        assert isinstance(video, LimitedVideo)
+        for first in range(0, 40, 8):
+            video.frames(np.arange(first, first + 8))
+            assert video._left_s == predictor.decoding.timeout_s

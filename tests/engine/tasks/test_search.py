@@ -16,6 +16,7 @@ from videovit.config import ConfigError, load_config
 from videovit.engine.distributed import preemption
 from videovit.engine.distributed.preemption import Preempted
 from videovit.engine.launch import run
+from videovit.engine.tasks import search
 from videovit.engine.tasks.evolution import Evolution, Space, crossed, mutated
 from videovit.errors import UserError
 from videovit.models.pooling_sharing.plan import PoolingSharingShape, draw_plan, legal_stages, plan_cost
@@ -178,3 +179,37 @@ def test_two_processes_train_and_search_alike(searched, tmp_path):
         for c in (two, cfg)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+GOOD = {"plan": "B|B", "method": "random", "generation": 0, "macs": 5, "params": 6, "top1": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not the record of a search"),
+        ("[" * 100_000, "not the record of a search"),
+        (b"\xff\xfe\0", "not the record of a search"),
+        ("[]", "holds another search"),
+        (json.dumps({"search": {}}), "record of a search is damaged"),
+        (json.dumps({"search": {}, "candidates": 5}), "record of a search is damaged"),
+        (json.dumps({"search": {}, "candidates": [{**GOOD, "more": 1}]}), "record of a search is damaged"),
+        (json.dumps({"search": {}, "candidates": [{**GOOD, "top1": "50"}]}), "record of a search is damaged"),
+        (json.dumps({"search": {}, "candidates": [{**GOOD, "plan": None}]}), "record of a search is damaged"),
+        ("pipe", "not a regular file"),
+    ],
+)
+def test_damaged_record_is_refused(tmp_path, content, message):
+    path = tmp_path / "search.json"
+    if content == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        search._read(path, {})
+
+
+def test_record_is_read(tmp_path):
+    path = tmp_path / "search.json"
+    path.write_text(json.dumps({"search": {}, "candidates": [GOOD]}))
+    assert search._read(path, {}) == [search.Candidate(**GOOD)] and search._read(tmp_path / "no.json", {}) == []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from videovit.config.limits import AboveZero, Free, Natural, Positive
+from videovit.config.limits import AboveZero, Crew, Free, Natural, Positive
 from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
 from videovit.config.schema.detection import Ava, Detection
 from videovit.config.schema.evaluation import Analysis, Predict, Search, ShuffleEval, Test
@@ -28,7 +28,7 @@ class Config:
     TASK: Free[str] = ""
     NUM_GPUS: Free[Natural] = 1  # per machine; 0 runs on the CPU
     NUM_CPU_PROCS: Free[Positive] = 1  # ours; processes per machine when NUM_GPUS is 0
-    NUM_CPU_THREADS: Free[Natural] = 0  # ours; threads per CPU process; 0 divides the cores among the processes
+    NUM_CPU_THREADS: Free[Crew] = 0  # ours; threads per CPU process; 0 divides the cores among the processes
     NUM_SHARDS: Positive = 1  # machines
     SHARD_ID: Free[Natural] = 0  # which of them this is, from 0
     DIST_BACKEND: Free[DistBackend] = "auto"  # SlowFast's default is nccl

@@ -11,6 +11,7 @@ from videovit.config.limits import (
     AtLeastZero,
     Color,
     ColorScale,
+    Crew,
     DropRate,
     Fraction,
     Free,
@@ -73,7 +74,7 @@ class Data:
 class DataLoader:
     """DATA_LOADER: worker processes."""
 
-    NUM_WORKERS: Natural = 8  # per process of the run
+    NUM_WORKERS: Crew = 8  # per process of the run
     PIN_MEMORY: bool = True
     TIMEOUT: AtLeastZero = 0.0  # seconds; ours; 0 waits forever
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from videovit.data.decode.vp9 import frames_of, written_size
+
 RECOVERY_POINT = 6  # type of the H.264 message that says from which picture on decoding is exact
 # Half of the range coder's first interval; FFV1 codes the key flag first.
 FFV1_KEY = 0x7F80
@@ -113,7 +115,7 @@ def _number(data: bytes, place: int) -> tuple[int, int]:
 
 
 def picture_setup(codec: str, packet: memoryview, length_size: int) -> bytes:
-    """What a key packet says about the size of the pictures from it on; empty if nothing.
+    """What a packet says about the size of the pictures from it on; empty if nothing.
 
     Args:
         codec: name of the codec.
@@ -128,8 +130,8 @@ def picture_setup(codec: str, packet: memoryview, length_size: int) -> bytes:
     if codec == "hevc":
         return b"".join(bytes(unit) for unit in nal_units(packet, length_size) if len(unit) and unit[0] >> 1 == 33)
     if codec == "vp8":
-        return bytes(packet[6:10])
-    if codec == "vp9" and packet[0] >> 4 & 3 == 0:
-        # After the sync code: color space (3 bits), range (1), then width and height (16 each).
-        return (int.from_bytes(packet[4:9], "big") >> 4 & 0xFFFFFFFF).to_bytes(4, "big")
+        return b"" if packet[0] & 1 else bytes(packet[6:10])
+    if codec == "vp9":
+        # Frames of several sizes do not look like any one size.
+        return b"".join(dict.fromkeys(map(written_size, frames_of(packet))))
     return b""

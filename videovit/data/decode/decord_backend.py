@@ -33,8 +33,8 @@ from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
 NAME = "decord"
 # Number of undecodable frames that decord may replace by others before it raises.
 FAULT_TOLERANCE = 1
-# Codecs in which decord finds the right frames; it misplaces them or fails in others.
-RIGHT_CODECS = frozenset({"h264", "vp8", "vp9", "ffv1"})
+# Codecs in which decord finds the right frames. It misplaces them or fails in others; FFV1 may be interlaced anywhere.
+RIGHT_CODECS = frozenset({"h264", "vp8", "vp9"})
 MOST_CACHED = 1_000_000
 
 

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from videovit.data.decode.bitstream import is_entry, is_hidden_vp8, is_idr, nal_length_size, picture_setup
+from videovit.data.decode.bitstream import (
+    is_entry,
+    is_hidden_vp8,
+    is_idr,
+    nal_length_size,
+    nal_units,
+    picture_setup,
+)
+from videovit.data.decode.interlacing import all_progressive, sequence_units
 from videovit.data.decode.protocol import Indices
 
 if TYPE_CHECKING:
@@ -50,7 +58,8 @@ class FrameTable:
         seekable: False if frames can only be told apart by decoding from the start; then `pts`, `dts` and `keys` are
             empty.
         entries_whole: whether no picture after a packet that the container calls a key packet refers across it.
-        one_size: whether no key packet announces pictures of another size.
+        one_size: whether no packet announces pictures of another size.
+        progressive: whether H.264 pictures cannot be interlaced anywhere in the file; True in other codecs.
         stamps: presentation time stamp by frame index; empty if unknown.
     """
 
@@ -61,6 +70,7 @@ class FrameTable:
     seekable: bool
     entries_whole: bool = True
     one_size: bool = True
+    progressive: bool = True
     stamps: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @cached_property
@@ -152,10 +162,12 @@ def read_frame_table(
         # An empty packet is no picture: it ends the file, or the recorder had none to store.
         if not packet.size:
             continue
+        data = memoryview(packet)
+        keys.look(len(pts), data, new_setup=packet.has_sidedata("new_extradata"))
         if packet.is_keyframe:
-            keys.add(len(pts), memoryview(packet), new_setup=packet.has_sidedata("new_extradata"))
+            keys.add(len(pts), data)
         # VP8 marks hidden packets in the bitstream only, not in the container.
-        if not packet.is_discard and not (codec == "vp8" and is_hidden_vp8(memoryview(packet))):
+        if not packet.is_discard and not (codec == "vp8" and is_hidden_vp8(data)):
             visible.append(len(pts))
         pts.append(packet.pts)
         dts.append(UNKNOWN if packet.dts is None else packet.dts)
@@ -185,12 +197,13 @@ def read_frame_table(
         seekable=True,
         entries_whole=keys.whole,
         one_size=keys.one_size,
+        progressive=keys.progressive,
         stamps=times[shown],
     )
 
 
 class KeyPackets:
-    """Collects the key packets of a stream at which decoding can start.
+    """Collects the key packets of a stream at which decoding can start, and whether its pictures stay of one kind.
 
     Args:
         codec, length_size: see `bitstream.is_entry`.
@@ -199,7 +212,7 @@ class KeyPackets:
     Attributes:
         places: their positions.
         whole: see `FrameTable.entries_whole`.
-        one_size: see `FrameTable`.
+        one_size, progressive: see `FrameTable`.
     """
 
     def __init__(self, codec: str, length_size: int, extradata: bytes | None) -> None:
@@ -209,14 +222,30 @@ class KeyPackets:
         self._codec = codec
         self._length_size = length_size
         self._setup = extradata or b""
+        self.progressive = codec != "h264" or all_progressive(sequence_units(self._setup))
 
-    def add(self, position: int, packet: memoryview, *, new_setup: bool) -> None:
+    def look(self, position: int, packet: memoryview, *, new_setup: bool) -> None:
+        """Look for another picture size in any packet: VP9 may change it anywhere, and key packets may lack a flag.
+
+        Args:
+            position: place of the packet in decoding order.
+            packet: its bytes.
+            new_setup: whether the container changes the codec configuration with it.
+        """
+        setup = picture_setup(self._codec, packet, self._length_size)
+        # Repeating the configuration changes nothing.
+        if position > 0 and (new_setup or (self._setup and setup not in self._setup)):
+            self.one_size = False
+        if setup and self._codec == "h264" and setup not in self._setup:
+            self.progressive = self.progressive and all_progressive(nal_units(packet, self._length_size))
+        self._setup = self._setup or setup
+
+    def add(self, position: int, packet: memoryview) -> None:
         """Add a packet that the container calls a key packet.
 
         Args:
             position: its place in decoding order.
             packet: its bytes.
-            new_setup: whether the container changes the codec configuration with it.
         """
         # There is nothing to decode before the first packet.
         entry = position == 0 or is_entry(self._codec, packet, self._length_size)
@@ -224,8 +253,3 @@ class KeyPackets:
             self.places.append(position)
         # Containers also mark recovery points as key packets, after which frames may refer to earlier ones.
         self.whole = self.whole and entry and (self._codec != "h264" or is_idr(packet, self._length_size))
-        setup = picture_setup(self._codec, packet, self._length_size) if entry else b""
-        # Repeating the configuration changes nothing.
-        if position > 0 and (new_setup or (self._setup and setup not in self._setup)):
-            self.one_size = False
-        self._setup = self._setup or setup

@@ -40,7 +40,7 @@ def _reason_in_pictures(video: PyavVideo, options: DecodeOptions) -> str:
     if ({look.orientation} if look.orientation.turned else set()) != video.header_orientations:
         return "orientation"
     # Colors of interlaced pictures belong to every second line.
-    if look.interlaced:
+    if look.interlaced or not video.table.progressive:
         return "interlaced"
     # Others cannot scale before the conversion to RGB.
     if scaled_size(*video.size, options.short_side) != video.size:

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from videovit.data.decode.image_metadata import without_metadata
+from videovit.data.decode.image_metadata import num_scans, without_metadata
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,
@@ -48,6 +48,8 @@ NOT_AN_IMAGE = f"not an image, or none of {', '.join(FORMATS)}"
 MOST_BYTES_PER_PIXEL, MOST_METADATA = 8, 16 << 20
 TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
 LARGEST_REPAIRED = 256 << 20  # bytes
+# Every scan of a progressive JPEG goes over the whole picture. Encoders write about ten.
+MOST_SCANS = 100
 # Pillow raises these for damaged files, depending on the format.
 ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
@@ -174,6 +176,7 @@ class ImageVideo(BaseVideo):
             with Image.open(file, formats=readable_formats()) as image:
                 for width, height in (image.size, tile_size(image)):
                     check_size(self._path, width, height, self._options, self.served_by)
+                check_scans(image, file)
                 if header_only:
                     return np.empty((0, 0, 3), dtype=np.uint8)
                 size = scaled_size(*image.size, self._options.short_side)
@@ -192,6 +195,18 @@ def sound_part(name: str) -> bytes | None:
     content = Path(name).read_bytes()
     sound = without_metadata(content)
     return sound if sound != content else None
+
+
+def check_scans(image: Image.Image, file: str | io.BytesIO) -> None:
+    """Reject a progressive JPEG that would be decoded for minutes.
+
+    Raises:
+        ValueError: more than MOST_SCANS scans.
+    """
+    if image.info.get("progressive"):
+        found = num_scans(Path(file).read_bytes() if isinstance(file, str) else file.getvalue())
+        if found > MOST_SCANS:
+            raise ValueError(f"a JPEG of {found:,} scans, more than {MOST_SCANS}")
 
 
 def turn_upright(image: Image.Image) -> Image.Image:

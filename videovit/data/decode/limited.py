@@ -52,6 +52,7 @@ PR_SET_PDEATHSIG = 1
 
 
 ATTEMPTS = 3  # helpers per video, if they are killed from outside
+OPEN_S_PER_MB = 1.0  # to open a video of which each request is limited: some files are decoded to count their frames
 PAUSE_S = 1.0  # before the next attempt; memory may be free again by then
 SLICE_S = 1.0  # how long to wait before looking whether this process was paused
 # How decoders crash. Any other signal comes from outside: the system ran out of memory, or somebody sent it.
@@ -198,13 +199,15 @@ def _current_folder() -> tuple[int, int]:
 
 
 def _take_helper(backends: Mapping[str, Opener]) -> Helper:
-    while _idle:
-        helper = _idle.pop()
+    while True:
+        try:
+            helper = _idle.pop()
+        except IndexError:  # not asked for before: another thread may take the last one in between
+            return Helper(backends)
         # Tests and users may have registered other decoders since the fork.
         if helper.backends == backends and helper.folder == _current_folder() and helper.is_alive():
             return helper
         helper.end()
-    return Helper(backends)
 
 
 def open_limited(path: str, backend: str, backends: Mapping[str, Opener], options: DecodeOptions) -> Video:
@@ -284,7 +287,7 @@ class LimitedVideo(BaseVideo):
 
     def _start(self, helper: Helper) -> None:
         self._helper: Helper | None = helper
-        # One limit for all requests about a video.
+        # One limit for all requests about a video, unless each has its own.
         self._left_s = self._options.timeout_s
         # A video that is garbage collected without being closed still occupies its helper.
         self._end = weakref.finalize(self, helper.end)
@@ -329,8 +332,12 @@ class LimitedVideo(BaseVideo):
         if self._helper is None:
             raise ValueError(f"{self._path}: the video is closed")
         helper, answer = self._helper, None
+        limit_s = self._left_s
+        if self._options.each_request and message[0] == "open":
+            with contextlib.suppress(OSError):  # the helper says why
+                limit_s += OPEN_S_PER_MB * os.path.getsize(self._path) / 1e6
         try:
-            answer = helper.request(*message, limit_s=self._left_s)
+            answer = helper.request(*message, limit_s=limit_s)
         except HelperEndedError as error:
             if error.from_outside:
                 raise
@@ -338,7 +345,8 @@ class LimitedVideo(BaseVideo):
         finally:
             if answer is None:  # too late, or interrupted; a late answer would be taken for the next request's
                 self._drop()
-        self._left_s -= helper.waited_s
+        if not self._options.each_request:
+            self._left_s -= helper.waited_s
         if answer is None:
             reason = f"took longer than {self._limit} s; its decoder was ended"
             raise DecodeError(self._path, reason, self._backend)

@@ -34,6 +34,8 @@ class DecodeOptions:
         inside: folder that no sample in it leads out of, by a link or a list of frames; empty for any place.
         frames_fps: frame rate of folders and lists of images, which have none of their own.
         timeout_s: time limit for opening and decoding one video, in seconds; 0 disables.
+        each_request: the limit applies to every request for frames, and to opening with OPEN_S_PER_MB more, so that a
+            long video may be read piece by piece.
         timeout_name: the setting of this limit, for messages.
     """
 
@@ -44,6 +46,7 @@ class DecodeOptions:
     inside: str = ""
     frames_fps: float = 30.0
     timeout_s: float = 0.0
+    each_request: bool = False
     timeout_name: str = "DATA.DECODE_TIMEOUT_S"
 
 

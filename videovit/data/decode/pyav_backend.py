@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 # Codecs whose decoders call only some of the pictures key frames from which decoding can start.
 ENTERED_BY_INTRA = frozenset({"h264", "hevc"})
+# Formats that store the time of every packet, but not when its picture is shown.
+WITHOUT_PTS = frozenset({"avi"})
 # In longer files with an index, only the parts around wanted frames are read.
 LONG_S = 120.0
 # Tables of files already read, up to about 100 MB per process.
@@ -356,7 +358,12 @@ class PyavVideo(BaseVideo):
         self._reopen()
         pts = [frame.pts for frame in islice(self._counted, self._options.max_frames + 1)]
         known = [stamp for stamp in pts if stamp is not None]
-        stamps = np.array(known, dtype=np.int64) if len(known) == len(pts) else table.stamps
+        is_timed = len(known) == len(pts)
+        # Presentation times that FFmpeg makes up are late by the pictures that the decoder holds back.
+        if not is_timed or (self._container.format.name in WITHOUT_PTS and len(table.stamps) == len(pts)):
+            stamps = table.stamps
+        else:
+            stamps = np.array(known, dtype=np.int64)
         # Without a time for every frame, none is known.
         stamps = stamps if len(stamps) == len(pts) else stamps[:0]
         return dataclasses.replace(table, shown=np.arange(len(pts)), stamps=stamps)

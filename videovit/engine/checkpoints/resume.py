@@ -26,11 +26,13 @@ from videovit.engine.distributed.parallel import load_unsharded, shard_like
 from videovit.engine.reporting.log import logger
 from videovit.messages import plural
 from videovit.models.convert import CheckpointError, set_pool_norm_eps
+from videovit.models.convert.checksums import not_finite
 from videovit.models.convert.read import SHARDED_SUFFIX, read_file
 
 FILE_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_step_(\d+))?\.(pyth|dcp)$")
 START_ANEW = "start from the beginning in another OUTPUT_DIR"
 MAX_LISTED = 5  # names per message
+LARGEST = 2**53  # of an epoch or a step
 # What values of another type or form raise in the code that takes them.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError)
 
@@ -104,6 +106,8 @@ def load_model(model: nn.Module, path: Path, *, key: str = "model_state") -> dic
         raise CheckpointError(f"{path}: damaged: not all of its {key!r} are tensors")
     # Checked here, since the message of load_state_dict lists every single name.
     _check_fit(model.state_dict(), state[key], path)
+    if bad := not_finite(state[key]):
+        raise CheckpointError(f"{path}: damaged: not finite: {', '.join(bad[:MAX_LISTED])}")
     load_unsharded(model, state[key])
     if state.get("pool_norm_eps"):
         set_pool_norm_eps(model, state["pool_norm_eps"])
@@ -170,8 +174,7 @@ def resume(
                 logger.warning("skipped a checkpoint that cannot be used: %s", error)
             continue
         try:
-            # "epoch" is the index of the last finished epoch; files of SlowFast lack the other two.
-            position = Position(int(state["epoch"]) + 1, int(state.get("step", 0)), int(state.get("num_steps", 0)))
+            position = _position(state)
             _check_epoch(path, position, state, num_steps=num_steps, global_batch=global_batch)
             _check_list(path, position, state, train_list)
             _load_optimizer(optimizer, state.get("optimizer_state"), path, model)
@@ -195,6 +198,14 @@ def resume(
         more = f" (nor {plural(others, 'older one')})" if others else ""
         raise CheckpointError(f"none of the checkpoints can be used{more}; {START_ANEW}. The newest: {problems[0]}")
     return None
+
+
+def _position(state: dict[str, Any]) -> Position:
+    # "epoch" is the index of the last finished epoch; files of SlowFast lack the other two.
+    numbers = int(state["epoch"]) + 1, int(state.get("step", 0)), int(state.get("num_steps", 0))
+    if not all(0 <= number <= LARGEST for number in numbers):
+        raise ValueError(f"epoch, step and number of steps are {numbers}")
+    return Position(*numbers)
 
 
 def _check_epoch(path: Path, position: Position, state: dict[str, Any], *, num_steps: int, global_batch: int) -> None:
@@ -260,6 +271,10 @@ def _load_optimizer(
             f"that decays other weights). Use the earlier settings, or {START_ANEW}"
         )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if not state["state"] and "betas" in optimizer.defaults:
+        raise CheckpointError(
+            f"{path}: its optimizer has no moments, which {type(optimizer).__name__} needs. {START_ANEW}"
+        )
     _check_moments(state["state"], parameters, model, path)
     # Moments are numbered like the parameters; in a sharded run each is sharded like its parameter.
     moments = {i: {k: _shard(parameters[i], v) for k, v in values.items()} for i, values in state["state"].items()}
@@ -286,6 +301,10 @@ def _check_moments(
         expected = set(values) if expected is None else expected
         if lacking := expected ^ set(values):
             raise CheckpointError(f"{path}: its optimizer has {min(lacking)} of some parameters alone, not of {name}")
+        if (bad := not_finite(values)) or _is_negative(values.get("exp_avg_sq")):
+            raise CheckpointError(
+                f"{path}: damaged: {(bad or ['exp_avg_sq'])[0]} of {name} is impossible. {START_ANEW}"
+            )
         for kind, value in values.items():
             if not _is_moment(kind, value, parameters[i]):
                 found = tuple(value.shape) if isinstance(value, Tensor) else value
@@ -294,6 +313,10 @@ def _check_moments(
                     f"{path}: its optimizer does not fit: {kind} of {name}: found {found!r}, expected a tensor of "
                     f"{shape}. {START_ANEW}"
                 )
+
+
+def _is_negative(squares: object) -> bool:
+    return isinstance(squares, Tensor) and bool((squares < 0).any())
 
 
 def _is_moment(kind: str, value: object, parameter: nn.Parameter) -> bool:

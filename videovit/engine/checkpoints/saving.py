@@ -33,6 +33,7 @@ from videovit.engine.checkpoints.resume import (
 )
 from videovit.engine.reporting.log import logger
 from videovit.models.convert import CheckpointError, pool_norm_eps
+from videovit.models.convert.checksums import not_finite
 
 MID_EPOCH_KEPT = 2  # mid-epoch checkpoints to keep; two, so that one is left if the newest turns out damaged
 WEIGHTS = ("model_state", "ema_state", "optimizer_state")
@@ -188,16 +189,9 @@ def refuse_nan(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: names the first ones.
     """
-    bad = [f"{part}{name}" for part, values in state.items() for name in _not_finite(values)]
+    bad = [name for part, values in state.items() for name in not_finite(values, part)]
     if bad:
         raise CheckpointError(f"{path}: not written, since values are not finite: {', '.join(bad[:MAX_LISTED])}")
-
-
-def _not_finite(value: object, name: str = "") -> list[str]:
-    if isinstance(value, Tensor):
-        return [name] if value.is_floating_point() and not bool(torch.isfinite(value).all()) else []
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [found for key, item in items for found in _not_finite(item, f"{name}.{key}")]
 
 
 def prune(output_dir: Path, *, keep: int, newest: Path) -> None:

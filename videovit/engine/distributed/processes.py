@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
+from videovit.data.time_limit import RunningClock
 from videovit.data.workers import BLOCKED, signals_blocked
 from videovit.engine.distributed import preemption
 from videovit.engine.distributed.faults import PeerError
@@ -30,6 +31,9 @@ Result = TypeVar("Result")
 
 ORPHANED = 1  # exit code of a process whose parent has disappeared
 END_S = 5.0  # how long a process may take to end after SIGTERM
+# How long processes may take to save and end after a signal; they have limits of their own, which are shorter.
+SAVE_S = 1800.0
+LOOK_S = 5.0  # how often to look at that limit
 
 
 @dataclass(frozen=True)
@@ -130,13 +134,18 @@ def _watch(children: list[Child], requested: Callable[[], int]) -> None:
     """Return when all processes have ended well; raise as soon as one has not.
 
     Args:
-        requested: returns the signal that this process received, 0 if none.
+        requested: returns the signal that this process received, 0 if none. SAVE_S after it, running processes fail.
     """
-    running = list(children)
+    running, waited = list(children), None
     while running:
+        if requested():
+            waited = waited or RunningClock(2 * LOOK_S)
+            if waited.elapsed_s() > SAVE_S:
+                names = ", ".join(child.name for child in running)
+                raise UserError(f"{names}: still running {SAVE_S:g} s after {signal.Signals(requested()).name}; killed")
         sources: list[Any] = [c.process.sentinel for c in running]
         sources += [c.pipe for c in running if c.outcome is None]
-        wait(sources)
+        wait(sources, LOOK_S)
         # Before reading the pipes: a process that is dead by now has sent everything it will ever send.
         alive = [c for c in running if c.process.is_alive()]
         for child in running:
@@ -159,7 +168,7 @@ def _end(children: list[Child]) -> None:
         child.process.join(max(0.0, end - time.monotonic()))
         if child.process.is_alive():
             child.process.kill()
-            child.process.join()
+            child.process.join(END_S)  # one that hangs in the kernel, on a dead disk, does not end
         child.pipe.close()
 
 

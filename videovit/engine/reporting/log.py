@@ -8,8 +8,11 @@ log. Only rank 0 writes files; the other ranks print warnings and errors.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import select
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +28,7 @@ from videovit.errors import UserError
 from videovit.messages import printable
 
 logger = logging.getLogger("videovit")
+CONSOLE_S = 10.0  # how long a line waits for a pipe that is full
 
 
 class LevelFormatter(logging.Formatter):
@@ -44,18 +48,38 @@ class LevelFormatter(logging.Formatter):
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes to stderr without breaking a progress bar, until the console is gone: the run and its file go on."""
+    """Writes to stderr without breaking a progress bar, until the console is gone: the run and its file go on.
+
+    Lines for a pipe that nobody reads are left out after CONSOLE_S, until somebody reads again.
+    """
 
     _is_gone = False
+    _is_stuck = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._is_gone:
+        if self._is_gone or not self._has_room():
             return
         try:
             tqdm.write(self.format(record), file=sys.stderr)
         except CONSOLE_ERRORS as error:
             self._is_gone = True  # before the warning, which goes through this handler too
             logger.warning("the console cannot be written: %s", error)
+
+    def _has_room(self) -> bool:
+        try:
+            handle = sys.stderr.fileno()
+            # A terminal that is stopped (Ctrl-S) is wanted; files always have room, or fail.
+            if os.isatty(handle):
+                return True
+        except CONSOLE_ERRORS:
+            return True  # not a file: a test or a notebook
+        poll = select.poll()
+        poll.register(handle, select.POLLOUT)
+        was_stuck, self._is_stuck = self._is_stuck, False
+        self._is_stuck = not poll.poll(0 if was_stuck else 1000 * CONSOLE_S)
+        if self._is_stuck and not was_stuck:
+            logger.warning("nobody reads the console; its lines are left out until somebody does")
+        return not self._is_stuck
 
 
 class LogFile(logging.FileHandler):
@@ -132,10 +156,9 @@ class RunLog:
         if rank == 0:
             try:
                 output_dir.mkdir(parents=True, exist_ok=True)
+                for name in ("stdout.log", "stats.jsonl"):
+                    _try_to_append(output_dir / name)  # rather than after the first steps
                 self._file = LogFile(output_dir / "stdout.log", held=held)
-                if os.path.lexists(output_dir / "stats.jsonl"):
-                    # Not found out after the first steps; not blocking, should it be a pipe.
-                    os.close(os.open(output_dir / "stats.jsonl", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK))
             except (OSError, ValueError) as error:  # ValueError: a null character
                 reason = error if isinstance(error, ValueError) else error.strerror
                 raise UserError(f"OUTPUT_DIR {output_dir} cannot be written: {reason}") from error
@@ -214,6 +237,21 @@ class RunLog:
         """
         records = read_records(self.output_dir / "stats.jsonl", word=f'"{kind}"')
         return any(r.get("_type") == kind and str(r.get("epoch")).startswith(f"{epoch}/") for r in records)
+
+
+def _try_to_append(path: Path) -> None:
+    """Open a file if it exists.
+
+    Raises:
+        OSError: it cannot be written, or is a pipe: a run would wait for its reader.
+    """
+    if not os.path.lexists(path):
+        return
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+    is_pipe = stat.S_ISFIFO(os.fstat(handle).st_mode)
+    os.close(handle)
+    if is_pipe:
+        raise OSError(errno.ENXIO, f"{path.name} is a pipe")
 
 
 def _rounded(value: object) -> object:

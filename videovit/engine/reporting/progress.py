@@ -20,6 +20,7 @@ LINE_S = 60.0  # without a terminal: seconds between two lines about a pass, at 
 CONSOLE_ERRORS = (OSError, ValueError)
 """The console is gone: a closed terminal or pipe, a full disk behind a redirection, a closed file."""
 logger = logging.getLogger("videovit")
+LONGEST_ETA_S = 10**11  # 3,000 years; Python counts no more than 10 ** 9 days
 
 
 class Bar:
@@ -185,7 +186,7 @@ class Progress:
 
 def duration(seconds: float) -> str:
     """Seconds as h:mm:ss."""
-    return str(datetime.timedelta(seconds=int(seconds)))
+    return str(datetime.timedelta(seconds=min(int(seconds), LONGEST_ETA_S)))
 
 
 def _has_terminal() -> bool:

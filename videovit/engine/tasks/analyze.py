@@ -22,7 +22,7 @@ from videovit.engine import distributed
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.inference import Inference, prepared_chunks, readable, stoppable
 from videovit.engine.problem import Problem
-from videovit.engine.reporting.json_lines import writing
+from videovit.engine.reporting.json_lines import replacing, writing
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run, report_decoders
 from videovit.errors import UserError
@@ -115,13 +115,13 @@ def _see_all(findings: Findings, inference: Inference, loader: ClipLoader, run: 
 
 def _write(findings: Findings, report: dict[str, Any], output_dir: Path) -> None:
     folder = output_dir / FOLDER
-    path = folder / REPORT
-    with writing(path):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(simplejson.dumps(report, indent=1, ignore_nan=True) + "\n", encoding="utf-8")
+    with replacing(folder / REPORT) as partial:
+        partial.write_text(simplejson.dumps(report, indent=1, ignore_nan=True) + "\n", encoding="utf-8")
     for name, figure in findings.figures(output_dir.name, report).items():
-        with writing(folder / f"{name}.png"):
-            figure.savefig(folder / f"{name}.png", dpi=80)
+        with replacing(folder / f"{name}.png") as partial:
+            figure.savefig(partial, dpi=80, format="png")
     logger.info("\n%s", format_report(report))
     logger.info("%s analyzed; numbers and pictures: %s", plural(report["num_clips"], "clip"), folder)
 
@@ -181,9 +181,10 @@ def compare(folders: Sequence[Path], output: Path) -> Path | None:
     if len(shown) < 2:
         return None
     path = output / "attention_compared.png"
-    with writing(path):
+    with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        drawing.draw_attention(shown).savefig(path, dpi=80)
+    with replacing(path) as partial:
+        drawing.draw_attention(shown).savefig(partial, dpi=80, format="png")
     return path
 
 

@@ -145,7 +145,7 @@ class PeoplePredictor:
             plan=build_key_plan(cfg), crop=lambda x_THWC: [x_THWC], num_crops=1, stride_s=cfg.PREDICT.WINDOW_STRIDE_S
         )
         # A movie may take as long as it needs, window by window.
-        self.decoding = dataclasses.replace(build_decode_options(cfg), timeout_s=0.0)
+        self.decoding = dataclasses.replace(build_decode_options(cfg), each_request=True)
 
     def predict(self, path: str, *, quiet: bool = False) -> VideoLabels:
         """Find and label the people in every window of a video.

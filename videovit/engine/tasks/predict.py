@@ -173,8 +173,8 @@ class Predictor:
         # PyAV holds one window; decord reads ahead through the whole file (1.4 GB for one frame of a 30-minute movie).
         self._of_images = find_dataset(cfg.TEST.DATASET).images
         self._backend = "image" if self._of_images else "pyav"
-        # The time limit protects data sets; a movie may take as long as it needs, window by window.
-        self.decoding = dataclasses.replace(build_decode_options(cfg), timeout_s=0.0)
+        # A movie may take as long as it needs, window by window.
+        self.decoding = dataclasses.replace(build_decode_options(cfg), each_request=True)
 
     # ----------------------------------------------------------------------------------------------------- one video
 

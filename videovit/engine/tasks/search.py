@@ -18,6 +18,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from videovit.config import Config, dump_config
+from videovit.data.files.annotation_files import open_list
 from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
@@ -161,7 +162,8 @@ def _read(path: Path, key: dict[str, object]) -> list[Candidate]:
     found: Any = None  # of a file that anything may have written
     if distributed.rank() == 0 and path.exists():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            with open_list(path) as file:  # not a pipe
+                found = json.load(file)
         except (ValueError, RecursionError) as error:
             hint = "Remove the file to start again"
             raise UserError(f"not the record of a search: {error}", where=path, hint=hint) from error
@@ -175,13 +177,28 @@ def _read(path: Path, key: dict[str, object]) -> list[Candidate]:
             hint="Remove the file, or change OUTPUT_DIR",
         )
     try:
-        candidates = [Candidate(**row) for row in found["candidates"]]
+        candidates = [_candidate(**row) for row in found["candidates"]]
     except (KeyError, TypeError) as error:
         raise UserError(
             "the record of a search is damaged", where=path, hint="Remove the file to start again"
         ) from error
     logger.info("continuing the search in %s: %s evaluated so far", path, plural(len(candidates), "plan"))
     return candidates
+
+
+def _candidate(**values: Any) -> Candidate:
+    """A candidate as read from a file.
+
+    Raises:
+        TypeError: a name or a type is wrong.
+    """
+    candidate = Candidate(**values)
+    for field in dataclasses.fields(candidate):
+        if isinstance(values[field.name], str) != (field.type == "str") or not isinstance(
+            values[field.name], str | int | float
+        ):
+            raise TypeError(field.name)
+    return candidate
 
 
 def _write(path: Path, key: dict[str, object], tried: Sequence[Candidate]) -> None:

@@ -67,3 +67,11 @@ def state_crc(state: Mapping[str, Tensor]) -> str:
         crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
         crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
+
+
+def not_finite(value: object, name: str = "") -> list[str]:
+    """Names of tensors that are not finite, in a tensor or in nested dicts and lists; bits may have been changed."""
+    if isinstance(value, Tensor):
+        return [name] if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()) else []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, item in items for found in not_finite(item, f"{name}.{key}" if name else str(key))]

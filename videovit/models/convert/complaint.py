@@ -58,6 +58,12 @@ _FOREIGN = (
     (r"s\d\.pathway\d", "PySlowFast's convolutional networks"),
 )
 
+HIERA = (
+    "names and shapes are those of Hiera, which attends within windows of the picture; no model here does, so its "
+    "weights are of no use. Weights of an MViT without learned pooling have the same names; a config beside them tells "
+    "them apart"
+)
+
 
 def complaint(result: Fit, weights: Weights, wanted: Mapping[str, Tensor], layout: str, model: nn.Module) -> str:
     """The message for weights that do not fit.
@@ -78,7 +84,7 @@ def complaint(result: Fit, weights: Weights, wanted: Mapping[str, Tensor], layou
     lines += [f"  {name}: {why}" for name, why in problems[:_LISTED]]
     if number > _LISTED:
         lines.append(f"  ... and {number - _LISTED} more")
-    return "\n".join([*lines, *_advice(weights, wanted, model)])
+    return "\n".join([*lines, *_channels(weights, wanted), *_advice(weights, wanted, model)])
 
 
 def _advice(weights: Weights, wanted: Mapping[str, Tensor], model: nn.Module) -> list[str]:
@@ -86,11 +92,35 @@ def _advice(weights: Weights, wanted: Mapping[str, Tensor], model: nn.Module) ->
     if (named := _NAMED.search(weights.cfg)) and named[1] != own:
         return [f"the config in the file says MODEL.MODEL_NAME {named[1]}"]
     family = family_of(weights.state)
+    if own == "MViT" and looks_like_hiera(weights):
+        return [HIERA]
     if own == "MViT" and family in ("MViT", "ViT"):  # a ViT is an MViT that pools nothing
         return _differing_keys(weights, wanted)
     if family:
         return [] if family == own else [f"the weights are those of MODEL.MODEL_NAME {family}"]
     return _strangers(weights.state) if own else []
+
+
+def _channels(weights: Weights, wanted: Mapping[str, Tensor]) -> list[str]:
+    """A line about the number of input channels, if it differs."""
+    stem = next((name for name in wanted if name in weights.state and wanted[name].dim() >= 4), None)
+    if stem is None or weights.state[stem].dim() < 4:
+        return []
+    theirs, ours = weights.state[stem].shape[1], wanted[stem].shape[1]
+    if theirs == ours:
+        return []
+    kinds = {1: "1 channel (gray)", 3: "3 channels (RGB)"}
+    their, our = (kinds.get(number, plural(number, "channel")) for number in (theirs, ours))
+    advice = f": set DATA.INPUT_CHANNEL_NUM [{theirs}]" if theirs in kinds else ""
+    return [f"the weights are for pictures of {their}, the model for {our}{advice}"]
+
+
+def looks_like_hiera(weights: Weights) -> bool:
+    """Whether weights of unknown origin have the names of Hiera, which are those of an MViT without learned pooling."""
+    names, is_known = list(weights.state), bool(weights.cfg) or weights.grid is not None
+    widens = any(re.fullmatch(r"blocks\.\d+\.proj\.weight", name) for name in names)
+    has_others = any(re.search(r"^cls_token$|\.attn\.(pool|norm|rel_pos)_", name) for name in names)
+    return widens and not has_others and not is_known and family_of(names) == "MViT"
 
 
 def family_of(names: Iterable[str]) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from videovit.messages import did_you_mean
+from videovit.messages import did_you_mean, plural
 from videovit.models.contract import Grid, VideoModel
 from videovit.models.convert.adapt import Inflation
-from videovit.models.convert.complaint import complaint
+from videovit.models.convert.checksums import not_finite
+from videovit.models.convert.complaint import HIERA, complaint, looks_like_hiera
 from videovit.models.convert.eps import pool_norm_eps, set_pool_norm_eps, source_eps
 from videovit.models.convert.fit import fit
 from videovit.models.convert.grids import Grids, as_grid, grid_in_config, tables_of
@@ -54,9 +55,9 @@ def load_pretrained(
         The report; `str(report)` is a table.
 
     Raises:
-        CheckpointError: unreadable or not supported; or anything but the classifier is missing, unknown or of another
-            shape. The message lists the names, and the config keys that would make the model fit. The model stays
-            unchanged.
+        CheckpointError: unreadable, not supported or not finite; or anything but the classifier is missing, unknown or
+            of another shape. The message lists the names, and the config keys that would make the model fit. The model
+            stays unchanged.
     """
     if source != "auto" and source not in LAYOUTS:
         raise CheckpointError(f"source is {source!r}; known: auto, {', '.join(LAYOUTS)}",
@@ -79,6 +80,9 @@ def load_pretrained(
     result = fit(weights.state, wanted, grids=grids, head_names=head_names, inflate=inflate)
     if result.problems:
         raise CheckpointError(complaint(result, weights, wanted, layout, model))
+    _refuse_nan(result.state, weights.origin)
+    if isinstance(model, MViT) and looks_like_hiera(weights):
+        notes.append(HIERA)
     eps, eps_notes = _match_eps(model, weights, layout, is_explicit=source != "auto")
     wanted.update(result.state)
     model.load_state_dict(wanted)
@@ -92,6 +96,16 @@ def load_pretrained(
         notes=notes + result.notes + eps_notes,
         pool_norm_eps=eps,
     )
+
+
+def _refuse_nan(state: Mapping[str, Tensor], origin: str) -> None:
+    """Raise if weights are not finite; a file without checksums may be damaged in this way."""
+    if bad := not_finite(state):
+        raise CheckpointError(
+            f"weights that are not finite in {plural(len(bad), 'tensor')}, {bad[0]} first",
+            where=origin,
+            hint="The file is damaged, or training had diverged before it was saved",
+        )
 
 
 def _grids(model: nn.Module, wanted: Mapping[str, Tensor], weights: Weights, grid: Grid | None) -> Grids:

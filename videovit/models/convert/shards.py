@@ -67,6 +67,8 @@ class _Reader(FileSystemReader):
             raise pickle.UnpicklingError("its index is of another type")
         for place in index.storage_data.values():
             name = Path(place.relative_path)
+            if vars(place).get("transform_descriptors"):
+                raise pickle.UnpicklingError(f"its {name} is compressed, which this project never does")
             if name.name != str(name) or (Path(self.path) / name).is_symlink():
                 raise pickle.UnpicklingError(f"its index leads out of the folder, to {name}")
         for file_name, crc in self._checksums.items():

@@ -1,0 +1,42 @@
+"""Reading of single bits, as the headers of video codecs are written."""
+
+from __future__ import annotations
+
+
+class Bits:
+    """Reads a header bit by bit; beyond its end there are zeros.
+
+    Args:
+        data: bytes of the header.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
+
+    def read(self, count: int) -> int:
+        """The number in the next `count` bits."""
+        self._left -= count
+        number = self._value >> self._left if self._left >= 0 else self._value << -self._left
+        return number & (1 << count) - 1
+
+    def read_golomb(self) -> int:
+        """The next number, coded as z zeros, a one, and z more bits (Exp-Golomb).
+
+        Raises:
+            ValueError: the header has no more numbers.
+        """
+        zeros = 0
+        while not self.read(1):
+            zeros += 1
+            if self._left < 0:
+                raise ValueError("the header ends too early")
+        return (1 << zeros | self.read(zeros)) - 1
+
+    def read_signed(self) -> int:
+        """The next number, coded as 0, 1, -1, 2, -2, ...
+
+        Raises:
+            ValueError: the header has no more numbers.
+        """
+        number = self.read_golomb()
+        return (number + 1) // 2 if number % 2 else -(number // 2)
