@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 import videovit
-from tests.engine.tasks.test_predict import IMAGES
 from tests.helpers.runs import TINY, Make, write_config
 from videovit import cli
 from videovit.analysis.heat_video import overlay
@@ -21,6 +20,8 @@ from videovit.engine.tasks.explain import CURVE, SHEET, VALUES, VIDEO
 from videovit.errors import UserError
 from videovit.models import build_model
 
+IMAGES = "TEST.DATASET imagenet DATA.NUM_FRAMES 1 MVIT.PATCH_KERNEL [1,7,7] MVIT.PATCH_STRIDE [1,4,4] \
+    MVIT.PATCH_PADDING [0,3,3]".split()
 NAMES = ["le<ft", "$mid$\x1b[31mdle", "right"]
 
 
