@@ -72,6 +72,11 @@ COMMANDS: dict[str, Command] = {
         hint="the same command continues",
     ),
     "predict": Command("classify videos with a trained model", "videovit.commands.predict"),
+    "explain": Command("show where and when a model sees a class in a video", "videovit.commands.explain"),
+    "analyze": Command(
+        "see what trained models do: reach of their attention, likeness of maps, sampling points",
+        "videovit.commands.analyze",
+    ),
     "zoo": Command(
         "list, show, download and verify published weights",
         "videovit.commands.zoo",

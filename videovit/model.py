@@ -28,6 +28,7 @@ from videovit.engine.checkpoints.resume import find_checkpoints
 from videovit.engine.checkpoints.saved_model import CONFIG, is_saved, load_saved_weights, read_saved, save_model
 from videovit.engine.checkpoints.weights import load_all_weights, load_weights_to_test
 from videovit.engine.problem import Problem
+from videovit.engine.tasks.explain import Explanation, explain
 from videovit.engine.tasks.predict import Input, Prediction, Predictor, list_inputs
 from videovit.errors import UserError
 from videovit.messages import Plain, did_you_mean, plural
@@ -225,6 +226,27 @@ class Model:
             UserError: the frames cannot be used.
         """
         return self.predictor.preprocess(frames_THWC, fps)
+
+    def explain(
+        self, video: Input, *, class_name: str | None = None, method: str = "grad_cam", fps: float = 0.0
+    ) -> Explanation:
+        """Find where and when the model sees a class in a video.
+
+        Args:
+            video, fps: see `predict`; one video.
+            class_name: None for the class with the highest score.
+            method: a name of `videovit.analysis.explain.METHODS`.
+
+        Returns:
+            The frames that the model saw, and for each a heat map; `write` saves them as video, pictures and JSON.
+
+        Raises:
+            DecodeError: the video cannot be read.
+            UserError: there is no such class or method, or the method is not defined for this model.
+        """
+        (inputs,), single = self._inputs(video)
+        assert single
+        return explain(self.predictor, self.torch, inputs, self.class_names, class_name, method=method, fps=fps)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write weights, config, class names, preprocessing and a model card to a folder, from which `load` gets the

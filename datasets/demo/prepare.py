@@ -224,6 +224,13 @@ def render(name: str, rng: np.random.Generator, *, num_frames: int = NUM_FRAMES,
     Returns:
         uint8 (T, H, W, 3).
     """
+    return render_with_mask(name, rng, num_frames=num_frames, size=size)[0]
+
+
+def render_with_mask(
+    name: str, rng: np.random.Generator, *, num_frames: int = NUM_FRAMES, size: int = SIZE
+) -> tuple[Array, Array]:
+    """As `render`, and the pixels of the object, bool (T, H, W)."""
     if name in MOTION:
         kind = PLAIN_OBJECTS[int(rng.integers(len(PLAIN_OBJECTS)))]
         how = next(
@@ -247,8 +254,10 @@ def render(name: str, rng: np.random.Generator, *, num_frames: int = NUM_FRAMES,
         upright_T = np.full(num_frames, rng.uniform(-0.2, 0.2))
         track = replace(track, radius_T=np.minimum(1.3 * track.radius_T, 0.36), angle_T=upright_T)
     draw_object(frames_THWC, kind, track, np.stack([bright, dark]))
+    covered_THWC = np.zeros_like(frames_THWC)
+    draw_object(covered_THWC, kind, track, np.ones((2, 3)))
     frames_THWC += rng.uniform(2.0, 8.0) * rng.standard_normal(frames_THWC.shape, dtype=np.float32)
-    return np.clip(np.round(frames_THWC), 0, 255).astype(np.uint8)
+    return np.clip(np.round(frames_THWC), 0, 255).astype(np.uint8), covered_THWC[..., 0] > 0.5
 
 
 def write_video(path: Path, frames_THWC: Array, fps: int = FPS) -> None:

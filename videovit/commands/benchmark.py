@@ -7,17 +7,8 @@ from collections.abc import Sequence
 from typing import get_args
 
 from videovit import cli
-from videovit.commands.run import run_all
+from videovit.commands.run import only, run_all
 from videovit.config.schema.run import Measured
-
-# What a config would do besides; pairs of the command line come later and therefore win.
-ONLY_BENCHMARK = {
-    "BENCHMARK.ENABLE": "True",
-    "TRAIN.ENABLE": "False",
-    "TEST.ENABLE": "False",
-    "SHUFFLE_EVAL.ENABLE": "False",
-    "SEARCH.ENABLE": "False",
-}
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
@@ -28,6 +19,5 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     cli.add_config_arguments(parser)
     parser.add_argument("--what", choices=get_args(Measured), help="what to measure (default: BENCHMARK.WHAT)")
     args, files, opts = cli.parse_with_config(parser, argv)
-    fixed = [word for pair in ONLY_BENCHMARK.items() for word in pair]
     what = ["BENCHMARK.WHAT", args.what] if args.what else []
-    run_all([cli.load(file, [*fixed, *opts, *what]) for file in files])
+    run_all([cli.load(file, [*only("BENCHMARK"), *opts, *what]) for file in files])

@@ -9,6 +9,13 @@ from videovit import cli
 from videovit.config import Config
 from videovit.errors import UserError
 
+TASK_SECTIONS = ("TRAIN", "SEARCH", "TEST", "SHUFFLE_EVAL", "ANALYSIS", "BENCHMARK")
+
+
+def only(section: str) -> list[str]:
+    """KEY VALUE pairs that disable all tasks of a config but one; pairs that the user adds come later and win."""
+    return [word for name in TASK_SECTIONS for word in (f"{name}.ENABLE", str(name == section))]
+
 
 def parse(
     argv: Sequence[str] | None = None, *, prog: str | None = None

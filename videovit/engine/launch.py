@@ -23,6 +23,7 @@ from videovit.engine.distributed.processes import run_processes
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog, logger
 from videovit.engine.run_context import Run, record_config
+from videovit.engine.tasks.analyze import analyze
 from videovit.engine.tasks.benchmark import benchmark
 from videovit.engine.tasks.search import search
 from videovit.engine.tasks.shuffle_eval import shuffle_eval
@@ -42,6 +43,7 @@ TASKS: dict[str, tuple[Callable[[Config], bool], Task]] = {
     "search": (lambda cfg: cfg.SEARCH.ENABLE, search),
     "test": (lambda cfg: cfg.TEST.ENABLE, test),
     "shuffle_eval": (lambda cfg: cfg.SHUFFLE_EVAL.ENABLE, shuffle_eval),
+    "analysis": (lambda cfg: cfg.ANALYSIS.ENABLE, analyze),
     "benchmark": (lambda cfg: cfg.BENCHMARK.ENABLE, benchmark),
 }
 """Name -> whether a config enables the task, and the task; they run in this order."""

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Set
 from typing import Any, ClassVar, NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
 
 from videovit.errors import UserError
@@ -34,6 +35,29 @@ class Features(NamedTuple):
     tokens_BNC: Tensor
     grid: Grid
     cls_BXC: Tensor | None
+
+
+class AttentionTokens(NamedTuple):
+    """What the rows and columns of an attention map stand for.
+
+    Positions are (t, y, x) as fractions of the clip: token i of n along an axis is at (i + 0.5) / n. A pooled token is
+    at the center of its cell in the pooled grid.
+
+    Attributes:
+        num_cls: class tokens, which come first among the queries and among the keys.
+        queries_BN3: positions of the other queries; B = 1 if they are those of every clip.
+        keys_BL3: positions of the other keys, in the same way.
+    """
+
+    num_cls: int
+    queries_BN3: Tensor
+    keys_BL3: Tensor
+
+
+def centers(grid: Grid) -> Tensor:
+    """Positions (1, N, 3) of the tokens of a grid, row by row; see `AttentionTokens`."""
+    axes = [(torch.arange(n) + 0.5) / n for n in grid]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)[None]
 
 
 class DistilledLogits(NamedTuple):
@@ -311,5 +335,9 @@ class AttentionModel(VideoModel):
 
         Returns:
             One (B, M, N, L) per layer: M heads, N queries, L keys; every row sums to 1. Class tokens come first among
-            queries and keys. All of them are in memory at once.
+            queries and keys. All of them are in memory at once; `observe_attention` holds one at a time.
         """
+
+    @abstractmethod
+    def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
+        """The tokens of every attention layer, in the order in which the layers run; `x` as in `forward`."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from videovit.config import Config
 from videovit.errors import UserError
-from videovit.models.contract import Grid
+from videovit.models.contract import AttentionTokens, Grid, centers
 from videovit.models.layers.basic import PatchEmbed, Triple, triple
 from videovit.models.layers.position import resize_pos_embed
 from videovit.models.layers.transformer import Block, ClassTokenModel, drop_path_rates
@@ -60,6 +60,12 @@ class TokenPool(nn.Module):
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.conv = nn.Conv3d(dim, dim_out, kernel, stride, padding, groups=dim)
         self.fc = nn.Linear(dim, dim_out)
+
+    def grid(self, grid: Grid) -> Grid:
+        """The grid that a grid is pooled to."""
+        sizes = zip(grid, self.conv.kernel_size, self.conv.stride, strict=True)
+        T, H, W = ((n + 2 * (k // 2) - k) // s + 1 for n, k, s in sizes)
+        return T, H, W
 
     def forward(self, x_BNC: Tensor, num_cls: int, grid: Grid) -> tuple[Tensor, Grid]:
         """Pool.
@@ -172,6 +178,16 @@ class PiT(ClassTokenModel):
             if isinstance(block, PiTBlock) and block.pool is not None:
                 yield block.pool
             yield block
+
+    def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
+        """Blocks have the tokens of their stage; see `AttentionModel.attention_tokens`."""
+        grid = self.patch_embed.grid(self.as_clips(x).shape[2:])
+        layers = []
+        for block in self.blocks:
+            assert isinstance(block, PiTBlock)
+            grid = grid if block.pool is None else block.pool.grid(grid)
+            layers.append(AttentionTokens(self.num_cls, centers(grid), centers(grid)))
+        return layers
 
     def _encode(self, x_BCTHW: Tensor) -> tuple[Tensor, Grid]:
         for tokens_BNC, grid in self._encode_stages(x_BCTHW):

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from videovit.config import Config
 from videovit.errors import UserError
-from videovit.models.contract import Features, Grid
+from videovit.models.contract import AttentionTokens, Features, Grid
 from videovit.models.layers.basic import Triple, full_precision, vector
+from videovit.models.layers.conv_stem import ConvStem
 from videovit.models.layers.transformer import Block, ClassTokenModel, drop_path_rates
 
 Time = Literal["points", "planes", "frames"]
@@ -108,61 +109,6 @@ def _sample_by_index(map_BCX: Tensor, points_BNA: Tensor) -> Tensor:
             index_BN = index_BN * side + at_BN.nan_to_num().clamp(0, side - 1).long()
         read_BNC = read_BNC + weight_BN[..., None] * values_SC[index_BN]
     return read_BNC
-
-
-class Bottleneck(nn.Module):
-    """Residual unit of three convolutions with batch norm.
-
-    Args:
-        dim, width, dim_out: channels in, between and out.
-        project: whether the shortcut is a convolution; needed if `dim_out` differs from `dim`.
-
-    Source: ResNet (arXiv 1512.03385).
-    """
-
-    def __init__(self, dim: int, width: int, dim_out: int, *, project: bool) -> None:
-        super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(dim, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        self.conv3, self.norm3 = nn.Conv2d(width, dim_out, 1, bias=False), nn.BatchNorm2d(dim_out)
-        self.shortcut = None
-        if project:
-            self.shortcut = nn.Sequential(nn.Conv2d(dim, dim_out, 1, bias=False), nn.BatchNorm2d(dim_out))
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, dim, H, W) to (B, dim_out, H, W)."""
-        y = F.relu(self.norm1(self.conv1(x_BCHW)))
-        y = F.relu(self.norm2(self.conv2(y)))
-        shortcut = x_BCHW if self.shortcut is None else self.shortcut(x_BCHW)
-        return F.relu(self.norm3(self.conv3(y)) + shortcut)
-
-
-class ConvStem(nn.Module):
-    """From pixels to the map that is sampled: the first layers of a ResNet-50, at a quarter of the resolution.
-
-    Args:
-        in_channels: of the clip.
-        width: channels of the first convolution and inside the units.
-        stem_dim: channels between the units.
-        dim: channels out.
-
-    Source: PS-ViT (arXiv 2108.01684).
-    """
-
-    def __init__(self, in_channels: int, width: int, stem_dim: int, dim: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-        first = Bottleneck(width, width, stem_dim, project=True)
-        self.units = nn.ModuleList([first, Bottleneck(stem_dim, width, dim, project=stem_dim != dim)])
-
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """(B, C, T, H, W) to (B, dim, T, H / 4, W / 4), every frame alone."""
-        y = x_BCTHW.transpose(1, 2).flatten(0, 1)
-        y = F.max_pool2d(F.relu(self.norm(self.conv(y))), 3, stride=2, padding=1)
-        for unit in self.units:
-            y = unit(y)
-        return torch.unflatten(y, 0, (x_BCTHW.shape[0], -1)).transpose(1, 2)
 
 
 class SamplingBlock(Block):
@@ -333,6 +279,23 @@ class ProgressiveSamplingViT(ClassTokenModel):
         split = torch.unflatten(points_IBN3, 1, (num_clips, -1)).clone()
         split[..., 0] = torch.arange(num_rows // num_clips, device=split.device, dtype=split.dtype)[:, None]
         return split.flatten(2, 3)
+
+    def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
+        """Tokens are at the points of their iteration, and in the blocks after these at the last points.
+
+        See `AttentionModel.attention_tokens`; with `time='frames'` B counts frames, as in the attention maps.
+        """
+        x_BCTHW = self.as_clips(x)
+        T, H, W = x_BCTHW.shape[2:]
+        points_IBN3 = self.sampling_points(x_BCTHW)
+        if self.time == "frames":
+            points_IBN3 = torch.unflatten(points_IBN3, 2, (T, -1)).flatten(1, 2)
+        # Index 0 of time is the first frame itself; in space, points are counted from the edge, see `initial_points`.
+        where_IBN3 = points_IBN3 + vector([0.5, 0.0, 0.0], points_IBN3)
+        where_IBN3 = where_IBN3 / vector([T, -(-H // 4), -(-W // 4)], points_IBN3)
+        num_rest = len(self.blocks) - (1 if self.share_sampler else self.iterations)
+        sampling = [AttentionTokens(0, where, where) for where in where_IBN3]
+        return sampling + [AttentionTokens(self.num_cls, where_IBN3[-1], where_IBN3[-1])] * num_rest
 
     def _logits(self, x_BCTHW: Tensor) -> Tensor:
         x_BNC, _ = self._encode(x_BCTHW)

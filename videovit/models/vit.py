@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from videovit.config import Config
-from videovit.models.contract import Grid
+from videovit.models.contract import AttentionTokens, Grid, centers
 from videovit.models.layers.basic import PatchEmbed, Triple, triple
 from videovit.models.layers.position import resize_pos_embed
 from videovit.models.layers.transformer import Block, ClassTokenModel, drop_path_rates
@@ -106,6 +106,11 @@ class ViT(ClassTokenModel):
         for table in (self.cls_token, self.pos_embed):
             assert table is not None  # a ViT always has a class token
             nn.init.trunc_normal_(table, std=0.02)
+
+    def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
+        """All blocks have the tokens of the patches; see `AttentionModel.attention_tokens`."""
+        patches = centers(self.patch_embed.grid(self.as_clips(x).shape[2:]))
+        return [AttentionTokens(self.num_cls, patches, patches)] * len(self.blocks)
 
     def _encode(self, x_BCTHW: Tensor) -> tuple[Tensor, Grid]:
         x_BTHWC = self.patch_embed(x_BCTHW)

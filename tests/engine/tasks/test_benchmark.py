@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"), num_train=4, num_test=1)
 
 
-@pytest.mark.parametrize("what", ["model", "train", "sync", "loader", "decode"])
+@pytest.mark.parametrize("what", ["model", "train", "sync", "loader", "decode", "attention"])
 def test_each_benchmark_reports_its_rows(what: str, data: Path, tmp_path: Path) -> None:
     opts = f"DATA.PATH_TO_DATA_DIR {data} OUTPUT_DIR {tmp_path} TRAIN.ENABLE False TEST.ENABLE False "
     opts += f"BENCHMARK.ENABLE True BENCHMARK.NUM_STEPS 2 BENCHMARK.WHAT {what}"

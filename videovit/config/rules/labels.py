@@ -108,7 +108,7 @@ def boxes(cfg: Config) -> Iterator[Broken]:
     if cfg.TRAIN.ENABLE and cfg.DISTILL.TYPE != "none":
         what = "a teacher classifies whole clips, not boxes"
         yield Broken(("DISTILL.TYPE", key), what, ({"DISTILL.TYPE": "none"},))
-    if cfg.BENCHMARK.ENABLE and cfg.BENCHMARK.WHAT in ("model", "train"):
+    if cfg.BENCHMARK.ENABLE and cfg.BENCHMARK.WHAT in ("model", "train", "attention"):
         what = f"a detector needs boxes; its speed on clips is measured with {key} False"
         keys = ("BENCHMARK.WHAT", "BENCHMARK.ENABLE", key)
         yield Broken(keys, what, ({key: False}, {"BENCHMARK.WHAT": "loader"}, {"BENCHMARK.ENABLE": False}))

@@ -1,4 +1,4 @@
-"""Evaluation: TEST, SHUFFLE_EVAL, PREDICT and SEARCH."""
+"""Evaluation: TEST, SHUFFLE_EVAL, ANALYSIS, PREDICT and SEARCH."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ WhichCheckpoint = Literal["last", "best"]
 FrameOrder = Literal["ordered", "reversed", "shuffled", "static"]
 ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
 """The frame orders that have a name of their own; `window<frames>` exists for any number of frames."""
+
+Analyzed = Literal["attention", "similarity", "points"]
+ANALYSES: tuple[Analyzed, ...] = get_args(Analyzed)
+Distance = Literal["l1", "l2"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,19 @@ class ShuffleEval:
     SEED: Natural = 0  # of the permutations and of the bootstrap
     NUM_RESAMPLES: Positive = 10_000  # of the videos, for the interval of a drop
     CLASS_GROUPS_FILE: str = ""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """ANALYSIS (ours): what the model does with the videos of the test list."""
+
+    ENABLE: bool = False
+    WHAT: tuple[Analyzed, ...] = ANALYSES  # what a model has nothing to show for is left out
+    NUM_VIDEOS: Natural = 200  # evenly spaced in the list; 0 takes all
+    BATCH_SIZE: Positive = 4  # clips at once; attention maps take memory
+    DISTANCE: Distance = "l1"  # l1 adds differences of rows and columns, l2 is the Euclidean length
+    LAST_BLOCK: bool = False  # include the last attention layer in the curves, which PiT's paper leaves out
+    NUM_PICTURES: Natural = 4  # videos whose sampling points are drawn
 
 
 @dataclass(frozen=True)

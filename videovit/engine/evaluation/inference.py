@@ -147,31 +147,42 @@ def evaluate(inference: Inference, batches: Iterable[Batch], passes: Sequence[Pa
     Raises:
         UserError: videos cannot be read.
     """
-    stop_at = float("inf")
     with inference.mode():
-        for _, batch in progress.over(batches):
-            if batch.failures:
-                inference.unreadable += batch.failures
-                if not inference.skip_unreadable:
-                    stop_at = min(stop_at, time.monotonic() + SCAN_S)
-            if stop_at == float("inf"):
-                infer(inference, batch, passes)
-            elif time.monotonic() > stop_at or len(inference.unreadable) >= MAX_LISTED:
-                break
-            progress.count(len(batch))
+        for batch in readable(inference, batches, progress):
+            infer(inference, batch, passes)
+
+
+def readable(inference: Inference, batches: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
+    """The batches to infer, until a video cannot be read; arguments and errors as in `evaluate`."""
+    stop_at = float("inf")
+    for _, batch in progress.over(batches):
+        if batch.failures:
+            inference.unreadable += batch.failures
+            if not inference.skip_unreadable:
+                stop_at = min(stop_at, time.monotonic() + SCAN_S)
+        if stop_at == float("inf"):
+            yield batch
+        elif time.monotonic() > stop_at or len(inference.unreadable) >= MAX_LISTED:
+            break
+        progress.count(len(batch))
     if stop_at < float("inf"):
         raise UserError(describe_unreadable(inference.unreadable))
     for failure in inference.unreadable:
         logger.warning("left out: %s: %s", printable(failure.path), failure.reason)
 
 
-def infer(inference: Inference, batch: Batch, passes: Sequence[Pass]) -> None:
-    """Hand the logits of one batch to the sinks of all passes."""
+def prepared_chunks(inference: Inference, batch: Batch) -> Iterator[tuple[Batch, Tensor]]:
+    """As many clips as go through the model at once, and the input (B, 3, T, H, W) that they make."""
     for chunk in batch.split(inference.clips_per_step):
         if not len(chunk):  # no video of the batch could be read
             continue
         chunk = chunk.to(inference.device)
-        x_BCTHW = inference.prepared(chunk.frames_BTHWC)
+        yield chunk, inference.prepared(chunk.frames_BTHWC)
+
+
+def infer(inference: Inference, batch: Batch, passes: Sequence[Pass]) -> None:
+    """Hand the logits of one batch to the sinks of all passes."""
+    for chunk, x_BCTHW in prepared_chunks(inference, batch):
         for one in passes:
             changed = x_BCTHW if one.change is None else one.change(x_BCTHW, chunk)
             logits = inference.model(changed, chunk.boxes_R5)

@@ -1,4 +1,4 @@
-"""The benchmark task: speed of the model, a training step, the loader, decoding, or averaging gradients.
+"""The benchmark task: speed of the model, a training step, the loader, decoding, averaging gradients, or analysis.
 
 `BENCHMARK.WHAT` chooses. Times are medians over steps after a warm-up; on a GPU they are taken by CUDA events. The
 share of peak compares the multiply-adds of the model with the fastest matrix product found in the same run, in the same
@@ -7,13 +7,12 @@ number type.
 
 from __future__ import annotations
 
-import dataclasses
 import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from videovit.analysis.findings import Findings
 from videovit.config import Config
 from videovit.data.build import build_decode_options
 from videovit.data.decode.timing import measure_decode
@@ -194,6 +194,31 @@ def benchmark_model(problem: Problem, run: Run) -> list[dict[str, Any]]:
     return rows
 
 
+def benchmark_attention(problem: Problem, run: Run) -> list[dict[str, Any]]:
+    """The analysis of attention and of map likeness against plain inference, on random clips."""
+    cfg = problem.cfg
+    model = build_seeded_model(cfg, run.device).eval()
+    inference = Inference(model, problem.preparation, run.device)
+    findings = Findings(replace(cfg.ANALYSIS, WHAT=("attention", "similarity")), model)
+    x_BCTHW = _clips(cfg, run.device, cfg.BENCHMARK.BATCH_SIZE)
+    steps: dict[str, Callable[[], object]] = {
+        "inference": lambda: inference.model(x_BCTHW),
+        "attention": lambda: findings.update(inference.model, x_BCTHW, x_BCTHW, ()),
+    }
+    with inference.mode():
+        timings = {row: time_steps(step, run.device, num_steps=cfg.BENCHMARK.NUM_STEPS) for row, step in steps.items()}
+    return [
+        {
+            "row": row,
+            "clips_per_s": len(x_BCTHW) / timing.median_s,
+            "step_s": timing.median_s,
+            "times_inference": timing.median_s / timings["inference"].median_s,
+            "peak_mib": timing.peak_mib,
+        }
+        for row, timing in timings.items()
+    ]
+
+
 def benchmark_train(problem: Problem, run: Run) -> list[dict[str, Any]]:
     """The whole training step on one random batch: preparation, mixup, forward, backward, clipping, optimizer."""
     cfg, batch = problem.cfg, _random_batch(problem.cfg)
@@ -317,7 +342,7 @@ def benchmark_decode(problem: Problem, run: Run) -> list[dict[str, Any]]:
         "one clip": RandomSpans(*spans),
         f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips": EvenSpans(*spans, num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS),
     }
-    options = dataclasses.replace(build_decode_options(cfg, training=True), timeout_s=0.0)
+    options = replace(build_decode_options(cfg, training=True), timeout_s=0.0)
     backend = cfg.DATA.DECODING_BACKEND
     return [
         {"row": f"{backend}, {name}", **measure_decode(samples, plan, backend, options=options, seed=cfg.RNG_SEED)}
@@ -327,6 +352,7 @@ def benchmark_decode(problem: Problem, run: Run) -> list[dict[str, Any]]:
 
 BENCHMARKS: dict[str, Callable[[Problem, Run], Sequence[dict[str, Any]]]] = {
     "model": benchmark_model,
+    "attention": benchmark_attention,
     "train": benchmark_train,
     "sync": benchmark_sync,
     "loader": benchmark_loader,

@@ -311,8 +311,22 @@ class Predictor:
         Raises:
             UserError: the frames cannot be used.
         """
-        with self._open(frames_THWC, fps, "array") as video, torch.no_grad():
-            return torch.cat([self._inference.prepared(clip.crops_VTSSC) for clip in self.reader.clips(video)])
+        return torch.cat([x_VCTHW for _, x_VCTHW in self.prepared(frames_THWC, fps=fps)])
+
+    def prepared(self, video: Input, *, fps: float = 0.0) -> Iterator[tuple[Clip, Tensor]]:
+        """The clips of all windows of a video, each with the input of the model (V, C, T, S, S), on the device.
+
+        Args:
+            video, fps: see `predict`.
+
+        Raises:
+            DecodeError: the file cannot be read.
+        """
+        with self._open(video, fps, self._name(video, 0, 1)) as opened:
+            for clip in self.reader.clips(opened):
+                with torch.no_grad():
+                    x_VCTHW = self._inference.prepared(clip.crops_VTSSC)
+                yield clip, x_VCTHW
 
     # ----------------------------------------------------------------------------------------------------- computation
 

@@ -12,6 +12,7 @@ from videovit.engine.distributed.lock import output_lock
 from videovit.engine.evaluation.inference import MAX_LISTED, describe_unreadable
 from videovit.engine.problem import Problem
 from videovit.engine.run_context import Run
+from videovit.engine.tasks.analyze import check_analyze
 from videovit.engine.tasks.shuffle_eval import check_shuffle_eval
 from videovit.engine.tasks.test import check_test
 from videovit.engine.training.determinism import deterministic
@@ -58,6 +59,8 @@ def check_inputs(problem: Problem) -> None:
         check_test(problem)
     if cfg.SHUFFLE_EVAL.ENABLE:
         check_shuffle_eval(problem)
+    if cfg.ANALYSIS.ENABLE:
+        check_analyze(problem)
     if not cfg.TRAIN.EVAL_PERIOD:
         return
     # Training replaces videos that are missing; validation would stop the run after the first epoch.

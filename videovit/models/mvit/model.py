@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videovit.config import Config
 from videovit.errors import UserError
-from videovit.models.contract import AttentionModel, Features, Grid
+from videovit.models.contract import AttentionModel, AttentionTokens, Features, Grid, centers
 from videovit.models.layers.basic import PatchEmbed, Triple, triple
 from videovit.models.layers.heads import ClassifierHead
 from videovit.models.layers.maps import attention_maps
@@ -29,6 +29,7 @@ from videovit.models.layers.position import resize_pos_embed
 from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention, PoolMode
 from videovit.models.mvit.block import MultiscaleBlock, Outputs
 from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec, expand, share_maps
+from videovit.models.mvit.pooling import pooled_grid
 
 
 class MViT(AttentionModel):
@@ -205,6 +206,16 @@ class MViT(AttentionModel):
     def attention_maps(self, x: Tensor) -> list[Tensor]:
         """One map per block, class token first, keys pooled; see `AttentionModel.attention_maps`."""
         return attention_maps(self, x)
+
+    def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
+        """Queries and keys have grids of their own, each pooled; see `AttentionModel.attention_tokens`."""
+        grid, num_cls = self.patch_embed.grid(self.as_clips(x).shape[2:]), 0 if self.cls_token is None else 1
+        layers = []
+        for spec in self.specs:
+            keys = pooled_grid(grid, spec.kernel_kv, spec.stride_kv)
+            grid = pooled_grid(grid, spec.kernel_q, spec.stride_q)
+            layers.append(AttentionTokens(num_cls, centers(grid), centers(keys)))
+        return layers
 
     def _logits(self, x_BCTHW: Tensor) -> Tensor:
         reads_cls = self.cls_token is not None and not self.mean_pooling

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from videovit.models.contract import Grid
 from videovit.models.layers.basic import Triple
 
 
@@ -33,6 +34,12 @@ def pooled_size(size: int, kernel: int, stride: int) -> int:
     """
     (padding,) = padding_of((kernel,), (stride,))
     return (size + 2 * padding - kernel) // stride + 1
+
+
+def pooled_grid(grid: Grid, kernel: Triple, stride: Triple) -> Grid:
+    """The grid that is left of a grid after pooling."""
+    T, H, W = (pooled_size(n, k, s) for n, k, s in zip(grid, kernel, stride, strict=True))
+    return T, H, W
 
 
 def depthwise_conv(x_BTHWC: Tensor, weight_C1KKK: Tensor, stride: Triple) -> Tensor:

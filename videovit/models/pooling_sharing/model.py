@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videovit.config import Config
 from videovit.errors import UserError
-from videovit.models.contract import AttentionModel, Features, Grid
+from videovit.models.contract import AttentionModel, AttentionTokens, Features, Grid, centers
 from videovit.models.layers.heads import ClassifierHead
 from videovit.models.layers.maps import attention_maps
 from videovit.models.layers.position import resize_pos_embed
@@ -125,6 +125,38 @@ class PoolingSharingModel(AttentionModel):
     def attention_maps(self, x: Tensor) -> list[Tensor]:
         """See `AttentionModel.attention_maps`; a sharing layer repeats the map that it was given."""
         return attention_maps(self, x)
+
+    def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
+        """Layers have the tokens of their stage; see `AttentionModel.attention_tokens`.
+
+        With 1d pooling a token is at the patch in the middle of the patches that it was pooled from. A joint class
+        token is pooled with its neighbors; the first token, which holds it, counts as the class token of every stage.
+        """
+        size = self.as_clips(x).shape[-2:]
+        rows, columns = (side // self.shape.patch_size for side in size)
+        layers: list[AttentionTokens] = []
+        for stage, blocks in enumerate(self.path_layers()):
+            where = self._token_centers(stage, rows, columns)
+            layers += [AttentionTokens(self.shape.num_cls, where, where)] * len(blocks)
+        return layers
+
+    def _token_centers(self, stage: int, rows: int, columns: int) -> Tensor:
+        """Positions of a stage's tokens without class token, (1, N, 3), for an image of rows x columns patches."""
+        pooled, pools = self.shape.pooled, range(stage)
+        if self.shape.pooling == "2d":
+            for _ in pools:
+                rows, columns = pooled(rows), pooled(columns)
+            return centers((1, rows, columns))
+        joint = 1 if self.shape.cls == "joint" else 0
+        number = joint + rows * columns
+        # Where the windows of the first and the second token begin, and how long they are, in the first sequence.
+        first, stride = 0.0, 1
+        for _ in pools:
+            number = pooled(number)
+            first += stride * (0.0 if self.shape.pool_kernel % 2 else (self.shape.pool_kernel - 1) / 2)
+            stride *= 2
+        places = (first + stride * torch.arange(joint, number)).long() - joint
+        return centers((1, rows, columns))[:, places]
 
     def _logits(self, x_BCTHW: Tensor) -> Tensor:
         x_BNC, _ = self._encode(x_BCTHW)

@@ -1,0 +1,1 @@
+"""What a trained model does: statistics of its attention, likeness of its maps, and where it samples."""

@@ -1,0 +1,91 @@
+"""See what trained models do: reach of their attention, likeness of their maps, sampling points.
+
+Results are in OUTPUT_DIR/analysis of each model; of several models, one picture shows all curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from videovit import cli
+from videovit.commands.run import only
+from videovit.config import Config, find_shipped
+from videovit.config.schema.evaluation import Analyzed
+from videovit.errors import UserError
+from videovit.messages import printable
+
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+HELP = """models:
+  OUTPUT_DIR of a run: its config and its newest checkpoint
+  a name of the zoo, such as mvitv2_s_16x4_k400 (videovit zoo); results are in output/NAME unless OUTPUT_DIR is given
+  a config, by file or by the name of one that comes with videovit: weights as for its test (TEST.CHECKPOINT_FILE_PATH)
+Keys follow as KEY VALUE pairs and apply to all models:
+    videovit analyze output/vit output/pit ANALYSIS.NUM_VIDEOS 500 DATA.PATH_TO_DATA_DIR /data/k400
+"""
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
+    """See `videovit.cli.Main`."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="runs, published models or configs; KEY VALUE pairs may follow"
+    )
+    parser.add_argument(
+        "--what", nargs="+", choices=get_args(Analyzed), help="analyses to make (default: ANALYSIS.WHAT)"
+    )
+    parser.add_argument("--output", type=Path, help="folder of the picture of several models (default: of the first)")
+    args = parser.parse_intermixed_args(argv)
+    models, opts = split_models(args.models)
+    if not models:
+        parser.error("name a model first")
+    opts += ["ANALYSIS.WHAT", f"[{','.join(args.what)}]"] if args.what else []
+    configs = [config_of(model, [*only("ANALYSIS"), *opts]) for model in models]
+    folders = [Path(cfg.OUTPUT_DIR) for cfg in configs]
+    if len(set(folders)) < len(folders):
+        raise UserError("two models have one OUTPUT_DIR, where their results would be mixed", found=str(folders[0]))
+    from videovit.engine import launch  # imports PyTorch, which --help and mistakes in a config do not need
+    from videovit.engine.tasks.analyze import FOLDER, compare
+
+    for cfg in configs:
+        launch.run(cfg)
+    if len(folders) > 1:
+        picture = compare(folders, args.output or folders[0] / FOLDER)
+        if picture is not None:
+            print(f"curves of all models: {printable(picture)}")
+
+
+def split_models(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate models, which come first, from KEY VALUE pairs."""
+    number = next((i for i, word in enumerate(words) if _KEY.fullmatch(word) and not Path(word).exists()), len(words))
+    return list(words[:number]), list(words[number:])
+
+
+def config_of(model: str, opts: Sequence[str]) -> Config:
+    """The config of a run, a file or a published model, and what it is to do.
+
+    Raises:
+        UserError: a folder that is not the OUTPUT_DIR of a run, or no such model.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        if folder.is_file() or find_shipped(model) is not None:
+            return cli.load(model, opts)
+        from videovit.models import zoo  # imports PyTorch, which mistakes in a config do not need
+
+        entry = zoo.find(model)
+        own = ["OUTPUT_DIR", f"output/{entry.name}", "TEST.CHECKPOINT_FILE_PATH", f"{zoo.PREFIX}{entry.name}"]
+        return cli.load(entry.config, [*entry.overrides, *own, *opts])
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise UserError("a folder without config.yaml", where=folder, expected="the OUTPUT_DIR of a run")
+    # The folder may have been moved, and what training wrote comes before what the test of the run was given.
+    own = ["OUTPUT_DIR", str(folder)]
+    if any((folder / "checkpoints").glob("checkpoint_epoch_*")):
+        own += ["TEST.CHECKPOINT_FILE_PATH", ""]
+    return cli.load(str(config), [*own, *opts])

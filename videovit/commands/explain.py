@@ -1,0 +1,72 @@
+"""Show where and when a model sees a class in a video: heat over the frames, and a curve over time."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from videovit import cli
+from videovit.messages import printable
+
+DETAILS = """examples:
+  videovit explain video.mp4 --model output/mine --output why
+  videovit explain video.mp4 --model mvitv2_s_16x4_k400 --class "playing guitar" --method occlusion --output why
+
+output:
+  heat.mp4          the frames that the model saw, under their heat
+  heat.png          some of them, with and without heat
+  curve.png         the share of every frame in all heat: which moments decide
+  explanation.json  the curve as numbers
+  For an image, heat.png and explanation.json.
+
+methods:
+  grad_cam   which parts of the last tokens raise the score of the class (Grad-CAM)
+  hires_cam  the same without its mean over tokens (HiResCAM)
+  rollout    what attention looks at through all layers; the same for every class
+  occlusion  what the score needs: parts of the clip are covered one by one; takes hundreds of predictions
+  gradient   which pixels raise the score (gradient x input); noisy, and defined for every model
+
+How to read and trust them: docs/analysis.md
+"""
+
+
+def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a name of the zoo, the OUTPUT_DIR of a run, a folder of Model.save, or a config (with --checkpoint)",
+    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights, if --model is a config")
+    parser.add_argument(
+        "--method",
+        default="grad_cam",
+        metavar="NAME",
+        help="grad_cam (default), hires_cam, rollout, occlusion or gradient",
+    )
+    parser.add_argument(
+        "--class", dest="class_name", metavar="NAME", help="the class (default: the one with the highest score)"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("video", metavar="VIDEO", help="a video, a folder of frames, or an image for a model of images")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
+    """See `videovit.cli.Main`."""
+    args = parse(argv, prog=prog)
+    from videovit.model import load  # takes seconds, which --help and wrong arguments do not need
+
+    with cli.plain_warnings():
+        model = load(args.model, args.checkpoint)
+        explanation = model.explain(args.video, class_name=args.class_name, method=args.method)
+    written = explanation.write(Path(args.output))
+    print(
+        printable(f"{explanation.class_name}  score {explanation.score:.3f}  most heat at {explanation.peak_s:.2f} s")
+    )
+    for path in written:
+        print(printable(str(path)))
