@@ -30,7 +30,7 @@ def tracked(*paths: str) -> list[str]:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the files that a package is built from."""
     folder = tmp_path_factory.mktemp("source")
-    for name in tracked("setup.py", "pyproject.toml", "README.md", "videovit", "configs"):
+    for name in tracked("setup.py", "pyproject.toml", "README.md", "LICENSE", "videovit", "configs"):
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
@@ -61,6 +61,7 @@ def test_wheel_has_every_module_and_config(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in tracked("videovit") if name != "videovit/configs"} <= packed
     assert len(SHIPPED) > 50 and {f"videovit/configs/{name}" for name in SHIPPED} <= packed
+    assert any(name.endswith("licenses/LICENSE") for name in packed)
     assert not any(name.startswith(("tests/", "datasets/", "tools/", "configs/")) for name in packed)
 
 

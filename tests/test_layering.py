@@ -46,7 +46,7 @@ LAYERS: dict[str, set[str]] = {
 # Inside engine and models: the rooms, lowest first; a room imports only rooms on lower floors and itself.
 FLOORS: dict[str, list[set[str]]] = {
     "engine": [
-        {"reporting"},
+        {"reporting", "cpu_threads"},
         {"distributed"},
         {"checkpoints"},
         {"run_context"},

@@ -140,7 +140,7 @@ def predict(cfg: Config | None, args: argparse.Namespace) -> None:
     """
     # These imports take seconds, which --help and mistakes in a config do not need.
     from videovit.data.decode.stream import is_stream, shown_name
-    from videovit.engine.run_context import set_cpu_threads
+    from videovit.engine.cpu_threads import set_cpu_threads
     from videovit.engine.tasks.annotate import plan_copies
     from videovit.engine.tasks.predict import list_inputs
     from videovit.engine.tasks.prediction_files import Outputs

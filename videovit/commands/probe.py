@@ -49,8 +49,8 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
 def probe_safely(path: str, *, backend: str, timeout_s: float) -> Probe:
     """`probe_video` with a time limit; videos that cannot be read give a `Probe` with the reason."""
     from videovit.data.decode import DecodeError
-    from videovit.data.decode.limited import call_limited
     from videovit.data.decode.probe import Probe, probe_video
+    from videovit.data.decode.time_limit import call_limited
 
     try:
         probe: Probe = call_limited(probe_video, path, backend, path=path, timeout_s=timeout_s)

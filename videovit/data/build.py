@@ -31,8 +31,8 @@ from videovit.data.detection import build_key_plan
 from videovit.data.handover import HANDOVER_HINT, HandedOver, Lost
 from videovit.data.order import EpochSampler
 from videovit.data.records import Batch, Item, Sample, collate
+from videovit.data.running_clock import RunningClock
 from videovit.data.sampling import EvenSpans
-from videovit.data.time_limit import RunningClock
 from videovit.data.transforms.boxes import Placement
 from videovit.data.transforms.pipeline import (
     EvalTransform,

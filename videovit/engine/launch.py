@@ -18,10 +18,11 @@ import torch
 from videovit.config import Config
 from videovit.data.workers import workers_named
 from videovit.engine import distributed
+from videovit.engine.cpu_threads import set_cpu_threads, share_cores
 from videovit.engine.distributed.processes import run_processes
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog, logger
-from videovit.engine.run_context import Run, record_config, set_cpu_threads
+from videovit.engine.run_context import Run, record_config
 from videovit.engine.tasks.analyze import analyze
 from videovit.engine.tasks.benchmark import benchmark
 from videovit.engine.tasks.search import search
@@ -83,9 +84,8 @@ def _run_spawned(local_rank: int, cfg: Config, per_shard: int, host: str, port: 
         MASTER_ADDR=host,
         MASTER_PORT=str(port),
     )
-    if cfg.NUM_GPUS == 0 and "OMP_NUM_THREADS" not in os.environ:
-        # By default each process would take all cores, and they would slow each other down.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // per_shard))
+    if cfg.NUM_GPUS == 0:
+        share_cores(per_shard)  # run_tasks follows NUM_CPU_THREADS, if that is set
     return run_tasks(cfg)
 
 

@@ -16,7 +16,7 @@ import torch
 from videovit.config import Config
 from videovit.data.build import ClipLoader, build_dataset, build_loader
 from videovit.data.catalog import DatasetSpec, Evaluation, Split, build_spec, read_names
-from videovit.data.class_balance import count_classes, inverse_frequency
+from videovit.data.class_frequency import count_classes, inverse_frequency
 from videovit.data.dataset import ClipDataset
 from videovit.data.detection import read_truth
 from videovit.data.records import Sample

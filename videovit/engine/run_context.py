@@ -40,12 +40,6 @@ class Run:
         return Progress(name, total, first=first, log_period=log_period, quiet=quiet, num_processes=self.world_size)
 
 
-def set_cpu_threads(cfg: Config, device: torch.device) -> None:
-    """Compute on NUM_CPU_THREADS threads, if the config sets them and the device is a CPU."""
-    if device.type == "cpu" and cfg.NUM_CPU_THREADS:
-        torch.set_num_threads(cfg.NUM_CPU_THREADS)
-
-
 def record_config(cfg: Config, run: Run, name: str) -> None:
     """Write the config to `OUTPUT_DIR/<name>`, from where it can be loaded again; completely, or not at all.
 

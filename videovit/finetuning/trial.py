@@ -14,9 +14,10 @@ import torch
 
 from videovit.config import Config
 from videovit.data.records import collate
+from videovit.engine.cpu_threads import set_cpu_threads
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog
-from videovit.engine.run_context import Run, set_cpu_threads
+from videovit.engine.run_context import Run
 from videovit.engine.tasks.benchmark import time_steps
 from videovit.engine.training.step import Training, train_step
 from videovit.engine.training.trainer import build_training

@@ -1,6 +1,6 @@
 """Checks of a prepared data set: files that are missing, unreadable, mislabeled or duplicated.
 
-Files are opened in several processes, and videos are decoded in their helper processes (`decode.limited`), so that a
+Files are opened in several processes, and videos are decoded in their helper processes (`decode.time_limit`), so that a
 decoder that hangs or crashes loses one file and not the whole check.
 """
 

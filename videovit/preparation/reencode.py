@@ -18,11 +18,11 @@ from av.video.reformatter import ColorRange
 
 from videovit.data.decode import DecodeError
 from videovit.data.decode.container import ERRORS, open_container, plain_reason
-from videovit.data.decode.limited import call_limited
 from videovit.data.decode.orientation import Orientation, Upright
 from videovit.data.decode.probe import Probe, probe_video
 from videovit.data.decode.protocol import DEFAULTS, scaled_size
 from videovit.data.decode.pyav_backend import open_pyav
+from videovit.data.decode.time_limit import call_limited
 from videovit.data.files.folders import is_text
 from videovit.data.files.listed_paths import quote
 from videovit.data.files.video_files import ListedVideo

@@ -15,8 +15,8 @@ from tests.helpers.runs import TINY, write_config
 from tests.helpers.videos import write_video
 from videovit.config import Config, load_config
 from videovit.data.decode import BACKENDS, DecodeError, open_video
-from videovit.data.decode.limited import LimitedVideo
 from videovit.data.decode.protocol import Indices
+from videovit.data.decode.time_limit import LimitedVideo
 from videovit.data.sampling import EvenSpans, RandomSpans, Segments, StridedClips
 from videovit.engine.tasks.predict import Prediction, Predictor, format_prediction, list_inputs, window_starts
 from videovit.errors import UserError

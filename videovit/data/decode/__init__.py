@@ -10,9 +10,9 @@ from os import PathLike, fspath
 
 from videovit.data.decode.decord_backend import open_decord
 from videovit.data.decode.image_backend import open_frames, open_image
-from videovit.data.decode.limited import Opener, open_limited
 from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions, Video, check_inside
 from videovit.data.decode.pyav_backend import open_pyav
+from videovit.data.decode.time_limit import Opener, open_limited
 from videovit.data.decode.torchcodec_backend import open_torchcodec
 from videovit.errors import UserError
 from videovit.messages import did_you_mean

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
-from videovit.data.time_limit import RunningClock
+from videovit.data.running_clock import RunningClock
 from videovit.data.workers import BLOCKED, signals_blocked
 from videovit.engine.distributed import preemption
 from videovit.engine.distributed.faults import PeerError

@@ -26,7 +26,7 @@ _KERNEL_RULES: dict[KernelRule, Callable[[int], int]] = {
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """Everything that distinguishes one block from the next.
+    """Everything that SlowFast's lists set for one block. (Rates of drop path follow from the depth, in `MViT`.)
 
     Attributes:
         dim: channels that enter the block.

@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from tests.helpers.videos import write_list
 from videovit.config import load_config
 from videovit.data.build import build_loader, describe_epoch
-from videovit.data.class_balance import count_classes, inverse_frequency
+from videovit.data.class_frequency import count_classes, inverse_frequency
 from videovit.data.dataset import Key, Stream, random_stream
 from videovit.data.order import EpochSampler, balanced_draws
 from videovit.data.records import Action, Box, KeyFrame, Sample

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from videovit.data.decode.protocol import BaseVideo, DecodeError, DecodeOptions, Indices, Video
 from videovit.data.memory_files import map_frames, write_frames
-from videovit.data.time_limit import RunningClock
+from videovit.data.running_clock import RunningClock
 from videovit.data.workers import signals_blocked
 from videovit.errors import UserError
 
