@@ -29,7 +29,9 @@ def keys(section: Any, prefix: str = "") -> Iterator[str]:
 
 def test_every_field_is_read() -> None:
     files = [
-        p for folder in ("data", "models", "engine", "commands") for p in (ROOT / "videovit" / folder).rglob("*.py")
+        p
+        for folder in ("data", "models", "analysis", "engine", "commands")
+        for p in (ROOT / "videovit" / folder).rglob("*.py")
     ]
     text = "\n".join(p.read_text(encoding="utf-8") for p in [*files, *(ROOT / "tools").glob("*.py")])
     unread = {key for key in keys(load_config()) if not re.search(rf"\.{key.rpartition('.')[2]}\b", text)}

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from tests.helpers.videos import VIDEO_BACKENDS, read_barcodes, rotate, write_video
 from videovit.data.build import ClipLoader
 from videovit.data.dataset import ClipDataset, RepeatedCrops
-from videovit.data.decode import BACKENDS, DecodeError, DecodeOptions, Video, limited, open_video
+from videovit.data.decode import BACKENDS, DecodeError, DecodeOptions, Video, open_video, time_limit
 from videovit.data.order import EpochSampler
 from videovit.data.records import Sample, collate
 from videovit.data.sampling import RandomSpans
@@ -36,9 +36,9 @@ LIMITED = DecodeOptions(timeout_s=20.0)
 @pytest.fixture(autouse=True)
 def no_helpers() -> Iterator[None]:
     """Every test starts and ends without helpers."""
-    limited._end_idle()
+    time_limit._end_idle()
     yield
-    limited._end_idle()
+    time_limit._end_idle()
 
 
 def children() -> set[int]:
@@ -107,7 +107,7 @@ def test_epoch_continues(numbered: Numbered, tmp_path: Path, bad_decoder: str, n
         "crash_open": (crashed, "bad"),
         "crash_frames": (crashed, "bad"),
     }
-    limited._end_idle()
+    time_limit._end_idle()
     deadline = time.monotonic() + 10
     while children() - before and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -187,7 +187,7 @@ def test_helper_ends_with_parent(numbered: Numbered, spinning: bool) -> None:
     path = str(numbered("limits_good.mp4", num_frames=20))
     program = (
         "import ctypes, threading, time, numpy\n"
-        "from videovit.data.decode import BACKENDS, DecodeOptions, limited, open_pyav, open_video\n"
+        "from videovit.data.decode import BACKENDS, DecodeOptions, time_limit, open_pyav, open_video\n"
         "class Slow:\n"
         "    num_frames, fps, knots, start_s, served_by = 1, 1.0, None, 0.0, 'slow'\n"
         "    def frames(self, indices): ctypes.PyDLL(None).sleep(1000)\n"
@@ -219,7 +219,7 @@ def is_running(pid: int) -> bool:
 def test_helper_ignores_group_signals(numbered: Numbered) -> None:
     with open_video(numbered("limits_good.mp4", num_frames=20), "pyav", LIMITED) as video:
         (helper,) = [pid for pid in children() if pid == video._helper._pid]  # type: ignore[attr-defined]
-        for name in limited.IGNORED_SIGNALS:
+        for name in time_limit.IGNORED_SIGNALS:
             os.kill(helper, getattr(signal, name))
         assert read_barcodes(video.frames(np.array([4]))) == [4]
 
@@ -339,9 +339,9 @@ def test_helper_killed_from_outside(
     moment: str, signum: int, numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by the system when memory runs out: the video is decoded by another helper."""
-    monkeypatch.setattr(limited, "PAUSE_S", 0.0)
+    monkeypatch.setattr(time_limit, "PAUSE_S", 0.0)
     if signum == signal.SIGTERM:
-        monkeypatch.setattr(limited, "IGNORED_SIGNALS", ())
+        monkeypatch.setattr(time_limit, "IGNORED_SIGNALS", ())
     backend = killed_once(monkeypatch, moment, signum, tmp_path / "killed")
     with open_video(numbered("limits_good.mp4", num_frames=20), backend, LIMITED) as video:
         assert read_barcodes(video.frames(np.array([4, 7]))) == [4, 7]
@@ -369,7 +369,7 @@ def killed_once(monkeypatch: pytest.MonkeyPatch, moment: str, signum: int, mark:
 
 
 def test_helper_stopped(numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limited, "PAUSE_S", 0.0)
+    monkeypatch.setattr(time_limit, "PAUSE_S", 0.0)
     backend = killed_once(monkeypatch, "frames", signal.SIGSTOP, tmp_path / "stopped")
     with open_video(numbered("limits_good.mp4", num_frames=20), backend, DecodeOptions(timeout_s=LIMIT_S)) as video:
         assert read_barcodes(video.frames(np.array([4]))) == [4]
@@ -377,7 +377,7 @@ def test_helper_stopped(numbered: Numbered, tmp_path: Path, monkeypatch: pytest.
 
 def test_helper_killed_again_and_again(numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training must not go on with another video in its place: the run ends, and names it."""
-    monkeypatch.setattr(limited, "PAUSE_S", 0.0)
+    monkeypatch.setattr(time_limit, "PAUSE_S", 0.0)
     backend = killed_once(monkeypatch, "frames", signal.SIGKILL, tmp_path / "killed", times=9)
     path = numbered("limits_good.mp4", num_frames=20)
     dataset = ClipDataset(

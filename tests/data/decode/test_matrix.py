@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.videos import VIDEO_BACKENDS, access_patterns, copy_packets, read_barcodes, rotate, write_video
 from videovit.data.dataset import ClipDataset, FixedCrops
-from videovit.data.decode import DecodeError, DecodeOptions, limited, open_video, pyav_backend
+from videovit.data.decode import DecodeError, DecodeOptions, open_video, pyav_backend, time_limit
 from videovit.data.decode.frame_index import FrameIndex, TableCache
 from videovit.data.decode.frame_table import UNKNOWN
 from videovit.data.decode.protocol import DEFAULTS, check_file
@@ -220,7 +220,7 @@ def test_knots_variable_fps(
     numbered: Numbered, monkeypatch: pytest.MonkeyPatch, limit_s: float, with_limit: bool
 ) -> None:
     """Exact if the whole file was read, and within a few frames if only the header was."""
-    limited._end_idle()
+    time_limit._end_idle()
     monkeypatch.setattr(pyav_backend, "LONG_S", limit_s)
     monkeypatch.setattr(pyav_backend, "TABLES", TableCache(10_000))
     options = DecodeOptions(timeout_s=20.0 if with_limit else 0.0)
@@ -235,7 +235,7 @@ def test_knots_variable_fps(
         shown, seconds = video.knots
     assert len(shown) == 620 if limit_s > 1 else len(shown) < 100
     assert np.abs(np.interp(places / 30, seconds, shown) - frames).max() <= (1e-6 if limit_s > 1 else 3)
-    limited._end_idle()
+    time_limit._end_idle()
 
 
 def test_long_file_truncated(numbered: Numbered, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.videos import VIDEO_BACKENDS, barcode, copy_packets, read_barcodes, silence, write_video
-from videovit.data.decode import DecodeOptions, limited, open_video
+from videovit.data.decode import DecodeOptions, open_video, time_limit
 from videovit.data.decode.rate import measured_rate
 
 Numbered = Callable[..., Path]
@@ -94,7 +94,7 @@ def test_guessed_rate_not_believed(tmp_path: Path, backend: str) -> None:
     ],
 )
 def test_gaps_keep_times(tmp_path: Path, name: str, pts: list[int], with_limit: bool, backend: str) -> None:
-    limited._end_idle()
+    time_limit._end_idle()
     path = write_with_gaps(tmp_path / name, pts)
     options = DecodeOptions(timeout_s=30.0 if with_limit else 0.0)
     for _ in range(2):  # the second time from the cache
@@ -105,19 +105,19 @@ def test_gaps_keep_times(tmp_path: Path, name: str, pts: list[int], with_limit: 
             spacing = float(np.median(np.diff(pts)))
             assert video.num_frames / video.fps == pytest.approx((pts[-1] + spacing) / 25, abs=0.01)
             assert read_barcodes(video.frames(np.array([2, len(pts) - 1]))) == [2, len(pts) - 1]
-    limited._end_idle()
+    time_limit._end_idle()
 
 
 @backends
 @pytest.mark.parametrize("with_limit", [False, True])
 @pytest.mark.parametrize("name", ["late.mp4", "late.mkv", "late.mov", "late.ts", "late.flv"])
 def test_pictures_after_sound(tmp_path: Path, name: str, with_limit: bool, backend: str) -> None:
-    limited._end_idle()
+    time_limit._end_idle()
     path = write_late(tmp_path / name, late_s=2)
     with open_video(path, backend, DecodeOptions(timeout_s=30.0 if with_limit else 0.0)) as video:
         assert video.start_s == pytest.approx(2, abs=0.07)  # encoders of sound start a little before 0
         assert video.fps == pytest.approx(24) and video.knots is None
-    limited._end_idle()
+    time_limit._end_idle()
 
 
 @backends
