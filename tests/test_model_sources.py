@@ -360,3 +360,8 @@ def test_errors_of_the_hub_are_messages(hub: Hub, model: videovit.Model, monkeyp
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="hf://me/walker: needs the package huggingface_hub. pip install"):
         videovit.load("hf://me/walker")
+
+
+def test_load_zoo_name_without_data_set_suggests_full_name() -> None:
+    with pytest.raises(UserError, match=r"did you mean mvitv2_s_16x4_k400\?"):
+        videovit.load("mvitv2_s_16x4")

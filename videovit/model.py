@@ -376,7 +376,9 @@ def _find(source: str, *, named: bool) -> Found:
             zoo.load_zoo_config(entry), lambda module: load_all_weights(module, weights), zoo.class_names(entry)
         )
     if not path.is_file() and find_shipped(source) is None:
-        near = did_you_mean(source, [*zoo.ZOO, *shipped_configs(), *_beside(path)])
+        # A zoo name without its data set resembles a config more than the full name.
+        longer = [] if named else [name for name in zoo.ZOO if name.startswith(f"{source}_")]
+        near = longer[0] if longer else did_you_mean(source, [*zoo.ZOO, *shipped_configs(), *_beside(path)])
         raise UserError("no such model", where=source, expected=KINDS, near=near)
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         hint = f'Name the config of these weights first: videovit.load("my.yaml", "{source}")'
