@@ -7,7 +7,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -203,6 +203,24 @@ def test_wrong_array_is_named(model: videovit.Model, frames: np.ndarray, words: 
 def test_wrong_input_is_named_before_anything_is_computed(model: videovit.Model, videos: list[str]) -> None:
     with pytest.raises(UserError, match="array 1: found 7, expected a path, or frames in memory"):
         model.predict([videos[0], 7])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"top_k": -1}, "top_k: found -1, expected a whole number"),
+        ({"top_k": 1.5}, "top_k: found 1.5"),
+        ({"batch_size": -1}, "batch_size: found -1"),
+        ({"fps": 1e300}, r"found 1e\+300, expected frames per second"),
+        ({"videos": None}, "found None, expected a path, or frames in memory, or a list"),
+        ({"videos": 5}, "found 5, expected a path"),
+        ({"videos": torch.zeros(4, 8, 8, 3, dtype=torch.uint8).to_sparse()}, "sparse"),
+        ({"videos": torch.zeros(4, 8, 8, 3, dtype=torch.uint8, device="meta")}, "meta"),
+    ],
+)
+def test_wrong_argument_is_named(model: videovit.Model, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        model.predict(**{"videos": np.zeros((4, 32, 32, 3), np.uint8), "fps": 25, **arguments})
 
 
 def test_array_needs_its_frame_rate(model: videovit.Model) -> None:

@@ -170,6 +170,7 @@ class Model:
             DecodeError: a single video cannot be read.
             UserError: frames in memory cannot be used, or scores are not finite.
         """
+        check_counts(top_k=top_k, batch_size=batch_size)
         inputs, single = self._inputs(videos)
         if single:
             return self.predictor.predict(inputs[0], fps=fps, top_k=top_k, batch_size=batch_size, quiet=True)
@@ -207,6 +208,7 @@ class Model:
             DecodeError: a single video cannot be read, or none of a list.
             UserError: frames in memory cannot be used, or features are not finite.
         """
+        check_counts(batch_size=batch_size)
         inputs, single = self._inputs(videos)
         found = self.predictor.features(inputs, fps=fps, per_window=per_window, batch_size=batch_size)
         return found[0] if single else found
@@ -290,6 +292,8 @@ class Model:
         """The inputs, with folders of videos replaced by their videos; and whether it was one, not several."""
         if isinstance(videos, str | os.PathLike | np.ndarray | Tensor):
             listed, single = [videos], True
+        elif not isinstance(videos, Iterable):
+            raise UserError(where="videos", found=videos, expected="a path, or frames in memory, or a list of these")
         else:
             listed, single = list(videos), False
         inputs: list[Input] = []
@@ -303,6 +307,17 @@ class Model:
             else:
                 inputs.append(video)
         return inputs, single
+
+
+def check_counts(**counts: int) -> None:
+    """Check arguments that count something; 0 stands for the usual number.
+
+    Raises:
+        UserError: one is not a whole number, or below 0.
+    """
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 0:
+            raise UserError(where=name, found=count, expected="a whole number, or 0 for the usual one")
 
 
 def read_class_names(cfg: Config) -> list[str]:

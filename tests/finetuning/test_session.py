@@ -19,8 +19,9 @@ from tests.helpers.runs import exit_codes, start_ranks, stats, wait_for, write_c
 from tests.helpers.videos import write_video
 from videovit import cli
 from videovit.config import load_config
+from videovit.engine.distributed.lock import output_lock
 from videovit.errors import UserError
-from videovit.finetuning import recipes, trial
+from videovit.finetuning import recipes, session, trial
 from videovit.models.zoo import find
 
 CLASSES = ("left", "in the middle, or so", '"right" 走')
@@ -282,3 +283,28 @@ def test_other_run_in_the_folder_refused(videos: Path, tiny: dict[str, Any], tmp
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="not started by finetune"):
         videovit.finetune(videos, **tiny)
+
+
+def test_second_command_in_a_folder_that_is_being_prepared_changes_nothing(
+    videos: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    with output_lock(tmp_path / "run"):
+        with pytest.raises(UserError, match="is in use by process"):
+            videovit.finetune(videos, epochs=1, **tiny)
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".videovit.lock"]
+
+
+def test_folder_that_was_prepared_while_waiting_is_not_prepared_again(
+    videos: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other command came first, between the look into the folder and the lock."""
+
+    def prepared_by_another(folder: Path) -> Any:
+        folder.mkdir()
+        (folder / "finetune.json").write_text("{}")
+        return output_lock(folder)
+
+    monkeypatch.setattr(session, "output_lock", prepared_by_another)
+    with pytest.raises(UserError, match="another command has prepared a run here"):
+        videovit.finetune(videos, epochs=1, **tiny)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["finetune.json"]

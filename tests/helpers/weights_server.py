@@ -20,7 +20,7 @@ class WeightsServer:
         redirects: path -> path or URL.
         headers: sent with every file and redirect.
         cuts: for each request to come, the bytes after which its connection ends; empty: none.
-        statuses: for each request to come, a status instead of a file.
+        statuses: for each request to come, a status instead of a file; below 300, with half of it.
         pause_s: before each 64 KiB.
         has_ranges: whether it continues files.
         etag: of all files; empty: the hash of the content.
@@ -54,7 +54,12 @@ class _Handler(BaseHTTPRequestHandler):
         state, wanted = self.state, self.headers.get("Range", "")
         state.requests.append((self.path, wanted))
         self.close_connection = True
-        if state.statuses:
+        if state.statuses and state.statuses[0] < 300:
+            self.send_response(state.statuses.pop(0))
+            body = state.files[self.path]
+            self._finish_headers(len(body) // 2)
+            self.wfile.write(body[: len(body) // 2])
+        elif state.statuses:
             self.send_error(state.statuses.pop(0))
         elif self.path in state.redirects:
             self.send_response(302)
@@ -76,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.has_ranges else 0
         if self.headers.get("If-Range", etag) != etag:
             start = 0
-        if start >= len(content):
+        if start >= len(content) > 0:
             self.send_error(416)
             return
         self.send_response(206 if start else 200)

@@ -258,3 +258,28 @@ def test_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert download.cache_folder() == tmp_path / ".cache/videovit"
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "statuses", "why"),
+    [
+        (CONTENT, {"Content-Encoding": "gzip"}, [], "Content-Encoding gzip"),
+        (CONTENT, {}, [206], "206"),  # a part that nobody asked for
+        (b"", {}, [], "an empty file"),
+        (b"", {}, [204], "an empty file"),
+    ],
+)
+def test_answer_that_is_not_the_file_gets_no_name(
+    server: WeightsServer,
+    tmp_path: Path,
+    content: bytes,
+    headers: dict[str, str],
+    statuses: list[int],
+    why: str,
+) -> None:
+    server.files[FILE], server.headers, server.statuses = content, headers, statuses * download.ATTEMPTS
+    with pytest.raises(UserError, match=why):
+        local_file(server.url(FILE))
+    assert "tiny.pth" not in files_in(tmp_path)
+    server.files[FILE], server.headers, server.statuses = CONTENT, {}, []
+    assert local_file(server.url(FILE)).read_bytes() == CONTENT

@@ -182,3 +182,21 @@ def test_split_multi_label_rare_class_in_every_part() -> None:
     parts = stratified_split([str(number) for number in range(40)], classes, SHARES, seed=0)
     assert {part for part, names in zip(parts, classes, strict=True) if "rare" in names} == set(SPLITS)
     assert Counter(parts) == {"train": 28, "val": 6, "test": 6}
+
+
+def test_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("video,label,label\na.mp4,x,y\n")
+    with pytest.raises(AnnotationError, match="the column label occurs twice"):
+        read_labels_table(table, path_column="video", label_column="label")
+
+
+def test_video_that_rows_put_into_train_and_test_is_only_tested(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("video,label,split\na.mp4,x,test\na.mp4,y,train\nb.mp4,x,train\n")
+    read = read_labels_table(table, path_column="video", label_column="label", split_column="split", multi_label=True)
+    assert [(video.labels, video.split) for video in read.videos] == [(("x", "y"), "test"), (("x",), "train")]
+    table.write_text("video,label,split\na.mp4,x,train\na.mp4,y,test\n")
+    read = read_labels_table(table, path_column="video", label_column="label", split_column="split", multi_label=True)
+    assert [(video.labels, video.split) for video in read.videos] == [(("x", "y"), "test")]
+    assert read.notices == ["rows put 1 video into more than one split; test goes before val, and val before train"]

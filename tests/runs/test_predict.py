@@ -76,6 +76,38 @@ def test_default_model_is_in_the_zoo_and_has_names(run: Path, video: Path, tmp_p
     assert json_of(video, folder=tmp_path) == json_of(video, "--model", run, folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "replaced"),
+    [
+        (["--csv", "{video}"], "{video}"),
+        (["--json", "link.json"], "{video}"),  # a link to the video
+        (["--json", "t", "--csv", "./t"], "the file of --json"),
+        (["--annotate", "copy.mp4", "--json", "copy.mp4"], "copy.mp4"),
+    ],
+)
+def test_output_that_would_replace_an_input_or_an_output_refused(
+    run: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], replaced: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "videos" / "a.ts"
+    own.parent.mkdir()
+    own.write_bytes(video.read_bytes())
+    Path("link.json").symlink_to(own)
+    options = [word.format(video=own) for word in options]
+    with pytest.raises(UserError, match=f"would replace {replaced.format(video=own)}; expected another name"):
+        predict.main([str(own.parent), "--model", str(run), *options])
+    assert own.read_bytes() == video.read_bytes()
+
+
+def test_json_list_that_cannot_be_written_is_said_before_predicting(
+    run: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"p\.json: could not be written"):
+        predict.main([str(video), "--model", str(run), "--json", str(tmp_path / "file/p.json")])
+    assert not capsys.readouterr().out
+
+
 def test_folder_with_all_outputs(run: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, out = tmp_path / "videos", tmp_path / "out"
     folder.mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from videovit.engine.tasks.prediction_files import Outputs
     from videovit.models.contract import VideoModel
 
+CONSOLE = "-"
 DEFAULT_MODEL = "zoo:mvitv2_s_16x4_k400"
 DETAILS = """examples:
   videovit predict video.mp4                                 MViTv2-S, 400 classes of Kinetics, downloaded once
@@ -156,6 +157,7 @@ def predict(cfg: Config | None, args: argparse.Namespace) -> None:
     with cli.plain_warnings():
         videos = [] if streams else list_inputs(cfg, args.videos, people=args.people)
     copies = plan_copies(cfg, args.annotate, videos) if args.annotate else {}
+    check_files(args, videos or streams, copies.values())
     labeler = build_labeler(cfg, model, device, names, args)
     in_percent = cfg.MODEL.HEAD_ACT != "none"
     with Outputs(args.json or "", args.csv or "", in_percent=in_percent, as_lines=bool(streams)) as outputs:
@@ -163,6 +165,30 @@ def predict(cfg: Config | None, args: argparse.Namespace) -> None:
             predict_stream(streams[0], labeler, outputs, live=True if args.live else None)
         else:
             predict_files(videos, labeler, outputs, copies)
+
+
+def check_files(args: argparse.Namespace, videos: Iterable[str], copies: Iterable[Path]) -> None:
+    """Make sure that no table replaces what is read, or another output.
+
+    Args:
+        args: see `parse`.
+        videos: all of them.
+        copies: labeled copies, which are known to replace no video.
+
+    Raises:
+        UserError: one would.
+    """
+    read = [*videos, *filter(None, (args.cfg, args.checkpoint, args.model, args.person_weights))]
+    taken = {Path(path).resolve(): path for path in [*read, *map(str, copies)] if path != CONSOLE}
+    for option, path in (("--json", args.json), ("--csv", args.csv)):
+        if not path or path == CONSOLE:
+            continue
+        file = Path(path).resolve()
+        # Frames of a video lie in its folder.
+        other = taken.get(file) or (taken.get(file.parent) if file.exists() else None)
+        if other:
+            raise UserError(f"would replace {printable(other)}", where=f"{option} {path}", expected="another name")
+        taken[file] = f"the file of {option}"
 
 
 def load_model(

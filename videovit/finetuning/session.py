@@ -12,11 +12,13 @@ import torch
 from videovit.config import Config, dump_config, load_config
 from videovit.config.tree import flatten, parse_tree
 from videovit.engine import launch
+from videovit.engine.distributed.lock import output_lock
 from videovit.errors import UserError
 from videovit.finetuning import recipes, trial
 from videovit.finetuning.data import Divided, cpu_cores, prepare_data, read_videos
 from videovit.finetuning.report import report
 from videovit.finetuning.request import (
+    RECORD,
     Request,
     check_same,
     describe_changes,
@@ -124,34 +126,43 @@ def _say(text: str) -> None:
 
 
 def prepare(request: Request, *, start: float) -> Config:
-    """Everything before the training: lists, config, and the record that says so."""
+    """Everything before the training: lists, config, and the record that says so.
+
+    Raises:
+        UserError: data, model or arguments cannot be used, or another command works in the folder.
+    """
     folder = request.output_dir
     read = read_videos(request)
     found = list(read.videos)
     recipe = recipes.find_recipe(request, images=read.images)
     _check_weights(request, recipe)
-    divided = prepare_data(
-        read,
-        folder / "data",
-        seed=request.seed,
-        workers=cpu_cores(),
-        quiet=not sys.stderr.isatty(),
-        say=_say,
-    )
-    cfg = recipes.build_run_config(
-        request,
-        recipe,
-        images=read.images,
-        multi_label=read.multi_label,
-        num_classes=len(read.classes),
-        validate="val" in divided,
-        gpu=torch.cuda.is_available(),
-    )
-    cfg = _fit_to_machine(cfg, request, recipe, divided, start=start)
-    partial = folder / f".{CONFIG}.tmp"
-    partial.write_text(dump_config(cfg), encoding="utf-8")
-    partial.replace(folder / CONFIG)
-    write_record(folder, request, file_states(found))
+    # Of two commands at once, one would train on lists that the other has replaced.
+    with output_lock(folder):
+        if (folder / RECORD).exists():
+            hint = "Repeat the command to continue that run, or choose another folder by --output"
+            raise UserError("another command has prepared a run here", where=folder, hint=hint)
+        divided = prepare_data(
+            read,
+            folder / "data",
+            seed=request.seed,
+            workers=cpu_cores(),
+            quiet=not sys.stderr.isatty(),
+            say=_say,
+        )
+        cfg = recipes.build_run_config(
+            request,
+            recipe,
+            images=read.images,
+            multi_label=read.multi_label,
+            num_classes=len(read.classes),
+            validate="val" in divided,
+            gpu=torch.cuda.is_available(),
+        )
+        cfg = _fit_to_machine(cfg, request, recipe, divided, start=start)
+        partial = folder / f".{CONFIG}.tmp"
+        partial.write_text(dump_config(cfg), encoding="utf-8")
+        partial.replace(folder / CONFIG)
+        write_record(folder, request, file_states(found))
     return cfg
 
 

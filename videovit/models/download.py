@@ -275,8 +275,13 @@ def _receive(place: str, part: Path) -> str:
     with urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT_S) as response:
         if response.headers.get_content_type() == "text/html":
             raise _Unavailable("a web page, not a file")
+        if encoding := response.headers.get("Content-Encoding", "").removeprefix("identity"):
+            raise _Unavailable(f"compressed on the way (Content-Encoding {encoding}), which was not asked for")
         continued = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if not continued:
+            if response.status == 206:  # its name would promise a whole file
+                part.unlink(missing_ok=True)
+                raise _Interrupted("206, with another part of the file than the one that is missing")
             start = 0
             _write_tag(part, response.headers)
         length = response.headers.get("Content-Length")
@@ -294,6 +299,8 @@ def _receive(place: str, part: Path) -> str:
                 bar.update(len(chunk))
     if total is not None and _size(part) < total:
         raise _Interrupted(f"the connection ended after {_mb(_size(part))} of {_mb(total)}")
+    if not _size(part):
+        raise _Unavailable("an empty file")
     return redirects.sha256
 
 

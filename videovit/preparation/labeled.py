@@ -116,6 +116,11 @@ def read_class_folders(folder: Path) -> LabeledVideos:
     return read
 
 
+def _rank(split: str) -> int:
+    """Which split of a video counts: a copy in the test is worth more than one in training."""
+    return SPLITS.index(split or "train")
+
+
 def _split(name: str) -> str:
     return SPLIT_NAMES[name.lower()]
 
@@ -141,6 +146,7 @@ def read_labels_table(
     separator = next((mark for mark in CLASS_SEPARATORS if multi_label and any(mark in cell for cell in cells)), "")
     read, folders = LabeledVideos([], multi_label=multi_label), listed_paths.Folders()
     numbers: dict[str, int] = {}  # path -> its place in `videos`
+    torn: set[str] = set()  # paths in several splits
     for line, row in rows:
         cell = row[label_column]
         names = tuple(name for text in (cell.split(separator) if separator else [cell]) if (name := text.strip()))
@@ -154,13 +160,20 @@ def read_labels_table(
         video = replace(video, path=path, split=_split(split) if split else "")
         if multi_label and path in numbers:  # one row per class
             before = read.videos[numbers[path]]
-            read.videos[numbers[path]] = replace(before, labels=tuple(dict.fromkeys((*before.labels, *names))))
+            labels = tuple(dict.fromkeys((*before.labels, *names)))
+            torn |= {path} if before.split != video.split else set()
+            read.videos[numbers[path]] = replace(before, labels=labels, split=max(before.split, video.split, key=_rank))
         else:
             numbers[path] = len(read.videos)
             read.videos.append(video)
     if not read.videos:
         reason = f"; the first row that cannot be used: {read.left_out[0].detail}" if read.left_out else ""
         raise AnnotationError(f"no videos listed below the header{reason}", where=file)
+    if torn:
+        read.notices.append(
+            f"rows put {plural(len(torn), 'video')} into more than one split; "
+            "test goes before val, and val before train"
+        )
     images = {suffix_of(video.path) in SUFFIXES - VIDEO_SUFFIXES for video in read.videos}
     if len(images) > 1:
         raise AnnotationError("lists both videos and images", where=file, expected="one of the two")
@@ -237,8 +250,7 @@ def _without_copies(
             shown = " and ".join(f"{v.path} is {', '.join(v.labels)!r}" for v in group[:3])
             findings += [v.left_out("mislabelled", f"the same content has different classes: {shown}") for v in group]
             continue
-        # A copy in the test is worth more than one in training.
-        first, *copies = sorted(group, key=lambda video: -SPLITS.index(video.split or "train"))
+        first, *copies = sorted(group, key=lambda video: -_rank(video.split))
         kept.append(first)
         findings += [copy.left_out("duplicate", f"the same content as {first.path}") for copy in copies]
     order = {id(video): number for number, video in enumerate(videos)}

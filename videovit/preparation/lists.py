@@ -33,7 +33,8 @@ def read_table(file: Path, columns: Sequence[str], *, delimiters: str = ",") -> 
         (line number, {column: value}) of every non-empty row.
 
     Raises:
-        AnnotationError: the file or a column is missing, it is not UTF-8, or rows do not match the header.
+        AnnotationError: the file or a column is missing, a column occurs twice, it is not UTF-8, or rows do not match
+            the header.
     """
     lines = read_lines(file)
     headers = {
@@ -50,6 +51,8 @@ def read_table(file: Path, columns: Sequence[str], *, delimiters: str = ",") -> 
             f"{file}:1: found the columns {', '.join(header) or '(none)'}; expected {', '.join(columns)}"
             + suggestion(missing[0], tuple(header))
         )
+    if twice := next((name for name in columns if header.count(name) > 1), None):
+        raise AnnotationError(f"{file}:1: the column {twice} occurs twice; rename one of them")
     rows: list[Row] = []
     problems: list[Problem] = []
     for values in csv_rows(reader, file):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from videovit.data.decode.protocol import BaseVideo, Indices
 from videovit.errors import UserError
 from videovit.messages import Plain
 
+MOST_FPS = 1e6  # as many as the fastest cameras record
 Frames = Tensor | NDArray[np.uint8]
 
 
@@ -38,11 +37,12 @@ def open_array(frames_THWC: Frames, fps: float, *, name: str = "array") -> Array
         name: for messages.
 
     Raises:
-        UserError: another type or shape, or a frame rate that is not above 0.
+        UserError: another type or shape, or a frame rate that no camera has.
     """
     frames = as_frames(frames_THWC, name)
-    if not (math.isfinite(fps) and fps > 0):
-        raise UserError("the frame rate", where=name, found=fps, expected="frames per second, above 0")
+    if not 0 < fps <= MOST_FPS:  # nor if it is not a number
+        expected = f"frames per second, above 0, at most {MOST_FPS:,.0f}"
+        raise UserError("the frame rate", where=name, found=fps, expected=expected)
     return ArrayVideo(frames, float(fps))
 
 
@@ -66,10 +66,12 @@ def check_frames(frames_THWC: Frames, name: str) -> None:
         UserError: another type or shape than uint8 (T, H, W, 3).
     """
     shape, dtype = tuple(frames_THWC.shape), str(frames_THWC.dtype).removeprefix("torch.")
+    if isinstance(frames_THWC, Tensor) and (frames_THWC.layout != torch.strided or frames_THWC.is_meta):
+        dtype += " without pixels (meta)" if frames_THWC.is_meta else " (sparse)"
     if dtype == "uint8" and len(shape) == 4 and shape[-1] == 3 and min(shape) > 0:
         return
     hint = ""
-    if dtype != "uint8":
+    if not dtype.startswith("uint8"):
         hint = "Values are 0 to 255, and are normalized later"
     elif len(shape) == 4 and 3 in shape:
         hint = "Color is the last dimension: permute the array"

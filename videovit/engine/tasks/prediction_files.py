@@ -131,9 +131,9 @@ class Outputs:
         self._on_console = CONSOLE not in (json, csv)
         self._as_lines = as_lines or json == CONSOLE or json.endswith(".jsonl")
         self._records: list[dict[str, Any]] = []
-        self._json_name = json
         self._files = contextlib.ExitStack()
-        self._lines = self._files.enter_context(TextFile(json)) if json and self._as_lines else None
+        # A list is opened at once, too: whether it can be written is known before the first video is read.
+        self._json = self._files.enter_context(TextFile(json)) if json else None
         self._csv = PredictionCsv(self._files.enter_context(TextFile(csv))) if csv else None
 
     def add_video(self, video: VideoLabels) -> None:
@@ -171,9 +171,9 @@ class Outputs:
             print(f"{line}  (delay {delay_s:.2f} s{skipped})", flush=True)
 
     def _add_record(self, record: dict[str, Any]) -> None:
-        if self._lines is not None:
-            self._lines.write(simplejson.dumps(record, ignore_nan=True) + "\n")
-        elif self._json_name:
+        if self._json is not None and self._as_lines:
+            self._json.write(simplejson.dumps(record, ignore_nan=True) + "\n")
+        elif self._json is not None:
             self._records.append(record)
 
     def __enter__(self) -> Self:
@@ -182,9 +182,8 @@ class Outputs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._files.close()
-        if self._json_name and not self._as_lines:
-            # Videos that could not be read come last.
-            records = sorted(self._records, key=lambda record: "error" in record)
-            with TextFile(self._json_name) as file:
-                file.write(simplejson.dumps(records, indent=1) + "\n")
+        with self._files:
+            if self._json is not None and not self._as_lines:
+                # Videos that could not be read come last.
+                records = sorted(self._records, key=lambda record: "error" in record)
+                self._json.write(simplejson.dumps(records, indent=1) + "\n")
