@@ -189,7 +189,7 @@ class Model:
     def features(
         self, videos: Input | Iterable[Input], *, fps: float = 0.0, per_window: bool = False, batch_size: int = 0
     ) -> Tensor | list[Tensor]:
-        """What the model computes in front of its classifier, as one vector per video or window.
+        """The features that the classifier reads, as one vector per video or window.
 
         Of a clip, it is the class token after the last norm (with a distillation token, the mean of both); of a model
         without class token, the mean of all tokens. Vectors are averaged over the crops of a window, and over the

@@ -104,7 +104,7 @@ def test_predict_and_export_take_the_zoo(
     assert main(["export", "--cfg", config, "--checkpoint", "zoo:tiny", "--output", str(out)]) == 0
     assert out.is_file() and "test0.mp4" in capsys.readouterr().out
     assert main(["export", "--cfg", config, "--checkpoint", "zoo:tinny", "--output", str(out)]) == 1
-    assert "no such model in the zoo; found 'tinny'; did you mean tiny?" in capsys.readouterr().err
+    assert "no model 'tinny' in the zoo; did you mean tiny?" in capsys.readouterr().err
 
 
 def test_zoo_lists_and_shows(server: WeightsServer, capsys: Shown) -> None:

@@ -131,6 +131,11 @@ def commands(entry: ZooModel) -> list[str]:
     ]
 
 
+def _views(protocol: str) -> str:
+    clips, times, crops = protocol.partition(" x ")
+    return f"{clips} clips x {crops} crops per video" if times else protocol
+
+
 def details(entry: ZooModel) -> str:
     """Everything about a row, as text."""
     known = describe(entry)
@@ -139,11 +144,11 @@ def details(entry: ZooModel) -> str:
         "parameters": f"{entry.params:,}",
         "trained on": entry.data_set,
         "class names": entry.classes or "not known here",
-        "published": f"{_accuracy(entry.top1, entry.top5) or '-'} ({entry.protocol})",
+        "published": f"{_accuracy(entry.top1, entry.top5) or '-'} (top-1 / top-5; {_views(entry.protocol)})",
         "measured": _accuracy(*(known["measured"] or (None, None))) or "not yet",
         "license": entry.license,
         "layout": entry.layout,
-        "note": entry.note or "-",
+        **({"note": entry.note} if entry.note else {}),
         **{f"URL {i}" if len(entry.urls) > 1 else "URL": url for i, url in enumerate(entry.urls, start=1)},
         "SHA-256": f"begins with {entry.sha256}" if entry.sha256 else "not published",
         "cached" if known["is_cached"] else "not cached": f"{known['path']} ({known['num_bytes'] / 1e6:.0f} MB)",

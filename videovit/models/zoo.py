@@ -83,8 +83,7 @@ def find(name: str) -> ZooModel:
     found = next((row for row in ZOO.values() if _normal(row.name) == normal), None)
     if found is None:
         raise UserError(
-            "no such model in the zoo",
-            found=plain,
+            f"no model {plain!r} in the zoo",
             near=did_you_mean(plain, ZOO),
             hint="List all: videovit zoo",
         )

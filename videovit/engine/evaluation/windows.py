@@ -37,7 +37,7 @@ class Clip:
 
 
 def window_starts(num_frames: int, clip_size: float, stride: float) -> list[float]:
-    """First frames of windows that cover a video; the last window ends where the video does.
+    """First frames of windows that cover a video; the last window ends at the end of the video.
 
         frames   0 . . . . . . . . . 9      clip_size 4, stride 4
         windows  [0 - 3] [4 - 7]

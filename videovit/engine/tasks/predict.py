@@ -273,7 +273,7 @@ class Predictor:
     def features(
         self, videos: Sequence[Input], *, fps: float = 0.0, per_window: bool = False, batch_size: int = 0
     ) -> list[Tensor]:
-        """What the model computes in front of its classifier, pooled; see `pooled`.
+        """The features that the classifier reads, pooled; see `pooled`.
 
         Args:
             videos, fps: see `predict`.
