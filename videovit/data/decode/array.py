@@ -11,7 +11,7 @@ from videovit.data.decode.protocol import BaseVideo, Indices
 from videovit.errors import UserError
 from videovit.messages import Plain
 
-MOST_FPS = 1e6  # as many as the fastest cameras record
+LEAST_FPS, MOST_FPS = 1e-3, 1e6  # from time lapses to the fastest cameras; with less, windows would never end
 Frames = Tensor | NDArray[np.uint8]
 
 
@@ -40,8 +40,8 @@ def open_array(frames_THWC: Frames, fps: float, *, name: str = "array") -> Array
         UserError: another type or shape, or a frame rate that no camera has.
     """
     frames = as_frames(frames_THWC, name)
-    if not 0 < fps <= MOST_FPS:  # nor if it is not a number
-        expected = f"frames per second, above 0, at most {MOST_FPS:,.0f}"
+    if not LEAST_FPS <= fps <= MOST_FPS:  # nor if it is not a number
+        expected = f"frames per second, above 0: {LEAST_FPS:g} to {MOST_FPS:,.0f}"
         raise UserError("the frame rate", where=name, found=fps, expected=expected)
     return ArrayVideo(frames, float(fps))
 
