@@ -132,7 +132,7 @@ def read_labels_table(
 
     Args:
         file: the table.
-        path_column: of the paths; relative ones are resolved against the folder of the table, then against the current one.
+        path_column: of the paths; relative ones count from the folder of the table, then from the current one.
         label_column: of the classes: names or numbers.
         split_column: of train, val or test; empty for none.
         multi_label: a cell may hold several classes, separated by | or ; or a comma.
