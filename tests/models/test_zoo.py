@@ -154,7 +154,7 @@ def test_classes_of_kinetics_are_in_alphabetical_order() -> None:
 
 def test_names_are_found_in_other_spellings() -> None:
     assert find("zoo:x3d_m_k400") is find("X3D-M-K400") is ZOO["x3d_m_k400"]
-    with pytest.raises(UserError, match="found 'mvitv2_s_k400'; did you mean mvitv2_s_16x4_k400"):
+    with pytest.raises(UserError, match="'mvitv2_s_k400' in the zoo; did you mean mvitv2_s_16x4_k400"):
         find("mvitv2_s_k400")
 
 
