@@ -47,6 +47,9 @@ class Size:
 
 Natural = Annotated[int, Range(low=0)]
 Positive = Annotated[int, Range(low=1)]
+# Of layers and channels: larger models are mistakes, or a stranger's config that would fill the memory.
+Depth = Annotated[int, Range(low=1, high=1000)]
+Width = Annotated[int, Range(low=1, high=65_536)]
 # Of processes or threads on one machine: more end in a crash, or fill the memory.
 Crew = Annotated[int, Range(low=0, high=1024)]
 AtLeastZero = Annotated[float, Range(low=0.0)]

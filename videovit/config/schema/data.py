@@ -39,7 +39,7 @@ class Data:
     SKIP_ROWS: Natural = 0
     CLASS_NAMES_FILE: Free[str] = ""  # ours
     MAX_BAD_FRACTION: Free[Fraction] = 0.1  # ours
-    NUM_FRAMES: Positive = 8
+    NUM_FRAMES: Annotated[int, Range(1, 10_000)] = 8
     SAMPLING_RATE: Positive = 8  # frames
     TARGET_FPS: AboveZero = 30.0
     TRAIN_JITTER_FPS: AtLeastZero = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from videovit.config.limits import AboveZero, AtLeastZero, DropRate, Natural, Positive, Size, SpaceTime
+from videovit.config.limits import AboveZero, AtLeastZero, Depth, DropRate, Natural, Positive, Size, SpaceTime, Width
 
 Loss = Literal["cross_entropy", "soft_cross_entropy", "bce", "bce_logit"]
 ClassWeighting = Literal["none", "auto"]
@@ -53,13 +53,13 @@ class Mvit:
     PATCH_STRIDE: Patch = (2, 4, 4)
     PATCH_PADDING: Annotated[tuple[Natural, ...], Size((2, 3))] = (2, 4, 4)
     PATCH_2D: bool = False
-    EMBED_DIM: Positive = 96
+    EMBED_DIM: Width = 96
     NUM_HEADS: Positive = 1
     MLP_RATIO: AboveZero = 4.0
     QKV_BIAS: bool = True
     DROPPATH_RATE: DropRate = 0.1
     LAYER_SCALE_INIT_VALUE: AtLeastZero = 0.0
-    DEPTH: Positive = 16
+    DEPTH: Depth = 16
     NORM: Literal["layernorm"] = "layernorm"
     DIM_MUL: tuple[BlockFactor, ...] = ()
     HEAD_MUL: tuple[BlockFactor, ...] = ()
@@ -91,8 +91,8 @@ class Vit:
     """VIT (ours): a plain vision transformer with joint position embedding, for images (ViT, DeiT) and clips."""
 
     PATCH_SIZE: SpaceTime = (1, 16, 16)  # frames and pixels; also the stride
-    EMBED_DIM: Positive = 768
-    DEPTH: Positive = 12
+    EMBED_DIM: Width = 768
+    DEPTH: Depth = 12
     NUM_HEADS: Positive = 12
     MLP_RATIO: AboveZero = 4.0
     QKV_BIAS: bool = True
@@ -107,9 +107,9 @@ class Pit:
 
     PATCH_KERNEL: SpaceTime = (1, 16, 16)  # frames and pixels
     PATCH_STRIDE: SpaceTime = (1, 8, 8)
-    EMBED_DIMS: tuple[Positive, ...] = (144, 288, 576)
+    EMBED_DIMS: tuple[Width, ...] = (144, 288, 576)
     NUM_HEADS: tuple[Positive, ...] = (3, 6, 12)
-    DEPTHS: tuple[Positive, ...] = (2, 6, 4)
+    DEPTHS: tuple[Depth, ...] = (2, 6, 4)
     POOL_KERNEL: SpaceTime = (1, 3, 3)
     POOL_STRIDE: SpaceTime = (1, 2, 2)
     MLP_RATIO: AboveZero = 4.0
@@ -122,10 +122,10 @@ class Pit:
 class ProgressiveSampling:
     """PS_VIT (ours): progressive sampling. ITERATIONS blocks move the sampling points; DEPTH blocks follow."""
 
-    EMBED_DIM: Positive = 384
+    EMBED_DIM: Width = 384
     NUM_HEADS: Positive = 6
     ITERATIONS: Positive = 4
-    DEPTH: Positive = 10
+    DEPTH: Depth = 10
     POINTS: tuple[Positive, Positive] = (14, 14)  # over the height and the width of a frame
     TIME_POINTS: Natural = 0  # over time; 0 takes one per frame
     TIME: SamplingTime = "points"  # what moves, or is attended to, in time
