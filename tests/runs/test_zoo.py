@@ -113,7 +113,13 @@ def test_zoo_lists_and_shows(server: WeightsServer, capsys: Shown) -> None:
     assert all(f"\n{name} " in shown for name in ZOO) and "measured" in shown.splitlines()[0]
     assert main(["zoo", "mvitv2_s_16x4_k400"]) == 0
     shown = capsys.readouterr().out
-    for part in ("34,537,744", "80.8 / 94.7 (top-1 / top-5; 5 clips x 1 crops per video)", *ZOO["mvitv2_s_16x4_k400"].urls, "BSD-3-Clause", "not cached"):
+    for part in (
+        "34,537,744",
+        "80.8 / 94.7 (top-1 / top-5; 5 clips x 1 crops per video)",
+        *ZOO["mvitv2_s_16x4_k400"].urls,
+        "BSD-3-Clause",
+        "not cached",
+    ):
         assert part in shown
     assert "videovit predict video.mp4 --model zoo:mvitv2_s_16x4_k400" in shown
     assert main(["zoo", "mvitv2_s*", "x3d_m_k400", "--json"]) == 0
