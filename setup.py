@@ -47,6 +47,7 @@ setup(
         "hub": ["huggingface-hub>=0.30"],
         "timm": ["timm>=1.0.11"],
         "torchcodec": ["torchcodec>=0.7"],
+        "coco": ["faster-coco-eval>=1.6.5"],
         "dev": [
             "setuptools>=70.1",
             "pytest>=8",
@@ -57,6 +58,8 @@ setup(
             "huggingface-hub>=0.30",
             "timm>=1.0.25",
             "scikit-learn>=1.4",
+            "faster-coco-eval>=1.6.5",
+            "pycocotools>=2.0.7",
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6.29",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from videovit.config import Config
-from videovit.data.catalog import DatasetSpec, Split, build_spec
+from videovit.data.catalog import DatasetSpec, Items, Split, build_spec
 from videovit.data.dataset import (
     ActionsShown,
     BoxCrops,
@@ -34,6 +34,7 @@ from videovit.data.records import Batch, Item, Sample, collate
 from videovit.data.running_clock import RunningClock
 from videovit.data.sampling import EvenSpans
 from videovit.data.transforms.boxes import Placement
+from videovit.data.transforms.objects import ObjectCrops, build_object_transform
 from videovit.data.transforms.pipeline import (
     EvalTransform,
     build_eval_transform,
@@ -188,6 +189,7 @@ def build_loader(
         world_size=world_size,
         seed=cfg.RNG_SEED if training else None,
         classes=[sample.label for sample in samples] if training and cfg.DATA.SAMPLER == "balanced" else None,
+        groups=aspect_groups(samples) if training and cfg.COCO.GROUP_BY_ASPECT else None,
     )
     num_workers = cfg.DATA_LOADER.NUM_WORKERS
     return ClipLoader(
@@ -226,10 +228,11 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: Datase
         spec: the row of the data set, if already resolved.
     """
     spec = build_spec(cfg, split) if spec is None else spec
-    if spec.images:
-        return build_image_dataset(cfg, split, samples)
-    if spec.has_boxes:
-        return build_key_frame_dataset(cfg, split, samples)
+    return BUILDERS[spec.items](cfg, split, samples, spec)
+
+
+def build_clip_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec) -> ClipDataset:
+    """The data set of clips of whole videos."""
     data, training = cfg.DATA, split == "train"
     num_crops: int = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
     label: LabelRule = one_class
@@ -256,7 +259,7 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: Datase
     )
 
 
-def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:
+def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec) -> ClipDataset:
     """The data set of key frames: the clip around each, with its boxes; one center crop in evaluation."""
     data, training = cfg.DATA, split == "train"
     evaluate = build_eval_transform(cfg, 1, crop_size=data.TEST_CROP_SIZE if split == "test" else data.TRAIN_CROP_SIZE)
@@ -284,8 +287,36 @@ def _place_center(transform: EvalTransform, frames_THWC: Tensor, rng: np.random.
     return transform.placed(frames_THWC)[0]
 
 
-def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> ClipDataset:
-    """The data set of still images: each is a clip of one frame, tested with one view.
+def build_image_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec) -> ClipDataset:
+    """The data set of still images: each is a clip of one frame, tested with one view; see `_image_dataset`."""
+    if split == "train":
+        crops: Crops = RepeatedCrops(build_image_train_transform(cfg), cfg.AUG.NUM_SAMPLE)
+    else:
+        transform = build_image_eval_transform(cfg)
+        if split == "val":
+            transform = replace(transform, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
+        crops = FixedCrops(transform)
+    return _image_dataset(cfg, split, samples, crops, build_decode_options(cfg, training=split == "train"))
+
+
+def build_object_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec) -> ClipDataset:
+    """The data set of images with objects: whole images, scaled; see `_image_dataset`."""
+    training = split == "train"
+    crops = ObjectCrops(
+        build_object_transform(cfg, train=training),
+        learned=training,
+        masks=cfg.COCO.MASKS,
+        times=cfg.AUG.NUM_SAMPLE if training else 1,
+    )
+    # Not scaled while decoding: boxes and masks are those of the whole image.
+    decoding = replace(build_decode_options(cfg, training=training), short_side=0)
+    return _image_dataset(cfg, split, samples, crops, decoding)
+
+
+def _image_dataset(
+    cfg: Config, split: Split, samples: list[Sample], crops: Crops, decoding: DecodeOptions
+) -> ClipDataset:
+    """Images as clips of one frame.
 
     Raises:
         UserError: the config asks for more frames, views or crops.
@@ -297,14 +328,6 @@ def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> Cli
     for key, value in fixed.items():
         if value != 1:
             raise UserError(where=key, found=value, expected="1: a still image has one frame and one test view")
-    crops: Crops
-    if split == "train":
-        crops = RepeatedCrops(build_image_train_transform(cfg), cfg.AUG.NUM_SAMPLE)
-    else:
-        transform = build_image_eval_transform(cfg)
-        if split == "val":
-            transform = replace(transform, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
-        crops = FixedCrops(transform)
     return ClipDataset(
         samples,
         # Any plan of a single frame does.
@@ -312,10 +335,19 @@ def build_image_dataset(cfg: Config, split: Split, samples: list[Sample]) -> Cli
         crops=crops,
         num_crops=cfg.AUG.NUM_SAMPLE if split == "train" else 1,
         backend="image",
-        decoding=build_decode_options(cfg, training=split == "train"),
+        decoding=decoding,
         seed=cfg.RNG_SEED,
         replace_unreadable=split == "train",
     )
+
+
+BUILDERS: dict[Items, Callable[[Config, Split, list[Sample], DatasetSpec], ClipDataset]] = {
+    "clips": build_clip_dataset,
+    "key frames": build_key_frame_dataset,
+    "images": build_image_dataset,
+    "images with objects": build_object_dataset,
+}
+"""`DatasetSpec.items` -> what builds the data set of a split."""
 
 
 def build_decode_options(cfg: Config, *, training: bool = False) -> DecodeOptions:
@@ -354,6 +386,12 @@ def train_batch_size(cfg: Config, num_videos: int, world_size: int) -> int:
             hint=f"Set TRAIN.BATCH_SIZE {largest} or less" if largest else "Start fewer processes",
         )
     return total // world_size
+
+
+def aspect_groups(samples: Sequence[Sample]) -> list[int] | None:
+    """1 for wide and 0 for tall images with objects, which need less padding among their like; None for videos."""
+    images = [sample.image for sample in samples if sample.image is not None]
+    return [int(image.width >= image.height) for image in images] or None
 
 
 def describe_epoch(samples: Sequence[Sample], *, num_classes: int, videos_per_step: int, balanced: bool = False) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from videovit.config import Config
+from videovit.data.coco import read_coco, read_coco_names
 from videovit.data.detection import read_ava
 from videovit.data.files.class_names import read_class_names
 from videovit.data.readers import charades, image_folder, kinetics, ssv2
@@ -21,7 +22,8 @@ from videovit.errors import UserError
 from videovit.messages import did_you_mean
 
 Split = Literal["train", "val", "test"]
-Evaluation = Literal["top-k", "multi-label", "detection"]
+Evaluation = Literal["top-k", "multi-label", "detection", "objects"]
+Items = Literal["clips", "key frames", "images", "images with objects"]
 
 
 def build_spans(cfg: Config, split: Split) -> ClipPlan:
@@ -136,11 +138,13 @@ class DatasetSpec:
         read: reads the samples of a split.
         plan: builds the plan that chooses the frames of every clip; not used for images and key frames.
         evaluation: "top-k" for one class per video, "multi-label" for mean average precision over `Sample.actions`,
-            "detection" for boxes on key frames.
+            "detection" for boxes on key frames, "objects" for objects that a model finds in images.
         names_files: files of class names in DATA.PATH_TO_DATA_DIR, tried in order if DATA.CLASS_NAMES_FILE is empty.
+        names: reads the class names from the annotations; None if they are in `names_files`.
+        objective: what is minimized if TRAIN.OBJECTIVE is auto, and nothing is distilled.
         bgr_in_pyslowfast: PySlowFast decodes this data set as BGR, so its configs set DATA.REVERSE_INPUT_CHANNEL to
             get RGB. Frames are always RGB here, so the key only says in which order DATA.MEAN and DATA.STD are given.
-        images: still images, which have their own crops.
+        items: what is cut out of the samples; images and key frames have their own crops.
         decoder: the only decoder that suits the data set; empty for any (DATA.DECODING_BACKEND).
     """
 
@@ -148,9 +152,16 @@ class DatasetSpec:
     plan: Callable[[Config, Split], ClipPlan] = build_spans
     evaluation: Evaluation = "top-k"
     names_files: tuple[str, ...] = ()
+    names: Callable[[Config], list[str]] | None = None
+    objective: str = "classification"
     bgr_in_pyslowfast: bool = False
-    images: bool = False
+    items: Items = "clips"
     decoder: str = ""
+
+    @property
+    def images(self) -> bool:
+        """Whether samples are still images."""
+        return self.items in ("images", "images with objects")
 
     @property
     def multi_label(self) -> bool:
@@ -169,6 +180,8 @@ class DatasetSpec:
             AnnotationError: the file is missing, malformed, or does not have MODEL.NUM_CLASSES names.
         """
         folder, path = cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES_FILE
+        if not path and self.names is not None:
+            return self.names(cfg)
         if not path:
             # Releases name their files of class names differently.
             released = [Path(folder) / name for name in self.names_files]
@@ -178,7 +191,7 @@ class DatasetSpec:
 
 DATASETS: dict[str, DatasetSpec] = {
     "kinetics": DatasetSpec(read_kinetics, names_files=("classes.json",)),
-    "imagenet": DatasetSpec(read_images, names_files=("classes.json",), images=True, decoder="image"),
+    "imagenet": DatasetSpec(read_images, names_files=("classes.json",), items="images", decoder="image"),
     "multilabel": DatasetSpec(read_kinetics, evaluation="multi-label", names_files=("classes.json",)),
     "ssv2": DatasetSpec(read_ssv2, plan=build_segments, names_files=ssv2.LABELS_FILES, bgr_in_pyslowfast=True),
     "charades": DatasetSpec(
@@ -190,7 +203,15 @@ DATASETS: dict[str, DatasetSpec] = {
         decoder="pyav",  # actions have times, and only PyAV reports where the frame rate varies
     ),
     # Key frames have times, too, and decord would read a whole movie ahead.
-    "ava": DatasetSpec(read_ava, evaluation="detection", decoder="pyav"),
+    "ava": DatasetSpec(read_ava, evaluation="detection", items="key frames", decoder="pyav"),
+    "coco": DatasetSpec(
+        read_coco,
+        evaluation="objects",
+        names=read_coco_names,
+        objective="detection",
+        items="images with objects",
+        decoder="image",
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from videovit.data.clock import planned_frames
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.data.decode.protocol import DEFAULTS, Knots
+from videovit.data.objects import Objects
 from videovit.data.records import Clip, Failure, Item, KeyFrame, Sample
 from videovit.data.sampling import AroundKeyFrame, ClipPlan, Indices
 from videovit.data.transforms.boxes import Placement, has_area
@@ -98,8 +99,19 @@ class ActionsShown:
 Interval = tuple[float, float]
 """Start and end in seconds."""
 
-Cut = tuple[Tensor, int | Tensor, Tensor | None]
-"""A crop of a clip (T, S, S, 3), its label, and in detection its boxes (R, 4) in pixels of the crop."""
+
+class Cut(NamedTuple):
+    """A crop of a clip.
+
+    Attributes:
+        frames_THWC: uint8 (T, S, S, 3), or (1, H, W, 3) of an image with objects.
+        label, boxes_R4, objects: see `Clip`.
+    """
+
+    frames_THWC: Tensor
+    label: int | Tensor
+    boxes_R4: Tensor | None = None
+    objects: Objects | None = None
 
 
 class Crops(Protocol):
@@ -113,6 +125,9 @@ class Crops(Protocol):
             sample: the video of the clip.
             shown_s: the part of the video that the clip covers.
             rng: source of randomness.
+
+        Raises:
+            DecodeError: the frames are not those that the sample describes.
         """
 
 
@@ -127,7 +142,7 @@ class RepeatedCrops:
     def cut(self, frames_THWC: Tensor, sample: Sample, shown_s: Interval, rng: np.random.Generator) -> list[Cut]:
         """See `Crops.cut`."""
         label = self.label(sample, *shown_s)
-        return [(self.transform(frames_THWC, rng), label, None) for _ in range(self.times)]
+        return [Cut(self.transform(frames_THWC, rng), label) for _ in range(self.times)]
 
 
 @dataclass(frozen=True)
@@ -140,7 +155,7 @@ class FixedCrops:
     def cut(self, frames_THWC: Tensor, sample: Sample, shown_s: Interval, rng: np.random.Generator) -> list[Cut]:
         """See `Crops.cut`; does not use `rng`."""
         label = self.label(sample, *shown_s)
-        return [(crop, label, None) for crop in self.transform(frames_THWC)]
+        return [Cut(crop, label) for crop in self.transform(frames_THWC)]
 
 
 @dataclass(frozen=True)
@@ -175,7 +190,7 @@ class BoxCrops:
             boxes_R4 = placement.boxes(corners_R4, self.crop_size)
             # A detection outside the crop is still a detection, so evaluation keeps it.
             kept_R = has_area(boxes_R4) if self.drop_empty else torch.ones(len(boxes_R4), dtype=torch.bool)
-            cuts.append((frames_TSSC, target_RK[kept_R], boxes_R4[kept_R]))
+            cuts.append(Cut(frames_TSSC, target_RK[kept_R], boxes_R4[kept_R]))
         return cuts
 
 
@@ -277,10 +292,11 @@ class ClipDataset(Dataset[Item]):
             in_order = np.array_equal(wanted, indices_T)
             frames_THWC = frames_NHWC if in_order else frames_NHWC[torch.from_numpy(np.searchsorted(wanted, indices_T))]
             cuts = self._crops.cut(frames_THWC, sample, seconds_of(indices_T, fps, knots, start_s), rng)
-            for crop, (frames_TSSC, label, boxes_R4) in enumerate(cuts):
+            for crop, cut in enumerate(cuts):
                 view = place * self._num_crops + crop
                 # The seed of erasing is drawn here, so that it does not depend on the batch that the clip ends up in.
-                clips.append(Clip(frames_TSSC, label, index, view, int(rng.integers(2**63)), boxes_R4))
+                seed = int(rng.integers(2**63))
+                clips.append(Clip(cut.frames_THWC, cut.label, index, view, seed, cut.boxes_R4, cut.objects))
         note_reading(NOTHING)
         return Item(clips, failures, served_by)
 

@@ -33,6 +33,7 @@ class EpochSampler(Sampler[Key]):
         world_size: processes that share the data set.
         seed: seed of the order, or None.
         classes: of every video, to draw every class equally often in training; None: every video once.
+        groups: of every video; training batches then hold videos of one group, as far as possible.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class EpochSampler(Sampler[Key]):
         world_size: int = 1,
         seed: int | None = None,
         classes: Sequence[int] | None = None,
+        groups: Sequence[int] | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not in 0..{world_size - 1}")
@@ -53,6 +55,7 @@ class EpochSampler(Sampler[Key]):
         self._world_size = world_size
         self._seed = seed
         self._classes_V = None if classes is None else np.asarray(classes, dtype=np.int64)
+        self._groups_V = None if groups is None else np.asarray(groups, dtype=np.int64)
         self._epoch = 0
         self._first_step = 0
 
@@ -84,6 +87,9 @@ class EpochSampler(Sampler[Key]):
             draws_N2 = _once(rng.permutation(self._num_videos))
         else:
             draws_N2 = balanced_draws(self._classes_V, rng)
+        if self._groups_V is not None:
+            groups_N = self._groups_V[draws_N2[:, 0]]
+            draws_N2 = draws_N2[grouped_order(groups_N, self._batch_size * self._world_size, rng)]
         # Cut into global batches first and into ranks second, so that another world size gives the same batches.
         num_steps = len(self) // self._batch_size
         used = draws_N2[: num_steps * self._batch_size * self._world_size]
@@ -119,3 +125,27 @@ def balanced_draws(classes_V: Ints, rng: np.random.Generator) -> Ints:
         rows.append(np.stack([some, np.full_like(some, times)], axis=1))
     drawn_V2: Ints = rng.permutation(np.concatenate(rows))
     return drawn_V2
+
+
+def grouped_order(groups_N: Ints, batch_size: int, rng: np.random.Generator) -> Ints:
+    """Reorder draws so that batches hold one group each; what is left over of the groups makes mixed ones.
+
+    Args:
+        groups_N: group of every draw.
+        batch_size: draws per batch.
+        rng: source of the order of the batches.
+
+    Returns:
+        (N,): places of the draws. The last, incomplete batch comes last.
+    """
+    batches, rest = [], []
+    for group in np.unique(groups_N):
+        places = np.flatnonzero(groups_N == group)
+        full = len(places) // batch_size * batch_size
+        batches += list(places[:full].reshape(-1, batch_size))
+        rest.append(places[full:])
+    left_over = rng.permutation(np.concatenate(rest))
+    full = len(left_over) // batch_size * batch_size
+    batches += list(left_over[:full].reshape(-1, batch_size))
+    order = [batches[place] for place in rng.permutation(len(batches))]
+    return np.concatenate([*order, left_over[full:]]).astype(np.int64)

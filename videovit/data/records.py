@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videovit.data.objects import AnnotatedImage, Objects
 from videovit.errors import UserError
 
 
@@ -61,10 +62,11 @@ class Sample:
 
     Attributes:
         path: video file, image file, or folder of frames.
-        label: class of the video; -1 if the classes are in `actions` or `key`.
+        label: class of the video; -1 if the classes are in `actions`, `key` or `image`.
         actions: multi-label data sets only: the actions in the video; may be empty.
         num_frames: number of images that a folder of frames must hold, if a frame list states it.
         key: detection only: the key frame, whose boxes carry the classes.
+        image: an image with annotated objects only: these.
     """
 
     path: str
@@ -72,6 +74,7 @@ class Sample:
     actions: tuple[Action, ...] | None = None
     num_frames: int | None = None
     key: KeyFrame | None = None
+    image: AnnotatedImage | None = None
 
     @property
     def class_ids(self) -> set[int]:
@@ -80,6 +83,8 @@ class Sample:
             return {class_id for box in self.key.boxes for class_id in box.class_ids}
         if self.actions is not None:
             return {action.class_id for action in self.actions}
+        if self.image is not None:
+            return set(self.image.labels_R.tolist())
         return {self.label} - {-1}
 
 
@@ -103,6 +108,7 @@ class Clip:
         view: index of this clip and crop among the views of the video.
         erase_seed: seed of random erasing, which runs later on the device of the batch.
         boxes_R4: detection only: x1, y1, x2, y2 in pixels of the crop.
+        objects: images with objects only: these.
     """
 
     frames_THWC: Tensor
@@ -111,6 +117,7 @@ class Clip:
     view: int
     erase_seed: int
     boxes_R4: Tensor | None = None
+    objects: Objects | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,7 @@ class Batch:
         served_by: decoder of each video that was read.
         boxes_R5: detection only: the boxes of all clips in clip order; index of the clip in the batch, then x1, y1,
             x2, y2 in pixels.
+        objects: images with objects only: those of each image; the frames are padded to one size, right and below.
     """
 
     frames_BTHWC: Tensor
@@ -152,12 +160,13 @@ class Batch:
     failures: list[Failure]
     served_by: tuple[str, ...] = ()
     boxes_R5: Tensor | None = None
+    objects: tuple[Objects, ...] = ()
 
     def __len__(self) -> int:
         return int(self.frames_BTHWC.shape[0])
 
     def to(self, device: torch.device | str) -> Batch:
-        """Copy frames, labels and boxes to `device`, asynchronously if they are pinned.
+        """Copy frames, labels, boxes and objects to `device`, asynchronously if they are pinned.
 
         Indices and seeds stay in host memory, where they are used: reading them back would wait for the GPU.
         """
@@ -165,7 +174,7 @@ class Batch:
         return self._each(lambda field: field.to(device, non_blocking=field.is_pinned()))
 
     def pin_memory(self) -> Batch:
-        """Move frames, labels and boxes to page-locked memory for fast copies (called by the data loader)."""
+        """Move frames, labels, boxes and objects to page-locked memory for fast copies (called by the data loader)."""
         return self._each(Tensor.pin_memory)
 
     def split(self, num_clips: int) -> Iterator[Batch]:
@@ -190,7 +199,13 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         boxes_R5 = None if self.boxes_R5 is None else change(self.boxes_R5)
-        return replace(self, frames_BTHWC=change(self.frames_BTHWC), labels=change(self.labels), boxes_R5=boxes_R5)
+        return replace(
+            self,
+            frames_BTHWC=change(self.frames_BTHWC),
+            labels=change(self.labels),
+            boxes_R5=boxes_R5,
+            objects=tuple(objects.each(change) for objects in self.objects),
+        )
 
     def _clips(self, start: int, stop: int) -> Batch:
         """The clips from `start` up to `stop`, with their boxes."""
@@ -204,6 +219,7 @@ class Batch:
             views_B=self.views_B[here],
             erase_seeds_B=self.erase_seeds_B[here],
             boxes_R5=boxes_R5,
+            objects=self.objects[here],
         )
 
 
@@ -227,15 +243,17 @@ def collate(items: Sequence[Item]) -> Batch:
     """Stack the clips of several items into one batch, in the order of the items.
 
     Args:
-        items: what the data set returned; their clips must agree in shape.
+        items: what the data set returned; their clips must agree in shape, unless they are images with objects.
 
     Returns:
         A Batch of all clips and all failures. If no item has a clip, its frames have shape (0, 0, 0, 0, 3).
     """
     clips = [clip for item in items for clip in item.clips]
     failures = [failure for item in items for failure in item.failures]
+    objects = tuple(clip.objects for clip in clips if clip.objects is not None)
     if clips:
-        frames_BTHWC = torch.stack([clip.frames_THWC for clip in clips])
+        frames = [clip.frames_THWC for clip in clips]
+        frames_BTHWC = torch.stack(_padded(frames) if objects else frames)
     else:
         # All videos of the step may be unreadable.
         frames_BTHWC = torch.empty((0, 0, 0, 0, 3), dtype=torch.uint8)
@@ -249,7 +267,14 @@ def collate(items: Sequence[Item]) -> Batch:
         # One entry per video that was read.
         served_by=tuple(item.served_by for item in items if item.served_by),
         boxes_R5=_join_boxes(clips),
+        objects=objects,
     )
+
+
+def _padded(frames: Sequence[Tensor]) -> list[Tensor]:
+    """Clips (T, H, W, C) with zeros on the right and below, up to the largest height and width of them."""
+    height, width = (max(frames_THWC.shape[axis] for frames_THWC in frames) for axis in (1, 2))
+    return [F.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1])) for x in frames]
 
 
 def _stack_labels(labels: Sequence[int | Tensor]) -> Tensor:

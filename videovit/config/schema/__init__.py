@@ -12,7 +12,7 @@ from typing import Literal
 
 from videovit.config.limits import AboveZero, Crew, Free, Natural, Positive
 from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
-from videovit.config.schema.detection import Ava, Detection
+from videovit.config.schema.detection import Ava, Coco, Detection
 from videovit.config.schema.evaluation import Analysis, Predict, Search, ShuffleEval, Test
 from videovit.config.schema.models import Model, Mvit, Pit, PoolingSharing, ProgressiveSampling, Supernet, Vit
 from videovit.config.schema.run import Benchmark, Tensorboard
@@ -61,4 +61,5 @@ class Config:
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()
     AVA: Ava = Ava()
+    COCO: Coco = Coco()
     TENSORBOARD: Free[Tensorboard] = Tensorboard()

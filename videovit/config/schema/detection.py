@@ -1,10 +1,13 @@
-"""Detection: DETECTION and AVA."""
+"""Detection: DETECTION, AVA and COCO."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from videovit.config.limits import AtLeastZero, Fraction, Free, Positive
+from videovit.config.limits import AboveZero, AtLeastZero, Fraction, Free, Natural, Positive
+
+ObjectAugmentation = Literal["multiscale", "detr", "lsj"]
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,25 @@ class Ava:
     EXCLUSION_FILE: Free[str] = "ava_val_excluded_timestamps_v2.2.csv"
     GROUNDTRUTH_FILE: Free[str] = "ava_val_v2.2.csv"
     SKIP_BAD_ROWS: bool = False  # ours; skip lines that cannot be used, with a warning
+
+
+@dataclass(frozen=True)
+class Coco:
+    """COCO (ours): images with objects, in COCO's form. Files are relative to DATA.PATH_TO_DATA_DIR."""
+
+    TRAIN_IMAGES: Free[str] = "train2017"
+    VAL_IMAGES: Free[str] = "val2017"
+    TRAIN_ANNOTATIONS: Free[str] = "annotations/instances_train2017.json"
+    VAL_ANNOTATIONS: Free[str] = "annotations/instances_val2017.json"
+    MASKS: bool = True  # learn and evaluate masks too
+    SKIP_EMPTY: bool = True  # do not train on images without objects
+    GROUP_BY_ASPECT: bool = True  # wide images in one batch, tall ones in another
+    AUGMENTATION: ObjectAugmentation = "multiscale"
+    TRAIN_SHORT_SIDES: tuple[Positive, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)  # pixels
+    MAX_LONG_SIDE: Positive = 1333  # pixels; also in evaluation
+    TEST_SHORT_SIDE: Free[Positive] = 800  # pixels
+    CROP_SHORT_SIDES: tuple[Positive, ...] = (400, 500, 600)  # pixels; detr: short sides of images that are cropped
+    CROP_SIZES: tuple[Positive, Positive] = (384, 600)  # pixels; detr: smallest and largest side of the crop
+    LSJ_SIZE: Positive = 1024  # pixels; lsj: side of all images
+    LSJ_SCALES: tuple[AboveZero, AboveZero] = (0.1, 2.0)  # lsj: smallest and largest, 1 fits the image into LSJ_SIZE
+    NUM_PICTURES: Free[Natural] = 8  # images of the test that are drawn, half of them the best, half the worst

@@ -15,7 +15,7 @@ LrPolicy = Literal["cosine", "steps_with_relative_lrs"]
 Optimizer = Literal["sgd", "adam", "adamw", "adamp"]
 Distillation = Literal["none", "soft", "hard"]
 Frozen = Literal["none", "backbone"]
-BestMeasure = Literal["", "auto", "top1_acc", "top5_acc", "mean_class_acc", "macro_f1", "map", "loss"]
+BestMeasure = Literal["", "auto", "top1_acc", "top5_acc", "mean_class_acc", "macro_f1", "map", "box_ap", "mask_ap", "loss"]
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Train:
 
     ENABLE: bool = True
     DATASET: str = "kinetics"
-    OBJECTIVE: str = "auto"  # ours; row of OBJECTIVES; auto: distillation if DISTILL.TYPE is set, else classification
+    OBJECTIVE: str = "auto"  # ours; row of OBJECTIVES; auto: distillation if DISTILL.TYPE is set, else by the data set
     BATCH_SIZE: Positive = 64  # videos per step per shard
     EVAL_PERIOD: Free[Natural] = 10  # epochs between validations; 0 never validates
     BEST: Free[BestMeasure] = (
-        "auto"  # ours; of validation, for checkpoint_best.pyth; auto: top1_acc, or map; '' for none
+        "auto"  # ours; of validation, for checkpoint_best.pyth; auto: top1_acc, map or box_ap; '' for none
     )
     EARLY_STOP_EPOCHS: Free[Natural] = 0  # ours; a validation this long after the best one ends training; 0 never does
     FREEZE: Frozen | Natural = "none"  # ours; layers that are not trained: all but the head, or the first N

@@ -24,7 +24,15 @@ def list_digest(samples: Sequence[Sample], folders: Sequence[str]) -> dict[str, 
     digest = hashlib.blake2b(digest_size=16)
     for sample in samples:
         start = next((start for start in starts if sample.path.startswith(start)), "")
-        row = (sample.path[len(start) :], sample.label, sample.num_frames, sample.actions, sample.key)
+        row: tuple[object, ...] = (
+            sample.path[len(start) :],
+            sample.label,
+            sample.num_frames,
+            sample.actions,
+            sample.key,
+        )
+        if sample.image is not None:  # added later: digests of other lists stay as they are
+            row += (sample.image,)
         digest.update(f"{row!r}\n".encode("utf-8", "surrogateescape"))
     return {"rows": len(samples), "digest": digest.hexdigest()}
 

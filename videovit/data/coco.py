@@ -1,0 +1,66 @@
+"""Images with objects in COCO's form: from the config (section COCO) to samples, categories and ground truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from videovit.config import Config
+from videovit.data.readers import coco
+from videovit.data.readers.coco import Annotations, read_annotations
+from videovit.data.records import AnnotationError, Sample
+
+
+def read_coco(cfg: Config, split: str) -> list[Sample]:
+    """Read the images of a split, and their objects; validation and test are the same.
+
+    Raises:
+        AnnotationError: the annotations cannot be used, or do not have MODEL.NUM_CLASSES categories, or not those of
+            validation.
+    """
+    training = split == "train"
+    annotations = read_split(cfg, training=training)
+    if training and _path(cfg, training=False).is_file():
+        expected = read_split(cfg, training=False).categories
+        if annotations.categories != expected:
+            raise AnnotationError(
+                f"the categories are not those of {_path(cfg, training=False)}, so that classes would be confused",
+                where=annotations.path,
+            )
+    return coco.read(
+        annotations,
+        Path(cfg.DATA.PATH_TO_DATA_DIR) / (cfg.COCO.TRAIN_IMAGES if training else cfg.COCO.VAL_IMAGES),
+        # Evaluation takes masks from the annotations themselves.
+        masks=training and cfg.COCO.MASKS,
+        skip_empty=training and cfg.COCO.SKIP_EMPTY,
+    )
+
+
+def read_split(cfg: Config, *, training: bool) -> Annotations:
+    """The annotations of training, or those of validation and test.
+
+    Raises:
+        AnnotationError: they cannot be used, or do not have MODEL.NUM_CLASSES categories.
+    """
+    annotations = read_annotations(_path(cfg, training=training))
+    found = len(annotations.categories)
+    if found != cfg.MODEL.NUM_CLASSES:
+        raise AnnotationError(
+            f"the annotations have {found} categories, but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}",
+            where=annotations.path,
+            hint=f"Set MODEL.NUM_CLASSES {found}",
+        )
+    return annotations
+
+
+def read_coco_names(cfg: Config) -> list[str]:
+    """The name of every category, in the order of their ids.
+
+    Raises:
+        AnnotationError: see `read_split`.
+    """
+    return list(read_split(cfg, training=not _path(cfg, training=False).is_file()).categories.values())
+
+
+def _path(cfg: Config, *, training: bool) -> Path:
+    name = cfg.COCO.TRAIN_ANNOTATIONS if training else cfg.COCO.VAL_ANNOTATIONS
+    return Path(cfg.DATA.PATH_TO_DATA_DIR) / name
