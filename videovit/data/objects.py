@@ -6,7 +6,7 @@ Shape letters: R objects, H W pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,6 +121,16 @@ def _objects(
     boxes_R4, labels_R, bits_RN = (None if array is None else torch.from_numpy(array) for array in arrays)
     assert boxes_R4 is not None and labels_R is not None
     return Objects(image_id, size, full_size, boxes_R4, labels_R, bits_RN)
+
+
+def images_of(x_BCTHW: Tensor, objects: Sequence[Objects]) -> list[Tensor]:
+    """The images (3, H, W) of a batch, without its padding.
+
+    Args:
+        x_BCTHW: T = 1.
+        objects: of each image.
+    """
+    return [x_CTHW[:, 0, : one.size[0], : one.size[1]] for x_CTHW, one in zip(x_BCTHW, objects, strict=True)]
 
 
 def pack_masks(masks_RHW: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -17,15 +18,17 @@ from videovit.config import Config
 from videovit.data.build import ClipLoader, build_dataset, build_loader
 from videovit.data.catalog import DatasetSpec, Evaluation, Split, build_spec, read_names
 from videovit.data.class_frequency import count_classes, inverse_frequency
+from videovit.data.coco import read_split
 from videovit.data.dataset import ClipDataset
 from videovit.data.detection import read_truth
 from videovit.data.records import Sample
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine.distributed import preemption
 from videovit.engine.evaluation.boxes import BoxEvaluator
-from videovit.engine.evaluation.evaluator import Evaluator
+from videovit.engine.evaluation.evaluator import Activation, Evaluator
 from videovit.engine.evaluation.inference import Inference, Preparation
-from videovit.engine.evaluation.sinks import ACTIVATIONS, Activation
+from videovit.engine.evaluation.objects import ObjectEvaluator
+from videovit.engine.evaluation.sinks import ACTIVATIONS
 from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK, ViewEnsemble
 from videovit.engine.objectives import Objective, build_objective
 from videovit.engine.reporting.log import logger
@@ -214,9 +217,23 @@ def build_box_evaluators(cfg: Config, split: Split) -> Callable[[ClipDataset], B
     return lambda dataset: BoxEvaluator(dataset.samples, truth, num_classes=cfg.MODEL.NUM_CLASSES)
 
 
+def build_object_evaluators(cfg: Config, split: Split) -> Callable[[ClipDataset], ObjectEvaluator]:
+    """What makes evaluators of objects in images, by the annotations of validation and test."""
+    annotations = read_split(cfg, training=False)
+    return lambda dataset: ObjectEvaluator(
+        dataset.samples,
+        annotations,
+        masks=cfg.COCO.MASKS,
+        folder=Path(cfg.OUTPUT_DIR) / "detections",
+        name=split,
+        num_pictures=cfg.COCO.NUM_PICTURES,
+    )
+
+
 EVALUATORS: dict[Evaluation, Callable[[Config, Split], Callable[[ClipDataset], Evaluator]]] = {
     "top-k": lambda cfg, split: build_ensembles(TopK, cfg, split),
     "multi-label": lambda cfg, split: build_ensembles(MultiLabel, cfg, split),
     "detection": build_box_evaluators,
+    "objects": build_object_evaluators,
 }
 """`DatasetSpec.evaluation` -> what makes evaluators for a split."""

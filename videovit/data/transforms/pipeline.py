@@ -295,9 +295,11 @@ def build_preparation(cfg: Config, train: bool, spec: DatasetSpec | None = None)
     reverse = cfg.DATA.REVERSE_INPUT_CHANNEL and not cfg.DETECTION.ENABLE
     order = slice(None, None, -1 if reverse else 1)  # PySlowFast normalizes first and reverses afterwards
     gray = cfg.DATA.INPUT_CHANNEL_NUM[0] == 1
+    # Detectors normalize images themselves, as torchvision's do.
+    mean, std = ((0.0,), (1.0,)) if spec.evaluation == "objects" else (cfg.DATA.MEAN, cfg.DATA.STD)
     return Preparation(
-        mean=cfg.DATA.MEAN[:1] if gray else cfg.DATA.MEAN[order],
-        std=cfg.DATA.STD[:1] if gray else cfg.DATA.STD[order],
+        mean=mean[:1] if gray else mean[order],
+        std=std[:1] if gray else std[order],
         gray=gray,
         reverse_channels=cfg.AVA.BGR if cfg.DETECTION.ENABLE else reverse and not spec.bgr_in_pyslowfast,
         erasing=erasing,

@@ -19,13 +19,13 @@ from videovit.data.records import Batch, Sample
 from videovit.engine import distributed
 from videovit.engine.evaluation.ava_map import Detections, FrameMap, Truth, frame_map
 from videovit.engine.evaluation.class_report import write_per_class
-from videovit.engine.evaluation.evaluator import Evaluator
+from videovit.engine.evaluation.evaluator import ScoreEvaluator
 from videovit.engine.reporting.json_lines import writing
 from videovit.errors import UserError
 from videovit.messages import plural, table_cell
 
 
-class BoxEvaluator(Evaluator):
+class BoxEvaluator(ScoreEvaluator):
     """Frame-mAP over key frames (see `ava_map`), each of which is scored by one rank.
 
     Args:

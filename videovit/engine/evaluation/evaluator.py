@@ -1,23 +1,28 @@
-"""What an evaluator is: it collects the scores of a model on a split, and measures how good they are.
+"""What an evaluator is: it collects what a model finds on a split, and measures how good that is.
 
-`view_ensemble.ViewEnsemble` adds up the views of whole videos, `boxes.BoxEvaluator` collects boxes on key frames.
+`view_ensemble.ViewEnsemble` adds up the views of whole videos, `boxes.BoxEvaluator` collects scores of boxes on key
+frames, `objects.ObjectEvaluator` collects objects in images.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
 from torch import Tensor
 
 from videovit.data.records import Batch
+from videovit.engine.evaluation.inference import ForwardPass, Pass, Sink
 from videovit.engine.evaluation.predictions import Prediction
+
+Activation = Callable[[Tensor], Tensor]
+"""Logits (B, K) -> scores of the same shape."""
 
 
 class Evaluator(ABC):
-    """Collects scores and measures them; a new one gets a row in `EVALUATORS` (engine/problem.py).
+    """Collects the output of a model and measures it; a new one gets a row in `EVALUATORS` (engine/problem.py).
 
     Attributes:
         columns: measures that the table of a test shows -> title of the column.
@@ -25,13 +30,18 @@ class Evaluator(ABC):
         views: what is scored per video, such as "10 clips x 3 crops".
     """
 
-    columns: ClassVar[Mapping[str, str]]
+    columns: Mapping[str, str]
     has_labels: ClassVar[bool] = True
     views: str = ""
 
     @abstractmethod
-    def update(self, scores: Tensor, batch: Batch) -> None:
-        """Take the scores of a batch, after the activation."""
+    def forward_pass(self, activation: Activation, sinks: Sequence[Sink] = ()) -> ForwardPass:
+        """The pass that runs a model for this evaluator.
+
+        Args:
+            activation: of the head; for models that return logits.
+            sinks: receive the logits too, if `has_labels`.
+        """
 
     @abstractmethod
     def gather(self) -> Self:
@@ -72,3 +82,30 @@ class Evaluator(ABC):
         Returns:
             The files.
         """
+
+
+class ScoreEvaluator(Evaluator):
+    """An evaluator of scores: the logits of a classifier, after the activation."""
+
+    @abstractmethod
+    def update(self, scores: Tensor, batch: Batch) -> None:
+        """Take the scores of a batch, after the activation."""
+
+    def forward_pass(self, activation: Activation, sinks: Sequence[Sink] = ()) -> ForwardPass:
+        """See `Evaluator.forward_pass`."""
+        return Pass([ScoreSink(self, activation), *sinks])
+
+
+class ScoreSink:
+    """Turns logits into scores for an evaluator.
+
+    Args:
+        evaluator: takes the scores.
+        activation: of the head.
+    """
+
+    def __init__(self, evaluator: ScoreEvaluator, activation: Activation) -> None:
+        self._evaluator, self._activation = evaluator, activation
+
+    def update(self, batch: Batch, logits: Tensor) -> None:
+        self._evaluator.update(self._activation(logits), batch)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videovit.data.build import ClipLoader
 from videovit.data.records import Batch, Failure
@@ -49,9 +49,22 @@ class Sink(Protocol):
     def update(self, batch: Batch, logits: Tensor) -> None: ...
 
 
+class ForwardPass(Protocol):
+    """Runs a model on every batch, and takes its output."""
+
+    def run(self, model: nn.Module, x_BCTHW: Tensor, batch: Batch) -> None:
+        """Run the model once.
+
+        Args:
+            model: in evaluation mode.
+            x_BCTHW: the input that the batch makes.
+            batch: on the same device.
+        """
+
+
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass over every batch.
+    """A forward pass of a classifier.
 
     Attributes:
         sinks: receive (batch, logits), in order.
@@ -60,6 +73,13 @@ class Pass:
 
     sinks: Sequence[Sink]
     change: Callable[[Tensor, Batch], Tensor] | None = None
+
+    def run(self, model: nn.Module, x_BCTHW: Tensor, batch: Batch) -> None:
+        """See `ForwardPass.run`."""
+        changed = x_BCTHW if self.change is None else self.change(x_BCTHW, batch)
+        logits = model(changed, batch.boxes_R5)
+        for sink in self.sinks:
+            sink.update(batch, logits)
 
 
 class Inference:
@@ -106,7 +126,7 @@ class Inference:
 
 
 def evaluate_split(
-    inference: Inference, loader: ClipLoader, passes: Sequence[Pass], run: Run, *, name: str, log_period: int = 10
+    inference: Inference, loader: ClipLoader, passes: Sequence[ForwardPass], run: Run, *, name: str, log_period: int = 10
 ) -> frozenset[int]:
     """Evaluate all videos of a loader, with progress; a collective call.
 
@@ -132,8 +152,8 @@ def evaluate_split(
     return frozenset(i for i, sample in enumerate(loader.dataset.samples) if sample.path in paths)
 
 
-def evaluate(inference: Inference, batches: Iterable[Batch], passes: Sequence[Pass], progress: Progress) -> None:
-    """Run the model over all batches and hand the logits to the sinks; videos are decoded once for all passes.
+def evaluate(inference: Inference, batches: Iterable[Batch], passes: Sequence[ForwardPass], progress: Progress) -> None:
+    """Run the model over all batches and hand its output to the passes; videos are decoded once for all passes.
 
     Unreadable videos are never replaced. Unless they are skipped, they stop the run, after a short scan for others, so
     that one message names all of them.
@@ -180,14 +200,11 @@ def prepared_chunks(inference: Inference, batch: Batch) -> Iterator[tuple[Batch,
         yield chunk, inference.prepared(chunk.frames_BTHWC)
 
 
-def infer(inference: Inference, batch: Batch, passes: Sequence[Pass]) -> None:
-    """Hand the logits of one batch to the sinks of all passes."""
+def infer(inference: Inference, batch: Batch, passes: Sequence[ForwardPass]) -> None:
+    """Run all passes on one batch."""
     for chunk, x_BCTHW in prepared_chunks(inference, batch):
         for one in passes:
-            changed = x_BCTHW if one.change is None else one.change(x_BCTHW, chunk)
-            logits = inference.model(changed, chunk.boxes_R5)
-            for sink in one.sinks:
-                sink.update(chunk, logits)
+            one.run(inference.model, x_BCTHW, chunk)
 
 
 def stoppable(batches: Iterable[T], num_steps: int) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""Sinks for the logits of an inference pass; see `Pass`."""
+"""What becomes of logits: scores by the activation of the head, and a loss; see `Pass`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from torch import Tensor
 
 from videovit.data.records import Batch
 from videovit.engine import distributed
-from videovit.engine.evaluation.evaluator import Evaluator
-
-Activation = Callable[[Tensor], Tensor]
-"""Logits (B, K) -> scores of the same shape."""
+from videovit.engine.evaluation.evaluator import Activation
 
 ACTIVATIONS: dict[str, Activation] = {
     "softmax": lambda logits_BK: logits_BK.float().softmax(dim=1),
@@ -19,21 +16,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "none": lambda logits_BK: logits_BK.float(),
 }
 """By `MODEL.HEAD_ACT`."""
-
-
-class ScoreSink:
-    """Turns logits into scores for an evaluator.
-
-    Args:
-        evaluator: takes the scores.
-        activation: of the head.
-    """
-
-    def __init__(self, evaluator: Evaluator, activation: Activation) -> None:
-        self._evaluator, self._activation = evaluator, activation
-
-    def update(self, batch: Batch, logits: Tensor) -> None:
-        self._evaluator.update(self._activation(logits), batch)
 
 
 class LossSink:

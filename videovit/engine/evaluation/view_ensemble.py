@@ -20,14 +20,14 @@ from videovit.config.schema.data import EnsembleMethod
 from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.evaluation.class_report import confusion_matrix, write_confusion, write_per_class
-from videovit.engine.evaluation.evaluator import Evaluator
+from videovit.engine.evaluation.evaluator import ScoreEvaluator
 from videovit.engine.evaluation.measures import average_precision, precision_recall_f1, topk_correct
 from videovit.engine.evaluation.predictions import Prediction, predictions
 from videovit.errors import UserError
 from videovit.messages import plural
 
 
-class ViewEnsemble(Evaluator):
+class ViewEnsemble(ScoreEvaluator):
     """Adds up the scores of a video's views, each (video, view) once; subclasses measure the sums.
 
     Args:

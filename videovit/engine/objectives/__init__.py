@@ -8,7 +8,9 @@ from typing import cast
 import torch
 
 from videovit.config import Config
+from videovit.data.catalog import find_dataset
 from videovit.engine.objectives.classification import Classification, build_classification
+from videovit.engine.objectives.detection import Detection
 from videovit.engine.objectives.distillation import Distillation, Teacher, build_distillation
 from videovit.engine.objectives.losses import Loss, build_loss
 from videovit.engine.objectives.objective import Example, Losses, Objective, StepKey
@@ -21,6 +23,7 @@ __all__ = [
     "OBJECTIVES",
     "SUPERNETS",
     "Classification",
+    "Detection",
     "Distillation",
     "Example",
     "Loss",
@@ -36,6 +39,7 @@ __all__ = [
 OBJECTIVES: dict[str, Callable[[Config, torch.device], Objective]] = {
     "classification": lambda cfg, device: build_classification(cfg),
     "distillation": build_distillation,
+    "detection": lambda cfg, device: Detection(),
 }
 """Name -> what builds the objective from the config, with models of its own on the device."""
 
@@ -47,7 +51,7 @@ def build_objective(cfg: Config, model: VideoModel, device: torch.device) -> Obj
     """The objective of a config.
 
     Args:
-        cfg: TRAIN.OBJECTIVE names it; `auto` is distillation if DISTILL.TYPE is set, else classification. The model of
+        cfg: TRAIN.OBJECTIVE names it; `auto` is distillation if DISTILL.TYPE is set, else that of the data set. The model of
             MODEL.MODEL_NAME may train one path per step.
         model: what is trained, without a distributed wrapper.
         device: where it is trained.
@@ -57,7 +61,7 @@ def build_objective(cfg: Config, model: VideoModel, device: torch.device) -> Obj
     """
     name = cfg.TRAIN.OBJECTIVE
     if name == "auto":
-        name = "classification" if cfg.DISTILL.TYPE == "none" else "distillation"
+        name = find_dataset(cfg.TRAIN.DATASET).objective if cfg.DISTILL.TYPE == "none" else "distillation"
     if name not in OBJECTIVES:
         known = ("auto", *OBJECTIVES)
         raise UserError(

@@ -1,6 +1,6 @@
 """What an objective is: how a batch becomes an example to train on, and what the loss of a model on it is.
 
-    batch --prepare, once per step--> example --split--> pieces --__call__, once per piece--> losses
+    batch --example, prepare: once per step--> example --split--> pieces --__call__, once per piece--> losses
 
 A new objective subclasses `Objective`, in a file of its own, and gets a row in `OBJECTIVES`. Masked pre-training draws
 its masks in `prepare` and returns an `Example` that carries them; a detector returns one term per loss.
@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 from torch import Tensor, nn
 
-from videovit.data.records import clip_labels
+from videovit.data.records import Batch, clip_labels
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,10 @@ class Example:
         """The number of items that the loss is a mean over."""
         return len(self.targets)
 
+    def described(self) -> object:
+        """The targets, for `TRAIN.TRACE`; JSON."""
+        return self.targets.tolist()
+
     def split(self, number: int) -> list[Self]:
         """Cut into micro-batches.
 
@@ -105,6 +109,15 @@ class Objective(ABC):
     """
 
     uses_all_parameters: bool = True
+
+    def example(self, x_BCTHW: Tensor, batch: Batch) -> Example:
+        """What of a batch is trained on.
+
+        Args:
+            x_BCTHW: the frames of the batch, as the input of a model.
+            batch: on the same device.
+        """
+        return Example(x_BCTHW, batch.labels, batch.boxes_R5)
 
     def prepare(self, example: Example, key: StepKey) -> Example:
         """Change a whole batch before it is cut into micro-batches.

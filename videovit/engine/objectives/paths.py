@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
+from videovit.data.records import Batch
 from videovit.engine.objectives.objective import Example, Losses, Objective, StepKey
 
 
@@ -30,6 +31,9 @@ class PathSampling(Objective):
 
     def __init__(self, objective: Objective, supernet: HasPaths) -> None:
         self._objective, self._supernet = objective, supernet
+
+    def example(self, x_BCTHW: Tensor, batch: Batch) -> Example:
+        return self._objective.example(x_BCTHW, batch)
 
     def prepare(self, example: Example, key: StepKey) -> Example:
         # Without the rank: gradients are averaged, so all processes must train the same path.

@@ -26,7 +26,7 @@ from videovit.engine.evaluation.bootstrap import CONFIDENCE, FEW_VIDEOS, NUM_RES
 from videovit.engine.evaluation.class_report import plain_names, short_name
 from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.evaluation.measures import class_accuracy
-from videovit.engine.evaluation.sinks import ScoreSink
+from videovit.engine.evaluation.evaluator import ScoreSink
 from videovit.engine.evaluation.view_ensemble import TopK
 from videovit.engine.problem import Problem, build_ensembles
 from videovit.engine.reporting.json_lines import replacing

@@ -8,9 +8,8 @@ from pathlib import Path
 from videovit.engine.checkpoints.saving import not_written, save_flushed
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.evaluator import Evaluator
-from videovit.engine.evaluation.inference import Pass, evaluate_split
+from videovit.engine.evaluation.inference import evaluate_split
 from videovit.engine.evaluation.predictions import format_mistakes, write_predictions
-from videovit.engine.evaluation.sinks import ScoreSink
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.json_lines import replacing
 from videovit.engine.reporting.log import format_table, logger
@@ -87,7 +86,7 @@ def _test_views(problem: Problem, run: Run, model: VideoModel, checkpoint: str, 
     loader = problem.test.loader(run, num_clips)
     evaluator = problem.test.new_evaluator(loader.dataset)
     inference = problem.inference(model, run, batch_size=cfg.TEST.BATCH_SIZE, dtype=test_dtype(cfg))
-    passes = [Pass([ScoreSink(evaluator, problem.activation)])]
+    passes = [evaluator.forward_pass(problem.activation)]
     skipped = evaluate_split(inference, loader, passes, run, name="test", log_period=cfg.LOG_PERIOD)
     result = evaluator.gather().result(skipped=skipped)
     source = {"split": "test_final", "views": evaluator.views, "checkpoint": checkpoint}

@@ -105,7 +105,7 @@ def train_step(
     batch = batch.to(training.device)
     x_BCTHW = training.preparation(batch.frames_BTHWC, batch.erase_seeds_B)
     # What acts on a whole batch, such as mixup, belongs to the objective.
-    example = training.objective.prepare(Example(x_BCTHW, batch.labels, batch.boxes_R5), key)
+    example = training.objective.prepare(training.objective.example(x_BCTHW, batch), key)
     if trace is not None:
         trace.record(epoch, step, batch, example)
 

@@ -41,7 +41,7 @@ class Trace:
             "step": step,
             "paths": [self._paths[video] for video in batch.videos_B.tolist()],
             "frames": [_checksum(clip) for clip in batch.frames_BTHWC],
-            "targets": example.targets.tolist(),
+            "targets": example.described(),
             "input": _checksum(example.x_BCTHW),
         }
         append_record(self._path, line)

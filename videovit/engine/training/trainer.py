@@ -24,8 +24,8 @@ from videovit.engine.checkpoints.weights import build_seeded_model, load_initial
 from videovit.engine.distributed.lock import OutputLock
 from videovit.engine.distributed.parallel import is_sharded, replicate, shard, unsharded
 from videovit.engine.distributed.preemption import Preempted, Preemption
-from videovit.engine.evaluation.inference import Pass, Sink, evaluate_split
-from videovit.engine.evaluation.sinks import LossSink, ScoreSink
+from videovit.engine.evaluation.inference import evaluate_split
+from videovit.engine.evaluation.sinks import LossSink
 from videovit.engine.objectives import build_loss
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.curves import Curves
@@ -371,10 +371,8 @@ class Trainer:
         loader = problem.val.loader(run)
         evaluator = problem.val.new_evaluator(loader.dataset)
         loss = LossSink(build_loss(cfg.MODEL.LOSS_FUNC))
-        sinks: list[Sink] = [ScoreSink(evaluator, problem.activation)]
-        if evaluator.has_labels:
-            sinks.append(loss)
-        skipped = evaluate_split(inference, loader, [Pass(sinks)], run, name="validation", log_period=cfg.LOG_PERIOD)
+        passes = [evaluator.forward_pass(problem.activation, [loss] if evaluator.has_labels else ())]
+        skipped = evaluate_split(inference, loader, passes, run, name="validation", log_period=cfg.LOG_PERIOD)
         result = evaluator.gather().result(skipped=skipped)
         losses = {"loss": loss.result()} if evaluator.has_labels else {}
         # The file first: once the validation is reported, it is not repeated.
