@@ -13,6 +13,7 @@ from typing import Literal
 from videovit.config.limits import AboveZero, Crew, Free, Natural, Positive
 from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
 from videovit.config.schema.detection import Ava, Detection
+from videovit.config.schema.detectors import Detector
 from videovit.config.schema.evaluation import Analysis, Predict, Search, ShuffleEval, Test
 from videovit.config.schema.models import Model, Mvit, Pit, PoolingSharing, ProgressiveSampling, Supernet, Vit
 from videovit.config.schema.run import Benchmark, Tensorboard
@@ -60,5 +61,6 @@ class Config:
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()
+    DETECTOR: Detector = Detector()
     AVA: Ava = Ava()
     TENSORBOARD: Free[Tensorboard] = Tensorboard()

@@ -84,6 +84,8 @@ class Mvit:
     USE_MEAN_POOLING: bool = False
     USE_FIXED_SINCOS_POS: bool = False
     SHARE_ATTENTION: tuple[Natural, ...] = ()  # ours; blocks that reuse the attention map of the block before them
+    WINDOW: Natural = 0  # tokens of the first block; ours; side of attention windows in large images; 0 has none
+    GLOBAL_BLOCKS: tuple[Natural, ...] = ()  # ours; with WINDOW, blocks that attend to the whole image
 
 
 @dataclass(frozen=True)
