@@ -10,9 +10,11 @@ from videovit.errors import UserError
 from videovit.messages import did_you_mean
 from videovit.models.contract import LayeredModel, VideoModel
 from videovit.models.detection.detector import Detector
+from videovit.models.detection.detr import deformable_detr_from_config
 from videovit.models.detection.rcnn import rcnn_from_config, retinanet_from_config
 from videovit.models.detection.roi_head import box_head_from_config
 from videovit.models.external.pytorchvideo import PTV_MODELS
+from videovit.models.external.resnet import RESNET_MODELS
 from videovit.models.mvit.model import mvit_from_config
 from videovit.models.pit import pit_from_config
 from videovit.models.pooling_sharing.model import pooling_sharing_from_config
@@ -27,6 +29,7 @@ MODELS: dict[str, Callable[[Config], VideoModel]] = {
     "PSViTSupernet": pooling_sharing_supernet_from_config,
     "PiT": pit_from_config,
     "PS_ViT": progressive_sampling_from_config,
+    **RESNET_MODELS,
     **PTV_MODELS,
 }
 """MODEL.MODEL_NAME -> builder."""
@@ -35,6 +38,7 @@ DETECTORS: dict[str, Callable[[Config, VideoModel], Detector]] = {
     "MaskRCNN": partial(rcnn_from_config, masks=True),
     "FasterRCNN": partial(rcnn_from_config, masks=False),
     "RetinaNet": retinanet_from_config,
+    "DeformableDETR": deformable_detr_from_config,
 }
 """DETECTOR.NAME -> builder, which also gets the model whose maps the detector reads."""
 

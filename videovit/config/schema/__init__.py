@@ -15,7 +15,7 @@ from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
 from videovit.config.schema.detection import Ava, Detection
 from videovit.config.schema.detectors import Detector
 from videovit.config.schema.evaluation import Analysis, Predict, Search, ShuffleEval, Test
-from videovit.config.schema.models import Model, Mvit, Pit, PoolingSharing, ProgressiveSampling, Supernet, Vit
+from videovit.config.schema.models import Model, Mvit, Pit, PoolingSharing, ProgressiveSampling, Resnet, Supernet, Vit
 from videovit.config.schema.run import Benchmark, Tensorboard
 from videovit.config.schema.training import Distill, Solver, Train
 
@@ -58,6 +58,7 @@ class Config:
     SUPERNET: Supernet = Supernet()
     PIT: Pit = Pit()
     PS_VIT: ProgressiveSampling = ProgressiveSampling()
+    RESNET: Resnet = Resnet()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()

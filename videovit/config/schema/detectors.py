@@ -15,7 +15,8 @@ class Detector:
     """DETECTOR (ours): find objects in images, from the maps of MODEL.MODEL_NAME. MODEL.NUM_CLASSES counts objects."""
 
     NAME: DetectorName = ""  # empty: a model that classifies
-    STRIDES: tuple[Positive, ...] = (4, 8, 16, 32)  # pixels; of the maps, finest first; those of no stage are made
+    STRIDES: tuple[Positive, ...] = (4, 8, 16, 32)  # pixels; of the maps, finest first; those of no stage are made;
+    # empty, for DeformableDETR: the stages as they are
     NORM_MAPS: bool = True  # a LayerNorm per map; convolutional networks have norms of their own
     CHANNELS: Width = 256  # of all maps after the pyramid, and of a query of DeformableDETR
     MIN_SCORE: Fraction = 0.05  # detections below it are left out
@@ -35,5 +36,3 @@ class Detector:
     POINTS: Positive = 4  # sampled per head and map
     FFN_DIM: Width = 1024
     DROPOUT_RATE: DropRate = 0.1
-    BOX_REFINEMENT: bool = True  # every layer of the decoder moves the boxes of the one before
-    TWO_STAGE: bool = True  # queries begin as the best boxes of the encoder

@@ -101,6 +101,14 @@ class Vit:
     DISTILLED: bool = False  # add a second token and head, which learn the teacher's decision
     DROPOUT_RATE: DropRate = 0.0
     DROPPATH_RATE: DropRate = 0.0
+    STAGES: tuple[Positive, ...] = ()  # blocks, from 1, whose maps a detector reads; empty: the last
+
+
+@dataclass(frozen=True)
+class Resnet:
+    """RESNET (ours): torchvision's residual networks of images, as controls."""
+
+    FROZEN_NORMS: bool = False  # batch norms keep their statistics and factors, as detectors are trained
 
 
 @dataclass(frozen=True)

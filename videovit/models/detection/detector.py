@@ -76,6 +76,12 @@ class Detector(LayeredModel):
         kept = {id(module) for module in self.body.modules()}
         return [module for child in self.children() for module in modules_without(child, kept)]
 
+    def layers_of_parameters(self) -> dict[str, int]:
+        """Those of the backbone as it has them; all others are the head's."""
+        parameters, layers = dict(self.body.named_parameters()), self.body.layers_of_parameters()
+        number = {id(parameters[name]): layer for name, layer in layers.items()}
+        return {name: number.get(id(p), self.num_layers + 1) for name, p in self.named_parameters()}
+
     def no_weight_decay(self) -> frozenset[str]:
         """The tables of the backbone."""
         prefix = next(name for name, module in self.named_modules() if module is self.body)
