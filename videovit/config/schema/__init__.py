@@ -13,8 +13,9 @@ from typing import Literal
 from videovit.config.limits import AboveZero, Crew, Free, Natural, Positive
 from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
 from videovit.config.schema.detection import Ava, Coco, Detection
+from videovit.config.schema.detectors import Detector
 from videovit.config.schema.evaluation import Analysis, Predict, Search, ShuffleEval, Test
-from videovit.config.schema.models import Model, Mvit, Pit, PoolingSharing, ProgressiveSampling, Supernet, Vit
+from videovit.config.schema.models import Model, Mvit, Pit, PoolingSharing, ProgressiveSampling, Resnet, Supernet, Vit
 from videovit.config.schema.run import Benchmark, Tensorboard
 from videovit.config.schema.training import Distill, Solver, Train
 
@@ -57,9 +58,11 @@ class Config:
     SUPERNET: Supernet = Supernet()
     PIT: Pit = Pit()
     PS_VIT: ProgressiveSampling = ProgressiveSampling()
+    RESNET: Resnet = Resnet()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()
+    DETECTOR: Detector = Detector()
     AVA: Ava = Ava()
     COCO: Coco = Coco()
     TENSORBOARD: Free[Tensorboard] = Tensorboard()
