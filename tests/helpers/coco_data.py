@@ -1,4 +1,4 @@
-"""A few rendered images in COCO's form, and a config that trains `TinyDetector` on them."""
+"""A few rendered images in COCO's form, and a config that trains a tiny detector on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from videovit.config import Config, load_config
 TINY = """
 TRAIN: {DATASET: coco, BATCH_SIZE: 4, EVAL_PERIOD: 1, CHECKPOINT_PERIOD: 1}
 TEST: {DATASET: coco, BATCH_SIZE: 4, NUM_ENSEMBLE_VIEWS: 1, NUM_SPATIAL_CROPS: 1}
-DATA: {NUM_FRAMES: 1}
+DATA: {NUM_FRAMES: 1, TRAIN_CROP_SIZE: 64}
 COCO:
   TRAIN_IMAGES: train
   VAL_IMAGES: val
@@ -26,7 +26,17 @@ COCO:
   CROP_SHORT_SIDES: [48, 64]
   CROP_SIZES: [40, 64]
   LSJ_SIZE: 64
-MODEL: {MODEL_NAME: TinyDetector, NUM_CLASSES: 6}
+MODEL: {MODEL_NAME: ViT, NUM_CLASSES: 6, DROPOUT_RATE: 0.1}
+VIT: {EMBED_DIM: 24, DEPTH: 1, NUM_HEADS: 2, PATCH_SIZE: [1, 8, 8]}
+DETECTOR:
+  NAME: MaskRCNN
+  STRIDES: [8]
+  ANCHOR_SIZES: [16, 32]
+  CHANNELS: 16
+  BOX_DIM: 32
+  PROPOSALS: [30, 20]
+  BOX_SAMPLES: 16
+  MAX_DETECTIONS: 10
 SOLVER: {OPTIMIZING_METHOD: adamw, BASE_LR: 0.002, MAX_EPOCH: 1, CLIP_GRAD_L2NORM: 1.0}
 DATA_LOADER: {NUM_WORKERS: 0}
 NUM_GPUS: 0

@@ -33,7 +33,7 @@ from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK, ViewEnsem
 from videovit.engine.objectives import Objective, build_objective
 from videovit.engine.reporting.log import logger
 from videovit.engine.run_context import Run
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel
 
 E = TypeVar("E", bound=ViewEnsemble)
 
@@ -73,7 +73,7 @@ class Problem:
         """What turns frames into the input of a model in evaluation."""
         return build_preparation(self.cfg, train=False)
 
-    def objective(self, model: VideoModel, device: torch.device) -> Objective:
+    def objective(self, model: LayeredModel, device: torch.device) -> Objective:
         """What is minimized in training, with `MODEL.CLASS_WEIGHTS auto` as numbers; see `build_objective`."""
         cfg = self.cfg
         if cfg.MODEL.CLASS_WEIGHTS == "auto":
@@ -95,7 +95,7 @@ class Problem:
         )
         return weights
 
-    def inference(self, model: VideoModel, run: Run, *, batch_size: int, dtype: torch.dtype | None) -> Inference:
+    def inference(self, model: LayeredModel, run: Run, *, batch_size: int, dtype: torch.dtype | None) -> Inference:
         """A model to evaluate.
 
         Args:

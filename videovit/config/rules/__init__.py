@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from videovit.config.rules import clips, labels, machines, networks, training
+from videovit.config.rules import clips, labels, machines, networks, objects, training
 from videovit.config.rules.broken import Broken, Change, changed
 from videovit.config.schema import Config
 
@@ -26,6 +26,10 @@ RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     labels.class_weights,
     labels.sampler,
     labels.best_measure,
+    objects.detectors,
+    objects.masks,
+    objects.objects,
+    objects.scales,
     clips.whole_videos,
     clips.channels,
     clips.crops,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from videovit.config.rules.broken import Broken, Change
 from videovit.config.schema import Config
 
-ONE_CLASS, ANY_NUMBER, BOXES = "one class", "any number of classes", "boxes"
+ONE_CLASS, ANY_NUMBER, BOXES, OBJECTS = "one class", "any number of classes", "boxes", "objects to find"
 
 LABELS = {
     "kinetics": ONE_CLASS,
@@ -16,6 +16,7 @@ LABELS = {
     "charades": ANY_NUMBER,
     "multilabel": ANY_NUMBER,
     "ava": BOXES,
+    "coco": OBJECTS,
 }
 """What the videos of a data set are labeled with. Data sets that are not listed here are checked when they are read."""
 
@@ -24,6 +25,7 @@ _MEASURES = {
     ONE_CLASS: ("top1_acc", "top5_acc", "mean_class_acc", "macro_f1", "loss"),
     ANY_NUMBER: ("map", "loss"),
     BOXES: ("map",),
+    OBJECTS: ("box_ap", "mask_ap"),
 }
 """What validation measures, by the kind of labels."""
 
@@ -49,6 +51,11 @@ def data_sets(cfg: Config) -> Iterator[Broken]:
             yield Broken((key, *wanted), what, (wrong, *others))
 
 
+def finds_objects(cfg: Config) -> bool:
+    """Whether the data sets that are used have objects to find."""
+    return any(LABELS.get(name.lower()) == OBJECTS for name in _used(cfg).values())
+
+
 def _described(cfg: Config) -> str:
     """The kind of labels that DATA.MULTI_LABEL and DETECTION.ENABLE describe; empty if they are both on or off."""
     if cfg.DATA.MULTI_LABEL == cfg.DETECTION.ENABLE:
@@ -69,7 +76,7 @@ def _used(cfg: Config) -> dict[str, str]:
 
 def num_classes(cfg: Config) -> Iterator[Broken]:
     """There is something to choose from."""
-    one_each = not (cfg.DATA.MULTI_LABEL or cfg.DETECTION.ENABLE)
+    one_each = not (cfg.DATA.MULTI_LABEL or cfg.DETECTION.ENABLE or finds_objects(cfg))
     if cfg.MODEL.NUM_CLASSES == 1 and one_each and any(_used(cfg)):
         what = "with a single class every video is right, and there is nothing to learn"
         yield Broken(("MODEL.NUM_CLASSES",), what, ({"MODEL.NUM_CLASSES": 2},))
@@ -177,7 +184,9 @@ def best_measure(cfg: Config) -> Iterator[Broken]:
     if not cfg.TRAIN.ENABLE or best in ("", "auto") or any(data_sets(cfg)):
         return
     kind = BOXES if cfg.DETECTION.ENABLE else ANY_NUMBER if cfg.DATA.MULTI_LABEL else ONE_CLASS
+    if finds_objects(cfg):
+        kind = OBJECTS
     if best not in _MEASURES[kind]:
         what = f"{best} is not measured where videos have {kind}"
-        keys = ("TRAIN.BEST", "DATA.MULTI_LABEL", "DETECTION.ENABLE")
+        keys = ("TRAIN.BEST", "TEST.DATASET") if kind == OBJECTS else ("TRAIN.BEST", "DATA.MULTI_LABEL", "DETECTION.ENABLE")
         yield Broken(keys, what, tuple({"TRAIN.BEST": name} for name in ("auto", *_MEASURES[kind])))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,21 +15,31 @@ from videovit.engine import distributed
 from videovit.engine.checkpoints.resume import best_checkpoint, find_checkpoints, load_model
 from videovit.engine.distributed.parallel import is_sharded, load_unsharded, unsharded
 from videovit.engine.reporting.log import logger
-from videovit.models import build_model, load_pretrained
-from videovit.models.contract import VideoModel
+from videovit.models import build_model, build_network, load_pretrained
+from videovit.models.contract import LayeredModel, VideoModel
 from videovit.models.convert import pool_norm_eps, set_pool_norm_eps
 from videovit.models.convert.read import SHARDED_SUFFIX, CheckpointError, read_file
 from videovit.models.download import local_file
 from videovit.models.macs import count_macs, count_params
 
+M = TypeVar("M", bound=LayeredModel)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_seeded_model(cfg: Config, device: torch.device) -> VideoModel:
-    """Build the model of a config on `device`; its initial weights depend on `RNG_SEED` alone."""
+    """As `build_seeded_network`, for tasks that work with a model of clips or images."""
+    return _seeded(cfg, device, build_model)
+
+
+def build_seeded_network(cfg: Config, device: torch.device) -> LayeredModel:
+    """Build the model or detector of a config on `device`; its initial weights depend on `RNG_SEED` alone."""
+    return _seeded(cfg, device, build_network)
+
+
+def _seeded(cfg: Config, device: torch.device, build: Callable[[Config], M]) -> M:
     torch.manual_seed(cfg.RNG_SEED)
     # On the CPU first: a GPU would draw other random numbers.
-    model: VideoModel = build_model(cfg).to(device)
+    model: M = build(cfg).to(device)
     if cfg.LOG_MODEL_INFO and distributed.rank() == 0:
         logger.info(describe_model(cfg))
     return model
@@ -44,9 +55,10 @@ def describe_model(cfg: Config) -> str:
 def model_cost(cfg: Config) -> tuple[int, float]:
     """Number of parameters, and 1e9 multiply-adds of one training clip, of the model that a config describes."""
     with torch.device("meta"):  # shapes suffice, and take no memory
-        model = build_model(cfg)
+        model = build_network(cfg)
     size = cfg.DATA.TRAIN_CROP_SIZE
-    return count_params(model), count_macs(model, (1, model.in_channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
+    channels = cfg.DATA.INPUT_CHANNEL_NUM[0]
+    return count_params(model), count_macs(model, (1, channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
 
 
 def unsharded_copy(cfg: Config, model: nn.Module, device: torch.device) -> nn.Module:
@@ -62,7 +74,7 @@ def unsharded_copy(cfg: Config, model: nn.Module, device: torch.device) -> nn.Mo
     """
     if not is_sharded(model):
         return model
-    copy: nn.Module = build_model(cfg).to(device)
+    copy: nn.Module = build_network(cfg).to(device)
     copy.load_state_dict(unsharded(model.state_dict()))
     _copy_pool_norm_eps(model, copy)  # not part of the state dict
     return copy
@@ -100,7 +112,7 @@ def load_initial_weights(cfg: Config, model: nn.Module) -> None:
     if not cfg.TRAIN.CHECKPOINT_FILE_PATH:
         return
     # Fitting weights to a model needs whole tensors: fit them to another copy, then shard the result.
-    target = build_model(cfg) if is_sharded(model) else model
+    target = build_network(cfg) if is_sharded(model) else model
     path = find_weights_file(cfg.TRAIN.CHECKPOINT_FILE_PATH)
     report = load_pretrained(target, path)
     if target is not model:
@@ -150,7 +162,7 @@ def _load_own(cfg: Config, model: nn.Module, path: Path, key: str) -> None:
         load_model(model, path, key=key)
     except CheckpointError as error:
         try:
-            load_all_weights(build_model(cfg), str(path))
+            load_all_weights(build_network(cfg), str(path))
         except CheckpointError:
             raise error from None
         hint = f"To test it with stretched position tables, set TEST.CHECKPOINT_FILE_PATH {path}"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel
 
 HOOKS = {"bf16": default_hooks.bf16_compress_hook, "fp16": default_hooks.fp16_compress_hook}
 
@@ -87,7 +87,7 @@ def replicate(
     return wrapped
 
 
-def shard(model: VideoModel, device: torch.device) -> VideoModel:
+def shard(model: LayeredModel, device: torch.device) -> LayeredModel:
     """Keep on every process only its part of each parameter, gradient and moment of the optimizer.
 
     The parameters of each of `model.units_to_shard()` are gathered for its forward and backward pass, and released in

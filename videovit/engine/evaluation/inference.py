@@ -28,7 +28,7 @@ from videovit.engine.run_context import Run, report_decoders
 from videovit.errors import UserError
 from videovit.messages import plural, printable
 from videovit.models import optimize_for_inference
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel
 
 T = TypeVar("T")
 Preparation = Callable[[Tensor, Tensor | None], Tensor]
@@ -100,7 +100,7 @@ class Inference:
 
     def __init__(
         self,
-        model: VideoModel,
+        model: LayeredModel,
         preparation: Preparation,
         device: torch.device,
         *,

@@ -17,7 +17,7 @@ from videovit.engine.objectives.objective import Example, Losses, Objective, Ste
 from videovit.engine.objectives.paths import HasPaths, PathSampling
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel
 
 __all__ = [
     "OBJECTIVES",
@@ -47,7 +47,7 @@ SUPERNETS = ("PSViTSupernet",)
 """Models (`MODEL.MODEL_NAME`) of which a step trains one path; see `PathSampling`."""
 
 
-def build_objective(cfg: Config, model: VideoModel, device: torch.device) -> Objective:
+def build_objective(cfg: Config, model: LayeredModel, device: torch.device) -> Objective:
     """The objective of a config.
 
     Args:

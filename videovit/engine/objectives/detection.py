@@ -56,5 +56,6 @@ class Detection(Objective):
     def __call__(self, model: nn.Module, example: Example) -> Losses:
         assert isinstance(example, ObjectExample)
         images = images_of(example.x_BCTHW, example.objects)
-        terms: dict[str, Tensor] = model(images, [shown.target() for shown in example.objects])
-        return Losses(torch.stack([term.float() for term in terms.values()]).sum(), terms)
+        losses: dict[str, Tensor] = model(images, [shown.target() for shown in example.objects])
+        terms = {name.removeprefix("loss_"): term.float() for name, term in losses.items()}
+        return Losses(torch.stack(list(terms.values())).sum(), terms)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import simplejson
@@ -26,6 +26,7 @@ from videovit.engine.reporting.json_lines import replacing, writing
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run, report_decoders
 from videovit.errors import UserError
+from videovit.models.contract import VideoModel
 from videovit.messages import plural
 
 FOLDER = "analysis"
@@ -105,11 +106,12 @@ def _loader(problem: Problem, run: Run, samples: list[Sample]) -> ClipLoader:
 
 
 def _see_all(findings: Findings, inference: Inference, loader: ClipLoader, run: Run, *, log_period: int) -> None:
+    model = cast(VideoModel, inference.model)  # built as one
     progress = run.progress("analysis", len(loader), log_period=log_period)
     with inference.mode():
         for batch in readable(inference, stoppable(loader, len(loader)), progress):
             for chunk, x_BCTHW in prepared_chunks(inference, batch):
-                findings.update(inference.model, x_BCTHW, chunk.frames_BTHWC, chunk.videos_B.tolist())
+                findings.update(model, x_BCTHW, chunk.frames_BTHWC, chunk.videos_B.tolist())
     report_decoders(loader, run, "analysis")
 
 

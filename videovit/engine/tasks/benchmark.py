@@ -37,7 +37,7 @@ from videovit.engine.training.determinism import deterministic
 from videovit.engine.training.step import Training, train_step, without_wrapper
 from videovit.engine.training.trainer import build_training
 from videovit.models import count_macs, count_params
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel, VideoModel
 
 WARMUP_STEPS = 3
 
@@ -166,9 +166,9 @@ def _clips(cfg: Config, device: torch.device, num: int) -> Tensor:
     return torch.randn(num, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, size, size, device=device)
 
 
-def _cost(cfg: Config, model: VideoModel) -> tuple[int, float]:
-    size = cfg.DATA.TRAIN_CROP_SIZE
-    return count_params(model), count_macs(model, (1, model.in_channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
+def _cost(cfg: Config, model: LayeredModel) -> tuple[int, float]:
+    size, channels = cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.INPUT_CHANNEL_NUM[0]
+    return count_params(model), count_macs(model, (1, channels, cfg.DATA.NUM_FRAMES, size, size)) / 1e9
 
 
 def benchmark_model(problem: Problem, run: Run) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ def benchmark_attention(problem: Problem, run: Run) -> list[dict[str, Any]]:
     x_BCTHW = _clips(cfg, run.device, cfg.BENCHMARK.BATCH_SIZE)
     steps: dict[str, Callable[[], object]] = {
         "inference": lambda: inference.model(x_BCTHW),
-        "attention": lambda: findings.update(inference.model, x_BCTHW, x_BCTHW, ()),
+        "attention": lambda: findings.update(cast(VideoModel, inference.model), x_BCTHW, x_BCTHW, ()),
     }
     with inference.mode():
         timings = {row: time_steps(step, run.device, num_steps=cfg.BENCHMARK.NUM_STEPS) for row, step in steps.items()}

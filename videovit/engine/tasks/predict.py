@@ -18,7 +18,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -376,7 +376,7 @@ class Predictor:
         return self._activation(self._inference.model(x_BCTHW))
 
     def _pool(self, x_BCTHW: Tensor) -> Tensor:
-        return pooled(self._inference.model.forward_features(x_BCTHW))
+        return pooled(cast(VideoModel, self._inference.model).forward_features(x_BCTHW))
 
     def _prediction(self, outcome: Outcome, top_k: int) -> Prediction:
         values_WK = outcome.values_WD

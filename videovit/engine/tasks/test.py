@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from videovit.engine.checkpoints.saving import not_written, save_flushed
-from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
+from videovit.engine.checkpoints.weights import build_seeded_network, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.evaluator import Evaluator
 from videovit.engine.evaluation.inference import evaluate_split
 from videovit.engine.evaluation.predictions import format_mistakes, write_predictions
@@ -15,7 +15,7 @@ from videovit.engine.reporting.json_lines import replacing
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run
 from videovit.errors import UserError
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel
 from videovit.models.convert.read import read_file
 from videovit.models.download import local_file
 
@@ -52,7 +52,7 @@ def test(problem: Problem, run: Run) -> dict[str, float]:
     cfg = problem.cfg
     _ = problem.class_names  # fails early if the file cannot be used
     _check_scores_path(problem)
-    model = build_seeded_model(cfg, run.device)
+    model = build_seeded_network(cfg, run.device)
     checkpoint = load_weights_to_test(cfg, model)
     result: dict[str, float] = {}
     for num_clips in _numbers_of_clips(problem):
@@ -81,7 +81,7 @@ def _check_scores_path(problem: Problem) -> None:
         raise UserError(f"{path} cannot be written", where=key)
 
 
-def _test_views(problem: Problem, run: Run, model: VideoModel, checkpoint: str, num_clips: int) -> dict[str, float]:
+def _test_views(problem: Problem, run: Run, model: LayeredModel, checkpoint: str, num_clips: int) -> dict[str, float]:
     cfg = problem.cfg
     loader = problem.test.loader(run, num_clips)
     evaluator = problem.test.new_evaluator(loader.dataset)

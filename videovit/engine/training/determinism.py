@@ -13,7 +13,7 @@ import torch
 from videovit.config import Config
 from videovit.engine.reporting.log import logger
 from videovit.errors import UserError
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel
 
 
 def prepare(cfg: Config) -> None:
@@ -24,7 +24,7 @@ def prepare(cfg: Config) -> None:
 
 
 @contextmanager
-def deterministic(cfg: Config, model: VideoModel, device: torch.device) -> Iterator[None]:
+def deterministic(cfg: Config, model: LayeredModel, device: torch.device) -> Iterator[None]:
     """Let a GPU add numbers in a fixed order until the end of the block, if `TRAIN.DETERMINISTIC` is set.
 
     CPUs need nothing. A model that cannot be trained deterministically is trained all the same, with a warning.

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from videovit.config import Config
 from videovit.errors import UserError
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel
 
 Schedule = Callable[[float], float]
 """Fractional epoch -> learning rate."""
@@ -86,7 +86,7 @@ def group_parameters(
 
     Args:
         named: (name, parameter) pairs; frozen parameters are left out.
-        layers: name -> layer from the embedding (0) to the head, see `VideoModel.layers_of_parameters`.
+        layers: name -> layer from the embedding (0) to the head, see `LayeredModel.layers_of_parameters`.
         weight_decay: of the ordinary group.
         zero_decay_1d: no decay of 1-D parameters and of every `.bias`.
         zero_decay_names: full names of further parameters without decay (positions, class tokens, batch norms).
@@ -109,11 +109,11 @@ def group_parameters(
     return [{"params": ps, "weight_decay": decay, "lr_scale": scale} for (decay, scale), ps in groups.items()]
 
 
-def build_optimizer(cfg: Config, model: VideoModel) -> torch.optim.Optimizer:
+def build_optimizer(cfg: Config, model: LayeredModel) -> torch.optim.Optimizer:
     """The optimizer of `SOLVER.*` over the trainable parameters of `model`.
 
     The layers of `TRAIN.FREEZE` are frozen before. Batch norms are not decayed (SlowFast's BN.WEIGHT_DECAY is
-    0 unless set), nor are position tables and class tokens (`VideoModel.no_weight_decay`).
+    0 unless set), nor are position tables and class tokens (`LayeredModel.no_weight_decay`).
 
     Args:
         cfg: the config.
@@ -148,8 +148,8 @@ def build_optimizer(cfg: Config, model: VideoModel) -> torch.optim.Optimizer:
     return kind(groups, lr=solver.BASE_LR, betas=betas, eps=1e-8, fused=True)
 
 
-def frozen_layers(cfg: Config, model: VideoModel) -> int:
-    """How many layers of the model `TRAIN.FREEZE` keeps from training, see `VideoModel.freeze`."""
+def frozen_layers(cfg: Config, model: LayeredModel) -> int:
+    """How many layers of the model `TRAIN.FREEZE` keeps from training, see `LayeredModel.freeze`."""
     frozen = cfg.TRAIN.FREEZE
     if isinstance(frozen, int):
         return frozen

@@ -19,7 +19,7 @@ from videovit.engine.objectives import Example, Losses, Objective, StepKey
 from videovit.engine.training.guards import NonFiniteGuard, StepFacts
 from videovit.engine.training.optim import Schedule, clip_gradients, set_lr
 from videovit.engine.training.trace import Trace
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel
 
 
 @dataclass
@@ -166,7 +166,7 @@ def _update_weights(training: Training) -> None:
         training.ema.update_parameters(without_wrapper(training.model))
 
 
-def without_wrapper(model: nn.Module) -> VideoModel:
+def without_wrapper(model: nn.Module) -> LayeredModel:
     """The model inside DistributedDataParallel, or the model itself."""
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    return cast(VideoModel, inner)
+    return cast(LayeredModel, inner)

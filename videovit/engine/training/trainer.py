@@ -20,7 +20,7 @@ from videovit.engine import distributed
 from videovit.engine.checkpoints.resume import Position, checkpoint_path, find_checkpoints, resume
 from videovit.engine.checkpoints.saving import Saver, snapshot
 from videovit.engine.checkpoints.train_list import data_folders, list_digest
-from videovit.engine.checkpoints.weights import build_seeded_model, load_initial_weights, train_dtype, unsharded_copy
+from videovit.engine.checkpoints.weights import build_seeded_network, load_initial_weights, train_dtype, unsharded_copy
 from videovit.engine.distributed.lock import OutputLock
 from videovit.engine.distributed.parallel import is_sharded, replicate, shard, unsharded
 from videovit.engine.distributed.preemption import Preempted, Preemption
@@ -42,7 +42,7 @@ from videovit.engine.training.step import StepResult, Training, train_step, with
 from videovit.engine.training.trace import Trace
 from videovit.engine.training.whole import LossMeans, WholeTraining
 from videovit.messages import plural
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel
 from videovit.models.convert import CheckpointError
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ def build_training(problem: Problem, run: Run, *, paths: Sequence[str] = ()) -> 
         paths: videos of the training list, for messages.
     """
     cfg = problem.cfg
-    model = build_seeded_model(cfg, run.device)
+    model = build_seeded_network(cfg, run.device)
     objective = problem.objective(model, run.device)
     ema = build_ema(model, cfg.TRAIN.EMA_DECAY)
     sharded = cfg.TRAIN.SHARD_MODEL and run.world_size > 1
     if sharded:
         model = shard(model, run.device)
         if ema is not None:
-            shard(cast(VideoModel, ema.module), run.device)
+            shard(cast(LayeredModel, ema.module), run.device)
     # After sharding, which replaces the parameters; before replication, which gives them other names.
     optimizer = build_optimizer(cfg, model)
     network: nn.Module = model
@@ -133,7 +133,7 @@ class Trainer:
         self.position = Position()
 
     @property
-    def model(self) -> VideoModel:
+    def model(self) -> LayeredModel:
         """The model, without a distributed wrapper."""
         return without_wrapper(self.training.model)
 
@@ -366,7 +366,7 @@ class Trainer:
         # Ranks may have different numbers of batches, but the forward pass of a sharded model waits for all of them.
         model = unsharded_copy(cfg, model, run.device)
         inference = problem.inference(
-            cast(VideoModel, model), run, batch_size=cfg.TRAIN.BATCH_SIZE, dtype=train_dtype(cfg)
+            cast(LayeredModel, model), run, batch_size=cfg.TRAIN.BATCH_SIZE, dtype=train_dtype(cfg)
         )
         loader = problem.val.loader(run)
         evaluator = problem.val.new_evaluator(loader.dataset)

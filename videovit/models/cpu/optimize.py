@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel
 from videovit.models.cpu.cache import Cache
 from videovit.models.cpu.linear import FastLinear, FastMlp
 from videovit.models.cpu.mvit import FastMultiscaleAttention, FastMultiscaleBlock, FastMViT
@@ -34,7 +34,7 @@ COUNTERPARTS: dict[type[nn.Module], type[FastModule]] = {
 }
 """Class of a module -> its fast subclass. Classes that are not listed, subclasses included, stay as they are."""
 
-Model = TypeVar("Model", bound=VideoModel)
+Model = TypeVar("Model", bound=LayeredModel)
 
 
 def optimize_for_inference(model: Model) -> Model:
