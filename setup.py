@@ -48,7 +48,7 @@ setup(
         "timm": ["timm>=1.0.11"],
         "hf": ["transformers>=5.24", "scipy>=1.11"],
         "torchcodec": ["torchcodec>=0.7"],
-        "coco": ["faster-coco-eval>=1.6.5"],
+        "coco": ["pycocotools>=2.0.10"],
         "dev": [
             "setuptools>=70.1",
             "pytest>=8",
@@ -60,7 +60,7 @@ setup(
             "timm>=1.0.25",
             "scikit-learn>=1.4",
             "faster-coco-eval>=1.6.5",
-            "pycocotools>=2.0.7",
+            "pycocotools>=2.0.10",
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6.29",

@@ -1,10 +1,11 @@
-"""COCO's masks: polygons and run lengths to pixels, and pixels to run lengths. faster-coco-eval does the work.
+"""COCO's masks: polygons and run lengths to pixels, and pixels to run lengths. pycocotools does the work.
 
 Shape letters: R objects, H W pixels.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,20 +16,21 @@ from videovit.data.objects import Runs, Segmentation
 from videovit.errors import UserError
 
 
-def import_coco() -> Any:
-    """The module `faster_coco_eval`.
+def import_pycocotools() -> Any:
+    """The package pycocotools, with its modules coco, cocoeval and mask.
 
     Raises:
         UserError: it is not installed.
     """
     try:
-        import faster_coco_eval
-        import faster_coco_eval.core.mask
+        import pycocotools.coco
+        import pycocotools.cocoeval
+        import pycocotools.mask
     except ImportError as error:
         raise UserError(
-            f"data in COCO's form need the package faster-coco-eval: {error}", hint="pip install faster-coco-eval"
+            f"data in COCO's form need the package pycocotools: {error}", hint="pip install pycocotools"
         ) from error
-    return faster_coco_eval
+    return pycocotools
 
 
 def draw_masks(masks: Sequence[Segmentation], height: int, width: int) -> NDArray[np.uint8]:
@@ -44,10 +46,12 @@ def draw_masks(masks: Sequence[Segmentation], height: int, width: int) -> NDArra
     Raises:
         ValueError: run lengths of another size, or that are damaged.
     """
-    library = import_coco().core.mask
+    library = import_pycocotools().mask
     pixels_RHW = np.zeros((len(masks), height, width), np.uint8)
-    for pixels_HW, mask in zip(pixels_RHW, masks, strict=True):
-        pixels_HW[:] = library.decode(run_lengths(mask, height, width))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, about pycocotools itself
+        for pixels_HW, mask in zip(pixels_RHW, masks, strict=True):
+            pixels_HW[:] = library.decode(run_lengths(mask, height, width))
     return pixels_RHW
 
 
@@ -57,7 +61,7 @@ def run_lengths(mask: Segmentation, height: int, width: int) -> dict[str, Any]:
     Raises:
         ValueError: run lengths of another size, or that do not cover it.
     """
-    library = import_coco().core.mask
+    library = import_pycocotools().mask
     if not isinstance(mask, Runs):
         parts = library.frPyObjects([part.tolist() for part in mask], height, width)
         return dict(library.merge(parts))
@@ -78,7 +82,7 @@ def encode_masks(masks_RHW: NDArray[np.uint8]) -> list[dict[str, Any]]:
     """
     if not len(masks_RHW):
         return []
-    encoded = import_coco().core.mask.encode(np.asfortranarray(masks_RHW.transpose(1, 2, 0)))
+    encoded = import_pycocotools().mask.encode(np.asfortranarray(masks_RHW.transpose(1, 2, 0)))
     return [{"size": list(rle["size"]), "counts": _text(rle["counts"])} for rle in encoded]
 
 

@@ -1,10 +1,12 @@
-"""Average precision of objects as COCO defines it; faster-coco-eval computes it, with the numbers of pycocotools.
+"""Average precision of objects as COCO defines it; pycocotools computes it.
 
 K categories.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from videovit.data.masks import import_coco
+from videovit.data.masks import import_pycocotools
 from videovit.data.readers.coco import Annotations, Row
 from videovit.data.records import AnnotationError
 
@@ -87,17 +89,19 @@ def measure(truth: dict[str, Any], results: Sequence[Row], kind: Kind, image_ids
         kind: `bbox` compares boxes, `segm` masks.
         image_ids: the images that count.
     """
-    library = import_coco()
-    expected = library.COCO(truth)
-    if results:
-        found = expected.loadRes([dict(row) for row in results])
-    else:  # the library cannot read an empty list
-        found = library.COCO({**truth, "annotations": []})
-    evaluation = library.COCOeval_faster(expected, found, kind, print_function=lambda *_: None)
-    evaluation.params.imgIds = sorted(image_ids)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
+    library = import_pycocotools()
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+        expected = _indexed(library, truth)
+        if results:
+            # Copied: it adds what it computes to every row.
+            found = expected.loadRes([dict(row) for row in results])
+        else:  # it cannot read an empty list
+            found = _indexed(library, {**truth, "annotations": []})
+        evaluation = library.cocoeval.COCOeval(expected, found, kind)
+        evaluation.params.imgIds = sorted(image_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
     summary = [float(value) for value in evaluation.stats[: len(NAMES)]]
     precision_TRK = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # all areas, most detections
     return Precision(
@@ -105,6 +109,14 @@ def measure(truth: dict[str, Any], results: Sequence[Row], kind: Kind, image_ids
         _per_category(precision_TRK),
         _per_category(precision_TRK[:1]),
     )
+
+
+def _indexed(library: Any, content: dict[str, Any]) -> Any:
+    truth = library.coco.COCO()
+    # Copied, since evaluation writes into the rows.
+    truth.dataset = {**content, "annotations": [dict(row) for row in content["annotations"]]}
+    truth.createIndex()
+    return truth
 
 
 def _per_category(precision_TRK: NDArray[np.float64]) -> NDArray[np.float64]:

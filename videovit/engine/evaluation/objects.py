@@ -71,15 +71,21 @@ def _masks(masks_N1HW: Tensor, full_size: tuple[int, int]) -> Iterator[dict[str,
 
 @dataclass(frozen=True)
 class ObjectPass:
-    """Runs a detector, and hands what it finds to an evaluator; see `ForwardPass`."""
+    """Runs a detector, and hands what it finds to an evaluator; see `ForwardPass`.
+
+    Images of different sizes go through it one after the other: padding would change what is found in an image, so that
+    it would depend on the batch, and on the number of processes.
+    """
 
     evaluator: ObjectEvaluator
 
     def run(self, model: nn.Module, x_BCTHW: Tensor, batch: Batch) -> None:
         """See `ForwardPass.run`."""
-        outputs = model(images_of(x_BCTHW, batch.objects))
-        for number, shown, output in zip(batch.videos_B.tolist(), batch.objects, outputs, strict=True):
-            self.evaluator.add(number, found_in(output, shown))
+        images, numbers = images_of(x_BCTHW, batch.objects), batch.videos_B.tolist()
+        for size in dict.fromkeys(shown.size for shown in batch.objects):
+            places = [place for place, shown in enumerate(batch.objects) if shown.size == size]
+            for place, output in zip(places, model([images[place] for place in places]), strict=True):
+                self.evaluator.add(numbers[place], found_in(output, batch.objects[place]))
 
 
 class ObjectEvaluator(Evaluator):

@@ -1,0 +1,125 @@
+"""Whole runs of a detector on images in COCO's form: resume, processes, results, unusable losses."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers.coco_data import coco_config, write_coco
+from tests.helpers.runs import assert_same_bits, exit_codes, num_lines, start_ranks, stats, wait_for
+from videovit.engine import launch
+from videovit.errors import UserError
+
+RICH = (
+    "SOLVER.MAX_EPOCH 2 TRAIN.TRACE True TRAIN.EMA_DECAY 0.9 TEST.USE_EMA True TRAIN.GRAD_ACCUM_STEPS 2 "
+    "TRAIN.MIXED_PRECISION True COCO.AUGMENTATION detr VIT.DROPPATH_RATE 0.2 TRAIN.CHECKPOINT_MINUTES 0.000001"
+).split()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_coco(tmp_path_factory.mktemp("coco"), train=12, val=5)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6 steps without interruption, and the test."""
+    out = tmp_path_factory.mktemp("whole")
+    launch.run(coco_config(out, data, *RICH))
+    return out
+
+
+def content(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(folder / "checkpoints/checkpoint_epoch_00002.pyth", weights_only=True)
+    return loaded
+
+
+def trace(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
+    lines = map(json.loads, (folder / "trace_rank0.jsonl").read_text().splitlines())
+    return {(line["epoch"], line["step"]): line for line in lines}
+
+
+def test_killed_detector_resumes_with_the_same_bits(whole: Path, data: Path, tmp_path: Path) -> None:
+    """With a worker, where the first run had none."""
+    cfg = coco_config(tmp_path, data, *RICH, "TEST.ENABLE", False, "DATA_LOADER.NUM_WORKERS", 1)
+    (child,) = start_ranks(cfg)
+    wait_for(lambda: num_lines(tmp_path / "stats.jsonl") >= 2)
+    child.kill()
+    assert exit_codes([child]) == [-signal.SIGKILL]
+    assert not (tmp_path / "checkpoints/checkpoint_epoch_00002.pyth").exists()
+    launch.run(cfg)
+    for key in ("model_state", "ema_state", "optimizer_state"):
+        assert_same_bits(content(whole)[key], content(tmp_path)[key])
+    assert trace(whole) == trace(tmp_path) and len(trace(whole)) == 6
+    shown = [target for line in trace(whole).values() for target in line["targets"]]
+    assert len({target["image_id"] for target in shown}) > 9 and any(len(target["boxes"]) > 1 for target in shown)
+
+
+def test_losses_are_logged_by_name_and_measures_are_of_coco(whole: Path) -> None:
+    (last,) = stats(whole, "train_epoch")[-1:]
+    names = ["classifier", "box_reg", "mask", "objectness", "rpn_box_reg"]
+    assert last["loss"] == pytest.approx(sum(last[f"loss_{name}"] for name in names), rel=1e-5)
+    (test,) = stats(whole, "test_final")
+    assert {"box_ap", "box_ap50", "box_ar100", "mask_ap_small"} <= test.keys() and test["num_videos"] == 5
+    assert stats(whole, "val_epoch")[-1]["mask_ar10"] is not None
+    assert "box AP50" in (whole / "stdout.log").read_text()
+
+
+def test_results_are_those_of_a_submission(whole: Path, data: Path) -> None:
+    """pycocotools reads the files, and computes the numbers that the run reports."""
+    pytest.importorskip("pycocotools")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    (test,) = stats(whole, "test_final")
+    for kind, name in (("bbox", "box"), ("segm", "mask")):
+        rows = json.loads((whole / f"detections_{name}.json").read_text())
+        assert len(rows) == test["num_detections"] > 0
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(str(data / "annotations/instances_val.json"))
+            evaluation = COCOeval(truth, truth.loadRes(rows), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        found = [test[f"{name}_{measure}"] for measure in ("ap", "ap50", "ap75")]
+        assert found == [100.0 * value for value in evaluation.stats[:3].tolist()]
+    per_class = list(csv.DictReader((whole / "per_class.csv").open()))
+    assert [row["category id"] for row in per_class] == ["3", "5", "6", "10", "21", "40"]
+    assert all(np.asarray(Image.open(whole / f"detections_{end}.png")).std() > 0 for end in ("best", "worst"))
+
+
+def test_two_processes_see_each_image_once_and_find_the_same(whole: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
+    assert exit_codes(start_ranks(coco_config(tmp_path, data, *RICH, "TRAIN.ENABLE", False), 2)) == [0, 0]
+    numbers = [
+        [json.loads(line)["number"] for line in (tmp_path / f"detections/test_rank{rank}.jsonl").open()]
+        for rank in (0, 1)
+    ]
+    assert sorted(numbers[0] + numbers[1]) == [0, 1, 2, 3, 4] and all(numbers)
+    one, two = (json.loads((folder / "detections_box.json").read_text()) for folder in (whole, tmp_path))
+    assert len(one) == len(two) and [row["image_id"] for row in one] == [row["image_id"] for row in two]
+    np.testing.assert_allclose([row["bbox"] for row in one], [row["bbox"] for row in two], atol=1e-2)
+
+
+def test_two_processes_train_the_same_images(whole: Path, data: Path, tmp_path: Path) -> None:
+    cfg = coco_config(tmp_path, data, *RICH, "TEST.ENABLE", False, "TRAIN.GRAD_ACCUM_STEPS", 1, "SOLVER.MAX_EPOCH", 1)
+    assert exit_codes(start_ranks(cfg, 2)) == [0, 0]
+    ranks = [json.loads((tmp_path / f"trace_rank{rank}.jsonl").read_text().splitlines()[0]) for rank in (0, 1)]
+    assert [target for line in ranks for target in line["targets"]] == trace(whole)[0, 0]["targets"]
+
+
+def test_loss_that_is_not_finite_stops_and_names_images(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"epoch 1, step \d: loss (nan|inf).*train/0000\d\d.png"):
+        launch.run(coco_config(tmp_path, data, "SOLVER.BASE_LR", 1e30, "SOLVER.WARMUP_EPOCHS", 0, "TEST.ENABLE", False))
+    assert (tmp_path / "nan_dump_rank0.pt").exists()
