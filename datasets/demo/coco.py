@@ -95,7 +95,11 @@ def render(rng: np.random.Generator, *, empty: bool, crowd: bool) -> tuple[Array
     shapes: list[Shape] = []
     for _ in range(0 if empty else int(rng.integers(1, 5))):
         radius = rng.uniform(11, 30)
-        place = (rng.uniform(0.6 * radius, width - 0.6 * radius), rng.uniform(0.6 * radius, height - 0.6 * radius), radius)
+        place = (
+            rng.uniform(0.6 * radius, width - 0.6 * radius),
+            rng.uniform(0.6 * radius, height - 0.6 * radius),
+            radius,
+        )
         before, state = picture_HWC.copy(), [shape.mask_HW for shape in shapes]
         category = list(CATEGORIES)[int(rng.integers(len(CATEGORIES)))]
         mask_HW = draw_shape(picture_HWC, category, rng, place)

@@ -76,9 +76,7 @@ def of_faster_coco_eval(
     library = pytest.importorskip("faster_coco_eval")
     categories = [{"id": key, "name": name} for key, name in annotations.categories.items()]
     truth = library.COCO(
-        copy.deepcopy(
-            {"images": annotations.images, "annotations": annotations.annotations, "categories": categories}
-        )
+        copy.deepcopy({"images": annotations.images, "annotations": annotations.annotations, "categories": categories})
     )
     evaluation = library.COCOeval_faster(truth, truth.loadRes(copy.deepcopy(results)), kind)
     evaluation.params.imgIds = sorted(image_ids)

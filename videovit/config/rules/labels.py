@@ -188,5 +188,9 @@ def best_measure(cfg: Config) -> Iterator[Broken]:
         kind = OBJECTS
     if best not in _MEASURES[kind]:
         what = f"{best} is not measured where videos have {kind}"
-        keys = ("TRAIN.BEST", "TEST.DATASET") if kind == OBJECTS else ("TRAIN.BEST", "DATA.MULTI_LABEL", "DETECTION.ENABLE")
+        keys = (
+            ("TRAIN.BEST", "TEST.DATASET")
+            if kind == OBJECTS
+            else ("TRAIN.BEST", "DATA.MULTI_LABEL", "DETECTION.ENABLE")
+        )
         yield Broken(keys, what, tuple({"TRAIN.BEST": name} for name in ("auto", *_MEASURES[kind])))

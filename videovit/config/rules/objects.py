@@ -70,7 +70,7 @@ def scales(cfg: Config) -> Iterator[Broken]:
 def masks(cfg: Config) -> Iterator[Broken]:
     """Masks are read for the detectors that find them."""
     finds = cfg.DETECTOR.NAME == "MaskRCNN"
-    if finds_objects(cfg) and cfg.DETECTOR.NAME and cfg.COCO.MASKS != finds and not any(data_sets(cfg)):
+    if finds_objects(cfg) and cfg.DETECTOR.NAME and finds != cfg.COCO.MASKS and not any(data_sets(cfg)):
         what = f"is {cfg.COCO.MASKS}, but {cfg.DETECTOR.NAME} finds {'boxes and masks' if finds else 'boxes alone'}"
         other = "FasterRCNN" if finds else "MaskRCNN"
         yield Broken(("COCO.MASKS", "DETECTOR.NAME"), what, ({"COCO.MASKS": finds}, {"DETECTOR.NAME": other}))

@@ -15,7 +15,9 @@ LrPolicy = Literal["cosine", "steps_with_relative_lrs"]
 Optimizer = Literal["sgd", "adam", "adamw", "adamp"]
 Distillation = Literal["none", "soft", "hard"]
 Frozen = Literal["none", "backbone"]
-BestMeasure = Literal["", "auto", "top1_acc", "top5_acc", "mean_class_acc", "macro_f1", "map", "box_ap", "mask_ap", "loss"]
+BestMeasure = Literal[
+    "", "auto", "top1_acc", "top5_acc", "mean_class_acc", "macro_f1", "map", "box_ap", "mask_ap", "loss"
+]
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,9 @@ def read_content(path: Path) -> dict[str, Any]:
     needed = ("images", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in needed):
         found = list(content)[:5] if isinstance(content, dict) else type(content).__name__
-        raise AnnotationError(where=path, found=found, expected="an object with the lists images, annotations, categories")
+        raise AnnotationError(
+            where=path, found=found, expected="an object with the lists images, annotations, categories"
+        )
     if not isinstance(content.get("annotations", []), list):
         raise AnnotationError("annotations is not a list", where=path)
     return content
@@ -129,9 +131,7 @@ def structure(content: dict[str, Any]) -> Iterator[Flaw]:
             seen.add(row["id"])
 
 
-def _identified(
-    rows: list[Any], name: str, flaw_of: Callable[[Row], str]
-) -> Generator[Flaw, None, dict[int, Row]]:
+def _identified(rows: list[Any], name: str, flaw_of: Callable[[Row], str]) -> Generator[Flaw, None, dict[int, Row]]:
     """Yield the flaws of rows with ids; returns id -> row of those that can be used."""
     known: dict[int, Row] = {}
     for place, row in enumerate(rows):

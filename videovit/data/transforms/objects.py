@@ -45,7 +45,9 @@ class RandomSizedCrop(v2.Transform):  # type: ignore[misc]
         for side in (height, width):
             low, high = min(self._smallest, side), min(self._largest, side)
             sides.append(int(torch.randint(low, high + 1, ())))
-        top, left = (int(torch.randint(0, full - part + 1, ())) for full, part in zip((height, width), sides, strict=True))
+        top, left = (
+            int(torch.randint(0, full - part + 1, ())) for full, part in zip((height, width), sides, strict=True)
+        )
         return {"top": top, "left": left, "height": sides[0], "width": sides[1]}
 
     def transform(self, inpt: Any, params: dict[str, int]) -> Any:

@@ -20,8 +20,8 @@ from videovit.data.records import AnnotationError
 
 Kind = Literal["bbox", "segm"]
 NAMES = tuple("ap ap50 ap75 ap_small ap_medium ap_large ar1 ar10 ar100 ar_small ar_medium ar_large".split())
-"""COCO's twelve numbers in its order: AP over IoU 0.5 to 0.95, at 0.5, at 0.75, by size; recall with at most 1, 10 and 100
-detections per image, by size."""
+"""COCO's twelve numbers in its order: AP over IoU 0.5 to 0.95, at 0.5, at 0.75, by size; recall with at most 1, 10 and
+100 detections per image, by size."""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,13 @@ class Inference:
 
 
 def evaluate_split(
-    inference: Inference, loader: ClipLoader, passes: Sequence[ForwardPass], run: Run, *, name: str, log_period: int = 10
+    inference: Inference,
+    loader: ClipLoader,
+    passes: Sequence[ForwardPass],
+    run: Run,
+    *,
+    name: str,
+    log_period: int = 10,
 ) -> frozenset[int]:
     """Evaluate all videos of a loader, with progress; a collective call.
 

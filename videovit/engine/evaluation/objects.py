@@ -222,7 +222,7 @@ class ObjectEvaluator(Evaluator):
         return results
 
     def state(self) -> dict[str, Tensor]:
-        """Of all detections: boxes x1, y1, x2, y2 in pixels of the file, scores, labels, and the number of the image."""
+        """Of all detections: boxes x1, y1, x2, y2 in pixels of the file, scores, labels, and numbers of the images."""
         rows = [(number, row) for number, rows in self._found.items() for row in rows]
         boxes_N4 = torch.tensor([row["box"] for _, row in rows]).reshape(-1, 4)
         boxes_N4[:, 2:] += boxes_N4[:, :2]
@@ -241,7 +241,9 @@ class ObjectEvaluator(Evaluator):
             with replacing(files[-1]) as partial, open(partial, "w", encoding="ascii") as file:
                 json.dump(self._results(kind), file)
         files += self._write_classes(folder, names, suffix)
-        shown = [Shown(self._samples[number].path, self._image_id(number), rows) for number, rows in self._found.items()]
+        shown = [
+            Shown(self._samples[number].path, self._image_id(number), rows) for number, rows in self._found.items()
+        ]
         return files + write_pictures(folder, shown, self._annotations, names, self._num_pictures, suffix=suffix)
 
     def _write_classes(self, folder: Path, names: Sequence[str], suffix: str) -> list[Path]:
@@ -253,7 +255,9 @@ class ObjectEvaluator(Evaluator):
         rows: list[list[object]] = []
         for k, (category, name) in enumerate(zip(self._annotations.categories, names, strict=True)):
             num_objects = sum(row["category_id"] == category for row in truth)
-            values = [value for kind, _ in self._kinds for value in (self.last[kind].ap_K[k], self.last[kind].ap50_K[k])]
+            values = [
+                value for kind, _ in self._kinds for value in (self.last[kind].ap_K[k], self.last[kind].ap50_K[k])
+            ]
             aps = ["" if np.isnan(value) else float(value) for value in values]
             rows.append([name, k + 1, category, num_objects, labels.count(k + 1), *aps])
         return write_per_class(folder, header, rows, measure="box AP", suffix=suffix)

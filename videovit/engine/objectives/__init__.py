@@ -51,8 +51,8 @@ def build_objective(cfg: Config, model: LayeredModel, device: torch.device) -> O
     """The objective of a config.
 
     Args:
-        cfg: TRAIN.OBJECTIVE names it; `auto` is distillation if DISTILL.TYPE is set, else that of the data set. The model of
-            MODEL.MODEL_NAME may train one path per step.
+        cfg: TRAIN.OBJECTIVE names it; `auto` is distillation if DISTILL.TYPE is set, else that of the data set. The
+            model of MODEL.MODEL_NAME may train one path per step.
         model: what is trained, without a distributed wrapper.
         device: where it is trained.
 

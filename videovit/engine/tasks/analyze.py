@@ -26,8 +26,8 @@ from videovit.engine.reporting.json_lines import replacing, writing
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run, report_decoders
 from videovit.errors import UserError
-from videovit.models.contract import VideoModel
 from videovit.messages import plural
+from videovit.models.contract import VideoModel
 
 FOLDER = "analysis"
 REPORT = "analysis.json"

@@ -24,9 +24,9 @@ from videovit.data.transforms.frame_orders import frame_order
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.bootstrap import CONFIDENCE, FEW_VIDEOS, NUM_RESAMPLES, bootstrap_mean
 from videovit.engine.evaluation.class_report import plain_names, short_name
+from videovit.engine.evaluation.evaluator import ScoreSink
 from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.evaluation.measures import class_accuracy
-from videovit.engine.evaluation.evaluator import ScoreSink
 from videovit.engine.evaluation.view_ensemble import TopK
 from videovit.engine.problem import Problem, build_ensembles
 from videovit.engine.reporting.json_lines import replacing
