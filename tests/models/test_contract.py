@@ -36,9 +36,11 @@ CASES = {
     "PS_ViT": "PS_VIT.EMBED_DIM 24 PS_VIT.NUM_HEADS 2 PS_VIT.ITERATIONS 2 PS_VIT.DEPTH 1 PS_VIT.POINTS [3,3]",
     "PSViT": PSVIT + "PSVIT.CLS apart PSVIT.HEAD_INPUT cls",
     "PSViT on a grid": PSVIT + "PSVIT.CLS none PSVIT.POOLING 2d PSVIT.POS_EMBED all",
+    "ImageResNet": "DATA.NUM_FRAMES 1 IMAGE_RESNET.DEPTH 18",
     "PSViTSupernet": PSVIT + "SUPERNET.NUM_CELLS 2",
     **{name: "" for name in MODELS if name.startswith("ptv_")},
 }
+WITH_ATTENTION = [name for name in CASES if not name.startswith(("ptv_", "ImageResNet"))]
 every_model = pytest.mark.parametrize("name", CASES)
 
 
@@ -53,7 +55,7 @@ def built(name: str, options: str = "") -> VideoModel:
 
 
 def inputs(name: str, batch: int = 2) -> Tensor:
-    return clip(batch, 3, 1 if name.startswith("PSViT") else FRAMES, SIDE, SIDE)
+    return clip(batch, 3, 1 if name.startswith(("PSViT", "ImageResNet")) else FRAMES, SIDE, SIDE)
 
 
 def test_every_model_is_listed() -> None:
@@ -209,7 +211,7 @@ DROPS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("ptv_")])
+@pytest.mark.parametrize("name", WITH_ATTENTION)
 def test_frozen_layers_drop_nothing(name: str) -> None:
     model, x = built(name, DROPS[name.split()[0]]), inputs(name)
     with torch.no_grad():
@@ -271,7 +273,7 @@ def test_threads_share_an_optimized_model(name: str) -> None:
             torch.testing.assert_close(found, alone)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("ptv_")])
+@pytest.mark.parametrize("name", WITH_ATTENTION)
 def test_attention_maps_are_distributions(name: str) -> None:
     model, x = built(name), inputs(name)
     assert isinstance(model, AttentionModel)

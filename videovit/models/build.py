@@ -14,7 +14,7 @@ from videovit.models.detection.detr import deformable_detr_from_config
 from videovit.models.detection.rcnn import rcnn_from_config, retinanet_from_config
 from videovit.models.detection.roi_head import box_head_from_config
 from videovit.models.external.pytorchvideo import PTV_MODELS
-from videovit.models.external.resnet import RESNET_MODELS
+from videovit.models.external.resnet import resnet_from_config
 from videovit.models.mvit.model import mvit_from_config
 from videovit.models.pit import pit_from_config
 from videovit.models.pooling_sharing.model import pooling_sharing_from_config
@@ -29,7 +29,7 @@ MODELS: dict[str, Callable[[Config], VideoModel]] = {
     "PSViTSupernet": pooling_sharing_supernet_from_config,
     "PiT": pit_from_config,
     "PS_ViT": progressive_sampling_from_config,
-    **RESNET_MODELS,
+    "ImageResNet": resnet_from_config,
     **PTV_MODELS,
 }
 """MODEL.MODEL_NAME -> builder."""
@@ -60,7 +60,7 @@ def build_detector(cfg: Config) -> Detector:
     """
     if not cfg.DETECTOR.NAME:
         raise UserError(where="DETECTOR.NAME", found="none", expected=f"one of {', '.join(DETECTORS)}")
-    return DETECTORS[cfg.DETECTOR.NAME](cfg, _build(cfg))
+    return DETECTORS[cfg.DETECTOR.NAME](cfg, build_backbone(cfg))
 
 
 def build_model(cfg: Config) -> VideoModel:
@@ -79,10 +79,15 @@ def build_model(cfg: Config) -> VideoModel:
             found=cfg.DETECTOR.NAME,
             expected="none",
         )
-    return _build(cfg)
+    return build_backbone(cfg)
 
 
-def _build(cfg: Config) -> VideoModel:
+def build_backbone(cfg: Config) -> VideoModel:
+    """The model of MODEL.MODEL_NAME, whether a detector reads its maps or it classifies.
+
+    Raises:
+        UserError: as `build_model`.
+    """
     name = cfg.MODEL.MODEL_NAME
     if name not in MODELS:
         raise UserError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from videovit.config.rules import clips, labels, machines, networks, objects, training
+from videovit.config.rules import clips, detectors, labels, machines, networks, objects, training
 from videovit.config.rules.broken import Broken, Change, changed
 from videovit.config.schema import Config
 
@@ -38,6 +38,9 @@ RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     networks.architecture,
     networks.patches,
     networks.blocks,
+    detectors.images,
+    detectors.strides,
+    detectors.windows,
     training.average,
     training.validation,
     training.learning_rate,

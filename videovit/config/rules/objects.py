@@ -30,7 +30,6 @@ def objects(cfg: Config) -> Iterator[Broken]:
     if not finds_objects(cfg) or any(data_sets(cfg)):
         return
     forbidden: list[tuple[bool, str, object, str]] = [
-        (cfg.DATA.NUM_FRAMES != 1, "DATA.NUM_FRAMES", 1, "an image has one frame"),
         (cfg.TEST.ENABLE and cfg.TEST.NUM_ENSEMBLE_VIEWS != 1, "TEST.NUM_ENSEMBLE_VIEWS", 1, "an image has one view"),
         (cfg.TEST.ENABLE and cfg.TEST.NUM_SPATIAL_CROPS != 1, "TEST.NUM_SPATIAL_CROPS", 1, "images are not cropped"),
         (bool(cfg.TEST.NUM_TEMPORAL_CLIPS), "TEST.NUM_TEMPORAL_CLIPS", (), "an image has one view"),

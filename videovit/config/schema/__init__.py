@@ -58,7 +58,7 @@ class Config:
     SUPERNET: Supernet = Supernet()
     PIT: Pit = Pit()
     PS_VIT: ProgressiveSampling = ProgressiveSampling()
-    RESNET: Resnet = Resnet()
+    IMAGE_RESNET: Resnet = Resnet()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()

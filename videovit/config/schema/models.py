@@ -106,8 +106,9 @@ class Vit:
 
 @dataclass(frozen=True)
 class Resnet:
-    """RESNET (ours): torchvision's residual networks of images, as controls."""
+    """IMAGE_RESNET (ours): torchvision's residual networks of images, as controls."""
 
+    DEPTH: Literal[18, 34, 50, 101] = 50  # layers with weights
     FROZEN_NORMS: bool = False  # batch norms keep their statistics and factors, as detectors are trained
 
 

@@ -2,8 +2,8 @@
 
     maps --1x1 and strided convolutions--> levels --encoder--> a box per place --best ones--> queries --decoder--> boxes
 
-transformers (`pip install -e ".[hf]"`) is imported when such a detector is built. Its own detector trains no head of the
-first stage and ties the heads of all layers, unlike the paper; both are done here, with its matcher and its losses.
+transformers (`pip install -e ".[hf]"`) is imported when such a detector is built. Its own one ties the heads of all
+layers and does not train that of the first stage, unlike the paper: the heads are here, matcher and losses are its.
 
 B images, H W pixels, Q queries or places, K classes, N objects.
 """

@@ -8,7 +8,6 @@ B images, C channels, H W pixels, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -19,20 +18,20 @@ from videovit.config import Config
 from videovit.errors import UserError
 from videovit.models.contract import BoxHead, Features, VideoModel
 
-RESNETS: dict[str, Callable[..., nn.Module]] = {
-    "resnet18": resnet.resnet18,
-    "resnet34": resnet.resnet34,
-    "resnet50": resnet.resnet50,
-    "resnet101": resnet.resnet101,
+RESNETS: dict[int, Callable[..., nn.Module]] = {
+    18: resnet.resnet18,
+    34: resnet.resnet34,
+    50: resnet.resnet50,
+    101: resnet.resnet101,
 }
-"""torchvision's builders."""
+"""Layers with weights -> torchvision's builder."""
 
 
-class ResNet(VideoModel):
+class ImageResNet(VideoModel):
     """Stem, four stages of residual blocks, mean, linear layer.
 
     Args:
-        name: a key of `RESNETS`.
+        depth: a key of `RESNETS`.
         num_classes: K.
         frozen_norms: batch norms with fixed statistics and factors.
 
@@ -41,11 +40,11 @@ class ResNet(VideoModel):
 
     head_names: ClassVar[tuple[str, ...]] = ("fc",)
 
-    def __init__(self, name: str = "resnet50", *, num_classes: int = 1000, frozen_norms: bool = False) -> None:
+    def __init__(self, depth: int = 50, *, num_classes: int = 1000, frozen_norms: bool = False) -> None:
         super().__init__()
         self.in_channels, self.grid = 3, None
         norm = FrozenBatchNorm2d if frozen_norms else nn.BatchNorm2d
-        for child, module in RESNETS[name](num_classes=num_classes, norm_layer=norm).named_children():
+        for child, module in RESNETS[depth](num_classes=num_classes, norm_layer=norm).named_children():
             self.add_module(child, module)
 
     @property
@@ -98,24 +97,17 @@ class ResNet(VideoModel):
         return maps
 
 
-def resnet_from_config(cfg: Config, *, name: str) -> ResNet:
-    """`ResNet` from the sections DATA, RESNET and MODEL of a config.
-
-    Args:
-        cfg: the config.
-        name: a key of `RESNETS`.
+def resnet_from_config(cfg: Config) -> ImageResNet:
+    """`ImageResNet` from the sections DATA, IMAGE_RESNET and MODEL of a config.
 
     Raises:
         UserError: clips of several frames or other than three channels; or MODEL.ACT_CHECKPOINT, which would update
             batch statistics twice.
     """
     if cfg.DATA.NUM_FRAMES != 1 or cfg.DATA.INPUT_CHANNEL_NUM[0] != 3:
-        raise UserError(f"{name} reads images: expected DATA.NUM_FRAMES 1 and DATA.INPUT_CHANNEL_NUM [3]")
+        raise UserError("ImageResNet reads images: expected DATA.NUM_FRAMES 1 and DATA.INPUT_CHANNEL_NUM [3]")
     if cfg.MODEL.ACT_CHECKPOINT:
-        raise UserError(f"{name}: MODEL.ACT_CHECKPOINT would update the batch statistics twice; switch it off")
-    return ResNet(name, num_classes=cfg.MODEL.NUM_CLASSES, frozen_norms=cfg.RESNET.FROZEN_NORMS)
-
-
-RESNET_MODELS: dict[str, Callable[[Config], VideoModel]] = {
-    name: partial(resnet_from_config, name=name) for name in RESNETS
-}
+        raise UserError("ImageResNet: MODEL.ACT_CHECKPOINT would update the batch statistics twice; switch it off")
+    return ImageResNet(
+        cfg.IMAGE_RESNET.DEPTH, num_classes=cfg.MODEL.NUM_CLASSES, frozen_norms=cfg.IMAGE_RESNET.FROZEN_NORMS
+    )

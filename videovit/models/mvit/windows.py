@@ -24,7 +24,7 @@ def cut(x_BTHWX: Tensor, side: int) -> Tensor:
     trailing = x_BTHWX.shape[4:]
     padding = (0, 0) * len(trailing) + (0, columns * side - W, 0, rows * side - H)
     cells = F.pad(x_BTHWX, padding).view(B, T, rows, side, columns, side, *trailing)
-    return cells.movedim(4, 2).movedim(1, 3).reshape(B * rows * columns, T, side, side, *trailing)
+    return cells.movedim((2, 4), (1, 2)).reshape(B * rows * columns, T, side, side, *trailing)
 
 
 def join(windows: Tensor, grid: Grid) -> Tensor:
@@ -33,7 +33,7 @@ def join(windows: Tensor, grid: Grid) -> Tensor:
     side = windows.shape[2]
     rows, columns = -(-H // side), -(-W // side)
     cells = windows.view(-1, rows, columns, *windows.shape[1:])
-    x_BTHWX = cells.movedim(3, 1).movedim(3, 4).flatten(4, 5).flatten(2, 3)
+    x_BTHWX = cells.movedim((1, 2), (2, 4)).flatten(4, 5).flatten(2, 3)
     return x_BTHWX[:, :, :H, :W]
 
 
