@@ -18,6 +18,9 @@ from PIL import Image
 
 from tests.helpers.coco_data import coco_config, write_coco
 from tests.helpers.runs import assert_same_bits, exit_codes, num_lines, start_ranks, stats, wait_for
+from tests.helpers.videos import write_video
+from videovit.commands import predict
+from videovit.data.decode import open_video
 from videovit.engine import launch
 from videovit.errors import UserError
 
@@ -123,3 +126,25 @@ def test_loss_that_is_not_finite_stops_and_names_images(data: Path, tmp_path: Pa
     with pytest.raises(UserError, match=r"epoch 1, step \d: loss (nan|inf).*train/0000\d\d.png"):
         launch.run(coco_config(tmp_path, data, "SOLVER.BASE_LR", 1e30, "SOLVER.WARMUP_EPOCHS", 0, "TEST.ENABLE", False))
     assert (tmp_path / "nan_dump_rank0.pt").exists()
+
+
+def test_predict_draws_objects_into_images_and_videos(
+    whole: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = sorted((data / "val").glob("*.png"))[:2]
+    write_video(tmp_path / "clip.mp4", num_frames=3, size=(96, 64))
+    found, drawn = tmp_path / "found.json", tmp_path / "drawn"
+    low = ("--opts", "DETECTOR.MIN_SCORE", "0.0")
+    predict.main([*map(str, images), "--model", str(whole), "--json", str(found), "--annotate", str(drawn), *low])
+    records = json.loads(found.read_text())
+    assert [record["video"] for record in records] == list(map(str, images))
+    assert all(Image.open(drawn / image.name).size[1] >= 240 for image in images)
+    predict.main([str(tmp_path / "clip.mp4"), "--model", str(whole), "--annotate", str(tmp_path / "clip_found.mp4")])
+    assert "in 3 pictures" in capsys.readouterr().out
+    with open_video(str(tmp_path / "clip_found.mp4"), "pyav") as video:
+        assert video.num_frames == 3
+    with pytest.raises(UserError, match="--people: the model finds objects"):
+        predict.main([str(images[0]), "--model", str(whole), "--people"])
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="1 of 2 files could not be read"):
+        predict.main([str(tmp_path / "broken.png"), str(images[0]), "--model", str(whole)])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videovit import cli
+from videovit.commands import find_objects
 from videovit.config import Config, dump_config, load_config
 from videovit.errors import UserError
 from videovit.messages import plural, printable
@@ -33,6 +34,7 @@ DETAILS = """examples:
   ffmpeg -i input -f mpegts - | videovit predict -           standard input; a named pipe works, too
   videovit predict video.mp4 --people --model output/ava     what every person does; needs a detector
   videovit predict --cfg config.yaml --checkpoint weights.pyth video.mp4 --opts PREDICT.TOP_K 3
+  videovit predict image.jpg --model output/mine --annotate found.png    objects, if the model is a detector of these
 
 videos:
   A video is read in windows. Frames, crops and the averaging of scores are those of the test (TEST.DATASET,
@@ -139,6 +141,10 @@ def predict(cfg: Config | None, args: argparse.Namespace) -> None:
     Raises:
         UserError: some videos could not be read; raised after all others have been predicted.
     """
+    detector = find_objects.detector_config(cfg, args)
+    if detector is not None:
+        find_objects.find_objects(detector, args)
+        return
     # These imports take seconds, which --help and mistakes in a config do not need.
     from videovit.data.decode.stream import is_stream, shown_name
     from videovit.engine.cpu_threads import set_cpu_threads

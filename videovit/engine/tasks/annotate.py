@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 Image = NDArray[np.uint8]
+Paint = Callable[[Image, float], Image]
+"""A picture and its player time in seconds -> what is written in its place, of one size for the whole video."""
+
 SUFFIXES = (".mp4", ".mov", ".mkv")
 LEAST_SHORT_SIDE = 240  # pixels; smaller videos are enlarged, because text would not be readable
 CRF = "20"  # quality of x264: hardly any visible loss
@@ -127,11 +130,37 @@ def annotate(video: VideoLabels, target: Path, options: DecodeOptions, *, quiet:
         DecodeError: the video cannot be read.
         UserError: the file cannot be written.
     """
+    painters: dict[tuple[int, ...], Painter] = {}  # one, unless the size changes
+
+    def paint(image_HWC: Image, time_s: float) -> Image:
+        height, width = image_HWC.shape[:2]
+        scale = enlargement(width, height)
+        large = image_HWC.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else image_HWC
+        painter = painters.setdefault((height, width), Painter(width * scale, height * scale))
+        return painter.paint(large, labels_at(video.windows, time_s))
+
+    copy_video(video.path, target, paint, options, quiet=quiet)
+
+
+def copy_video(path: str, target: Path, paint: Paint, options: DecodeOptions, *, quiet: bool = False) -> None:
+    """Write a copy of a video with every picture painted; the file gets its name when it is complete.
+
+    Args:
+        path: a video file, or a folder of frames.
+        target: file to write, with a suffix of SUFFIXES.
+        paint: what becomes of a picture.
+        options: limits of the decoder.
+        quiet: show no progress bar.
+
+    Raises:
+        DecodeError: the video cannot be read.
+        UserError: the file cannot be written.
+    """
     partial = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     with writing(target):
         target.resolve().parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open_pictures(video.path, options) as pictures, partial_file(partial) as container:
+            with open_pictures(path, options) as pictures, partial_file(partial) as container:
                 progress = tqdm(
                     pictures.images,
                     total=pictures.total or None,
@@ -140,7 +169,7 @@ def annotate(video: VideoLabels, target: Path, options: DecodeOptions, *, quiet:
                     leave=False,
                     disable=True if quiet else None,  # None: shown on terminals
                 )
-                _encode(container, pictures, progress, video.windows)
+                _encode(container, pictures, progress, paint)
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
@@ -204,13 +233,14 @@ def _read(path: str, frames: Iterator[Any], time_base: Fraction, rate: Fraction)
 
 
 def _encode(
-    container: OutputContainer, pictures: Pictures, images: Iterable[TimedImage], windows: Sequence[Labels]
+    container: OutputContainer, pictures: Pictures, images: Iterable[TimedImage], paint: Paint
 ) -> None:
     encoder: _Encoder | None = None
     for picture in images:
+        painted = paint(picture.image_HWC, pictures.start_s + float(picture.pts * pictures.time_base))
         if encoder is None:
-            encoder = _Encoder(container, pictures, picture.image_HWC)
-        encoder.write(picture, labels_at(windows, pictures.start_s + float(picture.pts * pictures.time_base)))
+            encoder = _Encoder(container, pictures, painted)
+        encoder.write(picture._replace(image_HWC=painted))
     if encoder is None:
         raise UserError("the video has no pictures")
     encoder.finish()
@@ -222,26 +252,23 @@ class _Encoder:
     def __init__(self, container: OutputContainer, pictures: Pictures, first: Image) -> None:
         height, width = first.shape[:2]
         self._container, self._time_base, self._size = container, pictures.time_base, (height, width)
-        self._scale = enlargement(width, height)
-        self._painter = Painter(width * self._scale, height * self._scale)
         self._durations: dict[int, int] = {}
         options = {"crf": CRF, "preset": "veryfast"}
         self._stream: VideoStream = container.add_stream("libx264", rate=pictures.rate, options=options)
-        stream, painter = self._stream, self._painter
-        stream.width, stream.height = (side + side % 2 for side in (painter.width, painter.height))
+        stream = self._stream
+        stream.width, stream.height = (side + side % 2 for side in (width, height))
         stream.pix_fmt = "yuv420p"
         context: Any = stream.codec_context
         context.time_base = pictures.time_base
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = TV_RANGE
 
-    def write(self, picture: TimedImage, labels: Labels | None) -> None:
-        """Draw and encode a picture."""
-        image, scale = picture.image_HWC, self._scale
+    def write(self, picture: TimedImage) -> None:
+        """Encode a picture."""
+        image = picture.image_HWC
         if image.shape[:2] != self._size:
             raise UserError("the size of the pictures changes within the video, which one file cannot show")
-        large = image.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else image
-        frame = av.VideoFrame.from_ndarray(_even(self._painter.paint(large, labels)), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(_even(image), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         frame.pts, frame.time_base = picture.pts, self._time_base
         self._durations[picture.pts] = picture.duration
