@@ -38,7 +38,6 @@ RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     networks.architecture,
     networks.patches,
     networks.blocks,
-    detectors.images,
     detectors.strides,
     detectors.windows,
     training.average,

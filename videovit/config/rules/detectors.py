@@ -8,19 +8,6 @@ from videovit.config.rules.broken import Broken, Change
 from videovit.config.schema import Config
 
 
-def images(cfg: Config) -> Iterator[Broken]:
-    """A detector of objects reads images, and has one kind of head."""
-    key = "DETECTOR.NAME"
-    if not cfg.DETECTOR.NAME:
-        return
-    if cfg.DATA.NUM_FRAMES != 1:
-        what = f"{cfg.DETECTOR.NAME} finds objects in images, but DATA.NUM_FRAMES is {cfg.DATA.NUM_FRAMES}"
-        yield Broken((key, "DATA.NUM_FRAMES"), what, ({"DATA.NUM_FRAMES": 1}, {key: ""}))
-    if cfg.DETECTION.ENABLE:
-        what = "finds objects in images, but DETECTION.ENABLE classifies the actions in given boxes"
-        yield Broken((key, "DETECTION.ENABLE"), what, ({"DETECTION.ENABLE": False}, {key: ""}))
-
-
 def strides(cfg: Config) -> Iterator[Broken]:
     """Maps are halved from one to the next, and there is one or more."""
     found, key = cfg.DETECTOR.STRIDES, "DETECTOR.STRIDES"

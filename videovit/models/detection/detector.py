@@ -67,6 +67,10 @@ class Detector(LayeredModel):
             found = "none" if targets is None else str(len(targets))
             raise UserError("targets of a detector in training", found=found, expected=f"one per image, {len(images)}")
 
+    def run_for_cost(self, x: Tensor) -> None:
+        """All for an image, as far as its cost does not depend on what is found; else for a fixed number of boxes."""
+        self._run_for_cost(x if x.dim() == 4 else x[:, :, 0])
+
     def layers(self) -> Sequence[Sequence[nn.Module]]:
         """Those of the backbone."""
         return self.body.layers()
@@ -100,6 +104,9 @@ class Detector(LayeredModel):
     @abstractmethod
     def body(self) -> VideoModel:
         """The model whose maps the detector reads, without its head."""
+
+    @abstractmethod
+    def _run_for_cost(self, x_BCHW: Tensor) -> None: ...
 
     @abstractmethod
     def _losses(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]: ...

@@ -149,9 +149,9 @@ class DeformableDETR(Detector):
         assert isinstance(body, VideoModel)
         return body
 
-    def run_for_cost(self, x: Tensor) -> None:
+    def _run_for_cost(self, x_BCHW: Tensor) -> None:
         """All; the number of queries is fixed."""
-        self._run(x, torch.ones(len(x), *x.shape[-2:], device=x.device))
+        self._run(x_BCHW, x_BCHW.new_ones(len(x_BCHW), *x_BCHW.shape[-2:]))
 
     def _losses(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss

@@ -75,17 +75,17 @@ class RCNN(TorchvisionDetector):
         "network.roi_heads.mask_predictor.mask_fcn_logits",
     )
 
-    def run_for_cost(self, x: Tensor) -> None:
+    def _run_for_cost(self, x_BCHW: Tensor) -> None:
         """Backbone, proposals and boxes as for the most proposals of evaluation, masks as for 100 objects."""
         network: Any = self.network
-        levels = network.backbone(x)
+        levels = network.backbone(x_BCHW)
         network.rpn.head(list(levels.values()))
         heads = network.roi_heads
         bins, channels = heads.box_roi_pool.output_size, network.backbone.out_channels
-        proposals = x.new_empty(network.rpn.post_nms_top_n() * len(x), channels, *bins)
+        proposals = x_BCHW.new_empty(network.rpn.post_nms_top_n() * len(x_BCHW), channels, *bins)
         heads.box_predictor(heads.box_head(proposals))
         if self.finds_masks:
-            objects = x.new_empty(_COUNTED_BOXES * len(x), channels, *heads.mask_roi_pool.output_size)
+            objects = x_BCHW.new_empty(_COUNTED_BOXES * len(x_BCHW), channels, *heads.mask_roi_pool.output_size)
             heads.mask_predictor(heads.mask_head(objects))
 
 
@@ -97,10 +97,10 @@ class SingleShot(TorchvisionDetector):
 
     head_names: ClassVar[tuple[str, ...]] = ("network.head.classification_head.cls_logits",)
 
-    def run_for_cost(self, x: Tensor) -> None:
+    def _run_for_cost(self, x_BCHW: Tensor) -> None:
         """Backbone and heads; nothing depends on what is found."""
         network: Any = self.network
-        network.head(list(network.backbone(x).values()))
+        network.head(list(network.backbone(x_BCHW).values()))
 
 
 def rcnn_from_config(cfg: Config, body: VideoModel, *, masks: bool) -> RCNN:
