@@ -41,7 +41,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="list all flaws; exits with code 1 if there are any")
     parser.add_argument("--open", action="store_true", help="with --check, also read every image and compare its size")
     parser.add_argument("--repair", type=Path, metavar="FILE", help="write a copy of --annotations without the flaws")
-    parser.add_argument("--report", type=Path, metavar="CSV", help="all flaws (default: check.csv beside the annotations)")
+    parser.add_argument(
+        "--report", type=Path, metavar="CSV", help="all flaws (default: check.csv beside the annotations)"
+    )
     args = parser.parse_args(argv)
     if (args.data is None) == (args.annotations is None):
         parser.error("expected either --data or --annotations")

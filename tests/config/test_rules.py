@@ -83,5 +83,10 @@ def test_broken_rule_names_the_line_that_set_a_key(tmp_path) -> None:
 
 
 def test_labels_agree_with_the_catalog() -> None:
-    kinds = {"top-k": labels.ONE_CLASS, "multi-label": labels.ANY_NUMBER, "detection": labels.BOXES}
+    kinds = {
+        "top-k": labels.ONE_CLASS,
+        "multi-label": labels.ANY_NUMBER,
+        "detection": labels.BOXES,
+        "objects": labels.OBJECTS,
+    }
     assert {name: kinds[spec.evaluation] for name, spec in DATASETS.items()} == labels.LABELS

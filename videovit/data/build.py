@@ -288,7 +288,7 @@ def _place_center(transform: EvalTransform, frames_THWC: Tensor, rng: np.random.
 
 
 def build_image_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec) -> ClipDataset:
-    """The data set of still images: each is a clip of one frame, tested with one view; see `_image_dataset`."""
+    """The data set of still images: each is a clip of one frame, tested with one view; see `build_clips_of_images`."""
     if split == "train":
         crops: Crops = RepeatedCrops(build_image_train_transform(cfg), cfg.AUG.NUM_SAMPLE)
     else:
@@ -296,11 +296,11 @@ def build_image_dataset(cfg: Config, split: Split, samples: list[Sample], spec: 
         if split == "val":
             transform = replace(transform, crop_size=cfg.DATA.TRAIN_CROP_SIZE)
         crops = FixedCrops(transform)
-    return _image_dataset(cfg, split, samples, crops, build_decode_options(cfg, training=split == "train"))
+    return build_clips_of_images(cfg, split, samples, crops, build_decode_options(cfg, training=split == "train"))
 
 
 def build_object_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec) -> ClipDataset:
-    """The data set of images with objects: whole images, scaled; see `_image_dataset`."""
+    """The data set of images with objects: whole images, scaled; see `build_clips_of_images`."""
     training = split == "train"
     crops = ObjectCrops(
         build_object_transform(cfg, train=training),
@@ -310,10 +310,10 @@ def build_object_dataset(cfg: Config, split: Split, samples: list[Sample], spec:
     )
     # Not scaled while decoding: boxes and masks are those of the whole image.
     decoding = replace(build_decode_options(cfg, training=training), short_side=0)
-    return _image_dataset(cfg, split, samples, crops, decoding)
+    return build_clips_of_images(cfg, split, samples, crops, decoding)
 
 
-def _image_dataset(
+def build_clips_of_images(
     cfg: Config, split: Split, samples: list[Sample], crops: Crops, decoding: DecodeOptions
 ) -> ClipDataset:
     """Images as clips of one frame.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from videovit.config import Config
+from videovit.config.schema.detection import Coco
 from videovit.data.readers import coco
 from videovit.data.readers.coco import Annotations, read_annotations
 from videovit.data.records import AnnotationError, Sample
@@ -19,13 +20,10 @@ def read_coco(cfg: Config, split: str) -> list[Sample]:
     """
     training = split == "train"
     annotations = read_split(cfg, training=training)
-    if training and _path(cfg, training=False).is_file():
-        expected = read_split(cfg, training=False).categories
-        if annotations.categories != expected:
-            raise AnnotationError(
-                f"the categories are not those of {_path(cfg, training=False)}, so that classes would be confused",
-                where=annotations.path,
-            )
+    of_validation = _path(cfg.DATA.PATH_TO_DATA_DIR, cfg.COCO, training=False)
+    if training and of_validation.is_file() and annotations.categories != read_split(cfg, training=False).categories:
+        what = f"the categories are not those of {of_validation}, so that classes would be confused"
+        raise AnnotationError(what, where=annotations.path)
     return coco.read(
         annotations,
         Path(cfg.DATA.PATH_TO_DATA_DIR) / (cfg.COCO.TRAIN_IMAGES if training else cfg.COCO.VAL_IMAGES),
@@ -41,7 +39,7 @@ def read_split(cfg: Config, *, training: bool) -> Annotations:
     Raises:
         AnnotationError: they cannot be used, or do not have MODEL.NUM_CLASSES categories.
     """
-    annotations = read_annotations(_path(cfg, training=training))
+    annotations = read_annotations(_path(cfg.DATA.PATH_TO_DATA_DIR, cfg.COCO, training=training))
     found = len(annotations.categories)
     if found != cfg.MODEL.NUM_CLASSES:
         raise AnnotationError(
@@ -58,9 +56,12 @@ def read_coco_names(cfg: Config) -> list[str]:
     Raises:
         AnnotationError: see `read_split`.
     """
-    return list(read_split(cfg, training=not _path(cfg, training=False).is_file()).categories.values())
+    return list(
+        read_split(
+            cfg, training=not _path(cfg.DATA.PATH_TO_DATA_DIR, cfg.COCO, training=False).is_file()
+        ).categories.values()
+    )
 
 
-def _path(cfg: Config, *, training: bool) -> Path:
-    name = cfg.COCO.TRAIN_ANNOTATIONS if training else cfg.COCO.VAL_ANNOTATIONS
-    return Path(cfg.DATA.PATH_TO_DATA_DIR) / name
+def _path(folder: str, coco: Coco, *, training: bool) -> Path:
+    return Path(folder) / (coco.TRAIN_ANNOTATIONS if training else coco.VAL_ANNOTATIONS)

@@ -166,7 +166,7 @@ def build_object_transform(cfg: Config, *, train: bool) -> v2.Transform:
         "lsj": v2.Compose(
             [
                 v2.ScaleJitter((coco.LSJ_SIZE, coco.LSJ_SIZE), coco.LSJ_SCALES),
-                v2.RandomCrop((coco.LSJ_SIZE, coco.LSJ_SIZE), pad_if_needed=True, fill=_mean_color(cfg)),
+                v2.RandomCrop((coco.LSJ_SIZE, coco.LSJ_SIZE), pad_if_needed=True, fill=_mean_color(cfg.DATA.MEAN)),
             ]
         ),
     }
@@ -178,7 +178,7 @@ def _short_side(sides: Sequence[int], longest: int) -> v2.Transform:
     return v2.RandomShortestSize(list(sides), max_size=longest)
 
 
-def _mean_color(cfg: Config) -> dict[type, Any]:
+def _mean_color(mean: Sequence[float]) -> dict[type, Any]:
     """What lies beside an image: its mean color, and no object."""
-    color = [round(255 * value) for value in np.broadcast_to(cfg.DATA.MEAN, 3).tolist()]
+    color = [round(255 * value) for value in np.broadcast_to(mean, 3).tolist()]
     return {tv_tensors.Image: color, tv_tensors.Mask: 0}

@@ -232,9 +232,7 @@ def _read(path: str, frames: Iterator[Any], time_base: Fraction, rate: Fraction)
         yield TimedImage(to_rgb(frame, orientation, (frame.width, frame.height)), last, frame.duration or step)
 
 
-def _encode(
-    container: OutputContainer, pictures: Pictures, images: Iterable[TimedImage], paint: Paint
-) -> None:
+def _encode(container: OutputContainer, pictures: Pictures, images: Iterable[TimedImage], paint: Paint) -> None:
     encoder: _Encoder | None = None
     for picture in images:
         painted = paint(picture.image_HWC, pictures.start_s + float(picture.pts * pictures.time_base))
