@@ -53,7 +53,7 @@ def load(
 
             - the OUTPUT_DIR of a run: the checkpoint that its test takes, the newest or with TEST.CHECKPOINT the best,
               and with TEST.USE_EMA the moving average in it;
-            - a name of the zoo, such as `mvitv2_s_16x4_k400`; `zoo:` in front is optional;
+            - `zoo:NAME`, such as `zoo:mvitv2_s_16x4_k400`; `zoo:` may be left out;
             - a folder written by `Model.save`;
             - `hf://user/name`, or `hf://user/name@revision`: such a folder on the Hugging Face Hub;
             - a config, by file or by the name of one that comes with videovit, together with `checkpoint`.

@@ -57,8 +57,7 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     model.add_argument(
         "--model",
         metavar="MODEL",
-        help="a name of the zoo, the OUTPUT_DIR of a run, or a folder written by Model.save "
-        f"(default: {DEFAULT_MODEL.partition(':')[2]})",
+        help=f"zoo:NAME, the OUTPUT_DIR of a run, or a folder written by Model.save (default: {DEFAULT_MODEL})",
     )
     model.add_argument(
         "--cfg",

@@ -21,8 +21,8 @@ from videovit.models.contract import VideoModel
 ARCHITECTURE = ("MODEL", "MVIT", "VIT", "PSVIT", "SUPERNET", "PIT", "PS_VIT", "DETECTION")
 """Sections that a model is built from."""
 KINDS = (
-    "the OUTPUT_DIR of a run, a name of the zoo, a folder written by Model.save, hf://user/name, or a config together "
-    "with a checkpoint"
+    "the OUTPUT_DIR of a run, zoo:NAME (videovit zoo lists them), a folder written by Model.save, hf://user/name, or a "
+    "config together with a checkpoint"
 )
 
 

@@ -196,7 +196,7 @@ class TopK(ViewEnsemble):
 
 
 class MultiLabel(ViewEnsemble):
-    """Any number of classes per video: means of average precision, precision, recall and F1 over the classes that occur.
+    """Any number of classes per video: means over the classes that occur of average precision, precision, recall, F1.
 
     A class is predicted if its score, a probability, is at least THRESHOLD; average precision needs no threshold.
     """
