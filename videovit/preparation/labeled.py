@@ -119,7 +119,7 @@ def read_class_folders(folder: Path) -> LabeledVideos:
 
 def class_name(text: str) -> str:
     """A class as it is named here: é is one character, also where a file system or an editor wrote e and an accent."""
-    return unicodedata.normalize("NFC", text.strip())
+    return unicodedata.normalize("NFC", text)
 
 
 def _rank(split: str) -> int:
@@ -190,7 +190,7 @@ def read_labels_table(
 
 def _classes_in(cell: str, separator: str) -> tuple[str, ...]:
     """The classes in a cell; a separator that is empty separates nothing."""
-    return tuple(name for text in (cell.split(separator) if separator else [cell]) if (name := class_name(text)))
+    return tuple(name for text in (cell.split(separator) if separator else [cell]) if (name := class_name(text.strip())))
 
 
 def _refuse_mixed_separators(file: Path, cells: Sequence[tuple[int, tuple[str, ...]]]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.rtsp_server import serve_rtsp
 from tests.helpers.streams import feed, serve
 from tests.helpers.videos import read_barcodes, rotate, write_video
 from videovit.data.decode import DecodeError
@@ -52,6 +53,16 @@ def test_address_without_length_is_live(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.ts", num_frames=30)
     with serve(video, seconds=0.0) as url, StreamReader(url, DEFAULTS) as reader:
         assert reader.live and len(list(reader.frames())) == 30
+
+
+def test_rtsp_is_live_and_hides_its_password(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.ts", num_frames=30)
+    with serve_rtsp(video, password="secret") as url, StreamReader(url, DEFAULTS) as reader:
+        # The last picture has no successor that would end it.
+        assert reader.live and read_barcodes([frame.image_HWC for frame in reader.frames()])[:29] == list(range(29))
+    with pytest.raises(DecodeError, match=r"\*\*\*@127.0.0.1.*Connection refused") as error:
+        StreamReader(url, DEFAULTS)
+    assert "secret" not in str(error.value)
 
 
 def test_damaged_packets_are_counted(tmp_path: Path) -> None:

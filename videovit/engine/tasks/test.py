@@ -126,6 +126,8 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
         if len(mistakes) == NUM_WORST:
             title = f"the {NUM_WORST} most confident mistakes (for all of them, see the column correct of {files[-1]})"
         logger.info("%s:\n%s", title, format_mistakes(mistakes, problem.class_names))
+    elif rows is not None:
+        logger.info("no mistakes: the class with the highest score is right in every video")
 
 
 def _format_result(evaluator: Evaluator, result: dict[str, float]) -> str:
