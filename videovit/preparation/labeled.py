@@ -190,7 +190,8 @@ def read_labels_table(
 
 def _classes_in(cell: str, separator: str) -> tuple[str, ...]:
     """The classes in a cell; a separator that is empty separates nothing."""
-    return tuple(name for text in (cell.split(separator) if separator else [cell]) if (name := class_name(text.strip())))
+    parts = cell.split(separator) if separator else [cell]
+    return tuple(name for part in parts if (name := class_name(part.strip())))
 
 
 def _refuse_mixed_separators(file: Path, cells: Sequence[tuple[int, tuple[str, ...]]]) -> None:
