@@ -110,7 +110,7 @@ class BestSoFar:
         """
         if not self._measure:
             return False
-        loss = measures.get("loss", math.nan)
+        loss = math.nan if self._measure == "loss" else measures.get("loss", math.nan)
         found = Best(self._measure, float(measures[self._measure]), epoch, loss if math.isfinite(loss) else None)
         # What is not a number is never best, not even as the first one.
         if not math.isfinite(found.value) or (self.record is not None and not _is_better(found, self.record)):
