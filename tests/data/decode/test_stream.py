@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(DecodeError, match=reason):
             StreamReader(feed(tmp_path, content), DecodeOptions(max_pixels=100))
     if not Path("/dev/video987").exists():
-        with pytest.raises(DecodeError, match="cannot read video '987': "):
+        with pytest.raises(DecodeError, match="cannot read video '987': camera number 987 cannot be opened: "):
             StreamReader("987", DEFAULTS)
     with serve(tmp_path / "a.ts", seconds=0, times=0) as url, pytest.raises(DecodeError, match="404 Not Found"):
         StreamReader(url, DEFAULTS)
