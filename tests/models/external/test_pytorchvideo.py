@@ -12,7 +12,8 @@ from videovit.config import load_config
 from videovit.errors import UserError
 from videovit.models import CheckpointError, build_model, count_params, load_pretrained
 from videovit.models.detection.roi_head import RoIHead
-from videovit.models.external.pytorchvideo import NETWORKS, build_ptv, slow_pathway
+from videovit.models.external.pytorchvideo import NETWORKS, build_ptv
+from videovit.models.layers.pathways import slow_pathway
 
 PUBLISHED = {  # clip size, parameters in millions
     "ptv_x3d_m": ((16, 224, 224), 3.79),

@@ -17,7 +17,8 @@ from videovit.models import build_model, load_pretrained
 from videovit.models.contract import VideoModel
 from videovit.models.download import cached_path, file_sha256, local_file
 from videovit.models.external.peers import Peer, peers
-from videovit.models.external.pytorchvideo import ALPHA, slow_pathway
+from videovit.models.external.pytorchvideo import ALPHA
+from videovit.models.layers.pathways import slow_pathway
 from videovit.models.zoo import ENCODER, PREFIX, ZooModel, load_zoo_config, sha256_of
 
 

@@ -30,7 +30,7 @@ from videovit.models.layers.scaled_dot_product import (
     with_positions,
 )
 from videovit.models.mvit.block_specs import BlockSpec
-from videovit.models.mvit.pooling import avg_pool, depthwise_conv, max_pool, touched_index
+from videovit.models.layers.pooling import avg_pool, depthwise_conv, max_pool, touched_index
 
 PoolMode = Literal["conv", "max", "avg"]
 

@@ -13,7 +13,7 @@ from videovit.models.contract import Grid
 from videovit.models.layers.basic import DropPath, Mlp, add_branch, matmul_dtype
 from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention
 from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec
-from videovit.models.mvit.pooling import max_pool
+from videovit.models.layers.pooling import max_pool
 
 Outputs = tuple[Tensor | None, Tensor | None, AttentionMaps | None]
 """Grid, class token, maps."""

@@ -29,7 +29,7 @@ from videovit.models.layers.position import resize_pos_embed
 from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention, PoolMode
 from videovit.models.mvit.block import MultiscaleBlock, Outputs
 from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec, expand, share_maps
-from videovit.models.mvit.pooling import pooled_grid
+from videovit.models.layers.pooling import pooled_grid
 
 
 class MViT(AttentionModel):
