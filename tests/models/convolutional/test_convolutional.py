@@ -101,9 +101,9 @@ def test_names_are_those_of_pyslowfast() -> None:
         "head.conv_5_bn.weight",
         "head.lin_5.weight",
     } <= x3d
-    assert {f"s3.pathway0_nonlocal1.{part}.weight" for part in ("conv_theta", "conv_phi", "conv_g", "conv_out", "bn")} <= (
-        non_local
-    )
+    assert {
+        f"s3.pathway0_nonlocal1.{part}.weight" for part in ("conv_theta", "conv_phi", "conv_g", "conv_out", "bn")
+    } <= (non_local)
     assert sum("nonlocal" in n and n.endswith("conv_g.weight") for n in non_local) == 5
 
 
@@ -147,7 +147,8 @@ def test_new_blocks_begin_as_their_shortcut() -> None:
 def test_detection_keeps_a_stride_of_16() -> None:
     """PySlowFast's AVA networks dilate the last stage in the place of its stride."""
     options = "RESNET.SPATIAL_DILATIONS [[1,1],[1,1],[1,1],[2,2]] RESNET.SPATIAL_STRIDES [[1,1],[2,2],[2,2],[1,1]] "
-    options += "DETECTION.ENABLE True TEST.DATASET ava TRAIN.DATASET ava MODEL.LOSS_FUNC bce MODEL.HEAD_ACT sigmoid SLOWFAST.ALPHA 4 MODEL.DROPOUT_RATE 0.0"
+    options += "DETECTION.ENABLE True TEST.DATASET ava TRAIN.DATASET ava "
+    options += "MODEL.LOSS_FUNC bce MODEL.HEAD_ACT sigmoid SLOWFAST.ALPHA 4 MODEL.DROPOUT_RATE 0.0"
     model = built("slowfast", options, classes=6).eval()
     assert model.takes_boxes and "head.projection.weight" in model.state_dict()
     x = clip(2, 3, 8, 64, 64)
@@ -176,6 +177,8 @@ def test_x3d_has_no_detection_head() -> None:
         model.reset_head(box_head_from_config(cfg, model))
 
 
-@pytest.mark.parametrize(("width", "factor", "expected"), [(12, 2.0, 24), (54, 0.0625, 8), (108, 0.0625, 8), (12, 0, 12)])
+@pytest.mark.parametrize(
+    ("width", "factor", "expected"), [(12, 2.0, 24), (54, 0.0625, 8), (108, 0.0625, 8), (12, 0, 12)]
+)
 def test_widths_are_multiples_of_8(width: int, factor: float, expected: int) -> None:
     assert round_width(width, factor) == expected

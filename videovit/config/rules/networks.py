@@ -11,11 +11,10 @@ _CONVOLUTIONAL = {
     "2d": "ResNet",
     "c2d": "ResNet",
     "i3d": "ResNet",
-    "slow": "ResNet",
     "slowfast": "SlowFast",
     "x3d": "X3D",
 }
-"""MODEL.ARCH -> the network it belongs to."""
+"""MODEL.ARCH -> the network it belongs to; without slow, which PySlowFast's reversible MViT calls itself."""
 
 
 def architecture(cfg: Config) -> Iterator[Broken]:

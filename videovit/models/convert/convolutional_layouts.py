@@ -80,7 +80,7 @@ def _identity_norm(conv: Tensor) -> State:
 
 def _renamed(name: str, stage: dict[int, int], last: int) -> str:
     match = re.match(r"blocks\.(\d+)\.(.*)", name)
-    if not match or (number := int(match[1])) != last and number not in stage:
+    if not match or ((number := int(match[1])) != last and number not in stage):
         return name
     rest = match[2]
     if number == last:

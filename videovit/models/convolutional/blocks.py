@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -120,8 +119,6 @@ class BlockShape:
 class Bottleneck(nn.Module):
     """1 x 1 in space and `kernel_t` frames, then 3 x 3 in space, then 1 x 1 x 1."""
 
-    last_norm: ClassVar[str] = "c_bn"
-
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         s, inner = shape.stride, shape.dim_inner
@@ -129,12 +126,14 @@ class Bottleneck(nn.Module):
         d = shape.dilation
         self.a = conv3d(shape.dim_in, inner, (shape.kernel_t, 1, 1), first)
         self.a_bn = nn.BatchNorm3d(inner)
-        self.b = conv3d(
-            inner, inner, (1, 3, 3), middle, padding=(0, d, d), dilation=(1, d, d), groups=shape.groups
-        )
+        self.b = conv3d(inner, inner, (1, 3, 3), middle, padding=(0, d, d), dilation=(1, d, d), groups=shape.groups)
         self.b_bn = nn.BatchNorm3d(inner)
         self.c = conv3d(inner, shape.dim_out, (1, 1, 1))
         self.c_bn = nn.BatchNorm3d(shape.dim_out)
+
+    def last(self) -> tuple[nn.Conv3d, nn.BatchNorm3d]:
+        """The last convolution and its norm."""
+        return self.c, self.c_bn
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """(B, dim_out, T, H / stride, W / stride)."""
@@ -147,8 +146,6 @@ class Bottleneck(nn.Module):
 class Basic(nn.Module):
     """`kernel_t` x 3 x 3, then 1 x 3 x 3: the blocks of ResNet-18 and 34."""
 
-    last_norm: ClassVar[str] = "b_bn"
-
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         s = shape.stride
@@ -156,6 +153,10 @@ class Basic(nn.Module):
         self.a_bn = nn.BatchNorm3d(shape.dim_out)
         self.b = conv3d(shape.dim_out, shape.dim_out, (1, 3, 3))
         self.b_bn = nn.BatchNorm3d(shape.dim_out)
+
+    def last(self) -> tuple[nn.Conv3d, nn.BatchNorm3d]:
+        """The last convolution and its norm."""
+        return self.b, self.b_bn
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """(B, dim_out, T, H / stride, W / stride)."""
@@ -181,7 +182,8 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """The clip, scaled."""
         mean_BC111 = x_BCTHW.mean(dim=(2, 3, 4), keepdim=True)
-        return x_BCTHW * self.fc2(F.relu(self.fc1(mean_BC111))).sigmoid()
+        factors_BC111: Tensor = self.fc2(F.relu(self.fc1(mean_BC111))).sigmoid()
+        return x_BCTHW * factors_BC111
 
 
 class ChannelwiseBottleneck(nn.Module):
@@ -189,8 +191,6 @@ class ChannelwiseBottleneck(nn.Module):
 
     Source: X3D (arXiv 2004.04730), table 1.
     """
-
-    last_norm: ClassVar[str] = "c_bn"
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
@@ -204,6 +204,10 @@ class ChannelwiseBottleneck(nn.Module):
         self.squeezes = shape.squeezes
         self.c = conv3d(inner, shape.dim_out, (1, 1, 1))
         self.c_bn = nn.BatchNorm3d(shape.dim_out)
+
+    def last(self) -> tuple[nn.Conv3d, nn.BatchNorm3d]:
+        """The last convolution and its norm."""
+        return self.c, self.c_bn
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """(B, dim_out, T, H / stride, W / stride)."""
@@ -277,8 +281,7 @@ class NonLocal(nn.Module):
     def _attend(self, x_BCTHW: Tensor) -> Tensor:
         keyed = x_BCTHW if self.pool == (1, 1, 1) else max_pool_BCTHW(x_BCTHW, self.pool, self.pool)
         theta_BCN, phi_BCP, g_BCP = (
-            conv(x).flatten(2)
-            for conv, x in ((self.conv_theta, x_BCTHW), (self.conv_phi, keyed), (self.conv_g, keyed))
+            conv(x).flatten(2) for conv, x in ((self.conv_theta, x_BCTHW), (self.conv_phi, keyed), (self.conv_g, keyed))
         )
         scores_BNP = theta_BCN.transpose(1, 2) @ phi_BCP
         if self.softmax:
@@ -312,4 +315,4 @@ def average_windows(x_BCTHW: Tensor, window: Sequence[int]) -> Tensor:
     in_time = torch.stack([x_BCTHW[:, :, t : t + kt].mean(dim=2) for t in range(T - kt + 1)], dim=2)
     x_BCXW = in_time.flatten(1, 2)
     pooled = F.avg_pool2d(x_BCXW, (kh, kw), stride=1)
-    return pooled.unflatten(1, (x_BCTHW.shape[1], -1))
+    return torch.unflatten(pooled, 1, (x_BCTHW.shape[1], -1))

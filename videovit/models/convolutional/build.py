@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from videovit.config import Config
+from videovit.config.schema.models import Model
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
 from videovit.models.convolutional.blocks import BlockShape, round_width
@@ -22,7 +23,7 @@ from videovit.models.convolutional.network import (
     PathwayStage,
     PooledHead,
 )
-from videovit.models.layers.basic import Triple, triple
+from videovit.models.layers.basic import triple
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """RESNET.DEPTH -> blocks per stage."""
@@ -71,8 +72,8 @@ def resnet_from_config(cfg: Config) -> ConvolutionalNetwork:
     Raises:
         UserError: an ARCH of another model, or a depth that does not exist.
     """
-    _check_arch(cfg, [arch for arch, reaches in REACHES.items() if len(reaches) == 1 and arch != "x3d"])
-    return _residual(cfg, widths=[cfg.RESNET.WIDTH_PER_GROUP], fusion=None)
+    _check_arch(cfg.MODEL, [arch for arch, reaches in REACHES.items() if len(reaches) == 1 and arch != "x3d"])
+    return _residual_from_config(cfg, widths=[cfg.RESNET.WIDTH_PER_GROUP], fusion=None)
 
 
 def slowfast_from_config(cfg: Config) -> ConvolutionalNetwork:
@@ -81,7 +82,7 @@ def slowfast_from_config(cfg: Config) -> ConvolutionalNetwork:
     Raises:
         UserError: an ARCH of another model, a depth that does not exist, or frames that ALPHA does not divide.
     """
-    _check_arch(cfg, ["slowfast"])
+    _check_arch(cfg.MODEL, ["slowfast"])
     own, width = cfg.SLOWFAST, cfg.RESNET.WIDTH_PER_GROUP
     if cfg.DATA.NUM_FRAMES % own.ALPHA:
         raise UserError(
@@ -92,7 +93,7 @@ def slowfast_from_config(cfg: Config) -> ConvolutionalNetwork:
             where="RESNET.WIDTH_PER_GROUP", found=width, expected=f"a multiple of SLOWFAST.BETA_INV {own.BETA_INV}"
         )
     fusion = Fusion(own.ALPHA, own.FUSION_CONV_CHANNEL_RATIO, own.FUSION_KERNEL_SZ)
-    return _residual(cfg, widths=[width, width // own.BETA_INV], fusion=fusion)
+    return _residual_from_config(cfg, widths=[width, width // own.BETA_INV], fusion=fusion)
 
 
 def x3d_from_config(cfg: Config) -> ConvolutionalNetwork:
@@ -101,7 +102,7 @@ def x3d_from_config(cfg: Config) -> ConvolutionalNetwork:
     Raises:
         UserError: an ARCH of another model.
     """
-    _check_arch(cfg, ["x3d"])
+    _check_arch(cfg.MODEL, ["x3d"])
     own, res = cfg.X3D, cfg.RESNET
     reach = REACHES["x3d"][0]
     dims = [round_width(own.DIM_C1, 2.0) if own.SCALE_RES2 else own.DIM_C1]
@@ -147,7 +148,7 @@ def x3d_from_config(cfg: Config) -> ConvolutionalNetwork:
     )
 
 
-def _residual(cfg: Config, *, widths: Sequence[int], fusion: Fusion | None) -> ConvolutionalNetwork:
+def _residual_from_config(cfg: Config, *, widths: Sequence[int], fusion: Fusion | None) -> ConvolutionalNetwork:
     """ResNet or SlowFast with `widths` channels per group of each pathway."""
     arch, res = cfg.MODEL.ARCH, cfg.RESNET
     if res.DEPTH not in DEPTHS:
@@ -156,7 +157,7 @@ def _residual(cfg: Config, *, widths: Sequence[int], fusion: Fusion | None) -> C
     for p, (width, reach) in enumerate(zip(widths, REACHES[arch], strict=True)):
         # What the fast pathway adds to the channels of the slow one.
         joined = 1 + fusion.ratio / cfg.SLOWFAST.BETA_INV if fusion and p == 0 else 1
-        pathways.append(_pathway(cfg, p, width, reach, joined))
+        pathways.append(_pathway_from_config(cfg, p, width, reach, joined))
     frames, side = cfg.DATA.NUM_FRAMES, max(cfg.DATA.TRAIN_CROP_SIZE // _STRIDE, 1)
     if res.SPATIAL_STRIDES[3][0] == 1:
         side *= 2
@@ -179,7 +180,7 @@ def _residual(cfg: Config, *, widths: Sequence[int], fusion: Fusion | None) -> C
     )
 
 
-def _pathway(cfg: Config, p: int, width: int, reach: Reach, joined: float) -> Pathway:
+def _pathway_from_config(cfg: Config, p: int, width: int, reach: Reach, joined: float) -> Pathway:
     """Pathway number `p`; `joined` is the factor on its channels after each lateral connection."""
     res, nln = cfg.RESNET, cfg.NONLOCAL
     expansion = 1 if res.TRANS_FUNC == "basic_transform" else 4
@@ -203,16 +204,12 @@ def _pathway(cfg: Config, p: int, width: int, reach: Reach, joined: float) -> Pa
         non_local = NonLocalPlan(
             after=tuple(_of(nln.LOCATION, i, p)),
             groups=_of(nln.GROUP, i, p),
-            pool=_pool(cfg, i, p),
+            pool=triple(_of(nln.POOL, i, p)),
             softmax=nln.INSTANTIATION == "softmax",
         )
         stages.append(PathwayStage(tuple(blocks), non_local, POOLS_T.get(cfg.MODEL.ARCH, 1) if i == 0 else 1))
         dim_in = int(out * joined)
     return Pathway(width, reach.stem, tuple(stages))
-
-
-def _pool(cfg: Config, stage: int, p: int) -> Triple:
-    return triple(_of(cfg.NONLOCAL.POOL, stage, p))
 
 
 def _of(table: Sequence[Sequence[Entry]], stage: int, p: int) -> Entry:
@@ -221,12 +218,12 @@ def _of(table: Sequence[Sequence[Entry]], stage: int, p: int) -> Entry:
     return row[p] if p < len(row) else row[0]
 
 
-def _check_arch(cfg: Config, known: list[str]) -> None:
-    if cfg.MODEL.ARCH not in known:
+def _check_arch(section: Model, known: list[str]) -> None:
+    if section.ARCH not in known:
         raise UserError(
-            f"{cfg.MODEL.MODEL_NAME} (MODEL.MODEL_NAME)",
+            f"{section.MODEL_NAME} (MODEL.MODEL_NAME)",
             where="MODEL.ARCH",
-            found=cfg.MODEL.ARCH,
+            found=section.ARCH,
             expected=f"one of {', '.join(known)}",
-            near=did_you_mean(cfg.MODEL.ARCH, known),
+            near=did_you_mean(section.ARCH, known),
         )

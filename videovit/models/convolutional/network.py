@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from videovit.errors import UserError
 from videovit.models.contract import BoxHead, Features, VideoModel
 from videovit.models.convolutional.blocks import (
-    TRANSFORMS,
+    Basic,
     BlockShape,
+    Bottleneck,
+    ChannelwiseBottleneck,
     FuseFastToSlow,
     NonLocal,
     ResBlock,
@@ -218,7 +220,8 @@ class ConvolutionalNetwork(VideoModel):
         zero_init_norm: the last norm of every block begins at 0, so that a block begins as its shortcut.
         zero_init_conv: the same for the last convolution.
 
-    Source: ResNet (arXiv 1512.03385), I3D (1705.07750), non-local (1711.07971), SlowFast (1812.03982), X3D (2004.04730).
+    Source: ResNet (arXiv 1512.03385), I3D (1705.07750), non-local (1711.07971), SlowFast
+        (1812.03982), X3D (2004.04730).
     """
 
     head_names: ClassVar[tuple[str, ...]] = ("head.projection",)
@@ -240,11 +243,12 @@ class ConvolutionalNetwork(VideoModel):
         self.in_channels, self.grid, self.fusion = in_channels, None, fusion
         stem = SeparableStem if separable_stem else Stem
         self.s1 = nn.ModuleDict(
-            {f"pathway{p}_stem": stem(in_channels, path.stem_dim, path.stem_kernel_t) for p, path in enumerate(pathways)}
+            {
+                f"pathway{p}_stem": stem(in_channels, path.stem_dim, path.stem_kernel_t)
+                for p, path in enumerate(pathways)
+            }
         )
-        self.s2, self.s3, self.s4, self.s5 = (
-            Stage(transform, [path.stages[i] for path in pathways]) for i in range(4)
-        )
+        self.s2, self.s3, self.s4, self.s5 = (Stage(transform, [path.stages[i] for path in pathways]) for i in range(4))
         if fusion is not None:
             fast = pathways[1]
             dims = [fast.stem_dim, *(stage.blocks[-1].dim_out for stage in fast.stages[:3])]
@@ -264,11 +268,12 @@ class ConvolutionalNetwork(VideoModel):
         for module in self.modules():
             if isinstance(module, NonLocal):
                 nn.init.zeros_(module.bn.weight)
-            elif isinstance(module, tuple(TRANSFORMS.values())):
+            elif isinstance(module, Bottleneck | Basic | ChannelwiseBottleneck):
+                last_conv, last_norm = module.last()
                 if zero_norm:
-                    nn.init.zeros_(module.get_submodule(module.last_norm).weight)  # type: ignore[arg-type]
+                    nn.init.zeros_(last_norm.weight)
                 if zero_conv:
-                    nn.init.zeros_(module.get_submodule(module.last_norm.removesuffix("_bn")).weight)  # type: ignore[arg-type]
+                    nn.init.zeros_(last_conv.weight)
             elif isinstance(module, PooledHead):
                 module.init_weights()
 
