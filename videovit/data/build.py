@@ -206,16 +206,6 @@ def build_loader(
     )
 
 
-def read_samples(cfg: Config, split: Split) -> list[Sample]:
-    """The videos of a split.
-
-    Raises:
-        AnnotationError: the annotations cannot be used.
-        UserError: the data set is unknown or does not match DATA.MULTI_LABEL or DETECTION.ENABLE.
-    """
-    return build_spec(cfg, split).read(cfg, split)
-
-
 def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec | None = None) -> ClipDataset:
     """The data set of a split: which frames of a video become clips, and how they are cropped and labeled.
 

@@ -43,6 +43,25 @@ def test_log_has_no_json_by_default(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "train_iter" in (tmp_path / "stats.jsonl").read_text()
 
 
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.ERROR])
+def test_closed_log_restores_the_logger(level: int, tmp_path: Path) -> None:
+    """A program that uses the library configures its own logging."""
+    warnings_log = logging.getLogger("py.warnings")
+    own = logging.NullHandler()
+    logger.setLevel(level)
+    logger.propagate = False
+    warnings_log.addHandler(own)
+    try:
+        with RunLog(tmp_path):
+            assert logger.level == logging.INFO
+        assert (logger.level, logger.propagate, logger.handlers) == (level, False, [])
+        assert warnings_log.handlers == [own]
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+        warnings_log.removeHandler(own)
+
+
 def test_line_of_a_topic_is_not_repeated(tmp_path: Path) -> None:
     with RunLog(tmp_path) as log:
         for text in ("7 pyav", "7 pyav", "6 pyav, 1 decord", "6 pyav, 1 decord"):

@@ -14,6 +14,7 @@ import os
 import select
 import stat
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -167,6 +168,8 @@ class RunLog:
                 self._tensorboard = TensorBoard(tensorboard_dir)
 
     def __enter__(self) -> RunLog:
+        warnings_log, show = logging.getLogger("py.warnings"), warnings.showwarning
+        self._before = (logger.level, logger.propagate, warnings_log.handlers)
         for handler in self._handlers:
             handler.setFormatter(LevelFormatter())
             logger.addHandler(handler)
@@ -174,7 +177,8 @@ class RunLog:
         logger.propagate = False  # handlers of the root logger would print every line again
         # Python's warnings, from PyTorch and others, belong in the file too.
         logging.captureWarnings(True)
-        logging.getLogger("py.warnings").handlers = list(self._handlers)
+        self._captures = warnings.showwarning is not show
+        warnings_log.handlers = list(self._handlers)
         return self
 
     def __exit__(
@@ -189,9 +193,11 @@ class RunLog:
                 open(self.output_dir / "stdout.log", "a", encoding="utf-8", errors="backslashreplace") as file,
             ):
                 file.write(printable(f"ended by {type(error).__name__}: {error}\n", keep_lines=True))
-        logger.propagate = True
-        logging.captureWarnings(False)
-        logging.getLogger("py.warnings").handlers = []
+        # A program that uses this library may have configured logging for itself.
+        level, logger.propagate, logging.getLogger("py.warnings").handlers = self._before
+        logger.setLevel(level)
+        if self._captures:
+            logging.captureWarnings(False)
         for handler in self._handlers:
             logger.removeHandler(handler)
             handler.close()
