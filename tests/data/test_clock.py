@@ -117,7 +117,7 @@ def test_key_frames_in_player_time(tmp_path: Path) -> None:
 
 
 def test_check_compares_player_time(tmp_path: Path) -> None:
-    """The check of prepared data sets accuses no label that is right."""
+    """The check of prepared data sets reports no correct label."""
     late = write_late(tmp_path / "late.mp4", late_s=2)
     dropped = write_video(
         tmp_path / "dropped.avi", num_frames=40, fps=25, codec="mpeg4", bframes=0, pts=range(0, 120, 3)

@@ -255,7 +255,7 @@ def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) ->
         crop_size=data.TRAIN_CROP_SIZE if training else evaluate.crop_size,
         num_classes=cfg.MODEL.NUM_CLASSES,
         times=cfg.AUG.NUM_SAMPLE if training else 1,
-        # A box that the crop cut off has nothing to learn from; in evaluation it counts as missed.
+        # Nothing can be learned from a box outside the crop; in evaluation it counts as missed.
         drop_empty=training,
     )
     return ClipDataset(

@@ -29,7 +29,7 @@ from videovit.messages import plural
 MOST_FAILURES_IN_A_ROW = 10
 
 Key = tuple[int, int] | tuple[int, int, int]
-"""(epoch, index in the data set), and how often the video came before in the epoch if it did."""
+"""(epoch, index in the data set), and the number of earlier draws of the video in the epoch, if any."""
 
 
 class Stream(IntEnum):

@@ -145,7 +145,7 @@ def load_weights_to_test(cfg: Config, model: nn.Module) -> str:
 
 
 def _load_own(cfg: Config, model: nn.Module, path: Path, key: str) -> None:
-    """Load a checkpoint of this run strictly: without a word, its model is tested as it was trained or not at all."""
+    """Load a checkpoint of this run strictly: its model is tested exactly as it was trained."""
     try:
         load_model(model, path, key=key)
     except CheckpointError as error:

@@ -26,7 +26,7 @@ from videovit.engine.reporting.json_lines import append_record, read_records
 from videovit.engine.reporting.progress import CONSOLE_ERRORS
 from videovit.engine.reporting.tensorboard import TensorBoard
 from videovit.errors import UserError
-from videovit.messages import printable
+from videovit.messages import labeled, printable
 
 logger = logging.getLogger("videovit")
 CONSOLE_S = 10.0  # how long a line waits for a pipe that is full
@@ -43,15 +43,16 @@ class LevelFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         if record.levelno >= logging.WARNING:
-            record.message = f"{record.levelname.lower()}: {record.message}"
-        record.message = printable(record.message, keep_lines=True)
+            record.message = labeled(record.levelname.lower(), record.message)
+        else:
+            record.message = printable(record.message, keep_lines=True)
         return super().formatMessage(record)
 
 
 class ConsoleHandler(logging.Handler):
     """Writes to stderr without breaking a progress bar, until the console is gone: the run and its file go on.
 
-    Lines for a pipe that nobody reads are left out after CONSOLE_S, until somebody reads again.
+    If a pipe stays full for CONSOLE_S, lines are left out until it has room again.
     """
 
     _is_gone = False
@@ -69,7 +70,7 @@ class ConsoleHandler(logging.Handler):
     def _has_room(self) -> bool:
         try:
             handle = sys.stderr.fileno()
-            # A terminal that is stopped (Ctrl-S) is wanted; files always have room, or fail.
+            # Ctrl-S stops a terminal on purpose, so wait for it; files always have room, or fail.
             if os.isatty(handle):
                 return True
         except CONSOLE_ERRORS:
@@ -79,7 +80,7 @@ class ConsoleHandler(logging.Handler):
         was_stuck, self._is_stuck = self._is_stuck, False
         self._is_stuck = not poll.poll(0 if was_stuck else 1000 * CONSOLE_S)
         if self._is_stuck and not was_stuck:
-            logger.warning("nobody reads the console; its lines are left out until somebody does")
+            logger.warning("the console accepts no more lines; they are left out until it does")
         return not self._is_stuck
 
 
@@ -246,7 +247,7 @@ class RunLog:
 
 
 def _try_to_append(path: Path) -> None:
-    """Open a file if it exists.
+    """Check that a file, if it exists, can be appended to.
 
     Raises:
         OSError: it cannot be written, or is a pipe: a run would wait for its reader.

@@ -211,7 +211,7 @@ class PeoplePredictor:
         return [(names[place], value) for place, value in zip(places.tolist(), values.tolist(), strict=True)]
 
     def _best(self, tops: Sequence[Ranked]) -> Ranked:
-        """The classes with the highest scores of anyone."""
+        """The classes with the highest scores over all people."""
         best: dict[str, float] = {}
         for name, score in (pair for top in tops for pair in top):
             best[name] = max(score, best.get(name, 0.0))

@@ -139,7 +139,7 @@ class BestSoFar:
 
 
 def _record(content: Any) -> Best | None:
-    """What a file of unknown origin says, if that is a record."""
+    """The record in a file of unknown origin; None if it holds none."""
     if not isinstance(content, dict):
         return None
     measure, value, epoch = (content.get(name) for name in ("measure", "value", "epoch"))

@@ -346,7 +346,7 @@ class Trainer:
         epoch = position.epoch if position.step else position.epoch - 1
         if not self.ended and (position.step or position.epoch % self.cfg.TRAIN.EVAL_PERIOD):
             return {}
-        # Rank 0 alone has a log to look at.
+        # Only rank 0 has a log to read.
         if again and distributed.gather(self.run.rank == 0 and self.run.log.reported("val_epoch", epoch + 1))[0]:
             return {}
         try:
@@ -386,7 +386,7 @@ class Trainer:
         return {name: value for name, value in result.items() if not name.startswith("num_")}
 
     def _stop_early(self) -> None:
-        """Say why training ends, and save it for the test and for the next start, which trains no further."""
+        """Log why training ends, and save it for the test and for the next start, which trains no further."""
         logger.info("stopped early after epoch %d: %s", self.position.epoch, self.best)
         self.saver.join()
         written = checkpoint_path(Path(self.cfg.OUTPUT_DIR), self.position).exists()
