@@ -276,7 +276,7 @@ def _receive(place: str, part: Path) -> str:
         if response.headers.get_content_type() == "text/html":
             raise _Unavailable("a web page, not a file")
         if encoding := response.headers.get("Content-Encoding", "").removeprefix("identity"):
-            raise _Unavailable(f"compressed on the way (Content-Encoding {encoding}), which was not asked for")
+            raise _Unavailable(f"compressed on the way (Content-Encoding {encoding}), which was not requested")
         continued = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if not continued:
             if response.status == 206:  # its name would promise a whole file

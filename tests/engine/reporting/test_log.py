@@ -93,7 +93,7 @@ def test_log_on_full_disk_warns_once(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("console", ["pipe", "full disk", "closed"])
 def test_run_goes_on_without_console(console: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `| head`, with a full disk behind 2>, or on a terminal that was closed."""
+    """After `| head`, with stderr on a full disk, or on a terminal that was closed."""
     reader, writer = os.pipe()
     os.close(reader)
     stream = os.fdopen(os.open("/dev/full", os.O_WRONLY) if console == "full disk" else writer, "w", buffering=1)
@@ -110,7 +110,7 @@ def test_run_goes_on_without_console(console: str, tmp_path: Path, monkeypatch: 
 
 
 def test_pipe_that_nobody_reads_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines appear again when somebody reads."""
+    """Lines appear again once the pipe is read."""
     monkeypatch.setattr("videovit.engine.reporting.log.CONSOLE_S", 0.1)
     reader, writer = os.pipe()
     stream = os.fdopen(writer, "w", buffering=1)

@@ -195,7 +195,7 @@ def benchmark_model(problem: Problem, run: Run) -> list[dict[str, Any]]:
 
 
 def benchmark_attention(problem: Problem, run: Run) -> list[dict[str, Any]]:
-    """The analysis of attention and of map likeness against plain inference, on random clips."""
+    """The analysis of attention and of map similarity against plain inference, on random clips."""
     cfg = problem.cfg
     model = build_seeded_model(cfg, run.device).eval()
     inference = Inference(model, problem.preparation, run.device)
