@@ -285,9 +285,7 @@ def test_other_run_in_the_folder_refused(videos: Path, tiny: dict[str, Any], tmp
         videovit.finetune(videos, **tiny)
 
 
-def test_second_command_during_preparation_changes_nothing(
-    videos: Path, tiny: dict[str, Any], tmp_path: Path
-) -> None:
+def test_second_command_during_preparation_changes_nothing(videos: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
     with output_lock(tmp_path / "run"):
         with pytest.raises(UserError, match="is in use by process"):
             videovit.finetune(videos, epochs=1, **tiny)
