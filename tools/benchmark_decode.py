@@ -20,10 +20,10 @@ import numpy as np
 import simplejson
 import torch
 
+from videovit.data.decode.cost import Job, Way, measure_ways, plan_jobs, read_once
 from videovit.data.decode.decord_backend import FOUND_SAFE, load_decord
 from videovit.data.decode.protocol import Indices, shorten
 from videovit.data.decode.pyav_backend import TABLES
-from videovit.data.decode.timing import Job, Way, measure_ways, plan_jobs, read_once
 from videovit.data.decode.torchcodec_backend import load_torchcodec
 from videovit.data.files.video_files import find_videos
 from videovit.data.records import Sample

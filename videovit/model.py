@@ -24,7 +24,7 @@ from videovit.config.shipped import SUFFIXES, shipped_configs
 from videovit.data.decode.array import Frames
 from videovit.data.files.folders import is_text
 from videovit.engine.checkpoints import hub
-from videovit.engine.checkpoints.resume import find_checkpoints
+from videovit.engine.checkpoints.folder import find_checkpoints
 from videovit.engine.checkpoints.saved_model import CONFIG, is_saved, load_saved_weights, read_saved, save_model
 from videovit.engine.checkpoints.weights import load_all_weights, load_weights_to_test
 from videovit.engine.problem import Problem

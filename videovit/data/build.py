@@ -346,7 +346,9 @@ def train_batch_size(cfg: Config, num_videos: int, world_size: int) -> int:
     return total // world_size
 
 
-def describe_epoch(samples: Sequence[Sample], *, num_classes: int, videos_per_step: int, balanced: bool = False) -> str:
+def describe_train_list(
+    samples: Sequence[Sample], *, num_classes: int, videos_per_step: int, balanced: bool = False
+) -> str:
     """One epoch of training in words: its steps, and the videos and classes that it leaves out.
 
     Args:

@@ -11,14 +11,8 @@ from torch import nn
 
 from videovit.config import dump_config, load_config
 from videovit.data.records import Action, Sample
-from videovit.engine.checkpoints.resume import (
-    Position,
-    changed_keys,
-    checkpoint_path,
-    find_checkpoints,
-    load_model,
-    resume,
-)
+from videovit.engine.checkpoints.folder import Position, checkpoint_path, find_checkpoints
+from videovit.engine.checkpoints.resume import changed_keys, load_model, resume
 from videovit.engine.checkpoints.saving import snapshot, write_checkpoint
 from videovit.engine.checkpoints.train_list import list_digest
 from videovit.engine.training.optim import build_ema

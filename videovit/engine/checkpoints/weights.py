@@ -11,7 +11,8 @@ from torch import nn
 from videovit.config import Config
 from videovit.config.schema.evaluation import WhichCheckpoint
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import best_checkpoint, find_checkpoints, load_model
+from videovit.engine.checkpoints.folder import best_checkpoint, find_checkpoints
+from videovit.engine.checkpoints.resume import load_model
 from videovit.engine.distributed.parallel import is_sharded, load_unsharded, unsharded
 from videovit.engine.reporting.log import logger
 from videovit.models import build_model, load_pretrained

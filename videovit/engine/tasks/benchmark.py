@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from videovit.analysis.findings import Findings
 from videovit.config import Config
 from videovit.data.build import build_decode_options
-from videovit.data.decode.timing import measure_decode
+from videovit.data.decode.cost import measure_decode
 from videovit.data.records import Batch
 from videovit.data.sampling import ClockPlan, EvenSpans, RandomSpans
 from videovit.engine import distributed

@@ -11,7 +11,7 @@ from typing import Any
 
 from videovit.config import Config
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import Position, best_checkpoint
+from videovit.engine.checkpoints.folder import Position, best_checkpoint
 from videovit.engine.reporting.log import logger
 from videovit.models.convert import CheckpointError
 from videovit.models.convert.read import read_file

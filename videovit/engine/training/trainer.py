@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from videovit.config import dump_config
-from videovit.data.build import describe_epoch
+from videovit.data.build import describe_train_list
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import Position, checkpoint_path, find_checkpoints, resume
+from videovit.engine.checkpoints.folder import Position, checkpoint_path, find_checkpoints
+from videovit.engine.checkpoints.resume import resume
 from videovit.engine.checkpoints.saving import Saver, snapshot
 from videovit.engine.checkpoints.train_list import data_folders, list_digest
 from videovit.engine.checkpoints.weights import build_seeded_model, load_initial_weights, train_dtype, unsharded_copy
@@ -78,7 +79,7 @@ def build_training(problem: Problem, run: Run, *, paths: Sequence[str] = ()) -> 
         objective=objective,
         optimizer=optimizer,
         schedule=build_schedule(cfg),
-        preparation=build_preparation(cfg, train=True),
+        preparation=build_preparation(cfg, train=True, spec=problem.train.spec),
         device=run.device,
         # bf16 has the range of fp32, so that only fp16 needs its gradients scaled.
         scaler=torch.amp.GradScaler(run.device.type) if dtype == torch.float16 else None,
@@ -239,7 +240,7 @@ class Trainer:
         self.best.restore(resumed=position is not None)
         # Only now: a run that cannot start must not replace the config of the one before.
         record_config(cfg, self.run, "config.yaml")
-        epoch = describe_epoch(
+        epoch = describe_train_list(
             self.loader.dataset.samples,
             num_classes=cfg.MODEL.NUM_CLASSES,
             videos_per_step=self._global_batch,
