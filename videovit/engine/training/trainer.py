@@ -15,7 +15,6 @@ from torch import nn
 
 from videovit.config import dump_config
 from videovit.data.build import describe_train_list
-from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import distributed
 from videovit.engine.checkpoints.folder import Position, checkpoint_path, find_checkpoints
 from videovit.engine.checkpoints.resume import resume
@@ -79,7 +78,7 @@ def build_training(problem: Problem, run: Run, *, paths: Sequence[str] = ()) -> 
         objective=objective,
         optimizer=optimizer,
         schedule=build_schedule(cfg),
-        preparation=build_preparation(cfg, train=True, spec=problem.train.spec),
+        preparation=problem.train_preparation,
         device=run.device,
         # bf16 has the range of fp32, so that only fp16 needs its gradients scaled.
         scaler=torch.amp.GradScaler(run.device.type) if dtype == torch.float16 else None,
