@@ -400,14 +400,13 @@ class AroundKeyFrame:
         stride: distance between sampled frames, at `target_fps`.
         target_fps: the frame rate that `stride` counts in.
         start_s: time stamp of the first frame of every video, in seconds.
-        num_clips: clips per key frame.
     """
 
     num_sampled: int
     stride: int
     target_fps: float
     start_s: float = 0.0
-    num_clips: int = 1
+    num_clips: ClassVar[int] = 1
 
     def clips(self, video: Timeline, rng: np.random.Generator, key_s: float | None = None) -> list[Indices]:
         """See `ClipPlan`; does not use `rng`.
