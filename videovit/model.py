@@ -127,7 +127,7 @@ class Model:
 
     @property
     def predictor(self) -> Predictor:
-        """What predicts: for open videos, windows and streams. It is made anew when weights have changed."""
+        """The predictor of open videos, windows and streams; made anew when weights have changed."""
         tensors = [*self.torch.parameters(), *self.torch.buffers()]
         weights = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
         with self._lock:

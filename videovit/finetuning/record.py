@@ -20,7 +20,7 @@ MOST_NAMED = 5  # files in a message
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells whether a file has changed: its classes, size, time of change, and fingerprint of the content."""
+    """Classes, size, time of change and fingerprint of a file, to detect changes."""
 
     labels: list[str]
     size: int
@@ -50,7 +50,7 @@ def file_states(videos: Iterable[LabeledVideo], before: dict[str, FileState] | N
 
 
 def write_record(folder: Path, request: Request, files: dict[str, FileState]) -> None:
-    """Remember what the run was prepared from; written last, so that a run without it is prepared again."""
+    """Record what the run was prepared from; written last, so that a run without it is prepared again."""
     content = {"request": asdict(request), "files": {path: asdict(state) for path, state in files.items()}}
     partial = folder / f".{RECORD}.tmp"
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the user asks for. Imports no PyTorch, so that the command line checks its arguments at once."""
+"""The arguments of a fine-tuning run. Imports no PyTorch, so that the command line checks its arguments at once."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from videovit.config import Config, find_shipped, load_config, with_opts
 from videovit.config.rules import changed
 from videovit.config.shipped import SUFFIXES, shipped_configs
 from videovit.engine.checkpoints import hub
-from videovit.engine.checkpoints.resume import find_checkpoints
+from videovit.engine.checkpoints.folder import find_checkpoints
 from videovit.engine.checkpoints.saved_model import CONFIG, is_saved, load_saved_weights, read_saved
 from videovit.engine.checkpoints.weights import load_all_weights, load_weights_to_test
 from videovit.errors import UserError
@@ -122,5 +122,5 @@ def _nothing(cfg: Config, module: VideoModel) -> None:
 
 
 def _beside(path: Path) -> list[str]:
-    """Names of what lies where a path should be."""
+    """Names of the files beside a missing path."""
     return [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -6,6 +6,7 @@ They are read from the file, so that a resumed run knows those of the runs befor
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,9 @@ def describe_epoch_end(history: History, epoch: int) -> str:
         parts.append(f"train loss {loss:.4g}" + (f" ({named})" if named else ""))
     measured, measure = history.measured(), history.measure
     if measure is not None and epoch in measured:
-        best = max(measured, key=lambda e: (measured[e], -e))
+        losses = {e: number(history.epochs[e].val, "loss") for e in measured}
+        # As the best checkpoint: of equal measures the one with the lower loss, then the first.
+        best = max(measured, key=lambda e: (measured[e], -(math.inf if losses[e] is None else losses[e]), -e))
         parts.append(f"val {measure.title} {measured[epoch]:.1f} (best {measured[best]:.1f}, epoch {best})")
     speed, share = number(train, "clips_per_s"), number(train, "data_share")
     if speed is not None and share is not None:
