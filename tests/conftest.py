@@ -26,7 +26,6 @@ from tests.helpers.runs import Make, write_config, write_data
 from tests.helpers.videos import write_video
 from videovit.config import Config, load_config
 
-
 # Whole runs take longest: they come first, so that at the end no process waits for the last of them.
 FIRST = tuple(str(PROJECT / "tests" / name) for name in ("runs", "tools", "test_readme.py", "test_examples.py"))
 
