@@ -14,7 +14,8 @@ from videovit.config import load_config
 from videovit.errors import UserError
 from videovit.models import CheckpointError, build_model, count_params, load_pretrained
 from videovit.models.detection.roi_head import RoIHead
-from videovit.models.external.pytorchvideo import NETWORKS, build_ptv, slow_pathway
+from videovit.models.external.pytorchvideo import NETWORKS, build_ptv
+from videovit.models.layers.pathways import slow_pathway
 
 PUBLISHED = {  # clip size, parameters in millions
     "ptv_x3d_m": ((16, 224, 224), 3.79),
@@ -160,7 +161,7 @@ def test_slow_pathway_takes_the_published_frames():
         slow_pathway(torch.zeros(1, 3, 6, 4, 4), 4)
 
 
-def test_head_for_other_classes_is_dropped_and_another_network_refused():
+def test_head_of_other_classes_dropped_other_network_refused():
     source = tiny("ptv_x3d_m", num_classes=7).state_dict()
     report = load_pretrained(tiny("ptv_x3d_m"), source)
     assert report.source == "own"
