@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -45,11 +46,17 @@ CASES = {
 }
 CONVOLUTIONAL = ("ptv_", "ResNet", "SlowFast", "X3D")
 FIXED_LENGTH = ("ptv_", "SlowFast")  # these pool over, or split, all frames of the clips that they were built for
-every_model = pytest.mark.parametrize("name", CASES)
+# In the scope of the module, all tests of one model run one after the other, and it is built once.
+every_model = pytest.mark.parametrize("name", CASES, scope="module")
 
 
 def built(name: str, options: str = "") -> VideoModel:
-    """A small model, perturbed and in evaluation mode."""
+    """A small model of one's own, perturbed and in evaluation mode."""
+    return copy.deepcopy(_built(name, options))
+
+
+@functools.lru_cache(maxsize=1)
+def _built(name: str, options: str) -> VideoModel:
     common = f"MODEL.MODEL_NAME {name.split()[0]} MODEL.NUM_CLASSES {CLASSES} MODEL.DROPOUT_RATE 0.0 "
     common += f"DATA.NUM_FRAMES {FRAMES} DATA.TRAIN_CROP_SIZE {SIDE} DATA.INPUT_CHANNEL_NUM [3] "
     torch.manual_seed(0)
