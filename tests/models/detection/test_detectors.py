@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import timm
 import torch
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -13,7 +14,15 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from tests.helpers.mvit_variants import perturb
 from tests.helpers.tiny_detectors import HEADS, images_and_targets, tiny_config, tiny_detector
 from videovit.errors import UserError
-from videovit.models import Detector, build_model, build_network, count_macs, count_params, load_pretrained
+from videovit.models import (
+    Detector,
+    build_model,
+    build_network,
+    count_macs,
+    count_params,
+    export_state_dict,
+    load_pretrained,
+)
 from videovit.models.build import build_backbone
 from videovit.models.detection.pyramid import Maps
 
@@ -141,6 +150,19 @@ def test_weights_of_classifiers_load_into_the_backbone(body: str) -> None:
     assert "the model has no classifier" in str(report)
     inside = {id(p) for p in model.body.parameters()}
     assert set(report.missing) == {n for n, p in model.named_parameters() if id(p) not in inside}
+
+
+def test_weights_of_other_projects_load_into_the_backbone() -> None:
+    classifier = build_backbone(tiny_config("MaskRCNN", "PiT"))
+    perturb(classifier)
+    theirs = {n: t[:, :, 0] if t.dim() == 5 else t for n, t in export_state_dict(classifier, "timm_pit").items()}
+    model = tiny_detector("MaskRCNN", "PiT")
+    assert load_pretrained(model, theirs).source == "pit"
+    assert torch.equal(model.body.blocks[1].pool.conv.weight, classifier.blocks[1].pool.conv.weight)
+    deit = timm.create_model("deit_tiny_patch16_224", embed_dim=24, depth=3, num_heads=2, img_size=32, patch_size=8)
+    model = tiny_detector("MaskRCNN", "ViT")
+    assert load_pretrained(model, deit.state_dict()).source == "deit"
+    assert torch.equal(model.body.patch_embed.proj.weight[:, :, 0], deit.patch_embed.proj.weight)
 
 
 def test_position_tables_are_stretched_for_the_backbone() -> None:
