@@ -1,7 +1,7 @@
 """Check annotations in COCO's form, and write a mended copy: COCO itself, or own data.
 
     python datasets/coco/prepare.py --data /data/coco --check
-    python datasets/coco/prepare.py --annotations own/train.json --images own/images --check --repair own/train_mended.json
+    python datasets/coco/prepare.py --annotations own/a.json --images own/images --check --repair own/mended.json
 
 Named with image and annotation: boxes outside of their image, objects without area, duplicate ids, missing images,
 polygons of fewer than three points, run lengths of another size, and whatever keeps a file from being read.

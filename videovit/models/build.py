@@ -9,12 +9,13 @@ from videovit.config import Config
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
 from videovit.models.contract import LayeredModel, VideoModel
+from videovit.models.convolutional.build import resnet_from_config, slowfast_from_config, x3d_from_config
 from videovit.models.detection.detector import Detector
 from videovit.models.detection.detr import deformable_detr_from_config
 from videovit.models.detection.rcnn import rcnn_from_config, retinanet_from_config
 from videovit.models.detection.roi_head import box_head_from_config
 from videovit.models.external.pytorchvideo import PTV_MODELS
-from videovit.models.external.resnet import resnet_from_config
+from videovit.models.external.resnet import image_resnet_from_config
 from videovit.models.mvit.model import mvit_from_config
 from videovit.models.pit import pit_from_config
 from videovit.models.pooling_sharing.model import pooling_sharing_from_config
@@ -29,7 +30,10 @@ MODELS: dict[str, Callable[[Config], VideoModel]] = {
     "PSViTSupernet": pooling_sharing_supernet_from_config,
     "PiT": pit_from_config,
     "PS_ViT": progressive_sampling_from_config,
-    "ImageResNet": resnet_from_config,
+    "ImageResNet": image_resnet_from_config,
+    "ResNet": resnet_from_config,
+    "SlowFast": slowfast_from_config,
+    "X3D": x3d_from_config,
     **PTV_MODELS,
 }
 """MODEL.MODEL_NAME -> builder."""

@@ -305,6 +305,8 @@ def _skip(name: str, value: Tensor, out: Fit, to_image: bool) -> None:
         reason = "belongs to pretraining"
     elif to_image and needs_time:
         reason = "the model of images has none"
+    elif name.endswith(".num_batches_tracked"):
+        reason = "counts batches, which the model does not"  # frozen batch norms
     else:
         out.problems.setdefault(name, f"unknown to the model, weights {_shape(value)}")
         return

@@ -97,7 +97,7 @@ class ImageResNet(VideoModel):
         return maps
 
 
-def resnet_from_config(cfg: Config) -> ImageResNet:
+def image_resnet_from_config(cfg: Config) -> ImageResNet:
     """`ImageResNet` from the sections DATA, IMAGE_RESNET and MODEL of a config.
 
     Raises:
