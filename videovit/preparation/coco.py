@@ -111,8 +111,8 @@ def mend(content: dict[str, Any], flaws: Sequence[Flaw]) -> Mended:
     """A copy of annotations without the given flaws.
 
     Boxes are cut at the border, polygons of fewer than three points removed, annotations with an id that was there
-    before numbered anew. What cannot be mended is left out: images that are missing or unreadable, their annotations, and
-    annotations without image, category, area or mask.
+    before numbered anew. What cannot be mended is left out: images that are missing or unreadable, their annotations,
+    and annotations without image, category, area or mask.
 
     Args:
         content: not changed.
