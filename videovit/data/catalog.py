@@ -141,7 +141,6 @@ class DatasetSpec:
             "detection" for boxes on key frames, "objects" for objects that a model finds in images.
         names_files: files of class names in DATA.PATH_TO_DATA_DIR, tried in order if DATA.CLASS_NAMES_FILE is empty.
         names: reads the class names from the annotations; None if they are in `names_files`.
-        objective: what is minimized if TRAIN.OBJECTIVE is auto, and nothing is distilled.
         bgr_in_pyslowfast: PySlowFast decodes this data set as BGR, so its configs set DATA.REVERSE_INPUT_CHANNEL to
             get RGB. Frames are always RGB here, so the key only says in which order DATA.MEAN and DATA.STD are given.
         items: what is cut out of the samples; images and key frames have their own crops.
@@ -153,7 +152,6 @@ class DatasetSpec:
     evaluation: Evaluation = "top-k"
     names_files: tuple[str, ...] = ()
     names: Callable[[Config], list[str]] | None = None
-    objective: str = "classification"
     bgr_in_pyslowfast: bool = False
     items: Items = "clips"
     decoder: str = ""
@@ -208,7 +206,6 @@ DATASETS: dict[str, DatasetSpec] = {
         read_coco,
         evaluation="objects",
         names=read_coco_names,
-        objective="detection",
         items="images with objects",
         decoder="image",
     ),

@@ -26,7 +26,7 @@ class Train:
 
     ENABLE: bool = True
     DATASET: str = "kinetics"
-    OBJECTIVE: str = "auto"  # ours; row of OBJECTIVES; auto: distillation if DISTILL.TYPE is set, else by the data set
+    OBJECTIVE: str = "auto"  # ours; row of OBJECTIVES; auto: by DETECTOR.NAME and DISTILL.TYPE
     BATCH_SIZE: Positive = 64  # videos per step per shard
     EVAL_PERIOD: Free[Natural] = 10  # epochs between validations; 0 never validates
     BEST: Free[BestMeasure] = (

@@ -8,7 +8,6 @@ from typing import cast
 import torch
 
 from videovit.config import Config
-from videovit.data.catalog import find_dataset
 from videovit.engine.objectives.classification import Classification, build_classification
 from videovit.engine.objectives.detection import Detection
 from videovit.engine.objectives.distillation import Distillation, Teacher, build_distillation
@@ -51,8 +50,8 @@ def build_objective(cfg: Config, model: LayeredModel, device: torch.device) -> O
     """The objective of a config.
 
     Args:
-        cfg: TRAIN.OBJECTIVE names it; `auto` is distillation if DISTILL.TYPE is set, else that of the data set. The
-            model of MODEL.MODEL_NAME may train one path per step.
+        cfg: TRAIN.OBJECTIVE names it; `auto` is detection with DETECTOR.NAME, distillation with DISTILL.TYPE, else
+            classification. The model of MODEL.MODEL_NAME may train one path per step.
         model: what is trained, without a distributed wrapper.
         device: where it is trained.
 
@@ -61,7 +60,7 @@ def build_objective(cfg: Config, model: LayeredModel, device: torch.device) -> O
     """
     name = cfg.TRAIN.OBJECTIVE
     if name == "auto":
-        name = find_dataset(cfg.TRAIN.DATASET).objective if cfg.DISTILL.TYPE == "none" else "distillation"
+        name = "detection" if cfg.DETECTOR.NAME else "classification" if cfg.DISTILL.TYPE == "none" else "distillation"
     if name not in OBJECTIVES:
         known = ("auto", *OBJECTIVES)
         raise UserError(

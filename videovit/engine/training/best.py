@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from videovit.config import Config
-from videovit.data.catalog import Evaluation, find_dataset
 from videovit.engine import distributed
 from videovit.engine.checkpoints.folder import Position, best_checkpoint
 from videovit.engine.reporting.log import logger
@@ -18,13 +17,6 @@ from videovit.models.convert import CheckpointError
 from videovit.models.convert.read import read_file
 
 LOWER_IS_BETTER = ("loss",)
-MAIN_MEASURES: dict[Evaluation, str] = {
-    "top-k": "top1_acc",
-    "multi-label": "map",
-    "detection": "map",
-    "objects": "box_ap",
-}
-"""By the evaluation of the data set."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,9 @@ class Best:
 def best_measure(cfg: Config) -> str:
     """The measure of `TRAIN.BEST`; empty if validations are not compared."""
     if cfg.TRAIN.BEST == "auto":
-        return MAIN_MEASURES[find_dataset(cfg.TEST.DATASET).evaluation]
+        if cfg.DETECTOR.NAME:
+            return "box_ap"
+        return "map" if cfg.DATA.MULTI_LABEL or cfg.DETECTION.ENABLE else "top1_acc"
     return cfg.TRAIN.BEST
 
 
