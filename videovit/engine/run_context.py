@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from videovit import __version__
 from videovit.config import Config, dump_config
 from videovit.data.build import ClipLoader
 from videovit.engine import distributed
@@ -58,6 +60,22 @@ def record_config(cfg: Config, run: Run, name: str) -> None:
             partial.unlink(missing_ok=True)
         raise UserError(f"could not be written: {error.strerror}", where=path) from error
     logger.info("config of this run: %s", path)
+    run.log.stats("environment", {"config": name, **describe_environment(run)})
+
+
+def describe_environment(run: Run) -> dict[str, object]:
+    """What a run was computed with; numbers may differ with it."""
+    device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu"
+    return {
+        "videovit": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "cuda": str(torch.version.cuda or ""),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "processes": run.world_size,
+    }
 
 
 def report_decoders(loader: ClipLoader, run: Run, name: str) -> None:

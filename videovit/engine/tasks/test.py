@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
+
+import simplejson
 
 from videovit.engine.checkpoints.saving import not_written, save_flushed
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
@@ -111,6 +114,10 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
     if rows is not None:
         files.append(folder / f"predictions{suffix}.csv")
         mistakes = write_predictions(files[-1], rows, problem.class_names)
+    if errors := evaluator.error_report(problem.class_names, mistakes):
+        files.append(folder / f"errors{suffix}.json")
+        with replacing(files[-1]) as partial:
+            partial.write_text(simplejson.dumps(errors, indent=1, ignore_nan=True) + "\n", encoding="utf-8")
     logger.info("written: %s", ", ".join(map(str, files)))
     if name:
         path = folder / name
@@ -123,6 +130,7 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
         logger.info("scores (videos x classes), labels and paths saved to %s", path)
     if mistakes:
         logger.info("the most confident mistakes:\n%s", format_mistakes(mistakes, problem.class_names))
+    logger.info("one page that shows it all: videovit report %s", shlex.quote(str(folder)))
 
 
 def _format_result(evaluator: Evaluator, result: dict[str, float]) -> str:
