@@ -26,7 +26,9 @@ LAYERS: dict[str, set[str]] = {
     "engine": {"analysis", "data", "models", "config", "errors", "messages"},
     "model": {"engine", "analysis", "data", "models", "config", "errors", "messages"},
     "finetuning": {"engine", "data", "models", "preparation", "config", "errors", "messages"},
+    "report": {"model", "engine", "analysis", "data", "models", "config", "errors", "messages"},
     "commands": {
+        "report",
         "model",
         "finetuning",
         "preparation",

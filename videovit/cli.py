@@ -77,6 +77,9 @@ COMMANDS: dict[str, Command] = {
         "see what trained models do: reach of their attention, likeness of maps, sampling points",
         "videovit.commands.analyze",
     ),
+    "report": Command(
+        "write one page about a run: results, errors, worst mistakes, analyses", "videovit.commands.report"
+    ),
     "zoo": Command(
         "list, show, download and verify published weights",
         "videovit.commands.zoo",
