@@ -18,10 +18,11 @@ MOST_ROWS = 30_000  # of a table on the page
 
 @dataclass(frozen=True)
 class Tile:
-    """A number that is read first."""
+    """A number that is read first, with its unit beside it and a note below."""
 
     label: str
     value: str
+    unit: str = ""
     note: str = ""
 
 

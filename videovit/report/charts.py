@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from videovit.analysis.mistakes import Group
+from videovit.analysis.mistakes import Group, wilson
 from videovit.messages import printable
 
 WIDTH, HEIGHT = 440.0, 250.0
@@ -180,17 +180,22 @@ def reliability_chart(rows: Sequence[Sequence[float]], unit: str) -> Chart:
         unit: name of the decisions.
     """
     total = sum(row[2] for row in rows)
-    chart = Chart("Reliability", f"accuracy of {total:,.0f} {unit} by confidence", "confidence (%)", "accuracy (%)")
+    chart = Chart("Reliability", f"accuracy of {total:,.0f} {unit} by confidence", "confidence (%)")
     x, y = (Axis([], *ends, limits=(0, 100)) for ends in ((LEFT, WIDTH - RIGHT), (HEIGHT - BOTTOM, TOP)))
     _draw_axes(chart, x, y)
+    chart.lines.append(Line(_path([(0, 0), (100, 100)], x, y), "guide", "as often right as confident"))
     for low, high, number, confidence, accuracy in rows:
-        text = f"confidence {low:.0f} to {high:.0f} %: {number:,.0f} {unit}, mean {confidence:.1f} %, accuracy {accuracy:.1f} %"
+        limits = [100 * share for share in wilson(round(accuracy * number / 100), int(number))]
+        text = (
+            f"confidence {low:.0f} to {high:.0f} %: {number:,.0f} {unit}, mean {confidence:.1f} %, "
+            f"accuracy {accuracy:.1f} % ({limits[0]:.1f} to {limits[1]:.1f})"
+        )
         height = max(1.0, (HEIGHT - BOTTOM - TOP) * number / total)
-        chart.bars.append(Bar(x(low) + 1, round(HEIGHT - BOTTOM - height, 2), x(high) - x(low) - 2, round(height, 2), text))
+        bottom, width = round(HEIGHT - BOTTOM - height, 2), x(high) - x(low) - 2
+        chart.bars.append(Bar(x(low) + 1, bottom, round(width, 2), round(height, 2), text))
+        chart.lines.append(Line(_path([(confidence, limit) for limit in limits], x, y), "interval"))
         chart.marks.append(Mark(x(confidence), y(accuracy), "a", text))
-    points = [(float(row[3]), float(row[4])) for row in rows]
-    chart.lines += [Line(_path([(0, 0), (100, 100)], x, y), "guide", "as confident as right")]
-    chart.lines += [Line(_path(points, x, y), "a", "accuracy of each bin"), Line("", "bar", f"share of the {unit}")]
+    chart.lines += [Line("", "dot", "accuracy (%), 95 % interval"), Line("", "bar", f"share of the {unit}")]
     return chart
 
 

@@ -27,6 +27,7 @@ Images = NDArray[np.uint8]
 
 MOST_FRAMES = 24  # of a moving picture
 SIDE = (112, 160)  # pixels of a panel; smaller crops are enlarged, larger ones reduced
+GAP = 3  # pixels between panels
 QUALITY = 60
 MOST_BYTES = 6_000_000  # of all moving pictures together
 PERIOD_MS = (60, 500)  # shortest and longest time that a frame is shown
@@ -98,9 +99,9 @@ def _side_by_side(panels: Sequence[Images]) -> Image.Image:
     height, width = panels[0].shape[:2]
     side = min(max(min(height, width), SIDE[0]), SIDE[1])
     size = round(width * side / min(height, width)), round(height * side / min(height, width))
-    joined = Image.new("RGB", (size[0] * len(panels), size[1]))
+    joined = Image.new("RGB", ((size[0] + GAP) * len(panels) - GAP, size[1]), "white")
     for i, panel in enumerate(panels):
-        joined.paste(Image.fromarray(panel).resize(size, Image.Resampling.BICUBIC), (i * size[0], 0))
+        joined.paste(Image.fromarray(panel).resize(size, Image.Resampling.BICUBIC), (i * (size[0] + GAP), 0))
     return joined
 
 

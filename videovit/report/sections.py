@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,14 +81,14 @@ def _summary(run: RunFiles) -> list[Block]:
     if videos is not None:
         skipped = int(number(run.test, "num_skipped") or 0)
         note = f"{skipped:,} unreadable" if skipped else str(clean(run.test.get("views") or ""))
-        tiles.append(Tile("videos tested", f"{int(videos):,}", note))
+        tiles.append(Tile("videos tested", f"{int(videos):,}", "", note))
     calibration = run.errors.get("calibration", {})
     if (error := number(calibration, "ece")) is not None:
         tiles.append(Tile("calibration error", f"{error:.1f}", "%"))
     measured = run.history.measured()
     if measured and run.history.measure is not None:
         best = max(measured, key=lambda epoch: (measured[epoch], -epoch))
-        tiles.append(Tile(f"best validation {run.history.measure.title}", f"{measured[best]:.1f}", f"%, epoch {best}"))
+        tiles.append(Tile(f"best validation {run.history.measure.title}", f"{measured[best]:.1f}", "%", f"epoch {best}"))
     blocks: list[Block] = [Tiles(tiles)] if tiles else [Note("The run has not been tested yet.")]
     if checkpoint := run.test.get("checkpoint"):
         blocks.append(Note(f"Weights: {clean(checkpoint)}"))
@@ -118,10 +119,14 @@ def _classes(run: RunFiles) -> list[Block]:
     header, rows = run.per_class
     if not rows:
         return []
+    # The accuracy of a class is its recall.
+    kept = [k for k, name in enumerate(header) if not (name == "recall" and "accuracy" in header)]
+    header, rows = [header[k] for k in kept], [[row[k] for k in kept] for row in rows]
     cells: list[list[Cell]] = [[_number_or_text(cell) for cell in row] for row in rows]
     columns = [describe_column(str(clean(name)), [row[k] for row in cells]) for k, name in enumerate(header)]
     shares = ("accuracy", "percent of videos", "precision", "recall", "F1", "average precision")
     columns = [Column(f"{c.name} (%)", "percent", 1) if c.name in shares else c for c in columns]
+    columns = [replace(c, name=c.name.replace("percent of videos", "of its videos")) for c in columns]
     return [Table("classes", "", columns, cells)]
 
 
@@ -168,16 +173,17 @@ def _calibration(run: RunFiles) -> list[Block]:
     if "ece" not in content:
         return [Note(str(clean(note))) for note in content["notes"]]
     tiles = [
-        Tile("expected calibration error", f"{content['ece']:.2f}", f"%, {content['num_bins']} bins"),
+        Tile("calibration error (ECE)", f"{content['ece']:.2f}", "%", f"{content['num_bins']} bins"),
         Tile("mean confidence", f"{content['mean_confidence']:.1f}", "%"),
         Tile("accuracy", f"{content['accuracy']:.1f}", "%"),
     ]
     if (fitted := content.get("temperature")) is not None:
         word = "too confident" if fitted["value"] > 1.02 else "not confident enough" if fitted["value"] < 0.98 else "fits"
-        tiles.append(Tile("temperature", f"{fitted['value']:.2f}", word))
-        tiles.append(Tile("NLL with it", f"{fitted['nll_after']:.3f}", f"nats, before {fitted['nll_before']:.3f}"))
+        tiles.append(Tile("temperature", f"{fitted['value']:.2f}", "", word))
+        before = f"before {fitted['nll_before']:.3f}"
+        tiles.append(Tile("NLL with it", f"{fitted['nll_after']:.3f}", "nats", before))
         if "ece_after" in fitted:
-            tiles.append(Tile("error with it", f"{fitted['ece_after']:.2f}", f"%, before {fitted['ece_before']:.2f}"))
+            tiles.append(Tile("error with it", f"{fitted['ece_after']:.2f}", "%", f"before {fitted['ece_before']:.2f}"))
     table = table_of("bins", {**content, "title": ""})
     unit = table.columns[2].name
     return [Tiles(tiles), Charts([reliability_chart(content["rows"], unit)]), table]
@@ -188,7 +194,9 @@ def _by_file(run: RunFiles) -> list[Block]:
     charts: list[Chart] = []
     for i, content in enumerate(run.errors.get("by_file", [])):
         rows = content["rows"]
-        if not rows:
+        if len(rows) < 2:  # nothing to compare
+            alike = [f"{clean(content['columns'][0])} {clean(rows[0][0])}"] if rows else []
+            blocks += [Note(f"All videos are alike: {text}") for text in alike]
             continue
         groups = [
             Group(0.0, 0.0, row[1], row[2] / 100, (row[3] / 100, row[4] / 100), row[5] / 100) for row in rows
@@ -360,7 +368,7 @@ _BEFORE = (
 )
 _AFTER = (
     ("calibration", "Calibration", guarded(_calibration)),
-    ("files", "Length, size and frame rate", guarded(_by_file)),
+    ("files", "Kinds of files", guarded(_by_file)),
     ("orders", "Order of frames", guarded(_orders)),
     ("time", "Use of time", guarded(_use_of_time)),
     ("robustness", "Robustness", guarded(_robustness)),

@@ -88,7 +88,7 @@ def _table(
         notes.append("all videos are alike in this")
     return {
         "title": title,
-        "columns": [column, "videos", "accuracy (%)", "from (%)", "to (%)", "mean confidence (%)"],
+        "columns": [column, "videos", "accuracy (%)", "from", "to", "mean confidence (%)"],
         "rows": [
             [
                 " to ".join(dict.fromkeys(f"{value:.{digits}f}" for value in (group.low, group.high))),

@@ -121,9 +121,9 @@ def calibration_table(confidence_V: NDArray[np.floating], right_V: NDArray[np.bo
     bins = reliability(confidence_V.astype(np.float64), right_V)
     return {
         "title": "Calibration",
-        "columns": ["confidence from (%)", "to (%)", unit, "mean confidence (%)", "accuracy (%)"],
+        "columns": ["from", "to", unit, "mean confidence (%)", "accuracy (%)"],
         "rows": [[100 * b.low, 100 * b.high, b.number, 100 * b.confidence, 100 * b.accuracy] for b in bins if b.number],
-        "notes": [f"ECE: {note}, the mean gap of confidence and accuracy weighted by the number of {unit}"],
+        "notes": ["from, to: confidence in percent", f"ECE: {note}, the mean gap of confidence and accuracy weighted by the number of {unit}"],
         "source": SOURCE,
         "num_bins": NUM_BINS,
         "ece": 100 * calibration_error(bins),

@@ -66,7 +66,7 @@
           cell.className = `num ${column.form}`;
           cell.textContent = value === null || value === "" ? "–" : value.toLocaleString("en-US", {
             minimumFractionDigits: column.digits, maximumFractionDigits: column.digits });
-          if (column.form === "percent" && value > 0) cell.style.backgroundSize = `calc(${value / 100} * (100% - .75rem)) 2px`;
+          if (column.form === "percent" && value > 0) cell.style.backgroundSize = `${value * .04}rem 2px`;
         }
         return cell;
       }))));
