@@ -121,14 +121,17 @@ def fit_temperature(logits_VK: Floats, labels_V: NDArray[np.int64]) -> float:
     if not len(labels_V):
         return 1.0
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
+    highest_V1 = logits_VK.max(axis=1, keepdims=True)
     right_V = np.take_along_axis(logits_VK, labels_V[:, None], axis=1)[:, 0]
     b = 1.0
     for _ in range(NUM_STEPS):
-        share_VK = np.exp(_log_softmax(b * logits_VK))
-        mean_V = (share_VK * logits_VK).sum(axis=1)
+        share_VK = np.exp(b * (logits_VK - highest_V1))
+        share_VK /= share_VK.sum(axis=1, keepdims=True)
+        mean_V = np.einsum("vk,vk->v", share_VK, logits_VK)
         slope = float((mean_V - right_V).mean())
         low, high = (low, b) if slope > 0 else (b, high)
-        curvature = float((share_VK * (logits_VK - mean_V[:, None]) ** 2).sum(axis=1).mean())
+        square_V = np.einsum("vk,vk,vk->v", share_VK, logits_VK, logits_VK)
+        curvature = float((square_V - mean_V**2).mean())  # mean variance of z
         step = b - slope / curvature if curvature > 0 else math.inf
         before, b = b, step if low < step < high else (low + high) / 2
         if abs(b - before) < 1e-6 * before:

@@ -25,7 +25,7 @@ Table = dict[str, Any]
 
 MOST_PAIRS = 200  # rows
 SOURCE = "Guo et al., On Calibration of Modern Neural Networks (arXiv 1706.04599)"
-MOST_SCORES = 2**23  # that a temperature is fitted on; the fit takes some 50 bytes for each
+MOST_SCORES = 2**21  # that a temperature is fitted on; the fit takes some 50 bytes for each
 SUM_TOLERANCE = 1e-3  # of probabilities that should sum to 1
 
 

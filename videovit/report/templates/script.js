@@ -154,7 +154,7 @@
         if (only.checked && i === j) continue;
         // The root keeps rare mistakes visible beside the diagonal.
         const depth = Math.sqrt(share(i, j) / (only.checked ? most || 1 : 1));
-        const mixed = low.map((value, c) => Math.round(value + (high[c] - value) * (.08 + .92 * depth)));
+        const mixed = low.map((value, c) => Math.round(value + (high[c] - value) * (.2 + .8 * depth)));
         pen.fillStyle = `rgb(${mixed.join(" ")})`;
         pen.fillRect(margin + where[j] * cell, margin + where[i] * cell, Math.max(cell - gap, 1), Math.max(cell - gap, 1));
         if (cell >= 22) {
@@ -212,7 +212,12 @@
     }).observe(canvas.parentElement);
   };
 
-  for (const box of document.querySelectorAll("[data-table]")) whenSeen(box, () => drawTable(box));
+  for (const box of document.querySelectorAll("[data-table]")) {
+    if (box.dataset.rows < FILTER_FROM) { drawTable(box); continue; }
+    // Room for what will be drawn, so that nothing moves while the page is read.
+    box.querySelector(".slot").style.height = `${(FIRST + 4) * 2}rem`;
+    whenSeen(box, () => drawTable(box));
+  }
   for (const box of document.querySelectorAll("[data-matrix]")) whenSeen(box, () => drawMatrix(box));
   for (const button of document.querySelectorAll(".clip:not([disabled])")) {
     const image = button.querySelector("img"), still = image.src;
