@@ -47,6 +47,8 @@ setup(
         "tensorboard": ["tensorboard>=2.14"],
         "hub": ["huggingface-hub>=0.30"],
         "timm": ["timm>=1.0.11"],
+        "app": ["gradio>=6"],
+        "browser": ["selenium>=4.11"],
         "torchcodec": ["torchcodec>=0.7"],
         "dev": [
             "setuptools>=70.1",

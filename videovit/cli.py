@@ -80,6 +80,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command(
         "write one page about a run: results, errors, worst mistakes, analyses", "videovit.commands.report"
     ),
+    "app": Command("serve a page in the browser: drop a video, see its classes", "videovit.commands.app"),
     "zoo": Command(
         "list, show, download and verify published weights",
         "videovit.commands.zoo",

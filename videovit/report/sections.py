@@ -73,7 +73,7 @@ def _summary(run: RunFiles) -> list[Block]:
     titles = {**TopK.columns, **MultiLabel.columns}
     full = {"top1_acc": "top-1 accuracy", "top5_acc": "top-5 accuracy", "mean_class_acc": "mean class accuracy"}
     tiles = [
-        Tile(full.get(key, titles[key]), f"{value:.1f}", "%")
+        Tile(full.get(key, titles[key]), f"{round(value, 4):.1f}", "%")
         for key in titles
         if (value := number(run.test, key)) is not None
     ]

@@ -158,7 +158,7 @@
         pen.fillStyle = `rgb(${mixed.join(" ")})`;
         pen.fillRect(margin + where[j] * cell, margin + where[i] * cell, Math.max(cell - gap, 1), Math.max(cell - gap, 1));
         if (cell >= 22) {
-          pen.fillStyle = depth > .5 ? color("--paper") : color("--ink");
+          pen.fillStyle = depth > .4 ? color("--paper") : color("--ink");
           pen.font = `${Math.min(12, cell / 2.2)}px system-ui, sans-serif`;
           pen.textAlign = "center"; pen.textBaseline = "middle";
           pen.fillText(String(rows[i].get(j)), margin + (where[j] + .5) * cell, margin + (where[i] + .5) * cell);
