@@ -117,7 +117,7 @@ def build_app(model: Model, name: str) -> Any:
                 button = gradio.Button("Predict", variant="primary", elem_id="predict")
             with gradio.Column():
                 top = gradio.Label(label="Classes", num_top_classes=5, elem_id="top")
-                curves = gradio.Plot(label="Over time", visible=not of_images, elem_id="curves")
+                curves = gradio.Plot(label="Over time", show_label=False, visible=not of_images, elem_id="curves")
                 shown = {"label": "Heat of the best class", "interactive": False, "elem_id": "heat"}
                 heat = gradio.Image(**shown) if of_images else gradio.Video(autoplay=True, loop=True, **shown)
 
@@ -157,7 +157,7 @@ def draw_curves(prediction: Prediction, class_names: list[str]) -> Figure:
         for (name, _), style in zip(prediction.top, STYLES, strict=False):
             values = 100 * prediction.window_scores[:, class_names.index(name)]
             axes.plot(times_s, values.tolist(), linestyle=style, marker="o", markersize=3, label=short_name(name))
-        axes.set(xlabel="seconds", ylabel="score (%)", ylim=(0, 100))
+        axes.set(xlabel="seconds", ylabel="score (%)", ylim=(0, 100), xlim=(0, prediction.windows[-1][1]))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return figure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -92,7 +94,7 @@ def test_groups_keep_equal_values_together() -> None:
     many = np.append(np.arange(100.0), [3.0] * 60)
     groups = group_by_value(many, np.ones(160, dtype=bool), np.ones(160))
     assert sum(g.number for g in groups) == 160 and len(groups) <= 5
-    assert all(first.high < second.low for first, second in zip(groups, groups[1:], strict=False))
+    assert all(first.high < second.low for first, second in itertools.pairwise(groups))
 
 
 def test_interval_is_that_of_wilson() -> None:

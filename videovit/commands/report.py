@@ -38,7 +38,10 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
         help="worst mistakes with moving pictures and heat maps (default: 8; 0 loads no model)",
     )
     parser.add_argument(
-        "--method", default="hires_cam", metavar="NAME", help="of the heat maps, see videovit explain (default hires_cam)"
+        "--method",
+        default="hires_cam",
+        metavar="NAME",
+        help="of the heat maps, see videovit explain (default hires_cam)",
     )
     parser.add_argument("--no-videos", action="store_true", help="read the folder of the run alone, and open no video")
     args = parser.parse_args(argv)

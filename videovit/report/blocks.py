@@ -191,9 +191,7 @@ def table_of(name: str, content: Mapping[str, Any]) -> Table:
     notes = [str(clean(note)) for note in (notes if isinstance(notes, list) else [notes])]
     if len(rows) > MOST_ROWS:
         notes.append(f"the first {MOST_ROWS:,} of {len(rows):,} rows")
-    described = [
-        describe_column(str(clean(title)), [row[k] for row in cells]) for k, title in enumerate(columns)
-    ]
+    described = [describe_column(str(clean(title)), [row[k] for row in cells]) for k, title in enumerate(columns)]
     title, source = (str(clean(content.get(key) or "")) for key in ("title", "source"))
     return Table(name, title, described, cells, notes, source)
 

@@ -159,7 +159,9 @@ def line_chart(
     together = [point for points in [*known.values(), *dotted.values()] for point in points]
     if not together:
         return None
-    described = "; ".join(f"{name or title}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in known.items() if points)
+    described = "; ".join(
+        f"{name or title}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in known.items() if points
+    )
     chart = Chart(title, described, x_label, y_label)
     x = Axis([x for x, _ in together], LEFT, WIDTH - RIGHT, whole=whole)
     y = Axis([y for _, y in together], HEIGHT - BOTTOM, TOP, limits=limits)

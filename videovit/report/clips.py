@@ -21,7 +21,7 @@ from videovit.errors import UserError
 from videovit.messages import printable
 from videovit.model import Model
 from videovit.report.blocks import Clip
-from videovit.report.run_files import Tested
+from videovit.report.run_files import VideoOutcome
 
 Images = NDArray[np.uint8]
 
@@ -34,7 +34,7 @@ PERIOD_MS = (60, 500)  # shortest and longest time that a frame is shown
 
 
 def draw_mistakes(
-    model: Model, mistakes: Sequence[Tested], paths: Mapping[int, str], names: Sequence[str], *, method: str
+    model: Model, mistakes: Sequence[VideoOutcome], paths: Mapping[int, str], names: Sequence[str], *, method: str
 ) -> list[Clip]:
     """A clip per mistake: the frames that the model saw, heat for the class that it predicted, and for the true one.
 
@@ -71,7 +71,7 @@ def draw_mistakes(
     return clips
 
 
-def explain_both(model: Model, path: str, row: Tested, *, method: str) -> list[Explanation]:
+def explain_both(model: Model, path: str, row: VideoOutcome, *, method: str) -> list[Explanation]:
     """Why the predicted class, and why the true one (of several, the best)."""
     classes = [row.predicted, *(k for k in row.true[:1] if k != row.predicted)]
     return [model.explain(path, class_name=model.class_names[k], method=method) for k in classes]

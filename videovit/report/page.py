@@ -138,9 +138,7 @@ def _paths(run: RunFiles, cfg: Config) -> dict[int, str]:
     """
     samples = Problem(cfg).test.samples
     changed = [
-        row
-        for row in run.predictions
-        if row.video >= len(samples) or table_cell(samples[row.video].path) != row.path
+        row for row in run.predictions if row.video >= len(samples) or table_cell(samples[row.video].path) != row.path
     ]
     if changed:
         raise UserError("the test list has changed since the test", found=changed[0].path, hint="Test again")
@@ -166,6 +164,10 @@ def _mistakes(run: RunFiles, paths: dict[int, str], *, number: int, method: str)
         run.unread.append(f"model of the run, for the worst mistakes: {error}")
         return []
     wrong = sum(not row.right for row in run.predictions)
-    text = f"The {plural(len(rows), 'most confident mistake')} of {plural(wrong, 'mistake')}. Heat by {method}: a hint, not a proof."
+    which = f"{len(rows)} most confident of " if wrong > len(rows) else ""
+    text = (
+        f"The {which}{plural(wrong, 'mistake')}. The pictures show windows of the whole video, which may be more than "
+        f"the clips of the test. Heat by {method}: a hint, not a proof."
+    )
     blocks: list[Block] = [Note(text), Clips(draw_mistakes(model, rows, paths, run.names, method=method))]
     return [Section("mistakes", "Worst mistakes", blocks)]

@@ -22,6 +22,8 @@ from videovit.messages import printable
 
 T = TypeVar("T")
 Row = dict[str, str]
+Json = dict[str, Any]
+Confusion = tuple[list[str], dict[tuple[int, int], int]]
 
 MOST_BYTES = 256 * 2**20  # of a file that is read
 MOST_ROWS = 1_000_000  # of a table
@@ -29,7 +31,7 @@ MOST_CLASSES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class VideoOutcome:
     """A row of `predictions.csv`.
 
     Attributes:
@@ -77,17 +79,17 @@ class RunFiles:
     suffix: str = ""
     config: str = ""
     history: History = field(default_factory=lambda: History({}))
-    test: dict[str, Any] = field(default_factory=dict)
-    environments: list[dict[str, Any]] = field(default_factory=list)
+    test: Json = field(default_factory=dict)
+    environments: list[Json] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    predictions: list[Tested] = field(default_factory=list)
+    predictions: list[VideoOutcome] = field(default_factory=list)
     per_class: tuple[list[str], list[list[str]]] = field(default_factory=lambda: ([], []))
     confusion: dict[tuple[int, int], int] = field(default_factory=dict)
-    errors: dict[str, Any] = field(default_factory=dict)
-    shuffle_eval: dict[str, Any] = field(default_factory=dict)
-    analysis: dict[str, Any] = field(default_factory=dict)
-    robustness: dict[str, Any] = field(default_factory=dict)
-    use_of_time: dict[str, Any] = field(default_factory=dict)
+    errors: Json = field(default_factory=dict)
+    shuffle_eval: Json = field(default_factory=dict)
+    analysis: Json = field(default_factory=dict)
+    robustness: Json = field(default_factory=dict)
+    use_of_time: Json = field(default_factory=dict)
     pictures: list[Path] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
@@ -114,17 +116,19 @@ def read_run(folder: Path) -> RunFiles:
     run = RunFiles(folder, suffix)
     run.config = _read(run, "config.yaml", _text, "")
     run.history = _read(run, "stats.jsonl", lambda path: read_history(path.parent), run.history)
-    records = _read(run, "stats.jsonl", lambda path: read_records(path, word='"_type": "'), [])
+    records: list[Json] = _read(run, "stats.jsonl", lambda path: read_records(path, word='"_type": "'), [])
     run.test = next((record for record in reversed(records) if record.get("_type") == "test_final"), {})
     run.environments = [record for record in records if record.get("_type") == "environment"]
     run.per_class = _read(run, f"per_class{suffix}.csv", _table, run.per_class)
     run.predictions = _read(run, f"predictions{suffix}.csv", _predictions, [])
-    confusion = f"confusion_matrix{suffix}.csv"
-    names, run.confusion = _read(run, confusion, _confusion, ([], {}))
+    nothing: Confusion = ([], {})
+    names, run.confusion = _read(run, f"confusion_matrix{suffix}.csv", _confusion, nothing)
     run.names = _names(run, names)
-    for name in ("errors", "shuffle_eval", "analysis", "robustness", "use_of_time"):
-        file = {"analysis": "analysis/analysis.json", "errors": f"errors{suffix}.json"}.get(name, f"{name}.json")
-        setattr(run, name, _read(run, file, _json, {}))
+    run.errors = _read_json(run, f"errors{suffix}.json")
+    run.shuffle_eval = _read_json(run, "shuffle_eval.json")
+    run.analysis = _read_json(run, "analysis/analysis.json")
+    run.robustness = _read_json(run, "robustness.json")
+    run.use_of_time = _read_json(run, "use_of_time.json")
     run.pictures = sorted((folder / "analysis").glob("points_*.png"))
     return run
 
@@ -151,7 +155,12 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(run: RunFiles, name: str) -> Json:
+    nothing: Json = {}
+    return _read(run, name, _json, nothing)
+
+
+def _json(path: Path) -> Json:
     value = simplejson.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
@@ -168,7 +177,7 @@ def _table(path: Path) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _confusion(path: Path) -> tuple[list[str], dict[tuple[int, int], int]]:
+def _confusion(path: Path) -> Confusion:
     """The class names, and the counts that are not 0."""
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
@@ -182,17 +191,19 @@ def _confusion(path: Path) -> tuple[list[str], dict[tuple[int, int], int]]:
     return names, counts
 
 
-def _predictions(path: Path) -> list[Tested]:
+def _predictions(path: Path) -> list[VideoOutcome]:
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         return [_tested(row) for _, row in zip(range(MOST_ROWS), reader, strict=False)]
 
 
-def _tested(row: Row) -> Tested:
-    true, scores, ranks = (tuple(filter(None, row[n].split(JOINED))) for n in ("true_number", "true_score", "true_rank"))
+def _tested(row: Row) -> VideoOutcome:
+    true, scores, ranks = (
+        tuple(filter(None, row[n].split(JOINED))) for n in ("true_number", "true_score", "true_rank")
+    )
     # Of several classes, the one that the model ranks first.
     rank, score = min(zip(map(int, ranks), map(float, scores), strict=True), default=(0, 0.0))
-    return Tested(
+    return VideoOutcome(
         int(row["video"]),
         row["path"],
         tuple(map(int, true)),
@@ -228,11 +239,11 @@ def confusion_of(run: RunFiles) -> dict[tuple[int, int], int]:
     return counts
 
 
-def _single(rows: list[Tested]) -> bool:
+def _single(rows: list[VideoOutcome]) -> bool:
     return all(len(row.true) == 1 for row in rows)
 
 
-def worst_mistakes(run: RunFiles, number: int) -> Iterator[Tested]:
+def worst_mistakes(run: RunFiles, number: int) -> Iterator[VideoOutcome]:
     """The most confident mistakes, the worst first; of equal scores, the first video."""
     wrong = sorted((row for row in run.predictions if not row.right), key=lambda row: (-row.score, row.video))
     yield from wrong[:number]

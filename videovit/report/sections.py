@@ -88,7 +88,9 @@ def _summary(run: RunFiles) -> list[Block]:
     measured = run.history.measured()
     if measured and run.history.measure is not None:
         best = max(measured, key=lambda epoch: (measured[epoch], -epoch))
-        tiles.append(Tile(f"best validation {run.history.measure.title}", f"{measured[best]:.1f}", "%", f"epoch {best}"))
+        tiles.append(
+            Tile(f"best validation {run.history.measure.title}", f"{measured[best]:.1f}", "%", f"epoch {best}")
+        )
     blocks: list[Block] = [Tiles(tiles)] if tiles else [Note("The run has not been tested yet.")]
     if checkpoint := run.test.get("checkpoint"):
         blocks.append(Note(f"Weights: {clean(checkpoint)}"))
@@ -178,7 +180,9 @@ def _calibration(run: RunFiles) -> list[Block]:
         Tile("accuracy", f"{content['accuracy']:.1f}", "%"),
     ]
     if (fitted := content.get("temperature")) is not None:
-        word = "too confident" if fitted["value"] > 1.02 else "not confident enough" if fitted["value"] < 0.98 else "fits"
+        word = (
+            "too confident" if fitted["value"] > 1.02 else "not confident enough" if fitted["value"] < 0.98 else "fits"
+        )
         tiles.append(Tile("temperature", f"{fitted['value']:.2f}", "", word))
         before = f"before {fitted['nll_before']:.3f}"
         tiles.append(Tile("NLL with it", f"{fitted['nll_after']:.3f}", "nats", before))
@@ -198,9 +202,7 @@ def _by_file(run: RunFiles) -> list[Block]:
             alike = [f"{clean(content['columns'][0])} {clean(rows[0][0])}"] if rows else []
             blocks += [Note(f"All videos are alike: {text}") for text in alike]
             continue
-        groups = [
-            Group(0.0, 0.0, row[1], row[2] / 100, (row[3] / 100, row[4] / 100), row[5] / 100) for row in rows
-        ]
+        groups = [Group(0.0, 0.0, row[1], row[2] / 100, (row[3] / 100, row[4] / 100), row[5] / 100) for row in rows]
         charts.append(group_chart(str(clean(content["title"])), groups, [str(clean(row[0])) for row in rows]))
         blocks.append(table_of(f"by_file_{i}", content))
     return [*_charts(charts), *blocks]
@@ -307,7 +309,9 @@ def _videos(run: RunFiles) -> list[Block]:
         path = os.path.relpath(row.path, root) if root else row.path
         true: Cell = row.true[0] if single else "; ".join(names[k] for k in row.true)
         verdict = "right" if row.right else "wrong"
-        rows.append([clean(path), verdict, true, row.predicted, _percent(row.score), _percent(row.true_score), row.rank])
+        rows.append(
+            [clean(path), verdict, true, row.predicted, _percent(row.score), _percent(row.true_score), row.rank]
+        )
     columns = [
         Column("video", "text"),
         Column("verdict", "text"),

@@ -12,7 +12,7 @@ from videovit.analysis.mistakes import group_by_value
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.engine.reporting.progress import Progress
 from videovit.messages import plural
-from videovit.report.run_files import Tested
+from videovit.report.run_files import VideoOutcome
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_shape(path: str, options: DecodeOptions, *, images: bool = False) -> Sh
 
 
 def tables_by_file(
-    predictions: Sequence[Tested], shapes: Mapping[int, Shape], *, images: bool = False
+    predictions: Sequence[VideoOutcome], shapes: Mapping[int, Shape], *, images: bool = False
 ) -> list[dict[str, Any]]:
     """A table per property; still images have only a resolution.
 
@@ -76,7 +76,13 @@ def tables_by_file(
 
 
 def _table(
-    known: Sequence[Tested], total: int, shapes: Mapping[int, Shape], name: str, title: str, column: str, digits: int
+    known: Sequence[VideoOutcome],
+    total: int,
+    shapes: Mapping[int, Shape],
+    name: str,
+    title: str,
+    column: str,
+    digits: int,
 ) -> dict[str, Any]:
     values_V = np.array([round(float(getattr(shapes[row.video], name)), 2) for row in known])
     arrays = np.array([row.right for row in known]), np.array([row.score for row in known])

@@ -123,7 +123,10 @@ def calibration_table(confidence_V: NDArray[np.floating], right_V: NDArray[np.bo
         "title": "Calibration",
         "columns": ["from", "to", unit, "mean confidence (%)", "accuracy (%)"],
         "rows": [[100 * b.low, 100 * b.high, b.number, 100 * b.confidence, 100 * b.accuracy] for b in bins if b.number],
-        "notes": ["from, to: confidence in percent", f"ECE: {note}, the mean gap of confidence and accuracy weighted by the number of {unit}"],
+        "notes": [
+            "from, to: confidence in percent",
+            f"ECE: {note}, the mean gap of confidence and accuracy weighted by the number of {unit}",
+        ],
         "source": SOURCE,
         "num_bins": NUM_BINS,
         "ece": 100 * calibration_error(bins),
@@ -144,8 +147,8 @@ def _of_videos(scores_VK: NDArray[np.floating], labels_V: NDArray[np.int64]) -> 
     return _with_temperature(table, scores_VK, labels_V)
 
 
-def _of_classes(scores_VK: NDArray[np.floating], labels_VK: NDArray[np.generic]) -> Table:
-    """Any number of classes per video: every class of every video is a decision, and its score the confidence in yes."""
+def _of_classes(scores_VK: NDArray[np.floating], labels_VK: NDArray[np.floating]) -> Table:
+    """Any number of classes per video: each is a decision, and its score the confidence in yes."""
     scores, present = scores_VK.ravel(), labels_VK.ravel() > 0
     table = calibration_table(scores, present, unit="classes of videos")
     if "ece" not in table:
