@@ -71,16 +71,7 @@ def render(run: RunFiles, mistakes: list[Section]) -> str:
         run: files of a run.
         mistakes: sections about single videos.
     """
-    environment = Environment(
-        loader=PackageLoader("videovit.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_visible,
-    )
-    environment.policies["json.dumps_function"] = simplejson.dumps
-    environment.policies["json.dumps_kwargs"] = {"ignore_nan": True, "separators": (",", ":")}
+    environment = build_environment()
     style, script = (_own(environment, name) for name in ("style.css", "script.js"))
     sections = build_sections(run, mistakes)
     return environment.get_template("page.html").render(
@@ -94,6 +85,21 @@ def render(run: RunFiles, mistakes: list[Section]) -> str:
         policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'",
     )
+
+
+def build_environment() -> Environment:
+    """What renders the templates: it escapes whatever is not markup of theirs."""
+    environment = Environment(
+        loader=PackageLoader("videovit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+    )
+    environment.policies["json.dumps_function"] = simplejson.dumps
+    environment.policies["json.dumps_kwargs"] = {"ignore_nan": True, "separators": (",", ":")}
+    return environment
 
 
 def _visible(value: Any) -> Any:
