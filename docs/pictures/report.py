@@ -15,9 +15,8 @@ from videovit.report.page import build_environment
 from videovit.report.run_files import read_run
 
 # Of the stylesheet of the page: colors for light and dark, and what charts look like.
-RULES = (
-    r":root \{.*?\n\}\n@media \(prefers-color-scheme: dark\) \{.*?\n\}\n|^\.(?:chart text|grid|bar|line|mark)\b.*?\}$"
-)
+COLORS = r":root \{.*?\n\}\n@media screen and \(prefers-color-scheme: dark\) \{.*?\n\}\n"
+SHAPES = r"^\.(?:chart text|grid|bar|line|mark)\b.*?\}$"
 
 
 def main() -> None:
@@ -29,9 +28,8 @@ def main() -> None:
     chart = reliability_chart(read_run(args.run).errors["calibration"]["rows"], "videos")
     html = build_environment().get_template("chart.html").render(chart=chart)
     style = (files("videovit.report") / "templates/style.css").read_text(encoding="utf-8")
-    rules = "".join(f"{rule.strip()}\n" for rule in re.findall(RULES, style, re.S | re.M)).replace(
-        ".chart text", "text"
-    )
+    found = re.findall(f"{COLORS}|{SHAPES}", style, re.S | re.M)
+    rules = "".join(f"{rule.strip()}\n" for rule in found).replace(".chart text", "text")
     svg = re.search(r"<svg (viewBox.*?)</svg>", html, re.S)
     assert svg is not None
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{chart.width:g}" {svg[1]}</svg>'

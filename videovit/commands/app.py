@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from videovit import cli
 
@@ -49,4 +50,4 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     import_gradio()  # before the weights are fetched
     with cli.plain_warnings():
         model = load(args.model, args.checkpoint)
-    serve(model, args.model, host=args.host, port=args.port, max_mb=args.max_mb)
+    serve(model, Path(args.model).name, host=args.host, port=args.port, max_mb=args.max_mb)

@@ -204,7 +204,7 @@
     });
     select.addEventListener("change", () => { order = orders[select.value](); place = null; say(); draw(); });
     only.addEventListener("change", draw);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+    for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", draw);
     let known = 0;
     new ResizeObserver(() => {
       const width = canvas.parentElement.clientWidth;
