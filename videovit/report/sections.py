@@ -6,6 +6,7 @@ import base64
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -263,35 +264,36 @@ def _pictures(run: RunFiles) -> list[Block]:
     blocks: list[Block] = []
     room = MOST_PICTURE_BYTES
     for path in run.pictures:
-        size = path.stat().st_size
-        if size > room:
+        room -= path.stat().st_size
+        if room < 0:
             blocks.append(Note("More pictures of sampling points are in the folder analysis of the run."))
             break
-        room -= size
-        uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-        blocks.append(Picture(uri, f"Sampling points: {printable(path.stem.removeprefix('points_'))}"))
+        blocks.append(_picture(path, f"Sampling points: {printable(path.stem.removeprefix('points_'))}"))
     return blocks
 
 
+def _picture(path: Path, text: str) -> Picture:
+    return Picture("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii"), text)
+
+
 def _robustness(run: RunFiles) -> list[Block]:
-    return _tables("robustness", run.robustness)
+    return _study(run, "robustness", run.robustness)
 
 
 def _use_of_time(run: RunFiles) -> list[Block]:
-    return _tables("time", run.use_of_time)
+    return _study(run, "use_of_time", run.use_of_time)
 
 
-def _tables(name: str, content: dict[str, Any]) -> list[Block]:
-    """The table of a file, or the tables of a file that has several."""
+def _study(run: RunFiles, name: str, content: dict[str, Any]) -> list[Block]:
+    """The table of a file, the tables in it, and the picture beside it."""
     if not content:
         return []
-    if "columns" in content:
-        return [table_of(name, content)]
-    parts = content["tables"] if "tables" in content else list(content.values())
-    several = [part for part in parts if isinstance(part, dict) and "columns" in part]
-    if not several:
-        raise ValueError("no tables")
-    return [table_of(f"{name}_{i}", part) for i, part in enumerate(several)]
+    inside = [value for value in content.values() if isinstance(value, dict) and {"columns", "rows"} <= value.keys()]
+    tables: list[Block] = [table_of(f"{name}_{i}", part) for i, part in enumerate([content, *inside])]
+    picture = run.folder / f"{name}.png"
+    if picture.is_file() and picture.stat().st_size <= MOST_PICTURE_BYTES:
+        tables.insert(0, _picture(picture, ""))
+    return tables
 
 
 def _videos(run: RunFiles) -> list[Block]:
