@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers.run_folders import ANSI, HOSTILE, moving_square, write_hostile_run
 from videovit import cli
+from videovit.config import Config, dump_config
+from videovit.data.records import Batch
+from videovit.engine.evaluation.predictions import write_predictions
+from videovit.engine.evaluation.view_ensemble import MultiLabel
+from videovit.engine.reporting.json_lines import append_record
 from videovit.engine.tasks.explain import Explanation
 from videovit.errors import UserError
 from videovit.messages import printable
@@ -130,6 +137,50 @@ def test_old_and_broken_files_are_listed_and_left_out(folder: Path, tmp_path: Pa
         assert name in page.text
     with pytest.raises(UserError, match="has no config.yaml"):
         read_run(tmp_path)
+
+
+def test_links_out_of_the_folder_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    copy, secret = tmp_path / "run", tmp_path / "secret"
+    (copy / "analysis").mkdir(parents=True)
+    secret.write_text("a password")
+    (copy / "config.yaml").symlink_to(secret)
+    (copy / "analysis/points_1.png").symlink_to(secret)
+    run = read_run(copy)
+    text = render(run, [])
+    assert "password" not in text and not run.pictures and "base64" not in text
+    assert run.unread == ["config.yaml: a link out of the folder of the run"]
+
+
+def test_several_classes_per_video(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump_config(Config()))
+    evaluator = MultiLabel(num_videos=40, num_views=1, num_classes=5)
+    videos, rng = torch.arange(40), torch.Generator().manual_seed(0)
+    labels = (torch.rand(40, 5, generator=rng) < 0.4).float()
+    labels[3] = 0
+    evaluator.update(torch.rand(40, 5, generator=rng), Batch(torch.empty(40), labels, videos, videos * 0, videos, []))
+    worst = write_predictions(
+        folder / "predictions.csv", evaluator.predictions_of([f"{v}.mp4" for v in videos]), HOSTILE
+    )
+    (folder / "errors.json").write_text(json.dumps(evaluator.error_report(HOSTILE, worst)))
+    evaluator.write_report(folder, HOSTILE)
+    append_record(folder / "stats.jsonl", {"_type": "test_final", **evaluator.result()})
+    run = read_run(folder)
+    page = Page(render(run, []))
+    assert run.unread == []
+    assert page.anchors == ["summary", "classes", "pairs", "calibration", "videos", "config"]
+    assert "mAP" in page.text and "every class of every video is a decision" in page.text
+    (videos_table,) = (t for t in map(json.loads, page.scripts[:-1]) if t["coded"] == [3])
+    assert videos_table["rows"][3][2] == "" and videos_table["rows"][3][6] == 0
+
+
+def test_app_without_gradio_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert cli.main(["app", "--model", "none"]) == 1
+    assert 'pip install "videovit[app]"' in capsys.readouterr().err
 
 
 def test_command_writes_the_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from videovit.engine.cpu_threads import set_cpu_threads, share_cores
 from videovit.engine.distributed.processes import run_processes
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog, logger
-from videovit.engine.run_context import Run, record_config
+from videovit.engine.run_context import Run, record_start
 from videovit.engine.tasks.analyze import analyze
 from videovit.engine.tasks.benchmark import benchmark
 from videovit.engine.tasks.search import search
@@ -120,7 +120,7 @@ def run_tasks(cfg: Config) -> Results:
             run = Run(log, device, rank, world_size)
             if not cfg.TRAIN.ENABLE:  # the trainer records the config itself, once it knows that it can go on
                 fresh = not (output_dir / "config.yaml").exists()
-                record_config(cfg, run, "config.yaml" if fresh else "config_test.yaml")
+                record_start(cfg, run, "config.yaml" if fresh else "config_test.yaml")
             problem = Problem(cfg)
             with workers_named():
                 results = {name: task(problem, run) for name, (enabled, task) in TASKS.items() if enabled(cfg)}

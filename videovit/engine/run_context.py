@@ -15,6 +15,7 @@ from videovit import __version__
 from videovit.config import Config, dump_config
 from videovit.data.build import ClipLoader
 from videovit.engine import distributed
+from videovit.engine.reporting.json_lines import append_record
 from videovit.engine.reporting.log import RunLog, logger
 from videovit.engine.reporting.progress import Progress
 from videovit.errors import UserError
@@ -42,6 +43,18 @@ class Run:
         return Progress(name, total, first=first, log_period=log_period, quiet=quiet, num_processes=self.world_size)
 
 
+def record_start(cfg: Config, run: Run, name: str) -> None:
+    """Record what runs, by `record_config`, and with what it is computed, in `stats.jsonl`.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    record_config(cfg, run, name)
+    if run.rank == 0:  # not a result, so it goes neither to TensorBoard nor to the log
+        record = {"_type": "environment", "config": name, **describe_environment(run)}
+        append_record(Path(cfg.OUTPUT_DIR) / "stats.jsonl", record)
+
+
 def record_config(cfg: Config, run: Run, name: str) -> None:
     """Write the config to `OUTPUT_DIR/<name>`, from where it can be loaded again; completely, or not at all.
 
@@ -60,7 +73,6 @@ def record_config(cfg: Config, run: Run, name: str) -> None:
             partial.unlink(missing_ok=True)
         raise UserError(f"could not be written: {error.strerror}", where=path) from error
     logger.info("config of this run: %s", path)
-    run.log.stats("environment", {"config": name, **describe_environment(run)})
 
 
 def describe_environment(run: Run) -> dict[str, object]:

@@ -121,15 +121,16 @@ def read_run(folder: Path) -> RunFiles:
     run.environments = [record for record in records if record.get("_type") == "environment"]
     run.per_class = _read(run, f"per_class{suffix}.csv", _table, run.per_class)
     run.predictions = _read(run, f"predictions{suffix}.csv", _predictions, [])
-    nothing: Confusion = ([], {})
-    names, run.confusion = _read(run, f"confusion_matrix{suffix}.csv", _confusion, nothing)
+    names: list[str] = []
+    if not run.predictions:  # which have the same numbers, and are read in less time if there are many classes
+        names, run.confusion = _read(run, f"confusion_matrix{suffix}.csv", _confusion, (names, run.confusion))
     run.names = _names(run, names)
     run.errors = _read_json(run, f"errors{suffix}.json")
     run.shuffle_eval = _read_json(run, "shuffle_eval.json")
     run.analysis = _read_json(run, "analysis/analysis.json")
     run.robustness = _read_json(run, "robustness.json")
     run.use_of_time = _read_json(run, "use_of_time.json")
-    run.pictures = sorted((folder / "analysis").glob("points_*.png"))
+    run.pictures = sorted(path for path in (folder / "analysis").glob("points_*.png") if is_inside(run, path))
     return run
 
 
@@ -143,12 +144,19 @@ def _read(run: RunFiles, name: str, read: Callable[[Path], T], absent: T) -> T:
     if not path.is_file():
         return absent
     try:
+        if not is_inside(run, path):
+            raise ValueError("a link out of the folder of the run")
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path.stat().st_size:,} bytes are more than {MOST_BYTES:,}")
         return read(path)
     except (OSError, ValueError, KeyError, IndexError, csv.Error, RecursionError) as error:
         run.unread.append(printable(f"{name}: {error!r}" if isinstance(error, KeyError) else f"{name}: {error}"))
         return absent
+
+
+def is_inside(run: RunFiles, path: Path) -> bool:
+    """Whether a file is in the folder of the run; a link could bring another file of this machine onto the page."""
+    return path.resolve().is_relative_to(run.folder.resolve())
 
 
 def _text(path: Path) -> str:

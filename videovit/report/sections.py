@@ -37,7 +37,7 @@ from videovit.report.blocks import (
     table_of,
 )
 from videovit.report.charts import Chart, group_chart, interval_chart, line_chart, reliability_chart
-from videovit.report.run_files import RunFiles, confusion_of
+from videovit.report.run_files import RunFiles, confusion_of, is_inside
 
 MOST_PICTURE_BYTES = 3_000_000  # of all sampling points
 MOST_CODE = 200_000  # letters of a file
@@ -291,7 +291,7 @@ def _study(run: RunFiles, name: str, content: dict[str, Any]) -> list[Block]:
     inside = [value for value in content.values() if isinstance(value, dict) and {"columns", "rows"} <= value.keys()]
     tables: list[Block] = [table_of(f"{name}_{i}", part) for i, part in enumerate([content, *inside])]
     picture = run.folder / f"{name}.png"
-    if picture.is_file() and picture.stat().st_size <= MOST_PICTURE_BYTES:
+    if picture.is_file() and is_inside(run, picture) and picture.stat().st_size <= MOST_PICTURE_BYTES:
         tables.insert(0, _picture(picture, ""))
     return tables
 
