@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import Make
+from tests.helpers.runs import Make, stats
 from tests.helpers.videos import write_video
 from videovit.data.decode import DecodeOptions
 from videovit.engine import launch
@@ -49,6 +49,8 @@ def test_tested_run_has_errors_and_a_page_with_its_mistakes(make: Make, tmp_path
     wrong = sum(int(row[2]) for row in errors["pairs"]["rows"])
     assert 0 < wrong < 7 and errors["calibration"]["accuracy"] == pytest.approx(100 * (7 - wrong) / 7)
     assert errors["calibration"]["temperature"]["value"] > 0
+    (environment,) = stats(folder, "environment")
+    assert (environment["config"], environment["device"]) == ("config.yaml", "cpu")
     text = write_report(folder, num_mistakes=2).read_text()
     assert text.count("data:image/webp") == 2 * min(wrong, 2)
     assert "All videos are alike: length (s)" in text and "short side (pixels) 48" in text
