@@ -20,7 +20,7 @@ from tests.helpers.runs import TINY, write_config
 from videovit.config import Config, load_config
 from videovit.config.keys import known_keys
 from videovit.config.rules import changed
-from videovit.engine.checkpoints.resume import Position, checkpoint_path
+from videovit.engine.checkpoints.folder import Position, checkpoint_path
 from videovit.engine.checkpoints.saved_model import FILES, saved_config
 from videovit.engine.checkpoints.saving import snapshot, write_checkpoint
 from videovit.engine.training.optim import build_ema
@@ -234,6 +234,8 @@ def test_moved_run_finds_the_names_in_it(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"classes.json \(DATA.CLASS_NAMES_FILE\): no such file.* class_names=\[...\]"):
         videovit.load(folder)
     assert videovit.load(folder, class_names=["a", "b", "c"]).class_names == ["a", "b", "c"]
+    (tmp_path / "names.txt").write_text("d\ne\nf\n")
+    assert videovit.load(folder, opts=["DATA.CLASS_NAMES_FILE", tmp_path / "names.txt"]).class_names == ["d", "e", "f"]
     (folder / "data").mkdir()
     (folder / "data" / "classes.json").write_text('["left", "middle", "right"]')
     assert videovit.load(folder).class_names == ["left", "middle", "right"]
@@ -272,7 +274,7 @@ def test_config_takes_a_checkpoint(run: Path, tmp_path: Path) -> None:
         ("zoo:mvitv2_s_16x4_k40", "did you mean mvitv2_s_16x4_k400"),
         (
             "mvitv2_s_16x4_k40",
-            "mvitv2_s_16x4_k40: no such model; expected the OUTPUT_DIR .*; did you mean mvitv2_s_16x4_k400",
+            "mvitv2_s_16x4_k40: no such model; did you mean mvitv2_s_16x4_k400",
         ),
         ("Kinetics/MVITv2_S_16x", "did you mean Kinetics/MVITv2_S_16x4"),
         ("{folder}/mime", "did you mean {folder}/mine"),

@@ -57,10 +57,15 @@ def printable(text: object, *, keep_lines: bool = False) -> str:
 
     Args:
         text: for example the name of a file or class, which may come from a stranger.
-        keep_lines: line breaks and tabs are wanted: the text is a whole message.
+        keep_lines: keep line breaks and tabs, as in a whole message.
     """
     found = _ACTIVE_IN_LINES if keep_lines else _ACTIVE_CHARACTER
     return found.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), str(text))
+
+
+def labeled(level: str, text: object) -> str:
+    """A line or paragraph of the console that begins with its level, such as `warning: text`; see `printable`."""
+    return printable(f"{level}: {text}", keep_lines=True)
 
 
 def table_cell(value: object) -> object:
@@ -92,6 +97,16 @@ def did_you_mean_file(name: str, present: Iterable[str]) -> str:
         elif other_stem.lower() == stem:
             by_stem.setdefault(other_stem, file)
     return by_stem.get(did_you_mean(stem, by_stem), "")
+
+
+def did_you_mean_beside(path: str | os.PathLike[str]) -> str:
+    """The path closest to a missing one in the same folder; empty if none is close."""
+    folder, name = os.path.split(os.fspath(path))
+    try:
+        near = did_you_mean(name, os.listdir(folder or os.curdir))
+    except (OSError, ValueError):
+        return ""
+    return os.path.join(folder, near) if near else ""
 
 
 def plural(number: int, noun: str, nouns: str = "") -> str:

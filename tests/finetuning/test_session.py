@@ -261,6 +261,9 @@ def test_two_videos_per_class_test_the_last_epoch(
         ({}, "give a folder of class folders, or a table"),
         ({"data": "x", "table": "y"}, "give a folder or a table, not both"),
         ({"data": "gone"}, "gone: no such folder"),
+        ({"data": "one clas"}, "one clas: no such folder; did you mean one class"),
+        ({"data": "a.csv"}, "a.csv: a file, not a folder. If it is a table: --table a.csv"),
+        ({"table": "one class"}, "one class: a folder, not a table. If it has a folder per class, leave out --table"),
         ({"data": "one class"}, "1 class: left"),
         ({"data": "loose"}, "no videos in class folders"),
         ({"data": "one class", "epochs": 0}, "--epochs: found 0"),
@@ -275,6 +278,7 @@ def test_mistakes(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(videos / "left", tmp_path / "one class/left")
     shutil.copytree(videos / "left", tmp_path / "loose")
+    (tmp_path / "a.csv").touch()
     with pytest.raises(UserError, match=message):
         videovit.finetune(**{**tiny, **arguments})
 
@@ -285,16 +289,14 @@ def test_other_run_in_the_folder_refused(videos: Path, tiny: dict[str, Any], tmp
         videovit.finetune(videos, **tiny)
 
 
-def test_second_command_in_a_folder_that_is_being_prepared_changes_nothing(
-    videos: Path, tiny: dict[str, Any], tmp_path: Path
-) -> None:
+def test_second_command_during_preparation_changes_nothing(videos: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
     with output_lock(tmp_path / "run"):
         with pytest.raises(UserError, match="is in use by process"):
             videovit.finetune(videos, epochs=1, **tiny)
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".videovit.lock"]
 
 
-def test_folder_that_was_prepared_while_waiting_is_not_prepared_again(
+def test_folder_prepared_while_waiting_is_not_prepared_again(
     videos: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other command came first, between the look into the folder and the lock."""

@@ -34,17 +34,20 @@ Report = Mapping[str, Any]
 @contextmanager
 def _figure(columns: float, rows: float) -> Iterator[Figure]:
     """A figure without a window system, in which names with a $ are no formulas."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"text.parse_math": False}):
+    from videovit.analysis.lettering import plain_text
+
+    with plain_text():
         yield Figure(figsize=(columns, rows), layout="constrained")
 
 
 def shown(name: str) -> str:
     """A name as a picture shows it."""
+    from videovit.analysis.lettering import lettered  # imports Matplotlib
+
     text = printable(name)
-    return text if len(text) <= MAX_TITLE else f"...{text[3 - MAX_TITLE :]}"
+    return lettered(text if len(text) <= MAX_TITLE else f"...{text[3 - MAX_TITLE :]}")
 
 
 def draw_attention(reports: Mapping[str, Report]) -> Figure:
@@ -164,6 +167,6 @@ def draw_density(report: Report) -> Figure:
             # The regular grid of the first iteration has all its points in few cells: without a limit of its own,
             # each picture shows its own pattern.
             axes.imshow(cells, cmap="magma_r", vmin=0, interpolation="nearest")
-            outside = max(0.0, 100 * (1 - cells.sum()))  # rounding may take it below
+            outside = max(0.0, 100 * (1 - cells.sum()))  # rounding may make it negative
             axes.set(title=f"iteration {i + 1}", xlabel=f"{outside:.1f} % outside", xticks=[], yticks=[])
         return figure

@@ -86,7 +86,7 @@ def build_run_config(
     """The config of the run, before its batch and its epochs are chosen.
 
     Args:
-        request: what the user asks for; its KEY VALUE pairs win.
+        request: the arguments; its KEY VALUE pairs win.
         recipe: of `find_recipe`.
         images: the data are images.
         multi_label: a video may have several classes.
@@ -125,7 +125,7 @@ def build_run_config(
     return load_config(path, [*as_opts(keys), *request.opts])
 
 
-# What a given config may say about other data, or about other tasks.
+# What a given config may set for other data or other tasks.
 RESET: dict[str, object] = {
     "TRAIN.ENABLE": True,
     "TRAIN.EVAL_PERIOD": 1,
@@ -167,6 +167,8 @@ def find_model(model: str, cfg: str) -> tuple[Config, str]:
     Raises:
         UserError: the config of a weight file is not known.
     """
+    if model in zoo.ZOO and not os.path.lexists(model):
+        model = f"{zoo.PREFIX}{model}"
     if model.startswith(zoo.PREFIX):
         entry = zoo.find(model)
         return load_config(cfg or entry.config, entry.overrides if not cfg else ()), model

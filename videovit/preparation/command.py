@@ -11,7 +11,7 @@ from pathlib import Path
 
 from videovit.data.records import Sample
 from videovit.errors import UserError
-from videovit.messages import plural, printable
+from videovit.messages import labeled, plural
 from videovit.preparation.checks import Entry, Finding, check_entries, summary, write_report
 
 
@@ -46,6 +46,9 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prefix", default="", metavar="DIR", help="folder of all paths (DATA.PATH_PREFIX)")
     group.add_argument(
         "--separator", default=" ", metavar="X", help="between path and label (DATA.PATH_LABEL_SEPARATOR)"
+    )
+    group.add_argument(
+        "--multi-label", action="store_true", help="videos have any number of classes, 3;7 (TRAIN.DATASET multilabel)"
     )
     group.add_argument("--skip-rows", type=int, default=0, metavar="N", help="lines of the header (DATA.SKIP_ROWS)")
 
@@ -94,7 +97,7 @@ def exit_code(main: Callable[[], int]) -> int:
     """The result of `main`; after a UserError, 1, with its message on stderr. Warnings are printed as plain lines."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        print(printable(f"warning: {message}", keep_lines=True), file=sys.stderr)
+        print(labeled("warning", message), file=sys.stderr)
 
     try:
         with warnings.catch_warnings():
@@ -102,5 +105,5 @@ def exit_code(main: Callable[[], int]) -> int:
             return main()
     # No traceback: the message is for the user.
     except UserError as error:
-        print(printable(f"error: {error}", keep_lines=True), file=sys.stderr)
+        print(labeled("error", error), file=sys.stderr)
         return 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from videovit.config import load_config
-from videovit.engine.checkpoints.resume import Position, best_checkpoint
+from videovit.engine.checkpoints.folder import Position, best_checkpoint
 from videovit.engine.training.best import Best, BestSoFar, best_measure
 
 NAN, INF = float("nan"), float("inf")
@@ -47,6 +47,14 @@ def test_only_better_finite_values_improve(
     found = [i for i, value in enumerate(values) if best.improves({measure: value, "other": 1e9}, i + 1)]
     assert found == improving
     assert best.record == (Best(measure, values[improving[-1]], improving[-1] + 1) if improving else None)
+
+
+def test_lower_loss_decides_between_equal_values(tmp_path: Path) -> None:
+    best = best_of(tmp_path, "TRAIN.BEST top1_acc")
+    values = [(90.0, 1.0), (90.0, 0.8), (90.0, 0.8), (90.0, 0.9), (90.0, NAN), (80.0, 0.1), (95.0, 2.0), (95.0, 1.9)]
+    found = [best.improves({"top1_acc": top1, "loss": loss}, epoch) for epoch, (top1, loss) in enumerate(values, 1)]
+    assert found == [True, True, False, False, False, False, True, True]
+    assert best.record == Best("top1_acc", 95.0, 8, 1.9) and best.state()["loss"] == 1.9
 
 
 def test_nothing_is_best_if_nothing_is_compared(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from videovit.engine.checkpoints.saving import not_written, save_flushed
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.evaluator import Evaluator
 from videovit.engine.evaluation.inference import Pass, evaluate_split
-from videovit.engine.evaluation.predictions import format_mistakes, write_predictions
+from videovit.engine.evaluation.predictions import NUM_WORST, format_mistakes, write_predictions
 from videovit.engine.evaluation.sinks import ScoreSink
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.json_lines import replacing
@@ -111,9 +111,10 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
     folder, name = Path(problem.cfg.OUTPUT_DIR), problem.cfg.TEST.SAVE_RESULTS_PATH
     files = evaluator.write_report(folder, problem.class_names, suffix=suffix)
     rows, mistakes = evaluator.predictions_of(paths), []
+    table = folder / f"predictions{suffix}.csv"
     if rows is not None:
-        files.append(folder / f"predictions{suffix}.csv")
-        mistakes = write_predictions(files[-1], rows, problem.class_names)
+        files.append(table)
+        mistakes = write_predictions(table, rows, problem.class_names)
     if errors := evaluator.error_report(problem.class_names, mistakes):
         files.append(folder / f"errors{suffix}.json")
         with replacing(files[-1]) as partial:
@@ -129,7 +130,12 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
                 raise not_written(path, error) from error
         logger.info("scores (videos x classes), labels and paths saved to %s", path)
     if mistakes:
-        logger.info("the most confident mistakes:\n%s", format_mistakes(mistakes, problem.class_names))
+        title = "all mistakes, the most confident first"
+        if len(mistakes) == NUM_WORST:
+            title = f"the {NUM_WORST} most confident mistakes (for all of them, see the column correct of {table})"
+        logger.info("%s:\n%s", title, format_mistakes(mistakes, problem.class_names))
+    elif rows is not None:
+        logger.info("no mistakes: the class with the highest score is right in every video")
     logger.info("one page that shows it all: videovit report %s", shlex.quote(str(folder)))
 
 
