@@ -42,7 +42,7 @@ def test_tested_run_has_errors_and_a_page_with_its_mistakes(make: Make, tmp_path
     launch.run(cfg)
     folder = tmp_path / "run"
     log = (folder / "stdout.log").read_text()
-    assert log.rstrip().endswith(f"videovit report {folder}") and "errors.json" in log
+    assert f"one page that shows it all: videovit report {folder}\n" in log and "errors.json" in log
     errors = json.loads((folder / "errors.json").read_text())
     rows = (folder / "predictions.csv").read_text().splitlines()[1:]
     assert errors["num_videos"] == len(rows) == 7

@@ -171,9 +171,9 @@ def _mistakes(run: RunFiles, paths: dict[int, str], *, number: int, method: str)
         return []
     wrong = sum(not row.right for row in run.predictions)
     which = f"{len(rows)} most confident of " if wrong > len(rows) else ""
-    text = (
-        f"The {which}{plural(wrong, 'mistake')}. The pictures show windows of the whole video, which may be more than "
-        f"the clips of the test. Heat by {method}: a hint, not a proof."
-    )
+    whole = "The pictures show windows of the whole video, which may be more than the clips of the test. "
+    if find_dataset(model.config.TEST.DATASET).images:
+        whole = ""
+    text = f"The {which}{plural(wrong, 'mistake')}. {whole}Heat by {method}: a hint, not a proof."
     blocks: list[Block] = [Note(text), Clips(draw_mistakes(model, rows, paths, run.names, method=method))]
     return [Section("mistakes", "Worst mistakes", blocks)]

@@ -129,6 +129,7 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
             except (OSError, RuntimeError) as error:
                 raise not_written(path, error) from error
         logger.info("scores (videos x classes), labels and paths saved to %s", path)
+    logger.info("one page that shows it all: videovit report %s", shlex.quote(str(folder)))
     if mistakes:
         title = "all mistakes, the most confident first"
         if len(mistakes) == NUM_WORST:
@@ -136,7 +137,6 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
         logger.info("%s:\n%s", title, format_mistakes(mistakes, problem.class_names))
     elif rows is not None:
         logger.info("no mistakes: the class with the highest score is right in every video")
-    logger.info("one page that shows it all: videovit report %s", shlex.quote(str(folder)))
 
 
 def _format_result(evaluator: Evaluator, result: dict[str, float]) -> str:
