@@ -56,8 +56,8 @@ def draw_mistakes(
         try:
             found = explain_both(model, paths[row.video], row, method=method)
             still, moving = draw_clip(found)
-        except (UserError, KeyError) as error:
-            note = "is not in the list any more" if isinstance(error, KeyError) else str(error)
+        except (UserError, LookupError) as error:
+            note = "is not in the list, or has other classes" if isinstance(error, LookupError) else str(error)
             logger.warning("no picture of %s: %s", name, note)
             clips.append(Clip(name, facts, note=printable(note)))
         else:
