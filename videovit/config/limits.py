@@ -54,6 +54,8 @@ Width = Annotated[int, Range(low=1, high=65_536)]
 Crew = Annotated[int, Range(low=0, high=1024)]
 AtLeastZero = Annotated[float, Range(low=0.0)]
 AboveZero = Annotated[float, Range(above=0.0)]
+# Of widths inside of a block to the width of the block: for the same reason.
+Times = Annotated[float, Range(above=0.0, high=64.0)]
 Fraction = Annotated[float, Range(low=0.0, high=1.0)]
 DropRate = Annotated[float, Range(low=0.0, below=1.0)]
 Color = Annotated[tuple[float, ...], Size((1, 3))]
