@@ -235,7 +235,7 @@ def test_the_plain_form_gives_equal_logits(name: str) -> None:
 
 
 @every_model
-def test_an_optimized_model_gives_equal_logits_with_the_same_parameters(name: str) -> None:
+def test_optimized_model_equal_logits_shared_parameters(name: str) -> None:
     model, x = built(name), inputs(name)
     optimized = optimize_for_inference(model.train())
     assert model.training and not optimized.training

@@ -128,7 +128,7 @@ def test_operation_without_deterministic_version_names_the_key() -> None:
         torch.zeros(3).view(2)
 
 
-def test_models_without_deterministic_operations_train_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_model_without_deterministic_operations_warns(caplog: pytest.LogCaptureFixture) -> None:
     cfg = load_config(None, ["MODEL.MODEL_NAME", "ptv_x3d_m"])
     with torch.device("meta"):
         model = build_model(cfg)

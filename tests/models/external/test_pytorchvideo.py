@@ -150,7 +150,7 @@ def test_slow_pathway_takes_the_published_frames():
         slow_pathway(torch.zeros(1, 3, 6, 4, 4), 4)
 
 
-def test_head_for_other_classes_is_dropped_and_another_network_refused():
+def test_head_of_other_classes_dropped_other_network_refused():
     source = tiny("ptv_x3d_m", num_classes=7).state_dict()
     report = load_pretrained(tiny("ptv_x3d_m"), source)
     assert report.source == "own"

@@ -327,7 +327,7 @@ def test_initial_weights_are_the_published_ones():
     assert not zeros.blocks[0].attn.rel_pos_h.any()
 
 
-def test_frame_order_moves_mvit_but_not_a_vit_without_temporal_positions():
+def test_frame_order_changes_mvit_but_not_vit_without_time():
     vit = perturb(
         tiny(
             blocks=expand(depth=3, embed_dim=24, num_heads=2),

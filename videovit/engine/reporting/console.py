@@ -29,7 +29,7 @@ def write_line(text: str, wait_s: float) -> bool:
     if handle is None:
         from tqdm import tqdm  # not on top: `videovit --help` needs none
 
-        # A terminal that is stopped (Ctrl-S) is wanted; files always have room, or fail.
+        # Ctrl-S stops a terminal on purpose, so wait for it; files always have room, or fail.
         tqdm.write(text, file=sys.stderr)
         return True
     sys.stderr.flush()

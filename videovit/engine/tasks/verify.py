@@ -103,7 +103,7 @@ def _verify(entry: ZooModel) -> Iterator[Verified]:
     if not logits.isfinite().all():
         raise UserError("logits are not finite")
     peer = next((peer for peer in peers(entry) if _reads(peer, url)), None)
-    # A class token takes part in residual pooling there, and not here (the loader's note says so).
+    # A class token takes part in residual pooling there, and not here (the loader notes it).
     if peer is None or "class token" in result.notes:
         return
     difference = _difference(peer, path, model, x)

@@ -109,7 +109,7 @@ def _refuse_nan(state: Mapping[str, Tensor], origin: str) -> None:
 
 
 def _grids(model: nn.Module, wanted: Mapping[str, Tensor], weights: Weights, grid: Grid | None) -> Grids:
-    """What model, weights and caller say about grids; modules that are not ours have no tables that are known here."""
+    """What is known about grids from model, weights and caller; tables of foreign modules are unknown."""
     hints = (as_grid(grid),) if grid is not None else (grid_in_config(weights.cfg, model), weights.grid)
     return Grids(
         model=model.grid if isinstance(model, VideoModel) else None,
