@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from videovit.engine.checkpoints.resume import Position, best_checkpoint, checkpoint_path, load_model, resume
+from videovit.engine.checkpoints.folder import Position, best_checkpoint, checkpoint_path
+from videovit.engine.checkpoints.resume import load_model, resume
 from videovit.engine.checkpoints.saving import Saver, snapshot
 from videovit.engine.evaluation.class_report import draw_per_class, write_confusion
 from videovit.engine.evaluation.predictions import Prediction, write_predictions
@@ -71,7 +72,7 @@ def table(folder: Path, size: int) -> None:
 
 def confusion(folder: Path, size: int) -> None:
     side = max(2, size // 200)
-    write_confusion(folder, np.ones((side, side), dtype=np.int64), [f"class {k}" for k in range(side)])
+    write_confusion(folder, np.ones((side, side), dtype=np.int32), [f"class {k}" for k in range(side)])
 
 
 def bars(folder: Path, size: int) -> None:
