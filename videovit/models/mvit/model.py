@@ -25,12 +25,12 @@ from videovit.models.contract import AttentionModel, AttentionTokens, Features, 
 from videovit.models.layers.basic import PatchEmbed, Triple, triple
 from videovit.models.layers.heads import ClassifierHead
 from videovit.models.layers.maps import attention_maps
+from videovit.models.layers.pooling import pooled_grid
 from videovit.models.layers.position import resize_pos_embed
 from videovit.models.layers.transformer import drop_path_rates
 from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention, PoolMode
 from videovit.models.mvit.block import MultiscaleBlock, Outputs
 from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec, expand, share_maps
-from videovit.models.mvit.pooling import pooled_grid
 
 
 class MViT(AttentionModel):
