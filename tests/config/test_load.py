@@ -307,9 +307,6 @@ def test_missing_file_suggests_nearest(tmp_path: Path) -> None:
     write(tmp_path, "NUM_GPUS: 1\n", "MVIT_B_16x4_CONV.yaml")
     found = problem(tmp_path / "MVIT_B_16x4.yaml")
     assert found.endswith("MVIT_B_16x4.yaml: there is no such file; did you mean MVIT_B_16x4_CONV.yaml?")
-    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
-    assert "is a link that leads to nothing, expected a file" in problem(tmp_path / "loop.yaml")
-    assert "there is no such file" in problem(tmp_path / f"{'n' * 10_000}.yaml")
 
 
 @pytest.mark.parametrize(
