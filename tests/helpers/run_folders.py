@@ -43,7 +43,7 @@ def write_hostile_run(folder: Path, *, num_videos: int = 60) -> Path:
     (folder / "errors.json").write_text(json.dumps(evaluator.error_report(HOSTILE, worst)))
     evaluator.write_report(folder, HOSTILE)
     append_record(folder / "stats.jsonl", {"_type": "test_final", "views": "1 clips", **evaluator.result()})
-    append_record(folder / "stats.jsonl", {"_type": "environment", "config": "config.yaml", "torch": HOSTILE[0]})
+    append_record(folder / "environment.jsonl", {"config": "config.yaml", "torch": HOSTILE[0]})
     (folder / "shuffle_eval.json").write_text(json.dumps(shuffle_report()))
     (folder / "analysis").mkdir()
     layer = {"entropy": 2.0, "uniform_entropy": 3.0, "distance": {"space": 0.5}, "uniform_distance": {"space": 0.6}}

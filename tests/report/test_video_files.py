@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import Make, stats
+from tests.helpers.runs import Make
 from tests.helpers.videos import write_video
 from videovit.data.decode import DecodeOptions
 from videovit.engine import launch
+from videovit.engine.reporting.json_lines import read_records
 from videovit.report.page import write_report
 from videovit.report.run_files import VideoOutcome
 from videovit.report.video_files import Shape, read_shapes, tables_by_file
@@ -49,7 +50,7 @@ def test_tested_run_has_errors_and_a_page_with_its_mistakes(make: Make, tmp_path
     wrong = sum(int(row[2]) for row in errors["pairs"]["rows"])
     assert 0 < wrong < 7 and errors["calibration"]["accuracy"] == pytest.approx(100 * (7 - wrong) / 7)
     assert errors["calibration"]["temperature"]["value"] > 0
-    (environment,) = stats(folder, "environment")
+    (environment,) = read_records(folder / "environment.jsonl")
     assert (environment["config"], environment["device"]) == ("config.yaml", "cpu")
     text = write_report(folder, num_mistakes=2).read_text()
     assert text.count("data:image/webp") == 2 * min(wrong, 2)

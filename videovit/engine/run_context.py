@@ -20,6 +20,8 @@ from videovit.engine.reporting.log import RunLog, logger
 from videovit.engine.reporting.progress import Progress
 from videovit.errors import UserError
 
+ENVIRONMENT = "environment.jsonl"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -44,15 +46,14 @@ class Run:
 
 
 def record_start(cfg: Config, run: Run, name: str) -> None:
-    """Record what runs, by `record_config`, and with what it is computed, in `stats.jsonl`.
+    """Record what runs, by `record_config`, and with what it is computed, in `environment.jsonl`.
 
     Raises:
         UserError: a file cannot be written.
     """
     record_config(cfg, run, name)
-    if run.rank == 0:  # not a result, so it goes neither to TensorBoard nor to the log
-        record = {"_type": "environment", "config": name, **describe_environment(run)}
-        append_record(Path(cfg.OUTPUT_DIR) / "stats.jsonl", record)
+    if run.rank == 0:
+        append_record(Path(cfg.OUTPUT_DIR) / ENVIRONMENT, {"config": name, **describe_environment(run)})
 
 
 def record_config(cfg: Config, run: Run, name: str) -> None:

@@ -17,6 +17,7 @@ import simplejson
 from videovit.engine.evaluation.predictions import JOINED
 from videovit.engine.reporting.history import History, read_history
 from videovit.engine.reporting.json_lines import read_records
+from videovit.engine.run_context import ENVIRONMENT
 from videovit.errors import UserError
 from videovit.messages import printable
 
@@ -118,7 +119,8 @@ def read_run(folder: Path) -> RunFiles:
     run.history = _read(run, "stats.jsonl", lambda path: read_history(path.parent), run.history)
     records: list[Json] = _read(run, "stats.jsonl", lambda path: read_records(path, word='"_type": "'), [])
     run.test = next((record for record in reversed(records) if record.get("_type") == "test_final"), {})
-    run.environments = [record for record in records if record.get("_type") == "environment"]
+    nothing: list[Json] = []
+    run.environments = _read(run, ENVIRONMENT, read_records, nothing)
     run.per_class = _read(run, f"per_class{suffix}.csv", _table, run.per_class)
     run.predictions = _read(run, f"predictions{suffix}.csv", _predictions, [])
     names: list[str] = []
