@@ -77,6 +77,14 @@ COMMANDS: dict[str, Command] = {
         "see what trained models do: reach of their attention, likeness of maps, sampling points",
         "videovit.commands.analyze",
     ),
+    "robustness": Command(
+        "test trained models under occlusion, attacks, corruptions of video, and on misleading images",
+        "videovit.commands.robustness",
+    ),
+    "use_of_time": Command(
+        "measure whether trained models use time: frames reordered, dropped, covered, at other speeds",
+        "videovit.commands.use_of_time",
+    ),
     "zoo": Command(
         "list, show, download and verify published weights",
         "videovit.commands.zoo",
@@ -114,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """The text of `videovit --help`."""
-    rows = "\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {command.help}" for name, command in COMMANDS.items())
     return f"""usage: videovit COMMAND ...
 
 Video understanding with multiscale vision transformers.

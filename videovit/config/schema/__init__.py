@@ -13,7 +13,7 @@ from typing import Literal
 from videovit.config.limits import AboveZero, Crew, Free, Natural, Positive
 from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
 from videovit.config.schema.detection import Ava, Detection
-from videovit.config.schema.evaluation import Analysis, Predict, Search, ShuffleEval, Test
+from videovit.config.schema.evaluation import Analysis, Predict, Robustness, Search, ShuffleEval, Test, UseOfTime
 from videovit.config.schema.models import Model, Mvit, Pit, PoolingSharing, ProgressiveSampling, Supernet, Vit
 from videovit.config.schema.run import Benchmark, Tensorboard
 from videovit.config.schema.training import Distill, Solver, Train
@@ -42,6 +42,8 @@ class Config:
     TRAIN: Train = Train()
     TEST: Free[Test] = Test()
     SHUFFLE_EVAL: Free[ShuffleEval] = ShuffleEval()
+    USE_OF_TIME: Free[UseOfTime] = UseOfTime()
+    ROBUSTNESS: Free[Robustness] = Robustness()
     ANALYSIS: Free[Analysis] = Analysis()
     PREDICT: Free[Predict] = Predict()
     SEARCH: Free[Search] = Search()
