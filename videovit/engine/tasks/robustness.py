@@ -27,12 +27,19 @@ from videovit.engine.checkpoints.weights import build_seeded_model, load_weights
 from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.evaluation.sinks import ScoreSink
 from videovit.engine.problem import Problem
-from videovit.engine.reporting.json_lines import replacing
+from videovit.engine.reporting.json_lines import replacing, writing
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.tables import write_report
 from videovit.engine.run_context import Run
 from videovit.engine.tasks.analyze import spread
-from videovit.engine.tasks.robustness_report import CLEAN, Found, described, draw_robustness, tabulate
+from videovit.engine.tasks.robustness_report import (
+    CLEAN,
+    Found,
+    described,
+    draw_robustness,
+    tabulate,
+    tabulate_models,
+)
 from videovit.engine.tasks.robustness_sets import check_sets, evaluate_sets
 from videovit.engine.tasks.test import check_test
 from videovit.errors import UserError
@@ -269,9 +276,6 @@ def compare(folders: list[Path], output: Path) -> tuple[Path, Path] | None:
     Raises:
         UserError: a report cannot be read, or a file cannot be written.
     """
-    from videovit.engine.reporting.json_lines import writing
-    from videovit.engine.tasks.robustness_report import tabulate_models
-
     if len(folders) < 2:
         return None
     names = [folder.name for folder in folders]
