@@ -209,7 +209,7 @@ def draw_robustness(reports: Mapping[str, Mapping[str, Any]]) -> Figure:
 
     tests = list(dict.fromkeys(name for report in reports.values() for name in report["tests"]))
     corruptions = list(dict.fromkeys(name for report in reports.values() for name in report["corruptions"]))
-    columns = min(3, max(1, len(corruptions)))
+    columns = 2 if len(corruptions) == 4 else min(3, max(1, len(corruptions)))
     lines = math.ceil(len(corruptions) / columns)
     height = 0.6 + (0.25 + 0.17 * len(reports)) * len(tests)
     figure = Figure(figsize=(9.0, height + 2.3 * lines), layout="constrained")

@@ -44,7 +44,7 @@ def draw_use_of_time(summary: Mapping[str, Any], groups: Sequence[str] = ()) -> 
             left.errorbar(widths, places, xerr=np.array(errors).T, fmt="none", ecolor="black", capsize=2, linewidth=1)
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
-    left.set(xlim=(0, 105), xlabel="top-1 (%)", title=f"by what time loses, {CONFIDENCE:.0%} interval of the drop")
+    left.set(xlim=(0, 105), xlabel="top-1 (%)", title=f"with less of time, {CONFIDENCE:.0%} interval of the drop")
     if groups:
         left.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
     forward, backward = changes["ordered"]["class_acc"], changes["reversed"]["class_acc"]
