@@ -160,6 +160,16 @@ def test_two_processes_find_the_same_as_one(clips: Config, found: dict, tmp_path
     assert table.rows[1][table.columns.index("noise (%)")] is None
 
 
+def test_several_classes_are_measured_by_map(clips: Config, model: VideoModel, tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(dump_config(clips))
+    options = "TEST.DATASET multilabel TRAIN.DATASET multilabel DATA.MULTI_LABEL True MODEL.LOSS_FUNC bce_logit "
+    options += f"MODEL.HEAD_ACT sigmoid OUTPUT_DIR {tmp_path} ROBUSTNESS.WHAT [fgsm] ROBUSTNESS.NUM_VIDEOS 3"
+    cfg = load_config(tmp_path / "base.yaml", options.split())
+    assert run(cfg)["robustness"]["clean"] > 0
+    found = report(cfg)
+    assert found["columns"][1] == "mAP (%)" and found["num_videos"] == 3 and "FGSM 4/255" in found["tests"]
+
+
 def test_command_compares_models(
     clips: Config, model: VideoModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,7 +102,7 @@ def test_model_that_reads_time_is_found_out(cfg: Config, monkeypatch: pytest.Mon
     assert rows["ordered"][same] == pytest.approx(100 / 3)
     assert rows["every2"][same] == pytest.approx(100 * (2 * 4 / 7 + 1) / 3)
     assert rows["speed x2"][same] == pytest.approx(100 / 3)  # 32 of 33 frames
-    reversal = found["reversal"]
+    (reversal,) = found["tables"]
     assert {row[0]: row[1:] for row in reversal["rows"]} == {
         "ri$e": [100, 0, 100, "<b>fall", 100],
         "<b>fall": [100, 0, 100, "ri$e", 100],

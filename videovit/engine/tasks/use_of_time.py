@@ -251,7 +251,7 @@ def _write(
 ) -> None:
     table, reversal = tabulate(summary, stills, about, groups), tabulate_reversal(summary)
     path, picture = output_dir / REPORT, output_dir / PICTURE
-    write_report(path, table, {**about, "reversal": reversal.as_dict(), "changes": summary["orders"]})
+    write_report(path, table, {**about, "tables": [reversal.as_dict()], "changes": summary["orders"]})
     with replacing(picture) as partial:
         draw_use_of_time(summary, groups).savefig(partial, dpi=100)
     logger.info("\n%s", table)
