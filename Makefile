@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 CODE := videovit tools tests datasets examples docs/pictures setup.py
 DEMO := output/demo
+# For 2 cores: some tests only wait, so a third process has something to compute.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-oldest test-slurm check format format-check lint types clean clean-demo
 
@@ -49,13 +51,13 @@ clean-demo:
 	rm -rf $(DEMO)
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	sed -nE 's/^ +"([a-z0-9-]+)>=([^"]+)",$$/\1==\2/p' setup.py > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]' -c $(OLDEST)/constraints.txt
-	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile
+	$(OLDEST)/bin/python -m pytest $(PARALLEL)
 
 # 13 nodes: two for each of the runs that run side by side, and a spare one
 test-slurm: setup

@@ -50,7 +50,7 @@ setup(
         "dev": [
             "setuptools>=70.1",
             "pytest>=8",
-            "pytest-xdist>=3.5",
+            "pytest-xdist>=3.8",
             "ruff>=0.8",
             "mypy>=1.13",
             "tensorboard>=2.14",

@@ -13,13 +13,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure  # noqa: F401 - runs that are forked from here need not import it again
+# Runs that are forked from here need not import these again, which takes seconds: training imports most of them late.
+import matplotlib.figure  # noqa: F401
 import pytest
 import torch
+import torch._dynamo
+import torch.distributed.checkpoint.state_dict
+import torch.distributed.fsdp
+import torch.utils.checkpoint
 
 from tests.helpers.runs import Make, write_config, write_data
 from tests.helpers.videos import write_video
 from videovit.config import Config, load_config
+
+# Whole runs take longest: they come first, so that at the end no process waits for the last of them.
+FIRST = tuple(str(PROJECT / "tests" / name) for name in ("runs", "tools", "test_readme.py", "test_examples.py"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not str(item.path).startswith(FIRST))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -62,7 +62,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"download"},
         {"contract"},
         {"layers"},
-        {"mvit", "vit", "pit", "progressive_sampling", "pooling_sharing", "external", "detection"},
+        {"mvit", "vit", "pit", "progressive_sampling", "pooling_sharing", "convolutional", "external", "detection"},
         {"cpu"},
         {"macs", "convert"},
         {"build"},

@@ -20,7 +20,7 @@ from tests.helpers.runs import TINY, write_config
 from videovit.config import Config, load_config
 from videovit.config.keys import known_keys
 from videovit.config.rules import changed
-from videovit.engine.checkpoints.resume import Position, checkpoint_path
+from videovit.engine.checkpoints.folder import Position, checkpoint_path
 from videovit.engine.checkpoints.saved_model import FILES, saved_config
 from videovit.engine.checkpoints.saving import snapshot, write_checkpoint
 from videovit.engine.training.optim import build_ema

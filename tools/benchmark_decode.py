@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ import numpy as np
 import simplejson
 import torch
 
+from videovit.data.decode.cost import Job, Way, measure_ways, plan_jobs, read_once
 from videovit.data.decode.decord_backend import FOUND_SAFE, load_decord
 from videovit.data.decode.protocol import Indices, shorten
 from videovit.data.decode.pyav_backend import TABLES
-from videovit.data.decode.timing import Job, Way, measure_ways, plan_jobs, read_once
 from videovit.data.decode.torchcodec_backend import load_torchcodec
 from videovit.data.files.video_files import find_videos
 from videovit.data.records import Sample
-from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
+from videovit.data.sampling import ClockPlan, EvenSpans, RandomSpans
 from videovit.engine.reporting.log import format_table
 from videovit.errors import UserError
 from videovit.messages import plural
@@ -152,14 +152,16 @@ def find_ways() -> dict[str, Way]:
     return ways
 
 
-def in_second_half(plan: ClipPlan) -> Callable[[int, float, np.random.Generator], list[Indices]]:
-    """The same plan, applied to the second half of a video."""
+class SecondHalf(ClockPlan):
+    """A plan applied to the second half of a video."""
 
-    def choose(num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
+    def __init__(self, plan: ClockPlan) -> None:
+        self.plan, self.target_fps = plan, plan.target_fps
+
+    def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
+        """The clips of `plan` in the frames from the middle on."""
         first = num_frames // 2
-        return [clip + first for clip in plan(num_frames - first, fps, rng)]
-
-    return choose
+        return [clip_T + first for clip_T in self.plan(num_frames - first, fps, rng)]
 
 
 def main() -> None:
@@ -169,9 +171,10 @@ def main() -> None:
     ways = find_ways()
     results = []
     for views in args.views:
-        single: ClipPlan = RandomSpans(args.frames, args.stride, 30.0)
-        plan: Any = single if views == 1 else EvenSpans(args.frames, args.stride, 30.0, num_clips=views)
-        jobs, unreadable = plan_jobs(samples, in_second_half(plan) if args.late else plan, seed=args.seed)
+        plan: ClockPlan = RandomSpans(args.frames, args.stride, 30.0)
+        if views > 1:
+            plan = EvenSpans(args.frames, args.stride, 30.0, num_clips=views)
+        jobs, unreadable = plan_jobs(samples, SecondHalf(plan) if args.late else plan, seed=args.seed)
         for path in unreadable:
             print(f"left out, unreadable: {path}", file=sys.stderr)
         jobs = readable_jobs(ways, jobs)

@@ -17,7 +17,7 @@ from typing import Protocol, cast
 import videovit
 from videovit.config import Config, find_shipped, load_config
 from videovit.errors import UserError
-from videovit.messages import did_you_mean, printable, problem
+from videovit.messages import did_you_mean, labeled, problem
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 USAGE = 2  # exit code after wrong arguments, as argparse's
@@ -74,7 +74,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("classify videos with a trained model", "videovit.commands.predict"),
     "explain": Command("show where and when a model sees a class in a video", "videovit.commands.explain"),
     "analyze": Command(
-        "see what trained models do: reach of their attention, likeness of maps, sampling points",
+        "analyze trained models: reach of attention, similarity of its maps, sampling points",
         "videovit.commands.analyze",
     ),
     "robustness": Command(
@@ -171,7 +171,7 @@ def _outcome(main: Callable[[], None], hint: str) -> int:
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MACHINE_ERRORS:
             raise
-        say(printable(f"\nerror: {error}", keep_lines=True))
+        say("\n" + labeled("error", error))
         return 1
     except KeyboardInterrupt:
         say(f"\ninterrupted{hint and '; '}{hint}")
@@ -180,7 +180,7 @@ def _outcome(main: Callable[[], None], hint: str) -> int:
         if (error.name or "").partition(".")[0] == "videovit":
             raise
         install = f"Install videovit with its dependencies: {sys.executable} -m pip install -e CHECKOUT"
-        say(f"\nerror: {error}. {install}")
+        say("\n" + labeled("error", f"{error}. {install}"))
         return 1
     except Exception as error:
         # Imported only now: it brings PyTorch, which commands that fail early never need.
@@ -290,4 +290,4 @@ def plain_warnings() -> Iterator[None]:
 
 def warn(text: str) -> None:
     """Print a warning before a run, and with it the log, has started."""
-    say(printable(f"warning: {text}", keep_lines=True))
+    say(labeled("warning", text))

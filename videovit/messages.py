@@ -57,10 +57,15 @@ def printable(text: object, *, keep_lines: bool = False) -> str:
 
     Args:
         text: for example the name of a file or class, which may come from a stranger.
-        keep_lines: line breaks and tabs are wanted: the text is a whole message.
+        keep_lines: keep line breaks and tabs, as in a whole message.
     """
     found = _ACTIVE_IN_LINES if keep_lines else _ACTIVE_CHARACTER
     return found.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), str(text))
+
+
+def labeled(level: str, text: object) -> str:
+    """A line or paragraph of the console that begins with its level, such as `warning: text`; see `printable`."""
+    return printable(f"{level}: {text}", keep_lines=True)
 
 
 def table_cell(value: object) -> object:

@@ -24,7 +24,7 @@ from videovit.config.shipped import SUFFIXES, shipped_configs
 from videovit.data.decode.array import Frames
 from videovit.data.files.folders import is_text
 from videovit.engine.checkpoints import hub
-from videovit.engine.checkpoints.resume import find_checkpoints
+from videovit.engine.checkpoints.folder import find_checkpoints
 from videovit.engine.checkpoints.saved_model import CONFIG, is_saved, load_saved_weights, read_saved, save_model
 from videovit.engine.checkpoints.weights import load_all_weights, load_weights_to_test
 from videovit.engine.problem import Problem
@@ -133,7 +133,7 @@ class Model:
 
     @property
     def predictor(self) -> Predictor:
-        """What predicts: for open videos, windows and streams. It is made anew when weights have changed."""
+        """The predictor of open videos, windows and streams; made anew when weights have changed."""
         tensors = [*self.torch.parameters(), *self.torch.buffers()]
         weights = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
         with self._lock:
@@ -455,5 +455,5 @@ def _nothing(module: VideoModel) -> None:
 
 
 def _beside(path: Path) -> list[str]:
-    """Names of what lies where a path should be."""
+    """Names of the files beside a missing path."""
     return [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []

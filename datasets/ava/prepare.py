@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Check AVA, or data in its format: annotation files, and with --check every video. Nothing has to be converted.
 
-    python datasets/ava/command.py --annotations ava/annotations --movies ava/movies --check
-    python datasets/ava/command.py --annotations ava/annotations --frames ava/frames --frame-lists ava/frame_lists
-    python datasets/ava/command.py --annotations mine --movies mine/movies --train boxes.csv --val val.csv \\
+    python datasets/ava/prepare.py --annotations ava/annotations --movies ava/movies --check
+    python datasets/ava/prepare.py --annotations ava/annotations --frames ava/frames --frame-lists ava/frame_lists
+    python datasets/ava/prepare.py --annotations mine --movies mine/movies --train boxes.csv --val val.csv \\
         --train-proposals --val-proposals found.csv --label-map classes.pbtxt --excluded --classes 6 --window 0 20
 
 Checked are columns, corners (fractions of the frame, x1 < x2, y1 < y2), actions, time stamps in the window, duplicate

@@ -27,6 +27,7 @@ import videovit
 from videovit.analysis.explain import METHODS
 from videovit.analysis.pointing import pointing_game, rank_correlation
 from videovit.errors import UserError
+from videovit.messages import labeled
 from videovit.models import build_model
 
 
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}), flush=True
                 )
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(labeled("error", error), file=sys.stderr)
         return 1
     return 0
 

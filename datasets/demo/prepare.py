@@ -7,7 +7,7 @@ Two families of classes share one label space:
     motion       move_left / move_right, move_up / move_down, grow / shrink, orbit_left / orbit_right: a plain object
                  whose movement is the class. Played backwards, a video of one class belongs to the other of its pair.
                  Everything else (places, colors, background, noise) has the same distribution, so only the order of
-                 the frames tells the two apart.
+                 the frames distinguishes the two.
     appearance   checker, stripes, ring, cross: the pattern of the object is the class, visible in a single frame. It
                  moves in any of the ways above, or erratically.
 
@@ -35,7 +35,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from videovit.errors import UserError
-from videovit.messages import plural
+from videovit.messages import labeled, plural
 
 PAIRS = {  # movement -> (class if it runs forwards, class if it runs backwards)
     "horizontal": ("move_right", "move_left"),
@@ -426,7 +426,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         num_rendered = prepare(args.output, counts, seed=args.seed, workers=args.workers)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(labeled("error", error), file=sys.stderr)
         return 1
     num_kept = sum(counts.values()) - num_rendered
     print(f"rendered {plural(num_rendered, 'video')} in {args.output}, {num_kept} already existed")

@@ -177,7 +177,7 @@ def list_flat(
 
 
 def class_names(synsets: Sequence[str], words: Mapping[str, str]) -> list[str]:
-    """The names of classes; synsets with the same name (crane, maillot) are told apart by their ids."""
+    """The names of classes; synsets with the same name (crane, maillot) get their ids appended."""
     # Two synsets are called crane: a bird and a machine.
     times = Counter(words.get(synset, synset) for synset in synsets)
     return [

@@ -234,7 +234,7 @@ def prepare_tree(
         by_split.setdefault(split, []).append((lists.listed_path(str(folder / video), output), classes[name]))
     lists.write_lists(output, by_split, classes)
     if others:
-        print(passed_over(folder, others) + "; `videovit probe` tells which of them can be read")
+        print(passed_over(folder, others) + "; `videovit probe` shows which of them can be read")
     for split in SPLITS:
         old = output / f"{split}.csv"
         if split not in by_split and old.is_file():  # its videos may now be in another split

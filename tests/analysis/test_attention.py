@@ -37,7 +37,7 @@ def test_uniform_attention_has_entropy_log_n_and_the_mean_distance() -> None:
     torch.testing.assert_close(found, torch.tensor([y + x, t, t + y + x])[:, None].expand(3, 3))
 
 
-def test_attention_of_every_token_to_itself_has_neither_entropy_nor_distance() -> None:
+def test_identity_attention_has_zero_entropy_and_distance() -> None:
     positions = centers(GRID)
     identity = torch.eye(positions.shape[1]).expand(2, 3, -1, -1)
     assert entropy(identity).abs().max() == 0

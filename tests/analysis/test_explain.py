@@ -1,4 +1,4 @@
-"""Heat maps: what they are equal to, that they are defined for every family, and that they lie on what decides."""
+"""Heat maps: what they are equal to, that they are defined for every family, and that they lie on the object."""
 
 from __future__ import annotations
 

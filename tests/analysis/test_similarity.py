@@ -1,4 +1,4 @@
-"""Likeness of attention maps: known pairs, direct computation, samples of rows, and layers that share."""
+"""Similarity of attention maps: known pairs, direct computation, samples of rows, and layers that share."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ FIXED = {
     "TASK",
     "TRAIN.CHECKPOINT_TYPE",
     "TEST.CHECKPOINT_TYPE",
-    "MODEL.ARCH",
     "MVIT.NORM",
 }
 

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from tests.helpers.videos import write_list
 from videovit.config import load_config
-from videovit.data.build import build_loader, describe_epoch
+from videovit.data.build import build_loader, describe_train_list
 from videovit.data.class_frequency import count_classes, inverse_frequency
 from videovit.data.dataset import Key, Stream, random_stream
 from videovit.data.order import EpochSampler, balanced_draws
@@ -73,7 +73,7 @@ def test_a_video_that_comes_again_is_another_clip(numbered: Callable[..., Path],
     assert len(set(seeds)) == 6
     (again,) = loader
     assert torch.equal(again.frames_BTHWC, batch.frames_BTHWC)
-    epoch = describe_epoch(loader.dataset.samples, num_classes=2, videos_per_step=6, balanced=True)
+    epoch = describe_train_list(loader.dataset.samples, num_classes=2, videos_per_step=6, balanced=True)
     assert "balanced: 3.0 draws of each class, 3 to 0.6 of each of its videos" in epoch
 
 

@@ -17,7 +17,7 @@ from videovit.data.dataset import ActionsShown, ClipDataset, FixedCrops
 from videovit.data.decode import open_video
 from videovit.data.decode.protocol import Knots
 from videovit.data.records import Action, KeyFrame, Sample
-from videovit.data.sampling import AroundKeyFrame, ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
+from videovit.data.sampling import AroundKeyFrame, ClockPlan, EvenSpans, RandomSpans, Segments, StridedClips
 from videovit.preparation.checks import Entry, compare, inspect_file
 
 Numbered = Callable[..., Path]
@@ -44,7 +44,7 @@ class Times:
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("fps", [30.0, 24.0])
-def test_constant_rate_counts_frames(plan: ClipPlan, fps: float) -> None:
+def test_constant_rate_counts_frames(plan: ClockPlan, fps: float) -> None:
     clock = clock_of(Times(60, fps), plan.target_fps)  # type: ignore[arg-type]
     assert (clock.num_ticks, clock.rate) == (60, fps)
     clips = plan(60, fps, np.random.default_rng(0))
@@ -117,7 +117,7 @@ def test_key_frames_in_player_time(tmp_path: Path) -> None:
 
 
 def test_check_compares_player_time(tmp_path: Path) -> None:
-    """The check of prepared data sets accuses no label that is right."""
+    """The check of prepared data sets reports no correct label."""
     late = write_late(tmp_path / "late.mp4", late_s=2)
     dropped = write_video(
         tmp_path / "dropped.avi", num_frames=40, fps=25, codec="mpeg4", bframes=0, pts=range(0, 120, 3)

@@ -13,7 +13,7 @@ import torch
 
 from tests.helpers.videos import write_list
 from videovit.config import load_config
-from videovit.data.build import ClipLoader, build_loader, describe_epoch, train_batch_size
+from videovit.data.build import ClipLoader, build_loader, describe_train_list, train_batch_size
 from videovit.data.order import EpochSampler
 from videovit.data.records import Action, AnnotationError, Batch, Box, KeyFrame, Sample
 from videovit.errors import UserError
@@ -196,15 +196,15 @@ def test_batch_larger_than_list_names_the_largest(opts: str, ranks: int, hint: s
 
 def test_describe_epoch_states_what_is_left_out() -> None:
     samples = [Sample(f"{i}.mp4", i % 4) for i in range(19)]
-    assert describe_epoch(samples[:16], num_classes=4, videos_per_step=8) == "16 videos, 2 steps of 8 per epoch"
-    assert describe_epoch(samples, num_classes=12, videos_per_step=8) == (
+    assert describe_train_list(samples[:16], num_classes=4, videos_per_step=8) == "16 videos, 2 steps of 8 per epoch"
+    assert describe_train_list(samples, num_classes=12, videos_per_step=8) == (
         "19 videos, 2 steps of 8 per epoch, which leaves out 3 videos (15.8 %, others in each epoch), "
         "no video for 8 of the 12 classes (MODEL.NUM_CLASSES)"
     )
     actions = [Sample("a.mp4", actions=(Action(0, 0, 1), Action(2, 0, 1)))]
-    assert "no video for 1 of the 3 classes" in describe_epoch(actions, num_classes=3, videos_per_step=1)
+    assert "no video for 1 of the 3 classes" in describe_train_list(actions, num_classes=3, videos_per_step=1)
     boxes = [Sample("a.mp4", key=KeyFrame("a", 1.0, (Box(0, 0, 1, 1, (1, 2)), Box(0, 0, 1, 1))))]
-    assert "no video for 1 of the 3 classes" in describe_epoch(boxes, num_classes=3, videos_per_step=1)
+    assert "no video for 1 of the 3 classes" in describe_train_list(boxes, num_classes=3, videos_per_step=1)
 
 
 def test_list_settings_used_by_reader(lists: Path, tmp_path: Path) -> None:

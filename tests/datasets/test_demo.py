@@ -1,4 +1,4 @@
-"""The demo data set: rendered files are reproducible, and only frame order tells the classes of a pair apart."""
+"""The demo data set: rendered files are reproducible, and only frame order distinguishes the classes of a pair."""
 
 import importlib.util
 import json

@@ -285,16 +285,14 @@ def test_other_run_in_the_folder_refused(videos: Path, tiny: dict[str, Any], tmp
         videovit.finetune(videos, **tiny)
 
 
-def test_second_command_in_a_folder_that_is_being_prepared_changes_nothing(
-    videos: Path, tiny: dict[str, Any], tmp_path: Path
-) -> None:
+def test_second_command_during_preparation_changes_nothing(videos: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
     with output_lock(tmp_path / "run"):
         with pytest.raises(UserError, match="is in use by process"):
             videovit.finetune(videos, epochs=1, **tiny)
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".videovit.lock"]
 
 
-def test_folder_that_was_prepared_while_waiting_is_not_prepared_again(
+def test_folder_prepared_while_waiting_is_not_prepared_again(
     videos: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other command came first, between the look into the folder and the lock."""

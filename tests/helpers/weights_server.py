@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class WeightsServer:
-    """What the server has, how it behaves, and what it was asked for.
+    """What the server has, how it behaves, and the requests it received.
 
     Attributes:
         files: path -> content.

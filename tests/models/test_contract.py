@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -37,13 +38,25 @@ CASES = {
     "PSViT": PSVIT + "PSVIT.CLS apart PSVIT.HEAD_INPUT cls",
     "PSViT on a grid": PSVIT + "PSVIT.CLS none PSVIT.POOLING 2d PSVIT.POS_EMBED all",
     "PSViTSupernet": PSVIT + "SUPERNET.NUM_CELLS 2",
+    "ResNet": "MODEL.ARCH slow RESNET.DEPTH 18 RESNET.WIDTH_PER_GROUP 8 RESNET.TRANS_FUNC basic_transform "
+    "NONLOCAL.LOCATION [[[]],[[1]],[[]],[[]]]",
+    "SlowFast": "MODEL.ARCH slowfast RESNET.DEPTH 18 RESNET.WIDTH_PER_GROUP 8 SLOWFAST.ALPHA 4",
+    "X3D": "MODEL.ARCH x3d RESNET.TRANS_FUNC x3d_transform X3D.BOTTLENECK_FACTOR 2.25",
     **{name: "" for name in MODELS if name.startswith("ptv_")},
 }
-every_model = pytest.mark.parametrize("name", CASES)
+CONVOLUTIONAL = ("ptv_", "ResNet", "SlowFast", "X3D")
+FIXED_LENGTH = ("ptv_", "SlowFast")  # these pool over, or split, all frames of the clips that they were built for
+# In the scope of the module, all tests of one model run one after the other, and it is built once.
+every_model = pytest.mark.parametrize("name", CASES, scope="module")
 
 
 def built(name: str, options: str = "") -> VideoModel:
-    """A small model, perturbed and in evaluation mode."""
+    """A small model of one's own, perturbed and in evaluation mode."""
+    return copy.deepcopy(_built(name, options))
+
+
+@functools.lru_cache(maxsize=1)
+def _built(name: str, options: str) -> VideoModel:
     common = f"MODEL.MODEL_NAME {name.split()[0]} MODEL.NUM_CLASSES {CLASSES} MODEL.DROPOUT_RATE 0.0 "
     common += f"DATA.NUM_FRAMES {FRAMES} DATA.TRAIN_CROP_SIZE {SIDE} DATA.INPUT_CHANNEL_NUM [3] "
     torch.manual_seed(0)
@@ -68,7 +81,7 @@ def test_logits_of_clips_and_images(name: str) -> None:
     assert logits.shape == (2, CLASSES) and logits.std() > 0
     images = x[:, :, 0]
     assert torch.equal(model.as_clips(images), x[:, :, :1])
-    if not name.startswith("ptv_"):  # those pool over all frames of the clips that they were built for
+    if not name.startswith(FIXED_LENGTH):
         assert torch.equal(model(images), model(x[:, :, :1]))
 
 
@@ -107,7 +120,7 @@ def test_stages_go_from_fine_to_coarse(name: str) -> None:
     sizes = [math.prod(map_.shape[2:]) for map_ in stages]
     assert sizes == sorted(sizes, reverse=True)
     images = x[:, :, 0]
-    if not name.startswith("ptv_"):
+    if not name.startswith(FIXED_LENGTH):
         for map_, of_clip in zip(model.forward_stages(images), model.forward_stages(images[:, :, None]), strict=True):
             assert torch.equal(map_, of_clip)
 
@@ -209,7 +222,7 @@ DROPS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("ptv_")])
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(CONVOLUTIONAL)])
 def test_frozen_layers_drop_nothing(name: str) -> None:
     model, x = built(name, DROPS[name.split()[0]]), inputs(name)
     with torch.no_grad():
@@ -235,7 +248,7 @@ def test_the_plain_form_gives_equal_logits(name: str) -> None:
 
 
 @every_model
-def test_an_optimized_model_gives_equal_logits_with_the_same_parameters(name: str) -> None:
+def test_optimized_model_equal_logits_shared_parameters(name: str) -> None:
     model, x = built(name), inputs(name)
     optimized = optimize_for_inference(model.train())
     assert model.training and not optimized.training
@@ -271,7 +284,7 @@ def test_threads_share_an_optimized_model(name: str) -> None:
             torch.testing.assert_close(found, alone)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("ptv_")])
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(CONVOLUTIONAL)])
 def test_attention_maps_are_distributions(name: str) -> None:
     model, x = built(name), inputs(name)
     assert isinstance(model, AttentionModel)

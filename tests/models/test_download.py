@@ -95,7 +95,7 @@ def test_server_without_ranges_or_tags_starts_again(server: WeightsServer) -> No
     assert server.requests[-1] == ("/weak.pth", "")
 
 
-def test_damaged_beginning_is_found_by_the_hash_and_downloaded_again(server: WeightsServer) -> None:
+def test_damaged_part_file_is_downloaded_again(server: WeightsServer) -> None:
     part = cached_path(server.url(FILE)).with_name("tiny.pth.part")
     part.parent.mkdir(parents=True)
     part.write_bytes(b"\0" * 1000)
@@ -264,7 +264,7 @@ def test_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.Monke
     ("content", "headers", "statuses", "why"),
     [
         (CONTENT, {"Content-Encoding": "gzip"}, [], "Content-Encoding gzip"),
-        (CONTENT, {}, [206], "206"),  # a part that nobody asked for
+        (CONTENT, {}, [206], "206"),  # a part that was not requested
         (b"", {}, [], "an empty file"),
         (b"", {}, [204], "an empty file"),
     ],

@@ -87,7 +87,7 @@ def test_other_sizes_stretch_the_positions():
             torch.testing.assert_close(optimized(size), vit(size), atol=1e-6, rtol=1e-5)
 
 
-def test_without_positions_in_time_the_order_of_frames_does_not_matter():
+def test_frame_order_without_time_positions_changes_nothing():
     torch.manual_seed(0)
     vit = ViT(**{**SMALL, "patch_size": (1, 4, 4)}, clip_size=(4, 16, 16)).eval()
     x, order = clip(2, 3, 4, 16, 16), [2, 0, 3, 1]

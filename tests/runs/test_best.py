@@ -31,7 +31,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
-def test_best_checkpoint_has_the_weights_of_the_best_validation_and_is_tested(make: Make, tmp_path: Path) -> None:
+def test_best_checkpoint_has_best_weights_and_is_tested(make: Make, tmp_path: Path) -> None:
     launch.run(make(tmp_path, f"{EVERY} SOLVER.MAX_EPOCH 4 TRAIN.CHECKPOINT_KEEP 0 TEST.CHECKPOINT best"))
     best, records = load(tmp_path, "checkpoint_best.pyth"), stats(tmp_path, "val_epoch")
     errors = [record["top1_err"] for record in records]

@@ -1,4 +1,4 @@
-"""What a run says: lines for people in the log, records in stats.jsonl, curves."""
+"""What a run reports: lines for people in the log, records in stats.jsonl, curves."""
 
 from __future__ import annotations
 

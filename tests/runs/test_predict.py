@@ -99,7 +99,7 @@ def test_output_that_would_replace_an_input_or_an_output_refused(
     assert own.read_bytes() == video.read_bytes()
 
 
-def test_json_list_that_cannot_be_written_is_said_before_predicting(
+def test_unwritable_json_list_fails_before_predicting(
     run: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()

@@ -53,7 +53,7 @@ def test_console_that_goes_away(signum: signal.Signals, make: Make, tmp_path: Pa
 
 
 def test_bare_environment(make: Make, tmp_path: Path) -> None:
-    """Not even PATH."""
+    """Without any environment variable, not even PATH."""
     config = tmp_path / "config.yaml"
     opts = "SOLVER.MAX_EPOCH 1 NUM_CPU_PROCS 2 DATA_LOADER.NUM_WORKERS 1"
     config.write_text(dump_config(make(tmp_path / "run", opts)))

@@ -212,7 +212,7 @@ def two_ranks(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("world_size", [1, 4])
-def test_resume_on_another_number_of_processes_uses_the_same_samples(
+def test_resume_on_other_process_count_uses_same_samples(
     world_size: int, two_ranks: Path, make: Make, tmp_path: Path
 ) -> None:
     out = shutil.copytree(two_ranks, tmp_path / "run")

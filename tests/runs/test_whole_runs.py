@@ -16,7 +16,17 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers.runs import ROOT, Make, run_tool, stats, wait_for, write_config, write_data
+from tests.helpers.runs import (
+    ROOT,
+    Make,
+    exit_codes,
+    run_tool,
+    start_ranks,
+    stats,
+    wait_for,
+    write_config,
+    write_data,
+)
 from videovit.config import dump_config, load_config
 from videovit.engine import launch
 from videovit.errors import UserError
@@ -114,9 +124,9 @@ def test_two_processes_train_like_one(data: Path, config: Path, tmp_path: Path) 
     losses = []
     for procs in (1, 2):
         out = tmp_path / str(procs)
-        opts = f"DATA.PATH_TO_DATA_DIR {data} OUTPUT_DIR {out} NUM_CPU_PROCS {procs} TEST.ENABLE False "
+        opts = f"DATA.PATH_TO_DATA_DIR {data} OUTPUT_DIR {out} TEST.ENABLE False "
         opts += "MVIT.DROPPATH_RATE 0 MODEL.DROPOUT_RATE 0 SOLVER.MAX_EPOCH 1"
-        run_tool("run_net.py", "--cfg", config, *opts.split())
+        assert exit_codes(start_ranks(load_config(config, opts.split()), procs)) == [0] * procs
         losses.append([(r["loss"], r["grad_norm"]) for r in stats(out, "train_iter")])
     for one, two in zip(*losses, strict=True):
         assert two == pytest.approx(one, rel=1e-4)
@@ -132,7 +142,7 @@ def test_killed_run_resumes_with_the_same_bits(trained: Path, data: Path, config
                 child.kill()
                 break
     assert child.returncode == -signal.SIGKILL
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True, timeout=120)
+    done = run_tool("run_net.py", *command[2:])
     assert "checkpoint_epoch_00001.pyth: 1 epoch and 0 steps done" in done.stderr
     whole, resumed = (
         torch.load(folder / "checkpoints/checkpoint_epoch_00002.pyth", weights_only=True)

@@ -1,1 +1,1 @@
-"""What a trained model does: statistics of its attention, likeness of its maps, and where it samples."""
+"""What a trained model does: statistics of its attention, similarity of its maps, and where it samples."""

@@ -23,7 +23,7 @@ from videovit.models.contract import AttentionTokens
 Norm = Literal["l1", "l2"]
 DISTANCES = ("space", "time", "joint")
 
-_CHUNK = 400_000  # weights that are looked at together: few enough to stay in the cache of a CPU
+_CHUNK = 400_000  # attention weights processed at once: few enough to stay in the cache of a CPU
 
 
 def entropy(map_BMNL: Tensor) -> Tensor:
@@ -184,5 +184,5 @@ class _Sums:
     def means(self) -> LayerStatistics:
         K = len(DISTANCES)
         entropy_1M, cls_1M, distance_KM, uniform_KM = torch.split(self.totals_FM / self.num_rows, [1, 1, K, K])
-        cls_M = cls_1M[0].clamp_min(0)  # rounding may take it below
+        cls_M = cls_1M[0].clamp_min(0)  # rounding may make it negative
         return LayerStatistics(self.num_queries, self.num_keys, entropy_1M[0], distance_KM, cls_M, uniform_KM[:, 0])

@@ -164,6 +164,6 @@ def draw_density(report: Report) -> Figure:
             # The regular grid of the first iteration has all its points in few cells: without a limit of its own,
             # each picture shows its own pattern.
             axes.imshow(cells, cmap="magma_r", vmin=0, interpolation="nearest")
-            outside = max(0.0, 100 * (1 - cells.sum()))  # rounding may take it below
+            outside = max(0.0, 100 * (1 - cells.sum()))  # rounding may make it negative
             axes.set(title=f"iteration {i + 1}", xlabel=f"{outside:.1f} % outside", xticks=[], yticks=[])
         return figure

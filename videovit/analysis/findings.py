@@ -1,4 +1,4 @@
-"""All analyses of a model together: what is added up clip by clip, the report, and its pictures.
+"""All analyses of a model: sums over clips, their report, and its pictures.
 
 I iterations, B clips, N points.
 """
@@ -48,11 +48,11 @@ class Findings:
 
     Args:
         options: which ones, and how.
-        model: what it has nothing to show for is left out.
+        model: analyses that do not apply to it are left out.
         titles: of the videos that may be drawn, by their number in the list.
 
     Raises:
-        UserError: the model has nothing to show for any requested analysis.
+        UserError: none of the requested analyses applies to the model.
     """
 
     def __init__(self, options: Analysis, model: VideoModel, titles: Mapping[int, str] | None = None) -> None:
@@ -67,7 +67,7 @@ class Findings:
         if self.attention is None and self.similarity is None and self.points is None:
             possible = [*(["attention", "similarity"] if has_maps else []), *(["points"] if has_points else [])]
             raise UserError(
-                f"a {type(model).__name__} has nothing to show for {', '.join(what) or 'no analysis'}",
+                f"{', '.join(what) or 'nothing'} cannot be analyzed in a {type(model).__name__}",
                 where="ANALYSIS.WHAT",
                 expected=f"one of {', '.join(possible)}" if possible else "a vision transformer",
             )

@@ -23,7 +23,7 @@ def grad_cam(
         heat_n = max(0, sum over channels c of weight_c * a_nc)
 
     with the tokens a as the attention of the last block reads them; or if the head reads the grid itself (the mean of
-    its tokens, or boxes), the tokens behind the last norm. The heat is stretched to the pixels. Of a network without
+    its tokens, or boxes), the tokens after the last norm. The heat is stretched to the pixels. Of a network without
     attention, a is the map at the end of its last stage; with two pathways their maps are stretched and added before
     the maximum, as if they were channels of one map.
 

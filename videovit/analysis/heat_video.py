@@ -1,4 +1,4 @@
-"""Heat maps to look at: as a video, as a contact sheet, and as a curve over time.
+"""Pictures of heat maps: as a video, as a contact sheet, and as a curve over time.
 
 F frames, H W pixels.
 """
@@ -30,7 +30,7 @@ RATES = (1.0, 60.0)  # lowest and highest frame rate of the video
 
 
 def overlay(frames_FHW3: Images, heat_FHW: Heat) -> Images:
-    """Frames under their heat, which covers a pixel the more the hotter it is.
+    """Overlay frames with their heat; the hotter a pixel, the more opaque its color.
 
     Args:
         frames_FHW3: RGB.

@@ -22,7 +22,7 @@ from videovit.models.contract import AttentionModel, AttentionTokens, Grid, Vide
 
 @dataclass
 class LastGrid:
-    """What the hooks of `watched` have seen.
+    """The tensors that the hooks of `watched` have recorded.
 
     Attributes:
         choices: tensors with the last tokens, the later ones first. A score may depend on none of the tokens of the
@@ -35,10 +35,10 @@ class LastGrid:
 
 @contextmanager
 def watched(model: VideoModel) -> Iterator[LastGrid]:
-    """Keep the last tokens of a forward pass in the block; they are part of its graph.
+    """Record the last tokens of forward passes in the block; they stay part of the graph.
 
-    Of a model with attention they are watched behind the last norm, for heads that read the grid, and in front of the
-    attention of the last block, for heads that read a class token. Both are behind a LayerNorm. In front of one they
+    In a model with attention they are recorded after the last norm, for heads that read the grid, and before the
+    attention of the last block, for heads that read a class token. Both are after a LayerNorm. Before one they
     would be of no use: it undoes any factor on a token, so the gradient is orthogonal to the token. Of any other model,
     the map at the end of the last layer is watched.
 

@@ -1,4 +1,4 @@
-"""How well heat maps point at what is known to decide.
+"""How well heat maps point at the object that is known to decide the class.
 
 B clips, T H W frames and pixels.
 """

@@ -16,7 +16,7 @@ from videovit.models.contract import DistilledLogits, VideoModel
 
 @dataclass(frozen=True)
 class Question:
-    """Why these scores?
+    """The scores to explain.
 
     Attributes:
         model: in evaluation mode; with modules of its own, so that it may be hooked.

@@ -1,13 +1,13 @@
 """How alike the attention maps of two layers are: what one layer would lose by using the map of another.
 
 Rows are compared query by query and head by head, since attention sharing (PSViT) passes maps on head by head. Two maps
-can be compared if they have equally many heads, queries and keys; class tokens are part of both, as they are when a map
-is shared.
+can be compared if their numbers of heads, queries and keys are equal; class tokens are part of both, as they are when a
+map is shared.
 
 B clips, M heads, N query tokens, L key tokens, S layers.
 
-Source: PSViT (arXiv 2108.03428) shares maps between adjacent layers because they are strongly correlated; its stored
-    texts do not define the measure. The cosine per row is the one of DeepViT (arXiv 2103.11886), section 3.
+Source: PSViT (arXiv 2108.03428) shares maps between adjacent layers because they are strongly correlated; we found no
+    definition of its measure. The cosine per row is the one of DeepViT (arXiv 2103.11886), section 3.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def row_cosines(first_BMNL: Tensor, second_BMNL: Tensor) -> tuple[Tensor, Tensor
 
 
 class MapSimilarity:
-    """Adds up the likeness of all pairs of layers over a data set.
+    """Adds up the similarity of all pairs of layers over a data set.
 
     Of every map of a clip, at most `MAX_ROWS` rows are held until the clip is done. That bounds the memory; with more
     queries, the means are estimates from evenly spaced ones.
@@ -78,7 +78,7 @@ class MapSimilarity:
         self._rows.setdefault(layer, []).append(map_BMNL[:, :, first::step].clone())
 
     def end_batch(self) -> None:
-        """Compare the maps of the present batch with each other, and forget them."""
+        """Compare the maps of the present batch with each other, and drop them."""
         maps = {layer: torch.cat(parts, dim=2) for layer, parts in sorted(self._rows.items())}
         self.num_layers = max(self.num_layers, len(maps))
         for one, first in maps.items():
@@ -114,7 +114,7 @@ def sharing_candidates(pairs: dict[tuple[int, int], Likeness]) -> list[tuple[int
         pairs: from `MapSimilarity.pairs`.
 
     Returns:
-        Layer, and likeness of its map to that of the layer before; without layers that share already.
+        Layer, and similarity of its map to that of the layer before; without layers that share already.
     """
     adjacent = [(two, like) for (one, two), like in pairs.items() if two == one + 1 and like.cosine < SAME]
     return sorted(adjacent, key=lambda item: -item[1].cosine)

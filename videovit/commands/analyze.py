@@ -1,4 +1,4 @@
-"""See what trained models do: reach of their attention, likeness of their maps, sampling points.
+"""Analyze trained models: reach of attention, similarity of its maps, sampling points.
 
 Results are in OUTPUT_DIR/analysis of each model; of several models, one picture shows all curves.
 """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from videovit import cli
 from videovit.config import Config, dump_config, load_config
 from videovit.errors import UserError
-from videovit.messages import plural, printable
+from videovit.messages import labeled, plural, printable
 
 if TYPE_CHECKING:
     import torch
@@ -273,7 +273,7 @@ def predict_files(videos: Sequence[str], labeler: Labeler, outputs: Outputs, cop
         try:
             found = labeler.predict(path)
         except DecodeError as error:
-            cli.say(printable(f"error: {error}"))
+            cli.say(labeled("error", error))
             outputs.add_error(path, str(error))
             unread += 1
             continue
@@ -283,7 +283,7 @@ def predict_files(videos: Sequence[str], labeler: Labeler, outputs: Outputs, cop
                 annotate(found, copies[path], labeler.decoding)
                 cli.say(printable(f"{copies[path]}: written, without sound"))
             except UserError as error:
-                cli.say(printable(f"error: {error}"))
+                cli.say(labeled("error", error))
                 uncopied += 1
     if unread:
         raise UserError(f"{unread} of {plural(len(videos), 'video')} could not be read")

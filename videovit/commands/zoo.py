@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from videovit import cli
 from videovit.errors import UserError
-from videovit.messages import plural, printable
+from videovit.messages import labeled, plural, printable
 
 if TYPE_CHECKING:
     from videovit.models.zoo import ZooModel
@@ -170,7 +170,7 @@ def download(entries: Sequence[ZooModel]) -> None:
         try:
             print(f"{entry.name}: {local_file(f'zoo:{entry.name}')}", flush=True)
         except UserError as error:
-            cli.say(f"error: {error}")
+            cli.say(labeled("error", error))
             failed += 1
     if failed:
         raise UserError(f"{failed} of {plural(len(entries), 'file')} could not be downloaded")

@@ -62,7 +62,7 @@ def coerce(node: Node, annotation: object) -> tuple[Any, list[str]]:
 
 
 def _marked(node: Node, annotation: object) -> tuple[Any, list[str]]:
-    """A value whose annotation carries limits or aliases; other marks are not for this module."""
+    """A value whose annotation carries limits or aliases; other marks are ignored here."""
     inner, *marks = get_args(annotation)
     for mark in marks:
         if isinstance(mark, Aliases) and written(node) in mark.meanings:
@@ -83,7 +83,7 @@ def _marked(node: Node, annotation: object) -> tuple[Any, list[str]]:
 
 
 def _any_of(node: Node, options: tuple[object, ...]) -> tuple[Any, list[str]]:
-    """A value of the first type that it fits; None if that is an option and the value says so."""
+    """A value of the first type that it fits; None if the field allows it and the value is null."""
     if type(None) in options and isinstance(node, Scalar) and node.value.strip().lower() in _NONE:
         return None, []
     kinds = [option for option in options if option is not type(None)]

@@ -118,7 +118,7 @@ def _coerce_all(found: Found) -> tuple[dict[str, object], set[str]]:
             if reason is None:
                 near = _nearest_key(key) if len(found.problems) < _MAX_GUESSES else ""
                 found.problems.append(problem(_unknown(key), where=place, near=near))
-                # The key that was probably meant has no value either, so no rule should speak about it.
+                # The key that was probably meant has no value either, so rules about it are skipped.
                 failed.add(near or key)
             else:
                 ignored.setdefault(reason, []).append(key)

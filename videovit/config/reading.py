@@ -72,7 +72,7 @@ def read_file(path: Path, found: Found, parents: tuple[Path, ...] = ()) -> None:
 
 
 def _file_problem(path: Path, parents: tuple[Path, ...]) -> str:
-    """Why a file cannot be read as a config; empty if nothing speaks against it."""
+    """Why a file cannot be read as a config; empty if it can."""
     if path.suffix.lower() == ".py":
         return "Python files are not run; write the keys as YAML"
     if path.is_dir():

@@ -12,7 +12,7 @@ from typing import get_args
 
 from videovit.config.schema.models import Loss
 
-_CNN = "belongs to convolutional networks"
+_CNN = "MODEL.MODEL_NAME determines it"
 _BATCHNORM = "MViT has no batch norms; other models use PyTorch's"
 _SELF_SUPERVISED = "belongs to self-supervised training"
 _LOADER = "belongs to SlowFast's loader benchmark; see BENCHMARK.WHAT"
@@ -22,14 +22,10 @@ _STEPS = "no learning-rate policy uses it"
 _PICTURES = "belongs to TensorBoard pictures that are not supported"
 
 IGNORED: dict[str, str] = {
-    "RESNET.*": _CNN,
-    "X3D.*": _CNN,
-    "NONLOCAL.*": _CNN,
-    "SLOWFAST.*": _CNN,
     "MODEL.SINGLE_PATHWAY_ARCH": _CNN,
     "MODEL.MULTI_PATHWAY_ARCH": _CNN,
-    "MODEL.DROPCONNECT_RATE": _CNN,
-    "MODEL.FC_INIT_STD": _CNN,
+    "MODEL.DROPCONNECT_RATE": "no network here drops connections",
+    "RESNET.INPLACE_RELU": "saves memory there; results are the same",
     "BN.*": _BATCHNORM,
     "BN.USE_PRECISE_STATS": _BATCHNORM,
     "BN.NUM_BATCHES_PRECISE": _BATCHNORM,
@@ -134,7 +130,7 @@ def _switch(reason: str) -> Refusal:
 
 
 _PTV_MODELS = ("PTVResNet", "PTVSlowFast", "PTVX3D", "PTVCSN", "PTVR2plus1D", "PTVMViT")
-_OTHER_MODELS = ("SlowFast", "ResNet", "X3D", "ContrastiveModel", "MaskMViT", *_PTV_MODELS)
+_OTHER_MODELS = ("ContrastiveModel", "MaskMViT", *_PTV_MODELS)
 _NO_SSL = "self-supervised training is not supported"
 _NO_CAFFE2 = "Caffe2 checkpoints are not read, only the PyTorch file of the same model"
 
@@ -146,9 +142,9 @@ REFUSED: dict[str, Refusal] = {
     ),
     "MODEL.ARCH": Refusal(_NO_SSL, on=("maskmvit",), instead=("mvit",)),
     "MODEL.MODEL_NAME": Refusal(
-        "this model is not supported; MViT and pytorchvideo's networks are",
+        "this model is not supported; MViT, ResNet, SlowFast, X3D and pytorchvideo's networks are",
         on=_OTHER_MODELS,
-        instead=("MViT", "ptv_slowfast_r50", "ptv_slow_r50", "ptv_x3d_m", "ptv_csn_r101", "ptv_r2plus1d_r50"),
+        instead=("MViT", "ResNet", "SlowFast", "X3D", "ptv_csn_r101", "ptv_r2plus1d_r50"),
     ),
     "MODEL.LOSS_FUNC": Refusal(
         "only classification is supported, neither regression nor self-supervised training",

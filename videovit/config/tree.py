@@ -87,12 +87,12 @@ def line_of(node: Node) -> int:
 
 
 def is_null(node: Node) -> bool:
-    """Whether the node is null: nothing at all, or YAML's own words for it."""
+    """Whether the node is empty, or one of YAML's spellings of null."""
     return node.tag == _NULL
 
 
 def is_empty(node: Node) -> bool:
-    """Whether nothing stands in the place of the node."""
+    """Whether the node is empty."""
     return is_null(node) and not node.value
 
 

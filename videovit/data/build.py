@@ -206,16 +206,6 @@ def build_loader(
     )
 
 
-def read_samples(cfg: Config, split: Split) -> list[Sample]:
-    """The videos of a split.
-
-    Raises:
-        AnnotationError: the annotations cannot be used.
-        UserError: the data set is unknown or does not match DATA.MULTI_LABEL or DETECTION.ENABLE.
-    """
-    return build_spec(cfg, split).read(cfg, split)
-
-
 def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec | None = None) -> ClipDataset:
     """The data set of a split: which frames of a video become clips, and how they are cropped and labeled.
 
@@ -265,7 +255,7 @@ def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample]) ->
         crop_size=data.TRAIN_CROP_SIZE if training else evaluate.crop_size,
         num_classes=cfg.MODEL.NUM_CLASSES,
         times=cfg.AUG.NUM_SAMPLE if training else 1,
-        # A box that the crop cut off has nothing to learn from; in evaluation it counts as missed.
+        # Nothing can be learned from a box outside the crop; in evaluation it counts as missed.
         drop_empty=training,
     )
     return ClipDataset(
@@ -356,7 +346,9 @@ def train_batch_size(cfg: Config, num_videos: int, world_size: int) -> int:
     return total // world_size
 
 
-def describe_epoch(samples: Sequence[Sample], *, num_classes: int, videos_per_step: int, balanced: bool = False) -> str:
+def describe_train_list(
+    samples: Sequence[Sample], *, num_classes: int, videos_per_step: int, balanced: bool = False
+) -> str:
     """One epoch of training in words: its steps, and the videos and classes that it leaves out.
 
     Args:

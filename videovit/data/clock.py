@@ -12,11 +12,42 @@ then:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from videovit.data.decode.protocol import Indices, Knots, Video
-from videovit.data.sampling import ClipPlan, frames_on_screen
+from videovit.data.decode.protocol import Indices, Knots
+
+# Containers round times, some to milliseconds: a frame that is due by then is on the screen.
+RESOLUTION_S = 0.001
+
+
+class Timeline(Protocol):
+    """The times of the frames of a video; see `Video`."""
+
+    @property
+    def num_frames(self) -> int: ...
+
+    @property
+    def fps(self) -> float: ...
+
+    @property
+    def knots(self) -> Knots | None: ...
+
+    @property
+    def start_s(self) -> float: ...
+
+
+def frames_on_screen(knots: Knots, seconds: NDArray[np.floating]) -> Indices:
+    """The frames that are on the screen at some moments.
+
+    Args:
+        knots: some frames and their times in seconds, to interpolate between.
+        seconds: the moments, counted as in `knots`; the first and the last frame are shown beyond the ends.
+    """
+    indices: Indices = np.floor(np.interp(seconds + RESOLUTION_S, knots[1], knots[0])).astype(np.int64)
+    return indices
 
 
 @dataclass(frozen=True)
@@ -44,25 +75,13 @@ class Clock:
         return self.start_s + tick / self.rate
 
 
-def clock_of(video: Video, target_fps: float | None) -> Clock:
+def clock_of(video: Timeline, target_fps: float | None) -> Clock:
     """The clock of a video.
 
     Args:
-        video: the video.
+        video: the times of its frames.
         target_fps: the rate that a plan counts in; None if it counts frames, whatever their times.
     """
     if video.knots is None or target_fps is None:
         return Clock(video.num_frames, video.fps, video.start_s)
     return Clock(max(1, round(video.num_frames / video.fps * target_fps)), target_fps, video.start_s, video.knots)
-
-
-def planned_frames(plan: ClipPlan, video: Video, rng: np.random.Generator) -> list[Indices]:
-    """The (T,) frame indices of every clip that a plan takes from a video.
-
-    Args:
-        plan: counts on the clock of the video.
-        video: the video.
-        rng: source of the plan's random choices.
-    """
-    clock = clock_of(video, plan.target_fps)
-    return [clock.frames(ticks_T) for ticks_T in plan(clock.num_ticks, clock.rate, rng)]

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from videovit.data.clock import planned_frames
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
-from videovit.data.decode.protocol import DEFAULTS, Knots
-from videovit.data.records import Clip, Failure, Item, KeyFrame, Sample
-from videovit.data.sampling import AroundKeyFrame, ClipPlan, Indices
+from videovit.data.decode.protocol import DEFAULTS, Indices, Knots
+from videovit.data.records import Clip, Failure, Item, Sample
+from videovit.data.sampling import ClipPlan
 from videovit.data.transforms.boxes import Placement, has_area
 from videovit.data.workers import NOTHING, note_reading
 from videovit.messages import plural
@@ -30,7 +29,7 @@ from videovit.messages import plural
 MOST_FAILURES_IN_A_ROW = 10
 
 Key = tuple[int, int] | tuple[int, int, int]
-"""(epoch, index in the data set), and how often the video came before in the epoch if it did."""
+"""(epoch, index in the data set), and the number of earlier draws of the video in the epoch, if any."""
 
 
 class Stream(IntEnum):
@@ -163,7 +162,9 @@ class BoxCrops:
 
     def cut(self, frames_THWC: Tensor, sample: Sample, shown_s: Interval, rng: np.random.Generator) -> list[Cut]:
         """See `Crops.cut`; labels are float32 (R, K), and R may be 0."""
-        key = _key(sample)
+        key = sample.key
+        if key is None:
+            raise ValueError(f"{sample.path}: detection needs a sample with a key frame")
         corners_R4 = torch.tensor([[box.x1, box.y1, box.x2, box.y2] for box in key.boxes]).reshape(-1, 4)
         target_RK = torch.zeros(len(key.boxes), self.num_classes)
         for row, box in enumerate(key.boxes):
@@ -200,7 +201,7 @@ class ClipDataset(Dataset[Item]):
         self,
         samples: Sequence[Sample],
         *,
-        plan: ClipPlan | AroundKeyFrame,
+        plan: ClipPlan,
         crops: Crops,
         num_crops: int = 1,
         backend: str = "decord",
@@ -261,12 +262,7 @@ class ClipDataset(Dataset[Item]):
             if sample.num_frames not in (None, video.num_frames):
                 reason = f"{plural(video.num_frames, 'image')}, but the list states {sample.num_frames}"
                 raise DecodeError(sample.path, reason, video.served_by)
-            # Key frames are the only clips whose position the annotation determines.
-            if isinstance(self._plan, AroundKeyFrame):
-                time_s = _key(sample).time_s - video.start_s
-                indices = self._plan.at(time_s, video.num_frames, video.fps, video.knots)
-            else:
-                indices = planned_frames(self._plan, video, rng)
+            indices = self._plan.clips(video, rng, sample.key.time_s if sample.key else None)
             # The clips of a test overlap: decode each frame once, and in ascending order.
             wanted = np.unique(np.concatenate(indices))
             frames_NHWC = video.frames(wanted)
@@ -283,9 +279,3 @@ class ClipDataset(Dataset[Item]):
                 clips.append(Clip(frames_TSSC, label, index, view, int(rng.integers(2**63)), boxes_R4))
         note_reading(NOTHING)
         return Item(clips, failures, served_by)
-
-
-def _key(sample: Sample) -> KeyFrame:
-    if sample.key is None:
-        raise ValueError(f"{sample.path}: detection needs a sample with a key frame")
-    return sample.key

@@ -88,7 +88,7 @@ def send_to(outlet: socket.socket, number: int) -> None:
 
 
 class Lost:
-    """A batch that could not be received; its error is raised where the batch is wanted."""
+    """A batch that could not be received; its error is raised when the batch is requested."""
 
     def __init__(self, error: OSError) -> None:
         self.error = error

@@ -71,7 +71,7 @@ class EpochSampler(Sampler[Key]):
         epoch = self._epoch
         # Steps are skipped before they reach the workers, so their videos are not decoded.
         for index, time in self._draws(epoch)[self._first_step * self._batch_size :].tolist():
-            # The same video again must be another clip, so its key is another one.
+            # A video that is drawn again must give another clip, so it needs another key.
             yield (epoch, index, time) if time else (epoch, index)
 
     def _draws(self, epoch: int) -> Ints:

@@ -185,7 +185,7 @@ class Batch:
         # A batch without clips is one piece, which carries its failures.
         for start in range(0, max(len(self), 1), num_clips):
             piece = self._clips(start, start + num_clips)
-            # Whoever adds up the pieces must count failures and decoders once.
+            # Sums over the pieces must count failures and decoders once.
             yield piece if start == 0 else replace(piece, failures=[], served_by=())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:

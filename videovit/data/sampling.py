@@ -13,17 +13,15 @@ mean distance is therefore slightly larger than the stride: (span - 1) / (num_sa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, TypedDict
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
-
-# Containers round times, some to milliseconds: a frame that is due by then is on the screen.
-RESOLUTION_S = 0.001
+from videovit.data.clock import Timeline, clock_of, frames_on_screen
+from videovit.data.decode.protocol import Indices, Knots
 
 
 class WindowPlan(Protocol):
@@ -47,19 +45,33 @@ class ClipPlan(WindowPlan, Protocol):
     def num_clips(self) -> int:
         """Clips per video."""
 
-    def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
-        """The (T,) frame indices of each clip."""
+    def clips(self, video: Timeline, rng: np.random.Generator, key_s: float | None = None) -> list[Indices]:
+        """The (T,) frame indices of each clip.
+
+        Args:
+            video: the times of its frames.
+            rng: source of randomness.
+            key_s: player time of the sample's key frame, in seconds; None if it has none.
+        """
 
 
-def frames_on_screen(knots: tuple[Indices, NDArray[np.float64]], seconds: NDArray[np.floating]) -> Indices:
-    """The frames that are on the screen at some moments.
+class ClockPlan(ABC):
+    """Base of plans that count on the clock of a video; clips do not depend on a key frame.
 
-    Args:
-        knots: some frames and their times in seconds, to interpolate between.
-        seconds: the moments, counted as in `knots`; the first and the last frame are shown beyond the ends.
+    Attributes:
+        target_fps: see `WindowPlan`.
     """
-    indices: Indices = np.floor(np.interp(seconds + RESOLUTION_S, knots[1], knots[0])).astype(np.int64)
-    return indices
+
+    target_fps: float | None
+
+    @abstractmethod
+    def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
+        """The (T,) frame indices of each clip in a video of constant frame rate."""
+
+    def clips(self, video: Timeline, rng: np.random.Generator, key_s: float | None = None) -> list[Indices]:
+        """See `ClipPlan`."""
+        clock = clock_of(video, self.target_fps)
+        return [clock.frames(ticks_T) for ticks_T in self(clock.num_ticks, clock.rate, rng)]
 
 
 def span_length(fps: float, *, num_sampled: int, stride: int, target_fps: float) -> float:
@@ -180,7 +192,7 @@ class ClipShape(TypedDict):
 
 
 @dataclass(frozen=True)
-class Spans:
+class Spans(ClockPlan):
     """Clips of a fixed duration; subclasses choose where they start."""
 
     num_sampled: int
@@ -189,11 +201,11 @@ class Spans:
     num_clips: int = 1
 
     def span(self, num_frames: int, fps: float) -> float:
-        """See `ClipPlan`."""
+        """See `WindowPlan`."""
         return span_length(fps, **self._clip)
 
     def window(self, start: float, num_frames: int, fps: float) -> Indices:
-        """See `ClipPlan`."""
+        """See `WindowPlan`."""
         return span_indices(num_frames, fps, **self._clip, start=start)
 
     @property
@@ -233,7 +245,7 @@ class EvenSpans(Spans):
 
 
 @dataclass(frozen=True)
-class Segments:
+class Segments(ClockPlan):
     """One clip of the whole video: one frame from each of `num_sampled` equal segments.
 
         a video of 11 frames, 4 segments of 2.5 frames; neighbors share their boundary, rounded
@@ -254,7 +266,7 @@ class Segments:
     num_sampled: int
     random: bool = False
     num_clips: ClassVar[int] = 1
-    target_fps: ClassVar[float | None] = None
+    target_fps: None = field(default=None, init=False)
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[Indices]:
         """The (T,) frame indices; uses `rng` only if `random`."""
@@ -268,17 +280,17 @@ class Segments:
         return [(bounds[:-1] + bounds[1:]) // 2]
 
     def span(self, num_frames: int, fps: float) -> float:
-        """See `ClipPlan`: the whole video."""
+        """See `WindowPlan`: the whole video."""
         return float(num_frames)
 
     def window(self, start: float, num_frames: int, fps: float) -> Indices:
-        """See `ClipPlan`; the clip is always the whole video, whatever `start`."""
+        """See `WindowPlan`; the clip is always the whole video, whatever `start`."""
         # The generator is not used then.
         return replace(self, random=False)(num_frames, fps, np.random.default_rng(0))[0]
 
 
 @dataclass(frozen=True)
-class StridedClips:
+class StridedClips(ClockPlan):
     """Clips of frames exactly `stride` apart; beyond either end of the video the first or last frame is repeated.
 
     In a video longer than the clip, starts are integers: random in training, otherwise spread from the first to the
@@ -309,11 +321,11 @@ class StridedClips:
         return [self.window(start, num_frames, fps) for start in self._starts(room, rng)]
 
     def span(self, num_frames: int, fps: float) -> float:
-        """See `ClipPlan`."""
+        """See `WindowPlan`."""
         return span_length(fps, num_sampled=self.num_sampled, stride=self.stride, target_fps=self.target_fps)
 
     def window(self, start: float, num_frames: int, fps: float) -> Indices:
-        """See `ClipPlan`; `start` is truncated."""
+        """See `WindowPlan`; `start` is truncated."""
         # Clipping repeats the first or the last frame.
         return np.clip(int(start) + self._offsets(fps), 0, num_frames - 1)
 
@@ -343,7 +355,7 @@ def key_frame_indices(
     stride: int,
     target_fps: float,
     time_s: float,
-    knots: tuple[Indices, NDArray[np.float64]] | None = None,
+    knots: Knots | None = None,
 ) -> Indices:
     """Frame indices of the clip around a point in time: half of it before, half of it from that frame on.
 
@@ -388,18 +400,25 @@ class AroundKeyFrame:
         stride: distance between sampled frames, at `target_fps`.
         target_fps: the frame rate that `stride` counts in.
         start_s: time stamp of the first frame of every video, in seconds.
-        num_clips: clips per key frame.
     """
 
     num_sampled: int
     stride: int
     target_fps: float
     start_s: float = 0.0
-    num_clips: int = 1
+    num_clips: ClassVar[int] = 1
 
-    def at(
-        self, time_s: float, num_frames: int, fps: float, knots: tuple[Indices, NDArray[np.float64]] | None = None
-    ) -> list[Indices]:
+    def clips(self, video: Timeline, rng: np.random.Generator, key_s: float | None = None) -> list[Indices]:
+        """See `ClipPlan`; does not use `rng`.
+
+        Raises:
+            ValueError: the sample has no key frame.
+        """
+        if key_s is None:
+            raise ValueError("clips around key frames need samples with a key frame")
+        return self.at(key_s - video.start_s, video.num_frames, video.fps, video.knots)
+
+    def at(self, time_s: float, num_frames: int, fps: float, knots: Knots | None = None) -> list[Indices]:
         """The frame indices of the clip around the time stamp `time_s`; see `key_frame_indices`."""
         return [
             key_frame_indices(

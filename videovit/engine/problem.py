@@ -70,6 +70,11 @@ class Problem:
         """What turns frames into the input of a model in evaluation."""
         return build_preparation(self.cfg, train=False)
 
+    @cached_property
+    def train_preparation(self) -> Preparation:
+        """What turns frames into the input of a model in training."""
+        return build_preparation(self.cfg, train=True, spec=self.train.spec)
+
     def objective(self, model: VideoModel, device: torch.device) -> Objective:
         """What is minimized in training, with `MODEL.CLASS_WEIGHTS auto` as numbers; see `build_objective`."""
         cfg = self.cfg

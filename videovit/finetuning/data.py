@@ -26,7 +26,7 @@ from videovit.preparation.splits import SPLITS, stratified_split
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 FEW_VIDEOS = 100  # in the test; below it, the accuracy says little
-UNEVEN = 5  # largest class / smallest class, from which on it is said
+UNEVEN = 5  # largest class / smallest class, above which a note is printed
 Say = Callable[[str], None]
 Divided = dict[str, list[LabeledVideo]]
 """Split -> its videos; splits without videos are left out."""
@@ -99,7 +99,7 @@ def prepare_data(read: LabeledVideos, folder: Path, *, seed: int, workers: int, 
     sizes = ", ".join(f"{split} {len(videos):,}" for split, videos in divided.items())
     say(f"lists: {sizes} {noun}s, in {folder}")
     if len(divided["test"]) < FEW_VIDEOS:
-        say(f"note: {plural(len(divided['test']), f'test {noun}')}: one more or less right changes the accuracy much")
+        say(f"note: {plural(len(divided['test']), f'test {noun}')}: a single video changes the accuracy a lot")
     return divided
 
 

@@ -86,7 +86,7 @@ def build_run_config(
     """The config of the run, before its batch and its epochs are chosen.
 
     Args:
-        request: what the user asks for; its KEY VALUE pairs win.
+        request: the arguments; its KEY VALUE pairs win.
         recipe: of `find_recipe`.
         images: the data are images.
         multi_label: a video may have several classes.
@@ -125,7 +125,7 @@ def build_run_config(
     return load_config(path, [*as_opts(keys), *request.opts])
 
 
-# What a given config may say about other data, or about other tasks.
+# What a given config may set for other data or other tasks.
 RESET: dict[str, object] = {
     "TRAIN.ENABLE": True,
     "TRAIN.EVAL_PERIOD": 1,

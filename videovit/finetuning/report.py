@@ -1,4 +1,4 @@
-"""What the user reads when the run is over: the classes, the wrong videos, and what to do next."""
+"""The report at the end of a run: classes, wrong videos, and the next commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user asks for, and what is remembered of it in the folder of the run."""
+"""The arguments of a fine-tuning run, and the record of them in its folder."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Request:
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells whether a file has changed: its classes, size, time of change, and fingerprint of the content."""
+    """Classes, size, time of change and fingerprint of a file, to detect changes."""
 
     labels: list[str]
     size: int
@@ -95,7 +95,7 @@ def file_states(videos: Iterable[LabeledVideo], before: dict[str, FileState] | N
 
 
 def write_record(folder: Path, request: Request, files: dict[str, FileState]) -> None:
-    """Remember what the run was prepared from; written last, so that a run without it is prepared again."""
+    """Record what the run was prepared from; written last, so that a run without it is prepared again."""
     content = {"request": asdict(request), "files": {path: asdict(state) for path, state in files.items()}}
     partial = folder / f".{RECORD}.tmp"
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

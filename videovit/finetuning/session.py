@@ -26,7 +26,7 @@ from videovit.finetuning.request import (
     read_record,
     write_record,
 )
-from videovit.messages import plural, printable
+from videovit.messages import labeled, plural, printable
 
 CONFIG = "config.yaml"
 MOST_VALIDATIONS = 40  # on few videos epochs are short, and there are many
@@ -115,7 +115,7 @@ def run(request: Request) -> dict[str, float]:
         _say(f"continuing the run in {folder}, with the same split")
         videos = read_videos(request).videos
         for line in describe_changes(states, file_states(videos, states)):
-            _say(f"warning: {line}; to use the data as they are now, choose another folder by --output")
+            _say(labeled("warning", f"{line}; to use the data as they are now, choose another folder by --output"))
     results = launch.run(cfg)
     report(cfg, _say)
     return results.get("test", {})
@@ -126,7 +126,7 @@ def _say(text: str) -> None:
 
 
 def prepare(request: Request, *, start: float) -> Config:
-    """Everything before the training: lists, config, and the record that says so.
+    """Prepare the folder of the run: lists, config, and the record of both.
 
     Raises:
         UserError: data, model or arguments cannot be used, or another command works in the folder.
@@ -167,10 +167,10 @@ def prepare(request: Request, *, start: float) -> Config:
 
 
 def _check_weights(request: Request, recipe: recipes.Recipe) -> None:
-    """Fetch the weights before the videos are opened: without a network, that is where it ends.
+    """Download the weights before the videos are opened, to fail early without a network.
 
     Raises:
-        UserError: they cannot be had; says how to train without.
+        UserError: they are not available; the message names the command that trains without.
     """
     if request.from_scratch:
         return
@@ -185,7 +185,7 @@ def _check_weights(request: Request, recipe: recipes.Recipe) -> None:
 
 
 def _fit_to_machine(cfg: Config, request: Request, recipe: recipes.Recipe, divided: Divided, *, start: float) -> Config:
-    """Choose the batch and the number of epochs, and say so."""
+    """Choose the batch and the number of epochs, and print them."""
     sizes = {split: len(videos) for split, videos in divided.items()}
     given = set(request.opts[::2])
     trained = _with(cfg, {"TRAIN.CHECKPOINT_FILE_PATH": ""})
@@ -225,7 +225,7 @@ def _fit_to_machine(cfg: Config, request: Request, recipe: recipes.Recipe, divid
         f"({1000 * cost.train_s:,.0f} ms per training video, {1000 * cost.read_s:,.0f} ms to read it)"
     )
     if request.minutes is not None and seconds + time.monotonic() - start > 66 * request.minutes:
-        _say(f"warning: even a single epoch takes longer than --minutes {request.minutes:g}")
+        _say(labeled("warning", f"even a single epoch takes longer than --minutes {request.minutes:g}"))
     return cfg
 
 

@@ -101,7 +101,7 @@ def measure_pace(cfg: Config, cost: Cost) -> Cost:
                 start = start or now
                 if num_steps > 1 and now - start > TRIAL_S:
                     return replace(cost, step_s=step_s / num_videos, train_s=(now - start) / num_videos)
-    raise AssertionError("the loop has no other end")
+    raise AssertionError("the loop has no other exit")
 
 
 @contextlib.contextmanager
@@ -154,7 +154,7 @@ def choose_batch(cfg: Config, cost: Cost | None, *, num_train: int, size: int | 
         cfg: TRAIN.BATCH_SIZE and SOLVER.BASE_LR of the recipe.
         cost: of a video; None if it was not measured.
         num_train: number of training videos.
-        size: videos per step that the user asks for.
+        size: requested videos per step.
     """
     few = 2 ** max(0, int(math.log2(max(1, num_train // 4))))  # at least four steps per epoch
     chosen = min(size or min(cfg.TRAIN.BATCH_SIZE, few), num_train)

@@ -8,6 +8,7 @@ from videovit.config import Config
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
 from videovit.models.contract import VideoModel
+from videovit.models.convolutional.build import resnet_from_config, slowfast_from_config, x3d_from_config
 from videovit.models.detection.roi_head import box_head_from_config
 from videovit.models.external.pytorchvideo import PTV_MODELS
 from videovit.models.mvit.model import mvit_from_config
@@ -24,6 +25,9 @@ MODELS: dict[str, Callable[[Config], VideoModel]] = {
     "PSViTSupernet": pooling_sharing_supernet_from_config,
     "PiT": pit_from_config,
     "PS_ViT": progressive_sampling_from_config,
+    "ResNet": resnet_from_config,
+    "SlowFast": slowfast_from_config,
+    "X3D": x3d_from_config,
     **PTV_MODELS,
 }
 """MODEL.MODEL_NAME -> builder."""

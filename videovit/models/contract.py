@@ -258,7 +258,7 @@ class VideoModel(HasPlainForm, ABC):
     def _frozen_modules(self) -> Iterator[nn.Module]:
         if not self.num_frozen:
             return
-        # What belongs to no later layer is the embedding, so the layers that still train say what is frozen.
+        # What belongs to no later layer is the embedding, so its state follows from the layers that still train.
         trained = [*self.layers(), self.head_modules()][self.num_frozen - 1 :]
         kept = {id(inner) for modules in trained for module in modules for inner in module.modules()}
         for module in self.children():
@@ -273,13 +273,13 @@ class VideoModel(HasPlainForm, ABC):
     # ------------------------------------------------------------------------------------------- counting, maps, copies
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Beside the tensors, a state dict carries the grid of its position tables, which their rows do not tell."""
+        """Add the grid of the position tables, which does not follow from their number of rows."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.grid is not None and hasattr(destination, "_metadata"):  # a caller's own dict has none
             destination._metadata[prefix[:-1]]["grid"] = self.grid
 
     def plain_(self, enabled: bool = True) -> Self:
-        """Compute everything as the paper writes it, or (the default state) leave out what nothing reads; in place.
+        """Switch to the form that the paper writes down, or back to the default, which skips unused work; in place.
 
         Results are equal to rounding. `count_macs` uses it, so that costs are those that papers publish, and
         `attention_maps`, since only the plain form holds a map.
@@ -324,7 +324,7 @@ def _without(module: nn.Module, kept: Set[int]) -> Iterator[nn.Module]:
 
 
 class AttentionModel(VideoModel):
-    """A model with attention maps to look at."""
+    """A model that can return its attention maps."""
 
     @abstractmethod
     def attention_maps(self, x: Tensor) -> list[Tensor]:

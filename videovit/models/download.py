@@ -104,7 +104,7 @@ def _place(url: str) -> str:
     host = parts.netloc.rpartition("@")[2].replace(":", "_") or "unknown"
     names = [quote(unquote(name), safe=" ()+,=@~") for name in parts.path.split("/")]
     names = [name for name in names if name.strip(". ")] or ["file"]
-    if parts.query:  # it may be all that tells two files of one path apart
+    if parts.query:  # files of the same path may differ in it alone
         stem, dot, suffix = names[-1].partition(".")
         names[-1] = f"{stem}-{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}{dot}{suffix}"
     return "/".join([host, *names])
@@ -169,7 +169,7 @@ def _download_any(source: str, urls: tuple[str, ...]) -> Path:
 
 @contextlib.contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, however many processes want it."""
+    """Hold the lock of a file; other processes wait for it."""
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f"{path.name}.lock"))
@@ -186,7 +186,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(path: Path, wanted: int = 0) -> Iterator[None]:
-    """Turn what can go wrong on this machine into one message."""
+    """Report errors of this machine, such as a full disk, as one message."""
     try:
         yield
     except OSError as error:
@@ -276,7 +276,7 @@ def _receive(place: str, part: Path) -> str:
         if response.headers.get_content_type() == "text/html":
             raise _Unavailable("a web page, not a file")
         if encoding := response.headers.get("Content-Encoding", "").removeprefix("identity"):
-            raise _Unavailable(f"compressed on the way (Content-Encoding {encoding}), which was not asked for")
+            raise _Unavailable(f"compressed on the way (Content-Encoding {encoding}), which was not requested")
         continued = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if not continued:
             if response.status == 206:  # its name would promise a whole file

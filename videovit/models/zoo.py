@@ -171,7 +171,7 @@ def _row(
         name=name,
         config=config,
         overrides=tuple(re.findall(r"\[.*?\](?= [A-Z]|$)|\S+", overrides)),
-        urls=tuple(map(_hashed, (urls,) if isinstance(urls, str) else urls)),
+        urls=tuple(map(with_hash, (urls,) if isinstance(urls, str) else urls)),
         layout=layout,
         data_set=data[0],
         classes="" if note == ENCODER else data[1],
@@ -184,7 +184,7 @@ def _row(
     )
 
 
-def _hashed(url: str) -> str:
+def with_hash(url: str) -> str:
     """The URL, with the hash that its file name contains by torch.hub's convention."""
     match = _HASH_IN_NAME.search(url)
     return f"{url}#sha256={match[1]}" if match else url

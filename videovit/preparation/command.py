@@ -11,7 +11,7 @@ from pathlib import Path
 
 from videovit.data.records import Sample
 from videovit.errors import UserError
-from videovit.messages import plural, printable
+from videovit.messages import labeled, plural
 from videovit.preparation.checks import Entry, Finding, check_entries, summary, write_report
 
 
@@ -94,7 +94,7 @@ def exit_code(main: Callable[[], int]) -> int:
     """The result of `main`; after a UserError, 1, with its message on stderr. Warnings are printed as plain lines."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        print(printable(f"warning: {message}", keep_lines=True), file=sys.stderr)
+        print(labeled("warning", message), file=sys.stderr)
 
     try:
         with warnings.catch_warnings():
@@ -102,5 +102,5 @@ def exit_code(main: Callable[[], int]) -> int:
             return main()
     # No traceback: the message is for the user.
     except UserError as error:
-        print(printable(f"error: {error}", keep_lines=True), file=sys.stderr)
+        print(labeled("error", error), file=sys.stderr)
         return 1

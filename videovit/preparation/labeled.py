@@ -117,7 +117,7 @@ def read_class_folders(folder: Path) -> LabeledVideos:
 
 
 def _rank(split: str) -> int:
-    """Which split of a video counts: a copy in the test is worth more than one in training."""
+    """Priority of splits: of copies, the one in the test is kept."""
     return SPLITS.index(split or "train")
 
 
@@ -278,7 +278,7 @@ def content_name(video: LabeledVideo) -> str:
 
 
 def check_number_of_classes(classes: Iterable[str]) -> None:
-    """Refuse data that teach nothing.
+    """Refuse data with a single class.
 
     Raises:
         UserError: there is only one class.
@@ -287,6 +287,6 @@ def check_number_of_classes(classes: Iterable[str]) -> None:
     if len(names) < 2:
         raise UserError(
             f"{plural(len(names), 'class', 'classes')}: {', '.join(names)}" if names else "no class has a usable video",
-            expected="at least two classes to tell apart",
-            hint="Add a folder (or rows) of other videos, for example of nothing in particular",
+            expected="at least two classes",
+            hint="Add a folder (or rows) of other videos, for example of anything else",
         )

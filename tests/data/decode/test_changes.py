@@ -10,14 +10,14 @@ import av
 import numpy as np
 import pytest
 
-from tests.helpers.videos import VIDEO_BACKENDS, barcode, read_barcodes, write_video
+from tests.helpers.size_changes import check_scaled_to_first, write_parts
+from tests.helpers.videos import VIDEO_BACKENDS, write_video
 from videovit.data.decode import decord_backend, open_video
 from videovit.data.decode.bits import Bits
 from videovit.data.decode.frame_table import read_frame_table
 from videovit.data.decode.interlacing import all_progressive, sequence_units
 from videovit.data.decode.vp9 import frames_of, written_size
 
-NUM_FRAMES = 60
 backends = pytest.mark.parametrize("backend", VIDEO_BACKENDS)
 needs_decord = pytest.mark.skipif(decord_backend.load_decord() is None, reason="decord is not installed")
 
@@ -63,24 +63,8 @@ def join(target: Path, parts: list[Path], *, extradata: bytes | None = None) -> 
 def test_size_change_without_key_flag(
     tmp_path: Path, name: str, arguments: dict[str, Any], sizes: list[tuple[int, int]], backend: str
 ) -> None:
-    parts = [
-        write_video(
-            tmp_path / f"{place}_{name}",
-            num_frames=NUM_FRAMES,
-            size=size,
-            draw=lambda number, place=place, size=size: barcode(
-                number + NUM_FRAMES * place, width=size[0], height=size[1]
-            ),
-            **arguments,
-        )
-        for place, size in enumerate(sizes)
-    ]
-    path = join(tmp_path / name, parts)
-    for wanted in ([10, 59, 60, 119], [70, 119]):
-        with open_video(path, backend) as video:
-            frames = video.frames(np.array(wanted))
-        assert frames.shape == (len(wanted), sizes[0][1], sizes[0][0], 3)
-        assert read_barcodes(frames) == wanted
+    path = join(tmp_path / name, write_parts(tmp_path, name, sizes, **arguments))
+    check_scaled_to_first(path, sizes[0], backend)
 
 
 def with_size(frame: bytes, width: int, height: int) -> bytes:

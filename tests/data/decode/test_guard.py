@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
+from tests.helpers.size_changes import check_scaled_to_first, write_parts
 from tests.helpers.videos import VIDEO_BACKENDS, barcode, read_barcodes, rotate, write_video
 from videovit.data.decode import decord_backend, open_video
 from videovit.data.decode.bitstream import is_entry, nal_length_size, nal_units, picture_setup
@@ -137,25 +138,8 @@ def test_default_stream_shown(tmp_path: Path, suffix: str, first: int, backend: 
 def test_size_change_scaled_to_first(
     tmp_path: Path, name: str, arguments: dict[str, Any], sizes: list[tuple[int, int]], backend: str
 ) -> None:
-    parts = [
-        write_video(
-            tmp_path / f"{place}_{name}",
-            num_frames=NUM_FRAMES,
-            size=size,
-            draw=lambda number, place=place, size=size: barcode(
-                number + NUM_FRAMES * place, width=size[0], height=size[1]
-            ),
-            **arguments,
-        )
-        for place, size in enumerate(sizes)
-    ]
-    path = join(tmp_path / name, parts)
-    # Also if all wanted frames have the second size.
-    for wanted in ([10, 59, 60, 119], [70, 119]):
-        with open_video(path, backend) as video:
-            frames = video.frames(np.array(wanted))
-        assert frames.shape == (len(wanted), sizes[0][1], sizes[0][0], 3)
-        assert read_barcodes(frames) == wanted
+    path = join(tmp_path / name, write_parts(tmp_path, name, sizes, **arguments))
+    check_scaled_to_first(path, sizes[0], backend)
 
 
 def upside_down(number: int) -> Any:

@@ -156,7 +156,7 @@ def test_pattern_in_a_name_is_one_image(tmp_path: Path, backend: str) -> None:
 
 @pytest.fixture
 def requests() -> Iterator[tuple[int, list[str]]]:
-    """A server on this machine: its port, and what it was asked for."""
+    """A server on this machine: its port, and the requests it received."""
     found: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from tests.helpers.ava_data import CONFIG, write_ava
+from tests.helpers.samples import read_samples
 from tests.helpers.videos import barcode, read_barcodes, write_video
 from videovit.config import ConfigError, load_config
-from videovit.data.build import build_dataset, build_loader, read_samples
+from videovit.data.build import build_dataset, build_loader
 from videovit.data.dataset import BoxCrops, ClipDataset
 from videovit.data.decode import DecodeOptions
 from videovit.data.detection import read_truth

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from tests.helpers.project import CONFIGS
+from tests.helpers.samples import read_samples
 from tests.helpers.videos import barcode, read_barcodes
 from videovit.config import load_config
-from videovit.data.build import build_dataset, build_loader, read_samples
+from videovit.data.build import build_dataset, build_loader
 from videovit.data.readers import ssv2
 from videovit.data.records import AnnotationError, Sample
 from videovit.data.transforms.pipeline import build_preparation

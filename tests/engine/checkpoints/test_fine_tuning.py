@@ -12,7 +12,7 @@ import torch
 
 from tests.helpers.runs import TINY, write_config
 from videovit.config import Config, load_config
-from videovit.engine.checkpoints.resume import Position, checkpoint_path
+from videovit.engine.checkpoints.folder import Position, checkpoint_path
 from videovit.engine.checkpoints.saving import snapshot, write_checkpoint
 from videovit.engine.checkpoints.weights import load_initial_weights, load_weights_to_test
 from videovit.engine.reporting.log import logger

@@ -11,14 +11,8 @@ from torch import nn
 
 from videovit.config import dump_config, load_config
 from videovit.data.records import Action, Sample
-from videovit.engine.checkpoints.resume import (
-    Position,
-    changed_keys,
-    checkpoint_path,
-    find_checkpoints,
-    load_model,
-    resume,
-)
+from videovit.engine.checkpoints.folder import Position, checkpoint_path, find_checkpoints
+from videovit.engine.checkpoints.resume import changed_keys, load_model, resume
 from videovit.engine.checkpoints.saving import snapshot, write_checkpoint
 from videovit.engine.checkpoints.train_list import list_digest
 from videovit.engine.training.optim import build_ema
@@ -188,7 +182,7 @@ def test_moments_of_another_shape_are_refused(
         resume(tmp_path, model=model, optimizer=optimizer, scaler=None)
 
 
-def test_moments_of_unknown_parameters_or_without_a_part_are_refused(tmp_path: Path) -> None:
+def test_moments_unknown_or_incomplete_are_refused(tmp_path: Path) -> None:
     for change in (lambda moments: moments.update({7: moments[0]}), lambda moments: moments[0].pop("exp_avg_sq")):
         model, optimizer = parts()
         state = snapshot(model, position=Position(1), cfg_text="", optimizer=optimizer)
@@ -270,7 +264,7 @@ def resume_with_list(folder: Path, samples: list[Sample], *, step: int, **roots:
         ([*SAMPLES[:3], Sample("/data/d.mp4", 3, actions=(Action(1, 0.0, 1.0),))], "4 rows"),
     ],
 )
-def test_changed_list_is_refused_within_an_epoch_and_warned_between(
+def test_changed_list_refused_within_epoch_warned_between(
     samples: list[Sample], what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(CheckpointError, match=rf"step 2 of 4 .*list.*{what}.*samples would be lost or repeated"):

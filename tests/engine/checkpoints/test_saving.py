@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from videovit.engine.checkpoints import saving
-from videovit.engine.checkpoints.resume import Position, checkpoint_path, find_checkpoints, load_model
+from videovit.engine.checkpoints.folder import Position, checkpoint_path, find_checkpoints
+from videovit.engine.checkpoints.resume import load_model
 from videovit.engine.checkpoints.saving import Saver, prune, snapshot, to_host, write_checkpoint
 from videovit.models.convert import CheckpointError
 

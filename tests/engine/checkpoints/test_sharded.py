@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tests.helpers.runs import Make, exit_codes, num_lines, run_group, start_ranks, stats, wait_for
 from videovit.config import Config, ConfigError
 from videovit.engine import launch
-from videovit.engine.checkpoints.resume import Position, checkpoint_path, find_checkpoints
+from videovit.engine.checkpoints.folder import Position, checkpoint_path, find_checkpoints
 from videovit.engine.checkpoints.saving import Saver, prune, snapshot
 from videovit.engine.checkpoints.sharded import ShardWriter
 from videovit.engine.distributed import parallel, preemption

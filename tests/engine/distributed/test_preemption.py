@@ -67,7 +67,7 @@ def run():
         raise preemption.Preempted(signals.requested(), "last.pyth")
 
 def late(number):
-    # The last thing that the interpreter does before it forgets all handlers of Python.
+    # The last thing that the interpreter does before it removes all handlers of Python.
     os.kill(os.getpid(), number)
 
 atexit.register(late, getattr(signal, sys.argv[1]))

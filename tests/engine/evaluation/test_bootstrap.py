@@ -46,7 +46,7 @@ def test_interval_equals_that_of_scipy(num_videos: int) -> None:
     )
 
 
-def test_interval_of_a_million_videos_is_that_of_the_normal_distribution() -> None:
+def test_interval_of_a_million_videos_is_normal() -> None:
     """In the time and memory of a few, since only different values are drawn."""
     hits = np.zeros(1_000_000)
     hits[:300_000] = 1.0

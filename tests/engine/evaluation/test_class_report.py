@@ -139,7 +139,7 @@ HOSTILE = ["=HYPERLINK(1)", "\x1b[2Jup\r\n", "m\udce4d"]
 
 
 def test_names_of_strangers_in_tables_and_plots(tmp_path: Path) -> None:
-    """A spreadsheet computes no name, a terminal obeys none, and half a character does not end the report."""
+    """Names act neither as formulas nor as escape sequences; a lone surrogate does not end the report."""
     evaluator = TopK(num_videos=3, num_views=1, num_classes=3)
     evaluator.update(torch.eye(3)[torch.tensor([1, 2, 0])], batch_of(torch.tensor([0, 1, 2])))
     files = evaluator.write_report(tmp_path, HOSTILE)

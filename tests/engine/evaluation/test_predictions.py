@@ -106,7 +106,7 @@ def test_rows_are_not_kept_in_memory(tmp_path: Path) -> None:
 
 
 def test_names_of_strangers(tmp_path: Path) -> None:
-    """The csv module quotes, a spreadsheet computes nothing, a terminal obeys nothing."""
+    """Names are quoted, and act neither as formulas nor as escape sequences."""
     names = ['a, "b"', "=1+1", "\x1b[2J; c"]
     paths = ['dir, "1"\n.mp4', "=HYPERLINK(1)", "m\udce4d.mp4"]
     evaluator = TopK(num_videos=3, num_views=1, num_classes=3)

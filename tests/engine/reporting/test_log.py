@@ -43,6 +43,25 @@ def test_log_has_no_json_by_default(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "train_iter" in (tmp_path / "stats.jsonl").read_text()
 
 
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.ERROR])
+def test_closed_log_restores_the_logger(level: int, tmp_path: Path) -> None:
+    """A program that uses the library configures its own logging."""
+    warnings_log = logging.getLogger("py.warnings")
+    own = logging.NullHandler()
+    logger.setLevel(level)
+    logger.propagate = False
+    warnings_log.addHandler(own)
+    try:
+        with RunLog(tmp_path):
+            assert logger.level == logging.INFO
+        assert (logger.level, logger.propagate, logger.handlers) == (level, False, [])
+        assert warnings_log.handlers == [own]
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+        warnings_log.removeHandler(own)
+
+
 def test_line_of_a_topic_is_not_repeated(tmp_path: Path) -> None:
     with RunLog(tmp_path) as log:
         for text in ("7 pyav", "7 pyav", "6 pyav, 1 decord", "6 pyav, 1 decord"):
@@ -74,7 +93,7 @@ def test_log_on_full_disk_warns_once(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("console", ["pipe", "full disk", "closed"])
 def test_run_goes_on_without_console(console: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `| head`, with a full disk behind 2>, or on a terminal that was closed."""
+    """After `| head`, with stderr on a full disk, or on a terminal that was closed."""
     reader, writer = os.pipe()
     os.close(reader)
     stream = os.fdopen(os.open("/dev/full", os.O_WRONLY) if console == "full disk" else writer, "w", buffering=1)
@@ -91,7 +110,7 @@ def test_run_goes_on_without_console(console: str, tmp_path: Path, monkeypatch: 
 
 
 def test_pipe_that_nobody_reads_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines appear again when somebody reads."""
+    """Lines appear again once the pipe is read."""
     monkeypatch.setattr("videovit.engine.reporting.log.CONSOLE_S", 0.1)
     reader, writer = os.pipe()
     stream = os.fdopen(writer, "w", buffering=1)
@@ -103,7 +122,7 @@ def test_pipe_that_nobody_reads_does_not_stop_a_run(tmp_path: Path, monkeypatch:
         logger.info("the last line")
     assert b"the last line" in os.read(reader, 1 << 20)
     text = (tmp_path / "stdout.log").read_text()
-    assert text.count("nobody reads the console") == 1 and text.count("line ") == 2000
+    assert text.count("the console accepts no more lines") == 1 and text.count("line ") == 2000
     stream.close()
     os.close(reader)
 

@@ -115,7 +115,7 @@ def test_options_of_the_section(data: Path, tmp_path: Path) -> None:
 
 def test_a_model_without_attention_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"ANALYSIS\.WHAT: a PiT has nothing to show for points; expected one of attention"
+        UserError, match=r"ANALYSIS\.WHAT: points cannot be analyzed in a PiT; expected one of attention"
     ):
         run(config("PiT", data, tmp_path, "ANALYSIS.WHAT [points]"))
 

@@ -1,6 +1,8 @@
 """Rows and numbers of the benchmark task."""
 
+import functools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,18 @@ import torch
 from tests.helpers.runs import exit_codes, start_ranks, stats, write_config, write_data
 from videovit.config import load_config
 from videovit.engine.launch import run
-from videovit.engine.tasks.benchmark import measure_matrix_peak, time_steps
+from videovit.engine.tasks import benchmark
+from videovit.engine.tasks.benchmark import time_steps
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def peak_measured_once() -> Iterator[None]:
+    """It takes seconds, and is the same in all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "measure_matrix_peak", functools.cache(benchmark.measure_matrix_peak))
+        yield
 
 
 def test_time_and_memory_of_a_known_step() -> None:
@@ -28,7 +39,7 @@ def test_time_and_memory_of_a_known_step() -> None:
 
 
 def test_matrix_peak_is_plausible() -> None:
-    assert 0.5 < measure_matrix_peak(CPU, torch.float32) < 1e6
+    assert 0.5 < benchmark.measure_matrix_peak(CPU, torch.float32) < 1e6
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def test_mistakes_are_named(model: videovit.Model, video: str, tmp_path: Path, m
     with pytest.raises(UserError, match="could not be written"):
         model.explain(video).write(tmp_path / "file" / "why")
     monkeypatch.setattr("videovit.engine.tasks.explain.MAX_WINDOWS", 1)
-    with pytest.raises(UserError, match=r"2 windows are too many to look at; expected at most 1"):
+    with pytest.raises(UserError, match=r"2 windows are too many to explain; expected at most 1"):
         model.explain(video)
 
 

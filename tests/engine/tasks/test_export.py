@@ -10,7 +10,7 @@ import torch
 
 from tests.helpers.runs import ROOT, TINY, run_tool, write_config
 from videovit.config import load_config
-from videovit.engine.checkpoints.resume import Position, checkpoint_path
+from videovit.engine.checkpoints.folder import Position, checkpoint_path
 from videovit.engine.checkpoints.saving import snapshot, write_checkpoint
 from videovit.engine.tasks.export import export_weights
 from videovit.engine.training.optim import build_ema

@@ -24,6 +24,7 @@ from videovit.errors import UserError
 from videovit.models import build_model
 from videovit.models.contract import VideoModel
 from videovit.models.convert.read import CheckpointError
+from videovit.models.download import cached_path
 
 CPU = torch.device("cpu")
 FAST = FINDERS["fast"]
@@ -159,3 +160,13 @@ def test_wrong_models_and_weights_are_errors(
     if finder.find(clip.crops_VTSSC[0, 2]):
         with pytest.raises(UserError, match="v.mp4: the model's scores are not finite"):
             predictor.label(clip, "v.mp4")
+
+
+def test_damaged_weights_in_the_cache_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's file names contain the start of their hash."""
+    monkeypatch.setenv("VIDEOVIT_CACHE", str(tmp_path))
+    url = torchvision.models.get_model_weights(FAST).DEFAULT.url
+    cached_path(url).parent.mkdir(parents=True)
+    cached_path(url).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"its SHA-256 is .* expected one that begins with fb6a3cc7"):
+        PersonFinder("fast", "", CPU)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from videovit.config import load_config
-from videovit.engine.checkpoints.resume import Position, best_checkpoint
+from videovit.engine.checkpoints.folder import Position, best_checkpoint
 from videovit.engine.training.best import Best, BestSoFar, best_measure
 
 NAN, INF = float("nan"), float("inf")

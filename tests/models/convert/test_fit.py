@@ -90,7 +90,7 @@ def test_paper_era_last_stage_loads_into_its_model():
     assert torch.equal(logits_of(model, x), logits_of(source, x))
 
 
-def test_paper_era_last_stage_in_another_model_is_refused_with_the_keys():
+def test_last_stage_of_2021_in_other_model_names_keys():
     source, model = tiny(blocks=expand(**{**TINY, **PAPER_ERA})), tiny()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     with pytest.raises(CheckpointError) as error:
@@ -280,7 +280,7 @@ def test_image_v2_to_clips_keeps_the_class_token_and_zeroes_time():
     assert "blocks.0.attn.rel_pos_t" in report.resized
 
 
-def test_image_v2_to_clips_without_class_token_keeps_the_logits_of_a_still():
+def test_inflated_v2_without_class_token_keeps_logits_of_still():
     image, video = perturb(image_v2()), tiny_v2(cls_token=False)
     load_pretrained(video, image.state_dict())
     picture = clip(2, 3, 1, 32, 32)

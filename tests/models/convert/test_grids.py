@@ -1,4 +1,4 @@
-"""Position tables of another size: which grid they were made for, by what says so, and what is refused."""
+"""Position tables of another size: how the grid that they were made for is found, and what is refused."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
         ((4, 3, 5), (4, 9, 15)),  # the same shape of picture, three times as large
     ],
 )
-def test_bare_joint_table_of_other_frames_or_sides_is_read_by_the_grid_of_the_model(old: Grid, new: Grid) -> None:
+def test_bare_joint_table_uses_grid_of_model(old: Grid, new: Grid) -> None:
     source, model = vit(old), vit(new)
     report = load_pretrained(model, {"model_state": bare(source)})
     assert torch.equal(model.pos_embed[:, 1:], stretched(source, old, new))
@@ -165,7 +165,7 @@ def test_images_of_another_size_stay_images() -> None:
     assert torch.equal(model.pos_embed[:, 1:], stretched(source, (1, 14, 14), (1, 7, 7)))
 
 
-def test_clips_and_images_with_patches_of_one_frame_are_told_apart() -> None:
+def test_clips_and_images_with_one_frame_patches_are_distinguished() -> None:
     source, model = vit((4, 14, 14), frames=1), vit((8, 14, 14), frames=1)  # 784 rows are 28 x 28, too
     load_pretrained(model, bare(source))
     assert torch.equal(model.pos_embed[:, 1:], stretched(source, (4, 14, 14), (8, 14, 14)))

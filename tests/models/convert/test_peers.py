@@ -111,7 +111,7 @@ def test_aliases_of_the_pytorchvideo_repository_are_ignored():
     assert sorted(report.loaded) == sorted(model.state_dict())
 
 
-def test_pytorchvideo_with_joint_positions_and_unpooled_last_stage_is_equal():
+def test_pytorchvideo_joint_positions_unpooled_last_stage_equal():
     rows = [[0, 1, 4, 4], [1, 1, 2, 2], [2, 1, 2, 2]]
     lists = {"pool_kv_stride_adaptive": None, "sep_pos_embed": False}
     reference = perturb(create_multiscale_vision_transformers(**{**PTV_TINY, **lists, "pool_kv_stride_size": rows}))

@@ -1,4 +1,4 @@
-"""Weights that fit, or nearly fit, and must not be used without a word."""
+"""Weights that fit, or nearly fit, and must not be used silently."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_names_of_hiera_are_explained() -> None:
     with pytest.raises(CheckpointError, match="names and shapes are those of Hiera") as error:
         load_pretrained(unpooled(), state)
     assert "MVIT.EMBED_DIM" not in str(error.value)
-    # If they fit, only their origin can tell.
+    # If the sizes fit, only the origin of the weights shows it.
     source = unpooled()
     assert "Hiera" in str(load_pretrained(unpooled(), plain_state(source)))
     for known in (source.state_dict(), {"model_state": plain_state(source), "cfg": "MVIT: {MODE: max}\n"}):

@@ -1,5 +1,7 @@
 """pytorchvideo's networks: published sizes, logits in both modes, two pathways from one clip, files, the contract."""
 
+import copy
+import functools
 import subprocess
 import sys
 
@@ -12,7 +14,8 @@ from videovit.config import load_config
 from videovit.errors import UserError
 from videovit.models import CheckpointError, build_model, count_params, load_pretrained
 from videovit.models.detection.roi_head import RoIHead
-from videovit.models.external.pytorchvideo import NETWORKS, build_ptv, slow_pathway
+from videovit.models.external.pytorchvideo import NETWORKS, build_ptv
+from videovit.models.layers.pathways import slow_pathway
 
 PUBLISHED = {  # clip size, parameters in millions
     "ptv_x3d_m": ((16, 224, 224), 3.79),
@@ -24,10 +27,17 @@ PUBLISHED = {  # clip size, parameters in millions
     "ptv_slow_r50": ((8, 224, 224), 32.45),
 }
 TINY = (8, 32, 32)
+# In the scope of the module, all tests of one network run one after the other, and it is built once.
+every_network = pytest.mark.parametrize("name", PUBLISHED, scope="module")
 
 
 def tiny(name, num_classes=5):
-    """The network on clips of 8 x 32 x 32."""
+    """The network on clips of 8 x 32 x 32, with the same weights in every call."""
+    return copy.deepcopy(_tiny(name, num_classes))
+
+
+@functools.lru_cache(maxsize=1)
+def _tiny(name, num_classes):
     return build_ptv(name, clip_size=TINY, num_classes=num_classes, dropout=0.0)
 
 
@@ -41,7 +51,7 @@ def test_every_network_is_listed():
     assert sorted(PUBLISHED) == sorted(NETWORKS)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@every_network
 def test_sizes_names_and_windows_equal_the_hub(name):
     clip_size, millions = PUBLISHED[name]
     with torch.device("meta"):
@@ -54,7 +64,7 @@ def test_sizes_names_and_windows_equal_the_hub(name):
     assert model(torch.empty(1, 3, *clip_size, device="meta")).shape == (1, 400)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@every_network
 def test_logits_in_both_modes_and_gradients(name):
     model, x = tiny(name), clip(2, 3, *TINY)
     with torch.no_grad():
@@ -71,7 +81,7 @@ def test_logits_in_both_modes_and_gradients(name):
     assert tokens.shape[:2] == (2, grid[0] * grid[1] * grid[2]) and cls is None
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@every_network
 def test_layers_are_the_stages(name):
     model = tiny(name)
     layers = model.layers_of_parameters()
@@ -83,7 +93,7 @@ def test_layers_are_the_stages(name):
     assert sorted(numbers.values()) == list(range(6)) and list(numbers.values()) == sorted(numbers.values())
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@every_network
 def test_stages_halve_the_sides(name):
     model = tiny(name).eval()
     with torch.inference_mode():
@@ -106,9 +116,10 @@ def test_head_is_replaced_in_its_place(name):
         model.reset_head(RoIHead(8, 3))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@every_network
 def test_weights_round_trip_through_a_file(tmp_path, name):
-    source, model, path = tiny(name), tiny(name), tmp_path / "published.pyth"
+    source, path = tiny(name), tmp_path / "published.pyth"
+    model = build_ptv(name, clip_size=TINY, num_classes=5, dropout=0.0)  # with other weights
     torch.save({"model_state": source.state_dict()}, path)
     report = load_pretrained(model, path)
     assert len(report.loaded) == len(model.state_dict())
@@ -150,7 +161,7 @@ def test_slow_pathway_takes_the_published_frames():
         slow_pathway(torch.zeros(1, 3, 6, 4, 4), 4)
 
 
-def test_head_for_other_classes_is_dropped_and_another_network_refused():
+def test_head_of_other_classes_dropped_other_network_refused():
     source = tiny("ptv_x3d_m", num_classes=7).state_dict()
     report = load_pretrained(tiny("ptv_x3d_m"), source)
     assert report.source == "own"

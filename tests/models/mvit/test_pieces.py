@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from tests.helpers.mvit_variants import clip
 from videovit.models.layers import scaled_dot_product as attention
 from videovit.models.layers.basic import DropPath, Mlp, add_branch
-from videovit.models.layers.position import gather_rel_pos, resize_pos_embed, resize_rel_pos
-from videovit.models.mvit.pooling import (
+from videovit.models.layers.pooling import (
     avg_pool,
     depthwise_conv,
     max_pool,
@@ -17,6 +16,7 @@ from videovit.models.mvit.pooling import (
     touched,
     touched_index,
 )
+from videovit.models.layers.position import gather_rel_pos, resize_pos_embed, resize_rel_pos
 
 CONVOLUTIONS = [
     # grid, kernel, stride

@@ -55,7 +55,7 @@ def test_other_places_are_refused_with_the_reason(block, reason):
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("cls_token", [True, False])
-def test_a_sharing_block_equals_a_block_that_is_handed_the_same_maps(version, cls_token):
+def test_sharing_block_equals_block_given_same_maps(version, cls_token):
     changes = {**(TINY if version == 1 else TINY_V2), **LONG}
     if version == 2:
         changes["pool_q_stride"] = [[i, 1, 2, 2] if i in (1, 5) else [i, 1, 1, 1] for i in range(6)]

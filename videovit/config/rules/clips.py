@@ -95,7 +95,7 @@ def short_sides(cfg: Config) -> Iterator[Broken]:
 
 
 def orders(cfg: Config) -> Iterator[Broken]:
-    """Frame orders are known, and there are some."""
+    """Frame orders are known, and there is at least one."""
     key, named = "SHUFFLE_EVAL.ORDERS", cfg.SHUFFLE_EVAL.ORDERS
     wrong = [order for order in named if not _is_order(order)]
     near = {order: did_you_mean(order, (*ORDERS, "window4")) for order in wrong}

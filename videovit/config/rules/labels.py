@@ -69,10 +69,10 @@ def _used(cfg: Config) -> dict[str, str]:
 
 
 def num_classes(cfg: Config) -> Iterator[Broken]:
-    """There is something to choose from."""
+    """There are at least two classes to choose from."""
     one_each = not (cfg.DATA.MULTI_LABEL or cfg.DETECTION.ENABLE)
     if cfg.MODEL.NUM_CLASSES == 1 and one_each and any(_used(cfg)):
-        what = "with a single class every video is right, and there is nothing to learn"
+        what = "with a single class, every prediction is right, and there is nothing to learn"
         yield Broken(("MODEL.NUM_CLASSES",), what, ({"MODEL.NUM_CLASSES": 2},))
 
 
@@ -180,6 +180,6 @@ def best_measure(cfg: Config) -> Iterator[Broken]:
         return
     kind = BOXES if cfg.DETECTION.ENABLE else ANY_NUMBER if cfg.DATA.MULTI_LABEL else ONE_CLASS
     if best not in _MEASURES[kind]:
-        what = f"{best} is not measured where videos have {kind}"
+        what = f"{best} is not measured if videos have {kind}"
         keys = ("TRAIN.BEST", "DATA.MULTI_LABEL", "DETECTION.ENABLE")
         yield Broken(keys, what, tuple({"TRAIN.BEST": name} for name in ("auto", *_MEASURES[kind])))

@@ -24,7 +24,7 @@ def tildes(section: Any, prefix: str = "") -> Iterator[Broken]:
 
 
 def processes(cfg: Config) -> Iterator[Broken]:
-    """Shards are numbered from 0, and what needs GPUs has some."""
+    """Shards are numbered from 0, and features that need a GPU have one."""
     if cfg.SHARD_ID >= cfg.NUM_SHARDS:
         what = f"{cfg.SHARD_ID} is not below NUM_SHARDS {cfg.NUM_SHARDS}; shards are counted from 0"
         advice = ({"SHARD_ID": cfg.NUM_SHARDS - 1}, {"NUM_SHARDS": cfg.SHARD_ID + 1})

@@ -8,13 +8,13 @@ from videovit.config.rules.broken import Broken
 from videovit.config.schema import Config
 
 _CONVOLUTIONAL = {
-    "slowfast": "ptv_slowfast_r50",
-    "c2d": "ptv_c2d_r50",
-    "i3d": "ptv_i3d_r50",
-    "x3d": "ptv_x3d_m",
-    "2d": "ptv_c2d_r50",
+    "2d": "ResNet",
+    "c2d": "ResNet",
+    "i3d": "ResNet",
+    "slowfast": "SlowFast",
+    "x3d": "X3D",
 }
-"""MODEL.ARCH -> the network of pytorchvideo that is closest."""
+"""MODEL.ARCH -> the network it belongs to; without slow, which PySlowFast's reversible MViT calls itself."""
 
 
 def architecture(cfg: Config) -> Iterator[Broken]:

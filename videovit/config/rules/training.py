@@ -20,7 +20,7 @@ def average(cfg: Config) -> Iterator[Broken]:
 
 
 def validation(cfg: Config) -> Iterator[Broken]:
-    """What compares validations has some to compare."""
+    """Keys that compare validations need validation to be enabled."""
     train, best, period = cfg.TRAIN, "TRAIN.BEST", "TRAIN.EVAL_PERIOD"
     if not train.ENABLE or (train.EVAL_PERIOD and train.BEST):
         return
@@ -41,7 +41,7 @@ def validation(cfg: Config) -> Iterator[Broken]:
 
 
 def learning_rate(cfg: Config) -> Iterator[Broken]:
-    """A cosine falls; every step has a factor."""
+    """A cosine schedule decreases, and every step of a step schedule has a factor."""
     solver = cfg.SOLVER
     if cfg.TRAIN.ENABLE and solver.LR_POLICY == "cosine" and solver.COSINE_END_LR > solver.BASE_LR:
         keys = ("SOLVER.COSINE_END_LR", "SOLVER.BASE_LR")
@@ -103,7 +103,7 @@ def teacher(cfg: Config) -> Iterator[Broken]:
 
 
 def search(cfg: Config) -> Iterator[Broken]:
-    """The plans of a generation fit into it."""
+    """Crossover and mutation do not exceed the population."""
     search = cfg.SEARCH
     number = search.CROSSOVER + search.MUTATION
     if number > search.POPULATION:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from videovit.config.limits import AboveZero, Crew, Free, Natural, Positive
+from videovit.config.schema.convolutional import NonLocal, ResNet, SlowFast, X3d
 from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
 from videovit.config.schema.detection import Ava, Detection
 from videovit.config.schema.evaluation import Analysis, Predict, Robustness, Search, ShuffleEval, Test, UseOfTime
@@ -54,6 +55,10 @@ class Config:
     MIXUP: Mixup = Mixup()
     MODEL: Model = Model()
     MVIT: Mvit = Mvit()
+    RESNET: ResNet = ResNet()
+    SLOWFAST: SlowFast = SlowFast()
+    X3D: X3d = X3d()
+    NONLOCAL: NonLocal = NonLocal()
     VIT: Vit = Vit()
     PSVIT: PoolingSharing = PoolingSharing()
     SUPERNET: Supernet = Supernet()

@@ -101,7 +101,7 @@ class Analysis:
     """ANALYSIS (ours): what the model does with the videos of the test list."""
 
     ENABLE: bool = False
-    WHAT: tuple[Analyzed, ...] = ANALYSES  # what a model has nothing to show for is left out
+    WHAT: tuple[Analyzed, ...] = ANALYSES  # those that do not apply to the model are left out
     NUM_VIDEOS: Natural = 200  # evenly spaced in the list; 0 takes all
     BATCH_SIZE: Positive = 4  # clips at once; attention maps take memory
     DISTANCE: Distance = "l1"  # l1 adds differences of rows and columns, l2 is the Euclidean length

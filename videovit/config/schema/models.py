@@ -38,6 +38,7 @@ class Model:
     LABEL_SMOOTHING: DropRate = 0.0  # ours; without MIXUP
     CLASS_WEIGHTS: ClassWeighting | tuple[AboveZero, ...] = "none"  # ours; in the training loss; auto: by frequency
     DROPOUT_RATE: DropRate = 0.5
+    FC_INIT_STD: AtLeastZero = 0.01  # initial weights of the classifier of convolutional networks
     HEAD_ACT: HeadActivation = "softmax"
     ACT_CHECKPOINT: bool = False
 

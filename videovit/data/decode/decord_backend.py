@@ -143,7 +143,7 @@ class DecordVideo(BaseVideo):
         if self._reader is None:
             return "decord failed"
         table = exact.table
-        # decord's FFmpeg may believe flags of key packets that are wrong.
+        # decord's FFmpeg may trust wrong flags of key packets.
         if not np.array_equal(self._reader.get_key_indices(), table.keys):
             return "key frames"
         tick_s = exact.tick_s

@@ -1,7 +1,7 @@
 """Which files other decoders than PyAV read as PyAV does.
 
 They contain an FFmpeg of their own, often an older one, which may take other packets for key packets, find another
-stream, or know nothing of an orientation. So a file is theirs only if nothing in it is read in two ways.
+stream, or ignore an orientation. So a file is theirs only if nothing in it is read in two ways.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _reason_in_pictures(video: PyavVideo, options: DecodeOptions) -> str:
         return "first frame"
     if not video.table.one_size or look.size != video.size:
         return "frame size changes"
-    # Turned by the header of an mp4 file is what all decoders know.
+    # All decoders apply an orientation in the header of an mp4 file.
     if look.orientation.mirrored or any(orientation.mirrored for orientation in video.header_orientations):
         return "mirrored"
     if ({look.orientation} if look.orientation.turned else set()) != video.header_orientations:

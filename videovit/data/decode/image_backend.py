@@ -157,7 +157,7 @@ class ImageVideo(BaseVideo):
             except DecodeError:
                 raise
             except ERRORS:
-                # Damaged metadata does not decide over sound pixels.
+                # Damaged metadata is no reason to reject sound pixels.
                 sound = sound_part(name)
                 if sound is None:
                     raise

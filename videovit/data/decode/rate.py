@@ -23,7 +23,7 @@ def measured_rate(frames: Indices, seconds: NDArray[np.float64], header_fps: flo
         Frames per second, and `Video.knots`. If the frames are at i / header_fps, up to MOST_UNEVEN frames, these are
         header_fps and None. The rate is 0 if nothing is known.
     """
-    # Times that stand still or go back say nothing about the rate.
+    # Times that stand still or go back do not determine the rate.
     if len(frames) < 2 or (np.diff(seconds) <= 0).any():
         return header_fps, None
     seconds = seconds - seconds[0]

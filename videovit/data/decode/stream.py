@@ -115,7 +115,7 @@ class StreamReader:
             raise
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate else 0.0
-        is_playlist = self._container.format.name in ("hls", "dash")  # its own size says nothing
+        is_playlist = self._container.format.name in ("hls", "dash")  # its own size is not that of the stream
         length_known = bool(self._container.duration) or (self._container.size > 0 and not is_playlist)
         endless = _ADDRESS.match(name) is not None and not length_known
         self.live = (endless or name.lower().startswith("rtsp") or _is_camera(name)) if live is None else live
@@ -152,7 +152,7 @@ class StreamReader:
             try:
                 packet = next(packets, None)
             except ERRORS as error:
-                # So FFmpeg calls the end of a response without a length.
+                # FFmpeg reports this at the end of a response without a length.
                 if not (self._is_http and isinstance(error, OSError) and error.errno == errno.EIO):
                     raise DecodeError(self._name, _reason(error), NAME) from None
                 packet = None
@@ -161,7 +161,7 @@ class StreamReader:
                 if packet is None or packet.size:
                     yield from context.decode(packet)
             except ERRORS:
-                # A lost packet: the next key frame mends it.
+                # A lost packet: decoding recovers at the next key frame.
                 self.num_damaged += 1
             if packet is None:
                 return

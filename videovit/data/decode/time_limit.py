@@ -202,7 +202,7 @@ def _take_helper(backends: Mapping[str, Opener]) -> Helper:
     while True:
         try:
             helper = _idle.pop()
-        except IndexError:  # not asked for before: another thread may take the last one in between
+        except IndexError:  # not checked before: another thread may take the last one in between
             return Helper(backends)
         # Tests and users may have registered other decoders since the fork.
         if helper.backends == backends and helper.folder == _current_folder() and helper.is_alive():

@@ -54,7 +54,7 @@ def read(
         )
     names = class_folders(split_folder)
     of_train = split_folder.parent / "train"
-    # The split may lack classes, so training decides about the numbers.
+    # The split may lack classes, so the numbers are those of train/.
     classes = class_folders(of_train) if of_train.is_dir() else names
     # A missing folder would shift the numbers of all classes after it.
     if len(classes) != num_classes:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from videovit.data.sampling import Indices
+from videovit.data.decode.protocol import Indices
 from videovit.errors import UserError
 
 ORDERS: dict[str, Callable[[int, np.random.Generator], Indices]] = {

@@ -1,4 +1,4 @@
-"""Find the checkpoints of a run, and continue from them (`saving` writes them).
+"""Continue from the checkpoints of a run (`folder` finds them, `saving` writes them).
 
 Files follow SlowFast: `OUTPUT_DIR/checkpoints/checkpoint_epoch_00010.pyth` with the keys epoch, model_state,
 optimizer_state, scaler_state and cfg. Added here: step (steps done in the following epoch) and num_steps (of that
@@ -10,8 +10,6 @@ epoch of the best validation.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,65 +20,19 @@ from torch.optim.swa_utils import AveragedModel
 from videovit.config import free_keys
 from videovit.config.tree import TreeError, flatten, parse_tree
 from videovit.engine import distributed
+from videovit.engine.checkpoints.folder import Position, find_checkpoints
 from videovit.engine.distributed.parallel import load_unsharded, shard_like
 from videovit.engine.reporting.log import logger
 from videovit.messages import plural
 from videovit.models.convert import CheckpointError, set_pool_norm_eps
 from videovit.models.convert.checksums import not_finite
-from videovit.models.convert.read import SHARDED_SUFFIX, read_file
+from videovit.models.convert.read import read_file
 
-FILE_NAME = re.compile(r"checkpoint_epoch_(\d{5,})(?:_step_(\d+))?\.(pyth|dcp)$")
 START_ANEW = "start from the beginning in another OUTPUT_DIR"
 MAX_LISTED = 5  # names per message
 LARGEST = 2**53  # of an epoch or a step
 # What values of another type or form raise in the code that takes them.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError)
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far training has come.
-
-    Attributes:
-        epoch: finished epochs.
-        step: finished steps of the epoch that follows.
-        num_steps: all steps of that epoch; 0 if `step` is 0.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    num_steps: int = 0
-
-
-def checkpoint_path(output_dir: Path, position: Position, *, sharded: bool = False) -> Path:
-    """The checkpoint of a position: `checkpoint_epoch_00003.pyth`, mid-epoch `checkpoint_epoch_00003_step_000120.pyth`.
-
-    Args:
-        output_dir: of the run.
-        position: of its training.
-        sharded: name a folder that ends in `.dcp` instead of a file.
-    """
-    step = f"_step_{position.step:06d}" if position.step else ""
-    suffix = SHARDED_SUFFIX if sharded else ".pyth"
-    return output_dir / "checkpoints" / f"checkpoint_epoch_{position.epoch:05d}{step}{suffix}"
-
-
-def find_checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoints of a run, furthest in training first; of the same position the file before the folder."""
-
-    def order(path: Path) -> tuple[int, int, bool]:
-        match = FILE_NAME.search(path.name)
-        return (int(match[1]), int(match[2] or 0), match[3] == "pyth") if match else (-1, -1, False)
-
-    folder = output_dir / "checkpoints"
-    found = [p for p in folder.glob("checkpoint_epoch_*") if FILE_NAME.search(p.name)] if folder.is_dir() else []
-    # By position and not by time: copying a run to another disk changes the times.
-    return sorted(found, key=order, reverse=True)
-
-
-def best_checkpoint(output_dir: Path) -> Path:
-    """Where a run keeps the weights of its best validation; not one of those that training is resumed from."""
-    return output_dir / "checkpoints" / "checkpoint_best.pyth"
 
 
 def load_model(model: nn.Module, path: Path, *, key: str = "model_state") -> dict[str, Any]:

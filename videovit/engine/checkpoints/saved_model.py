@@ -25,7 +25,8 @@ from videovit.config.rules import changed
 from videovit.data.catalog import find_dataset
 from videovit.data.files.class_names import read_class_names
 from videovit.data.transforms.pipeline import build_eval_transform, build_image_eval_transform, build_preparation
-from videovit.engine.checkpoints.resume import find_checkpoints, load_model
+from videovit.engine.checkpoints.folder import find_checkpoints
+from videovit.engine.checkpoints.resume import load_model
 from videovit.engine.checkpoints.saving import flush_folder, refuse_nan
 from videovit.engine.reporting.json_lines import writing
 from videovit.errors import UserError

@@ -23,14 +23,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from videovit import __version__
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import (
-    FILE_NAME,
-    MAX_LISTED,
-    Position,
-    best_checkpoint,
-    checkpoint_path,
-    find_checkpoints,
-)
+from videovit.engine.checkpoints.folder import FILE_NAME, Position, best_checkpoint, checkpoint_path, find_checkpoints
+from videovit.engine.checkpoints.resume import MAX_LISTED
 from videovit.engine.reporting.log import logger
 from videovit.models.convert import CheckpointError, pool_norm_eps
 from videovit.models.convert.checksums import not_finite

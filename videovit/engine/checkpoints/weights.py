@@ -11,7 +11,8 @@ from torch import nn
 from videovit.config import Config
 from videovit.config.schema.evaluation import WhichCheckpoint
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import best_checkpoint, find_checkpoints, load_model
+from videovit.engine.checkpoints.folder import best_checkpoint, find_checkpoints
+from videovit.engine.checkpoints.resume import load_model
 from videovit.engine.distributed.parallel import is_sharded, load_unsharded, unsharded
 from videovit.engine.reporting.log import logger
 from videovit.models import build_model, load_pretrained
@@ -145,7 +146,7 @@ def load_weights_to_test(cfg: Config, model: nn.Module) -> str:
 
 
 def _load_own(cfg: Config, model: nn.Module, path: Path, key: str) -> None:
-    """Load a checkpoint of this run strictly: without a word, its model is tested as it was trained or not at all."""
+    """Load a checkpoint of this run strictly: its model is tested exactly as it was trained."""
     try:
         load_model(model, path, key=key)
     except CheckpointError as error:

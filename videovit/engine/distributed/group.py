@@ -93,7 +93,7 @@ def _join(backend: str, *, timeout: datetime.timedelta, device: torch.device | N
             world_size,
             rank == 0 and not is_agents,
             timeout=timeout,
-            wait_for_workers=False,  # it would time out without saying who is missing; the board says so
+            wait_for_workers=False,  # it would time out without naming the missing ranks; the board names them
             multi_tenant=True,
             master_listen_fd=listener,
         )

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: all ranks finish the current step, training is saved, then the run ends.
+"""Signals that stop a run: all ranks finish the current step, training is saved, then the run ends.
 
     SIGUSR2, SIGTERM    a scheduler wants the machine back: exit code 75, the same command resumes the run
     SIGHUP              the same: the terminal was closed; ignored if it was ignored before, as under nohup

@@ -91,7 +91,7 @@ class Child:
 def run_processes(target: Callable[..., Result], names: Sequence[str], *args: object) -> Result:
     """Call `target(i, *args)` in one new process per name.
 
-    The first signal that asks to stop (SIGTERM, SIGUSR2, SIGHUP, Ctrl-C) is forwarded to every process.
+    The first signal to stop (SIGTERM, SIGUSR2, SIGHUP, Ctrl-C) is forwarded to every process.
 
     Args:
         target: a function of a module. Any exception in it ends all processes.

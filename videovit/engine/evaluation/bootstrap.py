@@ -1,4 +1,4 @@
-"""How sure a difference of two accuracies on the same videos is: the paired bootstrap over videos.
+"""How certain a difference between two accuracies on the same videos is: the paired bootstrap over videos.
 
 V videos, R resamples.
 """

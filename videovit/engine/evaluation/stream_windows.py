@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from videovit.data.clock import Clock
+from videovit.data.clock import RESOLUTION_S, Clock
 from videovit.data.decode.rate import MOST_UNEVEN
-from videovit.data.sampling import RESOLUTION_S, WindowPlan
+from videovit.data.sampling import WindowPlan
 from videovit.errors import UserError
 
 MOST_MB = 4096.0  # as DATA.MAX_VIDEO_MB

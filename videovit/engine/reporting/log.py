@@ -14,6 +14,7 @@ import os
 import select
 import stat
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ from videovit.engine.reporting.json_lines import append_record, read_records
 from videovit.engine.reporting.progress import CONSOLE_ERRORS
 from videovit.engine.reporting.tensorboard import TensorBoard
 from videovit.errors import UserError
-from videovit.messages import printable
+from videovit.messages import labeled, printable
 
 logger = logging.getLogger("videovit")
 CONSOLE_S = 10.0  # how long a line waits for a pipe that is full
@@ -42,15 +43,16 @@ class LevelFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         if record.levelno >= logging.WARNING:
-            record.message = f"{record.levelname.lower()}: {record.message}"
-        record.message = printable(record.message, keep_lines=True)
+            record.message = labeled(record.levelname.lower(), record.message)
+        else:
+            record.message = printable(record.message, keep_lines=True)
         return super().formatMessage(record)
 
 
 class ConsoleHandler(logging.Handler):
     """Writes to stderr without breaking a progress bar, until the console is gone: the run and its file go on.
 
-    Lines for a pipe that nobody reads are left out after CONSOLE_S, until somebody reads again.
+    If a pipe stays full for CONSOLE_S, lines are left out until it has room again.
     """
 
     _is_gone = False
@@ -68,7 +70,7 @@ class ConsoleHandler(logging.Handler):
     def _has_room(self) -> bool:
         try:
             handle = sys.stderr.fileno()
-            # A terminal that is stopped (Ctrl-S) is wanted; files always have room, or fail.
+            # Ctrl-S stops a terminal on purpose, so wait for it; files always have room, or fail.
             if os.isatty(handle):
                 return True
         except CONSOLE_ERRORS:
@@ -78,7 +80,7 @@ class ConsoleHandler(logging.Handler):
         was_stuck, self._is_stuck = self._is_stuck, False
         self._is_stuck = not poll.poll(0 if was_stuck else 1000 * CONSOLE_S)
         if self._is_stuck and not was_stuck:
-            logger.warning("nobody reads the console; its lines are left out until somebody does")
+            logger.warning("the console accepts no more lines; they are left out until it does")
         return not self._is_stuck
 
 
@@ -167,6 +169,8 @@ class RunLog:
                 self._tensorboard = TensorBoard(tensorboard_dir)
 
     def __enter__(self) -> RunLog:
+        warnings_log, show = logging.getLogger("py.warnings"), warnings.showwarning
+        self._before = (logger.level, logger.propagate, warnings_log.handlers)
         for handler in self._handlers:
             handler.setFormatter(LevelFormatter())
             logger.addHandler(handler)
@@ -174,7 +178,8 @@ class RunLog:
         logger.propagate = False  # handlers of the root logger would print every line again
         # Python's warnings, from PyTorch and others, belong in the file too.
         logging.captureWarnings(True)
-        logging.getLogger("py.warnings").handlers = list(self._handlers)
+        self._captures = warnings.showwarning is not show
+        warnings_log.handlers = list(self._handlers)
         return self
 
     def __exit__(
@@ -189,9 +194,11 @@ class RunLog:
                 open(self.output_dir / "stdout.log", "a", encoding="utf-8", errors="backslashreplace") as file,
             ):
                 file.write(printable(f"ended by {type(error).__name__}: {error}\n", keep_lines=True))
-        logger.propagate = True
-        logging.captureWarnings(False)
-        logging.getLogger("py.warnings").handlers = []
+        # A program that uses this library may have configured logging for itself.
+        level, logger.propagate, logging.getLogger("py.warnings").handlers = self._before
+        logger.setLevel(level)
+        if self._captures:
+            logging.captureWarnings(False)
         for handler in self._handlers:
             logger.removeHandler(handler)
             handler.close()
@@ -240,7 +247,7 @@ class RunLog:
 
 
 def _try_to_append(path: Path) -> None:
-    """Open a file if it exists.
+    """Check that a file, if it exists, can be appended to.
 
     Raises:
         OSError: it cannot be written, or is a pipe: a run would wait for its reader.

@@ -47,7 +47,7 @@ class Bar:
         return self._bar is not None
 
     def update(self, text: str = "") -> None:
-        """Count a step, and show `text` behind the bar."""
+        """Count a step, and show `text` after the bar."""
         if self._bar is not None:
             with self._console():
                 self._bar.update(1)

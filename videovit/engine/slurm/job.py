@@ -19,6 +19,7 @@ from submitit.core.utils import DelayedSubmission
 from videovit.config import Config
 from videovit.engine.slurm.snapshot import Fingerprint, check_code
 from videovit.errors import UserError
+from videovit.messages import labeled
 
 WAIT_FOR_END_S = 600.0  # how long a process that has saved waits for Slurm to end it
 MASTER_PORTS = (10_000, 32_768)  # below Linux's range for outgoing connections, net.ipv4.ip_local_port_range
@@ -52,8 +53,8 @@ class Job:
             check_code(self.code)
             return self._run()
         except UserError as error:
-            # Printed, since submitit stores the traceback of an error where nobody looks first.
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            # Printed, since submitit stores the traceback of an error where users do not look first.
+            print(labeled("error", error), file=sys.stderr, flush=True)
             raise
 
     def _run(self) -> list[dict[str, dict[str, float]]]:
@@ -69,7 +70,7 @@ class Job:
             return_to_queue(stop.signum, signals.previous[signal.SIGUSR2])
         except PeerError as error:
             # Leaves no result: the process at fault leaves one, or was killed and the job may be requeued.
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(labeled("error", error), file=sys.stderr, flush=True)
             sys.exit(1)
         # The time limit may come while this process leaves, which takes seconds. A finished job must not fail by it.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -50,7 +50,7 @@ def analyze(problem: Problem, run: Run) -> dict[str, float]:
         num_clips, and per layer `entropy_<layer>` and `distance_<layer>` (in space).
 
     Raises:
-        UserError: there are no weights, videos cannot be read, or the model has nothing to show.
+        UserError: there are no weights, videos cannot be read, or no analysis applies to the model.
     """
     cfg = problem.cfg
     check_analyze(problem)

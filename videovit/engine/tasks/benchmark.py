@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from videovit.analysis.findings import Findings
 from videovit.config import Config
 from videovit.data.build import build_decode_options
-from videovit.data.decode.timing import measure_decode
+from videovit.data.decode.cost import measure_decode
 from videovit.data.records import Batch
-from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans
+from videovit.data.sampling import ClockPlan, EvenSpans, RandomSpans
 from videovit.engine import distributed
 from videovit.engine.checkpoints.weights import build_seeded_model
 from videovit.engine.distributed.parallel import without_sync
@@ -195,7 +195,7 @@ def benchmark_model(problem: Problem, run: Run) -> list[dict[str, Any]]:
 
 
 def benchmark_attention(problem: Problem, run: Run) -> list[dict[str, Any]]:
-    """The analysis of attention and of map likeness against plain inference, on random clips."""
+    """The analysis of attention and of map similarity against plain inference, on random clips."""
     cfg = problem.cfg
     model = build_seeded_model(cfg, run.device).eval()
     inference = Inference(model, problem.preparation, run.device)
@@ -338,7 +338,7 @@ def benchmark_decode(problem: Problem, run: Run) -> list[dict[str, Any]]:
     cfg = problem.cfg
     samples = problem.train.samples[: cfg.BENCHMARK.NUM_STEPS]
     spans = cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS
-    plans: dict[str, ClipPlan] = {
+    plans: dict[str, ClockPlan] = {
         "one clip": RandomSpans(*spans),
         f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips": EvenSpans(*spans, num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS),
     }

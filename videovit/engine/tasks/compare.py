@@ -34,7 +34,7 @@ MEASURES = {"top1_acc": "top-1", "map": "mAP"}
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What is known about a run; None for what its folder does not tell.
+    """What is known about a run; None for what its folder does not hold.
 
     Attributes:
         name: of the run, different from those of the others.

@@ -1,7 +1,7 @@
 """Explanation: where and when a model sees a class in a video.
 
-Every window is explained by its middle crop. Heat has one scale for the whole video: a window that says little about
-the class stays cold.
+Every window is explained by its middle crop. Heat has one scale for the whole video: a window with little
+evidence for the class stays cold.
 
 W windows, V crops, F frames of all windows in order of time, T frames of a window, S side of a crop, K classes.
 """
@@ -41,7 +41,7 @@ class Explanation:
         method: a name of `METHODS`.
         times_s: player time of every frame, increasing.
         frames_FSS3: uint8, the middle crops.
-        heat_FSS: from 0 to 1; the highest value of the video is 1, unless nothing speaks for the class.
+        heat_FSS: from 0 to 1; the highest value of the video is 1, unless there is no evidence for the class.
         duration_s: of all windows.
         box: of a detector, the person whose class it is: x1, y1, x2, y2 in pixels of the crop.
     """
@@ -150,7 +150,7 @@ def explain(
     prediction = predictor.predict(video, fps=fps, quiet=True)
     if len(prediction.windows) > MAX_WINDOWS:
         raise UserError(
-            f"{len(prediction.windows)} windows are too many to look at",
+            f"{len(prediction.windows)} windows are too many to explain",
             where=prediction.path,
             expected=f"at most {MAX_WINDOWS}",
             hint="Cut the video, or set PREDICT.WINDOW_STRIDE_S to move windows apart",

@@ -27,7 +27,7 @@ from videovit.engine.evaluation.stream_windows import StreamWindow, StreamWindow
 RECONNECTS = 5  # attempts in a row, after 1, 2, 4, ... seconds
 MOST_FRAMES = 1_000_000  # frames are counted anew after as many, because clips are sampled in single precision
 LONGEST_GAP_S = 60.0  # a longer gap is a new beginning, not a still picture
-PATIENCE_S = 0.2  # between two looks at whether to stop
+PATIENCE_S = 0.2  # between two checks whether to stop
 
 
 class LiveWindow(NamedTuple):

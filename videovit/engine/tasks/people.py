@@ -38,6 +38,7 @@ from videovit.messages import plural
 from videovit.models.contract import VideoModel
 from videovit.models.convert.read import CheckpointError, read_file
 from videovit.models.download import local_file
+from videovit.models.zoo import with_hash
 
 FINDERS = {
     "accurate": "fasterrcnn_resnet50_fpn_v2",
@@ -74,8 +75,7 @@ class PersonFinder:
         self.network: nn.Module = torchvision.models.get_model(
             name, weights=None, weights_backbone=None, box_score_thresh=min_score
         )
-        source = weights or torchvision.models.get_model_weights(name).DEFAULT.url
-        path = local_file(source)
+        path = local_file(weights or with_hash(torchvision.models.get_model_weights(name).DEFAULT.url))
         content = read_file(path)
         state = content.get("model", content)  # torchvision's training script keeps them there
         try:
@@ -249,7 +249,7 @@ class PeoplePredictor(BoxPredictor):
         return [(names[place], value) for place, value in zip(places.tolist(), values.tolist(), strict=True)]
 
     def _best(self, tops: Sequence[Ranked]) -> Ranked:
-        """The classes with the highest scores of anyone."""
+        """The classes with the highest scores over all people."""
         best: dict[str, float] = {}
         for name, score in (pair for top in tops for pair in top):
             best[name] = max(score, best.get(name, 0.0))

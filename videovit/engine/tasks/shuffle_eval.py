@@ -246,7 +246,7 @@ def _write(report: dict[str, Any], output_dir: Path, names: Sequence[str]) -> No
     logger.info("\n%s", format_report(report))
     if report["num_videos"] < FEW_VIDEOS:
         logger.warning(
-            "the frame-order test has %s: below %d, drops and their intervals say little",
+            "the frame-order test has %s: below %d, drops and their intervals are unreliable",
             *(plural(report["num_videos"], "video"), FEW_VIDEOS),
         )
     if len(names) <= 30:

@@ -17,7 +17,8 @@ from videovit.models import build_model, load_pretrained
 from videovit.models.contract import VideoModel
 from videovit.models.download import cached_path, file_sha256, local_file
 from videovit.models.external.peers import Peer, peers
-from videovit.models.external.pytorchvideo import ALPHA, slow_pathway
+from videovit.models.external.pytorchvideo import ALPHA
+from videovit.models.layers.pathways import slow_pathway
 from videovit.models.zoo import ENCODER, PREFIX, ZooModel, load_zoo_config, sha256_of
 
 
@@ -103,7 +104,7 @@ def _verify(entry: ZooModel) -> Iterator[Verified]:
     if not logits.isfinite().all():
         raise UserError("logits are not finite")
     peer = next((peer for peer in peers(entry) if _reads(peer, url)), None)
-    # A class token takes part in residual pooling there, and not here (the loader's note says so).
+    # A class token takes part in residual pooling there, and not here (the loader notes it).
     if peer is None or "class token" in result.notes:
         return
     difference = _difference(peer, path, model, x)

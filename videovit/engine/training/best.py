@@ -11,7 +11,7 @@ from typing import Any
 
 from videovit.config import Config
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import Position, best_checkpoint
+from videovit.engine.checkpoints.folder import Position, best_checkpoint
 from videovit.engine.reporting.log import logger
 from videovit.models.convert import CheckpointError
 from videovit.models.convert.read import read_file
@@ -139,7 +139,7 @@ class BestSoFar:
 
 
 def _record(content: Any) -> Best | None:
-    """What a file of unknown origin says, if that is a record."""
+    """The record in a file of unknown origin; None if it holds none."""
     if not isinstance(content, dict):
         return None
     measure, value, epoch = (content.get(name) for name in ("measure", "value", "epoch"))

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from videovit.config import dump_config
-from videovit.data.build import describe_epoch
-from videovit.data.transforms.pipeline import build_preparation
+from videovit.data.build import describe_train_list
 from videovit.engine import distributed
-from videovit.engine.checkpoints.resume import Position, checkpoint_path, find_checkpoints, resume
+from videovit.engine.checkpoints.folder import Position, checkpoint_path, find_checkpoints
+from videovit.engine.checkpoints.resume import resume
 from videovit.engine.checkpoints.saving import Saver, snapshot
 from videovit.engine.checkpoints.train_list import data_folders, list_digest
 from videovit.engine.checkpoints.weights import build_seeded_model, load_initial_weights, train_dtype, unsharded_copy
@@ -78,7 +78,7 @@ def build_training(problem: Problem, run: Run, *, paths: Sequence[str] = ()) -> 
         objective=objective,
         optimizer=optimizer,
         schedule=build_schedule(cfg),
-        preparation=build_preparation(cfg, train=True),
+        preparation=problem.train_preparation,
         device=run.device,
         # bf16 has the range of fp32, so that only fp16 needs its gradients scaled.
         scaler=torch.amp.GradScaler(run.device.type) if dtype == torch.float16 else None,
@@ -239,7 +239,7 @@ class Trainer:
         self.best.restore(resumed=position is not None)
         # Only now: a run that cannot start must not replace the config of the one before.
         record_config(cfg, self.run, "config.yaml")
-        epoch = describe_epoch(
+        epoch = describe_train_list(
             self.loader.dataset.samples,
             num_classes=cfg.MODEL.NUM_CLASSES,
             videos_per_step=self._global_batch,
@@ -346,7 +346,7 @@ class Trainer:
         epoch = position.epoch if position.step else position.epoch - 1
         if not self.ended and (position.step or position.epoch % self.cfg.TRAIN.EVAL_PERIOD):
             return {}
-        # Rank 0 alone has a log to look at.
+        # Only rank 0 has a log to read.
         if again and distributed.gather(self.run.rank == 0 and self.run.log.reported("val_epoch", epoch + 1))[0]:
             return {}
         try:
@@ -386,7 +386,7 @@ class Trainer:
         return {name: value for name, value in result.items() if not name.startswith("num_")}
 
     def _stop_early(self) -> None:
-        """Say why training ends, and save it for the test and for the next start, which trains no further."""
+        """Log why training ends, and save it for the test and for the next start, which trains no further."""
         logger.info("stopped early after epoch %d: %s", self.position.epoch, self.best)
         self.saver.join()
         written = checkpoint_path(Path(self.cfg.OUTPUT_DIR), self.position).exists()

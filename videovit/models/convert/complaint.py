@@ -60,8 +60,8 @@ _FOREIGN = (
 
 HIERA = (
     "names and shapes are those of Hiera, which attends within windows of the picture; no model here does, so its "
-    "weights are of no use. Weights of an MViT without learned pooling have the same names; a config beside them tells "
-    "them apart"
+    "weights cannot be used. Weights of an MViT without learned pooling have the same names; save its config beside "
+    "them to load them"
 )
 
 

@@ -91,7 +91,7 @@ def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
     if not isinstance(model, exporter.models):
         raise CheckpointError(f"{name} cannot be written as {layout}")
     exported = exporter.write(model, {name: tensor.detach() for name, tensor in model.state_dict().items()})
-    # Last, since a name without a place is the more telling reason.
+    # Last, since a name without a counterpart is the clearer reason.
     if obstacle := exporter.obstacle(model):
         raise CheckpointError(obstacle)
     return exported

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
+from videovit.models.convert.convolutional_layouts import from_pytorchvideo_cnn
 from videovit.models.convert.image_layouts import detect_image, from_deit, from_pit, from_ps_vit
 from videovit.models.convert.read import CheckpointError
 
@@ -122,6 +123,7 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
     "pit": from_pit,
     "ps_vit": from_ps_vit,
     "deit": from_deit,
+    "pytorchvideo_cnn": from_pytorchvideo_cnn,
 }
 
 

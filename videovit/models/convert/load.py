@@ -14,6 +14,7 @@ from videovit.models.contract import Grid, VideoModel
 from videovit.models.convert.adapt import Inflation
 from videovit.models.convert.checksums import not_finite
 from videovit.models.convert.complaint import HIERA, complaint, looks_like_hiera
+from videovit.models.convert.convolutional_layouts import is_pytorchvideo_cnn
 from videovit.models.convert.eps import pool_norm_eps, set_pool_norm_eps, source_eps
 from videovit.models.convert.fit import fit
 from videovit.models.convert.grids import Grids, as_grid, grid_in_config, tables_of
@@ -21,6 +22,7 @@ from videovit.models.convert.layouts import LAYOUTS, detect
 from videovit.models.convert.read import CheckpointError, Weights, read_weights
 from videovit.models.convert.report import LoadReport
 from videovit.models.convert.wrappers import unwrapped
+from videovit.models.convolutional.network import ConvolutionalNetwork
 from videovit.models.mvit.attention import MultiscaleAttention
 from videovit.models.mvit.model import MViT
 
@@ -45,7 +47,7 @@ def load_pretrained(
         source: layout of the weights; `auto` detects it from the names. `pyslowfast` (and this project's own),
             `pyslowfast_old` (before June 2022), `mvit` (facebookresearch/mvit), `pytorchvideo` (0.1.5),
             `pytorchvideo_repo`, `torchvision`, `timm` (MViTv2); `pit` (naver-ai or timm), `ps_vit` (yuexy), `deit`
-            (deit, timm's `vit_*`).
+            (deit, timm's `vit_*`); `pytorchvideo_cnn` (its C2D, I3D, Slow, SlowFast and X3D).
         inflate: how convolutions of images get a time axis: `center` (MViTv2's recipe), `repeat` (PySlowFast's loader)
             or `mean`.
         grid: (T, H, W) in tokens that the position tables of the weights are made for. By default the config in the
@@ -71,12 +73,9 @@ def load_pretrained(
     # By custom the classifier of modules that are not ours is `head`.
     head_names = model.head_names if isinstance(model, VideoModel) else VideoModel.head_names
     grids = _grids(model, wanted, weights, grid)
-    is_transformer = any(name.endswith(".attn.proj.weight") for name in wanted)
-    # A model's own names are never translated, whatever project they look like; those of MViT are PySlowFast's.
-    is_own = weights.state.keys() == wanted.keys() and not isinstance(model, MViT)
-    layout = source if source != "auto" else detect(weights.state) if is_transformer and not is_own else "own"
-    if is_transformer and layout != "own":
-        weights = replace(weights, state=LAYOUTS[layout](weights.state))
+    layout = source if source != "auto" else _layout(model, wanted, weights)
+    if translate := LAYOUTS.get(layout):
+        weights = replace(weights, state=translate(weights.state))
     result = fit(weights.state, wanted, grids=grids, head_names=head_names, inflate=inflate)
     if result.problems:
         raise CheckpointError(complaint(result, weights, wanted, layout, model))
@@ -98,6 +97,20 @@ def load_pretrained(
     )
 
 
+def _layout(model: nn.Module, wanted: Mapping[str, Tensor], weights: Weights) -> str:
+    """The layout of the weights: a key of `LAYOUTS`, or `own`.
+
+    A model's own names are never translated, whatever project they look like; those of MViT are PySlowFast's.
+    """
+    names = weights.state.keys()
+    if names == wanted.keys() and not isinstance(model, MViT):
+        return "own"
+    if isinstance(model, ConvolutionalNetwork):
+        return "pytorchvideo_cnn" if is_pytorchvideo_cnn(names) else "own"
+    is_transformer = any(name.endswith(".attn.proj.weight") for name in wanted)
+    return detect(weights.state) if is_transformer else "own"
+
+
 def _refuse_nan(state: Mapping[str, Tensor], origin: str) -> None:
     """Raise if weights are not finite; a file without checksums may be damaged in this way."""
     if bad := not_finite(state):
@@ -109,7 +122,7 @@ def _refuse_nan(state: Mapping[str, Tensor], origin: str) -> None:
 
 
 def _grids(model: nn.Module, wanted: Mapping[str, Tensor], weights: Weights, grid: Grid | None) -> Grids:
-    """What model, weights and caller say about grids; modules that are not ours have no tables that are known here."""
+    """What is known about grids from model, weights and caller; tables of foreign modules are unknown."""
     hints = (as_grid(grid),) if grid is not None else (grid_in_config(weights.cfg, model), weights.grid)
     return Grids(
         model=model.grid if isinstance(model, VideoModel) else None,

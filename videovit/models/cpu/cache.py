@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def in_eager_inference() -> bool:
-    """Whether gradients are off and no compiler, exporter or tracer is watching.
+    """Whether gradients are off and no compiler, exporter or tracer is active.
 
     At any other time fast modules do what the ordinary ones do: gradients stay right, and a graph holds plain
     operations on parameters instead of constants.

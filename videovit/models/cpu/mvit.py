@@ -107,7 +107,7 @@ class FastMultiscaleBlock(MultiscaleBlock):
         # Chunks of equal size: a short last one would not keep all cores busy.
         rows = math.ceil(num_rows / num_chunks)
         tokens = x.reshape(num_rows, -1)
-        # `x` is a sum that nobody else reads, so the result may take its place.
+        # `x` is not read afterwards, so the result may overwrite it.
         out = tokens.new_empty(num_rows, self.spec.dim_out) if tokens.shape[-1] != self.spec.dim_out else tokens
         for start in range(0, num_rows, rows):
             out[start : start + rows] = super()._add_mlp(tokens[start : start + rows], None)

@@ -90,7 +90,7 @@ def _pytorchvideo(url: str) -> Peer | None:
         paths: dict[str, str] = importlib.import_module(f"pytorchvideo.models.hub.{module}").checkpoint_paths
         for name, path in paths.items():
             if path == url:
-                # The hub builds its only image model with 400 classes, unless told otherwise.
+                # The hub builds its only image model with 400 classes by default.
                 classes = {"head_num_classes": 1000} if "/imagenet/" in url else {}
                 return Peer("pytorchvideo", name, url, partial(getattr(hub, name), pretrained=False, **classes))
     return None

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from videovit.config import Config
 from videovit.errors import UserError
 from videovit.messages import did_you_mean, plural
 from videovit.models.contract import BoxHead, Features, VideoModel
+from videovit.models.layers.pathways import slow_pathway
 
 Triple = tuple[int, int, int]
 
@@ -107,26 +107,6 @@ class PtvNetwork(VideoModel):
     def _inputs(self, x_BCTHW: Tensor) -> Any:
         """One clip, or a list with one clip per pathway: what blocks of pytorchvideo pass on."""
         return [slow_pathway(x_BCTHW, self.alpha), x_BCTHW] if self.alpha else x_BCTHW
-
-
-def slow_pathway(x_BCTHW: Tensor, alpha: int) -> Tensor:
-    """T / alpha frames, evenly spaced from the first to the last and rounded down.
-
-    For 32 frames and alpha 4: 0, 4, 8, 13, 17, 22, 26, 31.
-
-    Raises:
-        UserError: T is not a multiple of alpha.
-
-    Source: PySlowFast's and pytorchvideo's SlowFast input.
-    """
-    num_frames = x_BCTHW.shape[2]
-    if num_frames % alpha:
-        raise UserError(
-            f"the clip has {plural(num_frames, 'frame')}; two pathways need a multiple of {alpha} (DATA.NUM_FRAMES)"
-        )
-    # In double precision and on the CPU: the same frames on every device.
-    frames = torch.linspace(0, num_frames - 1, num_frames // alpha, dtype=torch.float64, device="cpu").long()
-    return x_BCTHW.index_select(2, frames.to(x_BCTHW.device))
 
 
 def _x3d_m(clip: Triple, head: dict[str, Any], in_channels: int) -> nn.Module:

@@ -30,14 +30,14 @@ class _Recorder:
     """
 
     running: _Recorder | None = None
-    """None while nobody observes."""
+    """None while no forward pass is observed."""
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.layer, self.query = -1, 0
 
     def begin(self, module: nn.Module, args: object) -> None:
-        """The next layer runs."""
+        """Advance to the next layer."""
         self.layer, self.query = self.layer + 1, 0
 
     def add(self, map_BMNL: Tensor) -> None:

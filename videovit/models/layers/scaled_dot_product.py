@@ -38,7 +38,7 @@ def attend(q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, scale: float) -> Tens
         return apply_map(attention_map(q_BNMD, k_BLMD, scale), v_BLMD)
     q, k, v = q_BNMD.transpose(1, 2), k_BLMD.transpose(1, 2), v_BLMD.transpose(1, 2)
     width = v.shape[-1]
-    # The fused kernels want equal widths. Zeros cost little; the unfused fallback would hold the scores.
+    # The fused kernels need equal widths. Zeros cost little; the unfused fallback would hold the scores.
     if width < q.shape[-1]:
         v = F.pad(v, (0, q.shape[-1] - width))
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)[..., :width]
@@ -114,7 +114,7 @@ def relative_map(q_BTHWMD: Tensor, k_BLMD: Tensor, scale: float, terms: Terms, k
     bias = q_BNMD.new_zeros(B, M, N, *kv_grid)
     for axis, term in enumerate(terms):
         if term is not None:
-            # An axis says nothing about the other two: its term is broadcast along them.
+            # The term of an axis does not depend on the other two: it is broadcast along them.
             shape = [kv_grid[axis] if a == axis else 1 for a in range(3)]
             bias = bias + term.flatten(1, 3).transpose(1, 2).reshape(B, M, N, *shape)
     bias_BMNL = F.pad(bias.reshape(B, M, N, num_grid), (k_BLMD.shape[1] - num_grid, 0))

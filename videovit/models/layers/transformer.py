@@ -225,5 +225,7 @@ class ClassTokenModel(AttentionModel):
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Rates of `depth` blocks that grow linearly from 0 to `last`."""
-    return [last * i / max(depth - 1, 1) for i in range(depth)]
+    """Rates of `depth` blocks that grow linearly from 0 to `last`, in single precision, as in all published code."""
+    # On the CPU also for a model that is built on the meta device.
+    rates: list[float] = torch.linspace(0, last, depth, device="cpu").tolist()
+    return rates

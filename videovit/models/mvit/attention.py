@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from videovit.models.contract import Grid, HasPlainForm
 from videovit.models.layers.basic import Triple, matmul_dtype
+from videovit.models.layers.pooling import avg_pool, depthwise_conv, max_pool, touched_index
 from videovit.models.layers.position import gather_rel_pos
 from videovit.models.layers.scaled_dot_product import (
     apply_map,
@@ -30,7 +31,6 @@ from videovit.models.layers.scaled_dot_product import (
     with_positions,
 )
 from videovit.models.mvit.block_specs import BlockSpec
-from videovit.models.mvit.pooling import avg_pool, depthwise_conv, max_pool, touched_index
 
 PoolMode = Literal["conv", "max", "avg"]
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from videovit.models.contract import Grid
 from videovit.models.layers.basic import DropPath, Mlp, add_branch, matmul_dtype
+from videovit.models.layers.pooling import max_pool
 from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention
 from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec
-from videovit.models.mvit.pooling import max_pool
 
 Outputs = tuple[Tensor | None, Tensor | None, AttentionMaps | None]
 """Grid, class token, maps."""

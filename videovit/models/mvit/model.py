@@ -25,11 +25,12 @@ from videovit.models.contract import AttentionModel, AttentionTokens, Features, 
 from videovit.models.layers.basic import PatchEmbed, Triple, triple
 from videovit.models.layers.heads import ClassifierHead
 from videovit.models.layers.maps import attention_maps
+from videovit.models.layers.pooling import pooled_grid
 from videovit.models.layers.position import resize_pos_embed
+from videovit.models.layers.transformer import drop_path_rates
 from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention, PoolMode
 from videovit.models.mvit.block import MultiscaleBlock, Outputs
 from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec, expand, share_maps
-from videovit.models.mvit.pooling import pooled_grid
 
 
 class MViT(AttentionModel):
@@ -121,7 +122,7 @@ class MViT(AttentionModel):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
         self._add_pos_embed(dim, use_abs_pos and sep_pos_embed, use_abs_pos and not sep_pos_embed)
         self.norm_stem = nn.LayerNorm(dim, eps=norm_eps) if norm_stem else None
-        rates = torch.linspace(0, drop_path, len(self.specs), device="cpu").tolist()
+        rates = drop_path_rates(drop_path, len(self.specs))
         self.blocks = nn.ModuleList()
         grid = self.grid
         for spec, rate in zip(self.specs, rates, strict=True):

@@ -7,7 +7,7 @@ they share. A layer on a path computes what it would compute in a `PSViT` of tha
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from videovit.config import Config
 from videovit.errors import UserError
@@ -123,21 +123,6 @@ class PSViTSupernet(PoolingSharingModel):
         row = (self.basic if kind == BASIC or self.sharing is None else self.sharing)[stage]
         assert isinstance(row, nn.ModuleList)
         return row[cell]
-
-    def weights_along_path(self) -> dict[str, Tensor]:
-        """The weights of the path by the names of a `PSViT` of the same plan, sharing memory with these."""
-        layers = [(kind, block) for stage in self.path_layers() for kind, block in stage]
-        state = {
-            name: tensor.detach()
-            for name, tensor in self.state_dict().items()
-            if not name.startswith(("basic.", "sharing."))
-        }
-        for number, (kind, block) in enumerate(layers):
-            for name, tensor in block.state_dict().items():
-                # A sharing layer on a basic cell's weights leaves its queries and keys unused.
-                if kind == BASIC or self.sharing is not None or ".qk." not in name:
-                    state[f"blocks.{number}.{name}"] = tensor.detach()
-        return state
 
 
 def pooling_sharing_supernet_from_config(cfg: Config) -> PSViTSupernet:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videovit.data.clock import planned_frames
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.data.decode.protocol import DEFAULTS, Indices
 from videovit.data.records import Sample
-from videovit.data.sampling import ClipPlan
+from videovit.data.sampling import ClockPlan
 from videovit.errors import UserError
 from videovit.messages import plural
 
@@ -42,7 +41,7 @@ class Cost:
     cpu_ms_rounds: tuple[float, ...]
 
 
-def plan_jobs(samples: Sequence[Sample], plan: ClipPlan, *, seed: int = 0) -> tuple[list[Job], list[str]]:
+def plan_jobs(samples: Sequence[Sample], plan: ClockPlan, *, seed: int = 0) -> tuple[list[Job], list[str]]:
     """The clips of each video as a data set would draw them, and the paths of unreadable videos."""
     jobs, unreadable = [], []
     for index, sample in enumerate(samples):
@@ -50,7 +49,7 @@ def plan_jobs(samples: Sequence[Sample], plan: ClipPlan, *, seed: int = 0) -> tu
             # PyAV is exact about the number of frames, so all readers get the same indices.
             with open_video(sample.path, "pyav") as video:
                 rng = np.random.default_rng([seed, index])
-                jobs.append((sample.path, planned_frames(plan, video, rng)))
+                jobs.append((sample.path, plan.clips(video, rng)))
         except DecodeError:
             unreadable.append(sample.path)
     return jobs, unreadable
@@ -102,7 +101,7 @@ def measure_ways(ways: Mapping[str, Way], jobs: Sequence[Job], *, rounds: int = 
 
 def measure_decode(
     samples: Sequence[Sample],
-    plan: ClipPlan,
+    plan: ClockPlan,
     backend: str,
     *,
     options: DecodeOptions = DEFAULTS,
