@@ -138,6 +138,9 @@ def test_unreadable_video_loses_no_other(model: videovit.Model, videos: list[str
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     several = [videos[0], str(broken), videos[1], str(tmp_path / "absent.mp4")]
+    for name in ("a\0b", "\ud800.mp4"):
+        with pytest.raises(DecodeError, match="no file can have this name"):
+            model.predict(name)
     with pytest.warns(UserWarning, match="2 of 4 videos could not be read: .*broken.mp4.*; .*absent.mp4"):
         found = model.predict(several)
     assert [bool(one.error) for one in found] == [False, True, False, True]

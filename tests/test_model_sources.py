@@ -234,6 +234,8 @@ def test_moved_run_finds_the_names_in_it(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"classes.json \(DATA.CLASS_NAMES_FILE\): no such file.* class_names=\[...\]"):
         videovit.load(folder)
     assert videovit.load(folder, class_names=["a", "b", "c"]).class_names == ["a", "b", "c"]
+    (tmp_path / "names.txt").write_text("d\ne\nf\n")
+    assert videovit.load(folder, opts=["DATA.CLASS_NAMES_FILE", tmp_path / "names.txt"]).class_names == ["d", "e", "f"]
     (folder / "data").mkdir()
     (folder / "data" / "classes.json").write_text('["left", "middle", "right"]')
     assert videovit.load(folder).class_names == ["left", "middle", "right"]
@@ -272,7 +274,7 @@ def test_config_takes_a_checkpoint(run: Path, tmp_path: Path) -> None:
         ("zoo:mvitv2_s_16x4_k40", "did you mean mvitv2_s_16x4_k400"),
         (
             "mvitv2_s_16x4_k40",
-            "mvitv2_s_16x4_k40: no such model; expected the OUTPUT_DIR .*; did you mean mvitv2_s_16x4_k400",
+            "mvitv2_s_16x4_k40: no such model; did you mean mvitv2_s_16x4_k400",
         ),
         ("Kinetics/MVITv2_S_16x", "did you mean Kinetics/MVITv2_S_16x4"),
         ("{folder}/mime", "did you mean {folder}/mine"),

@@ -99,6 +99,16 @@ def did_you_mean_file(name: str, present: Iterable[str]) -> str:
     return by_stem.get(did_you_mean(stem, by_stem), "")
 
 
+def did_you_mean_beside(path: str | os.PathLike[str]) -> str:
+    """The path closest to a missing one in the same folder; empty if none is close."""
+    folder, name = os.path.split(os.fspath(path))
+    try:
+        near = did_you_mean(name, os.listdir(folder or os.curdir))
+    except (OSError, ValueError):
+        return ""
+    return os.path.join(folder, near) if near else ""
+
+
 def plural(number: int, noun: str, nouns: str = "") -> str:
     """`1 step`, `2 steps`; `nouns` gives a plural that does not end in s."""
     return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"

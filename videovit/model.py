@@ -6,11 +6,10 @@ model.predict("video.mp4").top
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
@@ -18,15 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videovit.config import Config, find_shipped, load_config
+from videovit.config import Config
 from videovit.config.rules import changed
-from videovit.config.shipped import SUFFIXES, shipped_configs
 from videovit.data.decode.array import Frames
 from videovit.data.files.folders import is_text
 from videovit.engine.checkpoints import hub
-from videovit.engine.checkpoints.folder import find_checkpoints
-from videovit.engine.checkpoints.saved_model import CONFIG, is_saved, load_saved_weights, read_saved, save_model
-from videovit.engine.checkpoints.weights import load_all_weights, load_weights_to_test
+from videovit.engine.checkpoints.saved_model import save_model
+from videovit.engine.checkpoints.sources import find_source
+from videovit.engine.checkpoints.weights import load_all_weights
 from videovit.engine.problem import Problem
 from videovit.engine.tasks.explain import Explanation, explain
 from videovit.engine.tasks.explain_box import check_person, explain_box
@@ -34,16 +32,12 @@ from videovit.engine.tasks.labels import Corners
 from videovit.engine.tasks.people import BoxPredictor
 from videovit.engine.tasks.predict import Input, Prediction, Predictor, list_inputs
 from videovit.errors import UserError
-from videovit.messages import Plain, did_you_mean, plural
-from videovit.models import build_model, zoo
+from videovit.messages import Plain, plural
+from videovit.models import build_model
 from videovit.models.contract import VideoModel
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 DTYPES: tuple[Dtype, ...] = ("fp32", "bf16", "fp16")
-KINDS = (
-    "the OUTPUT_DIR of a run, a name of the zoo, a folder written by Model.save, hf://user/name, or a config together "
-    "with a checkpoint"
-)
 
 
 def load(
@@ -53,6 +47,7 @@ def load(
     device: str | torch.device = "auto",
     dtype: Dtype | None = None,
     class_names: Sequence[str] | None = None,
+    opts: Sequence[object] = (),
 ) -> Model:
     """Load a trained model.
 
@@ -61,7 +56,7 @@ def load(
 
             - the OUTPUT_DIR of a run: the checkpoint that its test takes, the newest or with TEST.CHECKPOINT the best,
               and with TEST.USE_EMA the moving average in it;
-            - a name of the zoo, such as `mvitv2_s_16x4_k400`; `zoo:` in front is optional;
+            - `zoo:NAME`, such as `zoo:mvitv2_s_16x4_k400`; `zoo:` may be left out;
             - a folder written by `Model.save`;
             - `hf://user/name`, or `hf://user/name@revision`: such a folder on the Hugging Face Hub;
             - a config, by file or by the name of one that comes with videovit, together with `checkpoint`.
@@ -69,20 +64,22 @@ def load(
         device: where it runs; "auto" takes a GPU if there is one.
         dtype: precision of prediction; None for the config's (TEST.MIXED_PRECISION).
         class_names: of all classes; None for those that the source knows.
+        opts: KEY VALUE KEY VALUE ... on top of the config, such as `["PREDICT.TOP_K", 3]`.
 
     Raises:
-        UserError: there is no such source, or it lacks a file or weights, or the device is not available.
+        UserError: there is no such source, or it lacks a file or weights, or the device is not available, or `opts`
+            would change the architecture of a model that brings its config.
         CheckpointError: the weights are damaged or do not fit.
         ConfigError: the config is not valid.
     """
     where = find_device(device)
-    found = _find(os.fspath(source), named=checkpoint is not None)
+    found = find_source(os.fspath(source), opts, named=checkpoint is not None)
     module = build_model(found.cfg)
     if checkpoint is not None:
         test = found.cfg.TEST
         load_all_weights(module, os.fspath(checkpoint), use_ema=test.USE_EMA, which=test.CHECKPOINT)
     else:
-        found.load_weights(module)
+        found.load_weights(found.cfg, module)
     return Model(found.cfg, module.to(where), found.class_names if class_names is None else class_names, dtype=dtype)
 
 
@@ -345,7 +342,8 @@ def read_class_names(cfg: Config) -> list[str]:
     try:
         return Problem(cfg).class_names
     except UserError as error:
-        raise UserError(error, hint="Or name the classes: class_names=[...]") from error
+        hint = "Or name the file that lists the classes: --opts DATA.CLASS_NAMES_FILE classes.json"
+        raise UserError(error, hint=f"{hint} (in Python also class_names=[...])") from error
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -372,88 +370,3 @@ def with_dtype(cfg: Config, dtype: Dtype | None) -> Config:
     if dtype == "fp32":
         return changed(cfg, {"TEST.MIXED_PRECISION": False})
     return changed(cfg, {"TEST.MIXED_PRECISION": True, "TRAIN.MIXED_PRECISION_DTYPE": dtype})
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What a source holds.
-
-    Attributes:
-        cfg: of the model.
-        load_weights: loads the weights of the source.
-        class_names: None if only the config knows them.
-    """
-
-    cfg: Config
-    load_weights: Callable[[VideoModel], object]
-    class_names: list[str] | None = None
-
-
-def _find(source: str, *, named: bool) -> Found:
-    """Find out what a source is.
-
-    Args:
-        source: see `load`.
-        named: weights are named beside it.
-    """
-    if source.startswith(hub.PREFIX):
-        return _find_saved(hub.download(source))
-    path = Path(source)
-    if path.is_dir():
-        return _find_saved(path) if is_saved(path) else _find_run(path)
-    if not path.is_file() and (entry := _in_zoo(source)) is not None:
-        weights = f"{zoo.PREFIX}{entry.name}"
-        return Found(
-            zoo.load_zoo_config(entry), lambda module: load_all_weights(module, weights), zoo.class_names(entry)
-        )
-    if not path.is_file() and find_shipped(source) is None:
-        # A zoo name without its data set resembles a config more than the full name.
-        longer = [] if named else [name for name in zoo.ZOO if name.startswith(f"{source}_")]
-        near = longer[0] if longer else did_you_mean(source, [*zoo.ZOO, *shipped_configs(), *_beside(path)])
-        raise UserError("no such model", where=source, expected=KINDS, near=near)
-    if path.is_file() and path.suffix.lower() not in SUFFIXES:
-        hint = f'Name the config of these weights first: videovit.load("my.yaml", "{source}")'
-        raise UserError("not a config", where=source, expected=KINDS, hint=hint)
-    if not named:
-        hint = f'Name them: videovit.load("{source}", "weights.pyth")'
-        raise UserError("a config alone has no weights", where=source, hint=hint)
-    return Found(load_config(source), _nothing)
-
-
-def _in_zoo(source: str) -> zoo.ZooModel | None:
-    """The row of the zoo that a source names; None if it names none, and does not claim to."""
-    try:
-        return zoo.find(source)
-    except UserError:
-        if source.startswith(zoo.PREFIX):
-            raise
-        return None
-
-
-def _find_saved(folder: Path) -> Found:
-    cfg, class_names = read_saved(folder)
-    return Found(cfg, lambda module: load_saved_weights(folder, module), class_names)
-
-
-def _find_run(folder: Path) -> Found:
-    config = folder / CONFIG
-    if not config.is_file():
-        raise UserError(f"a folder without {CONFIG}", where=folder, expected=KINDS)
-    cfg = load_config(config)
-    # The folder may have been moved, with data in it that a command made for the run.
-    before, data = Path(cfg.OUTPUT_DIR), Path(cfg.DATA.PATH_TO_DATA_DIR)
-    if data.is_relative_to(before) and before.parts:
-        cfg = changed(cfg, {"DATA.PATH_TO_DATA_DIR": str(folder / data.relative_to(before))})
-    # What training wrote comes before what the test of the run was given.
-    given = "" if find_checkpoints(folder) else cfg.TEST.CHECKPOINT_FILE_PATH
-    cfg = changed(cfg, {"OUTPUT_DIR": str(folder), "TEST.CHECKPOINT_FILE_PATH": given})
-    return Found(cfg, lambda module: load_weights_to_test(cfg, module))
-
-
-def _nothing(module: VideoModel) -> None:
-    pass
-
-
-def _beside(path: Path) -> list[str]:
-    """Names of the files beside a missing path."""
-    return [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []

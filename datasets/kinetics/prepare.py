@@ -283,8 +283,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--annotations and --videos must be used together")
     if args.annotations and args.tree:
         parser.error("--tree cannot be combined with --annotations and --videos")
-    if (args.annotations or args.tree) and (args.prefix or args.separator != " " or args.skip_rows):
-        parser.error("--prefix, --separator and --skip-rows are for --check of existing lists")
+    if (args.annotations or args.tree) and (args.prefix or args.separator != " " or args.skip_rows or args.multi_label):
+        parser.error("--prefix, --separator, --skip-rows and --multi-label are for --check of existing lists")
     if not (args.annotations or args.tree or args.check):
         parser.error("nothing to do: use --annotations and --videos, --tree, or --check")
     try:
@@ -302,7 +302,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     missing: list[Finding] = []
     # How the lists are read; those that are written here have the default form.
-    how = {} if args.annotations or args.tree else {"separator": args.separator, "skip_rows": args.skip_rows}
+    how = (
+        {}
+        if args.annotations or args.tree
+        else {"separator": args.separator, "skip_rows": args.skip_rows, "several": args.multi_label}
+    )
     if args.annotations:
         classes, missing = prepare_release(args.output, args.annotations, args.videos, args.classes)
     elif args.tree:

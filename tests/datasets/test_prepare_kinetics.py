@@ -216,3 +216,14 @@ def test_kinetics_check_reads_lists_as_training_does(tmp_path: Path, capsys: pyt
     assert bad["place"] == "val.csv:3" and "leads out of DATA.PATH_PREFIX" in bad["detail"]
     with pytest.raises(SystemExit):
         script("kinetics").parse(["--output", "l", "--tree", "own", "--prefix", "videos"])
+
+
+def test_kinetics_check_of_lists_with_several_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b", "c"):
+        write_video(tmp_path / f"{name}.mp4", num_frames=3)
+    (tmp_path / "val.csv").write_text("a.mp4 0;3\nb.mp4 -\nc.mp4 1;1\n")
+    assert run("kinetics", "--output", tmp_path, "--check", "--workers", 1, "--multi-label") == 1
+    assert "4 classes" in (message := capsys.readouterr().out) and "1 bad row" in message
+    bad, *copies = findings(tmp_path / "check.csv")
+    assert bad["place"] == "val.csv:3" and "class 1 is listed twice" in bad["detail"]
+    assert all(copy["kind"] == "duplicate" for copy in copies)

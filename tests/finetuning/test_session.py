@@ -261,6 +261,9 @@ def test_two_videos_per_class_test_the_last_epoch(
         ({}, "give a folder of class folders, or a table"),
         ({"data": "x", "table": "y"}, "give a folder or a table, not both"),
         ({"data": "gone"}, "gone: no such folder"),
+        ({"data": "one clas"}, "one clas: no such folder; did you mean one class"),
+        ({"data": "a.csv"}, "a.csv: a file, not a folder. If it is a table: --table a.csv"),
+        ({"table": "one class"}, "one class: a folder, not a table. If it has a folder per class, leave out --table"),
         ({"data": "one class"}, "1 class: left"),
         ({"data": "loose"}, "no videos in class folders"),
         ({"data": "one class", "epochs": 0}, "--epochs: found 0"),
@@ -275,6 +278,7 @@ def test_mistakes(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(videos / "left", tmp_path / "one class/left")
     shutil.copytree(videos / "left", tmp_path / "loose")
+    (tmp_path / "a.csv").touch()
     with pytest.raises(UserError, match=message):
         videovit.finetune(**{**tiny, **arguments})
 

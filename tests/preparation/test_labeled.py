@@ -200,3 +200,25 @@ def test_video_that_rows_put_into_train_and_test_is_only_tested(tmp_path: Path) 
     read = read_labels_table(table, path_column="video", label_column="label", split_column="split", multi_label=True)
     assert [(video.labels, video.split) for video in read.videos] == [(("x", "y"), "test")]
     assert read.notices == ["rows put 1 video into more than one split; test goes before val, and val before train"]
+
+
+def test_class_written_in_two_ways_of_unicode_is_one(tmp_path: Path, write: Write) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for name in (composed, decomposed, "bar"):
+        write(f"own/{name}/1.mp4")
+    assert usable(read_class_folders(tmp_path / "own")).classes == ["bar", composed]
+    (tmp_path / "a.csv").write_text(f"video,label\n1.mp4,{composed}\n2.mp4,{decomposed} \n")
+    assert read_labels_table(tmp_path / "a.csv", path_column="video", label_column="label").classes == [composed]
+
+
+def test_mixed_separators_of_classes_are_refused(tmp_path: Path) -> None:
+    def read(*cells: str) -> list[str]:
+        (tmp_path / "a.tsv").write_text("video\tlabel\n" + "".join(f"{n}.mp4\t{c}\n" for n, c in enumerate(cells)))
+        return read_labels_table(
+            tmp_path / "a.tsv", path_column="video", label_column="label", multi_label=True
+        ).classes
+
+    assert read("sit, down|talk", "talk") == ["sit, down", "talk"]  # a comma in a name is no separator
+    for cells in (("sit|talk", "sit;talk"), ("sit|talk", "run, talk"), ("a;b", "b,a")):
+        with pytest.raises(AnnotationError, match=r"a.tsv:3: '.*' would be one class, although '.*' is a class by it"):
+            read(*cells)

@@ -178,3 +178,5 @@ def test_broken_files_are_named(
 def test_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compared(tmp_path) == 1
     assert "has no config.yaml; expected the OUTPUT_DIR of a run" in capsys.readouterr().err
+    assert compared(tmp_path / "nowhere") == 1
+    assert "nowhere: no such folder; expected the OUTPUT_DIR of a run" in capsys.readouterr().err

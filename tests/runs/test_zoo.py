@@ -18,10 +18,12 @@ from videovit.cli import main
 from videovit.config import Config, dump_config, load_config
 from videovit.engine import launch
 from videovit.engine.objectives.distillation import build_teacher
+from videovit.engine.tasks.verify import _check_layout
 from videovit.errors import UserError
 from videovit.models import build_model, load_pretrained
+from videovit.models.convert import LoadReport
 from videovit.models.download import cached_path
-from videovit.models.zoo import ZOO, load_zoo_config
+from videovit.models.zoo import ENCODER, ZOO, load_zoo_config
 
 Shown = pytest.CaptureFixture[str]
 MIRRORED = "/download.pytorch.org/models/mvit_v2_s-ae3be167.pth"
@@ -168,3 +170,25 @@ def test_verify_compares_with_the_package_that_published(server: WeightsServer, 
     assert "1 of 2 models failed: mvitv2_s_16x4_k400" in shown.err
     assert main(["zoo", "--verify", "x3d_xs_k400"]) == 0
     assert "good: SHA-256" in capsys.readouterr().out
+
+
+def test_verify_compares_names_and_shapes_with_the_row() -> None:
+    entry = ZOO["deit_ti_in1k"]
+    with torch.device("meta"):
+        model = build_model(load_zoo_config(entry))
+    good = LoadReport("deit", loaded=list(model.state_dict()))
+    _check_layout(entry, good, model, is_first=True)
+    _check_layout(entry, replace(good, source="timm"), model, is_first=False)  # the file of another URL
+    for report, row, message in (
+        (replace(good, source="pit"), entry, "another layout; found 'pit', expected deit"),
+        (replace(good, resized=["pos_embed"]), entry, "other shapes than those of the model: pos_embed"),
+        (replace(good, skipped=["x"]), entry, "unknown to the model: x"),
+        (replace(good, missing=["norm.weight"]), entry, "not in the file: norm.weight"),
+        (good, replace(entry, params=1), "found 5,717,416 parameters, expected 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            _check_layout(row, report, model, is_first=True)
+    encoder = replace(entry, note=ENCODER)
+    _check_layout(encoder, replace(good, skipped=["mask_token"], missing=["norm.weight"]), model, is_first=True)
+    with pytest.raises(UserError, match="not in the file: layers.0"):
+        _check_layout(encoder, replace(good, missing=["layers.0"]), model, is_first=True)

@@ -34,17 +34,20 @@ Report = Mapping[str, Any]
 @contextmanager
 def _figure(columns: float, rows: float) -> Iterator[Figure]:
     """A figure without a window system, in which names with a $ are no formulas."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"text.parse_math": False}):
+    from videovit.analysis.lettering import plain_text
+
+    with plain_text():
         yield Figure(figsize=(columns, rows), layout="constrained")
 
 
 def shown(name: str) -> str:
     """A name as a picture shows it."""
+    from videovit.analysis.lettering import lettered  # imports Matplotlib
+
     text = printable(name)
-    return text if len(text) <= MAX_TITLE else f"...{text[3 - MAX_TITLE :]}"
+    return lettered(text if len(text) <= MAX_TITLE else f"...{text[3 - MAX_TITLE :]}")
 
 
 def draw_attention(reports: Mapping[str, Report]) -> Figure:

@@ -10,13 +10,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import matplotlib
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from videovit.analysis.drawing import shown
+from videovit.analysis.lettering import plain_text
 
 Images = NDArray[np.uint8]
 Heat = NDArray[np.float32]
@@ -98,7 +98,7 @@ def draw_contact_sheet(path: Path, frames_FHW3: Images, heat_FHW: Heat, times_s:
     number = len(frames_FHW3)
     chosen = sorted({round(i) for i in np.linspace(0, number - 1, min(number, MAX_COLUMNS))})
     warm_FHW3 = overlay(frames_FHW3[chosen], heat_FHW[chosen])
-    with matplotlib.rc_context({"text.parse_math": False}):
+    with plain_text():
         size = (max(1.7 * len(chosen), 4.0), 3.9)
         figure = Figure(figsize=size, layout="constrained")
         table = figure.subplots(2, len(chosen), squeeze=False)
@@ -121,7 +121,7 @@ def draw_time_curve(path: Path, times_s: Sequence[float], shares_F: Sequence[flo
         shares_F: sum to 1, unless there is no heat.
         title: of the picture.
     """
-    with matplotlib.rc_context({"text.parse_math": False}):
+    with plain_text():
         figure = Figure(figsize=(6.4, 3.0), layout="constrained")
         axes = figure.subplots()
         percent = [100 * share for share in shares_F]

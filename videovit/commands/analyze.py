@@ -21,7 +21,7 @@ from videovit.messages import printable
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 MODELS_HELP = """models:
   OUTPUT_DIR of a run: its config and its newest checkpoint
-  a name of the zoo, such as mvitv2_s_16x4_k400 (videovit zoo); results are in output/NAME unless OUTPUT_DIR is given
+  zoo:NAME, such as zoo:mvitv2_s_16x4_k400 (see videovit zoo); results are in output/NAME unless OUTPUT_DIR is given
   a config, by file or by the name of one that comes with videovit: weights as for its test (TEST.CHECKPOINT_FILE_PATH)
 Keys follow as KEY VALUE pairs and apply to all models:
 """

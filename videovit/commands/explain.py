@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
         "--model",
         required=True,
         metavar="MODEL",
-        help="a name of the zoo, the OUTPUT_DIR of a run, a folder of Model.save, or a config (with --checkpoint)",
+        help="zoo:NAME, the OUTPUT_DIR of a run, a folder of Model.save, or a config (with --checkpoint)",
     )
     parser.add_argument("--checkpoint", metavar="FILE", help="weights, if --model is a config")
     parser.add_argument(

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from videovit.errors import UserError
+from videovit.finetuning.request import Request
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     args, opts = parse(argv, prog=prog)
     if len(opts) % 2:
         raise UserError(f"{opts[-1]} has no value", where="KEY VALUE", expected="pairs such as SOLVER.BASE_LR 1e-4")
-    arguments = {name: value for name, value in vars(args).items() if name != "opts"}
-    from videovit.finetuning.session import finetune  # imports PyTorch, which --help does not need
+    request = Request(**{**vars(args), "opts": tuple(opts)})
+    request.check_source()
+    from videovit.finetuning.session import run  # imports PyTorch, which --help and wrong arguments do not need
 
-    finetune(**arguments, opts=opts)
+    run(request)

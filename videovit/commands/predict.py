@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videovit import cli
-from videovit.config import Config, dump_config, load_config
+from videovit.config import Config
 from videovit.errors import UserError
 from videovit.messages import labeled, plural, printable
 
@@ -58,8 +57,7 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     model.add_argument(
         "--model",
         metavar="MODEL",
-        help="a name of the zoo, the OUTPUT_DIR of a run, or a folder written by Model.save "
-        f"(default: {DEFAULT_MODEL.partition(':')[2]})",
+        help=f"zoo:NAME, the OUTPUT_DIR of a run, or a folder written by Model.save (default: {DEFAULT_MODEL})",
     )
     model.add_argument(
         "--cfg",
@@ -201,8 +199,8 @@ def load_model(
         from videovit.model import load
 
         with cli.plain_warnings():
-            loaded = load(args.model or DEFAULT_MODEL, args.checkpoint)
-        return with_opts(loaded.config, args.opts), loaded.torch, loaded.device, loaded.class_names
+            loaded = load(args.model or DEFAULT_MODEL, args.checkpoint, opts=args.opts)
+        return loaded.config, loaded.torch, loaded.device, loaded.class_names
     from videovit.engine.checkpoints.weights import load_all_weights
     from videovit.models import build_model
 
@@ -212,29 +210,6 @@ def load_model(
     model = build_model(cfg).to(device).eval()
     load_all_weights(model, args.checkpoint, use_ema=cfg.TEST.USE_EMA)
     return cfg, model, device, None
-
-
-def with_opts(cfg: Config, opts: Sequence[str]) -> Config:
-    """The config of a loaded model with KEY VALUE pairs on top.
-
-    Raises:
-        UserError: a pair is not valid, or changes the architecture.
-    """
-    if not opts:
-        return cfg
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.yaml"
-        file.write_text(dump_config(cfg), encoding="utf-8")
-        with cli.plain_warnings():
-            changed = load_config(file, opts)
-    fixed = {key.partition(".")[0] for key in opts[::2]} & {"MODEL", "MVIT", "RESNET", "DETECTION"}
-    if fixed:
-        raise UserError(
-            f"{sorted(fixed)[0]} belongs to the model, which is loaded already",
-            where="--opts",
-            hint="To build another model, give --cfg and --checkpoint in place of --model",
-        )
-    return changed
 
 
 def build_labeler(

@@ -52,6 +52,11 @@ Depth = Annotated[int, Range(low=1, high=1000)]
 Width = Annotated[int, Range(low=1, high=65_536)]
 # Of processes or threads on one machine: more end in a crash, or fill the memory.
 Crew = Annotated[int, Range(low=0, high=1024)]
+# Of frames between two frames, and of frames per second: beyond these, a stranger's config would compute for ever.
+Stride = Annotated[int, Range(low=1, high=10_000)]
+FrameRate = Annotated[float, Range(low=0.01, high=10_000.0)]
+# Of pictures, in pixels.
+Side = Annotated[int, Range(low=1, high=16_384)]
 AtLeastZero = Annotated[float, Range(low=0.0)]
 AboveZero = Annotated[float, Range(above=0.0)]
 Fraction = Annotated[float, Range(low=0.0, high=1.0)]

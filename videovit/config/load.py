@@ -18,7 +18,7 @@ from videovit.config.keys import known_keys, section_names
 from videovit.config.reading import Found, read_file, read_opts
 from videovit.config.schema import Config
 from videovit.config.slowfast import IGNORED, REFUSED, ignored_reason
-from videovit.config.tree import shown, text_node, written
+from videovit.config.tree import flatten, parse_tree, shown, text_node, written
 from videovit.errors import UserError
 from videovit.messages import Plain, plural, problem
 
@@ -83,6 +83,18 @@ def load_config(path: str | os.PathLike[str] | None = None, opts: Sequence[objec
     for notice in found.notices:
         warnings.warn(notice, ConfigWarning, stacklevel=2)
     return cfg
+
+
+def with_opts(cfg: Config, opts: Sequence[object]) -> Config:
+    """A configuration with KEY VALUE pairs on top, checked as if they had been given at first.
+
+    Raises:
+        ConfigError: something is wrong in the pairs, or between keys.
+    """
+    if not opts:
+        return cfg
+    written_out = flatten(parse_tree(dump_config(cfg)))
+    return load_config(None, [*(word for pair in written_out.items() for word in pair), *opts])
 
 
 def dump_config(cfg: Config) -> str:

@@ -170,6 +170,8 @@ def find_model(model: str, cfg: str) -> tuple[Config, str]:
     Raises:
         UserError: the config of a weight file is not known.
     """
+    if model in zoo.ZOO and not os.path.lexists(model):
+        model = f"{zoo.PREFIX}{model}"
     if model.startswith(zoo.PREFIX):
         entry = zoo.find(model)
         return load_config(cfg or entry.config, entry.overrides if not cfg else ()), model

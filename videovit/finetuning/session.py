@@ -9,23 +9,15 @@ from pathlib import Path
 
 import torch
 
-from videovit.config import Config, dump_config, load_config
-from videovit.config.tree import flatten, parse_tree
+from videovit.config import Config, dump_config, load_config, with_opts
 from videovit.engine import launch
 from videovit.engine.distributed.lock import output_lock
 from videovit.errors import UserError
 from videovit.finetuning import recipes, trial
 from videovit.finetuning.data import Divided, cpu_cores, prepare_data, read_videos
+from videovit.finetuning.record import RECORD, check_same, describe_changes, file_states, read_record, write_record
 from videovit.finetuning.report import report
-from videovit.finetuning.request import (
-    RECORD,
-    Request,
-    check_same,
-    describe_changes,
-    file_states,
-    read_record,
-    write_record,
-)
+from videovit.finetuning.request import Request
 from videovit.messages import labeled, plural, printable
 
 CONFIG = "config.yaml"
@@ -104,6 +96,7 @@ def finetune(
 def run(request: Request) -> dict[str, float]:
     """See `finetune`."""
     start = time.monotonic()
+    request.check_source()
     folder = request.output_dir
     record = read_record(folder)
     if record is None:
@@ -230,8 +223,7 @@ def _fit_to_machine(cfg: Config, request: Request, recipe: recipes.Recipe, divid
 
 
 def _with(cfg: Config, keys: dict[str, object]) -> Config:
-    """The config with other values, checked as if they had been given at first."""
-    return load_config(None, recipes.as_opts({**flatten(parse_tree(dump_config(cfg))), **keys}))
+    return with_opts(cfg, recipes.as_opts(keys))
 
 
 def _minutes(seconds: float) -> str:

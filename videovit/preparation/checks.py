@@ -243,6 +243,7 @@ def entries_of_lists(
     prefix: str = "",
     separator: str = " ",
     skip_rows: int = 0,
+    several: bool = False,
     clip_of: Callable[[str], str] = lambda path: "",
 ) -> tuple[list[Entry], list[Finding]]:
     """The entries of the lists in a folder, and findings about their bad rows.
@@ -252,6 +253,7 @@ def entries_of_lists(
         classes: name -> number.
         prefix: DATA.PATH_PREFIX.
         separator, skip_rows: DATA.PATH_LABEL_SEPARATOR and DATA.SKIP_ROWS.
+        several: videos have any number of classes (the data set `multilabel`).
         clip_of: path -> `Entry.clip`.
 
     Raises:
@@ -263,18 +265,21 @@ def entries_of_lists(
     folders = listed_paths.Folders()
     for file in lists_in(folder):
         lines = read_lines(file)
-        rows, problems = kinetics.parse_rows(lines, num_classes=len(classes), separator=separator, skip=skip_rows)
+        rows, problems = kinetics.parse_rows(
+            lines, num_classes=len(classes), separator=separator, skip=skip_rows, several=several
+        )
         if prefix:
             leads_out = [(row, listed_paths.leads_out(row.path, prefix, folders)) for row in rows]
             problems += [(row.number, row.path, why) for row, why in leads_out if why is not None]
             rows = [row for row, why in leads_out if why is None]
         bad += [Finding("bad row", text, why, file.stem, f"{file.name}:{number}") for number, text, why in problems]
         for row in rows:
-            (label,) = row.labels
+            # The label of one video of several classes says nothing about its folder.
+            label = "" if several else names[row.labels[0]]
             path = os.path.join(prefix, row.path) if prefix else row.path
             # As the reader resolves them.
             path = path if prefix else listed_paths.relative_to_either(path, str(folder), folders)
-            entries.append(Entry(path, file.stem, names[label], f"{file.name}:{row.number}", clip_of(path)))
+            entries.append(Entry(path, file.stem, label, f"{file.name}:{row.number}", clip_of(path)))
     return entries, bad
 
 

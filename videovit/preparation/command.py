@@ -47,6 +47,9 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--separator", default=" ", metavar="X", help="between path and label (DATA.PATH_LABEL_SEPARATOR)"
     )
+    group.add_argument(
+        "--multi-label", action="store_true", help="videos have any number of classes, 3;7 (TRAIN.DATASET multilabel)"
+    )
     group.add_argument("--skip-rows", type=int, default=0, metavar="N", help="lines of the header (DATA.SKIP_ROWS)")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from videovit.data.files.annotation_files import WHOLE_NUMBER
 from videovit.data.files.folders import VIDEO_SUFFIXES, is_text, passed_over, split_files, suffix_of
 from videovit.data.records import AnnotationError
 from videovit.errors import UserError
-from videovit.messages import did_you_mean, plural
+from videovit.messages import did_you_mean_beside, plural
 from videovit.preparation.checks import Finding, Inspection, fingerprint, inspect_files
 from videovit.preparation.lists import read_table
 from videovit.preparation.splits import SPLIT_NAMES, SPLITS
@@ -81,8 +82,7 @@ def read_class_folders(folder: Path) -> LabeledVideos:
         AnnotationError: no such folder, no videos, or class folders beside folders of splits.
     """
     if not folder.is_dir():
-        near = did_you_mean(folder.name, [path.name for path in folder.absolute().parent.glob("*")])
-        raise AnnotationError("no such folder", where=folder, near=str(folder.parent / near) if near else "")
+        raise AnnotationError("no such folder", where=folder, near=did_you_mean_beside(folder))
     paths, others = find_tree(folder)
     images = not paths
     if images:
@@ -92,7 +92,8 @@ def read_class_folders(folder: Path) -> LabeledVideos:
     depth = 2 if divided else 1
     read = LabeledVideos([], images=images)
     for path in paths:
-        video = LabeledVideo(str(folder / path), (path.parts[depth - 1],), _split(path.parts[0]) if divided else "")
+        name = class_name(path.parts[depth - 1])
+        video = LabeledVideo(str(folder / path), (name,), _split(path.parts[0]) if divided else "")
         if len(path.parts) <= depth:
             read.left_out.append(video.left_out("bad row", "not in a class folder"))
         else:
@@ -107,13 +108,18 @@ def read_class_folders(folder: Path) -> LabeledVideos:
         read.notices.append(passed_over(folder, others))
     known = {video.labels[0] for video in read.videos}
     parents = [folder] if not divided else [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    below = {path.name for parent in parents for path in parent.iterdir() if path.is_dir()}
+    below = {class_name(path.name) for parent in parents for path in parent.iterdir() if path.is_dir()}
     read.notices += [
         f"the class folder {name!r} holds no {'images' if images else 'videos'}, so it is no class"
         for name in sorted(below - known)
         if not name.startswith(".")
     ]
     return read
+
+
+def class_name(text: str) -> str:
+    """A class as it is named here: é is one character, also where a file system or an editor wrote e and an accent."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _rank(split: str) -> int:
@@ -144,12 +150,13 @@ def read_labels_table(
     rows = read_table(file, columns, delimiters=",\t;")
     cells = [row[label_column] for _, row in rows]
     separator = next((mark for mark in CLASS_SEPARATORS if multi_label and any(mark in cell for cell in cells)), "")
+    if separator:
+        _refuse_mixed_separators(file, [(line, _classes_in(row[label_column], separator)) for line, row in rows])
     read, folders = LabeledVideos([], multi_label=multi_label), listed_paths.Folders()
     numbers: dict[str, int] = {}  # path -> its place in `videos`
     torn: set[str] = set()  # paths in several splits
     for line, row in rows:
-        cell = row[label_column]
-        names = tuple(name for text in (cell.split(separator) if separator else [cell]) if (name := text.strip()))
+        names = _classes_in(row[label_column], separator)
         path, split = row[path_column], row[split_column] if split_column else ""
         video = LabeledVideo(path, names, split, f"{file.name}:{line}")
         problem = _problem(video, multi_label=multi_label)
@@ -179,6 +186,34 @@ def read_labels_table(
         raise AnnotationError("lists both videos and images", where=file, expected="one of the two")
     read.images = images.pop()
     return read
+
+
+def _classes_in(cell: str, separator: str) -> tuple[str, ...]:
+    """The classes in a cell; a separator that is empty separates nothing."""
+    parts = cell.split(separator) if separator else [cell]
+    return tuple(name for part in parts if (name := class_name(part.strip())))
+
+
+def _refuse_mixed_separators(file: Path, cells: Sequence[tuple[int, tuple[str, ...]]]) -> None:
+    """Refuse a class such as "sit, talk" if "sit" or "talk" is a class, too: the cell was written in another way.
+
+    Args:
+        file: the table.
+        cells: line and classes of every row.
+
+    Raises:
+        AnnotationError: there is one.
+    """
+    known = {name for _, names in cells for name in names}
+    for line, names in cells:
+        for name in names:
+            parts = {part.strip() for part in re.split(f"[{CLASS_SEPARATORS}]", name)} - {name}
+            if parts & known:
+                raise AnnotationError(
+                    f"{name!r} would be one class, although {min(parts & known)!r} is a class by itself",
+                    where=f"{file}:{line}",
+                    expected="the same separator of classes in every row: | or ; or a comma",
+                )
 
 
 def _problem(video: LabeledVideo, *, multi_label: bool) -> str:

@@ -88,12 +88,12 @@ def number_classes(names: Iterable[str], classes_file: str = "") -> dict[str, in
     return {name: number for number, name in enumerate(listed)}
 
 
-def count_classes(folder: Path, *, separator: str = " ", skip_rows: int = 0) -> int:
+def count_classes(folder: Path, *, separator: str = " ", skip_rows: int = 0, several: bool = False) -> int:
     """Number of classes in the lists of a folder without class names: the highest label plus one.
 
     Args:
         folder: contains the lists.
-        separator, skip_rows: see `readers.kinetics.read`.
+        separator, skip_rows, several: see `readers.kinetics.read`.
 
     Raises:
         AnnotationError: there is no list, or one is not UTF-8.
@@ -102,7 +102,9 @@ def count_classes(folder: Path, *, separator: str = " ", skip_rows: int = 0) -> 
     labels = [-1]
     for file in lists_in(folder):
         # Bad rows are reported by the check.
-        rows, _ = kinetics.parse_rows(read_lines(file), num_classes=MOST_CLASSES, separator=separator, skip=skip_rows)
+        rows, _ = kinetics.parse_rows(
+            read_lines(file), num_classes=MOST_CLASSES, separator=separator, skip=skip_rows, several=several
+        )
         labels += [label for row in rows for label in row.labels]
     return max(labels) + 1
 

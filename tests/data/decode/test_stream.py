@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.rtsp_server import serve_rtsp
 from tests.helpers.streams import feed, serve
 from tests.helpers.videos import read_barcodes, rotate, write_video
 from videovit.data.decode import DecodeError
@@ -54,6 +55,16 @@ def test_address_without_length_is_live(tmp_path: Path) -> None:
         assert reader.live and len(list(reader.frames())) == 30
 
 
+def test_rtsp_is_live_and_hides_its_password(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.ts", num_frames=30)
+    with serve_rtsp(video, password="secret") as url, StreamReader(url, DEFAULTS) as reader:
+        # The packet that comes last, of the picture before the last, has no successor that would end it.
+        assert reader.live and read_barcodes([frame.image_HWC for frame in reader.frames()])[:28] == list(range(28))
+    with pytest.raises(DecodeError, match=r"\*\*\*@127.0.0.1.*Connection refused") as error:
+        StreamReader(url, DEFAULTS)
+    assert "secret" not in str(error.value)
+
+
 def test_damaged_packets_are_counted(tmp_path: Path) -> None:
     first = {"movflags": "faststart"}
     video = write_video(tmp_path / "a.mov", codec="png", num_frames=30, pix_fmt="rgb24", container_options=first)
@@ -75,7 +86,7 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(DecodeError, match=reason):
             StreamReader(feed(tmp_path, content), DecodeOptions(max_pixels=100))
     if not Path("/dev/video987").exists():
-        with pytest.raises(DecodeError, match="cannot read video '987': "):
+        with pytest.raises(DecodeError, match="cannot read video '987': camera number 987 cannot be opened: "):
             StreamReader("987", DEFAULTS)
     with serve(tmp_path / "a.ts", seconds=0, times=0) as url, pytest.raises(DecodeError, match="404 Not Found"):
         StreamReader(url, DEFAULTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import resource
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
+from videovit.analysis import lettering
 from videovit.data.records import Batch
 from videovit.engine.evaluation import class_report
 from videovit.engine.evaluation.class_report import (
     confusion_matrix,
     draw_confusion,
     draw_per_class,
+    short_name,
     write_confusion,
+    write_per_class,
 )
 from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK
 from videovit.engine.reporting.log import format_table
@@ -79,9 +83,17 @@ def test_table_with_several_classes_per_video(tmp_path: Path) -> None:
     evaluator.update(scores, batch_of(torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 0]])))
     evaluator.write_report(tmp_path, NAMES)
     assert rows_of(tmp_path / "per_class.csv")[1:] == [
-        ["left, far", "0", "2", "83.33"],  # precision 1 at the first place, 2/3 at the third
-        ["right", "1", "1", "100.00"],
-        ["never", "2", "0", ""],
+        [
+            "left, far",
+            "0",
+            "2",
+            "83.33",
+            "66.67",
+            "100.00",
+            "80.00",
+        ],  # precision 1 at the first place, 2/3 at the third
+        ["right", "1", "1", "100.00", "100.00", "100.00", "100.00"],
+        ["never", "2", "0", "", "", "", ""],
     ]
     assert not (tmp_path / "confusion_matrix.csv").exists()
 
@@ -152,3 +164,23 @@ def test_names_of_strangers_in_tables_and_plots(tmp_path: Path) -> None:
     text = format_table(HOSTILE, [HOSTILE])
     assert len(text.splitlines()) == 3 and "\x1b" not in text and "\r" not in text
     text.encode()
+
+
+def test_name_without_font_becomes_its_number_and_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """U+0378 is no character, so no font has it; the notice comes once, and no picture has boxes."""
+    lettering._say_once.cache_clear()
+    names = ["\u0378\u0378", "a\u0378", "plain"]
+    assert [short_name(name, number=k) for k, name in enumerate(names)] == ["class 0", "class 1", "plain"]
+    assert short_name("a\u0378") == r"a\u0378" and lettering.in_one_font("a\u0378")[0] == r"a\u0378"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Matplotlib warns about missing glyphs
+        draw_confusion(tmp_path / "a.png", np.eye(3, dtype=np.int64), names)
+        write_per_class(tmp_path, ["class", "number", "accuracy"], [[n, k, 50.0] for k, n in enumerate(names)],
+                        measure="accuracy")  # fmt: skip
+    assert [record.getMessage().count("install a font") for record in caplog.records] == [1]
+
+
+def test_fonts_of_other_scripts_are_used_if_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the fonts that come with Matplotlib, only STIX has this letter."""
+    monkeypatch.setattr(lettering, "families", lambda: ["DejaVu Sans", "STIXNonUnicode"])
+    assert lettering.lettered("\ue153") == "\ue153" and lettering.in_one_font("\ue153") == ("\ue153", "STIXNonUnicode")

@@ -136,3 +136,21 @@ def test_precision_recall_and_f1_equal_scikit_learn(seed: int) -> None:
     )[:3]
     names = ("macro_precision", "mean_class_acc", "macro_f1")
     np.testing.assert_allclose([result[name] for name in names], 100 * np.array(macro))
+
+
+def test_precision_recall_and_f1_of_several_classes_equal_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    scores = torch.from_numpy(rng.random((40, 2, 6)).astype(np.float32))  # videos, views, classes
+    labels = torch.from_numpy((rng.random((40, 6)) < 0.4).astype(np.float32))
+    labels[:, 2] = 0
+    scores[:, :, 3] /= 3  # never predicted
+    evaluator = MultiLabel(num_videos=40, num_views=2, num_classes=6)
+    for video in range(40):
+        evaluator.update(scores[video], batch_of(labels[video].repeat(2, 1), [video] * 2, [0, 1]))
+    occurring = [0, 1, 3, 4, 5]
+    expected = precision_recall_fscore_support(
+        labels[:, occurring], scores.mean(dim=1)[:, occurring] >= 0.5, average="macro", zero_division=0
+    )
+    result = evaluator.result()
+    found = [result[name] for name in ("macro_precision", "macro_recall", "macro_f1")]
+    np.testing.assert_allclose(found, 100 * np.array(expected[:3]))

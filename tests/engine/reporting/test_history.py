@@ -38,6 +38,12 @@ def test_line_names_the_best_epoch(tmp_path: Path) -> None:
     )
 
 
+def test_line_names_the_epoch_with_the_lower_loss_among_equal_ones(tmp_path: Path) -> None:
+    for epoch, loss in enumerate((0.9, 0.5, 0.5, 0.7), 1):
+        write_records(tmp_path, train(epoch, 1.0), val(epoch, top1_err=0.0, loss=loss))
+    assert "val top-1 100.0 (best 100.0, epoch 2)" in describe_epoch_end(read_history(tmp_path), 4)
+
+
 def test_line_of_an_epoch_without_validation(tmp_path: Path) -> None:
     terms = {"loss_labels": 1.25, "loss_teacher": 0.5}
     write_records(tmp_path, train(1, None, bad_samples=2, skipped_steps=1), train(2, 0.875, **terms))

@@ -40,6 +40,7 @@ def test_windows_by_plan() -> None:
     assert segments.window(20, 9, 30.0).tolist() == Segments(4).window(0, 9, 30.0).tolist() == [1, 3, 5, 7]
     assert window_starts(30, 8, 8) == [0, 8, 16, 22] and window_starts(5, 8, 8) == [0]
     assert window_starts(30, segments.span(30, 30.0), 4) == [0]
+    assert len(window_starts(30, 8, 1e-300)) == 23  # windows begin at least a frame apart
 
 
 def test_model_of_images_takes_images_and_folders(tmp_path: Path) -> None:

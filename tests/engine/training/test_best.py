@@ -49,6 +49,14 @@ def test_only_better_finite_values_improve(
     assert best.record == (Best(measure, values[improving[-1]], improving[-1] + 1) if improving else None)
 
 
+def test_lower_loss_decides_between_equal_values(tmp_path: Path) -> None:
+    best = best_of(tmp_path, "TRAIN.BEST top1_acc")
+    values = [(90.0, 1.0), (90.0, 0.8), (90.0, 0.8), (90.0, 0.9), (90.0, NAN), (80.0, 0.1), (95.0, 2.0), (95.0, 1.9)]
+    found = [best.improves({"top1_acc": top1, "loss": loss}, epoch) for epoch, (top1, loss) in enumerate(values, 1)]
+    assert found == [True, True, False, False, False, False, True, True]
+    assert best.record == Best("top1_acc", 95.0, 8, 1.9) and best.state()["loss"] == 1.9
+
+
 def test_nothing_is_best_if_nothing_is_compared(tmp_path: Path) -> None:
     best = BestSoFar(load_config(None, ["OUTPUT_DIR", str(tmp_path), "TRAIN.BEST", ""]))
     assert not best.improves({"top1_acc": 100.0}, 1) and best.epoch == 0

@@ -14,11 +14,14 @@ from videovit.config.limits import (
     Crew,
     DropRate,
     Fraction,
+    FrameRate,
     Free,
     Natural,
     Positive,
     Range,
+    Side,
     Size,
+    Stride,
 )
 
 Decoder = Literal["decord", "pyav", "torchcodec", "frames", "image"]
@@ -40,9 +43,9 @@ class Data:
     CLASS_NAMES_FILE: Free[str] = ""  # ours
     MAX_BAD_FRACTION: Free[Fraction] = 0.1  # ours
     NUM_FRAMES: Annotated[int, Range(1, 10_000)] = 8
-    SAMPLING_RATE: Positive = 8  # frames
-    TARGET_FPS: AboveZero = 30.0
-    TRAIN_JITTER_FPS: AtLeastZero = 0.0
+    SAMPLING_RATE: Stride = 8  # frames
+    TARGET_FPS: FrameRate = 30.0
+    TRAIN_JITTER_FPS: Annotated[float, Range(0.0, 10_000.0)] = 0.0
     USE_OFFSET_SAMPLING: bool = False
     DECODING_BACKEND: Annotated[Decoder, Aliases({"torchvision": "decord"})] = "decord"
     DECODE_TIMEOUT_S: AtLeastZero = 120.0  # seconds; ours; to open and decode a video; 0 sets no limit
@@ -51,19 +54,19 @@ class Data:
     MAX_PIXELS: Positive = 7680 * 4320  # ours; larger frames are refused
     MAX_FRAMES: Positive = 1_000_000  # ours; longer videos are refused
     MAX_VIDEO_MB: Positive = 4096  # ours; 10^6 bytes; videos whose frames of one sample take more are refused
-    FRAMES_FPS: AboveZero = 30.0  # ours; frame rate of folders and lists of images
+    FRAMES_FPS: FrameRate = 30.0  # ours; frame rate of folders and lists of images
     MEAN: Color = (0.45, 0.45, 0.45)
     STD: ColorScale = (0.225, 0.225, 0.225)
     INPUT_CHANNEL_NUM: Annotated[tuple[Positive, ...], Size((1, 2))] = (3, 3)  # [1] converts frames to gray
     REVERSE_INPUT_CHANNEL: bool = False
-    TRAIN_JITTER_SCALES: tuple[Positive, Positive] = (256, 320)  # pixels
+    TRAIN_JITTER_SCALES: tuple[Side, Side] = (256, 320)  # pixels
     TRAIN_JITTER_SCALES_RELATIVE: Annotated[tuple[AboveZero, ...], Size((0, 2))] = ()
     TRAIN_JITTER_ASPECT_RELATIVE: Annotated[tuple[AboveZero, ...], Size((0, 2))] = ()
     INV_UNIFORM_SAMPLE: bool = False
     RANDOM_FLIP: bool = True
-    TRAIN_CROP_SIZE: Positive = 224  # pixels
-    TEST_CROP_SIZE: Free[Positive] = 256  # pixels
-    TEST_SHORT_SIDE: Free[Natural] = 0  # pixels; ours; 0 follows SlowFast's rule
+    TRAIN_CROP_SIZE: Side = 224  # pixels
+    TEST_CROP_SIZE: Free[Side] = 256  # pixels
+    TEST_SHORT_SIDE: Free[Annotated[int, Range(0, 16_384)]] = 0  # pixels; ours; 0 follows SlowFast's rule
     IN_VAL_CROP_RATIO: Free[Annotated[float, Range(above=0.0, high=1.0)]] = 0.875
     MULTI_LABEL: bool = False
     SAMPLER: Sampling = "uniform"  # ours; balanced: training draws every class equally often

@@ -17,6 +17,7 @@ ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
 Analyzed = Literal["attention", "similarity", "points"]
 ANALYSES: tuple[Analyzed, ...] = get_args(Analyzed)
 Distance = Literal["l1", "l2"]
+Views = Annotated[int, Range(low=1, high=10_000)]
 
 RobustnessTest = Literal["occlusion", "fgsm", "pgd", "corruptions"]
 CorruptionName = Literal["noise", "blur", "brightness", "h264", "frame_drop", "frame_freeze"]
@@ -37,9 +38,9 @@ class Test:
     CHECKPOINT_FILE_PATH: str = ""  # a file, the OUTPUT_DIR of a run, zoo:NAME, or a URL
     CHECKPOINT: WhichCheckpoint = "last"  # ours; of a run: its newest, or the best by TRAIN.BEST
     CHECKPOINT_TYPE: CheckpointType = "pytorch"
-    NUM_ENSEMBLE_VIEWS: Positive = 10  # clips per video
+    NUM_ENSEMBLE_VIEWS: Views = 10  # clips per video
     NUM_SPATIAL_CROPS: Literal[1, 3] = 3
-    NUM_TEMPORAL_CLIPS: tuple[Positive, ...] = ()
+    NUM_TEMPORAL_CLIPS: tuple[Views, ...] = ()
     SAVE_RESULTS_PATH: str = ""
     SPLIT: Split = ""  # ours; the list that the test reads; empty: the data set's default
     SKIP_UNREADABLE: bool = False  # ours

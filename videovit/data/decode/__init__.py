@@ -29,6 +29,14 @@ BACKENDS: dict[str, Opener] = {
 }
 
 
+def is_path(path: str) -> bool:
+    """Whether the system could have a file of this name."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 def open_video(path: str | PathLike[str], backend: str = "decord", options: DecodeOptions = DEFAULTS) -> Video:
     """Open a video for reading frames.
 
@@ -53,6 +61,8 @@ def open_video(path: str | PathLike[str], backend: str = "decord", options: Deco
             expected=f"one of {', '.join(sorted(BACKENDS))}",
             near=did_you_mean(backend, BACKENDS),
         )
+    if not is_path(fspath(path)):
+        raise DecodeError(fspath(path), "no file can have this name: it contains a null or half a character", backend)
     # A data set may mix videos and folders of frames.
     if os.path.isdir(path):
         backend = "frames"

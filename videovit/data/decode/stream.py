@@ -180,6 +180,8 @@ class StreamReader:
             reason = _reason(error)
             if isinstance(error, av.error.InvalidDataError) and (name == "-" or is_pipe(name)):
                 reason += "; a pipe can carry MPEG-TS and Matroska, but not an mp4 file whose index comes last"
+            if _is_camera(name):
+                reason = f"camera number {name} cannot be opened: {reason}"
             raise DecodeError(self._name, reason, NAME) from None
 
     @staticmethod

@@ -67,7 +67,7 @@ def write_per_class(
 
     Args:
         folder: exists.
-        header: names of the columns; the first is the class.
+        header: names of the columns; the first two are the name and the number of the class.
         rows: one per class; an empty string stands for a missing number.
         measure: the column that is plotted, in percent.
         suffix: of the file names.
@@ -78,7 +78,8 @@ def write_per_class(
     files = [folder / f"per_class{suffix}.{kind}" for kind in ("csv", "png")]
     write_csv(files[0], header, ([f"{v:.2f}" if isinstance(v, float) else v for v in row] for row in rows))
     column = list(header).index(measure)
-    draw_per_class(files[1], {row[0]: row[column] for row in rows if row[column] != ""}, measure)
+    shown = {short_name(row[0], number=row[1]): row[column] for row in rows if row[column] != ""}
+    draw_per_class(files[1], shown, measure)
     return files
 
 
@@ -88,17 +89,19 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         csv.writer(file).writerows([table_cell(value) for value in row] for row in (header, *rows))
 
 
-def short_name(name: str, length: int = MAX_NAME_LENGTH) -> str:
-    """A class name as a plot shows it."""
-    return printable(name)[:length]
+def short_name(name: str, length: int = MAX_NAME_LENGTH, *, number: object = None) -> str:
+    """A class name as a plot shows it; a name that no font can show is replaced by its number, if that is known."""
+    from videovit.analysis.lettering import lettered  # imports Matplotlib
+
+    return lettered(printable(name)[:length], "" if number is None else f"class {number}")
 
 
 @contextmanager
 def plain_names() -> Iterator[None]:
-    """Within the block, plots show a $ as it is; matplotlib would parse text between two of them as a formula."""
-    import matplotlib
+    """See `analysis.lettering.plain_text`; Matplotlib is imported only when the block begins."""
+    from videovit.analysis.lettering import plain_text
 
-    with matplotlib.rc_context({"text.parse_math": False}):
+    with plain_text():
         yield
 
 
@@ -117,7 +120,7 @@ def draw_confusion(path: Path, counts_KK: NDArray[np.int32], names: Sequence[str
         share_KK, cmap="viridis", vmin=0.0, vmax=100.0, interpolation="nearest", extent=(*edges, *reversed(edges))
     )
     if num_classes <= MAX_NAMES:
-        shown = [short_name(name) for name in names]
+        shown = [short_name(name, number=k) for k, name in enumerate(names)]
         axes.set_xticks(range(num_classes), shown, rotation=90, fontsize=font)
         axes.set_yticks(range(num_classes), shown, fontsize=font)
     axes.set(xlabel="predicted", ylabel="true", title=f"{int(counts_KK.sum())} videos, {num_classes} classes")
@@ -144,7 +147,13 @@ def _shares(counts_KK: NDArray[np.int32]) -> NDArray[np.float64]:
 
 @plain_names()
 def draw_per_class(path: Path, values: dict[str, float], measure: str) -> None:
-    """Plot a bar per class, the lowest on top; without names above MAX_NAMES classes."""
+    """Plot a bar per class, the lowest on top; without names above MAX_NAMES classes.
+
+    Args:
+        path: of the PNG file.
+        values: name of the class -> value in percent.
+        measure: what the values are.
+    """
     ordered = sorted(values.items(), key=lambda item: -item[1])
     side, font, room = _sizes(list(values))
     figure, axes = _figure(width=5.0, height=side, left=room, below=0.3)

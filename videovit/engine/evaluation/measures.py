@@ -59,8 +59,31 @@ def precision_recall_f1(predictions_V: np.ndarray, labels_V: np.ndarray, num_cla
     """
     truths, guesses = (np.bincount(x, minlength=num_classes) for x in (labels_V, predictions_V))
     hits = np.bincount(labels_V[predictions_V == labels_V], minlength=num_classes)
-    shares = [hits / np.maximum(guesses, 1), hits / np.maximum(truths, 1), 2 * hits / np.maximum(guesses + truths, 1)]
-    return np.where(truths > 0, 100.0 * np.stack(shares), np.nan)
+    return _precision_recall_f1(hits, guesses, truths)
+
+
+def precision_recall_f1_of_several(predicted_VK: NDArray[np.bool_], targets_VK: NDArray[np.bool_]) -> np.ndarray:
+    """(3, K) float: the same for videos with any number of classes.
+
+    Args:
+        predicted_VK: (V, K), whether the class is predicted.
+        targets_VK: (V, K), whether the class occurs.
+
+    Source: as `precision_recall_f1`, for an indicator matrix.
+    """
+    return _precision_recall_f1(
+        (predicted_VK & targets_VK).sum(axis=0), predicted_VK.sum(axis=0), targets_VK.sum(axis=0)
+    )
+
+
+def _precision_recall_f1(hits_K: np.ndarray, guesses_K: np.ndarray, truths_K: np.ndarray) -> np.ndarray:
+    """(3, K), in percent, from the numbers of videos."""
+    shares = [
+        hits_K / np.maximum(guesses_K, 1),
+        hits_K / np.maximum(truths_K, 1),
+        2 * hits_K / np.maximum(guesses_K + truths_K, 1),
+    ]
+    return np.where(truths_K > 0, 100.0 * np.stack(shares), np.nan)
 
 
 def average_precision(scores_VK: NDArray[np.floating], targets_VK: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -67,7 +67,8 @@ class StreamWindows:
                 hint="Record a part of the stream to a file, and predict that",
             )
         self._plan, self._target_fps = plan, plan.target_fps
-        self._stride_s, self._max_bytes = stride_s, max_mb * 1e6
+        # As `window_starts`: windows begin at least a frame apart.
+        self._stride_s, self._max_bytes = max(stride_s, 1 / fps) if stride_s else 0.0, max_mb * 1e6
         self._by_time = fps <= 0
         self._rate = self._target_fps if self._by_time else fps
         self._held: deque[_Held] = deque()

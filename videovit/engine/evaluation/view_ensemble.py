@@ -21,10 +21,17 @@ from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.evaluation.class_report import confusion_matrix, write_confusion, write_per_class
 from videovit.engine.evaluation.evaluator import Evaluator
-from videovit.engine.evaluation.measures import average_precision, precision_recall_f1, topk_correct
+from videovit.engine.evaluation.measures import (
+    average_precision,
+    precision_recall_f1,
+    precision_recall_f1_of_several,
+    topk_correct,
+)
 from videovit.engine.evaluation.predictions import Prediction, predictions
 from videovit.errors import UserError
 from videovit.messages import plural
+
+THRESHOLD = 0.5  # of the probability of a class, from which on a video with several classes is said to show it
 
 
 class ViewEnsemble(Evaluator):
@@ -189,34 +196,48 @@ class TopK(ViewEnsemble):
 
 
 class MultiLabel(ViewEnsemble):
-    """Any number of classes per video: mean average precision over the classes that occur."""
+    """Any number of classes per video: means over the classes that occur of average precision, precision, recall, F1.
 
-    columns = {"map": "mAP"}
+    A class is predicted if its score, a probability, is at least THRESHOLD; average precision needs no threshold.
+    """
+
+    columns = {"map": "mAP", "macro_precision": "precision", "macro_recall": "recall", "macro_f1": "F1"}
 
     @staticmethod
     def no_labels(num_videos: int, num_classes: int) -> Tensor:
         return torch.zeros(num_videos, num_classes)
 
     def measure(self, kept: Tensor) -> dict[str, float]:
-        """map in percent, and num_classes, the number of classes it is the mean of.
+        """map, macro_precision, macro_recall and macro_f1 in percent, and num_classes, of which they are means.
 
         Raises:
             UserError: no class occurs in these videos.
         """
-        precision_K = average_precision(self.scores_VK[kept].numpy(), self.labels[kept].numpy() > 0)
-        occurring = precision_K[~np.isnan(precision_K)]
-        if not len(occurring):
+        measures_4K = self._measures(kept)
+        occurring = ~np.isnan(measures_4K[0])
+        if not occurring.any():
             raise UserError(f"none of the {plural(len(kept), 'evaluated video')} has any class: is it the right list?")
-        return {"map": float(occurring.mean()), "num_classes": len(occurring)}
+        means = measures_4K[:, occurring].mean(axis=1).tolist()
+        return {**dict(zip(self.columns, means, strict=True)), "num_classes": int(occurring.sum())}
+
+    def _measures(self, kept: Tensor) -> np.ndarray:
+        """(4, K) in percent: average precision, precision, recall, F1; NaN for a class that does not occur."""
+        targets_VK = self.labels[kept].numpy() > 0
+        scores_VK = self.scores_VK[kept].numpy()
+        num_summed = self.seen_VN.shape[1] if self.method == "sum" else 1
+        predicted_VK = scores_VK >= THRESHOLD * num_summed
+        return np.stack(
+            [average_precision(scores_VK, targets_VK), *precision_recall_f1_of_several(predicted_VK, targets_VK)]
+        )
 
     def write_report(self, folder: Path, names: Sequence[str], *, suffix: str = "") -> list[Path]:
-        """Table of classes: number of videos that show them, and average precision."""
-        kept = self.seen_VN.any(dim=1)
-        targets_VK = self.labels[kept].numpy() > 0
-        precision_K = average_precision(self.scores_VK[kept].numpy(), targets_VK).tolist()
-        rows = [
-            [name, k, int(targets_VK[:, k].sum()), "" if np.isnan(precision_K[k]) else precision_K[k]]
+        """Table of classes: number of videos that show them, average precision, precision, recall and F1."""
+        kept = self.seen_VN.any(dim=1).nonzero()[:, 0]
+        num_videos_K = (self.labels[kept] > 0).sum(dim=0).tolist()
+        measures_K4 = self._measures(kept).T.tolist()
+        rows: list[list[object]] = [
+            [name, k, num_videos_K[k], *("" if np.isnan(value) else value for value in measures_K4[k])]
             for k, name in enumerate(names)
         ]
-        header = ["class", "number", "videos", "average precision"]
+        header = ["class", "number", "videos", "average precision", "precision", "recall", "F1"]
         return write_per_class(folder, header, rows, measure="average precision", suffix=suffix)

@@ -46,12 +46,12 @@ def window_starts(num_frames: int, clip_size: float, stride: float) -> list[floa
     Args:
         num_frames: length of the video.
         clip_size: span of a window in frames.
-        stride: distance between the starts of two windows in frames.
+        stride: distance between the starts of two windows in frames; below 1 it counts as 1.
 
     Returns:
         At least one start; for a video shorter than a window, 0.
     """
-    last = max(num_frames - clip_size, 0.0)
+    last, stride = max(num_frames - clip_size, 0.0), max(stride, 1.0)
     starts = [i * stride for i in range(int(last // stride) + 1)]
     return starts if last - starts[-1] < 1.0 else [*starts, last]
 

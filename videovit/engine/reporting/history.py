@@ -6,6 +6,7 @@ They are read from the file, so that a resumed run knows those of the runs befor
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,12 @@ def number(record: Mapping[str, Any], key: str) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def _loss(epoch: Epoch) -> float:
+    """The loss of a validation; infinite if there is none."""
+    loss = number(epoch.val, "loss")
+    return math.inf if loss is None else loss
+
+
 def describe_epoch_end(history: History, epoch: int) -> str:
     """One line about an epoch: loss, its terms, validation, speed, and what went wrong.
 
@@ -109,7 +116,8 @@ def describe_epoch_end(history: History, epoch: int) -> str:
         parts.append(f"train loss {loss:.4g}" + (f" ({named})" if named else ""))
     measured, measure = history.measured(), history.measure
     if measure is not None and epoch in measured:
-        best = max(measured, key=lambda e: (measured[e], -e))
+        # As the best checkpoint: of equal measures the one with the lower loss, then the first.
+        best = max(measured, key=lambda e: (measured[e], -_loss(history.epochs[e]), -e))
         parts.append(f"val {measure.title} {measured[epoch]:.1f} (best {measured[best]:.1f}, epoch {best})")
     speed, share = number(train, "clips_per_s"), number(train, "data_share")
     if speed is not None and share is not None:

@@ -5,16 +5,15 @@ H W pixels; a patch is RGBA, uint8 (h, w, 4).
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import lru_cache
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as pil
 from PIL import ImageDraw, ImageFont
 
+from videovit.analysis.lettering import font_path, in_one_font
 from videovit.engine.tasks.labels import Labels, Person
 from videovit.engine.tasks.prediction import Ranked
 from videovit.messages import printable
@@ -97,39 +96,35 @@ class Painter:
         """Lines of text, cut to a width of `most` pixels."""
         pad = self.font_size // 3
         lines = [self._fitted(*pair, most - 2 * pad) for pair in top]
-        width = min(most, max(round(self._font.getlength(line)) for line in lines) + 2 * pad)
+        width = min(most, max(round(font.getlength(line)) for line, font in lines) + 2 * pad)
         height = min(self.height, len(lines) * self._line + pad)
         panel = pil.new("RGBA", (width, height), tuple(background))
         draw = ImageDraw.Draw(panel)
-        for number, (line, (_, score)) in enumerate(zip(lines, top, strict=True)):
+        for number, ((line, font), (_, score)) in enumerate(zip(lines, top, strict=True)):
             y = pad // 2 + number * self._line
             if bars and 0 < score <= 1:
                 draw.rectangle((0, y + self._line - max(2, pad // 2), round(width * score), y + self._line - 1), BAR)
-            draw.text((pad, y), line, font=self._font, fill=TEXT)
+            draw.text((pad, y), line, font=font, fill=TEXT)
         return np.array(panel)
 
-    def _fitted(self, name: str, score: float, width: int) -> str:
-        """`name score`, the name cut so that the line fits."""
-        # Names may come from strangers.
-        name = printable(name)[:LONGEST_NAME]
+    def _fitted(self, name: str, score: float, width: int) -> tuple[str, ImageFont.FreeTypeFont]:
+        """`name score`, the name cut so that the line fits, and a font that has its characters."""
+        # Names may come from strangers, and in any script.
+        name, family = in_one_font(printable(name)[:LONGEST_NAME])
+        font = _load_font(self.font_size, family)
         ending = f"  {100 * score:.0f} %" if 0 <= score <= 1 else f"  {score:.2f}"
         line = name + ending
-        while name and self._font.getlength(line) > width:
+        while name and font.getlength(line) > width:
             name = name[:-1]
             line = f"{name.rstrip()}…{ending}"
-        return line
+        return line, font
 
     @property
     def _line(self) -> int:
         return round(self.font_size * 1.35)
 
-    @cached_property
-    def _font(self) -> ImageFont.FreeTypeFont:
-        return _load_font(self.font_size)
 
-
-@lru_cache(maxsize=8)
-def _load_font(size: int) -> ImageFont.FreeTypeFont:
-    # Comes with Matplotlib, and knows more alphabets than Pillow's own font. The plain layout needs no library.
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+@lru_cache(maxsize=32)
+def _load_font(size: int, family: str) -> ImageFont.FreeTypeFont:
+    # The plain layout needs no library.
+    return ImageFont.truetype(str(font_path(family)), size, layout_engine=ImageFont.Layout.BASIC)

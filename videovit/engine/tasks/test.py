@@ -9,7 +9,7 @@ from videovit.engine.checkpoints.saving import not_written, save_flushed
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.evaluator import Evaluator
 from videovit.engine.evaluation.inference import Pass, evaluate_split
-from videovit.engine.evaluation.predictions import format_mistakes, write_predictions
+from videovit.engine.evaluation.predictions import NUM_WORST, format_mistakes, write_predictions
 from videovit.engine.evaluation.sinks import ScoreSink
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.json_lines import replacing
@@ -122,7 +122,12 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
                 raise not_written(path, error) from error
         logger.info("scores (videos x classes), labels and paths saved to %s", path)
     if mistakes:
-        logger.info("the most confident mistakes:\n%s", format_mistakes(mistakes, problem.class_names))
+        title = "all mistakes, the most confident first"
+        if len(mistakes) == NUM_WORST:
+            title = f"the {NUM_WORST} most confident mistakes (for all of them, see the column correct of {files[-1]})"
+        logger.info("%s:\n%s", title, format_mistakes(mistakes, problem.class_names))
+    elif rows is not None:
+        logger.info("no mistakes: the class with the highest score is right in every video")
 
 
 def _format_result(evaluator: Evaluator, result: dict[str, float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from videovit.config import Config
 from videovit.errors import UserError
+from videovit.messages import Plain, printable
 from videovit.models import build_model, load_pretrained
 from videovit.models.contract import VideoModel
+from videovit.models.convert import LoadReport
+from videovit.models.convert.layouts import LAYOUTS
 from videovit.models.download import cached_path, file_sha256, local_file
 from videovit.models.external.peers import Peer, peers
 from videovit.models.external.pytorchvideo import ALPHA
@@ -58,6 +61,7 @@ class Verified:
         return asdict(self)
 
 
+MOST_NAMED = 5  # tensors in a message
 TOLERANCE = 1e-3
 """Of logits; float32 kernels of two packages round differently."""
 
@@ -96,8 +100,7 @@ def _verify(entry: ZooModel) -> Iterator[Verified]:
     report = load_pretrained(model, path)
     result = replace(result, layout=report.source, loaded=len(report.loaded), notes="; ".join(report.notes))
     yield result
-    if report.skipped or (report.missing and entry.note != ENCODER):
-        raise UserError(f"tensors were not loaded: {', '.join([*report.skipped, *report.missing])}")
+    _check_layout(entry, report, model, is_first=url == entry.urls[0])
     x = _clip(cfg)
     with torch.inference_mode():
         logits = model(x)
@@ -111,6 +114,40 @@ def _verify(entry: ZooModel) -> Iterator[Verified]:
     yield replace(result, peer=f"{peer.package} {peer.model}", difference=difference)
     if difference > TOLERANCE:
         raise UserError(f"logits differ from those of {peer.package} {peer.model} by {difference:.2g}")
+
+
+def _check_layout(entry: ZooModel, report: LoadReport, model: VideoModel, *, is_first: bool) -> None:
+    """Compare the names and shapes of a file with those that its row promises.
+
+    Args:
+        entry: the row.
+        report: of loading the file.
+        model: that it was loaded into.
+        is_first: the file is that of the first URL, whose layout the row states.
+
+    Raises:
+        UserError: they differ.
+    """
+    # Some layouts have two names and one reader; that of `own` is none.
+    if is_first and LAYOUTS.get(report.source) is not LAYOUTS.get(entry.layout):
+        raise UserError("names of tensors are of another layout", found=report.source, expected=entry.layout)
+    if report.resized:
+        raise UserError(f"tensors have other shapes than those of the model: {_listed(report.resized)}")
+    is_encoder = entry.note == ENCODER  # comes with a decoder, and without a classifier and the norm before it
+    if report.skipped and not is_encoder:
+        raise UserError(f"tensors of the file are unknown to the model: {_listed(report.skipped)}")
+    absent = (*model.head_names, "norm.") if is_encoder else ()
+    if missing := [name for name in report.missing if not name.startswith(absent)]:
+        raise UserError(f"tensors of the model are not in the file: {_listed(missing)}")
+    num_params = sum(parameter.numel() for parameter in model.parameters())
+    if num_params != entry.params:
+        found = Plain(f"{num_params:,} parameters")
+        raise UserError("the model has another size than its row states", found=found, expected=f"{entry.params:,}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(printable, names[:MOST_NAMED]))
+    return shown + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
 
 
 def _reads(peer: Peer, url: str) -> bool:

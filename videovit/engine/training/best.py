@@ -27,11 +27,14 @@ class Best:
         measure: by which validations are compared.
         value: of the measure, in percent, or of the loss; finite.
         epoch: after which it was, counted from 1.
+        loss: of the validation, which decides between equal values: on few videos, many epochs reach the same accuracy,
+            and the first of them is rarely the best. None if it is not known.
     """
 
     measure: str
     value: float
     epoch: int
+    loss: float | None = None
 
 
 def best_measure(cfg: Config) -> str:
@@ -107,12 +110,12 @@ class BestSoFar:
         """
         if not self._measure:
             return False
-        value = float(measures[self._measure])
-        sign = -1.0 if self._measure in LOWER_IS_BETTER else 1.0
+        loss = math.nan if self._measure == "loss" else measures.get("loss", math.nan)
+        found = Best(self._measure, float(measures[self._measure]), epoch, loss if math.isfinite(loss) else None)
         # What is not a number is never best, not even as the first one.
-        if not math.isfinite(value) or (self.record is not None and sign * value <= sign * self.record.value):
+        if not math.isfinite(found.value) or (self.record is not None and not _is_better(found, self.record)):
             return False
-        self.record = Best(self._measure, value, epoch)
+        self.record = found
         return True
 
     def is_long_ago(self, position: Position) -> bool:
@@ -138,6 +141,13 @@ class BestSoFar:
         return dataclasses.asdict(self.record)
 
 
+def _is_better(one: Best, two: Best) -> bool:
+    """Whether a validation is better than another one: by the measure, or if that is equal, by the loss."""
+    if one.value != two.value:
+        return (one.value < two.value) == (one.measure in LOWER_IS_BETTER)
+    return one.loss is not None and two.loss is not None and one.loss < two.loss
+
+
 def _record(content: Any) -> Best | None:
     """The record in a file of unknown origin; None if it holds none."""
     if not isinstance(content, dict):
@@ -145,4 +155,5 @@ def _record(content: Any) -> Best | None:
     measure, value, epoch = (content.get(name) for name in ("measure", "value", "epoch"))
     if not (isinstance(measure, str) and isinstance(value, float) and isinstance(epoch, int) and math.isfinite(value)):
         return None
-    return Best(measure, value, epoch)
+    loss = content.get("loss")
+    return Best(measure, value, epoch, loss if isinstance(loss, float) and math.isfinite(loss) else None)
