@@ -36,7 +36,7 @@ from videovit.analysis import drawing
 from videovit.analysis.explain import METHODS
 from videovit.analysis.heat_video import overlay
 from videovit.analysis.sampling_points import as_fractions, share_inside
-from videovit.data.build import build_loader, read_samples
+from videovit.data.build import build_loader
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine.tasks.analyze import read_report
 from videovit.engine.tasks.robustness import read_report as read_robustness
@@ -70,7 +70,7 @@ def count_points(run: Path) -> tuple[torch.Tensor, float, tuple[np.ndarray, np.n
 def draw_why(run: Path, number: int) -> Figure:
     """Heat maps of a video of the test list for its class: a row per method."""
     model = videovit.load(run)
-    sample = read_samples(model.config, "test")[number]
+    sample = build_loader(model.config, "test").dataset.samples[number]
     figure = Figure(figsize=(4.8, 1.15 * (len(METHODS) + 1)), layout="constrained")
     table = figure.subplots(len(METHODS) + 1, 4)
     name = model.class_names[sample.label]
