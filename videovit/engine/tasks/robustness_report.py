@@ -34,7 +34,7 @@ IN9_PUBLISHED = {
     "ImageNet-9 mixed_rand": 78.9,
     "BG-gap": 7.3,
 }
-"""Of a ResNet-50. Source: Xiao et al. (arXiv 2006.09994), Table 1."""
+"""Of a ResNet-50. Source: Xiao et al. (arXiv 2006.09994)."""
 
 
 @dataclass
