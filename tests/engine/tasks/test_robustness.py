@@ -43,8 +43,13 @@ def saved(cfg: Config, seed: int = 0) -> VideoModel:
     return model
 
 
+def report_of(path: Path) -> dict:
+    found: dict = json.loads(path.read_text())
+    return found
+
+
 def report(cfg: Config) -> dict:
-    found = json.loads((Path(cfg.OUTPUT_DIR) / "robustness.json").read_text())
+    found = report_of(Path(cfg.OUTPUT_DIR) / "robustness.json")
     assert all(len(row) == len(found["columns"]) for row in found["rows"])
     return found
 
@@ -187,9 +192,12 @@ def test_command_compares_models(
     found = json.loads((tmp_path / "out" / "robustness_compared.json").read_text())
     assert found["columns"] == ["model", "clean (%)", "occlusion, 0.5 of each side, mean (%)"]
     assert [row[0] for row in found["rows"]] == ["a$b", "c"] and found["rows"][0][1:] == found["rows"][1][1:]
-    (tmp_path / "c" / "robustness.json").write_text("[]")
-    assert cli.main(["robustness", folders[0], "ROBUSTNESS.REFERENCE", folders[1]]) == 1
-    assert "not a report of robustness" in capfd.readouterr().err
+    path = tmp_path / "c" / "robustness.json"
+    for wrong in ([], {**report_of(path), "corruptions": {"blur": [1]}}, {**report_of(path), "tests": {"clean": "x"}}):
+        path.write_text(json.dumps(wrong))
+        assert cli.main(["robustness", folders[0], "ROBUSTNESS.REFERENCE", folders[1]]) == 1
+        assert "not a report of robustness" in capfd.readouterr().err
+        path.write_text((tmp_path / "a$b" / "robustness.json").read_text())
 
 
 # ------------------------------------------------------------------------------------------------------------- images

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import simplejson
@@ -248,9 +248,28 @@ def read_report(output_dir: Path) -> dict[str, Any]:
         report = simplejson.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"not a report of robustness: {error}", where=path) from error
-    if not isinstance(report, dict) or not {"tests", "corruptions", "rows"} <= report.keys():
+    if not _is_report(report):
         raise UserError("not a report of robustness", where=path)
     return report
+
+
+def _is_report(report: object) -> TypeGuard[dict[str, Any]]:
+    """Whether a JSON value has what comparisons read: numbers by test, and by corruption and severity."""
+
+    def numbers(values: object) -> bool:
+        return isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())
+
+    if not isinstance(report, dict) or not {"model", "checkpoint", "measure", "num_videos", "views"} <= report.keys():
+        return False
+    tests, corruptions = report.get("tests"), report.get("corruptions")
+    return (
+        isinstance(tests, dict)
+        and CLEAN in tests
+        and numbers(tests)
+        and isinstance(report["num_videos"], int)
+        and isinstance(corruptions, dict)
+        and all(levels and numbers(levels) for levels in corruptions.values())
+    )
 
 
 def _write(problem: Problem, found: Found) -> None:
