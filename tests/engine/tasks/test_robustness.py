@@ -128,9 +128,10 @@ def test_numbers_are_those_of_the_changed_clips(clips: Config, model: VideoModel
     assert tests["clean"] == 100 > tests["FGSM 4/255"]
     assert tests["occlusion, 0.5 of each side, mean"] == pytest.approx(top1(scores(clips, model, covered)))
     assert tests["FGSM 4/255"] == pytest.approx(top1(scores(clips, model, attacked)))
-    for name, severity in (("noise", 5), ("h264", 2), ("frame_freeze", 5)):
+    for name, severity in (("noise", 5), ("brightness", 5), ("h264", 2), ("frame_freeze", 5)):
         expected = top1(scores(clips, model, name=name, severity=severity))
         assert found["corruptions"][name][str(severity)] == pytest.approx(expected)
+    assert found["corruptions"]["brightness"]["5"] < 100
 
 
 def test_report_explains_itself(clips: Config, found: dict) -> None:
