@@ -16,6 +16,7 @@ from typing import Protocol, cast
 
 import videovit
 from videovit.config import Config, find_shipped, load_config
+from videovit.engine.reporting import console
 from videovit.errors import UserError
 from videovit.messages import did_you_mean, labeled, problem
 
@@ -186,9 +187,9 @@ def _outcome(main: Callable[[], None], hint: str) -> int:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr, unless the console is gone."""
-    with contextlib.suppress(OSError, ValueError):  # ValueError: closed
-        print(text, file=sys.stderr, flush=True)
+    """Print a line on stderr, unless the console is gone or nobody reads it."""
+    with contextlib.suppress(*console.CONSOLE_ERRORS):
+        console.write_line(text, console.WAIT_S)
 
 
 def _flush_console() -> None:

@@ -148,6 +148,7 @@ def test_file_values_are_read_by_field_type(tmp_path: Path) -> None:
         ("RNG_SEED", "9" * 5000, "expected a"),
         ("SOLVER.MAX_EPOCH", str(10**19), "expected a smaller whole number"),
         ("MVIT.DEPTH", "10000000", "found 10000000, expected a whole number >= 1 and <= 1000"),
+        ("MVIT.MLP_RATIO", "1e300", "expected a number > 0 and <= 64"),
         ("PIT.EMBED_DIMS", "[10000000]", "expected a whole number >= 1 and <= 65536"),
         ("DATA.SAMPLING_RATE", "1000000000", "expected a whole number >= 1 and <= 10000"),
         ("DATA.TARGET_FPS", "1e-300", "expected a number >= 0.01 and <= 10000"),
