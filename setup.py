@@ -46,6 +46,7 @@ setup(
         "tensorboard": ["tensorboard>=2.14"],
         "hub": ["huggingface-hub>=0.30"],
         "timm": ["timm>=1.0.11"],
+        "hf": ["transformers>=5.24", "scipy>=1.11"],
         "torchcodec": ["torchcodec>=0.7"],
         "dev": [
             "setuptools>=70.1",
