@@ -49,6 +49,7 @@ setup(
         "timm": ["timm>=1.0.11"],
         "app": ["gradio>=6"],
         "browser": ["selenium>=4.11"],
+        "hf": ["transformers>=5.24", "scipy>=1.11"],
         "torchcodec": ["torchcodec>=0.7"],
         "dev": [
             "setuptools>=70.1",

@@ -78,6 +78,14 @@ COMMANDS: dict[str, Command] = {
         "analyze trained models: reach of attention, similarity of its maps, sampling points",
         "videovit.commands.analyze",
     ),
+    "robustness": Command(
+        "test trained models under occlusion, attacks, corruptions of video, and on misleading images",
+        "videovit.commands.robustness",
+    ),
+    "use_of_time": Command(
+        "measure whether trained models use time: frames reordered, dropped, covered, at other speeds",
+        "videovit.commands.use_of_time",
+    ),
     "report": Command(
         "write one page about a run: results, errors, worst mistakes, analyses", "videovit.commands.report"
     ),
@@ -119,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """The text of `videovit --help`."""
-    rows = "\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {command.help}" for name, command in COMMANDS.items())
     return f"""usage: videovit COMMAND ...
 
 Video understanding with multiscale vision transformers.

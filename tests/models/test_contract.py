@@ -37,6 +37,7 @@ CASES = {
     "PS_ViT": "PS_VIT.EMBED_DIM 24 PS_VIT.NUM_HEADS 2 PS_VIT.ITERATIONS 2 PS_VIT.DEPTH 1 PS_VIT.POINTS [3,3]",
     "PSViT": PSVIT + "PSVIT.CLS apart PSVIT.HEAD_INPUT cls",
     "PSViT on a grid": PSVIT + "PSVIT.CLS none PSVIT.POOLING 2d PSVIT.POS_EMBED all",
+    "ImageResNet": "DATA.NUM_FRAMES 1 IMAGE_RESNET.DEPTH 18",
     "PSViTSupernet": PSVIT + "SUPERNET.NUM_CELLS 2",
     "ResNet": "MODEL.ARCH slow RESNET.DEPTH 18 RESNET.WIDTH_PER_GROUP 8 RESNET.TRANS_FUNC basic_transform "
     "NONLOCAL.LOCATION [[[]],[[1]],[[]],[[]]]",
@@ -44,7 +45,7 @@ CASES = {
     "X3D": "MODEL.ARCH x3d RESNET.TRANS_FUNC x3d_transform X3D.BOTTLENECK_FACTOR 2.25",
     **{name: "" for name in MODELS if name.startswith("ptv_")},
 }
-CONVOLUTIONAL = ("ptv_", "ResNet", "SlowFast", "X3D")
+CONVOLUTIONAL = ("ptv_", "ImageResNet", "ResNet", "SlowFast", "X3D")
 FIXED_LENGTH = ("ptv_", "SlowFast")  # these pool over, or split, all frames of the clips that they were built for
 # In the scope of the module, all tests of one model run one after the other, and it is built once.
 every_model = pytest.mark.parametrize("name", CASES, scope="module")
@@ -66,7 +67,7 @@ def _built(name: str, options: str) -> VideoModel:
 
 
 def inputs(name: str, batch: int = 2) -> Tensor:
-    return clip(batch, 3, 1 if name.startswith("PSViT") else FRAMES, SIDE, SIDE)
+    return clip(batch, 3, 1 if name.startswith(("PSViT", "ImageResNet")) else FRAMES, SIDE, SIDE)
 
 
 def test_every_model_is_listed() -> None:

@@ -1,16 +1,21 @@
-"""The table of models."""
+"""The tables of models and detectors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from videovit.config import Config
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel, VideoModel
 from videovit.models.convolutional.build import resnet_from_config, slowfast_from_config, x3d_from_config
+from videovit.models.detection.detector import Detector
+from videovit.models.detection.detr import deformable_detr_from_config
+from videovit.models.detection.rcnn import rcnn_from_config, retinanet_from_config
 from videovit.models.detection.roi_head import box_head_from_config
 from videovit.models.external.pytorchvideo import PTV_MODELS
+from videovit.models.external.resnet import image_resnet_from_config
 from videovit.models.mvit.model import mvit_from_config
 from videovit.models.pit import pit_from_config
 from videovit.models.pooling_sharing.model import pooling_sharing_from_config
@@ -25,12 +30,41 @@ MODELS: dict[str, Callable[[Config], VideoModel]] = {
     "PSViTSupernet": pooling_sharing_supernet_from_config,
     "PiT": pit_from_config,
     "PS_ViT": progressive_sampling_from_config,
+    "ImageResNet": image_resnet_from_config,
     "ResNet": resnet_from_config,
     "SlowFast": slowfast_from_config,
     "X3D": x3d_from_config,
     **PTV_MODELS,
 }
 """MODEL.MODEL_NAME -> builder."""
+
+DETECTORS: dict[str, Callable[[Config, VideoModel], Detector]] = {
+    "MaskRCNN": partial(rcnn_from_config, masks=True),
+    "FasterRCNN": partial(rcnn_from_config, masks=False),
+    "RetinaNet": retinanet_from_config,
+    "DeformableDETR": deformable_detr_from_config,
+}
+"""DETECTOR.NAME -> builder, which also gets the model whose maps the detector reads."""
+
+
+def build_network(cfg: Config) -> LayeredModel:
+    """What a config trains: `build_detector` if it names a detector, else `build_model`.
+
+    Raises:
+        UserError: as these two.
+    """
+    return build_detector(cfg) if cfg.DETECTOR.NAME else build_model(cfg)
+
+
+def build_detector(cfg: Config) -> Detector:
+    """The detector that a config describes, initialized, on the current default device.
+
+    Raises:
+        UserError: DETECTOR.NAME is empty; or the model, or the detector on it, cannot be built with these settings.
+    """
+    if not cfg.DETECTOR.NAME:
+        raise UserError(where="DETECTOR.NAME", found="none", expected=f"one of {', '.join(DETECTORS)}")
+    return DETECTORS[cfg.DETECTOR.NAME](cfg, build_backbone(cfg))
 
 
 def build_model(cfg: Config) -> VideoModel:
@@ -39,7 +73,24 @@ def build_model(cfg: Config) -> VideoModel:
     With DETECTION.ENABLE its head classifies boxes.
 
     Raises:
-        UserError: `MODEL.MODEL_NAME` is unknown, or the model cannot be built with these settings.
+        UserError: `MODEL.MODEL_NAME` is unknown, or the model cannot be built with these settings; or the config
+            describes a detector, which `build_detector` builds.
+    """
+    if cfg.DETECTOR.NAME:
+        raise UserError(
+            "a detector finds objects in images and has no classes of videos",
+            where="DETECTOR.NAME",
+            found=cfg.DETECTOR.NAME,
+            expected="none",
+        )
+    return build_backbone(cfg)
+
+
+def build_backbone(cfg: Config) -> VideoModel:
+    """The model of MODEL.MODEL_NAME, whether a detector reads its maps or it classifies.
+
+    Raises:
+        UserError: as `build_model`.
     """
     name = cfg.MODEL.MODEL_NAME
     if name not in MODELS:

@@ -1,7 +1,12 @@
 """What every model of this project offers, whatever its family.
 
-A new model subclasses `VideoModel`, implements the hooks at its end, and gets the rest: images taken as clips of one
-frame, named errors for wrong inputs, a replaceable head, layer decay, weight-decay groups, freezing, and sharding.
+    LayeredModel            layers, from which layer decay, weight-decay groups, freezing and sharding follow
+      VideoModel            clips or images -> logits; what a new model subclasses
+        AttentionModel      with attention maps to look at
+      Detector              images -> objects in them, from the maps of a VideoModel (`detection/detector.py`)
+
+A new model implements the hooks at the end of `VideoModel`, and gets the rest: images taken as clips of one frame,
+named errors for wrong inputs, and a replaceable head.
 
 B clips, C channels, T H W frames, rows and columns (in x_BCTHW: pixels; elsewhere: tokens), N grid tokens, X class
 tokens, R boxes, K classes.
@@ -98,16 +103,13 @@ class HasPlainForm(nn.Module):
     plain: bool = False
 
 
-class VideoModel(HasPlainForm, ABC):
-    """Base of all models.
+class LayeredModel(HasPlainForm, ABC):
+    """Base of everything that is trained.
 
     Parameters are sorted into `num_layers + 2` layers: 0 is the embedding (patches, positions, class tokens), then
     come the layers that `layers()` lists, and the last one is the head with the norm in front of it.
 
     Attributes:
-        in_channels: channels of the clip.
-        grid: (T, H, W) in tokens that position tables are made for; None for a model without such tables.
-        head: what turns features into logits; replaced by `reset_head`.
         head_names: modules that depend on the number of classes; weights for other classes load without them.
         is_deterministic_on_gpu: whether all operations of a training step have a deterministic version on GPUs.
         num_frozen: layers that `freeze` stopped from training.
@@ -116,10 +118,136 @@ class VideoModel(HasPlainForm, ABC):
     head_names: ClassVar[tuple[str, ...]] = ("head",)
     is_deterministic_on_gpu: ClassVar[bool] = True
 
+    num_frozen: int = 0
+
+    @property
+    def num_layers(self) -> int:
+        """Layers between embedding and head."""
+        return len(self.layers())
+
+    def layer_of(self, name: str) -> int:
+        """Layer of a parameter, from 0 (embedding) to `num_layers + 1` (head).
+
+        Args:
+            name: as in `named_parameters()`.
+
+        Raises:
+            KeyError: no parameter of this name.
+        """
+        return self.layers_of_parameters()[name]
+
+    def layers_of_parameters(self) -> dict[str, int]:
+        """Name of every parameter -> its layer, see `layer_of`."""
+        number: dict[int, int] = {}
+        for layer, modules in enumerate([*self.layers(), self.head_modules()], 1):
+            for module in modules:
+                number.update((id(parameter), layer) for parameter in module.parameters())
+        return {name: number.get(id(parameter), 0) for name, parameter in self.named_parameters()}
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """Names of position tables and tokens: parameters that are not weights of a layer, and are not decayed."""
+        return frozenset()
+
+    def freeze(self, num: int) -> None:
+        """Stop training the first `num` of the `num_layers + 2` layers; 1 freezes the embedding alone, 0 nothing.
+
+        Frozen layers stay in evaluation mode, also after `train()`: they compute what they do in a test. The statistics
+        of their batch norms are as much a part of the weights as the factors, and they drop nothing.
+
+        Raises:
+            UserError: `num` is outside 0 .. num_layers + 1.
+        """
+        if not 0 <= num <= self.num_layers + 1:
+            raise UserError("layers to freeze", found=num, expected=f"0 to {self.num_layers + 1}", where="TRAIN.FREEZE")
+        layers = self.layers_of_parameters()
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(layers[name] >= num)
+        self.num_frozen = num
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; frozen layers stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    @property
+    def embedding_trains(self) -> bool:
+        """Whether the embedding is in training mode; it may be frozen in a model that is not."""
+        return self.training and not self.num_frozen
+
+    def _frozen_modules(self) -> Iterator[nn.Module]:
+        if not self.num_frozen:
+            return
+        # What belongs to no later layer is the embedding, so its state follows from the layers that still train.
+        trained = [*self.layers(), self.head_modules()][self.num_frozen - 1 :]
+        kept = {id(inner) for modules in trained for module in modules for inner in module.modules()}
+        for module in self.children():
+            yield from modules_without(module, kept)
+
+    def units_to_shard(self) -> Iterator[nn.Module]:
+        """Modules whose parameters are gathered and released together when a model is sharded; what is left over stays
+        with the model as a whole."""
+        for modules in self.layers():
+            yield from modules
+
+    def plain_(self, enabled: bool = True) -> Self:
+        """Switch to the form that the paper writes down, or back to the default, which skips unused work; in place.
+
+        Results are equal to rounding. `count_macs` uses it, so that costs are those that papers publish, and
+        `attention_maps`, since only the plain form holds a map.
+        """
+        for module in self.modules():
+            if isinstance(module, HasPlainForm):
+                module.plain = enabled
+        return self
+
+    def twin(self) -> Self:
+        """A copy with module objects of its own that shares all parameters and buffers with this model."""
+        shared = [*self.parameters(), *self.buffers()]
+        return copy.deepcopy(self, {id(tensor): tensor for tensor in shared})
+
+    @abstractmethod
+    def run_for_cost(self, x: Tensor) -> None:
+        """Run what `count_macs` counts.
+
+        Args:
+            x: images or clips as in `VideoModel.forward`; may be on `meta`.
+        """
+
+    @abstractmethod
+    def layers(self) -> Sequence[Sequence[nn.Module]]:
+        """The layers between embedding and head in order; each a list of the modules at that depth."""
+
+    @abstractmethod
+    def head_modules(self) -> Sequence[nn.Module]:
+        """The last norm and the classifiers; of a detector everything that is not its backbone."""
+
+
+def modules_without(module: nn.Module, kept: Set[int]) -> Iterator[nn.Module]:
+    """The largest modules in `module` that hold none of the ids `kept`."""
+    if kept.isdisjoint(map(id, module.modules())):
+        yield module
+    elif id(module) not in kept:
+        for child in module.children():
+            yield from modules_without(child, kept)
+
+
+class VideoModel(LayeredModel):
+    """Base of all models of clips and images.
+
+    Attributes:
+        in_channels: channels of the clip.
+        grid: (T, H, W) in tokens that position tables are made for; None for a model without such tables.
+        head: what turns features into logits; replaced by `reset_head`.
+        dropped: modules that `drop_head` removed.
+    """
+
     in_channels: int
     grid: Grid | None
     head: nn.Module
-    num_frozen: int = 0
+    dropped: tuple[str, ...] = ()
 
     # ------------------------------------------------------------------------------------------------ forward passes
 
@@ -196,81 +324,21 @@ class VideoModel(HasPlainForm, ABC):
         """
         self.head = head
 
-    # -------------------------------------------------------------------------------------------- layers, from the stem
+    def drop_head(self) -> None:
+        """Remove the last norm and the classifiers: what is left serves `forward_stages` alone.
 
-    @property
-    def num_layers(self) -> int:
-        """Layers between embedding and head."""
-        return len(self.layers())
-
-    def layer_of(self, name: str) -> int:
-        """Layer of a parameter, from 0 (embedding) to `num_layers + 1` (head).
-
-        Args:
-            name: as in `named_parameters()`.
-
-        Raises:
-            KeyError: no parameter of this name.
+        Weights of a whole model still load; those of the head are skipped.
         """
-        return self.layers_of_parameters()[name]
+        removed = {id(module) for module in self.head_modules()}
+        self.dropped = tuple(name for name, module in self.named_children() if id(module) in removed)
+        for name in self.dropped:
+            self.add_module(name, nn.Identity())
 
-    def layers_of_parameters(self) -> dict[str, int]:
-        """Name of every parameter -> its layer, see `layer_of`."""
-        number: dict[int, int] = {}
-        for layer, modules in enumerate([*self.layers(), self.head_modules()], 1):
-            for module in modules:
-                number.update((id(parameter), layer) for parameter in module.parameters())
-        return {name: number.get(id(parameter), 0) for name, parameter in self.named_parameters()}
+    # ------------------------------------------------------------------------------------------------ counting, saving
 
-    def no_weight_decay(self) -> frozenset[str]:
-        """Names of position tables and tokens: parameters that are not weights of a layer, and are not decayed."""
-        return frozenset()
-
-    def freeze(self, num: int) -> None:
-        """Stop training the first `num` of the `num_layers + 2` layers; 1 freezes the embedding alone, 0 nothing.
-
-        Frozen layers stay in evaluation mode, also after `train()`: they compute what they do in a test. The statistics
-        of their batch norms are as much a part of the weights as the factors, and they drop nothing.
-
-        Raises:
-            UserError: `num` is outside 0 .. num_layers + 1.
-        """
-        if not 0 <= num <= self.num_layers + 1:
-            raise UserError("layers to freeze", found=num, expected=f"0 to {self.num_layers + 1}", where="TRAIN.FREEZE")
-        layers = self.layers_of_parameters()
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(layers[name] >= num)
-        self.num_frozen = num
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation; frozen layers stay in evaluation mode."""
-        super().train(mode)
-        for module in self._frozen_modules():
-            module.eval()
-        return self
-
-    @property
-    def embedding_trains(self) -> bool:
-        """Whether the embedding is in training mode; it may be frozen in a model that is not."""
-        return self.training and not self.num_frozen
-
-    def _frozen_modules(self) -> Iterator[nn.Module]:
-        if not self.num_frozen:
-            return
-        # What belongs to no later layer is the embedding, so its state follows from the layers that still train.
-        trained = [*self.layers(), self.head_modules()][self.num_frozen - 1 :]
-        kept = {id(inner) for modules in trained for module in modules for inner in module.modules()}
-        for module in self.children():
-            yield from _without(module, kept)
-
-    def units_to_shard(self) -> Iterator[nn.Module]:
-        """Modules whose parameters are gathered and released together when a model is sharded; what is left over stays
-        with the model as a whole."""
-        for modules in self.layers():
-            yield from modules
-
-    # ------------------------------------------------------------------------------------------- counting, maps, copies
+    def run_for_cost(self, x: Tensor) -> None:
+        """`forward`; with a `BoxHead` for one box, RoIAlign of which is two products."""
+        self(x, x.new_empty(1, 5)) if self.takes_boxes else self(x)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Add the grid of the position tables, which does not follow from their number of rows."""
@@ -278,31 +346,7 @@ class VideoModel(HasPlainForm, ABC):
         if self.grid is not None and hasattr(destination, "_metadata"):  # a caller's own dict has none
             destination._metadata[prefix[:-1]]["grid"] = self.grid
 
-    def plain_(self, enabled: bool = True) -> Self:
-        """Switch to the form that the paper writes down, or back to the default, which skips unused work; in place.
-
-        Results are equal to rounding. `count_macs` uses it, so that costs are those that papers publish, and
-        `attention_maps`, since only the plain form holds a map.
-        """
-        for module in self.modules():
-            if isinstance(module, HasPlainForm):
-                module.plain = enabled
-        return self
-
-    def twin(self) -> Self:
-        """A copy with module objects of its own that shares all parameters and buffers with this model."""
-        shared = [*self.parameters(), *self.buffers()]
-        return copy.deepcopy(self, {id(tensor): tensor for tensor in shared})
-
     # ------------------------------------------------------------------------------------------------ hooks of a model
-
-    @abstractmethod
-    def layers(self) -> Sequence[Sequence[nn.Module]]:
-        """The layers between embedding and head in order; each a list of the modules at that depth."""
-
-    @abstractmethod
-    def head_modules(self) -> Sequence[nn.Module]:
-        """The last norm and the classifiers."""
 
     @abstractmethod
     def _logits(self, x_BCTHW: Tensor) -> Tensor | DistilledLogits: ...
@@ -312,15 +356,6 @@ class VideoModel(HasPlainForm, ABC):
 
     @abstractmethod
     def _stages(self, x_BCTHW: Tensor) -> list[Tensor]: ...
-
-
-def _without(module: nn.Module, kept: Set[int]) -> Iterator[nn.Module]:
-    """The largest modules in `module` that hold none of the ids `kept`."""
-    if kept.isdisjoint(map(id, module.modules())):
-        yield module
-    elif id(module) not in kept:
-        for child in module.children():
-            yield from _without(child, kept)
 
 
 class AttentionModel(VideoModel):

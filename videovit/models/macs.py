@@ -9,29 +9,26 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from videovit.models.contract import VideoModel
+from videovit.models.contract import LayeredModel
 
 
-def count_macs(model: VideoModel, input_size: Sequence[int]) -> int:
+def count_macs(model: LayeredModel, input_size: Sequence[int]) -> int:
     """Multiply-adds of convolutions, linear layers and attention for one forward pass in the model's plain form.
 
     Additions, norms, activations and maximum pooling count nothing, by the convention of the figures in torchvision's
     documentation. (fvcore's totals include 5 per LayerNorm output.)
 
     Args:
-        model: not changed; a copy is run on `meta`, in evaluation mode. A detector gets one box, RoIAlign of which is
-            two products.
+        model: not changed; a copy is run on `meta`, in evaluation mode. What depends on the content of an image counts
+            with a fixed number of boxes, see `run_for_cost`.
         input_size: shape of the input, batch first.
 
     Returns:
         Multiply-adds; half of the FLOPs.
     """
     twin = deepcopy(model).to("meta").eval().plain_()
-    inputs = [torch.empty(*input_size, device="meta")]
-    if twin.takes_boxes:
-        inputs.append(torch.empty(1, 5, device="meta"))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        twin(*inputs)
+        twin.run_for_cost(torch.empty(*input_size, device="meta"))
     flops: int = counter.get_total_flops()
     return flops // 2
 

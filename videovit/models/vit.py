@@ -8,12 +8,14 @@ B clips, C channels, T H W grid in tokens (in x_BCTHW: pixels), N tokens, X clas
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from videovit.config import Config
+from videovit.errors import UserError
 from videovit.models.contract import AttentionTokens, Grid, centers
 from videovit.models.layers.basic import PatchEmbed, Triple, triple
 from videovit.models.layers.position import resize_pos_embed
@@ -49,9 +51,10 @@ class ViT(ClassTokenModel):
         drop_path: rate of the last block; grows linearly from 0.
         head_dropout: before the classifier.
         act_checkpoint: recompute each block in the backward pass instead of keeping its activations.
+        stages: blocks, counted from 1, after which `forward_stages` has a map; empty: after the last.
 
     Raises:
-        UserError: a clip smaller than a patch, or heads that do not divide `dim`.
+        UserError: a clip smaller than a patch, heads that do not divide `dim`, or stages that are no blocks in order.
 
     Source: ViT (arXiv 2010.11929); DeiT (arXiv 2012.12877); for clips MViT's baseline (arXiv 2104.11227, Table 4).
     """
@@ -75,6 +78,7 @@ class ViT(ClassTokenModel):
         drop_path: float = 0.0,
         head_dropout: float = 0.0,
         act_checkpoint: bool = False,
+        stages: Sequence[int] = (),
     ) -> None:
         super().__init__(
             dim=dim,
@@ -85,6 +89,11 @@ class ViT(ClassTokenModel):
             act_checkpoint=act_checkpoint,
         )
         self.in_channels = in_channels
+        self.stages = tuple(stages) or (depth,)
+        if list(self.stages) != sorted(set(self.stages)) or not 1 <= self.stages[0] <= self.stages[-1] <= depth:
+            raise UserError(
+                where="VIT.STAGES", found=list(stages), expected=f"increasing numbers of blocks, 1 to {depth}"
+            )
         self.patch_embed = PatchEmbed(in_channels, dim, patch_size, patch_size, (0, 0, 0))
         self.grid: Grid = self.patch_embed.grid(clip_size)
         T, H, W = self.grid
@@ -113,6 +122,15 @@ class ViT(ClassTokenModel):
         return [AttentionTokens(self.num_cls, patches, patches)] * len(self.blocks)
 
     def _encode(self, x_BCTHW: Tensor) -> tuple[Tensor, Grid]:
+        *_, last = self._run_blocks(x_BCTHW)
+        return last
+
+    def _stages(self, x_BCTHW: Tensor) -> list[Tensor]:
+        outputs = enumerate(self._run_blocks(x_BCTHW), 1)
+        return [self.as_map(x_BNC, grid) for i, (x_BNC, grid) in outputs if i in self.stages]
+
+    def _run_blocks(self, x_BCTHW: Tensor) -> Iterator[tuple[Tensor, Grid]]:
+        """Tokens, class tokens first, and their grid after every block."""
         x_BTHWC = self.patch_embed(x_BCTHW)
         T, H, W = x_BTHWC.shape[1:4]
         grid = (T, H, W)
@@ -120,7 +138,7 @@ class ViT(ClassTokenModel):
         x_BNC = self.pos_dropout(x_BNC + self.positions(grid))
         for block in self.blocks:
             x_BNC = self.run_block(block, x_BNC)
-        return x_BNC, grid
+            yield x_BNC, grid
 
     def positions(self, grid: Grid) -> Tensor:
         """(1, X + N, C): the position table, stretched if `grid` is not the one it was made for."""
@@ -153,4 +171,5 @@ def vit_from_config(cfg: Config) -> ViT:
         drop_path=v.DROPPATH_RATE,
         head_dropout=cfg.MODEL.DROPOUT_RATE,
         act_checkpoint=cfg.MODEL.ACT_CHECKPOINT,
+        stages=v.STAGES,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from videovit.config.rules import clips, labels, machines, networks, training
+from videovit.config.rules import clips, detectors, labels, machines, networks, training
 from videovit.config.rules.broken import Broken, Change, changed
 from videovit.config.schema import Config
 
@@ -34,6 +34,8 @@ RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     networks.architecture,
     networks.patches,
     networks.blocks,
+    detectors.strides,
+    detectors.windows,
     training.average,
     training.validation,
     training.learning_rate,

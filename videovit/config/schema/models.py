@@ -96,6 +96,8 @@ class Mvit:
     USE_MEAN_POOLING: bool = False
     USE_FIXED_SINCOS_POS: bool = False
     SHARE_ATTENTION: tuple[Natural, ...] = ()  # ours; blocks that reuse the attention map of the block before them
+    WINDOW: Natural = 0  # tokens of the first block; ours; side of attention windows in large images; 0 has none
+    GLOBAL_BLOCKS: tuple[Natural, ...] = ()  # ours; with WINDOW, blocks that attend to the whole image
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,15 @@ class Vit:
     DISTILLED: bool = False  # add a second token and head, which learn the teacher's decision
     DROPOUT_RATE: DropRate = 0.0
     DROPPATH_RATE: DropRate = 0.0
+    STAGES: tuple[Positive, ...] = ()  # blocks, from 1, whose maps a detector reads; empty: the last
+
+
+@dataclass(frozen=True)
+class ImageResnet:
+    """IMAGE_RESNET (ours): torchvision's residual networks of images, as controls."""
+
+    DEPTH: Literal[18, 34, 50, 101] = 50  # layers with weights
+    FROZEN_NORMS: bool = False  # batch norms keep their statistics and factors, as detectors are trained
 
 
 @dataclass(frozen=True)

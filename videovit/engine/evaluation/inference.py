@@ -56,10 +56,12 @@ class Pass:
     Attributes:
         sinks: receive (batch, logits), in order.
         change: (x (B, 3, T, H, W), batch) -> x of the same shape; None leaves the input alone.
+        corrupt: (frames (B, T, H, W, 3) uint8, batch) -> frames of the same shape, before they are prepared.
     """
 
     sinks: Sequence[Sink]
     change: Callable[[Tensor, Batch], Tensor] | None = None
+    corrupt: Callable[[Tensor, Batch], Tensor] | None = None
 
 
 class Inference:
@@ -184,7 +186,11 @@ def infer(inference: Inference, batch: Batch, passes: Sequence[Pass]) -> None:
     """Hand the logits of one batch to the sinks of all passes."""
     for chunk, x_BCTHW in prepared_chunks(inference, batch):
         for one in passes:
-            changed = x_BCTHW if one.change is None else one.change(x_BCTHW, chunk)
+            changed = x_BCTHW
+            if one.corrupt is not None:
+                changed = inference.prepared(one.corrupt(chunk.frames_BTHWC, chunk))
+            if one.change is not None:
+                changed = one.change(changed, chunk)
             logits = inference.model(changed, chunk.boxes_R5)
             for sink in one.sinks:
                 sink.update(chunk, logits)

@@ -162,10 +162,12 @@ def _match_head(found: State, wanted: State, head: tuple[str, ...], out: Fit) ->
     names = [n for n in found if n.startswith(head)]
     if all(n in wanted and found[n].shape == wanted[n].shape for n in names):
         return found
+    has_none = not any(name.startswith(head) for name in wanted)
     for name in names:
         target = f", model {_shape(wanted[name])}" if name in wanted else ""
         out.skipped.append(name)
-        out.how[name] = f"classifier for other classes: file {_shape(found[name])}{target}"
+        why = "the model has no classifier" if has_none else "classifier for other classes"
+        out.how[name] = f"{why}: file {_shape(found[name])}{target}"
     return drop_head(found, head)
 
 
@@ -303,6 +305,8 @@ def _skip(name: str, value: Tensor, out: Fit, to_image: bool) -> None:
         reason = "belongs to pretraining"
     elif to_image and needs_time:
         reason = "the model of images has none"
+    elif name.endswith(".num_batches_tracked"):
+        reason = "counts batches, which the model does not"  # frozen batch norms
     else:
         out.problems.setdefault(name, f"unknown to the model, weights {_shape(value)}")
         return

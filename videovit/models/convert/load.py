@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from videovit.messages import did_you_mean, plural
-from videovit.models.contract import Grid, VideoModel
+from videovit.models.contract import Grid, LayeredModel, VideoModel
 from videovit.models.convert.adapt import Inflation
 from videovit.models.convert.checksums import not_finite
 from videovit.models.convert.complaint import HIERA, complaint, looks_like_hiera
@@ -23,6 +23,7 @@ from videovit.models.convert.read import CheckpointError, Weights, read_weights
 from videovit.models.convert.report import LoadReport
 from videovit.models.convert.wrappers import unwrapped
 from videovit.models.convolutional.network import ConvolutionalNetwork
+from videovit.models.detection.detector import Detector
 from videovit.models.mvit.attention import MultiscaleAttention
 from videovit.models.mvit.model import MViT
 
@@ -67,11 +68,36 @@ def load_pretrained(
     if grid is not None and (isinstance(grid, str) or as_grid(grid) is None):
         raise CheckpointError(where="grid", found=grid, expected="three whole numbers (T, H, W), of tokens")
     model = unwrapped(model)
+    weights = read_weights(path_or_state_dict, model.state_dict())
+    if isinstance(model, Detector) and not _is_of_detector(weights, model):
+        return _load_backbone(model, weights, source, inflate=inflate, grid=grid)
+    return _load(model, weights, source, inflate=inflate, grid=grid)
+
+
+def _is_of_detector(weights: Weights, model: Detector) -> bool:
+    """Whether weights are those of a detector, with this or another number of classes; else they classify images."""
+    names = {name for name in model.state_dict() if not name.startswith(model.head_names)}
+    return not names.isdisjoint(weights.state)
+
+
+def _load_backbone(
+    model: Detector, weights: Weights, source: str, *, inflate: Inflation, grid: Grid | None
+) -> LoadReport:
+    """Load weights of a classifier into the backbone of a detector."""
+    report = _load(model.body, weights, source, inflate=inflate, grid=grid)
+    own = {id(parameter) for parameter in model.body.parameters()}
+    rest = [name for name, parameter in model.named_parameters() if id(parameter) not in own]
+    how = report.how | dict.fromkeys(rest, "not part of a classifier: keeps its initial values")
+    return replace(report, missing=report.missing + rest, how=how)
+
+
+def _load(model: nn.Module, weights: Weights, source: str, *, inflate: Inflation, grid: Grid | None) -> LoadReport:
     wanted = dict(model.state_dict())
-    weights = read_weights(path_or_state_dict, wanted)
     notes = _class_token_notes(model, weights)
     # By custom the classifier of modules that are not ours is `head`.
-    head_names = model.head_names if isinstance(model, VideoModel) else VideoModel.head_names
+    head_names = model.head_names if isinstance(model, LayeredModel) else LayeredModel.head_names
+    if isinstance(model, VideoModel):
+        head_names += model.dropped
     grids = _grids(model, wanted, weights, grid)
     layout = source if source != "auto" else _layout(model, wanted, weights)
     if translate := LAYOUTS.get(layout):

@@ -144,7 +144,7 @@ def key_positions(kv_grid: Grid, axes: Sequence[bool], num_cls: int, like: Tenso
     return F.pad(torch.cat(columns, dim=-1), (0, 0, num_cls, 0))
 
 
-def with_positions(q_BTHWMD: Tensor, k_BLMD: Tensor, terms: Terms, positions_LP: Tensor) -> tuple[Tensor, Tensor]:
+def with_positions(q_BTHWMD: Tensor, k_BLMD: Tensor, terms: Terms, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys whose scalar product includes the relative positions, so that ordinary attention computes them.
 
     A query carries its terms as extra channels and a key carries ones at its own position:
@@ -156,8 +156,8 @@ def with_positions(q_BTHWMD: Tensor, k_BLMD: Tensor, terms: Terms, positions_LP:
     Args:
         q_BTHWMD: queries of the grid.
         k_BLMD: keys.
-        terms: from `relative_terms`.
-        positions_LP: from `key_positions`.
+        terms: from `relative_terms`; further ones belong to further columns of the positions.
+        positions: (L, P) from `key_positions`, or (B, L, P).
 
     Returns:
         (B, N, M, D + P), N = T * H * W, and (B, L, M, D + P); P rounded up.
@@ -165,9 +165,9 @@ def with_positions(q_BTHWMD: Tensor, k_BLMD: Tensor, terms: Terms, positions_LP:
     B, L, M, D = k_BLMD.shape
     extra = [term for term in terms if term is not None]
     # Widths that are multiples of 8 keep every kernel on its fast path.
-    spare = -(D + positions_LP.shape[-1]) % 8
+    spare = -(D + positions.shape[-1]) % 8
     if spare:
         extra.append(q_BTHWMD.new_zeros(1).expand(*q_BTHWMD.shape[:-1], spare))
     q_BNMD = torch.cat([q_BTHWMD, *extra], dim=-1).flatten(1, 3)
-    positions = F.pad(positions_LP, (0, spare))[None, :, None].expand(B, L, M, -1)
-    return q_BNMD, torch.cat([k_BLMD, positions], dim=-1)
+    columns_BLMP = F.pad(positions, (0, spare)).unsqueeze(-2).expand(B, L, M, -1)
+    return q_BNMD, torch.cat([k_BLMD, columns_BLMP], dim=-1)

@@ -31,6 +31,7 @@ from videovit.models.layers.scaled_dot_product import (
     with_positions,
 )
 from videovit.models.mvit.block_specs import BlockSpec
+from videovit.models.mvit.windows import cut, hidden_keys, join
 
 PoolMode = Literal["conv", "max", "avg"]
 
@@ -185,7 +186,9 @@ class MultiscaleAttention(HasPlainForm):
         if self.spec.pools_q:
             q_BTHWE = self._pool(q_BTHWE, (self.pool_q,), self.spec.kernel_q, self.spec.stride_q)
         q_BTHWMD = self._normed(self.norm_q, self._heads(q_BTHWE))
-        if in_the_open:
+        if 0 < self.spec.window < max(x_BTHWC.shape[2:4]):
+            out_BNMD = self._attend_in_windows(q_BTHWMD, k_BLMD, v_BLMD, kv_grid)
+        elif in_the_open:
             grid_BMNL = self._grid_map(q_BTHWMD, k_BLMD, kv_grid)
             out_BNMD = apply_map(grid_BMNL, v_BLMD)
         else:
@@ -304,20 +307,52 @@ class MultiscaleAttention(HasPlainForm):
     def _attend(self, q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor) -> Tensor:
         return attend(q_BNMD, k_BLMD, v_BLMD, self.scale)
 
-    def _attend_grid(self, q_BTHWMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, kv_grid: Grid) -> Tensor:
-        """Attention of the grid tokens, (B, N, M, D); relative positions become extra channels."""
-        terms = self._terms(q_BTHWMD, kv_grid)
-        if terms is None:
+    def _attend_grid(
+        self, q_BTHWMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, kv_grid: Grid, added_BL: Tensor | None = None
+    ) -> Tensor:
+        """Attention of the grid tokens, (B, N, M, D); what is added to the scores becomes extra channels."""
+        terms, positions = self._terms(q_BTHWMD, kv_grid), None
+        if terms is not None:
+            positions = self._key_positions(k_BLMD, kv_grid)
+        if added_BL is not None:
+            column = added_BL[..., None] / self.scale
+            terms = [*(terms or ()), torch.ones_like(q_BTHWMD[..., :1])]
+            rest = () if positions is None else (positions.expand(len(column), -1, -1),)
+            positions = torch.cat([*rest, column], dim=-1)
+        if terms is None or positions is None:
             return self._attend(q_BTHWMD.flatten(1, 3), k_BLMD, v_BLMD)
-        q_BNMX, k_BLMX = with_positions(q_BTHWMD, k_BLMD, terms, self._key_positions(k_BLMD, kv_grid))
+        q_BNMX, k_BLMX = with_positions(q_BTHWMD, k_BLMD, terms, positions)
         return self._attend(q_BNMX, k_BLMX, v_BLMD)
 
-    def _grid_map(self, q_BTHWMD: Tensor, k_BLMD: Tensor, kv_grid: Grid) -> Tensor:
+    def _grid_map(self, q_BTHWMD: Tensor, k_BLMD: Tensor, kv_grid: Grid, added_BL: Tensor | None = None) -> Tensor:
         """The attention map (B, M, N, L) of the grid tokens, by definition."""
         terms = self._terms(q_BTHWMD, kv_grid)
         if terms is None:
-            return attention_map(q_BTHWMD.flatten(1, 3), k_BLMD, self.scale)
-        return relative_map(q_BTHWMD, k_BLMD, self.scale, terms, kv_grid)
+            map_BMNL = attention_map(q_BTHWMD.flatten(1, 3), k_BLMD, self.scale)
+        else:
+            map_BMNL = relative_map(q_BTHWMD, k_BLMD, self.scale, terms, kv_grid)
+        if added_BL is None:
+            return map_BMNL
+        # What is added to scores multiplies what they are after the exponential.
+        weighted = map_BMNL * added_BL[:, None, None].exp()
+        return weighted / weighted.sum(dim=-1, keepdim=True)
+
+    def _attend_in_windows(self, q_BTHWMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor, kv_grid: Grid) -> Tensor:
+        """Attention of the grid tokens, (B, N, M, D), each to the keys of its window."""
+        spec, grid = self.spec, q_BTHWMD.shape[1:4]
+        key_side = spec.window // spec.stride_kv[1]
+        queries = cut(q_BTHWMD, spec.window // spec.stride_q[1])
+        keys, values = (cut(torch.unflatten(x, 1, kv_grid), key_side).flatten(1, 3) for x in (k_BLMD, v_BLMD))
+        window_grid = (kv_grid[0], key_side, key_side)
+        added = hidden_keys(kv_grid, key_side, keys)
+        if added is not None:
+            added = added.repeat(len(q_BTHWMD), 1)
+        if self.plain:
+            out = apply_map(self._grid_map(queries, keys, window_grid, added), values)
+        else:
+            out = self._attend_grid(queries, keys, values, window_grid, added)
+        T, H, W = grid
+        return join(torch.unflatten(out, 1, queries.shape[1:4]), (T, H, W)).flatten(1, 3)
 
     def _terms(self, q_BTHWMD: Tensor, kv_grid: Grid) -> list[Tensor | None] | None:
         """Relative terms of the queries, None for a block without relative positions."""

@@ -36,6 +36,7 @@ class BlockSpec:
         kernel_q, stride_q: query pooling over (T, H, W); both all ones if queries are not pooled.
         kernel_kv, stride_kv: the same for keys and values.
         shares_map: use the attention map of the block before instead of queries and keys of its own.
+        window: side of the attention windows, in tokens of the block's input; 0: all tokens attend to each other.
     """
 
     dim: int
@@ -47,6 +48,7 @@ class BlockSpec:
     kernel_kv: Triple = NO_POOLING
     stride_kv: Triple = NO_POOLING
     shares_map: bool = False
+    window: int = 0
 
     @property
     def pools_q(self) -> bool:
@@ -193,6 +195,48 @@ def share_maps(specs: Sequence[BlockSpec], blocks: Sequence[int]) -> list[BlockS
             raise UserError(f"SHARE_ATTENTION: block {block} {reason}; blocks that can share: {legal}")
         shared[block] = replace(specs[block], shares_map=True)
     return shared
+
+
+def in_windows(specs: Sequence[BlockSpec], window: int, global_blocks: Sequence[int]) -> list[BlockSpec]:
+    """Let blocks attend in windows, which cover the same pixels in all of them.
+
+    Args:
+        specs: of all blocks.
+        window: side of a window in tokens of the first block; a stage later the tokens are larger, and half as many.
+        global_blocks: numbers of those that attend to all tokens.
+
+    Returns:
+        The specs, `window` set.
+
+    Raises:
+        UserError: a block that does not exist; a window that the strides of a block do not divide; kernels that do not
+            pool around tokens.
+
+    Source: MViTv2 (arXiv 2112.01526), section 4.2, hybrid window attention.
+    """
+    if unknown := [block for block in global_blocks if not 0 <= block < len(specs)]:
+        raise UserError(f"GLOBAL_BLOCKS: block {unknown[0]} is outside 0..{len(specs) - 1}")
+    result = []
+    for i, spec in enumerate(specs):
+        is_global = i in global_blocks
+        if not is_global:
+            _check_window(i, spec, window)
+        result.append(spec if is_global else replace(spec, window=window))
+        window //= spec.stride_q[1]
+    return result
+
+
+def _check_window(block: int, spec: BlockSpec, window: int) -> None:
+    where = f"WINDOW: block {block}"
+    if spec.shares_map:
+        raise UserError(f"{where} shares the map of the block before it, which only global blocks can")
+    for name, kernel, stride in (("queries", spec.kernel_q, spec.stride_q), ("keys", spec.kernel_kv, spec.stride_kv)):
+        if not window or window % stride[1] or stride[1] != stride[2]:
+            raise UserError(
+                f"{where} has windows of {window} tokens, which its stride of {name}, {stride}, must divide"
+            )
+        if not (kernel[1] % 2 and kernel[2] % 2):
+            raise UserError(f"{where} pools {name} with {kernel}; windows need odd kernels, which are centered")
 
 
 def _why_not_shared(specs: Sequence[BlockSpec], block: int) -> str:

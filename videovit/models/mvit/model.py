@@ -30,7 +30,7 @@ from videovit.models.layers.position import resize_pos_embed
 from videovit.models.layers.transformer import drop_path_rates
 from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention, PoolMode
 from videovit.models.mvit.block import MultiscaleBlock, Outputs
-from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec, expand, share_maps
+from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec, expand, in_windows, share_maps
 
 
 class MViT(AttentionModel):
@@ -66,7 +66,7 @@ class MViT(AttentionModel):
         decay_tables: let weight decay act on position tables and the class token too.
 
     Raises:
-        UserError: clips smaller than a patch, or than the stride to the next one.
+        UserError: clips smaller than a patch, or than the stride to the next one; windows and a class token.
 
     Source: MViT (arXiv 2104.11227); MViTv2 (arXiv 2112.01526).
     """
@@ -119,6 +119,9 @@ class MViT(AttentionModel):
                 f"{tuple(patch_stride)}: DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE must reach MVIT.PATCH_STRIDE (for "
                 "images: DATA.NUM_FRAMES 1 and MVIT.PATCH_2D True, or a stride of 1 in time)"
             )
+        self.has_windows = any(spec.window for spec in self.specs)
+        if self.has_windows and cls_token:
+            raise UserError("a class token is in no window; MVIT.WINDOW needs MVIT.CLS_EMBED_ON False")
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
         self._add_pos_embed(dim, use_abs_pos and sep_pos_embed, use_abs_pos and not sep_pos_embed)
         self.norm_stem = nn.LayerNorm(dim, eps=norm_eps) if norm_stem else None
@@ -205,7 +208,15 @@ class MViT(AttentionModel):
         yield from list(self.blocks)[:-1]
 
     def attention_maps(self, x: Tensor) -> list[Tensor]:
-        """One map per block, class token first, keys pooled; see `AttentionModel.attention_maps`."""
+        """One map per block, class token first, keys pooled; see `AttentionModel.attention_maps`.
+
+        Raises:
+            UserError: blocks attend in windows.
+        """
+        if self.has_windows:
+            raise UserError(
+                "blocks that attend in windows have no map of all tokens; build the model with MVIT.WINDOW 0"
+            )
         return attention_maps(self, x)
 
     def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
@@ -346,6 +357,8 @@ def mvit_from_config(cfg: Config) -> MViT:
         dim_mul_in_attention=m.DIM_MUL_IN_ATT,
     )
     blocks = share_maps(blocks, m.SHARE_ATTENTION)
+    if m.WINDOW:
+        blocks = in_windows(blocks, m.WINDOW, m.GLOBAL_BLOCKS)
     patch_kernel, patch_stride, patch_padding = m.PATCH_KERNEL, m.PATCH_STRIDE, m.PATCH_PADDING
     if m.PATCH_2D:
         patch_kernel, patch_stride, patch_padding = (1, *patch_kernel), (1, *patch_stride), (0, *patch_padding)
