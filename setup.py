@@ -22,7 +22,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["videovit", "videovit.*"]),
     # videovit/configs is a link to configs/; built packages contain copies of the files.
-    package_data={"videovit": ["py.typed", "configs/*/*.yaml", "models/*.csv"]},
+    package_data={"videovit": ["py.typed", "configs/*/*.yaml", "models/*.csv", "report/templates/**/*"]},
     entry_points={"console_scripts": ["videovit = videovit.cli:main"]},
     install_requires=[
         "torch>=2.8",
@@ -41,11 +41,14 @@ setup(
         "filelock>=3.12",
         "safetensors>=0.4",
         "matplotlib>=3.7",
+        "jinja2>=3.1",
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
         "hub": ["huggingface-hub>=0.30"],
         "timm": ["timm>=1.0.11"],
+        "app": ["gradio>=6"],
+        "browser": ["selenium>=4.11"],
         "hf": ["transformers>=5.24", "scipy>=1.11"],
         "torchcodec": ["torchcodec>=0.7"],
         "coco": ["pycocotools>=2.0.10"],

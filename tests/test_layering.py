@@ -26,7 +26,11 @@ LAYERS: dict[str, set[str]] = {
     "engine": {"analysis", "data", "models", "config", "errors", "messages"},
     "model": {"engine", "analysis", "data", "models", "config", "errors", "messages"},
     "finetuning": {"engine", "data", "models", "preparation", "config", "errors", "messages"},
+    "report": {"model", "engine", "analysis", "data", "models", "config", "errors", "messages"},
+    "app": {"model", "engine", "analysis", "data", "errors", "messages"},
     "commands": {
+        "app",
+        "report",
         "model",
         "finetuning",
         "preparation",

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 
 import videovit
 from videovit.config import Config, find_shipped, load_config
+from videovit.engine.reporting import console
 from videovit.errors import UserError
 from videovit.messages import did_you_mean, labeled, problem
 
@@ -77,6 +78,18 @@ COMMANDS: dict[str, Command] = {
         "analyze trained models: reach of attention, similarity of its maps, sampling points",
         "videovit.commands.analyze",
     ),
+    "robustness": Command(
+        "test trained models under occlusion, attacks, corruptions of video, and on misleading images",
+        "videovit.commands.robustness",
+    ),
+    "use_of_time": Command(
+        "measure whether trained models use time: frames reordered, dropped, covered, at other speeds",
+        "videovit.commands.use_of_time",
+    ),
+    "report": Command(
+        "write one page about a run: results, errors, worst mistakes, analyses", "videovit.commands.report"
+    ),
+    "app": Command("serve a page in the browser: drop a video, see its classes", "videovit.commands.app"),
     "zoo": Command(
         "list, show, download and verify published weights",
         "videovit.commands.zoo",
@@ -114,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """The text of `videovit --help`."""
-    rows = "\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {command.help}" for name, command in COMMANDS.items())
     return f"""usage: videovit COMMAND ...
 
 Video understanding with multiscale vision transformers.
@@ -186,9 +199,9 @@ def _outcome(main: Callable[[], None], hint: str) -> int:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr, unless the console is gone."""
-    with contextlib.suppress(OSError, ValueError):  # ValueError: closed
-        print(text, file=sys.stderr, flush=True)
+    """Print a line on stderr, unless the console is gone or nobody reads it."""
+    with contextlib.suppress(*console.CONSOLE_ERRORS):
+        console.write_line(text, console.WAIT_S)
 
 
 def _flush_console() -> None:

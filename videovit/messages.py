@@ -99,6 +99,15 @@ def did_you_mean_file(name: str, present: Iterable[str]) -> str:
     return by_stem.get(did_you_mean(stem, by_stem), "")
 
 
+def why_no_file(path: str | os.PathLike[str]) -> str:
+    """What is at a path instead of a file; empty if there is nothing, or a file."""
+    if os.path.isdir(path):
+        return "a folder"
+    if os.path.isfile(path) or not os.path.lexists(path):
+        return ""
+    return "a pipe or a device" if os.path.exists(path) else "a link that leads to nothing"
+
+
 def did_you_mean_beside(path: str | os.PathLike[str]) -> str:
     """The path closest to a missing one in the same folder; empty if none is close."""
     folder, name = os.path.split(os.fspath(path))

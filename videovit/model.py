@@ -27,6 +27,9 @@ from videovit.engine.checkpoints.sources import find_source
 from videovit.engine.checkpoints.weights import load_all_weights
 from videovit.engine.problem import Problem
 from videovit.engine.tasks.explain import Explanation, explain
+from videovit.engine.tasks.explain_box import check_person, explain_box
+from videovit.engine.tasks.labels import Corners
+from videovit.engine.tasks.people import BoxPredictor
 from videovit.engine.tasks.predict import Input, Prediction, Predictor, list_inputs
 from videovit.errors import UserError
 from videovit.messages import Plain, plural
@@ -227,25 +230,38 @@ class Model:
         return self.predictor.preprocess(frames_THWC, fps)
 
     def explain(
-        self, video: Input, *, class_name: str | None = None, method: str = "grad_cam", fps: float = 0.0
+        self,
+        video: Input,
+        *,
+        class_name: str | None = None,
+        method: str = "grad_cam",
+        fps: float = 0.0,
+        box: Corners | None = None,
+        time_s: float | None = None,
     ) -> Explanation:
-        """Find where and when the model sees a class in a video.
+        """Find where and when the model sees a class in a video, or a detector a class of one person.
 
         Args:
             video, fps: see `predict`; one video.
             class_name: None for the class with the highest score.
             method: a name of `videovit.analysis.explain.METHODS`.
+            box: of a detector, the person: x1, y1, x2, y2 as fractions of the frame.
+            time_s: of a detector, when the person is there, in seconds; None for the middle of the video. The clip
+                around that moment is explained.
 
         Returns:
             The frames that the model saw, and for each a heat map; `write` saves them as video, pictures and JSON.
 
         Raises:
             DecodeError: the video cannot be read.
-            UserError: there is no such class or method, or the method is not defined for this model.
+            UserError: there is no such class, method, box or moment, or the method is not defined for this model.
         """
-        (inputs,), single = self._inputs(video)
-        assert single
-        return explain(self.predictor, self.torch, inputs, self.class_names, class_name, method=method, fps=fps)
+        check_person(self.config, box, time_s)
+        ((one,), _), names = self._inputs(video, people=box is not None), self.class_names
+        if box is None:
+            return explain(self.predictor, self.torch, one, names, class_name, method=method, fps=fps)
+        boxes = BoxPredictor(self.config, self.torch, self.device, class_names=names)
+        return explain_box(boxes, self.torch, one, box, class_name, time_s=time_s, method=method, fps=fps)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write weights, config, class names, preprocessing and a model card to a folder, from which `load` gets the
@@ -285,7 +301,7 @@ class Model:
         clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TEST_CROP_SIZE} x {cfg.DATA.TEST_CROP_SIZE}"
         return f"<Model {cfg.MODEL.MODEL_NAME}, {plural(len(self.class_names), 'class', 'classes')}, clips of {clip}>"
 
-    def _inputs(self, videos: Input | Iterable[Input]) -> tuple[list[Input], bool]:
+    def _inputs(self, videos: Input | Iterable[Input], *, people: bool = False) -> tuple[list[Input], bool]:
         """The inputs, with folders of videos replaced by their videos; and whether it was one, not several."""
         if isinstance(videos, str | os.PathLike | np.ndarray | Tensor):
             listed, single = [videos], True
@@ -296,7 +312,7 @@ class Model:
         inputs: list[Input] = []
         for video in listed:
             if isinstance(video, str | os.PathLike):
-                inside = list_inputs(self.config, [os.fspath(video)])
+                inside = list_inputs(self.config, [os.fspath(video)], people=people)
                 if single and inside != [os.fspath(video)]:
                     found = f"{plural(len(inside), 'file')} in it"
                     raise UserError("a folder, not a video", where=video, found=Plain(found), hint="Put it into a list")

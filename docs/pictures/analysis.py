@@ -10,6 +10,11 @@
     videovit analyze output/vit output/pit output/psvit output/ps_vit ANALYSIS.NUM_VIDEOS 0
     python docs/pictures/analysis.py --curves output/vit output/pit --maps output/psvit --points output/ps_vit
 
+and those of videos from the models of configs/Demo, tested by `videovit use_of_time` and `videovit robustness`:
+
+    python docs/pictures/analysis.py --why output/demo/mvit --time output/demo/mvit \
+        --robust output/demo/mvit output/demo/vit output/demo/pit output/demo/ps_vit
+
 Objects of the digits and of the demo videos are brighter than what surrounds them, so a threshold finds them.
 """
 
@@ -17,19 +22,26 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import videovit
 from videovit.analysis import drawing
+from videovit.analysis.explain import METHODS
+from videovit.analysis.heat_video import overlay
 from videovit.analysis.sampling_points import as_fractions, share_inside
 from videovit.data.build import build_loader
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine.tasks.analyze import read_report
+from videovit.engine.tasks.robustness import read_report as read_robustness
+from videovit.engine.tasks.robustness_report import draw_robustness
+from videovit.engine.tasks.use_of_time_picture import draw_use_of_time
 from videovit.models.progressive_sampling import ProgressiveSamplingViT
 
 BRIGHT = 130  # of 255; backgrounds of the demo videos end at 110
@@ -55,12 +67,38 @@ def count_points(run: Path) -> tuple[torch.Tensor, float, tuple[np.ndarray, np.n
     return shares / number, bright / number, (batch.frames_BTHWC[-1].numpy(), points_IBN3[:, -1].numpy())
 
 
+def draw_why(run: Path, number: int) -> Figure:
+    """Heat maps of a video of the test list for its class: a row per method."""
+    model = videovit.load(run)
+    sample = build_loader(model.config, "test").dataset.samples[number]
+    figure = Figure(figsize=(4.8, 1.15 * (len(METHODS) + 1)), layout="constrained")
+    table = figure.subplots(len(METHODS) + 1, 4)
+    name = model.class_names[sample.label]
+    for row, method in zip(table[1:], METHODS, strict=True):
+        found = model.explain(sample.path, class_name=name, method=method)
+        chosen = np.linspace(0, len(found.times_s) - 1, len(row)).round().astype(int)
+        for axes, image in zip(row, overlay(found.frames_FSS3[chosen], found.heat_FSS[chosen]), strict=True):
+            axes.imshow(image)
+        row[0].set_ylabel(method, fontsize="small")
+    for axes, i in zip(table[0], chosen, strict=True):
+        axes.imshow(found.frames_FSS3[i])
+        axes.set_title(f"{found.times_s[i]:.2f} s", fontsize="small")
+    for axes in table.flat:
+        axes.set(xticks=[], yticks=[])
+    figure.suptitle(f"why {name}?  score {found.score:.2f}", fontsize="medium")
+    return figure
+
+
 def main() -> None:
     """Command line entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", nargs="*", type=Path, default=[], help="analyzed runs in one picture of attention")
     parser.add_argument("--maps", type=Path, help="an analyzed run whose maps are compared")
     parser.add_argument("--points", nargs="*", type=Path, default=[], help="runs of PS-ViT; the first one is drawn")
+    parser.add_argument("--why", type=Path, help="a run whose heat maps are drawn")
+    parser.add_argument("--video", type=int, default=0, help="which video of its test list")
+    parser.add_argument("--time", type=Path, help="a run tested by videovit use_of_time")
+    parser.add_argument("--robust", nargs="*", type=Path, default=[], help="runs tested by videovit robustness")
     parser.add_argument("--output", type=Path, default=HERE)
     args = parser.parse_args()
     # Small files, the same every time: text instead of outlines of letters, images in their own resolution.
@@ -76,6 +114,13 @@ def main() -> None:
         print(f"{run.name}: points on the object per iteration: {text}; bright pixels: {100 * bright:.1f} %")
         if i == 0:
             figures["points"] = drawing.draw_points(frames_THW3, points_IN3, "")
+    if args.why:
+        figures["why"] = draw_why(args.why, args.video)
+    if args.time:
+        changes = json.loads((args.time / "use_of_time.json").read_text(encoding="utf-8"))["changes"]
+        figures["time"] = draw_use_of_time({"orders": changes}, list(changes["ordered"]["groups"]))
+    if args.robust:
+        figures["robustness"] = draw_robustness({run.name: read_robustness(run) for run in args.robust})
     for name, figure in figures.items():
         path = args.output / f"analysis_{name}.svg"
         text = io.StringIO()

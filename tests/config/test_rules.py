@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.helpers.broken_configs import BROKEN
@@ -90,3 +92,11 @@ def test_labels_agree_with_the_catalog() -> None:
         "objects": labels.OBJECTS,
     }
     assert {name: kinds[spec.evaluation] for name, spec in DATASETS.items()} == labels.LABELS
+
+
+def test_what_is_no_config_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    with pytest.raises(ConfigError, match=r"loop.yaml: is a link that leads to nothing, expected a file"):
+        load_config(tmp_path / "loop.yaml", [])
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_config(tmp_path / f"{'n' * 10_000}.yaml", [])

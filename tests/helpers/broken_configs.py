@@ -33,6 +33,14 @@ BROKEN: list[tuple[str, str]] = [
         "SHUFFLE_EVAL.ENABLE",
     ),
     (
+        f"{SEVERAL} MODEL.LOSS_FUNC bce_logit MODEL.HEAD_ACT sigmoid USE_OF_TIME.ENABLE True",
+        "USE_OF_TIME.ENABLE",
+    ),
+    (
+        "TEST.DATASET ssv2 TEST.ENABLE False ROBUSTNESS.ENABLE True TEST.NUM_ENSEMBLE_VIEWS 2",
+        "TEST.NUM_ENSEMBLE_VIEWS",
+    ),
+    (
         "MIXUP.ENABLE True MODEL.LOSS_FUNC soft_cross_entropy MODEL.LABEL_SMOOTHING 0.1",
         "MODEL.LABEL_SMOOTHING",
     ),

@@ -23,6 +23,7 @@ Heat = NDArray[np.float32]
 
 COLORS = "turbo"
 OPACITY = 0.6  # of the hottest pixels; cold ones are not covered
+EDGE = (255, 255, 255)  # color of the outline of a box
 LEAST_SIDE = 240  # pixels; smaller videos are enlarged
 MAX_COLUMNS = 8  # frames on the contact sheet
 RATES = (1.0, 60.0)  # lowest and highest frame rate of the video
@@ -40,6 +41,25 @@ def overlay(frames_FHW3: Images, heat_FHW: Heat) -> Images:
     mixed = frames_FHW3 * (1 - cover_FHW1) + colors_FHW3 * cover_FHW1
     rounded: Images = np.round(mixed).astype(np.uint8)
     return rounded
+
+
+def outline(frames_FHW3: Images, box: tuple[float, float, float, float]) -> Images:
+    """Frames with the edge of a box.
+
+    Args:
+        frames_FHW3: RGB.
+        box: x1, y1, x2, y2 in pixels; what is outside of the frame is not drawn.
+    """
+    height, width = frames_FHW3.shape[1:3]
+    x1, x2 = (min(max(round(x), 0), width - 1) for x in (box[0], box[2] - 1))
+    y1, y2 = (min(max(round(y), 0), height - 1) for y in (box[1], box[3] - 1))
+    drawn: Images = frames_FHW3.copy()
+    for rows, columns in (
+        (slice(y1, y2 + 1), [x1, x2]),
+        ([y1, y2], slice(x1, x2 + 1)),
+    ):
+        drawn[:, rows, columns] = EDGE
+    return drawn
 
 
 def write_heat_video(path: Path, frames_FHW3: Images, heat_FHW: Heat, fps: float) -> None:

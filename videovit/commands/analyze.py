@@ -19,11 +19,13 @@ from videovit.errors import UserError
 from videovit.messages import printable
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
-HELP = """models:
+MODELS_HELP = """models:
   OUTPUT_DIR of a run: its config and its newest checkpoint
   zoo:NAME, such as zoo:mvitv2_s_16x4_k400 (see videovit zoo); results are in output/NAME unless OUTPUT_DIR is given
   a config, by file or by the name of one that comes with videovit: weights as for its test (TEST.CHECKPOINT_FILE_PATH)
 Keys follow as KEY VALUE pairs and apply to all models:
+"""
+HELP = f"""{MODELS_HELP}\
     videovit analyze output/vit output/pit ANALYSIS.NUM_VIDEOS 500 DATA.PATH_TO_DATA_DIR /data/k400
 """
 
@@ -45,10 +47,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     if not models:
         parser.error("name a model first")
     opts += ["ANALYSIS.WHAT", f"[{','.join(args.what)}]"] if args.what else []
-    configs = [config_of(model, [*only("ANALYSIS"), *opts]) for model in models]
+    configs = configs_of(models, "ANALYSIS", opts)
     folders = [Path(cfg.OUTPUT_DIR) for cfg in configs]
-    if len(set(folders)) < len(folders):
-        raise UserError("two models have one OUTPUT_DIR, where their results would be mixed", found=str(folders[0]))
     from videovit.engine import launch  # imports PyTorch, which --help and mistakes in a config do not need
     from videovit.engine.tasks.analyze import FOLDER, compare
 
@@ -64,6 +64,19 @@ def split_models(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separate models, which come first, from KEY VALUE pairs."""
     number = next((i for i, word in enumerate(words) if _KEY.fullmatch(word) and not Path(word).exists()), len(words))
     return list(words[:number]), list(words[number:])
+
+
+def configs_of(models: Sequence[str], section: str, opts: Sequence[str]) -> list[Config]:
+    """The config of every model, whose only task is that of a section.
+
+    Raises:
+        UserError: see `config_of`; or two models have one OUTPUT_DIR.
+    """
+    configs = [config_of(model, [*only(section), *opts]) for model in models]
+    folders = [cfg.OUTPUT_DIR for cfg in configs]
+    if len(set(folders)) < len(folders):
+        raise UserError("two models have one OUTPUT_DIR, where their results would be mixed", found=folders[0])
+    return configs
 
 
 def config_of(model: str, opts: Sequence[str]) -> Config:

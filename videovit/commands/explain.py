@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videovit import cli
+from videovit.errors import UserError
 from videovit.messages import printable
 
 DETAILS = """examples:
   videovit explain video.mp4 --model output/mine --output why
   videovit explain video.mp4 --model mvitv2_s_16x4_k400 --class "playing guitar" --method occlusion --output why
+  videovit explain film.mp4 --model output/ava --box 0.2,0.1,0.5,0.9 --time 12.5 --class stand --output why
 
 output:
   heat.mp4          the frames that the model saw, under their heat
@@ -51,19 +53,43 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     parser.add_argument(
         "--class", dest="class_name", metavar="NAME", help="the class (default: the one with the highest score)"
     )
+    parser.add_argument(
+        "--box",
+        metavar="X1,Y1,X2,Y2",
+        help="of a detector, the person whose class is explained: corners as fractions of the frame",
+    )
+    parser.add_argument(
+        "--time", dest="time_s", type=float, metavar="SECONDS", help="when the person is there (default: in the middle)"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("video", metavar="VIDEO", help="a video, a folder of frames, or an image for a model of images")
     return parser.parse_args(argv)
 
 
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """Four numbers with commas between them.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        x1, y1, x2, y2 = (float(word) for word in text.split(","))
+    except ValueError as error:
+        raise UserError(where="--box", found=text, expected="X1,Y1,X2,Y2, such as 0.2,0.1,0.5,0.9") from error
+    return x1, y1, x2, y2
+
+
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """See `videovit.cli.Main`."""
     args = parse(argv, prog=prog)
+    box = parse_box(args.box) if args.box is not None else None
     from videovit.model import load  # takes seconds, which --help and wrong arguments do not need
 
     with cli.plain_warnings():
         model = load(args.model, args.checkpoint)
-        explanation = model.explain(args.video, class_name=args.class_name, method=args.method)
+        explanation = model.explain(
+            args.video, class_name=args.class_name, method=args.method, box=box, time_s=args.time_s
+        )
     written = explanation.write(Path(args.output))
     print(
         printable(f"{explanation.class_name}  score {explanation.score:.3f}  most heat at {explanation.peak_s:.2f} s")

@@ -59,6 +59,8 @@ FrameRate = Annotated[float, Range(low=0.01, high=10_000.0)]
 Side = Annotated[int, Range(low=1, high=16_384)]
 AtLeastZero = Annotated[float, Range(low=0.0)]
 AboveZero = Annotated[float, Range(above=0.0)]
+# Of widths inside of a block to the width of the block: for the same reason.
+Times = Annotated[float, Range(above=0.0, high=64.0)]
 Fraction = Annotated[float, Range(low=0.0, high=1.0)]
 DropRate = Annotated[float, Range(low=0.0, below=1.0)]
 Color = Annotated[tuple[float, ...], Size((1, 3))]

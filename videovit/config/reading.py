@@ -10,7 +10,7 @@ from pathlib import Path
 from videovit.config.keys import known_keys, section_names
 from videovit.config.shipped import SUFFIXES, find_shipped, plain_name, shipped_configs
 from videovit.config.tree import Mapping, Node, Scalar, TreeError, is_empty, line_of, read_tree, shown, text_node
-from videovit.messages import Plain, did_you_mean, did_you_mean_file, problem
+from videovit.messages import Plain, did_you_mean, did_you_mean_file, problem, why_no_file
 
 _BASE = "_BASE_"
 _MAX_BASES = 16
@@ -47,7 +47,7 @@ def read_file(path: Path, found: Found, parents: tuple[Path, ...] = ()) -> None:
         path: the file, or the name of a shipped config. A file that exists comes first.
         parents: the files that led here by `_BASE_`.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         path = find_shipped(str(path)) or path
     mistake = _file_problem(path, parents)
     if mistake:
@@ -75,9 +75,9 @@ def _file_problem(path: Path, parents: tuple[Path, ...]) -> str:
     """Why a file cannot be read as a config; empty if it can."""
     if path.suffix.lower() == ".py":
         return "Python files are not run; write the keys as YAML"
-    if path.is_dir():
-        return "is a folder, expected a file"
-    if not path.is_file():
+    if found := why_no_file(path):
+        return f"is {found}, expected a file"
+    if not os.path.isfile(path):
         return _missing(path)
     if path.suffix.lower() not in SUFFIXES:
         return "expected a file that ends in .yaml or .yml"
@@ -90,7 +90,7 @@ def _file_problem(path: Path, parents: tuple[Path, ...]) -> str:
 
 
 def _missing(path: Path) -> str:
-    has_folder = path.parent.is_dir()
+    has_folder = os.path.isdir(path.parent)
     beside = [file.name for file in path.parent.iterdir() if file.suffix.lower() in SUFFIXES] if has_folder else []
     near = did_you_mean_file(path.name, sorted(beside)) or did_you_mean(plain_name(str(path)), shipped_configs())
     what = "there is no such file"

@@ -22,13 +22,15 @@ from videovit.engine.cpu_threads import set_cpu_threads, share_cores
 from videovit.engine.distributed.processes import run_processes
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog, logger
-from videovit.engine.run_context import Run, record_config
+from videovit.engine.run_context import Run, record_start
 from videovit.engine.tasks.analyze import analyze
 from videovit.engine.tasks.benchmark import benchmark
+from videovit.engine.tasks.robustness import robustness
 from videovit.engine.tasks.search import search
 from videovit.engine.tasks.shuffle_eval import shuffle_eval
 from videovit.engine.tasks.test import test
 from videovit.engine.tasks.train import train
+from videovit.engine.tasks.use_of_time import use_of_time
 from videovit.engine.training import determinism
 from videovit.errors import UserError
 from videovit.messages import plural
@@ -43,6 +45,8 @@ TASKS: dict[str, tuple[Callable[[Config], bool], Task]] = {
     "search": (lambda cfg: cfg.SEARCH.ENABLE, search),
     "test": (lambda cfg: cfg.TEST.ENABLE, test),
     "shuffle_eval": (lambda cfg: cfg.SHUFFLE_EVAL.ENABLE, shuffle_eval),
+    "use_of_time": (lambda cfg: cfg.USE_OF_TIME.ENABLE, use_of_time),
+    "robustness": (lambda cfg: cfg.ROBUSTNESS.ENABLE, robustness),
     "analysis": (lambda cfg: cfg.ANALYSIS.ENABLE, analyze),
     "benchmark": (lambda cfg: cfg.BENCHMARK.ENABLE, benchmark),
 }
@@ -120,7 +124,7 @@ def run_tasks(cfg: Config) -> Results:
             run = Run(log, device, rank, world_size)
             if not cfg.TRAIN.ENABLE:  # the trainer records the config itself, once it knows that it can go on
                 fresh = not (output_dir / "config.yaml").exists()
-                record_config(cfg, run, "config.yaml" if fresh else "config_test.yaml")
+                record_start(cfg, run, "config.yaml" if fresh else "config_test.yaml")
             problem = Problem(cfg)
             with workers_named():
                 results = {name: task(problem, run) for name, (enabled, task) in TASKS.items() if enabled(cfg)}

@@ -160,15 +160,15 @@ class DataSplit:
         """
         return build_dataset(self._with_clips(num_clips), self._split, self.samples, self.spec)
 
-    def loader(self, run: Run, num_clips: int = 0) -> ClipLoader:
-        """The batches of this process; see `dataset`."""
+    def loader(self, run: Run, num_clips: int = 0, samples: list[Sample] | None = None) -> ClipLoader:
+        """The batches of this process; see `dataset`. `samples` are other videos than those of the list."""
         loader = build_loader(
             self._with_clips(num_clips),
             self._split,
             rank=run.rank,
             world_size=run.world_size,
             spec=self.spec,
-            samples=self.samples,
+            samples=self.samples if samples is None else samples,
         )
         loader.while_waiting = preemption.check_wait
         return loader

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from videovit import __version__
 from videovit.config import Config, dump_config
 from videovit.data.build import ClipLoader
 from videovit.engine import distributed
+from videovit.engine.reporting.json_lines import append_record
 from videovit.engine.reporting.log import RunLog, logger
 from videovit.engine.reporting.progress import Progress
 from videovit.errors import UserError
+
+ENVIRONMENT = "environment.jsonl"
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,17 @@ class Run:
         return Progress(name, total, first=first, log_period=log_period, quiet=quiet, num_processes=self.world_size)
 
 
+def record_start(cfg: Config, run: Run, name: str) -> None:
+    """Record what runs, by `record_config`, and with what it is computed, in `environment.jsonl`.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    record_config(cfg, run, name)
+    if run.rank == 0:
+        append_record(Path(cfg.OUTPUT_DIR) / ENVIRONMENT, {"config": name, **describe_environment(run)})
+
+
 def record_config(cfg: Config, run: Run, name: str) -> None:
     """Write the config to `OUTPUT_DIR/<name>`, from where it can be loaded again; completely, or not at all.
 
@@ -58,6 +74,21 @@ def record_config(cfg: Config, run: Run, name: str) -> None:
             partial.unlink(missing_ok=True)
         raise UserError(f"could not be written: {error.strerror}", where=path) from error
     logger.info("config of this run: %s", path)
+
+
+def describe_environment(run: Run) -> dict[str, object]:
+    """What a run was computed with; numbers may differ with it."""
+    device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu"
+    return {
+        "videovit": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "cuda": str(torch.version.cuda or ""),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "processes": run.world_size,
+    }
 
 
 def report_decoders(loader: ClipLoader, run: Run, name: str) -> None:

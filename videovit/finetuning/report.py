@@ -29,6 +29,7 @@ def report(cfg: Config, say: Say) -> None:
     run = shlex.quote(str(folder))
     say(
         f"\nLook at it:     {present} in {run}"
+        f"\nOn one page:    videovit report {run}"
         f"\nPredict:        videovit predict --model {run} VIDEO"
         f"\nTrain longer:   videovit run --cfg {shlex.quote(str(folder / 'config.yaml'))} "
         f"SOLVER.MAX_EPOCH {2 * cfg.SOLVER.MAX_EPOCH}"

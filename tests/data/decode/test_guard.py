@@ -45,6 +45,10 @@ def remux(source: Path, target: Path, change: Callable[[Any], None]) -> Path:
     return target
 
 
+def store_decoding_time(packet: Any) -> None:
+    packet.pts = packet.dts
+
+
 def join(target: Path, parts: list[Path]) -> Path:
     """Append the packets of videos of two seconds each, with the header of the first."""
     with av.open(str(target), "w") as written:
@@ -276,3 +280,13 @@ def test_picture_setup_and_nal_units() -> None:
     # VP9 key frame of 640 x 480, coded as 639 and 479 after 36 bits
     header = (0b1000_0010 << 64 | 0x498342 << 40 | 0b0010 << 36 | 639 << 20 | 479 << 4).to_bytes(9, "big")
     assert picture_setup("vp9", memoryview(header), 0) == (639 << 16 | 479).to_bytes(4, "big")
+
+
+@backends
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4"])
+def test_decoding_times_as_presentation_times(tmp_path: Path, codec: str, backend: str) -> None:
+    """Some recorders store them; players show the pictures in the order in which they leave the decoder."""
+    source = write_video(tmp_path / "source.mp4", num_frames=NUM_FRAMES, codec=codec, bframes=2)
+    path = remux(source, tmp_path / "a.mkv", store_decoding_time)
+    assert numbers(path, backend) == SPREAD.tolist()
+    assert numbers(path, backend, SPREAD[1:2]) == SPREAD[1:2].tolist()

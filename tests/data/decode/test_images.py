@@ -180,6 +180,35 @@ def test_damaged_metadata_keeps_pixels(tmp_path: Path, name: str, damaged: bytes
         video.frames(np.array([0]))
 
 
+@pytest.mark.parametrize("junk", [b"junk", b"\xff\x01", b"\xff\x02ab", b"\0\xffz", b"\xff\xd0"])
+@pytest.mark.parametrize("before", [b"", segment(13, b"Photoshop 3.0\08BIM")])
+@pytest.mark.parametrize("marker", [b"\xff\xdb", b"\xff\xda"])
+def test_junk_between_markers_of_jpeg_keeps_pixels(tmp_path: Path, junk: bytes, before: bytes, marker: bytes) -> None:
+    """libjpeg skips it; markers that JPEG reserves or that have no content are junk too."""
+    Image.fromarray(barcode(5)).save(tmp_path / "a.jpg", quality=95)
+    content = (tmp_path / "a.jpg").read_bytes()
+    place = content.index(marker)
+    (tmp_path / "a.jpg").write_bytes(content[:2] + before + content[2:place] + junk + content[place:])
+    with open_video(tmp_path / "a.jpg", "image") as video:
+        assert read_barcodes(video.frames(np.array([0]))) == [5]
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"pHYs", b"eXIf"])
+@pytest.mark.parametrize("length", [3, 50, 100_000, 2**31, 2**32 - 1])
+def test_damaged_length_of_png_chunk_keeps_pixels(tmp_path: Path, kind: bytes, length: int) -> None:
+    """The picture begins inside of the chunk, or the chunk seems to end after the file."""
+    Image.fromarray(barcode(5)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    damaged = length.to_bytes(4, "big") + chunk(kind, b"a\0b c")[4:]
+    (tmp_path / "a.png").write_bytes(content[:33] + damaged + content[33:])
+    with open_video(tmp_path / "a.png", "image") as video:
+        assert read_barcodes(video.frames(np.array([0]))) == [5]
+    # What is cut off is not made up.
+    (tmp_path / "a.png").write_bytes(content[:33] + damaged + content[33 : content.index(b"IDAT") + 20])
+    with pytest.raises(DecodeError), open_video(tmp_path / "a.png", "image") as video:
+        video.frames(np.array([0]))
+
+
 def test_damaged_orientation_of_png_keeps_pixels(tmp_path: Path) -> None:
     Image.fromarray(barcode(5)).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()

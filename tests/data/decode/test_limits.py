@@ -375,6 +375,20 @@ def test_helper_stopped(numbered: Numbered, tmp_path: Path, monkeypatch: pytest.
         assert read_barcodes(video.frames(np.array([4]))) == [4]
 
 
+def kill_once(mark: str) -> int:
+    if not os.path.exists(mark):
+        os.mkdir(mark)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 7
+
+
+def test_call_killed_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`videovit probe` and `reencode` try the video again, too."""
+    monkeypatch.setattr(time_limit, "PAUSE_S", 0.0)
+    assert time_limit.call_limited(kill_once, str(tmp_path / "mark"), path="a.mp4", timeout_s=60) == 7
+    assert (tmp_path / "mark").exists()
+
+
 def test_helper_killed_again_and_again(numbered: Numbered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training must not go on with another video in its place: the run ends, and names it."""
     monkeypatch.setattr(time_limit, "PAUSE_S", 0.0)

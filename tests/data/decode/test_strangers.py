@@ -185,6 +185,21 @@ def test_file_named_like_an_address_is_a_file(
     assert not found
 
 
+@pytest.mark.parametrize("backend", VIDEO_BACKENDS)
+def test_escape_sequence_in_a_name_is_not_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], backend: str
+) -> None:
+    """decord prints the names of files that only newer decoders can open."""
+    path = write_video(tmp_path / "\x1b[2J.mp4", num_frames=3)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"stco") + 8
+    content[place : place + 4] = (2**31).to_bytes(4, "big")  # its length, which newer versions of FFmpeg do not believe
+    path.write_bytes(bytes(content))
+    with open_video(path, backend) as video:
+        assert read_barcodes(video.frames(np.arange(3))) == [0, 1, 2]
+    assert capfd.readouterr() == ("", "")
+
+
 # -------------------------------------------------------------------------------------------------------------- memory
 
 

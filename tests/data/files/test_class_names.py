@@ -1,6 +1,7 @@
 """Class names and groups from the file formats in circulation."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_read_class_names_invalid_raises(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(AnnotationError, match=told):
             read_class_names(str(path), 2)
+    for content, told in (
+        ('{"a": true, "b": false}', "expected name: index"),
+        ('["a", ["b"]]', "found .*b.*expected a name"),
+    ):
+        path.write_text(content)
+        with pytest.raises(AnnotationError, match=told):
+            read_class_names(str(path), 2)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(AnnotationError, match="a pipe or a device, expected a file"):
+        read_class_names(str(tmp_path / "pipe.json"), 2)
     path.write_text('{"a": 0, "b": 5000000000}')  # more than there are names
     with pytest.raises(AnnotationError, match="index 5000000000 of 'b'"):
         read_class_names(str(path), None)

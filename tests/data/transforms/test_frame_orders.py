@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from videovit.data.transforms.frame_orders import frame_order
+from videovit.data.transforms.frame_orders import COVERED, frame_order
 from videovit.errors import UserError
 
 
@@ -37,7 +37,17 @@ def test_frame_order_windows(width):
         assert all(place // width == frame // width for place, frame in enumerate(places))
 
 
-@pytest.mark.parametrize("order", ["", "shuffle", "window", "window0", "window-2", "Reversed"])
+def test_frame_order_lost_and_covered():
+    rng = np.random.default_rng(0)
+    assert frame_order(7, "every3", rng).tolist() == [0, 0, 0, 3, 3, 3, 6]
+    assert frame_order(8, "covered1of4", rng).tolist() == [COVERED, COVERED, 2, 3, 4, 5, 6, 7]
+    parts = [frame_order(7, f"covered{part}of3", rng) == COVERED for part in (1, 2, 3)]
+    assert np.sum(parts, axis=0).tolist() == [1] * 7  # every frame is in one part
+
+
+@pytest.mark.parametrize(
+    "order", ["covered5of4", "covered0of4", "every0", "", "shuffle", "window", "window0", "window-2", "Reversed"]
+)
 def test_frame_order_unknown_raises(order):
     with pytest.raises(UserError, match="ordered, reversed, shuffled, static or window<w>"):
         frame_order(4, order, np.random.default_rng(0))

@@ -7,6 +7,7 @@ import logging
 import os
 import pty
 import shutil
+import signal
 import struct
 import sys
 import termios
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from videovit.cli import say
 from videovit.engine.reporting import progress as progress_lines
 from videovit.engine.reporting.log import RunLog, format_table, logger
 from videovit.engine.reporting.progress import Bar, Progress
@@ -111,7 +113,7 @@ def test_run_goes_on_without_console(console: str, tmp_path: Path, monkeypatch: 
 
 def test_pipe_that_nobody_reads_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines appear again once the pipe is read."""
-    monkeypatch.setattr("videovit.engine.reporting.log.CONSOLE_S", 0.1)
+    monkeypatch.setattr("videovit.engine.reporting.console.WAIT_S", 0.1)
     reader, writer = os.pipe()
     stream = os.fdopen(writer, "w", buffering=1)
     monkeypatch.setattr(sys, "stderr", stream)
@@ -125,6 +127,23 @@ def test_pipe_that_nobody_reads_does_not_stop_a_run(tmp_path: Path, monkeypatch:
     assert text.count("the console accepts no more lines") == 1 and text.count("line ") == 2000
     stream.close()
     os.close(reader)
+
+
+def test_line_longer_than_a_pipe_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videovit.engine.reporting.console.WAIT_S", 0.1)
+    reader, writer = os.pipe()
+    monkeypatch.setattr(sys, "stderr", os.fdopen(writer, "w", buffering=1))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(20)  # ends a line that waits
+    try:
+        with RunLog(tmp_path):
+            logger.info("a list of names: %s", "x" * 1_000_000)
+        say("e" * 1_000_000)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        os.close(reader)
+    assert (tmp_path / "stdout.log").read_text().count("x") == 1_000_000
 
 
 @pytest.mark.parametrize("has_reader", [False, True])

@@ -1,5 +1,6 @@
 """Weight files: what is read, what is refused and with which message; exports round-trip exactly."""
 
+import os
 import pickle
 
 import numpy as np
@@ -42,6 +43,22 @@ def test_missing_file_error_lists_the_folder(tmp_path):
     torch.save({}, tmp_path / "other.pyth")
     with pytest.raises(CheckpointError, match=r"no such weight file; in that folder: other\.pyth"):
         load_pretrained(tiny(), tmp_path / "mine.pyth")
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    for name, target in (("loop", "loop.pyth"), ("gone", "missing"), ("device", "/dev/zero")):
+        (tmp_path / f"{name}.pyth").symlink_to(target)
+    os.mkfifo(tmp_path / "pipe.pyth")
+    for name, what in {
+        "loop.pyth": "a link that leads to nothing",
+        "gone.pyth": "a link that leads to nothing",
+        "device.pyth": "a pipe or a device",
+        "pipe.pyth": "a pipe or a device",
+        "n" * 10_000: "no such weight file",
+        "f" * 10_000 + "/a.pyth": "no such weight file",
+    }.items():
+        with pytest.raises(CheckpointError, match=f"{name}: {what}"):
+            load_pretrained(tiny(), tmp_path / name)
 
 
 def test_folder_of_a_run_error_lists_its_checkpoints(tmp_path):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from videovit.config.rules.broken import Broken
+from videovit.config.rules.tasks import tests
 from videovit.config.schema import Config
 from videovit.config.schema.evaluation import ORDERS
 from videovit.messages import did_you_mean, problem
@@ -14,7 +15,7 @@ from videovit.messages import did_you_mean, problem
 def whole_videos(cfg: Config) -> Iterator[Broken]:
     """A clip of ssv2 is the whole video, so there is one."""
     test = cfg.TEST
-    if test.DATASET.lower() != "ssv2" or not (test.ENABLE or cfg.SHUFFLE_EVAL.ENABLE):
+    if test.DATASET.lower() != "ssv2" or not tests(cfg):
         return
     what = "a clip of ssv2 covers the whole video, so several clips would be equal"
     if test.NUM_ENSEMBLE_VIEWS != 1:

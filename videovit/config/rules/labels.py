@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from videovit.config.rules.broken import Broken, Change
+from videovit.config.rules.tasks import tests
 from videovit.config.schema import Config
 
 ONE_CLASS, ANY_NUMBER, BOXES, OBJECTS = "one class", "any number of classes", "boxes", "objects to find"
@@ -67,7 +68,7 @@ def _used(cfg: Config) -> dict[str, str]:
     """The keys of the data sets that the enabled tasks read, and their names."""
     used = {}
     validates = cfg.TRAIN.ENABLE and cfg.TRAIN.EVAL_PERIOD
-    if validates or cfg.TEST.ENABLE or cfg.SHUFFLE_EVAL.ENABLE:
+    if validates or tests(cfg):
         used["TEST.DATASET"] = cfg.TEST.DATASET
     if cfg.TRAIN.ENABLE:
         used["TRAIN.DATASET"] = cfg.TRAIN.DATASET
@@ -91,9 +92,10 @@ def multi_label(cfg: Config) -> Iterator[Broken]:
     if cfg.TRAIN.ENABLE and cfg.MIXUP.ENABLE:
         what = f"mixes clips of one class each, but with {key} a clip can have several"
         yield Broken(("MIXUP.ENABLE", key), what, ({"MIXUP.ENABLE": False},))
-    if cfg.SHUFFLE_EVAL.ENABLE:
-        what = f"compares top-1 accuracies, so it needs one class per video, not {key}"
-        yield Broken(("SHUFFLE_EVAL.ENABLE", key), what, ({"SHUFFLE_EVAL.ENABLE": False},))
+    for task, enabled in (("SHUFFLE_EVAL", cfg.SHUFFLE_EVAL.ENABLE), ("USE_OF_TIME", cfg.USE_OF_TIME.ENABLE)):
+        if enabled:
+            what = f"compares top-1 accuracies, so it needs one class per video, not {key}"
+            yield Broken((f"{task}.ENABLE", key), what, ({f"{task}.ENABLE": False},))
 
 
 def boxes(cfg: Config) -> Iterator[Broken]:

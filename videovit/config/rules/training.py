@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Iterator
 
 from videovit.config.rules.broken import Broken, Change
+from videovit.config.rules.tasks import tests
 from videovit.config.schema import Config
 from videovit.messages import problem
 
@@ -26,7 +27,7 @@ def validation(cfg: Config) -> Iterator[Broken]:
     if not train.EVAL_PERIOD and train.BEST not in ("", "auto"):
         what = f"{train.BEST} compares validations, but {period} is 0: there are none"
         yield Broken((best, period), what, ({best: "auto"}, {period: 1}))
-    tested = (cfg.TEST.ENABLE or cfg.SHUFFLE_EVAL.ENABLE) and not cfg.TEST.CHECKPOINT_FILE_PATH
+    tested = tests(cfg) and not cfg.TEST.CHECKPOINT_FILE_PATH
     keys = (period,) if train.BEST else (best, period) if not train.EVAL_PERIOD else (best,)
     needed = {best: train.BEST or "auto", period: train.EVAL_PERIOD or 1}
     missing = "there is no best checkpoint, because " + " and ".join(

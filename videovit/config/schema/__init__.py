@@ -15,8 +15,17 @@ from videovit.config.schema.convolutional import NonLocal, ResNet, SlowFast, X3d
 from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
 from videovit.config.schema.detection import Ava, Coco, Detection
 from videovit.config.schema.detectors import Detector
-from videovit.config.schema.evaluation import Analysis, Predict, Search, ShuffleEval, Test
-from videovit.config.schema.models import Model, Mvit, Pit, PoolingSharing, ProgressiveSampling, Resnet, Supernet, Vit
+from videovit.config.schema.evaluation import Analysis, Predict, Robustness, Search, ShuffleEval, Test, UseOfTime
+from videovit.config.schema.models import (
+    ImageResnet,
+    Model,
+    Mvit,
+    Pit,
+    PoolingSharing,
+    ProgressiveSampling,
+    Supernet,
+    Vit,
+)
 from videovit.config.schema.run import Benchmark, Tensorboard
 from videovit.config.schema.training import Distill, Solver, Train
 
@@ -44,6 +53,8 @@ class Config:
     TRAIN: Train = Train()
     TEST: Free[Test] = Test()
     SHUFFLE_EVAL: Free[ShuffleEval] = ShuffleEval()
+    USE_OF_TIME: Free[UseOfTime] = UseOfTime()
+    ROBUSTNESS: Free[Robustness] = Robustness()
     ANALYSIS: Free[Analysis] = Analysis()
     PREDICT: Free[Predict] = Predict()
     SEARCH: Free[Search] = Search()
@@ -63,7 +74,7 @@ class Config:
     SUPERNET: Supernet = Supernet()
     PIT: Pit = Pit()
     PS_VIT: ProgressiveSampling = ProgressiveSampling()
-    IMAGE_RESNET: Resnet = Resnet()
+    IMAGE_RESNET: ImageResnet = ImageResnet()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()

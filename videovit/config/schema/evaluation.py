@@ -1,11 +1,11 @@
-"""Evaluation: TEST, SHUFFLE_EVAL, ANALYSIS, PREDICT and SEARCH."""
+"""Evaluation: TEST, SHUFFLE_EVAL, USE_OF_TIME, ROBUSTNESS, ANALYSIS, PREDICT and SEARCH."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from videovit.config.limits import AtLeastZero, Fraction, Natural, Positive, Range
+from videovit.config.limits import AboveZero, AtLeastZero, Fraction, Natural, Positive, Range
 from videovit.config.schema.training import CheckpointType
 
 Split = Literal["", "val", "test"]
@@ -18,6 +18,12 @@ Analyzed = Literal["attention", "similarity", "points"]
 ANALYSES: tuple[Analyzed, ...] = get_args(Analyzed)
 Distance = Literal["l1", "l2"]
 Views = Annotated[int, Range(low=1, high=10_000)]
+
+RobustnessTest = Literal["occlusion", "fgsm", "pgd", "corruptions"]
+CorruptionName = Literal["noise", "blur", "brightness", "h264", "frame_drop", "frame_freeze"]
+Severity = Literal[1, 2, 3, 4, 5]
+Fill = Literal["mean", "black"]
+Change = Annotated[float, Range(above=0.0, high=255.0)]  # of a pixel, on a scale from 0 to 255
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,42 @@ class ShuffleEval:
     SEED: Natural = 0  # of the permutations and of the bootstrap
     NUM_RESAMPLES: Positive = 10_000  # of the videos, for the interval of a drop
     CLASS_GROUPS_FILE: str = ""
+
+
+@dataclass(frozen=True)
+class UseOfTime:
+    """USE_OF_TIME (ours): the test, repeated with frames reordered, dropped or covered, and at other speeds."""
+
+    ENABLE: bool = False
+    NUM_VIDEOS: Natural = 0  # evenly spaced in the list; 0 takes all
+    PARTS: Positive = 4  # of a clip, which are covered one by one
+    KEEP_EVERY: tuple[Positive, ...] = (2, 4)  # frames; every second, then every fourth frame is kept
+    SPEEDS: tuple[AboveZero, ...] = (0.5, 2.0)
+    NUM_SEEDS: Positive = 3  # of the shuffled order
+    SEED: Natural = 0  # of the permutations and of the bootstrap
+    NUM_RESAMPLES: Positive = 10_000  # of the videos, for the interval of a drop
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """ROBUSTNESS (ours): the test under occlusion, attacks and corruptions, and on data sets that are made for it."""
+
+    ENABLE: bool = False
+    WHAT: tuple[RobustnessTest, ...] = get_args(RobustnessTest)
+    NUM_VIDEOS: Natural = 0  # evenly spaced in the list; 0 takes all
+    SEED: Natural = 0  # of noise, lost frames and the start of PGD
+    OCCLUSION: Fraction = 0.5  # share of height and width that is covered
+    FILL: Fill = "mean"  # what covers it: the mean color (zero after normalization), or black
+    EPS: tuple[Change, ...] = (1.0, 8.0)  # largest change of a pixel of 0 to 255; one column each
+    PGD_STEPS: Positive = 5  # of half of EPS each, from a random start
+    CORRUPTIONS: tuple[CorruptionName, ...] = get_args(CorruptionName)
+    SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+    REFERENCE: str = ""  # OUTPUT_DIR of the run that mean corruption errors are relative to
+    IMAGENET_A: str = ""  # folder of ImageNet-A: a folder of images per class, named by its WordNet id
+    IMAGENET_R: str = ""  # the same of ImageNet-R
+    CLASS_IDS_FILE: str = ""  # WordNet ids of all classes, one per line; empty: the folders of train or val
+    BACKGROUNDS: str = ""  # folder of the Backgrounds Challenge
+    CHALLENGE_IMAGES: Natural = 0  # foregrounds, evenly spaced; 0 takes all
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from videovit.config.limits import AboveZero, AtLeastZero, Depth, DropRate, Natural, Positive, Size, SpaceTime, Width
+from videovit.config.limits import (
+    AboveZero,
+    AtLeastZero,
+    Depth,
+    DropRate,
+    Natural,
+    Positive,
+    Size,
+    SpaceTime,
+    Times,
+    Width,
+)
 
 Loss = Literal["cross_entropy", "soft_cross_entropy", "bce", "bce_logit"]
 ClassWeighting = Literal["none", "auto"]
@@ -20,7 +31,7 @@ HeadInput = Literal["mean", "cls"]
 PositionTables = Literal["first", "all"]
 
 Patch = Annotated[tuple[Positive, ...], Size((2, 3))]
-BlockFactor = tuple[Natural, AboveZero]
+BlockFactor = tuple[Natural, Times]
 BlockStride = tuple[Natural, Positive, Positive, Positive]
 
 
@@ -56,7 +67,7 @@ class Mvit:
     PATCH_2D: bool = False
     EMBED_DIM: Width = 96
     NUM_HEADS: Positive = 1
-    MLP_RATIO: AboveZero = 4.0
+    MLP_RATIO: Times = 4.0
     QKV_BIAS: bool = True
     DROPPATH_RATE: DropRate = 0.1
     LAYER_SCALE_INIT_VALUE: AtLeastZero = 0.0
@@ -97,7 +108,7 @@ class Vit:
     EMBED_DIM: Width = 768
     DEPTH: Depth = 12
     NUM_HEADS: Positive = 12
-    MLP_RATIO: AboveZero = 4.0
+    MLP_RATIO: Times = 4.0
     QKV_BIAS: bool = True
     DISTILLED: bool = False  # add a second token and head, which learn the teacher's decision
     DROPOUT_RATE: DropRate = 0.0
@@ -106,7 +117,7 @@ class Vit:
 
 
 @dataclass(frozen=True)
-class Resnet:
+class ImageResnet:
     """IMAGE_RESNET (ours): torchvision's residual networks of images, as controls."""
 
     DEPTH: Literal[18, 34, 50, 101] = 50  # layers with weights
@@ -124,7 +135,7 @@ class Pit:
     DEPTHS: tuple[Depth, ...] = (2, 6, 4)
     POOL_KERNEL: SpaceTime = (1, 3, 3)
     POOL_STRIDE: SpaceTime = (1, 2, 2)
-    MLP_RATIO: AboveZero = 4.0
+    MLP_RATIO: Times = 4.0
     DISTILLED: bool = False  # add a second token and head, which learn the teacher's decision
     DROPOUT_RATE: DropRate = 0.0
     DROPPATH_RATE: DropRate = 0.0
@@ -146,7 +157,7 @@ class ProgressiveSampling:
     CLS_TOKEN: bool = True  # classify a class token; False classifies the mean of all tokens
     STEM_WIDTH: Positive = 64
     STEM_DIM: Positive = 256
-    MLP_RATIO: AboveZero = 3.0
+    MLP_RATIO: Times = 3.0
     DROPOUT_RATE: DropRate = 0.0
     DROPPATH_RATE: DropRate = 0.0
 
@@ -166,7 +177,7 @@ class PoolingSharing:
     HEAD_INPUT: HeadInput = "mean"
     POS_EMBED: PositionTables = "first"  # open; stages with position tables
     SHARED_HEADS: tuple[str, ...] = ()  # open; one string of 0 and 1 per stage, a digit per head; 1 shares the map
-    MLP_RATIO: AboveZero = 4.0
+    MLP_RATIO: Times = 4.0
     QKV_BIAS: bool = True
     DROPOUT_RATE: DropRate = 0.0
     DROPPATH_RATE: DropRate = 0.1  # open

@@ -29,6 +29,7 @@ from videovit.data.decode.protocol import (
     check_memory,
 )
 from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
+from videovit.messages import printable
 
 NAME = "decord"
 # Number of undecodable frames that decord may replace by others before it raises.
@@ -83,6 +84,11 @@ def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     decord = load_decord()
     if decord is None:
         return open_pyav(path, options)
+    # decord prints the path of a file that it cannot open, as it is.
+    if printable(path) != path:
+        exact = open_pyav(path, options)
+        exact.served_by = f"{exact.served_by} (name)"
+        return exact
     safe = FOUND_SAFE.get(path)
     if safe is not None and safe[:2] == (version, options):
         return DecordVideo(path, decord, options, safe[2])

@@ -9,7 +9,7 @@ A file stores packets in decoding order, but frames are counted in presentation 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -97,6 +97,11 @@ class FrameTable:
         known = np.flatnonzero(self.pts != UNKNOWN)
         order = known[np.argsort(self.pts[known])]
         return order, self.pts[order]
+
+    def for_counting(self) -> FrameTable:
+        """The table of the same file if its time stamps do not say in which order frames are shown."""
+        nothing = np.empty(0, dtype=np.int64)
+        return replace(self, pts=nothing, dts=nothing, keys=nothing, seekable=False, stamps=nothing)
 
     def stretches(self, wanted: Sequence[int]) -> list[Stretch]:
         """Plan which packets to decode for a set of frames.

@@ -43,7 +43,7 @@ LONGEST_LIST = 64 << 20  # bytes
 # What Pillow may open, whatever the name of the file. Some of its other formats run programs (EPS is code for
 # Ghostscript), and some decode before they state their size.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "BMP", "PPM", "TIFF", "GIF")
-NOT_AN_IMAGE = f"not an image, or none of {', '.join(FORMATS)}"
+NOT_AN_IMAGE = f"not an image, or none of {', '.join(FORMATS)}, or damaged"
 # Bytes per pixel of the largest file that is read, uncompressed RGBA of 16 bits, and bytes of metadata.
 MOST_BYTES_PER_PIXEL, MOST_METADATA = 8, 16 << 20
 TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323

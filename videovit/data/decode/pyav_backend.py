@@ -49,6 +49,8 @@ ENTERED_BY_INTRA = frozenset({"h264", "hevc"})
 WITHOUT_PTS = frozenset({"avi"})
 # In longer files with an index, only the parts around wanted frames are read.
 LONG_S = 120.0
+# Frames that are decoded to see whether time stamps are in the order of the decoder.
+MOST_CHECKED = 250
 # Tables of files already read, up to about 100 MB per process.
 TABLES = TableCache(max_packets=2_000_000)
 
@@ -255,7 +257,24 @@ class PyavVideo(BaseVideo):
             extradata=context.extradata,
             max_frames=self._options.max_frames,
         )
+        if table.seekable and not self._is_ordered(table):
+            table = table.for_counting()
         return table if table.seekable else self._count(table)
+
+    def _is_ordered(self, table: FrameTable) -> bool:
+        """Whether the first frames leave the decoder in the order of their time stamps.
+
+        Some recorders store decoding times as presentation times, although the stream has B frames. Players show such
+        frames in the order of the decoder.
+        """
+        if not self._stream.codec_context.has_b_frames or (np.diff(table.pts) < 0).any():
+            return True
+        self._reopen()
+        try:
+            stamps = [frame.pts for frame in islice(self._counted, MOST_CHECKED)]
+        except ERRORS:
+            return True  # those of the frames that are wanted are reported
+        return stamps == sorted(stamps, key=lambda stamp: (stamp is None, stamp))
 
     def _decode_by_table(self, wanted: Indices) -> Image:
         """Decode the wanted frames (sorted, distinct), by seeking if that is exact and from the start otherwise."""

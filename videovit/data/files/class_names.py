@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from videovit.data.files.annotation_files import WHOLE_NUMBER, read_json, read_lines
 from videovit.data.records import AnnotationError
-from videovit.messages import did_you_mean, did_you_mean_file, plural
+from videovit.messages import did_you_mean, did_you_mean_file, plural, why_no_file
 
 # A wrong index must not lead to a list of billions of names.
 MOST_CLASSES = 1_000_000
@@ -44,6 +45,9 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
         by_index = _by_index(path, content)
         names = [by_index.get(k, f"class {k}") for k in range(max(by_index, default=-1) + 1)]
     elif isinstance(content, list):
+        wrong = [name for name in content if not isinstance(name, str | int | float)]
+        if wrong:
+            raise AnnotationError(where=path, found=wrong[0], expected="a name")
         names = [str(name) for name in content]
     else:
         raise AnnotationError(
@@ -62,7 +66,9 @@ def read_class_names(path: str, num_classes: int | None, folder: str = "") -> li
 
 def _read(path: str, folder: str, key: str) -> object:
     file = Path(path)
-    if not file.is_file():
+    if found := why_no_file(file):
+        raise AnnotationError(f"{found}, expected a file", where=f"{path} ({key})")
+    if not os.path.isfile(file):
         near = did_you_mean_file(file.name, (p.name for p in file.parent.glob("*")))
         beside = f", nor {Path(folder) / path}" if folder else ""
         raise AnnotationError(
@@ -79,7 +85,7 @@ def _read(path: str, folder: str, key: str) -> object:
 def _by_index(path: str, content: Mapping[str, object]) -> dict[int, str]:
     names: dict[int, str] = {}
     for key, value in content.items():
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, bool):
             names[value] = key.strip('"')  # name files of Kinetics in circulation keep the quotes of their CSV source
         elif WHOLE_NUMBER.fullmatch(key) and isinstance(value, str):
             names[int(key)] = value

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from videovit.engine.reporting.console import has_room
 from videovit.errors import UserError
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -102,7 +103,8 @@ class Preemption:
         elif os.environ.get("RANK", "0") == "0":
             # print() may be what the signal has interrupted, and cannot be entered twice.
             with contextlib.suppress(OSError):
-                os.write(2, b"\nCtrl-C: finishing the step and saving; once more ends the run at once\n")
+                if has_room(2, 0.0):
+                    os.write(2, b"\nCtrl-C: finishing the step and saving; once more ends the run at once\n")
 
 
 _installed: Preemption | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -63,6 +63,15 @@ class Evaluator(ABC):
 
         Args:
             paths: of all videos.
+        """
+        return None
+
+    def error_report(self, names: Sequence[str], worst: Sequence[Prediction]) -> dict[str, Any] | None:
+        """What the test gets wrong, as JSON values; None if videos are not classified.
+
+        Args:
+            names: of the classes.
+            worst: the most confident mistakes.
         """
         return None
 

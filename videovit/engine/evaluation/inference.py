@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videovit.data.build import ClipLoader
 from videovit.data.records import Batch, Failure
@@ -52,11 +52,11 @@ class Sink(Protocol):
 class ForwardPass(Protocol):
     """Runs a model on every batch, and takes its output."""
 
-    def run(self, model: nn.Module, x_BCTHW: Tensor, batch: Batch) -> None:
+    def run(self, inference: Inference, x_BCTHW: Tensor, batch: Batch) -> None:
         """Run the model once.
 
         Args:
-            model: in evaluation mode.
+            inference: the model.
             x_BCTHW: the input that the batch makes.
             batch: on the same device.
         """
@@ -69,15 +69,21 @@ class Pass:
     Attributes:
         sinks: receive (batch, logits), in order.
         change: (x (B, 3, T, H, W), batch) -> x of the same shape; None leaves the input alone.
+        corrupt: (frames (B, T, H, W, 3) uint8, batch) -> frames of the same shape, before they are prepared.
     """
 
     sinks: Sequence[Sink]
     change: Callable[[Tensor, Batch], Tensor] | None = None
+    corrupt: Callable[[Tensor, Batch], Tensor] | None = None
 
-    def run(self, model: nn.Module, x_BCTHW: Tensor, batch: Batch) -> None:
+    def run(self, inference: Inference, x_BCTHW: Tensor, batch: Batch) -> None:
         """See `ForwardPass.run`."""
-        changed = x_BCTHW if self.change is None else self.change(x_BCTHW, batch)
-        logits = model(changed, batch.boxes_R5)
+        changed = x_BCTHW
+        if self.corrupt is not None:
+            changed = inference.prepared(self.corrupt(batch.frames_BTHWC, batch))
+        if self.change is not None:
+            changed = self.change(changed, batch)
+        logits = inference.model(changed, batch.boxes_R5)
         for sink in self.sinks:
             sink.update(batch, logits)
 
@@ -210,7 +216,7 @@ def infer(inference: Inference, batch: Batch, passes: Sequence[ForwardPass]) -> 
     """Run all passes on one batch."""
     for chunk, x_BCTHW in prepared_chunks(inference, batch):
         for one in passes:
-            one.run(inference.model, x_BCTHW, chunk)
+            one.run(inference, x_BCTHW, chunk)
 
 
 def stoppable(batches: Iterable[T], num_steps: int) -> Iterator[T]:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from videovit.data.masks import encode_masks
 from videovit.data.objects import Objects, images_of
@@ -26,7 +26,7 @@ from videovit.engine import distributed
 from videovit.engine.evaluation.class_report import write_per_class
 from videovit.engine.evaluation.coco_ap import NAMES, Kind, Precision, build_truth, measure
 from videovit.engine.evaluation.evaluator import Activation, Evaluator
-from videovit.engine.evaluation.inference import ForwardPass, Sink
+from videovit.engine.evaluation.inference import ForwardPass, Inference, Sink
 from videovit.engine.evaluation.object_pictures import Shown, write_pictures
 from videovit.engine.reporting.json_lines import replacing, writing
 from videovit.errors import UserError
@@ -79,12 +79,12 @@ class ObjectPass:
 
     evaluator: ObjectEvaluator
 
-    def run(self, model: nn.Module, x_BCTHW: Tensor, batch: Batch) -> None:
+    def run(self, inference: Inference, x_BCTHW: Tensor, batch: Batch) -> None:
         """See `ForwardPass.run`."""
         images, numbers = images_of(x_BCTHW, batch.objects), batch.videos_B.tolist()
         for size in dict.fromkeys(shown.size for shown in batch.objects):
             places = [place for place, shown in enumerate(batch.objects) if shown.size == size]
-            for place, output in zip(places, model([images[place] for place in places]), strict=True):
+            for place, output in zip(places, inference.model([images[place] for place in places]), strict=True):
                 self.evaluator.add(numbers[place], found_in(output, batch.objects[place]))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from videovit.config.schema.data import EnsembleMethod
 from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.evaluation.class_report import confusion_matrix, write_confusion, write_per_class
+from videovit.engine.evaluation.error_report import error_report
 from videovit.engine.evaluation.evaluator import ScoreEvaluator
 from videovit.engine.evaluation.measures import (
     average_precision,
@@ -126,8 +127,17 @@ class ViewEnsemble(ScoreEvaluator):
     def predictions_of(self, paths: Sequence[str]) -> Iterator[Prediction]:
         """The predictions for the videos that were read, with scores that are means over the views, or maxima."""
         videos = self.seen_VN.any(dim=1).nonzero()[:, 0]
-        num_summed = self.seen_VN.shape[1] if self.method == "sum" else 1
-        return predictions(self.scores_VK, self.labels, videos, paths, divisor=num_summed)
+        return predictions(self.scores_VK, self.labels, videos, paths, divisor=self._num_summed)
+
+    def error_report(self, names: Sequence[str], worst: Sequence[Prediction]) -> dict[str, Any]:
+        """See `Evaluator.error_report`."""
+        read = self.seen_VN.any(dim=1)
+        return error_report(self.scores_VK[read] / self._num_summed, self.labels[read], names, worst)
+
+    @property
+    def _num_summed(self) -> int:
+        """Views that were added up in a score."""
+        return self.seen_VN.shape[1] if self.method == "sum" else 1
 
     def state(self) -> dict[str, Tensor]:
         """Scores (V, K), summed or maximal over the views, labels, and `read` (V,): False for an unreadable video.

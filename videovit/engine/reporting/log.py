@@ -11,7 +11,6 @@ import contextlib
 import errno
 import logging
 import os
-import select
 import stat
 import sys
 import warnings
@@ -20,16 +19,14 @@ from pathlib import Path
 from types import TracebackType
 
 import simplejson
-from tqdm import tqdm
 
+from videovit.engine.reporting import console
 from videovit.engine.reporting.json_lines import append_record, read_records
-from videovit.engine.reporting.progress import CONSOLE_ERRORS
 from videovit.engine.reporting.tensorboard import TensorBoard
 from videovit.errors import UserError
 from videovit.messages import labeled, printable
 
 logger = logging.getLogger("videovit")
-CONSOLE_S = 10.0  # how long a line waits for a pipe that is full
 
 
 class LevelFormatter(logging.Formatter):
@@ -52,36 +49,23 @@ class LevelFormatter(logging.Formatter):
 class ConsoleHandler(logging.Handler):
     """Writes to stderr without breaking a progress bar, until the console is gone: the run and its file go on.
 
-    If a pipe stays full for CONSOLE_S, lines are left out until it has room again.
+    If a pipe stays full for WAIT_S, lines are left out until it has room again.
     """
 
     _is_gone = False
     _is_stuck = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._is_gone or not self._has_room():
+        if self._is_gone:
             return
+        was_stuck = self._is_stuck
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
-        except CONSOLE_ERRORS as error:
+            self._is_stuck = not console.write_line(self.format(record), 0.0 if was_stuck else console.WAIT_S)
+        except console.CONSOLE_ERRORS as error:
             self._is_gone = True  # before the warning, which goes through this handler too
             logger.warning("the console cannot be written: %s", error)
-
-    def _has_room(self) -> bool:
-        try:
-            handle = sys.stderr.fileno()
-            # Ctrl-S stops a terminal on purpose, so wait for it; files always have room, or fail.
-            if os.isatty(handle):
-                return True
-        except CONSOLE_ERRORS:
-            return True  # not a file: a test or a notebook
-        poll = select.poll()
-        poll.register(handle, select.POLLOUT)
-        was_stuck, self._is_stuck = self._is_stuck, False
-        self._is_stuck = not poll.poll(0 if was_stuck else 1000 * CONSOLE_S)
         if self._is_stuck and not was_stuck:
             logger.warning("the console accepts no more lines; they are left out until it does")
-        return not self._is_stuck
 
 
 class LogFile(logging.FileHandler):

@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from videovit.engine.reporting.console import CONSOLE_ERRORS
 from videovit.messages import printable
 
 T = TypeVar("T")
 LINE_S = 60.0  # without a terminal: seconds between two lines about a pass, at least
-CONSOLE_ERRORS = (OSError, ValueError)
-"""The console is gone: a closed terminal or pipe, a full disk behind a redirection, a closed file."""
 logger = logging.getLogger("videovit")
 LONGEST_ETA_S = 10**11  # 3,000 years; Python counts no more than 10 ** 9 days
 

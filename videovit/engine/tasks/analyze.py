@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import simplejson
@@ -29,6 +29,7 @@ from videovit.errors import UserError
 from videovit.messages import plural
 from videovit.models.contract import VideoModel
 
+T = TypeVar("T")
 FOLDER = "analysis"
 REPORT = "analysis.json"
 MAX_NAMED = 3  # layers named as candidates for sharing
@@ -76,7 +77,7 @@ def analyze(problem: Problem, run: Run) -> dict[str, float]:
     return numbers
 
 
-def spread(samples: Sequence[Sample], number: int) -> list[Sample]:
+def spread(samples: Sequence[T], number: int) -> list[T]:
     """At most `number` samples, evenly spaced, since lists are often sorted by class; 0 takes all."""
     return [samples[i] for i in evenly(len(samples), number or len(samples))]
 

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from videovit.analysis.explain import find_method
-from videovit.analysis.heat_video import draw_contact_sheet, draw_time_curve, file_title, write_heat_video
+from videovit.analysis.heat_video import draw_contact_sheet, draw_time_curve, file_title, outline, write_heat_video
 from videovit.engine.reporting.json_lines import replacing, writing
+from videovit.engine.tasks.labels import Corners
 from videovit.engine.tasks.predict import Input, Predictor
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
@@ -42,6 +43,7 @@ class Explanation:
         frames_FSS3: uint8, the middle crops.
         heat_FSS: from 0 to 1; the highest value of the video is 1, unless there is no evidence for the class.
         duration_s: of all windows.
+        box: of a detector, the person whose class it is: x1, y1, x2, y2 in pixels of the crop.
     """
 
     video: str
@@ -52,6 +54,7 @@ class Explanation:
     frames_FSS3: NDArray[np.uint8]
     heat_FSS: NDArray[np.float32]
     duration_s: float
+    box: Corners | None = None
 
     @property
     def shares(self) -> list[float]:
@@ -78,6 +81,7 @@ class Explanation:
             "score": self.score,
             "method": self.method,
             "peak_s": self.peak_s,
+            **({} if self.box is None else {"box_in_pixels": [round(value, 2) for value in self.box]}),
             "frames": frames,
         }
 
@@ -97,13 +101,14 @@ class Explanation:
             folder.mkdir(parents=True, exist_ok=True)
         title = file_title(self.video, self.class_name, self.method)
         paths = [folder / name for name in ((SHEET, VALUES) if len(self.times_s) == 1 else FILES)]
+        frames_FSS3 = self.frames_FSS3 if self.box is None else outline(self.frames_FSS3, self.box)
         for path in paths:
             with replacing(path) as partial:
                 if path.name == SHEET:
-                    draw_contact_sheet(partial, self.frames_FSS3, self.heat_FSS, self.times_s, title)
+                    draw_contact_sheet(partial, frames_FSS3, self.heat_FSS, self.times_s, title)
                 elif path.name == VIDEO:
                     fps = len(self.times_s) / max(self.duration_s, 1e-3)
-                    write_heat_video(partial, self.frames_FSS3, self.heat_FSS, fps)
+                    write_heat_video(partial, frames_FSS3, self.heat_FSS, fps)
                 elif path.name == CURVE:
                     draw_time_curve(partial, self.times_s, self.shares, title)
                 else:
@@ -141,9 +146,7 @@ def explain(
             than `MAX_WINDOWS` windows.
     """
     heat_of = find_method(method)
-    if class_name is not None and class_name not in class_names:
-        near = did_you_mean(class_name, class_names)
-        raise UserError("the model has no such class", found=class_name, near=near)
+    check_class(class_name, class_names)
     prediction = predictor.predict(video, fps=fps, quiet=True)
     if len(prediction.windows) > MAX_WINDOWS:
         raise UserError(
@@ -168,7 +171,24 @@ def explain(
                 frames.append(clip.crops_VTSSC[middle, i].numpy())
                 heats.append(heat_HW)
         end_s = clip.end_s
-    heat_FSS = np.stack(heats).astype(np.float32)
-    heat_FSS /= max(float(heat_FSS.max()), float(np.finfo(np.float32).tiny))
+    heat_FSS = on_one_scale(heats)
     score = float(prediction.scores[index])
     return Explanation(prediction.path, class_names[index], score, method, times_s, np.stack(frames), heat_FSS, end_s)
+
+
+def check_class(class_name: str | None, class_names: Sequence[str]) -> None:
+    """Check that a class, if one is named, is one of the model's.
+
+    Raises:
+        UserError: it is not.
+    """
+    if class_name is not None and class_name not in class_names:
+        near = did_you_mean(class_name, class_names)
+        raise UserError("the model has no such class", found=class_name, near=near)
+
+
+def on_one_scale(heats: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Heat maps (F, S, S) divided by their highest value, unless it is 0."""
+    heat_FSS = np.stack(heats).astype(np.float32)
+    heat_FSS /= max(float(heat_FSS.max()), float(np.finfo(np.float32).tiny))
+    return heat_FSS

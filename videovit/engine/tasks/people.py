@@ -105,19 +105,84 @@ class PersonFinder:
         return people
 
 
-class PeoplePredictor:
-    """Labels the people in videos, one video after the other.
+class BoxPredictor:
+    """Scores the people in boxes.
 
     Args:
         cfg: the config that the model was trained with.
         model: trained; on `device`.
         device: where it runs.
-        finder: finds people.
         class_names: of the K classes, if known and the class list of AVA (AVA.LABEL_MAP_FILE) is not there.
 
     Attributes:
-        reader: cuts videos into windows; its clips hold whole frames.
+        names: column of the scores -> name of the class, of the classes that have one.
+        plan: chooses the frames of a clip.
         decoding: limits of the decoder.
+
+    Raises:
+        AnnotationError: the class list cannot be used.
+        UserError: the model is no detector.
+    """
+
+    def __init__(
+        self, cfg: Config, model: VideoModel, device: torch.device, *, class_names: Sequence[str] | None = None
+    ) -> None:
+        refuse_classifier(cfg)
+        problem = Problem(cfg)
+        self.names = read_action_names(cfg, problem.class_names if class_names is None else class_names)
+        self.plan = build_key_plan(cfg)
+        # A movie may take as long as it needs, window by window.
+        self.decoding = dataclasses.replace(build_decode_options(cfg), each_request=True)
+        self._activation, self._size = problem.activation, cfg.DATA.TEST_CROP_SIZE
+        self._crop = build_eval_transform(cfg, 1)
+        self._inference = Inference(model, problem.preparation, device, dtype=test_dtype(cfg))
+
+    def placed(self, frames_THWC: Tensor, corners: Sequence[Corners]) -> tuple[Tensor, Tensor]:
+        """The crop of a clip, as in the test, and the boxes in it.
+
+        Args:
+            frames_THWC: uint8 (T, H, W, 3).
+            corners: of R people.
+
+        Returns:
+            uint8 (T, S, S, 3), and (R, 5) in pixels of the crop: 0, the number of the clip, and x1, y1, x2, y2.
+        """
+        frames_TSSC, placement = self._crop.placed(frames_THWC)[0]
+        boxes_R4 = placement.boxes(torch.tensor(corners).reshape(-1, 4), self._size)
+        return frames_TSSC, torch.cat([torch.zeros(len(boxes_R4), 1), boxes_R4], dim=1)
+
+    def prepared(self, frames_TSSC: Tensor) -> Tensor:
+        """The input of the model, (1, 3, T, S, S)."""
+        return self._inference.prepared(frames_TSSC[None])
+
+    def scores(self, frames_THWC: Tensor, corners: Sequence[Corners]) -> tuple[Tensor, Tensor]:
+        """The scores of people, as in the test.
+
+        Args:
+            frames_THWC: uint8 (T, H, W, 3), the clip before it is cropped.
+            corners: of R people.
+
+        Returns:
+            (R, K) on the CPU, and whether each box reaches into the crop, (R,).
+        """
+        frames_TSSC, boxes_R5 = self.placed(frames_THWC, corners)
+        if not len(boxes_R5):
+            return torch.zeros(0, 1), torch.zeros(0, dtype=torch.bool)
+        with self._inference.mode():
+            logits_RK = self._inference.model(self.prepared(frames_TSSC), boxes_R5.to(self._inference.device))
+            scores_RK = self._activation(logits_RK).cpu()
+        return scores_RK.clone(), has_area(boxes_R5[:, 1:])
+
+
+class PeoplePredictor(BoxPredictor):
+    """Labels the people in videos, one video after the other.
+
+    Args:
+        cfg, model, device, class_names: see `BoxPredictor`.
+        finder: finds people.
+
+    Attributes:
+        reader: cuts videos into windows; its clips hold whole frames.
 
     Raises:
         AnnotationError: the class list cannot be used.
@@ -133,19 +198,12 @@ class PeoplePredictor:
         *,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        refuse_classifier(cfg)
-        problem = Problem(cfg)
-        self._names = read_action_names(cfg, problem.class_names if class_names is None else class_names)
-        self._activation, self._top_k = problem.activation, cfg.PREDICT.TOP_K
-        self._finder, self._size = finder, cfg.DATA.TEST_CROP_SIZE
-        self._crop = build_eval_transform(cfg, 1)
-        self._inference = Inference(model, problem.preparation, device, dtype=test_dtype(cfg))
+        super().__init__(cfg, model, device, class_names=class_names)
+        self._finder, self._top_k = finder, cfg.PREDICT.TOP_K
         # The person finder sees whole frames, so they are cropped only afterwards.
         self.reader = WindowReader(
-            plan=build_key_plan(cfg), crop=lambda x_THWC: [x_THWC], num_crops=1, stride_s=cfg.PREDICT.WINDOW_STRIDE_S
+            plan=self.plan, crop=lambda x_THWC: [x_THWC], num_crops=1, stride_s=cfg.PREDICT.WINDOW_STRIDE_S
         )
-        # A movie may take as long as it needs, window by window.
-        self.decoding = dataclasses.replace(build_decode_options(cfg), each_request=True)
 
     def predict(self, path: str, *, quiet: bool = False) -> VideoLabels:
         """Find and label the people in every window of a video.
@@ -183,31 +241,11 @@ class PeoplePredictor:
         )
         return Labels(clip.start_s, clip.end_s, self._best([person.top for person in people]), people)
 
-    def scores(self, frames_THWC: Tensor, corners: Sequence[Corners]) -> tuple[Tensor, Tensor]:
-        """The scores of people, as in the test.
-
-        Args:
-            frames_THWC: uint8 (T, H, W, 3), the clip before it is cropped.
-            corners: of R people.
-
-        Returns:
-            (R, K) on the CPU, and whether each box reaches into the crop, (R,).
-        """
-        frames_TSSC, placement = self._crop.placed(frames_THWC)[0]
-        boxes_R4 = placement.boxes(torch.tensor(corners).reshape(-1, 4), self._size)
-        if not len(boxes_R4):
-            return torch.zeros(0, 1), torch.zeros(0, dtype=torch.bool)
-        boxes_R5 = torch.cat([torch.zeros(len(boxes_R4), 1), boxes_R4], dim=1).to(self._inference.device)
-        with self._inference.mode():
-            logits_RK = self._inference.model(self._inference.prepared(frames_TSSC[None]), boxes_R5)
-            scores_RK = self._activation(logits_RK).cpu()
-        return scores_RK.clone(), has_area(boxes_R4)
-
     def _ranked(self, scores_K: Tensor) -> Ranked:
         """The best of the classes that have a name."""
-        columns = torch.tensor(list(self._names))
+        columns = torch.tensor(list(self.names))
         values, places = scores_K[columns].topk(min(self._top_k, len(columns)))
-        names = list(self._names.values())
+        names = list(self.names.values())
         return [(names[place], value) for place, value in zip(places.tolist(), values.tolist(), strict=True)]
 
     def _best(self, tops: Sequence[Ranked]) -> Ranked:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from videovit.data.files.class_names import read_class_groups
 from videovit.data.records import Batch
-from videovit.data.transforms.frame_orders import frame_order
+from videovit.data.transforms.frame_orders import COVERED, frame_order
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.bootstrap import CONFIDENCE, FEW_VIDEOS, NUM_RESAMPLES, bootstrap_mean
 from videovit.engine.evaluation.class_report import plain_names, short_name
@@ -48,7 +48,7 @@ def reorder_frames(order: str, *, seed: int, num_crops: int) -> Callable[[Tensor
     """A change of the input for `Pass`: x (B, 3, T, H, W) with the frames of each clip in another order.
 
     Args:
-        order: "ordered", "reversed", "shuffled", "static" or "window<w>".
+        order: see `frame_order`.
         seed: seed of the permutations.
         num_crops: crops per clip; view = clip * num_crops + crop.
     """
@@ -61,8 +61,9 @@ def reorder_frames(order: str, *, seed: int, num_crops: int) -> Callable[[Tensor
             frame_order(x_BCTHW.shape[2], order, np.random.default_rng((seed, video, view // num_crops)))
             for video, view in views
         ]
-        index_BT = torch.from_numpy(np.stack(indices)).to(x_BCTHW.device)
-        return x_BCTHW.gather(2, index_BT[:, None, :, None, None].expand_as(x_BCTHW))
+        index_B1T11 = torch.from_numpy(np.stack(indices)).to(x_BCTHW.device)[:, None, :, None, None]
+        moved_BCTHW = x_BCTHW.gather(2, index_B1T11.clamp(min=0).expand_as(x_BCTHW))
+        return moved_BCTHW.masked_fill_(index_B1T11 == COVERED, 0.0)  # the mean color, after normalization
 
     return change
 
@@ -73,17 +74,27 @@ def check_shuffle_eval(problem: Problem) -> None:
     Raises:
         UserError: a file cannot be used, or videos have more than one class.
     """
+    check_one_class(problem, "SHUFFLE_EVAL.ENABLE")
+    check_test(problem)
+    read_groups(problem)
+
+
+def check_one_class(problem: Problem, key: str) -> None:
+    """Check that top-1 accuracies can be compared.
+
+    Raises:
+        UserError: videos have more than one class.
+    """
     if problem.test.spec.evaluation != "top-k":
         raise UserError(
             f"the study compares top-1 accuracies, but videos of {problem.cfg.TEST.DATASET!r} have more than one class",
-            where="SHUFFLE_EVAL.ENABLE",
+            where=key,
             expected="a data set with one class per video",
         )
-    check_test(problem)
-    _read_groups(problem)
 
 
-def _read_groups(problem: Problem) -> dict[str, list[int]]:
+def read_groups(problem: Problem) -> dict[str, list[int]]:
+    """The groups of classes in SHUFFLE_EVAL.CLASS_GROUPS_FILE."""
     cfg = problem.cfg
     return read_class_groups(cfg.SHUFFLE_EVAL.CLASS_GROUPS_FILE, problem.class_names, cfg.DATA.PATH_TO_DATA_DIR)
 
@@ -102,7 +113,7 @@ def shuffle_eval(problem: Problem, run: Run) -> dict[str, float]:
     # Drops are measured against the ordered clips, so these are always included.
     orders = [BASELINE, *(o for o in cfg.SHUFFLE_EVAL.ORDERS if o != BASELINE)]
     orders = list(dict.fromkeys([*orders, *(f"window{w}" for w in cfg.SHUFFLE_EVAL.WINDOWS)]))
-    groups = _read_groups(problem)
+    groups = read_groups(problem)
     variants = [
         (order, cfg.SHUFFLE_EVAL.SEED + k)
         for order in orders

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
+
+import simplejson
 
 from videovit.engine.checkpoints.saving import not_written, save_flushed
 from videovit.engine.checkpoints.weights import build_seeded_network, load_weights_to_test, test_dtype
@@ -107,9 +110,14 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
     folder, name = Path(problem.cfg.OUTPUT_DIR), problem.cfg.TEST.SAVE_RESULTS_PATH
     files = evaluator.write_report(folder, problem.class_names, suffix=suffix)
     rows, mistakes = evaluator.predictions_of(paths), []
+    table = folder / f"predictions{suffix}.csv"
     if rows is not None:
-        files.append(folder / f"predictions{suffix}.csv")
-        mistakes = write_predictions(files[-1], rows, problem.class_names)
+        files.append(table)
+        mistakes = write_predictions(table, rows, problem.class_names)
+    if errors := evaluator.error_report(problem.class_names, mistakes):
+        files.append(folder / f"errors{suffix}.json")
+        with replacing(files[-1]) as partial:
+            partial.write_text(simplejson.dumps(errors, indent=1, ignore_nan=True) + "\n", encoding="utf-8")
     logger.info("written: %s", ", ".join(map(str, files)))
     if name:
         path = folder / name
@@ -120,10 +128,11 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
             except (OSError, RuntimeError) as error:
                 raise not_written(path, error) from error
         logger.info("scores (videos x classes), labels and paths saved to %s", path)
+    logger.info("one page that shows it all: videovit report %s", shlex.quote(str(folder)))
     if mistakes:
         title = "all mistakes, the most confident first"
         if len(mistakes) == NUM_WORST:
-            title = f"the {NUM_WORST} most confident mistakes (for all of them, see the column correct of {files[-1]})"
+            title = f"the {NUM_WORST} most confident mistakes (for all of them, see the column correct of {table})"
         logger.info("%s:\n%s", title, format_mistakes(mistakes, problem.class_names))
     elif rows is not None:
         logger.info("no mistakes: the class with the highest score is right in every video")

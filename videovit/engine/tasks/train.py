@@ -13,8 +13,10 @@ from videovit.engine.evaluation.inference import MAX_LISTED, describe_unreadable
 from videovit.engine.problem import Problem
 from videovit.engine.run_context import Run
 from videovit.engine.tasks.analyze import check_analyze
+from videovit.engine.tasks.robustness import check_robustness
 from videovit.engine.tasks.shuffle_eval import check_shuffle_eval
 from videovit.engine.tasks.test import check_test
+from videovit.engine.tasks.use_of_time import check_use_of_time
 from videovit.engine.training.determinism import deterministic
 from videovit.engine.training.trainer import Trainer
 from videovit.errors import UserError
@@ -59,6 +61,10 @@ def check_inputs(problem: Problem) -> None:
         check_test(problem)
     if cfg.SHUFFLE_EVAL.ENABLE:
         check_shuffle_eval(problem)
+    if cfg.USE_OF_TIME.ENABLE:
+        check_use_of_time(problem)
+    if cfg.ROBUSTNESS.ENABLE:
+        check_robustness(problem)
     if cfg.ANALYSIS.ENABLE:
         check_analyze(problem)
     if not cfg.TRAIN.EVAL_PERIOD:

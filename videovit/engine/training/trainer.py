@@ -32,7 +32,7 @@ from videovit.engine.reporting.curves import Curves
 from videovit.engine.reporting.history import describe_epoch_end, read_history
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
-from videovit.engine.run_context import Run, record_config, report_decoders
+from videovit.engine.run_context import Run, record_start, report_decoders
 from videovit.engine.training.bad_sample_list import BadSamples
 from videovit.engine.training.best import BestSoFar
 from videovit.engine.training.guards import NonFiniteGuard
@@ -238,7 +238,7 @@ class Trainer:
         self.position = position or Position()
         self.best.restore(resumed=position is not None)
         # Only now: a run that cannot start must not replace the config of the one before.
-        record_config(cfg, self.run, "config.yaml")
+        record_start(cfg, self.run, "config.yaml")
         epoch = describe_train_list(
             self.loader.dataset.samples,
             num_classes=cfg.MODEL.NUM_CLASSES,

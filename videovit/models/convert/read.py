@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import struct
 from collections.abc import Collection, Mapping
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from videovit.errors import UserError
+from videovit.messages import why_no_file
 from videovit.models.contract import Grid
 from videovit.models.convert.checksums import STATE_KEY, state_crc, verify_zip
 from videovit.models.convert.expansion import reason_against_archive, reason_against_tensors
@@ -85,12 +87,15 @@ def read_file(path: str | Path) -> dict[str, Any]:
             values (NumPy numbers included).
     """
     path = local_file(path)
-    is_folder = path.suffix == SHARDED_SUFFIX and path.is_dir()
-    if not path.is_file() and not is_folder:
-        folder = path if path.is_dir() else path.parent
-        files = sorted(p for pattern in ("*.p*th", "checkpoints/*.p*th") for p in folder.glob(pattern))
+    is_folder = path.suffix == SHARDED_SUFFIX and os.path.isdir(path)
+    # Not Path.is_file, which raises if a name is too long.
+    if not os.path.isfile(path) and not is_folder:
+        folder = path if os.path.isdir(path) else path.parent
+        patterns = ("*.p*th", "checkpoints/*.p*th") if os.path.isdir(folder) else ()
+        files = sorted(p for pattern in patterns for p in folder.glob(pattern) if p != path)
         hint = f"; in that folder: {', '.join(str(p.relative_to(folder)) for p in files[-5:])}" if files else ""
-        what = "a folder, expected a weight file" if path.is_dir() else "no such weight file"
+        found = why_no_file(path)
+        what = f"{found}, expected a weight file" if found else "no such weight file"
         raise CheckpointError(f"{path}: {what}{hint}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_tensors(path, is_folder=is_folder)
     if content.get("pool_norm_eps") is not None:
