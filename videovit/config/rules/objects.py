@@ -39,6 +39,8 @@ def objects(cfg: Config) -> Iterator[Broken]:
         (cfg.MODEL.CLASS_WEIGHTS != "none", "MODEL.CLASS_WEIGHTS", "none", "detectors have losses of their own"),
         (cfg.DATA.SAMPLER != "uniform", "DATA.SAMPLER", "uniform", "an image can have objects of several classes"),
         (cfg.SHUFFLE_EVAL.ENABLE, "SHUFFLE_EVAL.ENABLE", False, "an image has no order of frames"),
+        (cfg.USE_OF_TIME.ENABLE, "USE_OF_TIME.ENABLE", False, "an image has no order of frames"),
+        (cfg.ROBUSTNESS.ENABLE, "ROBUSTNESS.ENABLE", False, "it works on models that classify"),
         (cfg.ANALYSIS.ENABLE, "ANALYSIS.ENABLE", False, "it works on models that classify"),
         (cfg.SEARCH.ENABLE, "SEARCH.ENABLE", False, "it works on models that classify"),
         (

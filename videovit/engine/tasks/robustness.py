@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import simplejson
@@ -24,7 +24,7 @@ from videovit.data.catalog import Evaluation
 from videovit.data.records import Batch
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
-from videovit.engine.evaluation.evaluator import ScoreSink
+from videovit.engine.evaluation.evaluator import ScoreEvaluator, ScoreSink
 from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.json_lines import replacing, writing
@@ -92,7 +92,7 @@ def robustness(problem: Problem, run: Run) -> dict[str, float]:
     trials = build_trials(problem, model)
     evaluators = [problem.test.new_evaluator(loader.dataset) for _ in trials]
     passes = [
-        Pass([ScoreSink(evaluator, problem.activation)], trial.change, trial.corrupt)
+        Pass([ScoreSink(cast(ScoreEvaluator, evaluator), problem.activation)], trial.change, trial.corrupt)
         for trial, evaluator in zip(trials, evaluators, strict=True)
     ]
     logger.info("robustness: %d passes over %d videos", len(passes), len(samples))
