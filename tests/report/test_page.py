@@ -211,3 +211,14 @@ def test_charts_fit_their_values() -> None:
     assert line_chart("nothing", {"a": [(1.0, float("inf"))]}, x_label="") is None
     one = line_chart("one", {"": [(5.0, 0.0)]}, x_label="")
     assert one is not None and len(one.marks) == 1
+
+
+def test_tables_inside_of_a_file_are_shown(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("config.yaml", "predictions.csv"):
+        (copy / name).write_bytes((folder / name).read_bytes())
+    inner = {"title": "Reversal per class", "columns": ["class"], "rows": [["grow"]]}
+    outer = {"title": "Use of time", "columns": ["clip"], "rows": [["ordered"]], "named": inner, "tables": [inner]}
+    (copy / "use_of_time.json").write_text(json.dumps(outer))
+    assert Page(render(read_run(copy), [])).text.count("Reversal per class") == 2

@@ -68,7 +68,7 @@ def test_numbers_are_those_of_the_runs(home: Path, tmp_path: Path, capsys: pytes
     for run in (small, wide):
         assert run["value"] == stats(home / run["run"], "test_final")[-1]["top1_acc"]
         assert run["params"] == count_params(build_model(load_config(home / run["run"] / "config.yaml")))
-        assert (run["model"], run["measure"], run["views"]) == ("MViT", "top-1", "1 clips x 1 crops")
+        assert (run["model"], run["measure"], run["views"]) == ("MViT", "top-1", "1 clip x 1 crop")
     assert wide["gmacs"] > small["gmacs"] > 0
     hits = [np.array([int(r["correct"]) for r in rows_of(home / n / "predictions.csv")]) for n in ("small", "wide")]
     difference = bootstrap_mean(100.0 * (hits[1] - hits[0]))

@@ -104,7 +104,7 @@ def test_something_something(tmp_path: Path) -> None:
     opts += ["TEST.SAVE_RESULTS_PATH", "scores.pt"]
     done = run_tool("run_net.py", "--cfg", write_config(tmp_path, TINY), *opts)
     (result,) = stats(out, "test_final")
-    assert result["views"] == "1 clips x 3 crops" and (result["num_videos"], result["num_views"]) == (9, 27)
+    assert result["views"] == "1 clip x 3 crops" and (result["num_videos"], result["num_views"]) == (9, 27)
     assert "9 of 9" in done.stderr + done.stdout and "27 of 27" in done.stderr + done.stdout
     assert result["top1_acc"] > 80 and result["mean_class_acc"] > 80
     matrix = rows_of(out / "confusion_matrix.csv")
@@ -117,7 +117,7 @@ def test_something_something(tmp_path: Path) -> None:
     # Prediction takes the one clip of the whole video, and three crops of it, as the test did.
     videos = [data / "20bn-something-something-v2" / f"{24 + i + 1}.webm" for i in range(3)]
     predicted = predict(out, videos)
-    assert [p["views"] for p in predicted] == ["1 windows x 3 crops, mean score"] * 3
+    assert [p["views"] for p in predicted] == ["1 window x 3 crops, mean score"] * 3
     assert [len(p["windows"]) for p in predicted] == [1, 1, 1]
     kept = torch.load(out / "scores.pt", weights_only=True)["scores"][:3] / 3
     for prediction, scores_K in zip(predicted, kept, strict=True):

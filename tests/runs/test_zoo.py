@@ -117,7 +117,7 @@ def test_zoo_lists_and_shows(server: WeightsServer, capsys: Shown) -> None:
     shown = capsys.readouterr().out
     for part in (
         "34,537,744",
-        "80.8 / 94.7 (top-1 / top-5; 5 clips x 1 crops per video)",
+        "80.8 / 94.7 (top-1 / top-5; 5 clips x 1 crop per video)",
         *ZOO["mvitv2_s_16x4_k400"].urls,
         "BSD-3-Clause",
         "not cached",

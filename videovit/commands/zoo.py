@@ -133,7 +133,7 @@ def commands(entry: ZooModel) -> list[str]:
 
 def _views(protocol: str) -> str:
     clips, times, crops = protocol.partition(" x ")
-    return f"{clips} clips x {crops} crops per video" if times else protocol
+    return f"{plural(int(clips), 'clip')} x {plural(int(crops), 'crop')} per video" if times else protocol
 
 
 def details(entry: ZooModel) -> str:

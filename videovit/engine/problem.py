@@ -33,6 +33,7 @@ from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK, ViewEnsem
 from videovit.engine.objectives import Objective, build_objective
 from videovit.engine.reporting.log import logger
 from videovit.engine.run_context import Run
+from videovit.messages import plural
 from videovit.models.contract import LayeredModel
 
 E = TypeVar("E", bound=ViewEnsemble)
@@ -212,7 +213,7 @@ def build_ensembles(kind: type[E], cfg: Config, split: Split) -> Callable[[ClipD
         num_views=dataset.num_views,
         num_classes=cfg.MODEL.NUM_CLASSES,
         method=cfg.DATA.ENSEMBLE_METHOD,
-        views=f"{dataset.num_views // num_crops} clips x {num_crops} crops",
+        views=f"{plural(dataset.num_views // num_crops, 'clip')} x {plural(num_crops, 'crop')}",
     )
 
 

@@ -288,7 +288,9 @@ def _study(run: RunFiles, name: str, content: dict[str, Any]) -> list[Block]:
     """The table of a file, the tables in it, and the picture beside it."""
     if not content:
         return []
-    inside = [value for value in content.values() if isinstance(value, dict) and {"columns", "rows"} <= value.keys()]
+    # A file holds further tables by name or in a list.
+    values = [*content.values(), *(listed if isinstance(listed := content.get("tables"), list) else [])]
+    inside = [value for value in values if isinstance(value, dict) and {"columns", "rows"} <= value.keys()]
     tables: list[Block] = [table_of(f"{name}_{i}", part) for i, part in enumerate([content, *inside])]
     picture = run.folder / f"{name}.png"
     if picture.is_file() and is_inside(run, picture) and picture.stat().st_size <= MOST_PICTURE_BYTES:

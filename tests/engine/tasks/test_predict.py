@@ -53,7 +53,7 @@ def test_model_of_images_takes_images_and_folders(tmp_path: Path) -> None:
     model = build_model(cfg)
     predictor = Predictor(cfg, model, torch.device("cpu"))
     prediction = predictor.predict(one, quiet=True)
-    assert prediction.views == "1 windows x 1 crops, mean score" and len(prediction.top) == 3
+    assert prediction.views == "1 window x 1 crop, mean score" and len(prediction.top) == 3
     video = write_video(tmp_path / "v.mp4", num_frames=4)
     with pytest.raises(DecodeError, match="v.mp4': not an image"):
         predictor.predict(str(video), quiet=True)
@@ -76,7 +76,7 @@ def test_folder_is_a_video_of_frames_or_all_its_videos(tmp_path: Path) -> None:
 
 
 def test_logits_are_not_shown_in_percent() -> None:
-    prediction = Prediction("a.mp4", [("walk", 0.25), ("sit", -3.5)], [], "1 windows")
+    prediction = Prediction("a.mp4", [("walk", 0.25), ("sit", -3.5)], [], "1 window")
     assert format_prediction(prediction).split()[-4:] == ["walk", "25.0", "sit", "-350.0"]
     table = format_prediction(prediction, in_percent=False)
     assert table.split()[-4:] == ["walk", "0.25", "sit", "-3.50"] and "%" not in table

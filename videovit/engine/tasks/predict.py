@@ -382,7 +382,7 @@ class Predictor:
         values_WK = outcome.values_WD
         scores_K = self._scores.join(values_WK)
         windows = [(start_s, end_s, self.top(scores, top_k)) for start_s, end_s, scores in outcome.windows]
-        views = f"{len(windows)} windows x {self.reader.num_crops} crops, {self._join_name}"
+        views = f"{plural(len(windows), 'window')} x {plural(self.reader.num_crops, 'crop')}, {self._join_name}"
         return Prediction(outcome.name, self.top(scores_K, top_k), windows, views, scores_K, values_WK)
 
     def _open(self, source: Input, fps: float, name: str) -> Video:
