@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from tests.helpers.project import ROOT as PROJECT
 
@@ -28,6 +29,12 @@ from videovit.config import Config, load_config
 
 # Whole runs take longest: they come first, so that at the end no process waits for the last of them.
 FIRST = tuple(str(PROJECT / "tests" / name) for name in ("runs", "tools", "test_readme.py", "test_examples.py"))
+
+
+def pytest_configure() -> None:
+    """Take signals that `nohup`, or a shell that starts tests in the background, left ignored for all processes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.test_contract import CASES, built, inputs
+from tests.models.test_contract import CASES, CONVOLUTIONAL, built, inputs
 from videovit.analysis.attention import AttentionStatistics, attention_distance, distances, entropy
 from videovit.models.contract import AttentionModel, AttentionTokens, centers
 from videovit.models.layers.maps import observe_attention
 
 GRID = (2, 3, 4)
-WITH_MAPS = [name for name in CASES if not name.startswith("ptv_")]
+WITH_MAPS = [name for name in CASES if not name.startswith(CONVOLUTIONAL)]
 
 
 def random_map(*shape: int, seed: int = 0) -> Tensor:

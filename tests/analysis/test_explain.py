@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.bare_model import BareModel
-from tests.models.test_contract import CASES, built, every_model, inputs
+from tests.models.test_contract import CASES, CONVOLUTIONAL, built, every_model, inputs
 from videovit.analysis.explain import METHODS, find_method
 from videovit.analysis.grad_cam import grad_cam, hires_cam
 from videovit.analysis.gradient import gradient_x_input
@@ -48,9 +48,9 @@ SLOW = {name for name in CASES if name.startswith("ptv_")} - {"ptv_x3d_m", "ptv_
 def test_heat_is_defined(name: str, method: str) -> None:
     if name in SLOW or (method == "occlusion" and name not in ("MViT", "PSViT")):
         pytest.skip("slow, and the code is that of the other cases")
-    model, x = built(name) if name.startswith("ptv_") else lively(name), inputs(name)
+    model, x = built(name) if name.startswith(CONVOLUTIONAL) else lively(name), inputs(name)
     if not isinstance(model, AttentionModel) and method == "rollout":
-        with pytest.raises(UserError, match="multiplies attention maps, and PtvNetwork has none"):
+        with pytest.raises(UserError, match=f"multiplies attention maps, and {type(model).__name__} has none"):
             METHODS[method](model, x, CLASSES_OF_TWO)
         return
     model.train()

@@ -99,9 +99,7 @@ def tokens_of(model: VideoModel, x_BCTHW: Tensor, seen: Tensor) -> Tensor:
         UserError: it is no grid of tokens.
     """
     if not isinstance(model, AttentionModel):
-        if seen.dim() != 5:
-            raise UserError(f"the last layer of {type(model).__name__} has no map (B, C, T, H, W) at its end")
-        return seen.flatten(2).transpose(1, 2)
+        return _map(model, x_BCTHW, seen).flatten(2).transpose(1, 2)
     if seen.dim() == 5:  # MViT keeps its class token apart
         return seen.flatten(1, 3)
     last = model.attention_tokens(x_BCTHW)[-1]
@@ -112,12 +110,23 @@ def tokens_of(model: VideoModel, x_BCTHW: Tensor, seen: Tensor) -> Tensor:
     return torch.unflatten(x_BNC, 0, (len(x_BCTHW), -1)).flatten(1, 2)
 
 
+def _map(model: VideoModel, x_BCTHW: Tensor, seen: Tensor) -> Tensor:
+    """The last map (B, C, T, H, W) of a network without attention, which may compute frames as images."""
+    if seen.dim() == 4:
+        return torch.unflatten(seen, 0, (len(x_BCTHW), -1)).transpose(1, 2)
+    if seen.dim() != 5:
+        raise UserError(f"the last layer of {type(model).__name__} has no map (B, C, T, H, W) at its end")
+    return seen
+
+
 def places_of(model: VideoModel, x_BCTHW: Tensor, seen: Tensor) -> Places:
     """Where the tokens of `tokens_of` are."""
-    if seen.dim() == 5:
-        T, H, W = seen.shape[1:4] if isinstance(model, AttentionModel) else seen.shape[2:]
+    if not isinstance(model, AttentionModel):
+        T, H, W = _map(model, x_BCTHW, seen).shape[2:]
         return Places((T, H, W))
-    assert isinstance(model, AttentionModel)
+    if seen.dim() == 5:
+        T, H, W = seen.shape[1:4]
+        return Places((T, H, W))
     return places(model.attention_tokens(x_BCTHW), len(x_BCTHW), tokens_of(model, x_BCTHW, seen).shape[1])
 
 
