@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -96,8 +95,10 @@ def test_workers_end_with_owner(method: str, tmp_path: Path) -> None:
     folder.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, script, method, folder], env=environment) as owner:
-        wait_for(lambda: len(list(folder.iterdir())) == 2)
-        owner.send_signal(signal.SIGKILL)
+        try:
+            wait_for(lambda: len(list(folder.iterdir())) == 2, seconds=120)
+        finally:
+            owner.kill()
     workers = [int(path.name) for path in folder.iterdir()]
     wait_for(lambda: not any(map(lives, workers)), seconds=20)
 
