@@ -222,3 +222,8 @@ def test_tables_inside_of_a_file_are_shown(folder: Path, tmp_path: Path) -> None
     outer = {"title": "Use of time", "columns": ["clip"], "rows": [["ordered"]], "named": inner, "tables": [inner]}
     (copy / "use_of_time.json").write_text(json.dumps(outer))
     assert Page(render(read_run(copy), [])).text.count("Reversal per class") == 2
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"norun: no such folder"):
+        read_run(tmp_path / "norun")

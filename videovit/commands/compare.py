@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videovit import cli
-from videovit.errors import UserError
-from videovit.messages import did_you_mean_beside
+from videovit.config.run_folder import config_of_run
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
@@ -29,13 +28,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     args = parse(argv, prog=prog)
     configs = {}
     for folder in dict.fromkeys(map(Path, args.runs)):
-        if not folder.is_dir():
-            what = "a file, not a folder" if folder.exists() else "no such folder"
-            near = did_you_mean_beside(folder)
-            raise UserError(what, where=folder, expected="" if near else "the OUTPUT_DIR of a run", near=near)
-        if not (folder / "config.yaml").is_file():
-            raise UserError("has no config.yaml", where=folder, expected="the OUTPUT_DIR of a run")
-        configs[folder] = cli.load(str(folder / "config.yaml"), [])
+        configs[folder] = cli.load(str(config_of_run(folder)), [])
     from videovit.engine.tasks.compare import compare  # imports PyTorch, which --help and missing folders do not need
 
     table, hints = compare(configs, Path(args.output) if args.output else None)

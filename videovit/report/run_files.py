@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import simplejson
 
+from videovit.config.run_folder import config_of_run
 from videovit.engine.evaluation.predictions import JOINED
 from videovit.engine.reporting.history import History, read_history
 from videovit.engine.reporting.json_lines import read_records
@@ -109,8 +110,7 @@ def read_run(folder: Path) -> RunFiles:
     Raises:
         UserError: it is not the folder of a run.
     """
-    if not (folder / "config.yaml").is_file():
-        raise UserError("has no config.yaml", where=folder, expected="the OUTPUT_DIR of a run")
+    config_of_run(folder)
     # A test with several numbers of clips leaves a set of files for each: the newest belongs to the last test record.
     tested = _newest(folder, "predictions*.csv") or _newest(folder, "per_class*.csv")
     suffix = tested.stem.removeprefix("predictions").removeprefix("per_class") if tested else ""
