@@ -14,7 +14,7 @@ from videovit.config.schema.models import Loss
 
 _CNN = "MODEL.MODEL_NAME determines it"
 _BATCHNORM = "MViT has no batch norms; other models use PyTorch's"
-_SELF_SUPERVISED = "belongs to self-supervised training"
+_SELF_SUPERVISED = "belongs to contrastive training"
 _LOADER = "belongs to SlowFast's loader benchmark; see BENCHMARK.WHAT"
 _REVERSIBLE = "belongs to reversible MViT"
 _AVA_COLOR = "belongs to AVA.TRAIN_USE_COLOR_AUGMENTATION, which is not supported"
@@ -50,13 +50,8 @@ IGNORED: dict[str, str] = {
     "MVIT.REV.RES_PATH": _REVERSIBLE,
     "MVIT.REV.PRE_Q_FUSION": _REVERSIBLE,
     "CONTRASTIVE.*": _SELF_SUPERVISED,
-    "MASK.*": _SELF_SUPERVISED,
-    "VIS_MASK.*": _SELF_SUPERVISED,
-    "AUG.MASK_TUBE": _SELF_SUPERVISED,
-    "AUG.MASK_FRAMES": _SELF_SUPERVISED,
-    "AUG.MASK_WINDOW_SIZE": _SELF_SUPERVISED,
-    "AUG.MASK_RATIO": _SELF_SUPERVISED,
-    "AUG.MAX_MASK_PATCHES_PER_BLOCK": _SELF_SUPERVISED,
+    "VIS_MASK.ENABLE": "every validation draws reconstructions, see MASK.NUM_PICTURES",
+    "AUG.GEN_MASK_LOADER": "MASK.MAE_RND_MASK alone says which kind of mask is drawn",
     "DATA.SSL_COLOR_BRI_CON_SAT": _SELF_SUPERVISED,
     "DATA.SSL_COLOR_HUE": _SELF_SUPERVISED,
     "DATA.SSL_BLUR_SIGMA_MIN": _SELF_SUPERVISED,
@@ -130,38 +125,31 @@ def _switch(reason: str) -> Refusal:
 
 
 _PTV_MODELS = ("PTVResNet", "PTVSlowFast", "PTVX3D", "PTVCSN", "PTVR2plus1D", "PTVMViT")
-_OTHER_MODELS = ("ContrastiveModel", "MaskMViT", *_PTV_MODELS)
-_NO_SSL = "self-supervised training is not supported"
+_OTHER_MODELS = ("ContrastiveModel", *_PTV_MODELS)
+_NO_SSL = "contrastive training is not supported"
+_NO_POOLED_DECODER = "decoders do not pool here"
 _NO_CAFFE2 = "Caffe2 checkpoints are not read, only the PyTorch file of the same model"
 
 REFUSED: dict[str, Refusal] = {
-    "TASK": Refusal(
-        f"{_NO_SSL}; its weights can be fine-tuned (TRAIN.CHECKPOINT_FILE_PATH)",
-        on=("ssl", "ssl_eval"),
-        instead=("''",),
-    ),
-    "MODEL.ARCH": Refusal(_NO_SSL, on=("maskmvit",), instead=("mvit",)),
     "MODEL.MODEL_NAME": Refusal(
         "this model is not supported; MViT, ResNet, SlowFast, X3D and pytorchvideo's networks are",
         on=_OTHER_MODELS,
         instead=("MViT", "ResNet", "SlowFast", "X3D", "ptv_csn_r101", "ptv_r2plus1d_r50"),
     ),
     "MODEL.LOSS_FUNC": Refusal(
-        "only classification is supported, neither regression nor self-supervised training",
-        on=("mse", "multi_mse", "contrastive_loss"),
+        "only classification and masked pre-training (multi_mse) are supported",
+        on=("mse", "contrastive_loss"),
         instead=get_args(Loss),
     ),
     "MODEL.DETACH_FINAL_FC": _switch("TRAIN.FREEZE backbone trains only the head"),
     "MODEL.FREEZE_LAYERS": Refusal("TRAIN.FREEZE has taken its place", off=("0",)),
     "MVIT.REV.ENABLE": _switch("reversible MViT is not supported"),
-    "MASK.ENABLE": _switch(_NO_SSL),
-    "VIS_MASK.ENABLE": _switch(_NO_SSL),
-    "AUG.GEN_MASK_LOADER": _switch(_NO_SSL),
+    "MASK.DEC_KV_KERNEL": Refusal(_NO_POOLED_DECODER, off=("[]", "()")),
+    "MASK.DEC_KV_STRIDE": Refusal(_NO_POOLED_DECODER, off=("[]", "()")),
     "DATA.SSL_COLOR_JITTER": _switch(_NO_SSL),
     "DATA.SSL_MOCOV2_AUG": _switch(_NO_SSL),
     "DATA.TIME_DIFF_PROB": Refusal(_NO_SSL, off=("0",)),
     "DATA.COLOR_RND_GRAYSCALE": Refusal(_NO_SSL, off=("0",)),
-    "DATA.TRAIN_CROP_NUM_TEMPORAL": Refusal("AUG.NUM_SAMPLE sets the number of clips per video", off=("1",)),
     "DATA.TRAIN_CROP_NUM_SPATIAL": Refusal("several crops per clip are not supported in training", off=("1",)),
     "DATA.TRAIN_JITTER_MOTION_SHIFT": _switch("crops that move within a clip are not supported"),
     "DATA.LOADER_CHUNK_SIZE": Refusal("list files are read completely", off=("0",)),
