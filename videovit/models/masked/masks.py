@@ -93,7 +93,8 @@ def hide_blocks(grid: Grid, number: int, sizes: tuple[int, int], rng: np.random.
     left, tries = number, 0
     while left and tries < _TRIES:
         tries += 1
-        area = rng.uniform(*sizes) if T > 1 else rng.uniform(sizes[0], min(sizes[1], left))
+        # As published: blocks of an image grow smaller with what is left to hide.
+        area = rng.uniform(*(sizes if T > 1 else sorted((sizes[0], min(sizes[1], left)))))
         aspect = math.exp(rng.uniform(_LOG_ASPECT, -_LOG_ASPECT))
         h, w, t = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect)), int(rng.integers(1, T + 1))
         if not (0 < h < H and 0 < w < W):
