@@ -139,7 +139,7 @@ REFUSED: dict[str, Refusal] = {
     "MODEL.LOSS_FUNC": Refusal(
         "only classification and masked pre-training (multi_mse) are supported",
         on=("mse", "contrastive_loss"),
-        instead=get_args(Loss),
+        instead=tuple(name for name in get_args(Loss) if name != "multi_mse"),
     ),
     "MODEL.DETACH_FINAL_FC": _switch("TRAIN.FREEZE backbone trains only the head"),
     "MODEL.FREEZE_LAYERS": Refusal("TRAIN.FREEZE has taken its place", off=("0",)),

@@ -29,8 +29,6 @@ def alone(cfg: Config) -> Iterator[Broken]:
             False,
             "it measures models that classify",
         ),
-        (bool(cfg.DETECTOR.NAME), "DETECTOR.NAME", "", "objects are found by models that are trained already"),
-        (cfg.DETECTION.ENABLE, "DETECTION.ENABLE", False, "it reads no boxes"),
         (train and cfg.MIXUP.ENABLE, "MIXUP.ENABLE", False, "it reads no labels"),
         (train and cfg.DISTILL.TYPE != "none", "DISTILL.TYPE", "none", "a teacher classifies"),
         (train and cfg.MODEL.CLASS_WEIGHTS != "none", "MODEL.CLASS_WEIGHTS", "none", "it reads no labels"),
@@ -47,6 +45,9 @@ def alone(cfg: Config) -> Iterator[Broken]:
     for wrong, key, value, why in forbidden:
         if wrong:
             yield Broken((key, ENABLE), f"has no meaning in masked pre-training: {why}", ({key: value},))
+    if cfg.DETECTOR.NAME or cfg.DETECTION.ENABLE:
+        key = "DETECTOR.NAME" if cfg.DETECTOR.NAME else "DETECTION.ENABLE"
+        yield Broken((ENABLE, key), f"reads no boxes and no objects, but {key} is set", ({ENABLE: False},))
 
 
 def hidden(cfg: Config) -> Iterator[Broken]:

@@ -80,7 +80,9 @@ def read(
     list_file = Path(list_file)
     lines = read_lines(list_file)
     if labeled:
-        rows, problems = parse_rows(lines, num_classes=num_classes, separator=separator, skip=skip_rows, several=several)
+        rows, problems = parse_rows(
+            lines, num_classes=num_classes, separator=separator, skip=skip_rows, several=several
+        )
     else:
         rows, problems = parse_paths(lines, separator=separator, skip=skip_rows), []
     refuse(list_file, problems, hint=advice(rows, problems, num_classes))

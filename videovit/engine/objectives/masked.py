@@ -70,7 +70,7 @@ class MaskedModeling(Objective):
 
 
 def build_masked_modeling(cfg: Config, model: LayeredModel) -> MaskedModeling:
-    """Masked pre-training of a model, with the masks of `MASK.*` and `AUG.MASK_*`.
+    """Masked pre-training of a model, with the masks of the sections MASK and AUG.
 
     Raises:
         UserError: the model is not one for masked pre-training.
