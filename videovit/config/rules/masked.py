@@ -70,7 +70,7 @@ def hidden(cfg: Config) -> Iterator[Broken]:
         what = f"{mask.DECODER_DEPTH} does not fit {head} {mask.HEAD_TYPE}"
         yield Broken((depth, head), what, ({depth: 4} if decodes else {depth: 0},))
     last = {"MViT": cfg.MVIT.DEPTH, "ViT": cfg.VIT.DEPTH}.get(cfg.MODEL.MODEL_NAME, 0) - 1
-    if last >= 0 and mask.PRETRAIN_DEPTH != (last,):
+    if last >= 0 and (last,) != mask.PRETRAIN_DEPTH:
         key = "MASK.PRETRAIN_DEPTH"
         what = f"{list(mask.PRETRAIN_DEPTH)} is not the last block, {last}, which alone predicts here"
         yield Broken((key, f"{cfg.MODEL.MODEL_NAME.upper()}.DEPTH"), what, ({key: (last,)},))

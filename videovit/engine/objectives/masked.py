@@ -39,8 +39,8 @@ class MaskedExample(Example):
     def split(self, number: int) -> list[Self]:
         assert self.hidden_BM is not None
         pieces = super().split(number)
-        hidden = self.hidden_BM.split([piece.num_targets for piece in pieces])
-        return [replace(piece, hidden_BM=hidden_BM) for piece, hidden_BM in zip(pieces, hidden, strict=True)]
+        hidden = self.hidden_BM.tensor_split(number)  # as the clips
+        return [replace(piece, hidden_BM=hidden_BM) for piece, hidden_BM in zip(pieces, hidden, strict=False)]
 
 
 class MaskedModeling(Objective):
