@@ -1,8 +1,8 @@
 """The keys and values of all configuration files of SlowFast, as facts: what each of them sets.
 
 They are in `tests/config/slowfast_files/`, one text file per family: the values that most of its files share, and then
-the differences of each. `sides 2x1 1x2` stands for a list with one entry [block, 1, side, side] per block: two blocks of
-side 1, one of side 2.
+the differences of each. `sides 2x1 1x2` stands for a list with one entry [block, 1, side, side] per block: two blocks
+of side 1, one of side 2.
 """
 
 from __future__ import annotations

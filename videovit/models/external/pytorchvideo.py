@@ -206,7 +206,7 @@ ARCHS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 """MODEL.ARCH of a network with one pathway -> frames per frame of its last map, and what it is built with."""
 
-NETWORKS: dict[str, Callable[[Triple, dict[str, Any], int], nn.Module]] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "ptv_x3d_m": x3d,
     "ptv_slowfast_r50": slowfast,
     "ptv_csn_r101": csn,

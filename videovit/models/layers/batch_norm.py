@@ -38,7 +38,7 @@ class SplitBatchNorm3d(nn.BatchNorm3d):
         self.num_splits = num_splits
         self.register_buffer("part_mean", torch.zeros(num_splits, num_features), persistent=False)
         self.register_buffer("part_var", torch.ones(num_splits, num_features), persistent=False)
-        self.register_load_state_dict_post_hook(_share_statistics)
+        self.register_load_state_dict_post_hook(_share_statistics)  # type: ignore[no-untyped-call]
 
     def forward(self, input: Tensor) -> Tensor:
         """Same shape."""
@@ -102,7 +102,8 @@ class SyncedBatchNorm3d(nn.BatchNorm3d):
             self.running_var.lerp_(var_C.detach(), self.momentum)
         scale_C = self.weight * (var_C + self.eps).rsqrt()
         shift_C = self.bias - mean_C * scale_C
-        return (wide * scale_C.view(-1, 1, 1, 1) + shift_C.view(-1, 1, 1, 1)).to(input.dtype)
+        y: Tensor = (wide * scale_C.view(-1, 1, 1, 1) + shift_C.view(-1, 1, 1, 1)).to(input.dtype)
+        return y
 
 
 def _group_size(num_processes: int) -> int:
