@@ -98,6 +98,36 @@ def test_ignored_keys_give_one_warning(tmp_path: Path) -> None:
     assert "DATA.DECODING_BACKEND: torchvision is taken as decord" in said[1]
 
 
+def test_demo_and_pictures_give_one_warning_that_names_our_way(tmp_path: Path) -> None:
+    text = "DEMO: {ENABLE: True, WEBCAM: 0, LABEL_FILE_PATH: }\nTENSORBOARD:\n  ENABLE: True\n"
+    text += "".join(
+        f"  {name}: {{ENABLE: True}}\n" for name in ("CONFUSION_MATRIX", "HISTOGRAM", "MODEL_VIS", "WRONG_PRED_VIS")
+    )
+    with pytest.warns(ConfigWarning) as caught:
+        cfg = load_text(tmp_path, text)
+    (said,) = (str(warning.message) for warning in caught)
+    assert cfg.TENSORBOARD.ENABLE and all(
+        way in said for way in ("videovit predict", "--annotate", "analyze", "report")
+    )
+
+
+def test_network_that_slowfast_takes_by_default(tmp_path: Path) -> None:
+    """Its Charades and SSv2 files set MODEL.ARCH alone."""
+    with pytest.warns(
+        ConfigWarning, match=r"file\.yaml:1: MODEL\.ARCH slowfast: MODEL\.MODEL_NAME is taken as SlowFast"
+    ):
+        assert load_text(tmp_path, "MODEL: {ARCH: slowfast}\n").MODEL.MODEL_NAME == "SlowFast"
+    with pytest.raises(ConfigError, match="i3d is a convolutional network, but MODEL.MODEL_NAME is MViT"):
+        load_text(tmp_path, "MODEL: {ARCH: i3d}\n")
+
+
+def test_empty_list_is_a_list_of_nothing(tmp_path: Path) -> None:
+    cfg = load_text(tmp_path, "AVA:\n  TRAIN_PREDICT_BOX_LISTS: # add\n  TEST_PREDICT_BOX_LISTS: # add\n")
+    assert cfg.AVA.TRAIN_PREDICT_BOX_LISTS == cfg.AVA.TEST_PREDICT_BOX_LISTS == ()
+    with pytest.raises(ConfigError, match="MVIT.PATCH_KERNEL: found nothing, expected 2 or 3 values"):
+        load_text(tmp_path, "MVIT:\n  PATCH_KERNEL:\n")
+
+
 @pytest.mark.filterwarnings("ignore::videovit.config.ConfigWarning")
 def test_duplicate_key_last_one_counts(tmp_path: Path) -> None:
     text = FILES["Kinetics/MVIT_B_32x3_CONV"]

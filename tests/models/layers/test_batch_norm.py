@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.helpers.runs import run_group
 from videovit.config import load_config
+from videovit.errors import UserError
 from videovit.models import build_model, load_pretrained
 from videovit.models.layers.batch_norm import SplitBatchNorm3d, SyncedBatchNorm3d
 
@@ -35,7 +36,7 @@ def test_parts_are_normalized_by_themselves_and_evaluated_together() -> None:
     again = SplitBatchNorm3d(4, 2)
     again.load_state_dict(whole.state_dict())
     assert torch.equal(again.part_mean, whole.running_mean.expand(2, 4))
-    with pytest.raises(ValueError, match="5 clips cannot be divided into 2 parts"):
+    with pytest.raises(UserError, match=r"BN\.NUM_SPLITS: a batch of 5 clips cannot be divided into 2 parts"):
         norm.train()(x[:5])
 
 
