@@ -35,7 +35,7 @@ from videovit.engine.reporting.progress import Progress
 from videovit.engine.run_context import Run, record_start, report_decoders
 from videovit.engine.training.bad_sample_list import BadSamples
 from videovit.engine.training.best import BestSoFar
-from videovit.engine.training.guards import NonFiniteGuard
+from videovit.engine.training.non_finite import NonFiniteGuard
 from videovit.engine.training.optim import build_ema, build_optimizer, build_schedule, describe_groups
 from videovit.engine.training.stats_records import epoch_record, step_record, with_errors
 from videovit.engine.training.step import StepResult, Training, train_step, without_wrapper
