@@ -64,6 +64,10 @@ class Data:
     TRAIN_JITTER_ASPECT_RELATIVE: Annotated[tuple[AboveZero, ...], Size((0, 2))] = ()
     INV_UNIFORM_SAMPLE: bool = False
     RANDOM_FLIP: bool = True
+    SSL_COLOR_JITTER: bool = False  # brightness, contrast, saturation and hue, before AUG; the two below limit them
+    SSL_COLOR_BRI_CON_SAT: tuple[AtLeastZero, AtLeastZero, AtLeastZero] = (0.4, 0.4, 0.4)
+    SSL_COLOR_HUE: Annotated[float, Range(0.0, 0.5)] = 0.1  # of a full turn
+    COLOR_RND_GRAYSCALE: Fraction = 0.0  # probability of a gray clip, with SSL_COLOR_JITTER
     TRAIN_CROP_SIZE: Side = 224  # pixels
     TEST_CROP_SIZE: Free[Side] = 256  # pixels
     TEST_SHORT_SIDE: Free[Annotated[int, Range(0, 16_384)]] = 0  # pixels; ours; 0 follows SlowFast's rule

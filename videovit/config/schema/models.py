@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from videovit.config.limits import (
     AboveZero,
+    Aliases,
     AtLeastZero,
     Depth,
     DropRate,
@@ -43,7 +44,7 @@ class Model:
     """
 
     ARCH: str = "mvit"
-    MODEL_NAME: str = "MViT"
+    MODEL_NAME: Annotated[str, Aliases({"PTVMViT": "MViT"})] = "MViT"
     NUM_CLASSES: Positive = 400
     LOSS_FUNC: Loss = "cross_entropy"
     LABEL_SMOOTHING: DropRate = 0.0  # ours; without MIXUP
@@ -52,6 +53,7 @@ class Model:
     FC_INIT_STD: AtLeastZero = 0.01  # initial weights of the classifier of convolutional networks
     HEAD_ACT: HeadActivation = "softmax"
     ACT_CHECKPOINT: bool = False
+    DETACH_FINAL_FC: bool = False  # linear probe: train the last linear layer alone
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def test_dtype(cfg: Config) -> torch.dtype | None:
 
 
 def load_initial_weights(cfg: Config, model: nn.Module) -> None:
-    """Load `TRAIN.CHECKPOINT_FILE_PATH`, if set, as a starting point for training.
+    """Load `TRAIN.CHECKPOINT_FILE_PATH`, if set, as a starting point for training; warn if random weights are frozen.
 
     Only weights are taken: training starts at epoch 0 with a new optimizer. (To resume a run, start the same command
     again: `TRAIN.AUTO_RESUME` finds its checkpoints in `OUTPUT_DIR`.)
@@ -112,6 +112,9 @@ def load_initial_weights(cfg: Config, model: nn.Module) -> None:
         CheckpointError: unreadable, or anything but the head does not fit.
     """
     if not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        frozen = "MODEL.DETACH_FINAL_FC" if cfg.MODEL.DETACH_FINAL_FC else "TRAIN.FREEZE backbone"
+        if cfg.MODEL.DETACH_FINAL_FC or cfg.TRAIN.FREEZE == "backbone":
+            logger.warning("%s freezes random weights, since TRAIN.CHECKPOINT_FILE_PATH is empty", frozen)
         return
     # Fitting weights to a model needs whole tensors: fit them to another copy, then shard the result.
     target = build_network(cfg) if is_sharded(model) else model

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from videovit.messages import did_you_mean, plural
 from videovit.models.contract import Grid, LayeredModel, VideoModel
 from videovit.models.convert.adapt import Inflation
+from videovit.models.convert.caffe2 import is_caffe2
 from videovit.models.convert.checksums import not_finite
 from videovit.models.convert.complaint import HIERA, complaint, looks_like_hiera
 from videovit.models.convert.convolutional_layouts import is_pytorchvideo_cnn
@@ -44,11 +45,13 @@ def load_pretrained(
 
     Args:
         model: from `build_model`, or any module with the names of the weights; wrapped or not.
-        path_or_state_dict: file (`.pyth`, `.pth`, `.pt`, `.safetensors`); or a state dict, or a container of one.
+        path_or_state_dict: file (`.pyth`, `.pth`, `.pt`, `.safetensors`, Caffe2's `.pkl`); or a state dict, or a
+            container of one.
         source: layout of the weights; `auto` detects it from the names. `pyslowfast` (and this project's own),
             `pyslowfast_old` (before June 2022), `mvit` (facebookresearch/mvit), `pytorchvideo` (0.1.5),
             `pytorchvideo_repo`, `torchvision`, `timm` (MViTv2); `pit` (naver-ai or timm), `ps_vit` (yuexy), `deit`
-            (deit, timm's `vit_*`); `pytorchvideo_cnn` (its C2D, I3D, Slow, SlowFast and X3D).
+            (deit, timm's `vit_*`); `pytorchvideo_cnn` (its C2D, I3D, Slow, SlowFast and X3D); `caffe2` (SlowFast's
+            networks).
         inflate: how convolutions of images get a time axis: `center` (MViTv2's recipe), `repeat` (PySlowFast's loader)
             or `mean`.
         grid: (T, H, W) in tokens that the position tables of the weights are made for. By default the config in the
@@ -132,6 +135,8 @@ def _layout(model: nn.Module, wanted: Mapping[str, Tensor], weights: Weights) ->
     if names == wanted.keys() and not isinstance(model, MViT):
         return "own"
     if isinstance(model, ConvolutionalNetwork):
+        if is_caffe2(names):
+            return "caffe2"
         return "pytorchvideo_cnn" if is_pytorchvideo_cnn(names) else "own"
     is_transformer = any(name.endswith(".attn.proj.weight") for name in wanted)
     return detect(weights.state) if is_transformer else "own"
