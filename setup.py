@@ -61,6 +61,7 @@ setup(
             "tensorboard>=2.14",
             "huggingface-hub>=0.30",
             "timm>=1.0.25",
+            "scikit-image>=0.22",
             "scikit-learn>=1.4",
             "faster-coco-eval>=1.6.5",
             "pycocotools>=2.0.10",

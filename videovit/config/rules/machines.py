@@ -70,14 +70,15 @@ def batches(cfg: Config) -> Iterator[Broken]:
     if not cfg.TRAIN.ENABLE:
         return
     size, number, parts = cfg.TRAIN.BATCH_SIZE, _processes(cfg), cfg.TRAIN.GRAD_ACCUM_STEPS
-    unit = number * parts // math.gcd(parts, cfg.AUG.NUM_SAMPLE)
-    sizes = tuple({"TRAIN.BATCH_SIZE": unit * times} for times in (size // unit, size // unit + 1) if times)
+    times = cfg.AUG.NUM_SAMPLE * cfg.DATA.TRAIN_CROP_NUM_TEMPORAL  # clips per video
+    unit = number * parts // math.gcd(parts, times)
+    sizes = tuple({"TRAIN.BATCH_SIZE": unit * n} for n in (size // unit, size // unit + 1) if n)
     if size % number:
         name = "NUM_GPUS" if cfg.NUM_GPUS else "NUM_CPU_PROCS"
         what = f"{size} videos cannot be divided equally among {name} {number}"
         yield Broken(("TRAIN.BATCH_SIZE", name), what, sizes)
         return
-    clips = size // number * cfg.AUG.NUM_SAMPLE
+    clips = size // number * times
     if clips % parts:
         what = f"the {clips} clips of a process cannot be divided into {parts} equal parts"
         keys = ("TRAIN.GRAD_ACCUM_STEPS", "TRAIN.BATCH_SIZE", "AUG.NUM_SAMPLE")

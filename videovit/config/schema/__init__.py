@@ -16,6 +16,7 @@ from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
 from videovit.config.schema.detection import Ava, Coco, Detection
 from videovit.config.schema.detectors import Detector
 from videovit.config.schema.evaluation import Analysis, Predict, Robustness, Search, ShuffleEval, Test, UseOfTime
+from videovit.config.schema.masking import Mask
 from videovit.config.schema.models import (
     ImageResnet,
     Model,
@@ -76,6 +77,7 @@ class Config:
     PIT: Pit = Pit()
     PS_VIT: ProgressiveSampling = ProgressiveSampling()
     IMAGE_RESNET: ImageResnet = ImageResnet()
+    MASK: Mask = Mask()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()

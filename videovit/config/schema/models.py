@@ -19,7 +19,7 @@ from videovit.config.limits import (
     Width,
 )
 
-Loss = Literal["cross_entropy", "soft_cross_entropy", "bce", "bce_logit"]
+Loss = Literal["cross_entropy", "soft_cross_entropy", "bce", "bce_logit", "multi_mse"]
 ClassWeighting = Literal["none", "auto"]
 HeadActivation = Literal["softmax", "sigmoid", "none"]
 PoolingMode = Literal["conv", "conv_unshared", "avg", "max"]
@@ -44,7 +44,7 @@ class Model:
     """
 
     ARCH: str = "mvit"
-    MODEL_NAME: Annotated[str, Aliases({"PTVMViT": "MViT"})] = "MViT"
+    MODEL_NAME: Annotated[str, Aliases({"PTVMViT": "MViT", "MaskMViT": "MViT"})] = "MViT"  # MASK.ENABLE pre-trains it
     NUM_CLASSES: Positive = 400
     LOSS_FUNC: Loss = "cross_entropy"
     LABEL_SMOOTHING: DropRate = 0.0  # ours; without MIXUP

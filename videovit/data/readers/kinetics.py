@@ -9,6 +9,8 @@ of several classes per video (the data set `multilabel`), semicolons separate th
 
     kitchen/one.mp4 3;7;12
     kitchen/two.mp4 -
+
+Masked pre-training reads no labels: a line may be a path alone.
 """
 
 from __future__ import annotations
@@ -22,12 +24,13 @@ from pathlib import Path
 
 from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, read_lines, refuse
 from videovit.data.files.folders import VIDEO_SUFFIXES, suffix_of
-from videovit.data.files.listed_paths import Folders, leads_out, relative_to_either, split_line
+from videovit.data.files.listed_paths import Folders, leads_out, relative_to_either, split_line, unquote
 from videovit.data.records import Action, AnnotationError, Sample
 
 NO_NUMBER = "is not a whole number"
 SEVERAL = "has several classes"
 NO_CLASS = "-"
+LABELS = re.compile(r"-|-?\d+(;\s*\d+)*")
 NUMBER_AFTER_PATH = re.compile(r"(?P<path>.*\S)[,\t ]\s*(?P<number>\d+);?", re.DOTALL)
 
 
@@ -48,6 +51,7 @@ def read(
     prefix: str = "",
     skip_rows: int = 0,
     several: bool = False,
+    labeled: bool = True,
 ) -> list[Sample]:
     """Read a list of labeled videos.
 
@@ -63,6 +67,7 @@ def read(
             looked for in the current folder, then in the folder of the list.
         skip_rows: number of lines to skip at the top.
         several: a video has any number of labels, each of which holds from its beginning to its end.
+        labeled: False: labels may be left out, and are not read.
 
     Returns:
         The samples in the order of the list.
@@ -74,7 +79,10 @@ def read(
     """
     list_file = Path(list_file)
     lines = read_lines(list_file)
-    rows, problems = parse_rows(lines, num_classes=num_classes, separator=separator, skip=skip_rows, several=several)
+    if labeled:
+        rows, problems = parse_rows(lines, num_classes=num_classes, separator=separator, skip=skip_rows, several=several)
+    else:
+        rows, problems = parse_paths(lines, separator=separator, skip=skip_rows), []
     refuse(list_file, problems, hint=advice(rows, problems, num_classes))
     if not rows:
         example = f"path/to/video.mp4{separator}{'0;3' if several else '0'}"
@@ -92,9 +100,9 @@ def read(
 
     misread = [(row.number, row.path, why) for row in rows if (why := misreading(row.path, place, folders))]
     refuse(list_file, misread)
-    if several:
+    if several and labeled:
         return [Sample(place(row.path), actions=tuple(map(_always, row.labels))) for row in rows]
-    return [Sample(place(row.path), row.labels[0]) for row in rows]
+    return [Sample(place(row.path), row.labels[0] if row.labels else -1) for row in rows]
 
 
 def _always(label: int) -> Action:
@@ -173,6 +181,18 @@ def parse_rows(
         else:
             rows.append(Row(number, path, labels))
     return rows, problems
+
+
+def parse_paths(lines: Iterable[str], *, separator: str, skip: int) -> list[Row]:
+    """The paths of a list whose labels are not needed: each line is one, without its labels if it has any."""
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if number <= skip or not text:
+            continue
+        path, written = split_line(text, separator) or (text, "")
+        rows.append(Row(number, path if LABELS.fullmatch(written) else unquote(text), ()))
+    return rows
 
 
 def _parse_labels(text: str, num_classes: int, *, several: bool) -> tuple[int, ...] | str:

@@ -50,7 +50,8 @@ def describe_model(cfg: Config) -> str:
     """Name, number of parameters, and multiply-adds of one training clip (papers call them FLOPs), on one line."""
     params, gmacs = model_cost(cfg)
     clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TRAIN_CROP_SIZE} x {cfg.DATA.TRAIN_CROP_SIZE}"
-    name = f"{cfg.DETECTOR.NAME} on {cfg.MODEL.MODEL_NAME}" if cfg.DETECTOR.NAME else cfg.MODEL.MODEL_NAME
+    what = "masked pre-training" if cfg.MASK.ENABLE else cfg.DETECTOR.NAME
+    name = f"{what} on {cfg.MODEL.MODEL_NAME}" if what else cfg.MODEL.MODEL_NAME
     return f"{name}: {params:,} parameters, {gmacs:.3f} GMACs per clip of {clip}"
 
 

@@ -189,7 +189,7 @@ class Trainer:
         record_start(cfg, self.run, "config.yaml")
         epoch = describe_train_list(
             self.loader.dataset.samples,
-            num_classes=cfg.MODEL.NUM_CLASSES,
+            num_classes=0 if cfg.MASK.ENABLE else cfg.MODEL.NUM_CLASSES,
             videos_per_step=self._global_batch,
             balanced=cfg.DATA.SAMPLER == "balanced",
         )
@@ -340,11 +340,11 @@ class Trainer:
         )
         loader = problem.val.loader(run)
         evaluator = problem.val.new_evaluator(loader.dataset)
-        loss = LossSink(build_loss(cfg.MODEL.LOSS_FUNC))
-        passes = [evaluator.forward_pass(problem.activation, [loss] if evaluator.has_labels else ())]
+        sinks = [LossSink(build_loss(cfg.MODEL.LOSS_FUNC))] if evaluator.has_labels else []
+        passes = [evaluator.forward_pass(problem.activation, sinks)]
         skipped = evaluate_split(inference, loader, passes, run, name="validation", log_period=cfg.LOG_PERIOD)
         result = evaluator.gather().result(skipped=skipped)
-        losses = {"loss": loss.result()} if evaluator.has_labels else {}
+        losses = {"loss": sink.result() for sink in sinks}
         # The file first: once the validation is reported, it is not repeated.
         if self.best.improves({**result, **losses}, epoch + 1):
             self.save_best()
