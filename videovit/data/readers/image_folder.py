@@ -28,7 +28,7 @@ from videovit.messages import did_you_mean, plural
 
 def read(
     split_folder: str | Path, *, num_classes: int, separator: str = " ", prefix: str = "", skip_rows: int = 0
-) -> list[Sample]:
+) -> Sequence[Sample]:
     """Read the images of a split.
 
     Args:
