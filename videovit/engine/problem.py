@@ -6,7 +6,7 @@ kept: lists of videos, ground truth, class names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -148,7 +148,7 @@ class DataSplit:
         return build_spec(self._cfg, self._split)
 
     @cached_property
-    def samples(self) -> list[Sample]:
+    def samples(self) -> Sequence[Sample]:
         """The videos.
 
         Raises:
@@ -164,7 +164,7 @@ class DataSplit:
         """
         return build_dataset(self._with_clips(num_clips), self._split, self.samples, self.spec)
 
-    def loader(self, run: Run, num_clips: int = 0, samples: list[Sample] | None = None) -> ClipLoader:
+    def loader(self, run: Run, num_clips: int = 0, samples: Sequence[Sample] | None = None) -> ClipLoader:
         """The batches of this process; see `dataset`. `samples` are other videos than those of the list."""
         loader = build_loader(
             self._with_clips(num_clips),

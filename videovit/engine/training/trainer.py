@@ -13,6 +13,7 @@ from torch import nn
 
 from videovit.config import dump_config
 from videovit.data.build import describe_train_list
+from videovit.data.sample_list import Paths
 from videovit.engine import distributed
 from videovit.engine.checkpoints.folder import Position, checkpoint_path, find_checkpoints
 from videovit.engine.checkpoints.resume import resume
@@ -70,7 +71,7 @@ class Trainer:
         self.problem, self.cfg, self.run = problem, problem.cfg, run
         self.lock, self.saver = lock, saver
         self.loader = problem.train.loader(run)
-        paths = [sample.path for sample in self.loader.dataset.samples]
+        paths = Paths(self.loader.dataset.samples)
         self.train_list = list_digest(self.loader.dataset.samples, data_folders(self.cfg))
         self.training = build_training(problem, run, paths=paths)
         self.training.requests = lambda: (signals.requested(), saver.due())
