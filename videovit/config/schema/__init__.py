@@ -17,6 +17,7 @@ from videovit.config.schema.detection import Ava, Coco, Detection
 from videovit.config.schema.detectors import Detector
 from videovit.config.schema.evaluation import Analysis, Predict, Robustness, Search, ShuffleEval, Test, UseOfTime
 from videovit.config.schema.models import (
+    HuggingFace,
     ImageResnet,
     Model,
     Mvit,
@@ -75,6 +76,7 @@ class Config:
     PIT: Pit = Pit()
     PS_VIT: ProgressiveSampling = ProgressiveSampling()
     IMAGE_RESNET: ImageResnet = ImageResnet()
+    HF: HuggingFace = HuggingFace()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()
