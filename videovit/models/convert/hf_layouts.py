@@ -56,7 +56,7 @@ def notes_of_transformers(state: Mapping[str, Tensor]) -> list[str]:
     """
     if any(_OLD_BIAS.search(name) for name in state):
         return [
-            "biases of queries and values are read from their old names, q_bias and v_bias; some versions of "
+            "biases of queries and values are named q_bias and v_bias in this file; some versions of "
             "transformers 5 do not know these and load zeros, so their logits may differ from those here"
         ]
     biases = [t for name, t in state.items() if re.search(r"\.attention\.attention\.(query|value)\.bias$", name)]
