@@ -58,7 +58,8 @@ def load(
               and with TEST.USE_EMA the moving average in it;
             - `zoo:NAME`, such as `zoo:mvitv2_s_16x4_k400`; `zoo:` may be left out;
             - a folder written by `Model.save`;
-            - `hf://user/name`, or `hf://user/name@revision`: such a folder on the Hugging Face Hub;
+            - a folder that transformers wrote (docs/hugging_face.md);
+            - `hf://user/name`, or `hf://user/name@revision`: a folder of one of these kinds on the Hugging Face Hub;
             - a config, by file or by the name of one that comes with videovit, together with `checkpoint`.
         checkpoint: other weights than those of the source: a file, the OUTPUT_DIR of a run, `zoo:NAME`, or a URL.
         device: where it runs; "auto" takes a GPU if there is one.

@@ -14,6 +14,7 @@ from videovit.models.detection.detector import Detector
 from videovit.models.detection.detr import deformable_detr_from_config
 from videovit.models.detection.rcnn import rcnn_from_config, retinanet_from_config
 from videovit.models.detection.roi_head import box_head_from_config
+from videovit.models.external.hugging_face import HF_MODELS
 from videovit.models.external.pytorchvideo import PTV_MODELS
 from videovit.models.external.resnet import image_resnet_from_config
 from videovit.models.external.slowfast_names import SLOWFAST_NAMES
@@ -41,6 +42,7 @@ MODELS: dict[str, Callable[[Config], VideoModel]] = {
     "X3D": x3d_from_config,
     **PTV_MODELS,
     **SLOWFAST_NAMES,
+    **HF_MODELS,
 }
 """MODEL.MODEL_NAME -> builder."""
 

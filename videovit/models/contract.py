@@ -399,6 +399,9 @@ class AttentionModel(VideoModel):
     def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
         """The tokens of every attention layer, in the order in which the layers run; `x` as in `forward`."""
 
+    def attention_layers(self) -> list[nn.Module]:
+        """The modules that compute the maps; their first argument are the tokens of the queries."""
+        return [module for name, module in self.named_modules() if name.rpartition(".")[2] == "attn"]
 
 class MaskableModel(AttentionModel):
     """A model whose first tokens are patches, some of which can be hidden from it."""

@@ -18,6 +18,7 @@ from videovit.config.schema.detectors import Detector
 from videovit.config.schema.evaluation import Analysis, Predict, Robustness, Search, ShuffleEval, Test, UseOfTime
 from videovit.config.schema.masking import Mask
 from videovit.config.schema.models import (
+    HuggingFace,
     ImageResnet,
     Model,
     Mvit,
@@ -78,6 +79,7 @@ class Config:
     PS_VIT: ProgressiveSampling = ProgressiveSampling()
     IMAGE_RESNET: ImageResnet = ImageResnet()
     MASK: Mask = Mask()
+    HF: HuggingFace = HuggingFace()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()

@@ -32,6 +32,7 @@ HeadInput = Literal["mean", "cls"]
 PositionTables = Literal["first", "all"]
 
 Patch = Annotated[tuple[Positive, ...], Size((2, 3))]
+HfSetting = int | float | bool | tuple[int, ...] | str
 BlockFactor = tuple[Natural, Times]
 BlockStride = tuple[Natural, Positive, Positive, Positive]
 
@@ -124,6 +125,17 @@ class ImageResnet:
 
     DEPTH: Literal[18, 34, 50, 101] = 50  # layers with weights
     FROZEN_NORMS: bool = False  # batch norms keep their statistics and factors, as detectors are trained
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """HF (ours): settings of a model of transformers, by the names of its config.json: [[hidden_size, 384], ...].
+
+    What is not here has transformers' default. Classes and channels are MODEL.NUM_CLASSES and DATA.INPUT_CHANNEL_NUM;
+    frames and side, for which position tables are made, are those of DATA unless they are here.
+    """
+
+    CONFIG: tuple[tuple[str, HfSetting], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from videovit.models.convert.convolutional_layouts import is_pytorchvideo_cnn
 from videovit.models.convert.eps import pool_norm_eps, set_pool_norm_eps, source_eps
 from videovit.models.convert.fit import fit
 from videovit.models.convert.grids import Grids, as_grid, grid_in_config, tables_of
+from videovit.models.convert.hf_layouts import from_transformers, notes_of_transformers
 from videovit.models.convert.layouts import LAYOUTS, detect
 from videovit.models.convert.pretraining import is_of_masked_model, without_encoder_prefix
 from videovit.models.convert.read import CheckpointError, Weights, read_weights
@@ -27,6 +28,7 @@ from videovit.models.convert.wrappers import unwrapped
 from videovit.models.convolutional.network import ConvolutionalNetwork
 from videovit.models.detection.detector import Detector
 from videovit.models.masked.model import MaskedModel
+from videovit.models.external.hf_network import HfNetwork
 from videovit.models.mvit.attention import MultiscaleAttention
 from videovit.models.mvit.model import MViT
 
@@ -111,6 +113,9 @@ def _load(model: nn.Module, weights: Weights, source: str, *, inflate: Inflation
     head_names = model.head_names if isinstance(model, LayeredModel) else LayeredModel.head_names
     if isinstance(model, VideoModel):
         head_names += model.dropped
+    if isinstance(model, HfNetwork):
+        notes += notes_of_transformers(weights.state)
+        weights = replace(weights, state=from_transformers(weights.state, model))
     grids = _grids(model, wanted, weights, grid)
     layout = source if source != "auto" else _layout(model, wanted, weights)
     if translate := LAYOUTS.get(layout):
