@@ -1,7 +1,7 @@
 """Engines: what runs an exported graph, and how a model becomes one for them.
 
-An engine is a class with `__call__`, and a row of `ENGINES`. It reads ONNX files, which hold a graph of known operations
-and data, but no code.
+An engine is a class with `__call__`, and a row of `ENGINES`. It reads ONNX files: a graph of known
+operations, and data, but no code.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ class Job:
 
     def capture(self, dtype: torch.dtype | None) -> ExportedProgram:
         """The graph, from frames to logits; `dtype` of autocast."""
-        network = Exportable(self.model, self.preparation).eval()
-        return capture(network, self.inputs(self.batch or 2), dynamic=not self.batch, dtype=dtype)
+        network = Exportable(self.model, self.preparation, dtype).eval()
+        return capture(network, self.inputs(self.batch or 2), dynamic=not self.batch)
 
     def inputs(self, num_clips: int, seed: int = 0) -> list[Tensor]:
         """Random frames uint8 (B, T, S, S, 3), and boxes (R, 5) for a detector."""
@@ -91,7 +91,7 @@ class Job:
             "preprocessing": json.dumps(describe_input(own)),
             "precision": "fp32" if self.half is None else "bf16",
             "versions": json.dumps(
-                {"videovit": videovit.__version__, **{name: version(name) for name in ("torch", *packages)}}
+                {"videovit": videovit.__version__, "torch": torch.__version__, **{n: version(n) for n in packages}}
             ),
             "config": dump_config(own),
         }

@@ -31,18 +31,22 @@ class Exportable(nn.Module):
     Args:
         model: in evaluation mode. If its head classifies boxes, these are the second input.
         preparation: what turns frames into clips; None if the input is clips.
+        dtype: of autocast; None for full precision.
     """
 
-    def __init__(self, model: VideoModel, preparation: Preparation | None = None) -> None:
+    def __init__(
+        self, model: VideoModel, preparation: Preparation | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.preparation = model, preparation
+        self.model, self.preparation, self.dtype = model, preparation, dtype
 
     def forward(self, frames: Tensor, boxes: Tensor | None = None) -> Tensor:
         """(B, K), or (R, K) of boxes (R, 5); see `VideoModel.forward`."""
         x_BCTHW = frames if self.preparation is None else self.preparation(frames)
-        # Autocast leaves some outputs in a narrow type. Whoever reads them should not have to know that.
-        logits: Tensor = self.model(x_BCTHW, boxes).float()
-        return logits
+        # Entered here, autocast becomes a part of the graph.
+        with contextlib.nullcontext() if self.dtype is None else torch.autocast("cpu", self.dtype):
+            logits: Tensor = self.model(x_BCTHW, boxes)
+        return logits.float()
 
 
 class ExportableFeatures(nn.Module):
@@ -73,16 +77,13 @@ def example_boxes(num: int, num_clips: int, side: int) -> Tensor:
     return torch.stack([torch.arange(num) % num_clips, low, low, high, high], dim=1).float()
 
 
-def capture(
-    network: nn.Module, inputs: Sequence[Tensor], *, dynamic: bool = True, dtype: torch.dtype | None = None
-) -> ExportedProgram:
+def capture(network: nn.Module, inputs: Sequence[Tensor], *, dynamic: bool = True) -> ExportedProgram:
     """The graph of a network.
 
     Args:
         network: in evaluation mode, on the CPU.
         inputs: an example: frames or clips of at least two clips if `dynamic`, and boxes for a detector.
         dynamic: the graph takes any number of clips; otherwise the number in the example. Boxes are always any number.
-        dtype: of autocast; None for full precision.
 
     Raises:
         UserError: the network has parts that do not follow from shapes alone.
@@ -90,9 +91,8 @@ def capture(
     sizes: list[dict[int, Any] | None] = [{0: Dim("clips", min=1, max=MOST_CLIPS)} if dynamic else None]
     if len(inputs) > 1:
         sizes.append({0: Dim("boxes", min=0, max=MOST_BOXES)})
-    mixed = torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
-    # Whoever calls may be in inference mode, whose tensors a graph cannot hold.
-    with torch.inference_mode(False), torch.no_grad(), mixed, quiet():
+    # Whoever calls may be in inference mode, whose tensors a graph cannot hold, or in autocast.
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False), quiet():
         try:
             return torch.export.export(
                 network, tuple(x.clone() for x in inputs), dynamic_shapes=tuple(sizes), strict=False
