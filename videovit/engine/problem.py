@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from videovit.config import Config
+from videovit.config.schema.evaluation import EngineName
 from videovit.data.build import ClipLoader, build_dataset, build_loader
 from videovit.data.catalog import DatasetSpec, Evaluation, Split, build_spec, read_names
 from videovit.data.class_frequency import count_classes, inverse_frequency
@@ -104,7 +105,15 @@ class Problem:
         )
         return weights
 
-    def inference(self, model: LayeredModel, run: Run, *, batch_size: int, dtype: torch.dtype | None) -> Inference:
+    def inference(
+        self,
+        model: LayeredModel,
+        run: Run,
+        *,
+        batch_size: int,
+        dtype: torch.dtype | None,
+        engine: EngineName = "torch",
+    ) -> Inference:
         """A model to evaluate.
 
         Args:
@@ -112,6 +121,7 @@ class Problem:
             run: this process.
             batch_size: clips per step and shard; fewer go through the model at once on a CPU.
             dtype: of autocast; None for full precision.
+            engine: what runs it.
         """
         cfg = self.cfg
         clips = batch_size * cfg.NUM_SHARDS // run.world_size
@@ -124,6 +134,7 @@ class Problem:
             dtype=dtype,
             clips_per_step=max(1, clips),
             skip_unreadable=cfg.TEST.SKIP_UNREADABLE,
+            engine=engine,
         )
 
 

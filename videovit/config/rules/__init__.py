@@ -16,6 +16,7 @@ __all__ = ["RULES", "Broken", "changed", "check"]
 RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     machines.tildes,
     machines.processes,
+    machines.engines,
     machines.sharding,
     machines.batches,
     labels.data_sets,

@@ -40,6 +40,20 @@ def processes(cfg: Config) -> Iterator[Broken]:
             yield Broken(keys, "fp16 needs a GPU and NUM_GPUS is 0", ({keys[0]: "bf16"}, {keys[1]: False}))
 
 
+def engines(cfg: Config) -> Iterator[Broken]:
+    """Engines other than PyTorch compute on a CPU, and each in the precision that it has."""
+    test, key, torch = cfg.TEST, "TEST.ENGINE", {"TEST.ENGINE": "torch"}
+    if test.ENGINE == "torch":
+        return
+    if cfg.NUM_GPUS > 0:
+        yield Broken((key, "NUM_GPUS"), f"{test.ENGINE} computes on the CPU here", (torch, {"NUM_GPUS": 0}))
+    if cfg.DETECTOR.NAME:
+        yield Broken((key, "DETECTOR.NAME"), f"{test.ENGINE} cannot run a detector of objects in images", (torch,))
+    if test.ENGINE == "onnxruntime" and test.MIXED_PRECISION:
+        what, mixed = "onnxruntime has no half precision on a CPU", "TEST.MIXED_PRECISION"
+        yield Broken((key, mixed), what, ({mixed: False}, {key: "openvino"}))
+
+
 def sharding(cfg: Config) -> Iterator[Broken]:
     """What a sharded model does not support."""
     train, key = cfg.TRAIN, "TRAIN.SHARD_MODEL"
