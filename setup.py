@@ -51,6 +51,7 @@ setup(
         "browser": ["selenium>=4.11"],
         "hf": ["transformers>=5.24", "scipy>=1.11"],
         "torchcodec": ["torchcodec>=0.7"],
+        "hdf5": ["h5py>=3.10"],
         "coco": ["pycocotools>=2.0.10"],
         "dev": [
             "setuptools>=70.1",

@@ -15,7 +15,16 @@ from videovit.config.schema.convolutional import BatchNorm, NonLocal, ResNet, Sl
 from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
 from videovit.config.schema.detection import Ava, Coco, Detection
 from videovit.config.schema.detectors import Detector
-from videovit.config.schema.evaluation import Analysis, Predict, Robustness, Search, ShuffleEval, Test, UseOfTime
+from videovit.config.schema.evaluation import (
+    Analysis,
+    Features,
+    Predict,
+    Robustness,
+    Search,
+    ShuffleEval,
+    Test,
+    UseOfTime,
+)
 from videovit.config.schema.masking import Mask
 from videovit.config.schema.models import (
     HuggingFace,
@@ -59,6 +68,7 @@ class Config:
     ROBUSTNESS: Free[Robustness] = Robustness()
     ANALYSIS: Free[Analysis] = Analysis()
     PREDICT: Free[Predict] = Predict()
+    FEATURES: Free[Features] = Features()
     SEARCH: Free[Search] = Search()
     BENCHMARK: Free[Benchmark] = Benchmark()
     DATA: Data = Data()

@@ -124,6 +124,9 @@ class ImageResnet:
     """IMAGE_RESNET (ours): torchvision's residual networks of images, as controls."""
 
     DEPTH: Literal[18, 34, 50, 101] = 50  # layers with weights
+    DIMENSIONS: Literal["resnet", "vit"] = "resnet"  # vit: one grid of patches and one width, from first to last
+    WIDTH: Width = 64  # channels inside the first block
+    PATCH_SIZE: Positive = 16  # pixels, with the dimensions of a ViT
     FROZEN_NORMS: bool = False  # batch norms keep their statistics and factors, as detectors are trained
 
 
