@@ -39,20 +39,8 @@ WAITING: dict[str, str] = {
         ("ImageNet/REV_MVIT_B_16_CONV", "ImageNet/REV_VIT_B", "ImageNet/REV_VIT_S", "Kinetics/REV_MVIT_B_16x4_CONV"),
         "MVIT.REV.ENABLE",
     ),
-    **{
-        f"masked_ssl/{name}": "MASK.ENABLE"
-        for name in (
-            "in1k_VIT_B_MaskFeat_PT",
-            "in1k_VIT_L_MaskFeat_PT",
-            "k400_MVITv2_L_16x4_MaskFeat_PT",
-            "k400_MVITv2_S_16x4_MaskFeat_PT",
-            "k400_VIT_B_16x4_MAE_PT",
-            "k400_VIT_H_16x4_MAE_PT",
-            "k400_VIT_L_16x4_MAE_PT",
-        )
-    },
 }
-"""Files of reversible MViT and of masked pre-training, which are not here yet -> the key that switches them on."""
+"""Files of reversible MViT, which is not here yet -> the key that switches them on."""
 
 OVERRIDES = {"masked_ssl/k400_VIT_B_16x4_FT": ("NUM_GPUS", "1")}
 """KEY VALUE without which a file cannot train, there and here: 1 video per step cannot be divided among 8 GPUs."""

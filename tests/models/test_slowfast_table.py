@@ -26,7 +26,7 @@ def documented() -> dict[str, str]:
 def what_builds(cfg: Config) -> Hashable:
     """All that the parameters of a model depend on."""
     data = cfg.DATA
-    sections = (cfg.MODEL, cfg.MVIT, cfg.RESNET, cfg.SLOWFAST, cfg.X3D, cfg.NONLOCAL, cfg.DETECTION)
+    sections = (cfg.MODEL, cfg.MVIT, cfg.RESNET, cfg.SLOWFAST, cfg.X3D, cfg.NONLOCAL, cfg.DETECTION, cfg.MASK)
     return sections, data.NUM_FRAMES, data.TRAIN_CROP_SIZE
 
 

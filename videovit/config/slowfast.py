@@ -13,7 +13,7 @@ from typing import get_args
 from videovit.config.schema.models import Loss
 
 _CNN = "MODEL.MODEL_NAME determines it"
-_SELF_SUPERVISED = "belongs to self-supervised training"
+_SELF_SUPERVISED = "belongs to contrastive training"
 _LOADER = "belongs to SlowFast's loader benchmark; see BENCHMARK.WHAT"
 _REVERSIBLE = "belongs to reversible MViT"
 _AVA_COLOR = "belongs to AVA.TRAIN_USE_COLOR_AUGMENTATION, which is not supported"
@@ -41,13 +41,8 @@ IGNORED: dict[str, str] = {
     "MVIT.REV.RES_PATH": _REVERSIBLE,
     "MVIT.REV.PRE_Q_FUSION": _REVERSIBLE,
     "CONTRASTIVE.*": _SELF_SUPERVISED,
-    "MASK.*": _SELF_SUPERVISED,
-    "VIS_MASK.*": _SELF_SUPERVISED,
-    "AUG.MASK_TUBE": _SELF_SUPERVISED,
-    "AUG.MASK_FRAMES": _SELF_SUPERVISED,
-    "AUG.MASK_WINDOW_SIZE": _SELF_SUPERVISED,
-    "AUG.MASK_RATIO": _SELF_SUPERVISED,
-    "AUG.MAX_MASK_PATCHES_PER_BLOCK": _SELF_SUPERVISED,
+    "VIS_MASK.ENABLE": "every validation draws reconstructions, see MASK.NUM_PICTURES",
+    "AUG.GEN_MASK_LOADER": "MASK.MAE_RND_MASK alone says which kind of mask is drawn",
     "DATA.SSL_BLUR_SIGMA_MIN": _SELF_SUPERVISED,
     "DATA.SSL_BLUR_SIGMA_MAX": _SELF_SUPERVISED,
     "DETECTION.SPATIAL_SCALE_FACTOR": "the model determines it: 32 for MViT, for which SlowFast's 16 is wrong",
@@ -118,7 +113,7 @@ def _switch(reason: str) -> Refusal:
     return Refusal(reason, off=("False", "no", "off"))
 
 
-_NO_SSL = "self-supervised training is not supported"
+_NO_POOLED_DECODER = "decoders do not pool here"
 _NO_MULTIGRID = (
     "multigrid training is not supported: the sizes of its batches and clips change within an epoch, but here a step "
     "costs the same throughout, and what a clip is follows from (seed, epoch, index) alone"
@@ -129,30 +124,22 @@ _NO_CONTRASTIVE = (
 )
 
 REFUSED: dict[str, Refusal] = {
-    "TASK": Refusal(
-        f"{_NO_SSL}; its weights can be fine-tuned (TRAIN.CHECKPOINT_FILE_PATH)",
-        on=("ssl",),
-        instead=("''",),
-    ),
-    "MODEL.ARCH": Refusal(_NO_SSL, on=("maskmvit",), instead=("mvit",)),
     "MODEL.MODEL_NAME": Refusal(
         f"this model is not supported; {_NO_CONTRASTIVE}",
-        on=("ContrastiveModel", "MaskMViT"),
+        on=("ContrastiveModel",),
         instead=("MViT", "ResNet", "SlowFast", "X3D"),
     ),
     "MODEL.LOSS_FUNC": Refusal(
-        "only classification is supported, neither regression nor self-supervised training",
-        on=("mse", "multi_mse", "contrastive_loss"),
+        "only classification and masked pre-training (multi_mse) are supported",
+        on=("mse", "contrastive_loss"),
         instead=get_args(Loss),
     ),
     "MODEL.FREEZE_LAYERS": Refusal("TRAIN.FREEZE has taken its place", off=("0",)),
     "MVIT.REV.ENABLE": _switch("reversible MViT is not supported"),
-    "MASK.ENABLE": _switch(_NO_SSL),
-    "VIS_MASK.ENABLE": _switch(_NO_SSL),
-    "AUG.GEN_MASK_LOADER": _switch(_NO_SSL),
-    "DATA.SSL_MOCOV2_AUG": _switch(_NO_SSL),
-    "DATA.TIME_DIFF_PROB": Refusal(_NO_SSL, off=("0",)),
-    "DATA.TRAIN_CROP_NUM_TEMPORAL": Refusal("AUG.NUM_SAMPLE sets the number of clips per video", off=("1",)),
+    "MASK.DEC_KV_KERNEL": Refusal(_NO_POOLED_DECODER, off=("[]", "()")),
+    "MASK.DEC_KV_STRIDE": Refusal(_NO_POOLED_DECODER, off=("[]", "()")),
+    "DATA.SSL_MOCOV2_AUG": _switch(_NO_CONTRASTIVE),
+    "DATA.TIME_DIFF_PROB": Refusal(_NO_CONTRASTIVE, off=("0",)),
     "DATA.TRAIN_CROP_NUM_SPATIAL": Refusal("several crops per clip are not supported in training", off=("1",)),
     "DATA.TRAIN_JITTER_MOTION_SHIFT": _switch("crops that move within a clip are not supported"),
     "DATA.LOADER_CHUNK_SIZE": Refusal("list files are read completely", off=("0",)),

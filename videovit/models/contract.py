@@ -3,6 +3,7 @@
     LayeredModel            layers, from which layer decay, weight-decay groups, freezing and sharding follow
       VideoModel            clips or images -> logits; what a new model subclasses
         AttentionModel      with attention maps to look at
+        MaskableModel     of patches, some of which can be hidden from it: what masked pre-training trains
       Detector              images -> objects in them, from the maps of a VideoModel (`detection/detector.py`)
 
 A new model implements the hooks at the end of `VideoModel`, and gets the rest: images taken as clips of one frame,
@@ -397,3 +398,49 @@ class AttentionModel(VideoModel):
     @abstractmethod
     def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
         """The tokens of every attention layer, in the order in which the layers run; `x` as in `forward`."""
+
+    def attention_layers(self) -> list[nn.Module]:
+        """The modules that compute the maps; their first argument are the tokens of the queries."""
+        return [module for name, module in self.named_modules() if name.rpartition(".")[2] == "attn"]
+
+
+class MaskableModel(AttentionModel):
+    """A model whose first tokens are patches, some of which can be hidden from it."""
+
+    @property
+    @abstractmethod
+    def patch_stride(self) -> Grid:
+        """(T, H, W) in pixels from one of the first tokens to the next."""
+
+    @property
+    @abstractmethod
+    def output_stride(self) -> Grid:
+        """(T, H, W) in pixels from one token of the last block to the next."""
+
+    @abstractmethod
+    def encode_visible(self, x_BCTHW: Tensor, visible_BL: Tensor) -> Tensor:
+        """Tokens of the visible patches alone: the others are left out from the first block on.
+
+        Args:
+            x_BCTHW: clips.
+            visible_BL: numbers of the visible patches, row by row.
+
+        Returns:
+            (B, X + L, C): the tokens of the last block, normalized, class tokens first.
+
+        Raises:
+            UserError: blocks need the whole grid, such as those that pool.
+        """
+
+    @abstractmethod
+    def encode_replaced(self, x_BCTHW: Tensor, hidden_BTHW: Tensor, token_11C: Tensor) -> Tensor:
+        """Tokens of all patches, where hidden ones are replaced by a token, to which positions are added.
+
+        Args:
+            x_BCTHW: clips.
+            hidden_BTHW: true for hidden patches.
+            token_11C: in the place of every hidden patch.
+
+        Returns:
+            (B, T', H', W', C): the grid of the last block, not normalized.
+        """

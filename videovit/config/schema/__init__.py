@@ -15,8 +15,19 @@ from videovit.config.schema.convolutional import BatchNorm, NonLocal, ResNet, Sl
 from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
 from videovit.config.schema.detection import Ava, Coco, Detection
 from videovit.config.schema.detectors import Detector
-from videovit.config.schema.evaluation import Analysis, Predict, Robustness, Search, ShuffleEval, Test, UseOfTime
+from videovit.config.schema.evaluation import (
+    Analysis,
+    Features,
+    Predict,
+    Robustness,
+    Search,
+    ShuffleEval,
+    Test,
+    UseOfTime,
+)
+from videovit.config.schema.masking import Mask
 from videovit.config.schema.models import (
+    HuggingFace,
     ImageResnet,
     Model,
     Mvit,
@@ -57,6 +68,7 @@ class Config:
     ROBUSTNESS: Free[Robustness] = Robustness()
     ANALYSIS: Free[Analysis] = Analysis()
     PREDICT: Free[Predict] = Predict()
+    FEATURES: Free[Features] = Features()
     SEARCH: Free[Search] = Search()
     BENCHMARK: Free[Benchmark] = Benchmark()
     DATA: Data = Data()
@@ -76,6 +88,8 @@ class Config:
     PIT: Pit = Pit()
     PS_VIT: ProgressiveSampling = ProgressiveSampling()
     IMAGE_RESNET: ImageResnet = ImageResnet()
+    MASK: Mask = Mask()
+    HF: HuggingFace = HuggingFace()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()

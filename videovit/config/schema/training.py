@@ -26,11 +26,11 @@ class Train:
 
     ENABLE: bool = True
     DATASET: str = "kinetics"
-    OBJECTIVE: str = "auto"  # ours; row of OBJECTIVES; auto: by DETECTOR.NAME and DISTILL.TYPE
+    OBJECTIVE: str = "auto"  # ours; row of OBJECTIVES; auto: by DETECTOR.NAME, MASK.ENABLE and DISTILL.TYPE
     BATCH_SIZE: Positive = 64  # videos per step per shard
     EVAL_PERIOD: Free[Natural] = 10  # epochs between validations; 0 never validates
     BEST: Free[BestMeasure] = (
-        "auto"  # ours; of validation, for checkpoint_best.pyth; auto: top1_acc, map or box_ap; '' for none
+        "auto"  # ours; of validation, for checkpoint_best.pyth; auto: top1_acc, map, box_ap or loss; '' for none
     )
     EARLY_STOP_EPOCHS: Free[Natural] = 0  # ours; a validation this long after the best one ends training; 0 never does
     FREEZE: Frozen | Natural = "none"  # ours; layers that are not trained: all but the head, or the first N

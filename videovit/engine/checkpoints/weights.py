@@ -12,7 +12,9 @@ from torch import nn
 from videovit.config import Config
 from videovit.config.schema.evaluation import WhichCheckpoint
 from videovit.engine import distributed
+from videovit.engine.checkpoints import hub
 from videovit.engine.checkpoints.folder import best_checkpoint, find_checkpoints
+from videovit.engine.checkpoints.hf_folder import weights_in
 from videovit.engine.checkpoints.resume import load_model
 from videovit.engine.distributed.parallel import is_sharded, load_unsharded, unsharded
 from videovit.engine.reporting.log import logger
@@ -50,7 +52,8 @@ def describe_model(cfg: Config) -> str:
     """Name, number of parameters, and multiply-adds of one training clip (papers call them FLOPs), on one line."""
     params, gmacs = model_cost(cfg)
     clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TRAIN_CROP_SIZE} x {cfg.DATA.TRAIN_CROP_SIZE}"
-    name = f"{cfg.DETECTOR.NAME} on {cfg.MODEL.MODEL_NAME}" if cfg.DETECTOR.NAME else cfg.MODEL.MODEL_NAME
+    what = "masked pre-training" if cfg.MASK.ENABLE else cfg.DETECTOR.NAME
+    name = f"{what} on {cfg.MODEL.MODEL_NAME}" if what else cfg.MODEL.MODEL_NAME
     return f"{name}: {params:,} parameters, {gmacs:.3f} GMACs per clip of {clip}"
 
 
@@ -203,16 +206,19 @@ def find_weights_file(path: str, which: WhichCheckpoint = "last") -> str:
     """The newest or best checkpoint if `path` is the OUTPUT_DIR of a run, otherwise the local path of the file.
 
     Args:
-        path: a file, an OUTPUT_DIR, `zoo:NAME`, or a URL. The last two are downloaded, unless they are in the cache.
+        path: a file, an OUTPUT_DIR, a folder of a saved model, `zoo:NAME`, `hf://user/name`, or a URL. The last three
+            are downloaded, unless they are in the cache.
         which: of the checkpoints in an OUTPUT_DIR.
 
     Raises:
         CheckpointError: a folder that neither is a sharded checkpoint nor contains such a checkpoint.
         UserError: the download failed.
     """
-    path = str(local_file(path))
+    path = str(hub.download(path) if path.startswith(hub.PREFIX) else local_file(path))
     if not Path(path).is_dir() or Path(path).suffix == SHARDED_SUFFIX:
         return path
+    if (saved := weights_in(Path(path))) is not None:
+        return str(saved)
     found = checkpoint_of(Path(path), which)
     if found is None:
         raise CheckpointError(f"{path}: a folder without checkpoints/checkpoint_epoch_*")

@@ -13,7 +13,7 @@ from videovit.engine.checkpoints.weights import build_seeded_network, train_dtyp
 from videovit.engine.distributed.parallel import replicate, shard
 from videovit.engine.problem import Problem
 from videovit.engine.run_context import Run
-from videovit.engine.training.guards import NonFiniteGuard
+from videovit.engine.training.non_finite import NonFiniteGuard
 from videovit.engine.training.optim import build_ema, build_optimizer, build_schedule
 from videovit.engine.training.step import Training
 from videovit.models.contract import LayeredModel

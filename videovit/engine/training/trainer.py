@@ -13,6 +13,7 @@ from torch import nn
 
 from videovit.config import dump_config
 from videovit.data.build import describe_train_list
+from videovit.data.sample_list import Paths
 from videovit.engine import distributed
 from videovit.engine.checkpoints.folder import Position, checkpoint_path, find_checkpoints
 from videovit.engine.checkpoints.resume import resume
@@ -70,7 +71,7 @@ class Trainer:
         self.problem, self.cfg, self.run = problem, problem.cfg, run
         self.lock, self.saver = lock, saver
         self.loader = problem.train.loader(run)
-        paths = [sample.path for sample in self.loader.dataset.samples]
+        paths = Paths(self.loader.dataset.samples)
         self.train_list = list_digest(self.loader.dataset.samples, data_folders(self.cfg))
         self.training = build_training(problem, run, paths=paths)
         self.training.requests = lambda: (signals.requested(), saver.due())
@@ -189,7 +190,7 @@ class Trainer:
         record_start(cfg, self.run, "config.yaml")
         epoch = describe_train_list(
             self.loader.dataset.samples,
-            num_classes=cfg.MODEL.NUM_CLASSES,
+            num_classes=0 if cfg.MASK.ENABLE else cfg.MODEL.NUM_CLASSES,
             videos_per_step=self._global_batch,
             balanced=cfg.DATA.SAMPLER == "balanced",
         )
@@ -340,11 +341,11 @@ class Trainer:
         )
         loader = problem.val.loader(run)
         evaluator = problem.val.new_evaluator(loader.dataset)
-        loss = LossSink(build_loss(cfg.MODEL.LOSS_FUNC))
-        passes = [evaluator.forward_pass(problem.activation, [loss] if evaluator.has_labels else ())]
+        sinks = [LossSink(build_loss(cfg.MODEL.LOSS_FUNC))] if evaluator.has_labels else []
+        passes = [evaluator.forward_pass(problem.activation, sinks)]
         skipped = evaluate_split(inference, loader, passes, run, name="validation", log_period=cfg.LOG_PERIOD)
         result = evaluator.gather().result(skipped=skipped)
-        losses = {"loss": loss.result()} if evaluator.has_labels else {}
+        losses = {"loss": sink.result() for sink in sinks}
         # The file first: once the validation is reported, it is not repeated.
         if self.best.improves({**result, **losses}, epoch + 1):
             self.save_best()

@@ -19,12 +19,16 @@ from videovit.models.convert.convolutional_layouts import is_pytorchvideo_cnn
 from videovit.models.convert.eps import pool_norm_eps, set_pool_norm_eps, source_eps
 from videovit.models.convert.fit import fit
 from videovit.models.convert.grids import Grids, as_grid, grid_in_config, tables_of
+from videovit.models.convert.hf_layouts import from_transformers, notes_of_transformers
 from videovit.models.convert.layouts import LAYOUTS, detect
+from videovit.models.convert.pretraining import is_of_masked_model, without_encoder_prefix
 from videovit.models.convert.read import CheckpointError, Weights, read_weights
 from videovit.models.convert.report import LoadReport
 from videovit.models.convert.wrappers import unwrapped
 from videovit.models.convolutional.network import ConvolutionalNetwork
 from videovit.models.detection.detector import Detector
+from videovit.models.masked.model import MaskedModel
+from videovit.models.external.hf_network import HfNetwork
 from videovit.models.mvit.attention import MultiscaleAttention
 from videovit.models.mvit.model import MViT
 
@@ -38,6 +42,9 @@ def load_pretrained(
     grid: Grid | None = None,
 ) -> LoadReport:
     """Load weights into a model, strictly except for what a change of classes, size or medium requires.
+
+    Of weights of masked pre-training a classifier takes those of the encoder. A model in masked pre-training takes all,
+    or, from weights of a classifier, those of its encoder.
 
     Tolerated and reported: a classifier for another number of classes (dropped), position tables for another size
     (stretched), weights of an image model for clips and the reverse, q, k, v as one projection or three, a last norm
@@ -73,7 +80,11 @@ def load_pretrained(
     model = unwrapped(model)
     weights = read_weights(path_or_state_dict, model.state_dict())
     if isinstance(model, Detector) and not _is_of_detector(weights, model):
-        return _load_backbone(model, weights, source, inflate=inflate, grid=grid)
+        return _load_part(model, model.body, weights, source, inflate=inflate, grid=grid)
+    if isinstance(model, MaskedModel) and not is_of_masked_model(weights.state):
+        return _load_part(model, model.encoder, weights, source, inflate=inflate, grid=grid)
+    if not isinstance(model, MaskedModel):
+        weights = replace(weights, state=without_encoder_prefix(weights.state))
     return _load(model, weights, source, inflate=inflate, grid=grid)
 
 
@@ -83,12 +94,13 @@ def _is_of_detector(weights: Weights, model: Detector) -> bool:
     return not names.isdisjoint(weights.state)
 
 
-def _load_backbone(
-    model: Detector, weights: Weights, source: str, *, inflate: Inflation, grid: Grid | None
+def _load_part(
+    model: LayeredModel, part: VideoModel, weights: Weights, source: str, *, inflate: Inflation, grid: Grid | None
 ) -> LoadReport:
-    """Load weights of a classifier into the backbone of a detector."""
-    report = _load(model.body, weights, source, inflate=inflate, grid=grid)
-    own = {id(parameter) for parameter in model.body.parameters()}
+    """Load weights of a classifier into the part of a model that is one, but for its head."""
+    weights = replace(weights, state=without_encoder_prefix(weights.state))
+    report = _load(part, weights, source, inflate=inflate, grid=grid)
+    own = {id(parameter) for parameter in part.parameters()}
     rest = [name for name, parameter in model.named_parameters() if id(parameter) not in own]
     how = report.how | dict.fromkeys(rest, "not part of a classifier: keeps its initial values")
     return replace(report, missing=report.missing + rest, how=how)
@@ -101,6 +113,9 @@ def _load(model: nn.Module, weights: Weights, source: str, *, inflate: Inflation
     head_names = model.head_names if isinstance(model, LayeredModel) else LayeredModel.head_names
     if isinstance(model, VideoModel):
         head_names += model.dropped
+    if isinstance(model, HfNetwork):
+        notes += notes_of_transformers(weights.state)
+        weights = replace(weights, state=from_transformers(weights.state, model))
     grids = _grids(model, wanted, weights, grid)
     layout = source if source != "auto" else _layout(model, wanted, weights)
     if translate := LAYOUTS.get(layout):
