@@ -101,6 +101,17 @@ def test_saving_memory_changes_nothing(name: str) -> None:
     torch.testing.assert_close(*gradients)
 
 
+@every_network
+def test_frozen_blocks_keep_the_dropout_of_the_head(name: str) -> None:
+    model = tiny(name)
+    model.head_dropout.p = 0.5
+    model.freeze(model.num_layers + 1)
+    x = clip(1, 3, FRAMES, SIDE, SIDE)
+    with torch.no_grad():
+        assert not torch.allclose(model.train()(x), model(x))
+        assert torch.equal(model.eval()(x), model(x))
+
+
 def test_divided_maps_are_those_of_transformers() -> None:
     """The maps of all tokens of a clip hold those of its frames, and of its places."""
     model, x = tiny("hf_timesformer"), clip(2, 3, 4, SIDE, SIDE)
@@ -318,7 +329,7 @@ def test_biases_by_their_old_names_are_loaded_with_a_warning() -> None:
         nn.init.zeros_(parameter)
     report = load_pretrained(other, state)
     assert torch.equal(other(x), model(x)) and not report.missing
-    assert any("q_bias and v_bias; some versions of transformers 5" in note for note in report.notes)
+    assert any("q_bias and v_bias in this file; some versions of transformers 5" in note for note in report.notes)
 
 
 def test_biases_that_transformers_lost_are_warned_of() -> None:
