@@ -51,6 +51,7 @@ setup(
         "browser": ["selenium>=4.11"],
         "hf": ["transformers>=5.24", "scipy>=1.11"],
         "torchcodec": ["torchcodec>=0.7"],
+        "hdf5": ["h5py>=3.10"],
         "coco": ["pycocotools>=2.0.10"],
         "dev": [
             "setuptools>=70.1",
@@ -61,6 +62,7 @@ setup(
             "tensorboard>=2.14",
             "huggingface-hub>=0.30",
             "timm>=1.0.25",
+            "scikit-image>=0.22",
             "scikit-learn>=1.4",
             "faster-coco-eval>=1.6.5",
             "pycocotools>=2.0.10",

@@ -224,7 +224,7 @@ class ClipDataset(Dataset[Item]):
         seed: int = 0,
         replace_unreadable: bool = False,
     ) -> None:
-        self.samples = list(samples)
+        self.samples = samples
         self.num_views = plan.num_clips * num_crops
         self._plan = plan
         self._crops = crops

@@ -11,6 +11,7 @@ from videovit.data.readers.ava import BoxRow, BoxRules, Key, key_frames, read_bo
 from videovit.data.readers.ava_videos import find_frame_folders, find_movies, read_frame_lists
 from videovit.data.readers.label_map import read_label_map
 from videovit.data.records import AnnotationError, Sample
+from videovit.data.sample_list import SampleList
 from videovit.data.sampling import AroundKeyFrame
 from videovit.messages import plural
 
@@ -18,7 +19,7 @@ IMAGES_START_S = 900.0  # AVA's images are extracted from its movies from this s
 VALIDATION_INTERVAL_S = 4  # validation uses the key frames of every fourth second, unless AVA.FULL_TEST_ON_VAL
 
 
-def read_ava(cfg: Config, split: str) -> list[Sample]:
+def read_ava(cfg: Config, split: str) -> SampleList:
     """Read the key frames of a split that have at least one box.
 
     Training uses annotated boxes and proposals (AVA.TRAIN_GT_BOX_LISTS, AVA.TRAIN_PREDICT_BOX_LISTS), evaluation uses
@@ -44,7 +45,7 @@ def read_ava(cfg: Config, split: str) -> list[Sample]:
             f"no boxes for {split} in {listed}{score if proposed else ''}",
             where=f"AVA.ANNOTATION_DIR {ava.ANNOTATION_DIR!r}",
         )
-    return samples
+    return SampleList.of(samples)
 
 
 def read_videos(cfg: Config, split: str) -> dict[str, Sample]:

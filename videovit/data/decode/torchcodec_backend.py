@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from videovit.data.decode.guard import reason_against
+from videovit.data.decode.decoder_choice import reason_against
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,

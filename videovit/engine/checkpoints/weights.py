@@ -52,7 +52,8 @@ def describe_model(cfg: Config) -> str:
     """Name, number of parameters, and multiply-adds of one training clip (papers call them FLOPs), on one line."""
     params, gmacs = model_cost(cfg)
     clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TRAIN_CROP_SIZE} x {cfg.DATA.TRAIN_CROP_SIZE}"
-    name = f"{cfg.DETECTOR.NAME} on {cfg.MODEL.MODEL_NAME}" if cfg.DETECTOR.NAME else cfg.MODEL.MODEL_NAME
+    what = "masked pre-training" if cfg.MASK.ENABLE else cfg.DETECTOR.NAME
+    name = f"{what} on {cfg.MODEL.MODEL_NAME}" if what else cfg.MODEL.MODEL_NAME
     return f"{name}: {params:,} parameters, {gmacs:.3f} GMACs per clip of {clip}"
 
 
@@ -101,7 +102,7 @@ def test_dtype(cfg: Config) -> torch.dtype | None:
 
 
 def load_initial_weights(cfg: Config, model: nn.Module) -> None:
-    """Load `TRAIN.CHECKPOINT_FILE_PATH`, if set, as a starting point for training.
+    """Load `TRAIN.CHECKPOINT_FILE_PATH`, if set, as a starting point for training; warn if random weights are frozen.
 
     Only weights are taken: training starts at epoch 0 with a new optimizer. (To resume a run, start the same command
     again: `TRAIN.AUTO_RESUME` finds its checkpoints in `OUTPUT_DIR`.)
@@ -114,6 +115,9 @@ def load_initial_weights(cfg: Config, model: nn.Module) -> None:
         CheckpointError: unreadable, or anything but the head does not fit.
     """
     if not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        frozen = "MODEL.DETACH_FINAL_FC" if cfg.MODEL.DETACH_FINAL_FC else "TRAIN.FREEZE backbone"
+        if cfg.MODEL.DETACH_FINAL_FC or cfg.TRAIN.FREEZE == "backbone":
+            logger.warning("%s freezes random weights, since TRAIN.CHECKPOINT_FILE_PATH is empty", frozen)
         return
     # Fitting weights to a model needs whole tensors: fit them to another copy, then shard the result.
     target = build_network(cfg) if is_sharded(model) else model

@@ -1,8 +1,8 @@
 """Reading of weight files without running code that they contain.
 
-`.pyth`, `.pth`, `.pt` (tensors and plain values only) and `.safetensors`; containers of PySlowFast and pytorchvideo
-(`model_state`), Lightning (`state_dict`), timm (`state_dict_ema`, `state_dict`), DeiT (`model`) and DeepSpeed
-(`module`), or a bare state dict.
+`.pyth`, `.pth`, `.pt` (tensors and plain values only), `.safetensors` and Caffe2's `.pkl` (arrays only); containers of
+PySlowFast and pytorchvideo (`model_state`), Lightning (`state_dict`), timm (`state_dict_ema`, `state_dict`), DeiT
+(`model`) and DeepSpeed (`module`), or a bare state dict.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 from videovit.errors import UserError
 from videovit.messages import printable, why_no_file
 from videovit.models.contract import Grid
+from videovit.models.convert.caffe2 import read_caffe2
 from videovit.models.convert.checksums import STATE_KEY, state_crc, verify_zip
 from videovit.models.convert.expansion import reason_against_archive, reason_against_tensors
 from videovit.models.convert.grids import as_grid
@@ -86,8 +87,8 @@ def read_file(path: str | Path) -> dict[str, Any]:
         The top-level dict of the file.
 
     Raises:
-        CheckpointError: missing, truncated, a plain pickle (Caffe2), or with objects other than tensors and plain
-            values (NumPy numbers included).
+        CheckpointError: missing, truncated, or with objects other than tensors and plain values (NumPy numbers
+            included); a plain pickle with something other than Caffe2's NumPy arrays.
     """
     path = local_file(path)
     is_folder = path.suffix == SHARDED_SUFFIX and os.path.isdir(path)
@@ -152,7 +153,8 @@ def _read_folder(path: Path) -> Any:
 
 
 def _read_pickle(path: Path) -> Any:
-    _refuse_plain_pickle(path)
+    if _is_plain_pickle(path):
+        return _read_caffe2(path)
     if reason := reason_against_archive(path, path.stat().st_size):
         raise CheckpointError(reason, where=path)
     try:
@@ -227,15 +229,23 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {**metadata, "model_state": tensors}
 
 
-def _refuse_plain_pickle(path: Path) -> None:
+def _is_plain_pickle(path: Path) -> bool:
+    """Whether a file is what `pickle.dump` writes, which PyTorch's files are not; `.pkl` is used for both."""
     with open(path, "rb") as file:
         head = file.read(len(_TORCH_MAGIC))
-    if path.suffix == ".pkl" or (head[:1] == b"\x80" and head != _TORCH_MAGIC):
+    is_torch = head == _TORCH_MAGIC or head[:2] == b"PK"
+    return not is_torch and (path.suffix == ".pkl" or head[:1] == b"\x80")
+
+
+def _read_caffe2(path: Path) -> dict[str, Any]:
+    try:
+        return {"model_state": read_caffe2(path.read_bytes())}
+    except (*_DAMAGED, MemoryError, RecursionError) as error:
         raise CheckpointError(
-            "a plain Python pickle, the format of Caffe2 weights, is not supported (opening one can run code)",
+            f"a pickle that is not one of Caffe2's weights: {str(error)[:200] or type(error).__name__}",
             where=path,
-            hint="Use the PyTorch file (.pyth, .pth) of the same model",
-        )
+            hint="Nothing in it was run. Files of PyTorch (.pyth, .pth) are read too",
+        ) from error
 
 
 def _why(message: str) -> str:
