@@ -325,7 +325,7 @@ class Vivit(HfNetwork):
         x_BNC = self._part(self.patches_in_body)(x_BCTHW).flatten(2).transpose(1, 2)
         table = embeddings.get_parameter("position_embeddings")
         positions = torch.cat([table[:, :1], resize_pos_embed(table[:, 1:], self.table_grid, grid)], dim=1)
-        cls_B1C = embeddings.get_parameter("cls_token").to(x_BNC.dtype).expand(len(x_BNC), -1, -1)
+        cls_B1C = embeddings.get_parameter("cls_token").to(x_BNC.dtype).expand(x_BNC.shape[0], -1, -1)
         x_BNC = embeddings.get_submodule("dropout")(torch.cat([cls_B1C, x_BNC], dim=1) + positions)
         return x_BNC, grid
 
@@ -386,4 +386,4 @@ class VJepa2(HfNetwork):
             )
         t, h, w = (torch.arange(n, device=x_BNC.device) for n in grid)
         numbers_THW = (t[:, None, None] * rows + h[:, None]) * columns + w
-        return (numbers_THW.flatten().expand(len(x_BNC), -1),)
+        return (numbers_THW.flatten().expand(x_BNC.shape[0], -1),)
