@@ -189,6 +189,14 @@ def test_published_sizes() -> None:
             assert count_macs(model, (1, 3, *size)) / 1e9 == pytest.approx(gmacs, rel=0.01), name
 
 
+def test_models_can_be_sharded() -> None:
+    """Sharded training itself is that of all models; a whole run of it is slow."""
+    options = "TRAIN.ENABLE True TRAIN.SHARD_MODEL True NUM_GPUS 0 NUM_CPU_PROCS 2 MODEL.MODEL_NAME hf_vivit"
+    assert load_config(None, options.split()).TRAIN.SHARD_MODEL
+    units = list(tiny("hf_vivit").units_to_shard())
+    assert [type(unit).__name__ for unit in units] == ["VivitLayer"]
+
+
 def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     need_transformers()
     wrong = {
