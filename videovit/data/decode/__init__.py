@@ -10,9 +10,10 @@ from os import PathLike, fspath
 
 from videovit.data.decode.decord_backend import open_decord
 from videovit.data.decode.image_backend import open_frames, open_image
-from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions, Video, check_inside
+from videovit.data.decode.opening import Opener, open_here
+from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions, Video
 from videovit.data.decode.pyav_backend import open_pyav
-from videovit.data.decode.time_limit import Opener, open_limited
+from videovit.data.decode.time_limit import open_limited
 from videovit.data.decode.torchcodec_backend import open_torchcodec
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
@@ -63,11 +64,7 @@ def open_video(path: str | PathLike[str], backend: str = "decord", options: Deco
         )
     if not is_path(fspath(path)):
         raise DecodeError(fspath(path), "no file can have this name: it contains a null or half a character", backend)
-    # A data set may mix videos and folders of frames.
-    if os.path.isdir(path):
-        backend = "frames"
-    check_inside(fspath(path), fspath(path), options, backend)
     # Without a limit there is nothing to gain from a second process.
     if options.timeout_s > 0:
         return open_limited(fspath(path), backend, BACKENDS, options)
-    return BACKENDS[backend](fspath(path), options)
+    return open_here(fspath(path), backend, BACKENDS, options)
