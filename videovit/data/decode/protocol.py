@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from videovit.config.urls import without_secrets
 from videovit.errors import UserError
 from videovit.messages import printable
 
@@ -34,6 +35,7 @@ class DecodeOptions:
         each_request: the limit applies to every request for frames, and to opening with OPEN_S_PER_MB more, so that a
             long video may be read piece by piece.
         timeout_name: the setting of this limit, for messages.
+        cache_gb: size of the cache of remote files, in 10^9 bytes.
     """
 
     short_side: int = 0
@@ -45,6 +47,7 @@ class DecodeOptions:
     timeout_s: float = 0.0
     each_request: bool = False
     timeout_name: str = "DATA.DECODE_TIMEOUT_S"
+    cache_gb: float = 20.0
 
 
 DEFAULTS = DecodeOptions()
@@ -60,7 +63,7 @@ class DecodeError(UserError):
     """
 
     def __init__(self, path: str, reason: str = "", backend: str = "") -> None:
-        self.path = str.__str__(path)  # without what `Located` knows
+        self.path = without_secrets(str.__str__(path))  # nor what `Located` knows
         self.reason = reason
         self.backend = backend
         kind = "image" if backend == "image" else "video"
