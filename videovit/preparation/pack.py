@@ -294,17 +294,15 @@ def write_index(folder: Path, shards: Sequence[Packed], labels: dict[str, str]) 
     """
     names = [name for shard in shards for name in shard.names]
     numbers = [number for number, shard in enumerate(shards) for _ in shard.names]
-    places, sizes, crcs = (
-        np.array([value for shard in shards for value in column(shard)], dtype=np.int64)
-        for column in (lambda s: s.places, lambda s: s.sizes, lambda s: s.crcs)
-    )
-    arrays = index_columns(names, [s.shard for s in shards], np.array(numbers), places, sizes, crcs)
+    rows = [row for shard in shards for row in zip(shard.places, shard.sizes, shard.crcs, strict=True)]
+    places, sizes, crcs = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    arrays = index_columns(names, [s.shard for s in shards], np.array(numbers, dtype=np.int64), places, sizes, crcs)
     listed = folder / LIST
     try:
         write_whole(folder / INDEX, arrays, KEY)
         partial = listed.with_name(f"{listed.name}.partial")
-        rows = "".join(f"{quote(name)} {labels[name]}".rstrip() + "\n" for name in names)
-        partial.write_text(rows, encoding="utf-8", errors="surrogateescape")
+        text = "".join(f"{quote(name)} {labels[name]}".rstrip() + "\n" for name in names)
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
         os.replace(partial, listed)
         for number in range(len(shards), len(shards) + 1_000_000):
             old = folder / shard_name(number)
