@@ -17,6 +17,7 @@ from videovit import cli
 from videovit.errors import UserError
 from videovit.messages import plural, printable
 
+LOCK = ".pack.lock"
 UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -59,13 +60,14 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     shards = plan_shards(members, args.size)
     packed = []
     try:
-        with FileLock(folder / ".pack.lock", timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
             progress = Progress("shards", len(shards))
             for _, (one, unread) in progress.over(pack(shards, folder)):
                 packed.append(one)
                 failed += unread
                 progress.count(1)
             listed = write_index(folder, packed, {member.name: member.label for member in members})
+            (folder / LOCK).unlink()
     except Timeout:
         raise UserError("another process packs into this folder", where=folder) from None
     print(f"{summary(packed, folder)}; list: {printable(listed)}")
