@@ -73,6 +73,12 @@ COMMANDS: dict[str, Command] = {
         hint="the same command continues",
     ),
     "predict": Command("classify videos with a trained model", "videovit.commands.predict"),
+    "features": Command(
+        "write what a model computes from many videos to files",
+        "videovit.commands.features",
+        hint="the same command continues",
+    ),
+    "similar": Command("find the videos most similar to one, by their features", "videovit.commands.similar"),
     "explain": Command("show where and when a model sees a class in a video", "videovit.commands.explain"),
     "analyze": Command(
         "analyze trained models: reach of attention, similarity of its maps, sampling points",

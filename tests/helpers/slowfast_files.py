@@ -257,6 +257,15 @@ FILES: dict[str, str] = {
         "ImageNet/MVIT_B_16_CONV": _V1 | _IMAGE | {"MVIT.POOL_KV_STRIDE_ADAPTIVE": "[1, 4, 4]"},
         "ImageNet/MVITv2_T": _v2(10, _TINY) | _IMAGE | _IMAGE_KV | {"MVIT.POOL_KV_STRIDE": _kv_strides(10, _TINY)},
         "ImageNet/MVITv2_S": _v2(16, _SMALL) | _IMAGE | _IMAGE_KV | {"MVIT.POOL_KV_STRIDE": _kv_strides(16, _SMALL)},
+        "masked_ssl/k400_MVITv2_S_16x4_FT": _v2(16, _SMALL)
+        | {
+            "TASK": "ssl_eval",
+            "MVIT.USE_MEAN_POOLING": "True",
+            "MVIT.HEAD_INIT_SCALE": "0.001",
+            "MVIT.LAYER_SCALE_INIT_VALUE": "0.0",
+            "SOLVER.LAYER_DECAY": "0.75",
+            "TEST.NUM_TEMPORAL_CLIPS": "[1, 3, 4, 5, 7, 10]",
+        },
     }.items()
 }
 
@@ -268,21 +277,6 @@ REFUSED_FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ImageNet/REV_MVIT_B_16_CONV": (
         _text(_RUN | _V1 | _IMAGE | _REVERSIBLE | {"MVIT.REV.PRE_Q_FUSION": "concat_linear_2"}),
         ("MVIT.REV.ENABLE",),
-    ),
-    "masked_ssl/k400_MVITv2_S_16x4_FT": (
-        _text(
-            _RUN
-            | _v2(16, _SMALL)
-            | {
-                "TASK": "ssl_eval",
-                "MVIT.USE_MEAN_POOLING": "True",
-                "MVIT.HEAD_INIT_SCALE": "0.001",
-                "MVIT.LAYER_SCALE_INIT_VALUE": "0.0",
-                "SOLVER.LAYER_DECAY": "0.75",
-                "TEST.NUM_TEMPORAL_CLIPS": "[1, 3, 4, 5, 7, 10]",
-            }
-        ),
-        ("TASK",),
     ),
     "masked_ssl/k400_MVITv2_S_16x4_MaskFeat_PT": (
         _text(

@@ -14,9 +14,11 @@ from typing import get_args
 from videovit import cli
 from videovit.commands.run import only
 from videovit.config import Config, find_shipped
+from videovit.config.run_folder import config_of_run
 from videovit.config.schema.evaluation import Analyzed
+from videovit.config.shipped import shipped_configs
 from videovit.errors import UserError
-from videovit.messages import printable
+from videovit.messages import did_you_mean, did_you_mean_beside, printable
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 MODELS_HELP = """models:
@@ -83,7 +85,7 @@ def config_of(model: str, opts: Sequence[str]) -> Config:
     """The config of a run, a file or a published model, and what it is to do.
 
     Raises:
-        UserError: a folder that is not the OUTPUT_DIR of a run, or no such model.
+        UserError: no such folder or model, or a folder that is not the OUTPUT_DIR of a run.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -91,12 +93,15 @@ def config_of(model: str, opts: Sequence[str]) -> Config:
             return cli.load(model, opts)
         from videovit.models import zoo  # imports PyTorch, which mistakes in a config do not need
 
+        # Names of the zoo have no folders.
+        if "/" in model:
+            near = did_you_mean(model, shipped_configs()) or did_you_mean_beside(folder)
+            expected = "" if near else "the OUTPUT_DIR of a run, a config, or zoo:NAME"
+            raise UserError("no such folder or config", where=model, expected=expected, near=near)
         entry = zoo.find(model)
         own = ["OUTPUT_DIR", f"output/{entry.name}", "TEST.CHECKPOINT_FILE_PATH", f"{zoo.PREFIX}{entry.name}"]
         return cli.load(entry.config, [*entry.overrides, *own, *opts])
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise UserError("a folder without config.yaml", where=folder, expected="the OUTPUT_DIR of a run")
+    config = config_of_run(folder)
     # The folder may have been moved, and what training wrote comes before what the test of the run was given.
     own = ["OUTPUT_DIR", str(folder)]
     if any((folder / "checkpoints").glob("checkpoint_epoch_*")):

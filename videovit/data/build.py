@@ -157,7 +157,7 @@ def build_loader(
 ) -> ClipLoader:
     """Build everything from the annotation file to batches of clips, for one process.
 
-    Training draws random spans, with AUG.NUM_SAMPLE augmentations each; `val` takes one central clip per video; `test`
+    Training draws random spans (DATA.TRAIN_CROP_NUM_TEMPORAL), with AUG.NUM_SAMPLE augmentations each; `val` takes one central clip per video; `test`
     takes all TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS views of a video together.
 
     Args:
@@ -371,7 +371,8 @@ def train_batch_size(cfg: Config, num_videos: int, world_size: int) -> int:
         )
     if num_videos < total:
         parts = cfg.TRAIN.GRAD_ACCUM_STEPS
-        unit = parts // math.gcd(parts, cfg.AUG.NUM_SAMPLE)  # of videos per process that divide into micro-batches
+        clips = cfg.AUG.NUM_SAMPLE * cfg.DATA.TRAIN_CROP_NUM_TEMPORAL  # per video
+        unit = parts // math.gcd(parts, clips)  # of videos per process that divide into micro-batches
         largest = num_videos // world_size // unit * unit * world_size // cfg.NUM_SHARDS
         raise UserError(
             f"the training list has {plural(num_videos, 'video')}, fewer than one step takes: "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,7 @@ from videovit.errors import UserError
 from videovit.messages import did_you_mean
 
 Split = Literal["train", "val", "test"]
-Evaluation = Literal["top-k", "multi-label", "detection", "objects"]
+Evaluation = Literal["top-k", "multi-label", "detection", "objects", "reconstruction"]
 Items = Literal["clips", "key frames", "images", "images with objects"]
 
 
@@ -32,7 +32,13 @@ def build_spans(cfg: Config, split: Split) -> ClipPlan:
     """Clips of fixed duration: at random positions in training, evenly spread in evaluation."""
     data = cfg.DATA
     if split == "train":
-        return RandomSpans(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS, jitter_fps=data.TRAIN_JITTER_FPS)
+        return RandomSpans(
+            data.NUM_FRAMES,
+            data.SAMPLING_RATE,
+            data.TARGET_FPS,
+            num_clips=data.TRAIN_CROP_NUM_TEMPORAL,
+            jitter_fps=data.TRAIN_JITTER_FPS,
+        )
     return EvenSpans(
         data.NUM_FRAMES,
         data.SAMPLING_RATE,
@@ -84,6 +90,7 @@ def read_kinetics(cfg: Config, split: Split) -> Sequence[Sample]:
         prefix=cfg.DATA.PATH_PREFIX,
         skip_rows=cfg.DATA.SKIP_ROWS,
         several=cfg.DATA.MULTI_LABEL,
+        labeled=not cfg.MASK.ENABLE,
     )
 
 
@@ -95,6 +102,7 @@ def read_images(cfg: Config, split: Split) -> Sequence[Sample]:
         separator=cfg.DATA.PATH_LABEL_SEPARATOR,
         prefix=cfg.DATA.PATH_PREFIX,
         skip_rows=cfg.DATA.SKIP_ROWS,
+        labeled=not cfg.MASK.ENABLE,
     )
     return SampleList.of(samples)
 
@@ -144,7 +152,8 @@ class DatasetSpec:
         read: reads the samples of a split.
         plan: builds the plan that chooses the frames of every clip; not used for images and key frames.
         evaluation: "top-k" for one class per video, "multi-label" for mean average precision over `Sample.actions`,
-            "detection" for boxes on key frames, "objects" for objects that a model finds in images.
+            "detection" for boxes on key frames, "objects" for objects that a model finds in images, "reconstruction"
+            for what is hidden in masked pre-training, which reads no labels.
         names_files: files of class names in DATA.PATH_TO_DATA_DIR, tried in order if DATA.CLASS_NAMES_FILE is empty.
         names: reads the class names from the annotations; None if they are in `names_files`.
         bgr_in_pyslowfast: PySlowFast decodes this data set as BGR, so its configs set DATA.REVERSE_INPUT_CHANNEL to
@@ -264,9 +273,11 @@ def build_spec(cfg: Config, split: Split) -> DatasetSpec:
             where=key,
             hint=f"Set DATA.MULTI_LABEL {spec.multi_label}, {others}",
         )
-    return spec
+    return replace(spec, evaluation="reconstruction") if cfg.MASK.ENABLE else spec
 
 
 def read_names(cfg: Config) -> list[str]:
-    """The name of every class of TEST.DATASET; see `DatasetSpec.read_names`."""
+    """The name of every class of TEST.DATASET, see `DatasetSpec.read_names`; none in masked pre-training."""
+    if cfg.MASK.ENABLE:
+        return []
     return find_dataset(cfg.TEST.DATASET).read_names(cfg)

@@ -163,6 +163,10 @@ def test_command_names_what_is_not_a_run(tmp_path: Path) -> None:
         command.main([str(config), str(config)])
     with pytest.raises(UserError, match="in the zoo"):
         command.main(["mvitv2_s_16x4_k40"])
+    with pytest.raises(UserError, match=f"{tmp_path}/nothing: no such folder or config; expected the OUTPUT_DIR of a"):
+        command.main([f"{tmp_path}/nothing"])
+    with pytest.raises(UserError, match="no such folder or config; did you mean Demo/MVIT_TINY?"):
+        command.main(["Demo/MVIT_TNY"])
     with pytest.raises(SystemExit):
         command.main(["NUM_GPUS", "0"])
 

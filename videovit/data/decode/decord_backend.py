@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from videovit.data.decode.guard import reason_against
+from videovit.data.decode.decoder_choice import reason_against
 from videovit.data.decode.located import check_file, read_once, url_of
 from videovit.data.decode.protocol import (
     DEFAULTS,
@@ -74,8 +74,8 @@ def load_decord() -> Any | None:
 def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     """Open a video with decord, or with PyAV if decord is not installed or would return wrong frames.
 
-    Which files those are is seen from their packets (`guard`), and from what decord itself says about them, once per
-    file and process. The Video's `served_by` gives the reason.
+    Which files those are is seen from their packets (`decoder_choice`), and from what decord itself says about them,
+    once per file and process. The Video's `served_by` gives the reason.
 
     Raises:
         DecodeError: the file is missing, empty, damaged, too large, or has no video stream.

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from videovit.data.decode.guard import reason_against
+from videovit.data.decode.decoder_choice import reason_against
 from videovit.data.decode.located import check_file, read_once, url_of
 from videovit.data.decode.protocol import (
     DEFAULTS,

@@ -9,6 +9,8 @@ of several classes per video (the data set `multilabel`), semicolons separate th
 
     kitchen/one.mp4 3;7;12
     kitchen/two.mp4 -
+
+Masked pre-training reads no labels: a line may be a path alone.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from videovit.data.files.listed_paths import (
     leads_out,
     relative_to_either,
     split_line,
+    unquote,
     written_outside,
 )
 from videovit.data.list_cache import cached_columns
@@ -43,6 +46,7 @@ from videovit.data.sample_list import SampleList, sample_columns
 NO_NUMBER = "is not a whole number"
 SEVERAL = "has several classes"
 NO_CLASS = "-"
+LABELS = re.compile(r"-|-?\d+(;\s*\d+)*")
 NUMBER_AFTER_PATH = re.compile(r"(?P<path>.*\S)[,\t ]\s*(?P<number>\d+);?", re.DOTALL)
 
 
@@ -63,6 +67,7 @@ def read(
     prefix: str = "",
     skip_rows: int = 0,
     several: bool = False,
+    labeled: bool = True,
 ) -> SampleList:
     """Read a list of labeled videos.
 
@@ -78,6 +83,7 @@ def read(
             looked for in the current folder, then in the folder of the list.
         skip_rows: number of lines to skip at the top.
         several: a video has any number of labels, each of which holds from its beginning to its end.
+        labeled: False: labels may be left out, and are not read.
 
     Returns:
         The samples in the order of the list.
@@ -87,7 +93,7 @@ def read(
 
     Source: PySlowFast, Kinetics data set.
     """
-    reader = ListReader(Path(list_file), num_classes, separator, prefix, skip_rows, several)
+    reader = ListReader(Path(list_file), num_classes, separator, prefix, skip_rows, several, labeled)
     return reader.read()
 
 
@@ -101,11 +107,12 @@ class ListReader:
     prefix: str
     skip_rows: int
     several: bool
+    labeled: bool
 
     def read(self) -> SampleList:
         """The samples, from the cache of a long list that was read before."""
         content = read_content(self.list_file)
-        recipe = f"{self.separator!r} {self.skip_rows} {self.several}"
+        recipe = f"{self.separator!r} {self.skip_rows} {self.several} {self.labeled}"
         columns = cached_columns(self.list_file, content, recipe, partial(self._parse, content), self._accept)
         if self.prefix:
             return SampleList(columns, (self.prefix,))
@@ -119,7 +126,7 @@ class ListReader:
             AnnotationError: lines cannot be used.
         """
         usual = not self.separator or self.separator in USUAL_SEPARATORS
-        plain = parse_plain(content, self.skip_rows) if usual and not self.several else None
+        plain = parse_plain(content, self.skip_rows) if usual and self.labeled and not self.several else None
         if plain is not None and self._is_sound(plain):
             return plain.columns, not plain.doubtful
         samples = self._parse_lines(content)
@@ -143,7 +150,9 @@ class ListReader:
 
     def _accept(self, columns: Columns) -> bool:
         samples = SampleList(columns)
-        if self.several:
+        if not self.labeled:
+            classes = np.empty(0, dtype=np.int64)
+        elif self.several:
             classes = columns["action_classes"]
         else:
             classes = samples.label_N
@@ -155,13 +164,17 @@ class ListReader:
 
     def _parse_lines(self, content: bytes) -> list[Sample]:
         """The samples, with paths as listed."""
-        rows, problems = parse_rows(
-            lines_of(content),
-            num_classes=self.num_classes,
-            separator=self.separator,
-            skip=self.skip_rows,
-            several=self.several,
-        )
+        lines, problems = lines_of(content), list[Problem]()
+        if self.labeled:
+            rows, problems = parse_rows(
+                lines,
+                num_classes=self.num_classes,
+                separator=self.separator,
+                skip=self.skip_rows,
+                several=self.several,
+            )
+        else:
+            rows = parse_paths(lines, separator=self.separator, skip=self.skip_rows)
         refuse(self.list_file, problems, hint=advice(rows, problems, self.num_classes))
         if not rows:
             example = f"path/to/video.mp4{self.separator}{'0;3' if self.several else '0'}"
@@ -175,9 +188,9 @@ class ListReader:
         place = self._placed(folders)
         misread = [(row.number, row.path, why) for row in rows if (why := misreading(row.path, place, folders))]
         refuse(self.list_file, misread)
-        if self.several:
+        if self.several and self.labeled:
             return [Sample(row.path, actions=tuple(map(_always, row.labels))) for row in rows]
-        return [Sample(row.path, row.labels[0]) for row in rows]
+        return [Sample(row.path, row.labels[0] if row.labels else -1) for row in rows]
 
 
 def stays_inside(samples: SampleList, prefix: str, folders: Folders) -> bool:
@@ -311,6 +324,18 @@ def parse_rows(
         else:
             rows.append(Row(number, path, labels))
     return rows, problems
+
+
+def parse_paths(lines: Iterable[str], *, separator: str, skip: int) -> list[Row]:
+    """The paths of a list whose labels are not needed: each line is one, without its labels if it has any."""
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if number <= skip or not text:
+            continue
+        path, written = split_line(text, separator) or (text, "")
+        rows.append(Row(number, path if LABELS.fullmatch(written) else unquote(text), ()))
+    return rows
 
 
 def _parse_labels(text: str, num_classes: int, *, several: bool) -> tuple[int, ...] | str:

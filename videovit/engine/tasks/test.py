@@ -90,7 +90,9 @@ def _test_views(problem: Problem, run: Run, model: LayeredModel, checkpoint: str
     cfg = problem.cfg
     loader = problem.test.loader(run, num_clips)
     evaluator = problem.test.new_evaluator(loader.dataset)
-    inference = problem.inference(model, run, batch_size=cfg.TEST.BATCH_SIZE, dtype=test_dtype(cfg))
+    inference = problem.inference(
+        model, run, batch_size=cfg.TEST.BATCH_SIZE, dtype=test_dtype(cfg), engine=cfg.TEST.ENGINE
+    )
     passes = [evaluator.forward_pass(problem.activation)]
     skipped = evaluate_split(inference, loader, passes, run, name="test", log_period=cfg.LOG_PERIOD)
     result = evaluator.gather().result(skipped=skipped)
