@@ -51,6 +51,7 @@ setup(
         "browser": ["selenium>=4.11"],
         "hf": ["transformers>=5.24", "scipy>=1.11"],
         "torchcodec": ["torchcodec>=0.7"],
+        "remote": ["fsspec>=2024.6", "s3fs>=2024.6", "gcsfs>=2024.6", "huggingface-hub>=0.30", "aiohttp>=3.9"],
         "hdf5": ["h5py>=3.10"],
         "coco": ["pycocotools>=2.0.10"],
         "dev": [

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from videovit.data.build import describe_train_list
@@ -87,13 +88,14 @@ def share(samples: SampleList | list[Sample], num_workers: int) -> dict[str, flo
     """MB by which a worker grows when it goes through all videos in random order: mean of all workers."""
     context = multiprocessing.get_context("fork")
     queue, ready = context.SimpleQueue(), context.Barrier(num_workers)
+    # The order belongs to the main process.
+    order_WN = [np.random.default_rng(worker).permutation(len(samples)) for worker in range(num_workers)]
 
     def work(worker: int) -> None:
         private, share = memory_mb("Private"), memory_mb("Pss")
-        sampler = EpochSampler(len(samples), batch_size=1, seed=worker)
         start = time.process_time()
-        for key in sampler:
-            _ = samples[key[1]]
+        for index in order_WN[worker]:
+            _ = samples[int(index)]
         seconds = time.process_time() - start
         ready.wait()  # shared pages count for all
         queue.put((memory_mb("Private") - private, memory_mb("Pss") - share, seconds))

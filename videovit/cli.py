@@ -106,6 +106,11 @@ COMMANDS: dict[str, Command] = {
     "export": Command("write the weights of a run to a file, under own or other names", "videovit.commands.export"),
     "probe": Command("check which videos can be read, and what decoding them costs", "videovit.commands.probe"),
     "reencode": Command("re-encode videos so that they decode quickly", "videovit.commands.reencode"),
+    "pack": Command(
+        "pack videos into tar shards, which shared file systems and object stores read faster than small files",
+        "videovit.commands.pack",
+        hint="the same command continues",
+    ),
     "benchmark": Command("measure the speed of a model or a part of training", "videovit.commands.benchmark"),
 }
 

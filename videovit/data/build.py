@@ -353,6 +353,7 @@ def build_decode_options(cfg: Config, *, training: bool = False) -> DecodeOption
         inside=data.PATH_PREFIX,
         frames_fps=data.FRAMES_FPS,
         timeout_s=data.DECODE_TIMEOUT_S,
+        cache_gb=data.REMOTE_CACHE_GB,
     )
 
 

@@ -17,6 +17,7 @@ from videovit.data.detection import read_ava
 from videovit.data.files.class_names import read_class_names
 from videovit.data.readers import charades, image_folder, kinetics, ssv2
 from videovit.data.records import AnnotationError, Sample
+from videovit.data.remote import local_file
 from videovit.data.sample_list import SampleList
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
 from videovit.errors import UserError
@@ -74,7 +75,8 @@ def read_kinetics(cfg: Config, split: Split) -> Sequence[Sample]:
     if cfg.DATA.MULTI_LABEL and cfg.DATA.PATH_LABEL_SEPARATOR == ";":
         what = "; separates the classes of a video, so it cannot separate them from its path"
         raise UserError(what, where="DATA.PATH_LABEL_SEPARATOR", expected="another separator, such as a blank")
-    list_file = Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv"
+    name = f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv"
+    list_file = local_file(cfg.DATA.PATH_TO_DATA_DIR, name, 1e9 * cfg.DATA.REMOTE_CACHE_GB)
     # Labels of test sets are often not published, so the validation list is the likely intention.
     if list_file.stem == "test" and not list_file.exists() and list_file.with_name("val.csv").is_file():
         raise AnnotationError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from videovit.config.rules.broken import Broken
 from videovit.config.schema import Config
+from videovit.config.urls import has_credentials, without_secrets
 
 
 def tildes(section: Any, prefix: str = "") -> Iterator[Broken]:
@@ -21,6 +22,17 @@ def tildes(section: Any, prefix: str = "") -> Iterator[Broken]:
         elif isinstance(value, str) and value.startswith("~/"):
             whole = os.path.expanduser(value)
             yield Broken((prefix + name,), f"found {value!r}, but ~ is not expanded", ({prefix + name: whole},))
+
+
+def credentials(section: Any, prefix: str = "") -> Iterator[Broken]:
+    """No URL holds a password or token: the log and the saved config would show it."""
+    for name in (field.name for field in dataclasses.fields(section)):
+        value = getattr(section, name)
+        if dataclasses.is_dataclass(value):
+            yield from credentials(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and has_credentials(value.removeprefix("shards:")):
+            what = f"the URL {without_secrets(value.removeprefix('shards:'))!r} holds credentials; give them to fsspec"
+            yield Broken((prefix + name,), f"{what} by its environment variables or configuration files")
 
 
 def processes(cfg: Config) -> Iterator[Broken]:

@@ -55,6 +55,7 @@ class Data:
     MAX_PIXELS: Positive = 7680 * 4320  # ours; larger frames are refused
     MAX_FRAMES: Positive = 1_000_000  # ours; longer videos are refused
     MAX_VIDEO_MB: Positive = 4096  # ours; 10^6 bytes; videos whose frames of one sample take more are refused
+    REMOTE_CACHE_GB: Free[AboveZero] = 20.0  # 10^9 bytes; ours; room for copies of remote files
     FRAMES_FPS: FrameRate = 30.0  # ours; frame rate of folders and lists of images
     MEAN: Color = (0.45, 0.45, 0.45)
     STD: ColorScale = (0.225, 0.225, 0.225)
