@@ -6,7 +6,6 @@ operations, and data, but no code.
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from videovit.engine.exported.graph import (
     example_boxes,
 )
 from videovit.engine.exported.onnx_file import write_onnx
+from videovit.engine.exported.packages import find_package
 from videovit.errors import UserError
 from videovit.models import optimize_for_inference
 from videovit.models.contract import Features, Grid, LayeredModel, VideoModel
@@ -38,18 +38,6 @@ class Engine(Protocol):
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The outputs of the graph, on the CPU."""
-
-
-def find_package(name: str, extra: str) -> Any:
-    """An optional package.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"needs the package {name}", hint=f"pip install 'videovit[{extra}]'") from error
 
 
 def as_arrays(inputs: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:

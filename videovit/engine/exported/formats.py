@@ -24,9 +24,10 @@ from torch.export import ExportedProgram
 import videovit
 from videovit.config import Config, dump_config
 from videovit.engine.checkpoints.saved_model import describe_input, saved_config
-from videovit.engine.exported.engines import Engine, OnnxRuntime, OpenVino, find_package
+from videovit.engine.exported.engines import Engine, OnnxRuntime, OpenVino
 from videovit.engine.exported.graph import NUM_BOXES, Exportable, Preparation, capture, example_boxes
 from videovit.engine.exported.onnx_file import OPSET, write_onnx
+from videovit.engine.exported.packages import find_package
 from videovit.models import build_model, load_pretrained, save_safetensors
 from videovit.models.contract import VideoModel
 
