@@ -212,9 +212,9 @@ def benchmark_engines(problem: Problem, run: Run) -> list[dict[str, Any]]:
         for name, dtype in (("fp32", None), ("bf16", torch.bfloat16)):
             try:
                 inference = Inference(model, problem.preparation, device, dtype=dtype, engine=cast(EngineName, engine))
-                step = partial(_infer_once, inference, x_BCTHW)
-                first_s[f"{engine} {name}"] = _time_once(step, device)
-                steps[f"{engine} {name}"] = step
+                infer = partial(_infer_once, inference, x_BCTHW)
+                first_s[f"{engine} {name}"] = _time_once(infer, device)
+                steps[f"{engine} {name}"] = infer
             except UserError as error:
                 logger.info("no row for %s %s: %s", engine, name, error)
     expected, (fp32, *_) = steps["torch fp32"](), steps
