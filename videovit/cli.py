@@ -103,7 +103,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command("compare tested runs: cost, accuracy, drops by frame order, speed", "videovit.commands.compare"),
     "submit": Command("submit a run, or a sweep of runs, to a Slurm cluster", "videovit.commands.submit"),
-    "export": Command("write the weights of a run to a file, under own or other names", "videovit.commands.export"),
+    "export": Command(
+        "export a model to ONNX, OpenVINO or torch.export, or its weights under other names", "videovit.commands.export"
+    ),
     "probe": Command("check which videos can be read, and what decoding them costs", "videovit.commands.probe"),
     "reencode": Command("re-encode videos so that they decode quickly", "videovit.commands.reencode"),
     "pack": Command(
