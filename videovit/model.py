@@ -20,6 +20,7 @@ from torch import Tensor
 from videovit.config import Config
 from videovit.config.rules import changed
 from videovit.data.decode.array import Frames
+from videovit.data.decode.stream import is_stream, shown_name
 from videovit.data.files.folders import is_text
 from videovit.engine.checkpoints import hub
 from videovit.engine.checkpoints.saved_model import save_model
@@ -312,8 +313,12 @@ class Model:
         inputs: list[Input] = []
         for video in listed:
             if isinstance(video, str | os.PathLike):
-                inside = list_inputs(self.config, [os.fspath(video)], people=people)
-                if single and inside != [os.fspath(video)]:
+                name = os.fspath(video)
+                if is_stream(name):
+                    hint = "videovit predict reads streams; in Python, model.predictor.stream takes their frames"
+                    raise UserError("a stream, not a video", where=shown_name(name), hint=hint)
+                inside = list_inputs(self.config, [name], people=people)
+                if single and inside != [name]:
                     found = f"{plural(len(inside), 'file')} in it"
                     raise UserError("a folder, not a video", where=video, found=Plain(found), hint="Put it into a list")
                 inputs += inside

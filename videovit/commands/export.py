@@ -9,7 +9,7 @@ from videovit import cli
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog,
         description=__doc__,
         epilog="The file can be given as TRAIN.CHECKPOINT_FILE_PATH, to start training from it, and as "

@@ -30,7 +30,7 @@ from videovit.data.catalog import find_dataset
 from videovit.data.decode import DecodeError, Video, open_video
 from videovit.data.decode.array import Frames, open_array
 from videovit.data.decode.image_backend import SUFFIXES, images_in
-from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
+from videovit.data.files.folders import VIDEO_SUFFIXES, files_below, split_files
 from videovit.engine.checkpoints.weights import test_dtype
 from videovit.engine.evaluation.inference import Inference
 from videovit.engine.evaluation.windows import Clip, build_window_reader, window_starts
@@ -115,12 +115,22 @@ def list_inputs(cfg: Config, names: Sequence[str], *, people: bool = False) -> l
         elif of_images:
             inside = files_below(name, SUFFIXES)
         else:
-            inside = [name] if images_in(name) else files_below(name, VIDEO_SUFFIXES)
+            inside = _frames_or_videos(name)
         if not inside:
             other = f", and TEST.DATASET {cfg.TEST.DATASET} is about images" if of_images else " and without videos"
             raise UserError(f"a folder without images{other}", where=name)
         found += inside
     return found
+
+
+def _frames_or_videos(folder: str) -> list[str]:
+    """The folder itself if it holds the frames of a video, else the videos below it; a UserError if it holds both."""
+    frames, (videos, _) = images_in(folder), split_files(folder, VIDEO_SUFFIXES)
+    if frames and videos:  # a cover picture must not stand for the videos beside it
+        what = f"holds {plural(len(frames), 'image')} and {plural(len(videos), 'video')}"
+        hint = f"Name the videos themselves, such as {printable(folder)}/*{Path(videos[0]).suffix}"
+        raise UserError(what, where=folder, expected="one or the other: the frames of a video, or videos", hint=hint)
+    return [folder] if frames else files_below(folder, VIDEO_SUFFIXES)
 
 
 def refuse_detector(cfg: Config) -> None:
