@@ -258,7 +258,10 @@ class Model:
             UserError: there is no such class, method, box or moment, or the method is not defined for this model.
         """
         check_person(self.config, box, time_s)
-        ((one,), _), names = self._inputs(video, people=box is not None), self.class_names
+        (inputs, _), names = self._inputs(video, people=box is not None), self.class_names
+        if len(inputs) != 1:
+            raise UserError(where="video", found=len(inputs), expected="one")
+        (one,) = inputs
         if box is None:
             return explain(self.predictor, self.torch, one, names, class_name, method=method, fps=fps)
         boxes = BoxPredictor(self.config, self.torch, self.device, class_names=names)
@@ -334,7 +337,7 @@ def check_counts(**counts: int) -> None:
         UserError: one is not a whole number, or below 0.
     """
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 0:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise UserError(where=name, found=count, expected="a whole number, or 0 for the usual one")
 
 

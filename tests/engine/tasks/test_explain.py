@@ -95,6 +95,13 @@ def test_mistakes_are_named(model: videovit.Model, video: str, tmp_path: Path, m
         model.explain(video, class_name="rihgt")
     with pytest.raises(UserError, match=r"no such class; found '3', expected one of 3: le<ft, .*, right$"):
         model.explain(video, class_name="3")
+    with pytest.raises(UserError, match=r"no such class; found 1, expected one of 3: le<ft"):
+        model.explain(video, class_name=1)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="method; found None, expected one of grad_cam, "):
+        model.explain(video, method=None)  # type: ignore[arg-type]
+    for several in ([], [video, video]):
+        with pytest.raises(UserError, match=f"video: found {len(several)}, expected one"):
+            model.explain(several)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"method; found .*lime.*, expected one of grad_cam, "):
         model.explain(video, method="lime")
     (tmp_path / "file").write_text("")

@@ -183,7 +183,7 @@ def check_class(class_name: str | None, class_names: Sequence[str]) -> None:
         UserError: it is not.
     """
     if class_name is not None and class_name not in class_names:
-        near = did_you_mean(class_name, class_names)
+        near = did_you_mean(str(class_name), class_names)
         listed = ", ".join([*class_names[:LISTED_CLASSES], *(["..."] if len(class_names) > LISTED_CLASSES else [])])
         expected = "" if near else f"one of {len(class_names)}: {listed}"
         raise UserError("the model has no such class", found=class_name, expected=expected, near=near)
