@@ -53,6 +53,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"reporting", "cpu_threads"},
         {"distributed"},
         {"checkpoints"},
+        {"exported"},
         {"run_context"},
         {"objectives", "evaluation"},
         {"problem"},

@@ -6,7 +6,7 @@ The functions of (config, split) adapt the readers to the table: they turn the c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,8 @@ from videovit.data.detection import read_ava
 from videovit.data.files.class_names import read_class_names
 from videovit.data.readers import charades, image_folder, kinetics, ssv2
 from videovit.data.records import AnnotationError, Sample
+from videovit.data.remote import local_file
+from videovit.data.sample_list import SampleList
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
@@ -64,7 +66,7 @@ def build_strided(cfg: Config, split: Split) -> ClipPlan:
     )
 
 
-def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
+def read_kinetics(cfg: Config, split: Split) -> Sequence[Sample]:
     """Read `train.csv`, `val.csv` or `test.csv` in DATA.PATH_TO_DATA_DIR; TEST.SPLIT chooses the list of the test.
 
     Raises:
@@ -73,7 +75,8 @@ def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
     if cfg.DATA.MULTI_LABEL and cfg.DATA.PATH_LABEL_SEPARATOR == ";":
         what = "; separates the classes of a video, so it cannot separate them from its path"
         raise UserError(what, where="DATA.PATH_LABEL_SEPARATOR", expected="another separator, such as a blank")
-    list_file = Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv"
+    name = f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv"
+    list_file = local_file(cfg.DATA.PATH_TO_DATA_DIR, name, 1e9 * cfg.DATA.REMOTE_CACHE_GB)
     # Labels of test sets are often not published, so the validation list is the likely intention.
     if list_file.stem == "test" and not list_file.exists() and list_file.with_name("val.csv").is_file():
         raise AnnotationError(
@@ -91,9 +94,9 @@ def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
     )
 
 
-def read_images(cfg: Config, split: Split) -> list[Sample]:
+def read_images(cfg: Config, split: Split) -> Sequence[Sample]:
     """Read the folder `train`, `val` or `test` of DATA.PATH_TO_DATA_DIR, which holds one folder per class."""
-    return image_folder.read(
+    samples = image_folder.read(
         Path(cfg.DATA.PATH_TO_DATA_DIR) / _listed(split, cfg.TEST.SPLIT, "test"),
         num_classes=cfg.MODEL.NUM_CLASSES,
         separator=cfg.DATA.PATH_LABEL_SEPARATOR,
@@ -101,26 +104,28 @@ def read_images(cfg: Config, split: Split) -> list[Sample]:
         skip_rows=cfg.DATA.SKIP_ROWS,
         labeled=not cfg.MASK.ENABLE,
     )
+    return SampleList.of(samples)
 
 
-def read_ssv2(cfg: Config, split: Split) -> list[Sample]:
+def read_ssv2(cfg: Config, split: Split) -> Sequence[Sample]:
     """Read the training or validation list; the test uses the validation list too, unless TEST.SPLIT is test."""
     if split == "train" and cfg.DATA.RANDOM_FLIP:
         warnings.warn(
             "DATA.RANDOM_FLIP True: a mirrored video of ssv2 may be of another class (left, right)", stacklevel=2
         )
-    return ssv2.read(
+    samples = ssv2.read(
         cfg.DATA.PATH_TO_DATA_DIR,
         _listed(split, cfg.TEST.SPLIT, "val"),
         num_classes=cfg.MODEL.NUM_CLASSES,
         prefix=cfg.DATA.PATH_PREFIX,
         frames_fps=cfg.DATA.FRAMES_FPS,
     )
+    return SampleList.of(samples)
 
 
-def read_charades(cfg: Config, split: Split) -> list[Sample]:
+def read_charades(cfg: Config, split: Split) -> Sequence[Sample]:
     """Read the training list, or the list that validation and test share."""
-    return charades.read(
+    samples = charades.read(
         cfg.DATA.PATH_TO_DATA_DIR,
         # Results on Charades are reported on the validation list.
         "train" if split == "train" else "val",
@@ -128,6 +133,7 @@ def read_charades(cfg: Config, split: Split) -> list[Sample]:
         prefix=cfg.DATA.PATH_PREFIX,
         frames_fps=cfg.DATA.FRAMES_FPS,
     )
+    return SampleList.of(samples)
 
 
 def _listed(split: Split, choice: str, default: Split) -> Split:
@@ -156,7 +162,7 @@ class DatasetSpec:
         decoder: the only decoder that suits the data set; empty for any (DATA.DECODING_BACKEND).
     """
 
-    read: Callable[[Config, Split], list[Sample]]
+    read: Callable[[Config, Split], Sequence[Sample]]
     plan: Callable[[Config, Split], ClipPlan] = build_spans
     evaluation: Evaluation = "top-k"
     names_files: tuple[str, ...] = ()

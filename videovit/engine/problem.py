@@ -6,7 +6,7 @@ kept: lists of videos, ground truth, class names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from videovit.config import Config
+from videovit.config.schema.evaluation import EngineName
 from videovit.data.build import ClipLoader, build_dataset, build_loader
 from videovit.data.catalog import DatasetSpec, Evaluation, Split, build_spec, read_names
 from videovit.data.class_frequency import count_classes, inverse_frequency
@@ -104,7 +105,15 @@ class Problem:
         )
         return weights
 
-    def inference(self, model: LayeredModel, run: Run, *, batch_size: int, dtype: torch.dtype | None) -> Inference:
+    def inference(
+        self,
+        model: LayeredModel,
+        run: Run,
+        *,
+        batch_size: int,
+        dtype: torch.dtype | None,
+        engine: EngineName = "torch",
+    ) -> Inference:
         """A model to evaluate.
 
         Args:
@@ -112,6 +121,7 @@ class Problem:
             run: this process.
             batch_size: clips per step and shard; fewer go through the model at once on a CPU.
             dtype: of autocast; None for full precision.
+            engine: what runs it.
         """
         cfg = self.cfg
         clips = batch_size * cfg.NUM_SHARDS // run.world_size
@@ -124,6 +134,7 @@ class Problem:
             dtype=dtype,
             clips_per_step=max(1, clips),
             skip_unreadable=cfg.TEST.SKIP_UNREADABLE,
+            engine=engine,
         )
 
 
@@ -148,7 +159,7 @@ class DataSplit:
         return build_spec(self._cfg, self._split)
 
     @cached_property
-    def samples(self) -> list[Sample]:
+    def samples(self) -> Sequence[Sample]:
         """The videos.
 
         Raises:
@@ -164,7 +175,7 @@ class DataSplit:
         """
         return build_dataset(self._with_clips(num_clips), self._split, self.samples, self.spec)
 
-    def loader(self, run: Run, num_clips: int = 0, samples: list[Sample] | None = None) -> ClipLoader:
+    def loader(self, run: Run, num_clips: int = 0, samples: Sequence[Sample] | None = None) -> ClipLoader:
         """The batches of this process; see `dataset`. `samples` are other videos than those of the list."""
         loader = build_loader(
             self._with_clips(num_clips),

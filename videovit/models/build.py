@@ -14,8 +14,11 @@ from videovit.models.detection.detector import Detector
 from videovit.models.detection.detr import deformable_detr_from_config
 from videovit.models.detection.rcnn import rcnn_from_config, retinanet_from_config
 from videovit.models.detection.roi_head import box_head_from_config
+from videovit.models.external.hugging_face import HF_MODELS
 from videovit.models.external.pytorchvideo import PTV_MODELS
 from videovit.models.external.resnet import image_resnet_from_config
+from videovit.models.external.slowfast_names import SLOWFAST_NAMES
+from videovit.models.layers.batch_norm import SplitBatchNorm3d, SyncedBatchNorm3d, replace_batch_norms
 from videovit.models.masked.build import masked_from_config
 from videovit.models.masked.model import MaskedModel
 from videovit.models.mvit.model import mvit_from_config
@@ -34,9 +37,12 @@ MODELS: dict[str, Callable[[Config], VideoModel]] = {
     "PS_ViT": progressive_sampling_from_config,
     "ImageResNet": image_resnet_from_config,
     "ResNet": resnet_from_config,
+    "ResNet_nopool": partial(resnet_from_config, pools_t=False),
     "SlowFast": slowfast_from_config,
     "X3D": x3d_from_config,
     **PTV_MODELS,
+    **SLOWFAST_NAMES,
+    **HF_MODELS,
 }
 """MODEL.MODEL_NAME -> builder."""
 
@@ -120,6 +126,11 @@ def build_backbone(cfg: Config) -> VideoModel:
             near=did_you_mean(name, MODELS),
         )
     model = MODELS[name](cfg)
+    if cfg.BN.NORM_TYPE == "sub_batchnorm":
+        replace_batch_norms(model, partial(SplitBatchNorm3d, num_splits=cfg.BN.NUM_SPLITS))
+    elif cfg.BN.NORM_TYPE == "sync_batchnorm":
+        num_processes = 0 if cfg.BN.GLOBAL_SYNC else cfg.BN.NUM_SYNC_DEVICES
+        replace_batch_norms(model, partial(SyncedBatchNorm3d, num_processes=num_processes))
     if cfg.DETECTION.ENABLE:
         model.reset_head(box_head_from_config(cfg, model))
     return model

@@ -114,12 +114,14 @@ class LayeredModel(HasPlainForm, ABC):
         head_names: modules that depend on the number of classes; weights for other classes load without them.
         is_deterministic_on_gpu: whether all operations of a training step have a deterministic version on GPUs.
         num_frozen: layers that `freeze` stopped from training.
+        only_classifier: `freeze_all_but_classifier` stopped everything else from training.
     """
 
     head_names: ClassVar[tuple[str, ...]] = ("head",)
     is_deterministic_on_gpu: ClassVar[bool] = True
 
     num_frozen: int = 0
+    only_classifier: bool = False
 
     @property
     def num_layers(self) -> int:
@@ -166,6 +168,22 @@ class LayeredModel(HasPlainForm, ABC):
         self.num_frozen = num
         self.train(self.training)
 
+    def freeze_all_but_classifier(self) -> None:
+        """Train the last linear layers alone, as a linear probe does; the rest stays in evaluation mode, see `freeze`.
+
+        The norm before the classifier, and what else belongs to a head, are frozen too.
+        """
+        trained = {id(p) for module in self._classifiers() for p in module.parameters()}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        self.only_classifier = True
+        self.train(self.training)
+
+    def _classifiers(self) -> list[nn.Module]:
+        """The modules of `head_names` that this model has."""
+        modules = dict(self.named_modules())
+        return [modules[name] for name in self.head_names if name in modules]
+
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; frozen layers stay in evaluation mode."""
         super().train(mode)
@@ -176,13 +194,16 @@ class LayeredModel(HasPlainForm, ABC):
     @property
     def embedding_trains(self) -> bool:
         """Whether the embedding is in training mode; it may be frozen in a model that is not."""
-        return self.training and not self.num_frozen
+        return self.training and not (self.num_frozen or self.only_classifier)
 
     def _frozen_modules(self) -> Iterator[nn.Module]:
-        if not self.num_frozen:
+        if self.only_classifier:
+            trained: list[Sequence[nn.Module]] = [self._classifiers()]
+        elif self.num_frozen:
+            # What belongs to no later layer is the embedding, so its state follows from the layers that still train.
+            trained = [*self.layers(), self.head_modules()][self.num_frozen - 1 :]
+        else:
             return
-        # What belongs to no later layer is the embedding, so its state follows from the layers that still train.
-        trained = [*self.layers(), self.head_modules()][self.num_frozen - 1 :]
         kept = {id(inner) for modules in trained for module in modules for inner in module.modules()}
         for module in self.children():
             yield from modules_without(module, kept)
@@ -377,6 +398,10 @@ class AttentionModel(VideoModel):
     @abstractmethod
     def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
         """The tokens of every attention layer, in the order in which the layers run; `x` as in `forward`."""
+
+    def attention_layers(self) -> list[nn.Module]:
+        """The modules that compute the maps; their first argument are the tokens of the queries."""
+        return [module for name, module in self.named_modules() if name.rpartition(".")[2] == "attn"]
 
 
 class MaskableModel(AttentionModel):

@@ -15,7 +15,9 @@ __all__ = ["RULES", "Broken", "changed", "check"]
 
 RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     machines.tildes,
+    machines.credentials,
     machines.processes,
+    machines.engines,
     machines.sharding,
     machines.batches,
     labels.data_sets,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from videovit.config.limits import AboveZero, Aliases, AtLeastZero, DropRate, Fraction, Free, Natural, Positive, Range
 
-CheckpointType = Literal["pytorch"]
+CheckpointType = Literal["pytorch", "caffe2"]  # read from the file itself
 HalfPrecision = Literal["bf16", "fp16"]
 NonfinitePolicy = Literal["raise", "skip"]
 GradCompression = Literal["none", "bf16", "fp16"]
@@ -64,7 +64,7 @@ class Solver:
     COSINE_END_LR: AtLeastZero = 0.0
     COSINE_AFTER_WARMUP: bool = False
     STEPS: tuple[AtLeastZero, ...] = ()  # epochs; for steps_with_relative_lrs
-    LRS: tuple[AtLeastZero, ...] = ()  # factors of BASE_LR, each from the epoch in STEPS on
+    LRS: tuple[AtLeastZero, ...] = ()  # factors of BASE_LR, each from the epoch in STEPS on; more than steps are spare
     MAX_EPOCH: Positive = 300
     WARMUP_EPOCHS: AtLeastZero = 0.0
     WARMUP_START_LR: AtLeastZero = 0.01

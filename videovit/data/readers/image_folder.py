@@ -34,7 +34,7 @@ def read(
     prefix: str = "",
     skip_rows: int = 0,
     labeled: bool = True,
-) -> list[Sample]:
+) -> Sequence[Sample]:
     """Read the images of a split.
 
     Args:

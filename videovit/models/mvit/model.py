@@ -361,9 +361,7 @@ class MViT(MaskableModel):
     def encode_visible(self, x_BCTHW: Tensor, visible_BL: Tensor) -> Tensor:
         """See `MaskableModel.encode_visible`."""
         if self.reads_grid:
-            raise UserError(
-                "blocks that pool, or that have windows or relative positions, need the grid of all patches"
-            )
+            raise UserError("blocks with pooling, windows or relative positions need the grid of all patches")
         x_BLC = self.patch_embed.take(x_BCTHW, visible_BL)
         if self.has_positions:
             table_1NC = self.positions(self.patch_embed.grid(x_BCTHW.shape[2:])).flatten(1, 3)
