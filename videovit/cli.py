@@ -74,6 +74,12 @@ COMMANDS: dict[str, Command] = {
         hint="the same command continues",
     ),
     "predict": Command("classify videos with a trained model", "videovit.commands.predict"),
+    "features": Command(
+        "write what a model computes from many videos to files",
+        "videovit.commands.features",
+        hint="the same command continues",
+    ),
+    "similar": Command("find the videos most similar to one, by their features", "videovit.commands.similar"),
     "explain": Command("show where and when a model sees a class in a video", "videovit.commands.explain"),
     "analyze": Command(
         "analyze trained models: reach of attention, similarity of its maps, sampling points",
@@ -98,9 +104,16 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command("compare tested runs: cost, accuracy, drops by frame order, speed", "videovit.commands.compare"),
     "submit": Command("submit a run, or a sweep of runs, to a Slurm cluster", "videovit.commands.submit"),
-    "export": Command("write the weights of a run to a file, under own or other names", "videovit.commands.export"),
+    "export": Command(
+        "export a model to ONNX, OpenVINO or torch.export, or its weights under other names", "videovit.commands.export"
+    ),
     "probe": Command("check which videos can be read, and what decoding them costs", "videovit.commands.probe"),
     "reencode": Command("re-encode videos so that they decode quickly", "videovit.commands.reencode"),
+    "pack": Command(
+        "pack videos into tar shards, which shared file systems and object stores read faster than small files",
+        "videovit.commands.pack",
+        hint="the same command continues",
+    ),
     "benchmark": Command("measure the speed of a model or a part of training", "videovit.commands.benchmark"),
 }
 

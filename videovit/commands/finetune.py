@@ -32,7 +32,8 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> tupl
         "--model",
         default="",
         metavar="SOURCE",
-        help="zoo:NAME, the OUTPUT_DIR of a run, or a weight file (default: MViTv2-S of the zoo; DeiT-S for images)",
+        help="zoo:NAME, hf://user/name, the OUTPUT_DIR of a run, the folder of a saved model, or a weight file "
+        "(default: MViTv2-S of the zoo; DeiT-S for images)",
     )
     group.add_argument("--cfg", default="", metavar="CONFIG", help="config of the weight file")
     group.add_argument("--from-scratch", action="store_true", help="train a small model without weights")

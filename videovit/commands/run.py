@@ -9,7 +9,17 @@ from videovit import cli
 from videovit.config import Config
 from videovit.errors import UserError
 
-TASK_SECTIONS = ("TRAIN", "SEARCH", "TEST", "SHUFFLE_EVAL", "USE_OF_TIME", "ROBUSTNESS", "ANALYSIS", "BENCHMARK")
+TASK_SECTIONS = (
+    "TRAIN",
+    "SEARCH",
+    "TEST",
+    "SHUFFLE_EVAL",
+    "USE_OF_TIME",
+    "ROBUSTNESS",
+    "ANALYSIS",
+    "FEATURES",
+    "BENCHMARK",
+)
 
 
 def only(section: str) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 
 from videovit.config import Config, dump_config, load_config, with_opts
 from videovit.engine import launch
+from videovit.engine.checkpoints.weights import find_weights_file
 from videovit.engine.distributed.lock import output_lock
 from videovit.errors import UserError
 from videovit.finetuning import recipes, trial
@@ -170,11 +171,9 @@ def _check_weights(request: Request, recipe: recipes.Recipe) -> None:
     """
     if request.from_scratch:
         return
-    from videovit.models.download import local_file
-
     try:
         _, weights = recipes.find_model(request.model or recipe.model, request.cfg)
-        local_file(weights)
+        find_weights_file(weights)
     except UserError as error:
         command = recipes.scratch_command(request)
         raise UserError(f"{error}\nTo train a small model without weights instead: {command}") from None

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from videovit.data.decode.decoder_choice import reason_against
+from videovit.data.decode.located import check_file, read_once, url_of
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,
@@ -25,7 +26,6 @@ from videovit.data.decode.protocol import (
     Knots,
     Version,
     Video,
-    check_file,
     check_memory,
 )
 from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
@@ -84,14 +84,16 @@ def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     decord = load_decord()
     if decord is None:
         return open_pyav(path, options)
+    name = str.__str__(path)  # what `Located` knows may keep memory
     # decord prints the path of a file that it cannot open, as it is.
     if printable(path) != path:
         exact = open_pyav(path, options)
         exact.served_by = f"{exact.served_by} (name)"
         return exact
-    safe = FOUND_SAFE.get(path)
+    safe = FOUND_SAFE.get(name)
     if safe is not None and safe[:2] == (version, options):
         return DecordVideo(path, decord, options, safe[2])
+    path = read_once(path)
     exact = open_pyav(path, options)
     reason = "" if exact.codec in RIGHT_CODECS else f"codec {exact.codec}"
     reason = reason or reason_against(exact, options)
@@ -106,7 +108,7 @@ def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
             exact.close()
             # Bounds the memory of a worker.
             if len(FOUND_SAFE) < MOST_CACHED and facts.knots is None:
-                FOUND_SAFE[path] = version, options, facts
+                FOUND_SAFE[name] = version, options, facts
             return video
         video.close()
     exact.served_by = f"{exact.served_by} ({reason})"
@@ -194,9 +196,8 @@ class DecordVideo(BaseVideo):
         return video
 
     def _open(self) -> Any:
-        # An absolute path: decord takes a relative one such as http://a/b.mp4 for a URL, although it may be a file.
-        path = os.path.abspath(self._path)
-        return self._decord.VideoReader(path, ctx=self._decord.cpu(0), num_threads=1, fault_tol=FAULT_TOLERANCE)
+        url = url_of(self._path)
+        return self._decord.VideoReader(url, ctx=self._decord.cpu(0), num_threads=1, fault_tol=FAULT_TOLERANCE)
 
     def _errors(self) -> tuple[type[BaseException], ...]:
         base = self._decord._ffi.base

@@ -12,7 +12,6 @@ is frame p + r of the file, except near the ends of the part that was read:
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from videovit.data.decode.bitstream import is_entry, nal_length_size
 from videovit.data.decode.frame_table import UNKNOWN, FrameTable
+from videovit.data.decode.located import size_of
 from videovit.data.decode.picture_order import Place, build_placing, contradicts
 from videovit.data.decode.protocol import Indices, Version
 
@@ -155,7 +155,7 @@ def read_frame_index(container: InputContainer, stream: VideoStream, path: str) 
         and not discard.any()
         and (np.diff(places) > 0).all()
         and (sizes > 0).all()
-        and places[-1] + sizes[-1] <= os.path.getsize(path)
+        and places[-1] + sizes[-1] <= size_of(path)
     )
     keys = np.flatnonzero(key)
     return FrameIndex(places.copy(), keys, dts[keys], int(dts[-1])) if whole else None
@@ -183,6 +183,7 @@ class TableCache:
 
     def add(self, path: str, version: Version, table: FrameTable | FrameIndex) -> None:
         """Add the table of a file."""
+        path = str.__str__(path)  # what `Located` knows may keep memory
         self.drop(path)
         self._tables[path] = version, table
         self._num_packets += _size(table)

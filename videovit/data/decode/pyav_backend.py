@@ -25,6 +25,7 @@ from torch import Tensor
 from videovit.data.decode.container import ERRORS, NAME, PacketReader, decode_all, open_container, plain_reason
 from videovit.data.decode.frame_index import FrameIndex, NotReached, TableCache, read_frame_index
 from videovit.data.decode.frame_table import FrameTable, Stretch, read_frame_table
+from videovit.data.decode.located import check_file
 from videovit.data.decode.orientation import Orientation, Upright, track_orientations
 from videovit.data.decode.protocol import (
     DEFAULTS,
@@ -33,7 +34,6 @@ from videovit.data.decode.protocol import (
     DecodeOptions,
     Indices,
     Version,
-    check_file,
     check_length,
     check_memory,
     scaled_size,

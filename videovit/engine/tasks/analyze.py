@@ -97,7 +97,7 @@ def evenly(total: int, number: int) -> list[int]:
     return [round(i) for i in np.linspace(0, total - 1, min(number, total))]
 
 
-def _loader(problem: Problem, run: Run, samples: list[Sample]) -> ClipLoader:
+def _loader(problem: Problem, run: Run, samples: Sequence[Sample]) -> ClipLoader:
     """One clip and crop of every sample."""
     cfg = problem.cfg
     one_view = replace(cfg, TEST=replace(cfg.TEST, NUM_ENSEMBLE_VIEWS=1, NUM_SPATIAL_CROPS=1))
