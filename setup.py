@@ -53,6 +53,8 @@ setup(
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
         "openvino": ["openvino>=2025.2", "onnx>=1.18", "onnxscript>=0.5"],
         "torchcodec": ["torchcodec>=0.7"],
+        "remote": ["fsspec>=2024.6", "s3fs>=2024.6", "gcsfs>=2024.6", "huggingface-hub>=0.30", "aiohttp>=3.9"],
+        "hdf5": ["h5py>=3.10"],
         "coco": ["pycocotools>=2.0.10"],
         "dev": [
             "setuptools>=70.1",
@@ -63,6 +65,7 @@ setup(
             "tensorboard>=2.14",
             "huggingface-hub>=0.30",
             "timm>=1.0.25",
+            "scikit-image>=0.22",
             "scikit-learn>=1.4",
             "faster-coco-eval>=1.6.5",
             "pycocotools>=2.0.10",

@@ -68,6 +68,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"contract"},
         {"layers"},
         {"mvit", "vit", "pit", "progressive_sampling", "pooling_sharing", "convolutional", "external", "detection"},
+        {"masked"},
         {"cpu"},
         {"macs", "convert"},
         {"build"},

@@ -5,7 +5,7 @@ T H W frames, rows and columns, I iterations, N points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_TITLE = 60  # letters of a name in a picture
 MAX_FRAMES = 4  # of a clip in the picture of its points
+MAX_COLUMNS = 4  # of a sheet of pictures
 TITLES = {
     "space": "distance in space",
     "time": "distance in time",
@@ -169,4 +170,25 @@ def draw_density(report: Report) -> Figure:
             axes.imshow(cells, cmap="magma_r", vmin=0, interpolation="nearest")
             outside = max(0.0, 100 * (1 - cells.sum()))  # rounding may make it negative
             axes.set(title=f"iteration {i + 1}", xlabel=f"{outside:.1f} % outside", xticks=[], yticks=[])
+        return figure
+
+
+def draw_tiles(images: Sequence[NDArray[np.uint8] | None], captions: Sequence[tuple[str, str]]) -> Figure:
+    """A sheet of pictures.
+
+    Args:
+        images: each (H, W, 3); None leaves the place empty.
+        captions: of each, the title above and the name below it.
+    """
+    columns = min(MAX_COLUMNS, len(images))
+    rows = -(-len(images) // columns)
+    with _figure(2.6 * columns, 2.4 * rows) as figure:
+        places = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes in places:
+            axes.set(xticks=[], yticks=[], frame_on=False)
+        for axes, image_HW3, (title, name) in zip(places, images, captions, strict=False):
+            if image_HW3 is not None:
+                axes.imshow(image_HW3)
+            axes.set_title(title, fontsize="small")
+            axes.set_xlabel(shown(name), fontsize="x-small", wrap=True)
         return figure

@@ -25,6 +25,7 @@ from videovit.engine.reporting.log import RunLog, logger
 from videovit.engine.run_context import Run, record_start
 from videovit.engine.tasks.analyze import analyze
 from videovit.engine.tasks.benchmark import benchmark
+from videovit.engine.tasks.features import features
 from videovit.engine.tasks.robustness import robustness
 from videovit.engine.tasks.search import search
 from videovit.engine.tasks.shuffle_eval import shuffle_eval
@@ -48,6 +49,7 @@ TASKS: dict[str, tuple[Callable[[Config], bool], Task]] = {
     "use_of_time": (lambda cfg: cfg.USE_OF_TIME.ENABLE, use_of_time),
     "robustness": (lambda cfg: cfg.ROBUSTNESS.ENABLE, robustness),
     "analysis": (lambda cfg: cfg.ANALYSIS.ENABLE, analyze),
+    "features": (lambda cfg: cfg.FEATURES.ENABLE, features),
     "benchmark": (lambda cfg: cfg.BENCHMARK.ENABLE, benchmark),
 }
 """Name -> whether a config enables the task, and the task; they run in this order."""

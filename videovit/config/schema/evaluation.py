@@ -1,4 +1,4 @@
-"""Evaluation: TEST, SHUFFLE_EVAL, USE_OF_TIME, ROBUSTNESS, ANALYSIS, PREDICT and SEARCH."""
+"""Evaluation: TEST, SHUFFLE_EVAL, USE_OF_TIME, ROBUSTNESS, ANALYSIS, PREDICT, FEATURES and SEARCH."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ RobustnessTest = Literal["occlusion", "fgsm", "pgd", "corruptions"]
 CorruptionName = Literal["noise", "blur", "brightness", "h264", "frame_drop", "frame_freeze"]
 Severity = Literal[1, 2, 3, 4, 5]
 Fill = Literal["mean", "black"]
+FeatureLayer = Literal["pooled", "tokens", "stage1", "stage2", "stage3", "stage4", "stage5"]
+FeatureDtype = Literal["f32", "f16"]
+FeatureFormat = Literal["npy", "safetensors", "hdf5"]
 Change = Annotated[float, Range(above=0.0, high=255.0)]  # of a pixel, on a scale from 0 to 255
 
 
@@ -118,6 +121,20 @@ class Predict:
 
     TOP_K: Positive = 5
     WINDOW_STRIDE_S: AtLeastZero = 0.0  # seconds; 0 puts windows back to back
+
+
+@dataclass(frozen=True)
+class Features:
+    """FEATURES (ours): what a model computes from videos, written to files in OUTPUT_DIR."""
+
+    ENABLE: bool = False
+    VIDEOS: tuple[str, ...] = ()  # lists (paths relative to DATA.PATH_PREFIX), folders and files
+    LAYER: FeatureLayer = "pooled"  # tokens, stage1, ...: maps; pooled: what the classifier reads
+    WINDOW_S: AtLeastZero = 0.0  # seconds; one row per window; 0: one row per video
+    STRIDE_S: AtLeastZero = 0.0  # seconds between the starts of two windows; 0 puts windows back to back
+    DTYPE: FeatureDtype = "f32"
+    FORMAT: FeatureFormat = "npy"  # npy: a file per video; else a file per PER_SHARD videos
+    PER_SHARD: Natural = 0  # videos; 0 chooses
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from videovit.config.schema.evaluation import EngineName
 from videovit.data.build import ClipLoader
 from videovit.data.records import Batch, Failure
+from videovit.data.sample_list import Paths
 from videovit.engine import distributed
 from videovit.engine.distributed import preemption
 from videovit.engine.distributed.preemption import Preempted
@@ -164,7 +165,8 @@ def evaluate_split(
     evaluate(inference, batches, passes, run.progress(name, len(loader), log_period=log_period))
     report_decoders(loader, run, name)
     paths = {failure.path for part in distributed.gather(inference.unreadable) for failure in part}
-    return frozenset(i for i, sample in enumerate(loader.dataset.samples) if sample.path in paths)
+    listed = enumerate(Paths(loader.dataset.samples)) if paths else ()
+    return frozenset(i for i, path in listed if path in paths)
 
 
 def evaluate(inference: Inference, batches: Iterable[Batch], passes: Sequence[ForwardPass], progress: Progress) -> None:

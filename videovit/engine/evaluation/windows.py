@@ -56,6 +56,39 @@ def window_starts(num_frames: int, clip_size: float, stride: float) -> list[floa
     return starts if last - starts[-1] < 1.0 else [*starts, last]
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of a video.
+
+    Attributes:
+        start_s, end_s: in seconds of player time.
+        first: first tick of its clock.
+        num_ticks: its length in ticks.
+    """
+
+    start_s: float
+    end_s: float
+    first: int
+    num_ticks: int
+
+
+def sections(clock: Clock, window_s: float, stride_s: float = 0.0) -> list[Section]:
+    """Sections of equal length that cover a video; the last one ends at the end of the video.
+
+    Args:
+        clock: of the video.
+        window_s: length of a section in seconds; 0 makes one section of the whole video.
+        stride_s: between the starts of two sections in seconds; 0 puts sections back to back.
+    """
+    span = window_s * clock.rate or clock.num_ticks
+    found = []
+    # Whole ticks: a section then has exactly the frames that a file cut there would have.
+    for start in map(round, window_starts(clock.num_ticks, span, stride_s * clock.rate or span)):
+        length = max(1, min(round(span), clock.num_ticks - start))
+        found.append(Section(clock.time_s(start), clock.time_s(start + length), start, length))
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class WindowReader:
     """Cuts videos into windows.
@@ -83,15 +116,40 @@ class WindowReader:
         Raises:
             DecodeError: a frame cannot be decoded.
         """
-        clock = clock_of(video, self.plan.target_fps)
-        span, stride = self._span(clock)
-        starts = window_starts(clock.num_ticks, span, stride)
-        progress = Progress(name, len(starts), quiet=quiet)
-        for _, start in progress.over(starts):
-            ticks_T = self.plan.window(start, clock.num_ticks, clock.rate)
-            crops_VTSSC = torch.stack(self.crop(video.frames(clock.frames(ticks_T))))
-            yield Clip(clock.time_s(start), clock.time_s(min(start + span, clock.num_ticks)), crops_VTSSC)
+        clock = self.clock(video)
+        (whole,) = sections(clock, 0.0)
+        progress = Progress(name, len(self.starts(clock, whole)), quiet=quiet)
+        for _, clip in progress.over(self.section_clips(video, clock, whole)):
+            yield clip
             progress.count(1)
+
+    def clock(self, video: Video) -> Clock:
+        """The clock that sections and windows of a video are counted on."""
+        return clock_of(video, self.plan.target_fps)
+
+    def starts(self, clock: Clock, section: Section) -> list[float]:
+        """First ticks of the windows of a section, counted from its own first tick."""
+        span = self.plan.span(section.num_ticks, clock.rate)
+        return window_starts(section.num_ticks, span, self.stride_s * clock.rate or span)
+
+    def section_clips(self, video: Video, clock: Clock, section: Section) -> Iterator[Clip]:
+        """The clips of all windows of a section: those of a video of these frames alone.
+
+        Args:
+            video: stays open.
+            clock: of the video.
+            section: of the video.
+
+        Raises:
+            DecodeError: a frame cannot be decoded.
+        """
+        first, length = section.first, section.num_ticks
+        span = self.plan.span(length, clock.rate)
+        for start in self.starts(clock, section):
+            ticks_T = first + self.plan.window(start, length, clock.rate)
+            crops_VTSSC = torch.stack(self.crop(video.frames(clock.frames(ticks_T))))
+            start_s, end_s = clock.time_s(first + start), clock.time_s(first + min(start + span, length))
+            yield Clip(start_s, end_s, crops_VTSSC)
 
     def stream(self, frames_HWC: Iterable[Frames], fps: float) -> Iterator[Clip]:
         """The clips of a stream, each as soon as the last frame of its window is there.
@@ -123,11 +181,6 @@ class WindowReader:
     def joined(window: StreamWindow) -> Clip:
         """The clip of a window of a stream, from what was kept of its frames."""
         return Clip(window.start_s, window.end_s, torch.stack(window.frames, dim=1))
-
-    def _span(self, clock: Clock) -> tuple[float, float]:
-        """Length of a window, and distance between the starts of two, in ticks."""
-        span = self.plan.span(clock.num_ticks, clock.rate)
-        return span, self.stride_s * clock.rate or span
 
 
 def build_window_reader(cfg: Config) -> WindowReader:

@@ -35,9 +35,9 @@ from videovit.engine.exported.engines import ENGINES
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run
+from videovit.engine.training.build import build_training
 from videovit.engine.training.determinism import deterministic
 from videovit.engine.training.step import Training, train_step, without_wrapper
-from videovit.engine.training.trainer import build_training
 from videovit.errors import UserError
 from videovit.models import count_macs, count_params
 from videovit.models.contract import LayeredModel, VideoModel

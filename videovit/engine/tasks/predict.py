@@ -29,12 +29,11 @@ from videovit.data.build import build_decode_options
 from videovit.data.catalog import find_dataset
 from videovit.data.decode import DecodeError, Video, open_video
 from videovit.data.decode.array import Frames, open_array
-from videovit.data.decode.image_backend import SUFFIXES, images_in
-from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
 from videovit.engine.checkpoints.weights import test_dtype
 from videovit.engine.evaluation.inference import Inference
 from videovit.engine.evaluation.windows import Clip, build_window_reader, window_starts
 from videovit.engine.problem import Problem
+from videovit.engine.tasks.inputs import list_inputs, refuse_detector
 from videovit.engine.tasks.prediction import Prediction, Ranked, format_prediction
 from videovit.errors import UserError
 from videovit.messages import plural, printable
@@ -94,50 +93,6 @@ class Outcome:
         return torch.stack([window.scores_K for window in self.windows])
 
 
-def list_inputs(cfg: Config, names: Sequence[str], *, people: bool = False) -> list[str]:
-    """Expand folders: a folder is a video of frames, or all videos below it; for a model of images, all its images.
-
-    Args:
-        cfg: of the model.
-        names: files and folders.
-        people: the boxes of people are found in the videos, so that the model may be a detector.
-
-    Raises:
-        UserError: a folder holds nothing to predict, or the model is a detector.
-    """
-    if not people:
-        refuse_detector(cfg)
-    of_images = find_dataset(cfg.TEST.DATASET).images
-    found: list[str] = []
-    for name in names:
-        if not Path(name).is_dir():
-            inside = [name]
-        elif of_images:
-            inside = files_below(name, SUFFIXES)
-        else:
-            inside = [name] if images_in(name) else files_below(name, VIDEO_SUFFIXES)
-        if not inside:
-            other = f", and TEST.DATASET {cfg.TEST.DATASET} is about images" if of_images else " and without videos"
-            raise UserError(f"a folder without images{other}", where=name)
-        found += inside
-    return found
-
-
-def refuse_detector(cfg: Config) -> None:
-    """Refuse the config of a model that classifies boxes.
-
-    Raises:
-        UserError: it is one.
-    """
-    if cfg.DETECTION.ENABLE:
-        raise UserError(
-            "prediction classifies whole videos, but a detector needs the boxes of people",
-            where="DETECTION.ENABLE",
-            hint="videovit predict --people finds people; or list their boxes in a file of proposals "
-            "(AVA.TEST_PREDICT_BOX_LISTS) and run the test, which writes detections.csv",
-        )
-
-
 class Predictor:
     """Predicts the classes of videos; threads may share it.
 
@@ -150,6 +105,8 @@ class Predictor:
     Attributes:
         reader: cuts videos into windows.
         decoding: limits of the decoder.
+        pooled: computes the features that the classifier reads.
+        batch_size: windows that usually go through the model at once.
 
     Raises:
         AnnotationError: the file of class names cannot be used.
@@ -167,9 +124,9 @@ class Predictor:
         self.reader = build_window_reader(cfg)
         self._inference = Inference(model, problem.preparation, device, dtype=test_dtype(cfg), engine=cfg.TEST.ENGINE)
         join, self._join_name = JOINS[cfg.DATA.ENSEMBLE_METHOD]
-        self._scores, self._features = Output(self._score, join), Output(self._pool, JOINS["sum"][0])
+        self._scores, self.pooled = Output(self._score, join), Output(self._pool, JOINS["sum"][0])
         # A CPU is fastest with what its caches hold; a GPU takes as many clips as in the test.
-        self._batch_size = 1 if device.type == "cpu" else max(1, cfg.TEST.BATCH_SIZE // self.reader.num_crops)
+        self.batch_size = 1 if device.type == "cpu" else max(1, cfg.TEST.BATCH_SIZE // self.reader.num_crops)
         # PyAV holds one window; decord reads ahead through the whole file (1.4 GB for one frame of a 30-minute movie).
         self._of_images = find_dataset(cfg.TEST.DATASET).images
         self._backend = "image" if self._of_images else "pyav"
@@ -288,14 +245,14 @@ class Predictor:
             DecodeError: no video can be read.
             UserError: features are not finite.
         """
-        outcomes = self._run(videos, self._features, fps=fps, batch_size=batch_size)
+        outcomes = self._run(videos, self.pooled, fps=fps, batch_size=batch_size)
         readable = [one for one in outcomes if one.error is None]
         if not readable:
             raise next((one.error for one in outcomes if one.error), UserError("no videos"))
         warn_of_unreadable(outcomes)
         lost = torch.full_like(readable[0].values_WD[0], torch.nan)
         lost = lost.expand(0, -1) if per_window else lost
-        join = (lambda values_WD: values_WD) if per_window else self._features.join
+        join = (lambda values_WD: values_WD) if per_window else self.pooled.join
         return [join(one.values_WD) if one.error is None else lost.clone() for one in outcomes]
 
     def preprocess(self, frames_THWC: Frames, fps: float = 0.0) -> Tensor:
@@ -322,7 +279,7 @@ class Predictor:
         Raises:
             DecodeError: the file cannot be read.
         """
-        with self._open(video, fps, self._name(video, 0, 1)) as opened:
+        with self.open(video, fps, self._name(video, 0, 1)) as opened:
             for clip in self.reader.clips(opened):
                 with torch.no_grad():
                     x_VCTHW = self._inference.prepared(clip.crops_VTSSC)
@@ -336,12 +293,12 @@ class Predictor:
         outcomes = [Outcome(self._name(video, number, len(videos))) for number, video in enumerate(videos)]
         for source, outcome in zip(videos, outcomes, strict=True):
             if not isinstance(source, str | os.PathLike):
-                self._open(source, fps, outcome.name)  # what is in memory is checked before anything is computed
+                self.open(source, fps, outcome.name)  # what is in memory is checked before anything is computed
 
         def clips() -> Iterator[tuple[Outcome, Clip]]:
             for source, outcome in zip(videos, outcomes, strict=True):
                 try:
-                    with self._open(source, fps, outcome.name) as video:
+                    with self.open(source, fps, outcome.name) as video:
                         for clip in self.reader.clips(video, name=Path(outcome.name).name, quiet=quiet):
                             yield outcome, clip
                 except DecodeError as error:
@@ -360,23 +317,25 @@ class Predictor:
     def _computed(
         self, clips: Iterable[tuple[Outcome, Clip]], output: Output, batch_size: int
     ) -> Iterator[tuple[Outcome, Window]]:
-        for group in _grouped(clips, batch_size or self._batch_size):
-            # Not around the `yield`: the mode would reach the code that takes the windows.
-            with self._inference.mode():
-                crops_BTSSC = torch.cat([clip.crops_VTSSC for _, clip in group])
-                values_BD = output.compute(self._inference.prepared(crops_BTSSC)).float()
-                joined = [output.join(views_VD) for views_VD in values_BD.reshape(len(group), -1, values_BD.shape[1])]
-            values_WD = torch.stack(joined).cpu().clone()
+        for group in _grouped(clips, batch_size or self.batch_size):
+            values_WD = self.values([clip for _, clip in group], output)
             for (outcome, clip), values_D in zip(group, values_WD, strict=True):
-                if not torch.isfinite(values_D).all():
-                    raise UserError("the model's scores are not finite: are the weights broken?", where=outcome.name)
+                check_finite(values_D, outcome.name)
                 yield outcome, Window(clip.start_s, clip.end_s, values_D)
+
+    def values(self, clips: Sequence[Clip], output: Output) -> Tensor:
+        """What the model makes of clips: (N, ...), joined over the crops of each, float32 on the CPU."""
+        with self._inference.mode():
+            crops_BTSSC = torch.cat([clip.crops_VTSSC for clip in clips])
+            values_BD = output.compute(self._inference.prepared(crops_BTSSC)).float()
+            joined = [output.join(views_VD) for views_VD in values_BD.reshape(len(clips), -1, *values_BD.shape[1:])]
+        return torch.stack(joined).cpu().clone()
 
     def _score(self, x_BCTHW: Tensor) -> Tensor:
         return self._activation(self._inference.model(x_BCTHW))
 
     def _pool(self, x_BCTHW: Tensor) -> Tensor:
-        return pooled(cast(VideoModel, self._inference.model).forward_features(x_BCTHW))
+        return pooled(self.model.forward_features(x_BCTHW))
 
     def _prediction(self, outcome: Outcome, top_k: int) -> Prediction:
         values_WK = outcome.values_WD
@@ -385,7 +344,13 @@ class Predictor:
         views = f"{plural(len(windows), 'window')} x {plural(self.reader.num_crops, 'crop')}, {self._join_name}"
         return Prediction(outcome.name, self.top(scores_K, top_k), windows, views, scores_K, values_WK)
 
-    def _open(self, source: Input, fps: float, name: str) -> Video:
+    @property
+    def model(self) -> VideoModel:
+        """The model in the form in which it runs."""
+        return cast(VideoModel, self._inference.model)
+
+    def open(self, source: Input, fps: float, name: str) -> Video:
+        """Open a video; arguments and errors as in `predict`, `name` is for messages."""
         if isinstance(source, str | os.PathLike):
             return open_video(source, self._backend, self.decoding)
         if not isinstance(source, np.ndarray | Tensor):
@@ -408,6 +373,16 @@ class Predictor:
         if isinstance(source, str | os.PathLike):
             return os.fspath(source)
         return "array" if total == 1 else f"array {number}"
+
+
+def check_finite(values: Tensor, name: str) -> None:
+    """Refuse values of a video that are not finite.
+
+    Raises:
+        UserError: they are not.
+    """
+    if not torch.isfinite(values).all():
+        raise UserError("the model's scores are not finite: are the weights broken?", where=name)
 
 
 def pooled(features: Features) -> Tensor:
