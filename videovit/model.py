@@ -21,6 +21,7 @@ from videovit.config import Config
 from videovit.config.rules import changed
 from videovit.config.schema.evaluation import EngineName
 from videovit.data.decode.array import Frames
+from videovit.data.decode.stream import is_stream, shown_name
 from videovit.data.files.folders import is_text
 from videovit.engine.checkpoints import hub
 from videovit.engine.checkpoints.saved_model import save_model
@@ -271,7 +272,10 @@ class Model:
             UserError: there is no such class, method, box or moment, or the method is not defined for this model.
         """
         check_person(self.config, box, time_s)
-        ((one,), _), names = self._inputs(video, people=box is not None), self.class_names
+        (inputs, _), names = self._inputs(video, people=box is not None), self.class_names
+        if len(inputs) != 1:
+            raise UserError(where="video", found=len(inputs), expected="one")
+        (one,) = inputs
         if box is None:
             return explain(self.predictor, self.torch, one, names, class_name, method=method, fps=fps)
         boxes = BoxPredictor(self.config, self.torch, self.device, class_names=names)
@@ -326,8 +330,12 @@ class Model:
         inputs: list[Input] = []
         for video in listed:
             if isinstance(video, str | os.PathLike):
-                inside = list_inputs(self.config, [os.fspath(video)], people=people)
-                if single and inside != [os.fspath(video)]:
+                name = os.fspath(video)
+                if is_stream(name):
+                    hint = "videovit predict reads streams; in Python, model.predictor.stream takes their frames"
+                    raise UserError("a stream, not a video", where=shown_name(name), hint=hint)
+                inside = list_inputs(self.config, [name], people=people)
+                if single and inside != [name]:
                     found = f"{plural(len(inside), 'file')} in it"
                     raise UserError("a folder, not a video", where=video, found=Plain(found), hint="Put it into a list")
                 inputs += inside
@@ -343,7 +351,7 @@ def check_counts(**counts: int) -> None:
         UserError: one is not a whole number, or below 0.
     """
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 0:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise UserError(where=name, found=count, expected="a whole number, or 0 for the usual one")
 
 

@@ -19,6 +19,7 @@ from videovit.config import load_config
 from videovit.errors import UserError
 from videovit.models import MODELS, build_model, optimize_for_inference
 from videovit.models.contract import AttentionModel, Features, HasPlainForm, VideoModel
+from videovit.models.external.slowfast_names import SLOWFAST_NAMES
 from videovit.models.layers.heads import ClassifierHead
 
 FRAMES, SIDE, CLASSES = 8, 32, 7
@@ -42,6 +43,7 @@ CASES: dict[str, str] = {
     "PSViTSupernet": PSVIT + "SUPERNET.NUM_CELLS 2",
     "ResNet": "MODEL.ARCH slow RESNET.DEPTH 18 RESNET.WIDTH_PER_GROUP 8 RESNET.TRANS_FUNC basic_transform "
     "NONLOCAL.LOCATION [[[]],[[1]],[[]],[[]]]",
+    "ResNet_nopool": "MODEL.ARCH c2d RESNET.DEPTH 18 RESNET.WIDTH_PER_GROUP 8 RESNET.TRANS_FUNC basic_transform",
     "SlowFast": "MODEL.ARCH slowfast RESNET.DEPTH 18 RESNET.WIDTH_PER_GROUP 8 SLOWFAST.ALPHA 4",
     "X3D": "MODEL.ARCH x3d RESNET.TRANS_FUNC x3d_transform X3D.BOTTLENECK_FACTOR 2.25",
     **{name: "" for name in MODELS if name.startswith("ptv_")},
@@ -76,7 +78,8 @@ def inputs(name: str, batch: int = 2) -> Tensor:
 
 
 def test_every_model_is_listed() -> None:
-    assert {name.split()[0] for name in CASES} == MODELS.keys()
+    """PySlowFast's names for pytorchvideo's networks are other sizes of the class of `ptv_*`."""
+    assert {name.split()[0] for name in CASES} == MODELS.keys() - SLOWFAST_NAMES.keys()
 
 
 @every_model
@@ -205,6 +208,17 @@ def test_freezing_stops_parameters_and_batch_norms(name: str) -> None:
     for num in (-1, model.num_layers + 2):
         with pytest.raises(UserError, match=f"layers to freeze; found {num}, expected 0 to {model.num_layers + 1}"):
             model.freeze(num)
+
+
+@every_model
+def test_linear_probe_trains_the_classifier_alone(name: str) -> None:
+    model = built(name)
+    model.freeze_all_but_classifier()
+    classifier = tuple(f"{head}." for head in model.head_names)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {n for n, _ in model.named_parameters() if n.startswith(classifier)} and trained
+    modes = {n: m.training for n, m in model.train().named_modules() if not any(True for _ in m.children())}
+    assert not any(mode for n, mode in modes.items() if not f"{n}.".startswith(classifier))
 
 
 @every_model

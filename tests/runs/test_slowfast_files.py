@@ -60,16 +60,16 @@ def test_file_trains_and_tests(name: str, data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::videovit.config.ConfigWarning")
 def test_detector_of_ava_trains_and_tests(tmp_path: Path) -> None:
-    config = write_ava(tmp_path)
+    config = write_ava(tmp_path / "ava")
     keys = load_config(config).AVA
     options = " ".join(
         f"AVA.{name} {value if isinstance(value, str) else '[' + ','.join(map(str, value)) + ']'}"
         for name, value in vars(keys).items()
         if isinstance(value, str | tuple) and value
     )
-    run_small("AVA/SLOWFAST_32x2_R50_SHORT", tmp_path / "out", f"{options} DATA.TARGET_FPS 10 MODEL.NUM_CLASSES 4")
-    assert stats(tmp_path / "out", "train_iter")[0]["grad_norm"] > 0
-    assert stats(tmp_path / "out", "test_final")[0]["num_boxes"] == 36
+    run_small("AVA/SLOWFAST_32x2_R50_SHORT", tmp_path, f"{options} DATA.TARGET_FPS 10 MODEL.NUM_CLASSES 4")
+    assert stats(tmp_path, "train_iter")[0]["grad_norm"] > 0
+    assert stats(tmp_path, "test_final")[0]["num_boxes"] == 36
 
 
 @pytest.mark.filterwarnings("ignore::videovit.config.ConfigWarning")

@@ -34,32 +34,45 @@ HELP = f"""{MODELS_HELP}\
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """See `videovit.cli.Main`."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "models", nargs="+", metavar="MODEL", help="runs, published models or configs; KEY VALUE pairs may follow"
     )
-    parser.add_argument(
-        "--what", nargs="+", choices=get_args(Analyzed), help="analyses to make (default: ANALYSIS.WHAT)"
-    )
+    add_what(parser, "ANALYSIS", get_args(Analyzed))
     parser.add_argument("--output", type=Path, help="folder of the picture of several models (default: of the first)")
     args = parser.parse_intermixed_args(argv)
     models, opts = split_models(args.models)
     if not models:
         parser.error("name a model first")
-    opts += ["ANALYSIS.WHAT", f"[{','.join(args.what)}]"] if args.what else []
-    configs = configs_of(models, "ANALYSIS", opts)
+    configs = configs_of(models, "ANALYSIS", [*opts, *opts_of_what("ANALYSIS", args.what)])
     folders = [Path(cfg.OUTPUT_DIR) for cfg in configs]
     from videovit.engine import launch  # imports PyTorch, which --help and mistakes in a config do not need
+    from videovit.engine.reporting.json_lines import make_folder
     from videovit.engine.tasks.analyze import FOLDER, compare
 
+    if args.output is not None:
+        make_folder(args.output)
     for cfg in configs:
         launch.run(cfg)
     if len(folders) > 1:
         picture = compare(folders, args.output or folders[0] / FOLDER)
         if picture is not None:
             print(f"curves of all models: {printable(picture)}")
+
+
+def add_what(parser: argparse.ArgumentParser, section: str, known: Sequence[str]) -> None:
+    """Add --what, which sets the key WHAT of a section; see `opts_of_what`."""
+    # The config checks the names: KEY VALUE pairs may follow.
+    text = f"{', '.join(known)} (default: {section}.WHAT)"
+    parser.add_argument("--what", nargs="+", default=[], metavar="NAME", help=text)
+
+
+def opts_of_what(section: str, words: Sequence[str]) -> list[str]:
+    """KEY VALUE pairs from the words after --what: names, and pairs that follow them."""
+    what, opts = split_models(words)
+    return [*opts, f"{section}.WHAT", f"[{','.join(what)}]"] if what else opts
 
 
 def split_models(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -31,7 +31,7 @@ NEEDS_MODEL = "name a model, or give --cfg and --checkpoint"
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cfg", metavar="CONFIG", help="in place of MODEL: the config that the model was trained with")

@@ -38,7 +38,7 @@ Files, restarts, several machines, cost of a million videos: docs/features.md
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

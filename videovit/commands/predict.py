@@ -52,7 +52,7 @@ All of this in detail: docs/predict.md
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     model = parser.add_argument_group("model")

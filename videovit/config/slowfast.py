@@ -132,7 +132,7 @@ REFUSED: dict[str, Refusal] = {
     "MODEL.LOSS_FUNC": Refusal(
         "only classification and masked pre-training (multi_mse) are supported",
         on=("mse", "contrastive_loss"),
-        instead=get_args(Loss),
+        instead=tuple(name for name in get_args(Loss) if name != "multi_mse"),
     ),
     "MODEL.FREEZE_LAYERS": Refusal("TRAIN.FREEZE has taken its place", off=("0",)),
     "MVIT.REV.ENABLE": _switch("reversible MViT is not supported"),

@@ -157,8 +157,8 @@ def build_loader(
 ) -> ClipLoader:
     """Build everything from the annotation file to batches of clips, for one process.
 
-    Training draws random spans (DATA.TRAIN_CROP_NUM_TEMPORAL), with AUG.NUM_SAMPLE augmentations each; `val` takes one central clip per video; `test`
-    takes all TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS views of a video together.
+    Training draws DATA.TRAIN_CROP_NUM_TEMPORAL random spans, with AUG.NUM_SAMPLE augmentations each; `val` takes one
+    central clip per video; `test` takes all TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS views of a video together.
 
     Args:
         cfg: the config.

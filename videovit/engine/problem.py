@@ -251,7 +251,7 @@ def build_object_evaluators(cfg: Config, split: Split) -> Callable[[ClipDataset]
 
 
 def build_reconstruction_evaluators(cfg: Config) -> Callable[[ClipDataset], ReconstructionEvaluator]:
-    """What makes evaluators of masked pre-training, with MASK.NUM_PICTURES videos from all over the list as pictures."""
+    """What makes evaluators of masked pre-training, which draw MASK.NUM_PICTURES of the videos."""
     masks, folder = masks_from_config(cfg), Path(cfg.OUTPUT_DIR) / "reconstructions"
 
     def build(dataset: ClipDataset) -> ReconstructionEvaluator:

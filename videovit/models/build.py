@@ -56,7 +56,7 @@ DETECTORS: dict[str, Callable[[Config, VideoModel], Detector]] = {
 
 
 def build_network(cfg: Config) -> LayeredModel:
-    """What a config trains: `build_detector` if it names a detector, `build_masked` with MASK.ENABLE, else `build_model`.
+    """What a config trains: `build_masked` with MASK.ENABLE, `build_detector` with DETECTOR.NAME, else `build_model`.
 
     Raises:
         UserError: as these.

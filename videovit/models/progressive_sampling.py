@@ -98,7 +98,7 @@ def _sample_by_index(map_BCX: Tensor, points_BNA: Tensor) -> Tensor:
     """
     sides = map_BCX.shape[2:]
     values_SC = map_BCX.flatten(2).transpose(1, 2).flatten(0, 1)
-    clip_B1 = torch.arange(len(map_BCX), device=map_BCX.device)[:, None]
+    clip_B1 = torch.arange(map_BCX.shape[0], device=map_BCX.device)[:, None]
     low_BNA = points_BNA.detach().floor()
     read_BNC = torch.zeros((), dtype=map_BCX.dtype, device=map_BCX.device)
     for corner in product((0, 1), repeat=len(sides)):

@@ -171,3 +171,21 @@ def test_hostile_pickles_are_refused_and_run_nothing(tmp_path: Path) -> None:
 def test_pytorch_file_named_pkl_is_read(tmp_path: Path) -> None:
     torch.save({"model_state": {"head.projection.bias": torch.ones(2)}}, tmp_path / "SLOWFAST.pkl")
     assert torch.equal(read_file(tmp_path / "SLOWFAST.pkl")["model_state"]["head.projection.bias"], torch.ones(2))
+
+
+def test_network_of_a_contrastive_model_is_found(tmp_path: Path) -> None:
+    """PySlowFast's BYOL and MoCo: the network, one that follows it, queues; the projection is no classifier."""
+    source, model = built("slow"), built("slow")
+    perturb(source)
+    state = {f"backbone.{n}": t for n, t in source.state_dict().items() if not n.startswith("head.")}
+    state |= {n.replace("backbone.", "backbone_hist."): t + 1 for n, t in state.items() if t.is_floating_point()}
+    state |= {
+        "backbone.head.projection.0.weight": torch.ones(7, 256),
+        "queue_x": torch.ones(3, 4),
+        "ptr": torch.ones(1),
+    }
+    torch.save({"model_state": state}, tmp_path / "byol.pyth")
+    report = load_pretrained(model, tmp_path / "byol.pyth")
+    assert report.missing == ["head.projection.weight", "head.projection.bias"]
+    name = "s4.pathway0_res1.branch2.b.weight"
+    assert torch.equal(model.state_dict()[name], source.state_dict()[name])

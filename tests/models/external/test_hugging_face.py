@@ -101,6 +101,17 @@ def test_saving_memory_changes_nothing(name: str) -> None:
     torch.testing.assert_close(*gradients)
 
 
+@every_network
+def test_frozen_blocks_keep_the_dropout_of_the_head(name: str) -> None:
+    model = tiny(name)
+    model.head_dropout.p = 0.5
+    model.freeze(model.num_layers + 1)
+    x = clip(1, 3, FRAMES, SIDE, SIDE)
+    with torch.no_grad():
+        assert not torch.allclose(model.train()(x), model(x))
+        assert torch.equal(model.eval()(x), model(x))
+
+
 def test_divided_maps_are_those_of_transformers() -> None:
     """The maps of all tokens of a clip hold those of its frames, and of its places."""
     model, x = tiny("hf_timesformer"), clip(2, 3, 4, SIDE, SIDE)
@@ -176,6 +187,14 @@ def test_published_sizes() -> None:
         assert count_params(model) / 1e6 == pytest.approx(millions, abs=0.3), name
         if gmacs:
             assert count_macs(model, (1, 3, *size)) / 1e9 == pytest.approx(gmacs, rel=0.01), name
+
+
+def test_models_can_be_sharded() -> None:
+    """Sharded training itself is that of all models; a whole run of it is slow."""
+    options = "TRAIN.ENABLE True TRAIN.SHARD_MODEL True NUM_GPUS 0 NUM_CPU_PROCS 2 MODEL.MODEL_NAME hf_vivit"
+    assert load_config(None, options.split()).TRAIN.SHARD_MODEL
+    units = list(tiny("hf_vivit").units_to_shard())
+    assert [type(unit).__name__ for unit in units] == ["VivitLayer"]
 
 
 def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +337,7 @@ def test_biases_by_their_old_names_are_loaded_with_a_warning() -> None:
         nn.init.zeros_(parameter)
     report = load_pretrained(other, state)
     assert torch.equal(other(x), model(x)) and not report.missing
-    assert any("q_bias and v_bias; some versions of transformers 5" in note for note in report.notes)
+    assert any("q_bias and v_bias in this file; some versions of transformers 5" in note for note in report.notes)
 
 
 def test_biases_that_transformers_lost_are_warned_of() -> None:

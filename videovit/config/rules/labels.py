@@ -174,7 +174,13 @@ def class_weights(cfg: Config) -> Iterator[Broken]:
 def sampler(cfg: Config) -> Iterator[Broken]:
     """A balanced sampler knows the class of every video."""
     several = "DATA.MULTI_LABEL" if cfg.DATA.MULTI_LABEL else "DETECTION.ENABLE" if cfg.DETECTION.ENABLE else ""
-    if cfg.TRAIN.ENABLE and not cfg.MASK.ENABLE and cfg.DATA.SAMPLER == "balanced" and several and not any(data_sets(cfg)):
+    if (
+        cfg.TRAIN.ENABLE
+        and not cfg.MASK.ENABLE
+        and cfg.DATA.SAMPLER == "balanced"
+        and several
+        and not any(data_sets(cfg))
+    ):
         what = f"balanced draws videos by their class, but with {several} a video can have several"
         advice: tuple[Change, ...] = ({"DATA.SAMPLER": "uniform", "MODEL.CLASS_WEIGHTS": "auto"},)
         yield Broken(("DATA.SAMPLER", several), what, advice)

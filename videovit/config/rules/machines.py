@@ -72,11 +72,12 @@ def sharding(cfg: Config) -> Iterator[Broken]:
     if not (train.ENABLE and train.SHARD_MODEL):
         return
     whole = {key: False}
-    if cfg.MODEL.MODEL_NAME not in ("MViT", "ViT") or cfg.DETECTION.ENABLE:
+    can = cfg.MODEL.MODEL_NAME.startswith("hf_") or cfg.MODEL.MODEL_NAME in ("MViT", "ViT")
+    if not can or cfg.DETECTION.ENABLE:
         what = "a detector" if cfg.DETECTION.ENABLE else cfg.MODEL.MODEL_NAME
         yield Broken(
             (key, "MODEL.MODEL_NAME", "DETECTION.ENABLE"),
-            f"{what} cannot be sharded, only MViT and ViT can",
+            f"{what} cannot be sharded, only MViT, ViT and hf_* can",
             (whole,),
         )
     if train.MIXED_PRECISION and train.MIXED_PRECISION_DTYPE == "fp16":

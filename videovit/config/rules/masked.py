@@ -29,8 +29,6 @@ def alone(cfg: Config) -> Iterator[Broken]:
             False,
             "it measures models that classify",
         ),
-        (bool(cfg.DETECTOR.NAME), "DETECTOR.NAME", "", "objects are found by models that are trained already"),
-        (cfg.DETECTION.ENABLE, "DETECTION.ENABLE", False, "it reads no boxes"),
         (train and cfg.MIXUP.ENABLE, "MIXUP.ENABLE", False, "it reads no labels"),
         (train and cfg.DISTILL.TYPE != "none", "DISTILL.TYPE", "none", "a teacher classifies"),
         (train and cfg.MODEL.CLASS_WEIGHTS != "none", "MODEL.CLASS_WEIGHTS", "none", "it reads no labels"),
@@ -47,6 +45,9 @@ def alone(cfg: Config) -> Iterator[Broken]:
     for wrong, key, value, why in forbidden:
         if wrong:
             yield Broken((key, ENABLE), f"has no meaning in masked pre-training: {why}", ({key: value},))
+    if cfg.DETECTOR.NAME or cfg.DETECTION.ENABLE:
+        key = "DETECTOR.NAME" if cfg.DETECTOR.NAME else "DETECTION.ENABLE"
+        yield Broken((ENABLE, key), f"reads no boxes and no objects, but {key} is set", ({ENABLE: False},))
 
 
 def hidden(cfg: Config) -> Iterator[Broken]:
@@ -72,7 +73,7 @@ def hidden(cfg: Config) -> Iterator[Broken]:
         what = f"{mask.DECODER_DEPTH} does not fit {head} {mask.HEAD_TYPE}"
         yield Broken((depth, head), what, ({depth: 4} if decodes else {depth: 0},))
     last = {"MViT": cfg.MVIT.DEPTH, "ViT": cfg.VIT.DEPTH}.get(cfg.MODEL.MODEL_NAME, 0) - 1
-    if last >= 0 and mask.PRETRAIN_DEPTH != (last,):
+    if last >= 0 and (last,) != mask.PRETRAIN_DEPTH:
         key = "MASK.PRETRAIN_DEPTH"
         what = f"{list(mask.PRETRAIN_DEPTH)} is not the last block, {last}, which alone predicts here"
         yield Broken((key, f"{cfg.MODEL.MODEL_NAME.upper()}.DEPTH"), what, ({key: (last,)},))

@@ -1,4 +1,4 @@
-"""Masked pre-training: MASK. What is hidden is in AUG.MASK_*."""
+"""Masked pre-training: MASK. What is hidden is in AUG."""
 
 from __future__ import annotations
 

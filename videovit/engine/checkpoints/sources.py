@@ -80,10 +80,11 @@ def _find(source: str, *, named: bool) -> Found:
         near = longer[0] if longer else did_you_mean(source, [*zoo.ZOO, *shipped_configs(), *_beside(path)])
         raise UserError("no such model", where=source, expected="" if near else KINDS, near=near)
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
-        hint = f'Name the config of these weights first: videovit.load("my.yaml", "{source}")'
+        hint = f'Name the config of these weights first: videovit.load("my.yaml", "{source}"); in a command, '
+        hint += f"--model my.yaml --checkpoint {source}"
         raise UserError("not a config", where=source, expected=KINDS, hint=hint)
     if not named:
-        hint = f'Name them: videovit.load("{source}", "weights.pyth")'
+        hint = f'Name them: videovit.load("{source}", "weights.pyth"); in a command, --checkpoint weights.pyth'
         raise UserError("a config alone has no weights", where=source, hint=hint)
     return Found(load_config(source), _nothing)
 

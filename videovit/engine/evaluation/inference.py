@@ -118,7 +118,7 @@ class Inference:
         skip_unreadable: bool = False,
         engine: EngineName = "torch",
     ) -> None:
-        self.model: nn.Module = ENGINES[engine].network(model, dtype)
+        self.model: nn.Module = ENGINES[engine](model, dtype)
         self.device, self.dtype, self.clips_per_step = device, dtype, clips_per_step
         self.skip_unreadable = skip_unreadable
         self.unreadable: list[Failure] = []

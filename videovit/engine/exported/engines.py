@@ -6,13 +6,11 @@ operations, and data, but no code.
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from videovit.engine.exported.graph import (
     example_boxes,
 )
 from videovit.engine.exported.onnx_file import write_onnx
+from videovit.engine.exported.packages import find_package
 from videovit.errors import UserError
 from videovit.models import optimize_for_inference
 from videovit.models.contract import Features, Grid, LayeredModel, VideoModel
@@ -34,22 +33,22 @@ MOST_SHAPES = 2  # inputs that an engine keeps a graph for
 
 
 class Engine(Protocol):
-    """A graph that is ready to run."""
+    """A graph that is ready to run.
+
+    Attributes:
+        extra: of videovit, with which its packages are installed.
+        packages: those.
+        half: whether it can compute in bf16.
+    """
+
+    extra: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    half: ClassVar[bool]
+
+    def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None: ...
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The outputs of the graph, on the CPU."""
-
-
-def find_package(name: str, extra: str) -> Any:
-    """An optional package.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"needs the package {name}", hint=f"pip install 'videovit[{extra}]'") from error
 
 
 def as_arrays(inputs: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
@@ -68,9 +67,9 @@ class OnnxRuntime:
         UserError: the package is missing, or the file cannot be used.
     """
 
+    extra, packages, half = "onnx", ("onnx", "onnxscript", "onnxruntime"), False
+
     def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None:
-        if dtype is not None:
-            raise UserError("computes in fp32 on a CPU", where="onnxruntime", hint="Try openvino for bf16")
         ort = find_package("onnxruntime", "onnx")
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
@@ -97,6 +96,8 @@ class OpenVino:
     Raises:
         UserError: the package is missing, or the file cannot be used.
     """
+
+    extra, packages, half = "openvino", ("onnx", "onnxscript", "openvino"), True
 
     def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None:
         ov = find_package("openvino", "openvino")
@@ -128,19 +129,6 @@ def _first_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-@dataclass(frozen=True)
-class EngineKind:
-    """A row of `ENGINES`.
-
-    Attributes:
-        network: (model, dtype of autocast) -> what is called like the model, and is faster.
-        open: (file, dtype) -> the engine itself; None for PyTorch.
-    """
-
-    network: Callable[[LayeredModel, torch.dtype | None], nn.Module]
-    open: Callable[[Path, torch.dtype | None], Engine] | None = None
-
-
 class EngineNetwork(nn.Module):
     """A model that is run by an engine: called like it, with clips of one shape after the other.
 
@@ -148,27 +136,32 @@ class EngineNetwork(nn.Module):
 
     Args:
         model: on the CPU. Its weights are copied when a graph is made.
-        open_engine: see `EngineKind`.
+        engine: what runs it.
         dtype: of the computation; None for full precision.
 
     Raises:
-        UserError: the model finds objects in images, or is on another device.
+        UserError: the model finds objects in images, or is on another device; or the engine is not installed, or
+            cannot compute in `dtype`.
     """
 
     def __init__(
         self,
         model: LayeredModel,
-        open_engine: Callable[[Path, torch.dtype | None], Engine],
+        engine: type[Engine],
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if dtype is not None and not (engine.half and dtype == torch.bfloat16):
+            raise UserError(f"cannot compute in {dtype} on a CPU", where=engine.__name__, hint="openvino has bf16")
+        for package in engine.packages:
+            find_package(package, engine.extra)
         if not isinstance(model, VideoModel):
             hint = "Leave out the engine: PyTorch runs it"
             raise UserError("a detector of objects in images cannot be run by another engine", hint=hint)
         if next(model.parameters()).device.type != "cpu":
             raise UserError("other engines than PyTorch run on the CPU", hint="Set NUM_GPUS 0, or device cpu")
         self.model = model.twin().eval()
-        self._open, self._dtype = open_engine, dtype
+        self._engine, self._dtype = engine, dtype
         self._graphs: dict[tuple[str, tuple[int, ...]], tuple[Engine, Grid | None]] = {}
         self._lock = threading.Lock()
 
@@ -202,13 +195,13 @@ class EngineNetwork(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "graph.onnx"
             write_onnx(capture(network, example), path)
-            engine = self._open(path, self._dtype)
+            engine = self._engine(path, self._dtype)
         return engine, network.grid if isinstance(network, ExportableFeatures) else None
 
 
-ENGINES: dict[str, EngineKind] = {
-    "torch": EngineKind(lambda model, dtype: optimize_for_inference(model)),
-    "onnxruntime": EngineKind(lambda model, dtype: EngineNetwork(model, OnnxRuntime, dtype), OnnxRuntime),
-    "openvino": EngineKind(lambda model, dtype: EngineNetwork(model, OpenVino, dtype), OpenVino),
+ENGINES: dict[str, Callable[[LayeredModel, torch.dtype | None], nn.Module]] = {
+    "torch": lambda model, dtype: optimize_for_inference(model),
+    "onnxruntime": lambda model, dtype: EngineNetwork(model, OnnxRuntime, dtype),
+    "openvino": lambda model, dtype: EngineNetwork(model, OpenVino, dtype),
 }
-"""TEST.ENGINE -> what runs a model."""
+"""TEST.ENGINE -> (model, type of autocast) -> what is called like the model."""

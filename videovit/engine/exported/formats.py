@@ -24,14 +24,19 @@ from torch.export import ExportedProgram
 import videovit
 from videovit.config import Config, dump_config
 from videovit.engine.checkpoints.saved_model import describe_input, saved_config
-from videovit.engine.exported.engines import Engine, OnnxRuntime, OpenVino, find_package
+from videovit.engine.exported.engines import OnnxRuntime, OpenVino
 from videovit.engine.exported.graph import NUM_BOXES, Exportable, Preparation, capture, example_boxes
 from videovit.engine.exported.onnx_file import OPSET, write_onnx
+from videovit.engine.exported.packages import find_package
 from videovit.models import build_model, load_pretrained, save_safetensors
 from videovit.models.contract import VideoModel
 
 METADATA = "videovit"  # its name in files that have room for other data, too
 BF16 = torch.bfloat16
+
+
+Runner = Callable[..., list[Tensor]]
+"""(frames, and boxes for a detector) -> logits, in a list."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Format:
 
     suffix: str
     write: Callable[[Job, Path], None]
-    open: Callable[[Path, Job], Engine]
+    open: Callable[[Path, Job], Runner]
     half: bool = True
     beside: str = ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from videovit.engine.exported.graph import quiet
+from videovit.engine.exported.packages import find_package
 from videovit.errors import UserError
 
 OPSET = 20
@@ -28,10 +28,7 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, str]
         UserError: a package is missing, an operation has no counterpart, or the weights are larger than 2 GiB.
     """
     for package in ("onnx", "onnxscript"):
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise UserError(f"needs the package {package}", hint="pip install 'videovit[onnx]'") from error
+        find_package(package, "onnx")
     size = sum(t.nbytes for t in [*program.state_dict.values(), *program.constants.values()] if torch.is_tensor(t))
     if size > MOST_BYTES:
         raise UserError(f"{size / 2**30:.1f} GiB of weights", where=path, expected="at most 2 GiB, or the format pt2")

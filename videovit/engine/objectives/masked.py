@@ -39,8 +39,8 @@ class MaskedExample(Example):
     def split(self, number: int) -> list[Self]:
         assert self.hidden_BM is not None
         pieces = super().split(number)
-        hidden = self.hidden_BM.split([piece.num_targets for piece in pieces])
-        return [replace(piece, hidden_BM=hidden_BM) for piece, hidden_BM in zip(pieces, hidden, strict=True)]
+        hidden = self.hidden_BM.tensor_split(number)  # as the clips
+        return [replace(piece, hidden_BM=hidden_BM) for piece, hidden_BM in zip(pieces, hidden, strict=False)]
 
 
 class MaskedModeling(Objective):
@@ -70,7 +70,7 @@ class MaskedModeling(Objective):
 
 
 def build_masked_modeling(cfg: Config, model: LayeredModel) -> MaskedModeling:
-    """Masked pre-training of a model, with the masks of `MASK.*` and `AUG.MASK_*`.
+    """Masked pre-training of a model, with the masks of the sections MASK and AUG.
 
     Raises:
         UserError: the model is not one for masked pre-training.

@@ -345,7 +345,7 @@ class Trainer:
         passes = [evaluator.forward_pass(problem.activation, sinks)]
         skipped = evaluate_split(inference, loader, passes, run, name="validation", log_period=cfg.LOG_PERIOD)
         result = evaluator.gather().result(skipped=skipped)
-        losses = {"loss": sink.result() for sink in sinks}
+        losses = {"loss": sinks[0].result()} if sinks else {}
         # The file first: once the validation is reported, it is not repeated.
         if self.best.improves({**result, **losses}, epoch + 1):
             self.save_best()

@@ -113,7 +113,7 @@ class _Array(_Calm):
     """numpy.ndarray, and the function that makes an empty one: shape and bytes come with its state."""
 
     def __init__(self, *_: object) -> None:
-        self.values = np.zeros(0, dtype=np.float32)
+        self.values: np.ndarray[tuple[int, ...], np.dtype[Any]] = np.zeros(0, dtype=np.float32)
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) != 5:

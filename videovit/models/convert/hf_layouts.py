@@ -15,7 +15,7 @@ from torch import Tensor
 
 from videovit.models.external.hf_network import HfNetwork
 
-_OLD_BIAS = re.compile(r"\.attention\.attention\.([qv])_bias$")
+_PUBLISHED_BIAS = re.compile(r"\.attention\.attention\.([qv])_bias$")
 _VIVIT = (
     (r"\bencoder\.layer\.", "layers."),
     (r"\.attention\.attention\.(query|key|value)\.", lambda m: f".attention.{m[1][0]}_proj."),
@@ -38,7 +38,7 @@ def from_transformers(state: Mapping[str, Tensor], model: HfNetwork) -> dict[str
     for name, tensor in state.items():
         if is_classifier and name.startswith("vjepa2.predictor."):  # every file has it, and no classifier reads it
             continue
-        new = _OLD_BIAS.sub(lambda m: f".attention.attention.{ {'q': 'query', 'v': 'value'}[m[1]] }.bias", name)
+        new = _PUBLISHED_BIAS.sub(lambda m: f".attention.attention.{ {'q': 'query', 'v': 'value'}[m[1]] }.bias", name)
         if model.model_type == "vivit":
             for pattern, replacement in _VIVIT:
                 new = re.sub(pattern, replacement, new)
@@ -54,7 +54,7 @@ def notes_of_transformers(state: Mapping[str, Tensor]) -> list[str]:
     Args:
         state: as published.
     """
-    if any(_OLD_BIAS.search(name) for name in state):
+    if any(_PUBLISHED_BIAS.search(name) for name in state):
         return [
             "biases of queries and values are named q_bias and v_bias in this file; some versions of "
             "transformers 5 do not know these and load zeros, so their logits may differ from those here"
@@ -63,7 +63,8 @@ def notes_of_transformers(state: Mapping[str, Tensor]) -> list[str]:
     has_key_biases = any(name.endswith(".attention.attention.key.bias") for name in state)
     if biases and not has_key_biases and not any(bias.any() for bias in biases):
         return [
-            "all biases of queries and values are zero: a version of transformers 5 that does not know their old "
-            "names, q_bias and v_bias, has probably written this file. Results will be worse; use the original file"
+            "all biases of queries and values are zero: a version of transformers 5 that does not know their "
+            "published names, q_bias and v_bias, has probably written this file. Results will be worse; use the "
+            "original file"
         ]
     return []

@@ -258,9 +258,9 @@ def _why(message: str) -> str:
             "weights alone once: state = torch.load(old, weights_only=False)['model_state']; "
             "torch.save({'model_state': state}, new)"
         )
-    if "Unsupported operand" in message:
+    if "Unsupported operand" in message or message.isdecimal():  # a byte that no pickle begins with
         return "not a weight file of PyTorch"
     if "weights_only" in message or "Unsupported" in message:
         first = next((line.strip() for line in message.splitlines() if "Unsupported" in line), "")
         return f"has objects other than tensors and plain values, which are not supported {first}".rstrip()
-    return f"not a readable weight file: {message.splitlines()[0][:200] if message else 'no reason given'}"
+    return f"not a readable weight file: {message.splitlines()[0][:200] if message else 'empty or cut off'}"

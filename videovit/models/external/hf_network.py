@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videovit.errors import UserError
@@ -62,16 +63,23 @@ def refusals(where: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (StrictDataclassError, TypeError, ValueError, LookupError, AttributeError, ZeroDivisionError) as error:
+    except (StrictDataclassError, TypeError, ValueError, LookupError, ZeroDivisionError) as error:
         raise UserError(f"transformers: {' '.join(str(error).split())}", where=where) from error
 
 
 def _attend_by_map(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, scaling: float, **options: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: None,
+    scaling: float,
+    dropout: float = 0.0,
+    **options: object,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it, heads before tokens, by a map that can be observed."""
     q_BNMD, k_BLMD, v_BLMD = (x.transpose(1, 2) for x in (query, key, value))
-    return apply_map(attention_map(q_BNMD, k_BLMD, scaling), v_BLMD), None
+    return apply_map(F.dropout(attention_map(q_BNMD, k_BLMD, scaling), dropout), v_BLMD), None
 
 
 class HfNetwork(AttentionModel):
@@ -106,7 +114,7 @@ class HfNetwork(AttentionModel):
     def __init__(self, config: Any, *, head_dropout: float = 0.0, act_checkpoint: bool = False) -> None:
         super().__init__()
         transformers = import_transformers()
-        network = getattr(transformers, self.network_class)._from_config(config)
+        network = getattr(transformers, self.network_class)(config)
         for name, child in network.named_children():
             self.add_module(name, child)
         frames, side, channels = (getattr(config, name) for name in self.size_settings)
@@ -149,7 +157,10 @@ class HfNetwork(AttentionModel):
 
     def head_modules(self) -> Sequence[nn.Module]:
         """The last norm, what pools tokens, and the classifier."""
-        return [self._part("layernorm"), self.head]
+        return [*self._norm_and_pooling(), self.head_dropout, self.head]
+
+    def _norm_and_pooling(self) -> list[nn.Module]:
+        return [self._part("layernorm")]
 
     def no_weight_decay(self) -> frozenset[str]:
         """Class tokens and position tables."""
@@ -163,6 +174,7 @@ class HfNetwork(AttentionModel):
     def plain_(self, enabled: bool = True) -> Self:
         """See `LayeredModel.plain_`."""
         super().plain_(enabled)
+        import_transformers()  # a model that was unpickled may be the first one in its process
         # All layers share this object.
         self.config._attn_implementation = _BY_MAP if enabled else _FUSED
         return self
@@ -277,10 +289,8 @@ class VideoMae(HfNetwork):
         del embeddings.position_embeddings
         embeddings.register_buffer("position_embeddings", table_1NC, persistent=False)
 
-    def head_modules(self) -> Sequence[nn.Module]:
-        """The last norm and the classifier."""
-        mean = self.config.use_mean_pooling
-        return [self.get_submodule("fc_norm") if mean else self._part("layernorm"), self.head]
+    def _norm_and_pooling(self) -> list[nn.Module]:
+        return [self.get_submodule("fc_norm")] if self.config.use_mean_pooling else super()._norm_and_pooling()
 
     def _pool(self, x_BNC: Tensor) -> Tensor:
         if not self.config.use_mean_pooling:
@@ -315,7 +325,7 @@ class Vivit(HfNetwork):
         x_BNC = self._part(self.patches_in_body)(x_BCTHW).flatten(2).transpose(1, 2)
         table = embeddings.get_parameter("position_embeddings")
         positions = torch.cat([table[:, :1], resize_pos_embed(table[:, 1:], self.table_grid, grid)], dim=1)
-        cls_B1C = embeddings.get_parameter("cls_token").to(x_BNC.dtype).expand(len(x_BNC), -1, -1)
+        cls_B1C = embeddings.get_parameter("cls_token").to(x_BNC.dtype).expand(x_BNC.shape[0], -1, -1)
         x_BNC = embeddings.get_submodule("dropout")(torch.cat([cls_B1C, x_BNC], dim=1) + positions)
         return x_BNC, grid
 
@@ -340,16 +350,15 @@ class VJepa2(HfNetwork):
     def _change_parts(self) -> None:
         del self.get_submodule("vjepa2").predictor
 
-    def head_modules(self) -> Sequence[nn.Module]:
-        """The last norm, the layers that pool, and the classifier."""
-        return [self._part("encoder.layernorm"), self.get_submodule("pooler"), self.head]
+    def _norm_and_pooling(self) -> list[nn.Module]:
+        return [self._part("encoder.layernorm"), self.get_submodule("pooler")]
 
     def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
         """Those of the blocks, not of the layers that pool; see `AttentionModel.attention_tokens`."""
         return super().attention_tokens(self._lengthened(self.as_clips(x)))
 
     def _pool(self, x_BNC: Tensor) -> Tensor:
-        norm, pooler, _ = self.head_modules()
+        norm, pooler = self._norm_and_pooling()
         pooled: Tensor = pooler(norm(x_BNC))
         return pooled
 
@@ -377,4 +386,4 @@ class VJepa2(HfNetwork):
             )
         t, h, w = (torch.arange(n, device=x_BNC.device) for n in grid)
         numbers_THW = (t[:, None, None] * rows + h[:, None]) * columns + w
-        return (numbers_THW.flatten().expand(len(x_BNC), -1),)
+        return (numbers_THW.flatten().expand(x_BNC.shape[0], -1),)

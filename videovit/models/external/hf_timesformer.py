@@ -67,7 +67,7 @@ class ReachingAttention(HasPlainForm):
             record(map_GMNL)
         elif self.reach == "time":
             map_BSMTT = torch.unflatten(map_GMNL, 0, (-1, S))
-            cls_B = map_BSMTT.new_zeros(len(map_BSMTT), self.num_heads, 1, 1 + T * S)
+            cls_B = map_BSMTT.new_zeros(map_BSMTT.shape[0], self.num_heads, 1, 1 + T * S)
             cls_B[..., 0] = 1  # the layer passes it on unchanged
             record(cls_B)
             for t in range(T):
@@ -139,7 +139,7 @@ class SpaceTimeBlock(nn.Module):
         cls_B1C, rest_BNC = x_BNC[:, :1], x_BNC[:, 1:]
         normed_BNC = self.get_submodule("temporal_layernorm")(rest_BNC)
         out = drop_path(self._attend("temporal_attention", normed_BNC, grid))
-        out_BNC = torch.unflatten(out, 0, (len(x_BNC), -1)).transpose(1, 2).flatten(1, 2)
+        out_BNC = torch.unflatten(out, 0, (x_BNC.shape[0], -1)).transpose(1, 2).flatten(1, 2)
         return torch.cat([cls_B1C, rest_BNC + self.get_submodule("temporal_dense")(out_BNC)], dim=1)
 
     def _attend(self, name: str, x_BNC: Tensor, grid: Grid) -> Tensor:
@@ -179,7 +179,7 @@ class TimeSformer(HfNetwork):
         map_GCHW = self._part(self.patches_in_body)(x_BCTHW.transpose(1, 2).flatten(0, 1))
         x_BTSC = torch.unflatten(map_GCHW.flatten(2).transpose(1, 2), 0, (-1, T))
         space, time = embeddings.get_parameter("position_embeddings"), embeddings.get_parameter("time_embeddings")
-        cls_B1C = (embeddings.get_parameter("cls_token") + space[:, :1]).to(x_BTSC.dtype).expand(len(x_BTSC), -1, -1)
+        cls_B1C = (embeddings.get_parameter("cls_token") + space[:, :1]).to(x_BTSC.dtype).expand(x_BTSC.shape[0], -1, -1)
         x_BTSC = x_BTSC + resize_pos_embed(space[:, 1:], (1, rows, columns), (1, H, W))
         x_BNC = embeddings.get_submodule("pos_drop")(torch.cat([cls_B1C, x_BTSC.flatten(1, 2)], dim=1))
         time_1TC = resize_pos_embed(time, (frames, 1, 1), (T, 1, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -25,7 +26,8 @@ _NO_PREDICTOR = {"pred_num_hidden_layers": 0, "pred_hidden_size": 12, "pred_num_
 def known_settings(network: type[HfNetwork]) -> list[str]:
     """Names of the settings that transformers has for a network, without those of pre-training."""
     config_class = getattr(import_transformers(), network.config_class)
-    return [name for name in vars(config_class)["__annotations__"] if not name.startswith((*PRETRAINING, "model_type"))]
+    names = inspect.get_annotations(config_class)
+    return [name for name in names if not name.startswith((*PRETRAINING, "model_type"))]
 
 
 def build_hf(

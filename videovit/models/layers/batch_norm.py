@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from videovit.errors import UserError
+
 
 class SplitBatchNorm3d(nn.BatchNorm3d):
     """A batch norm that normalizes parts of the batch by themselves in training.
@@ -41,12 +43,18 @@ class SplitBatchNorm3d(nn.BatchNorm3d):
         self.register_load_state_dict_post_hook(_share_statistics)  # type: ignore[no-untyped-call]
 
     def forward(self, input: Tensor) -> Tensor:
-        """Same shape."""
+        """Same shape.
+
+        Raises:
+            UserError: in training, the parts do not divide the batch.
+        """
         if not self.training:
             return super().forward(input)
         B, C = input.shape[:2]
         if B % self.num_splits:
-            raise ValueError(f"a batch of {B} clips cannot be divided into {self.num_splits} parts (BN.NUM_SPLITS)")
+            raise UserError(
+                f"a batch of {B} clips cannot be divided into {self.num_splits} parts", where="BN.NUM_SPLITS"
+            )
         assert self.momentum is not None and self.num_batches_tracked is not None
         assert self.running_mean is not None and self.running_var is not None
         x = input.reshape(B // self.num_splits, self.num_splits * C, *input.shape[2:])
@@ -84,7 +92,11 @@ class SyncedBatchNorm3d(nn.BatchNorm3d):
         self.num_processes = num_processes
 
     def forward(self, input: Tensor) -> Tensor:
-        """Same shape."""
+        """Same shape.
+
+        Raises:
+            UserError: in training, the processes cannot be divided into such groups.
+        """
         size = _group_size(self.num_processes)
         if not self.training or size == 1:
             return super().forward(input)
@@ -117,7 +129,7 @@ def _group(size: int) -> dist.ProcessGroup:
     """The group of this process among neighbors; all processes call this together, in their first forward pass."""
     world, rank = dist.get_world_size(), dist.get_rank()
     if world % size:
-        raise ValueError(f"{world} processes cannot be divided into groups of {size} (BN.NUM_SYNC_DEVICES)")
+        raise UserError(f"{world} processes cannot be divided into groups of {size}", where="BN.NUM_SYNC_DEVICES")
     groups = [dist.new_group(list(range(first, first + size))) for first in range(0, world, size)]
     group = groups[rank // size]
     assert isinstance(group, dist.ProcessGroup)

@@ -45,20 +45,20 @@ def masked_from_config(cfg: Config, encoder: VideoModel) -> MaskedModel:
         target = PixelTarget(
             stride, encoder.in_channels, first_frame=mask.TIME_STRIDE_LOSS, normalize=mask.NORM_PRED_PIXEL
         )
-    model = _autoencoder if mask.MAE_ON else _features
-    built = model(cfg, encoder, target)
+    build = build_autoencoder if mask.MAE_ON else build_features
+    built = build(cfg, encoder, target)
     if mask.SCALE_INIT_BY_DEPTH:
         _scale_by_depth(built)
     return built
 
 
-def _autoencoder(cfg: Config, encoder: MaskableModel, target: Target) -> MaskedModel:
+def build_autoencoder(cfg: Config, encoder: MaskableModel, target: Target) -> MaskedModel:
+    """The masked autoencoder of MASK.*; see `masked_from_config`."""
     mask = cfg.MASK
     of_mvit = isinstance(encoder, MViT)
     if isinstance(encoder, MViT) and encoder.reads_grid:
         raise UserError(
-            "the encoder gets visible patches alone, so it can neither pool nor have windows or relative positions "
-            "(MVIT.POOL_*, MVIT.WINDOW, MVIT.REL_POS_*)",
+            "the encoder gets visible patches alone, so it can neither pool nor have windows or relative positions",
             where="MASK.MAE_ON",
         )
     assert encoder.grid is not None
@@ -78,7 +78,8 @@ def _autoencoder(cfg: Config, encoder: MaskableModel, target: Target) -> MaskedM
     return MaskedAutoencoder(encoder, target, decoder, cfg.AUG.MASK_RATIO)
 
 
-def _features(cfg: Config, encoder: MaskableModel, target: Target) -> MaskedModel:
+def build_features(cfg: Config, encoder: MaskableModel, target: Target) -> MaskedModel:
+    """The model of MASK.* whose encoder sees all patches; see `masked_from_config`."""
     window = cfg.AUG.MASK_WINDOW_SIZE
     return MaskedFeatures(
         encoder,

@@ -110,7 +110,7 @@ def hide_blocks(grid: Grid, number: int, sizes: tuple[int, int], rng: np.random.
 
 
 def masks_from_config(cfg: Config) -> MaskSampler:
-    """The masks of MASK.* and AUG.MASK_*."""
+    """The masks of the sections MASK and AUG."""
     mask, aug = cfg.MASK, cfg.AUG
     kind: Kind
     if mask.MAE_RND_MASK:

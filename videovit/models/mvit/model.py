@@ -317,9 +317,9 @@ class MViT(MaskableModel):
     def _with_cls(self, x_BTHWC: Tensor) -> tuple[Tensor, Tensor | None]:
         """First tokens of patches that have their positions."""
         cls_B1C: Tensor | None = self.cls_token
-        if cls_B1C is not None and self.has_positions:
-            cls_B1C = cls_B1C + (self.pos_embed_class if self.pos_embed is None else self.pos_embed[:, :1])
+        cls_pos = self.pos_embed_class if self.pos_embed is None else self.pos_embed[:, :1]
         if cls_B1C is not None:
+            cls_B1C = cls_B1C if cls_pos is None else cls_B1C + cls_pos
             cls_B1C = cls_B1C.to(x_BTHWC.dtype).repeat(x_BTHWC.shape[0], 1, 1)
         if self.dropout:
             x_BTHWC = nn.functional.dropout(x_BTHWC, self.dropout, self.embedding_trains)
