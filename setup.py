@@ -50,7 +50,10 @@ setup(
         "app": ["gradio>=6"],
         "browser": ["selenium>=4.11"],
         "hf": ["transformers>=5.24", "scipy>=1.11"],
+        "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
+        "openvino": ["openvino>=2025.2", "onnx>=1.18", "onnxscript>=0.5"],
         "torchcodec": ["torchcodec>=0.7"],
+        "remote": ["fsspec>=2024.6", "s3fs>=2024.6", "gcsfs>=2024.6", "huggingface-hub>=0.30", "aiohttp>=3.9"],
         "hdf5": ["h5py>=3.10"],
         "coco": ["pycocotools>=2.0.10"],
         "dev": [
@@ -62,6 +65,7 @@ setup(
             "tensorboard>=2.14",
             "huggingface-hub>=0.30",
             "timm>=1.0.25",
+            "scikit-image>=0.22",
             "scikit-learn>=1.4",
             "faster-coco-eval>=1.6.5",
             "pycocotools>=2.0.10",

@@ -89,6 +89,7 @@ from torch import Tensor, nn
 
 from videovit.config import Config
 from videovit.engine.objectives.objective import Example, Losses, Objective, StepKey
+from videovit.models.contract import LayeredModel
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Squares(Objective):
         return Losses(squares + 0.01 * size, {"squares": squares, "size": size})
 
 
-def build_squares(cfg: Config, device: torch.device) -> Squares:
+def build_squares(cfg: Config, model: LayeredModel, device: torch.device) -> Squares:
     return Squares()
 '''
 

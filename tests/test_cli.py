@@ -119,6 +119,23 @@ def test_benchmark_command_only_benchmarks(monkeypatch: pytest.MonkeyPatch) -> N
         benchmark.main(["--what", "nothing", "--cfg", "Demo/MVIT_TINY"])
 
 
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (["predict", "a.mp4", "--modle", "x"], "--model"),
+        (["finetune", "videos", "--from-scrach"], "--from-scratch"),
+        (["run", "--cfg", "Demo/PIT", "--optss"], "--opts"),
+        (["analyze", "a", "--outptu=b"], "--output"),
+        (["zoo", "--\x1b[31m"], ""),
+    ],
+)
+def test_unknown_option_suggests_nearest(words: list[str], near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    printed = capsys.readouterr().err
+    assert printed.endswith(f"; did you mean {near}?\n" if near else "--\\x1b[31m\n")
+
+
 def test_runs_in_one_output_dir_are_refused() -> None:
     with pytest.raises(ValueError, match="several configs train in one OUTPUT_DIR: x, x; give each its own"):
         run.main(["--cfg", "Demo/PIT", "Demo/PS_VIT", "OUTPUT_DIR", "x"])

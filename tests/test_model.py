@@ -213,6 +213,8 @@ def test_wrong_input_is_named_before_anything_is_computed(model: videovit.Model,
     [
         ({"top_k": -1}, "top_k: found -1, expected a whole number"),
         ({"top_k": 1.5}, "top_k: found 1.5"),
+        ({"top_k": True}, "top_k: found True"),
+        ({"fps": "30"}, "found '30', expected frames per second"),
         ({"batch_size": -1}, "batch_size: found -1"),
         ({"fps": 1e300}, r"found 1e\+300, expected frames per second"),
         ({"fps": 1e-300}, "found 1e-300, expected frames per second"),

@@ -7,18 +7,19 @@ import contextlib
 import errno
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 import videovit
 from videovit.config import Config, find_shipped, load_config
 from videovit.engine.reporting import console
 from videovit.errors import UserError
-from videovit.messages import did_you_mean, labeled, problem
+from videovit.messages import did_you_mean, labeled, printable, problem
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 USAGE = 2  # exit code after wrong arguments, as argparse's
@@ -103,9 +104,16 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command("compare tested runs: cost, accuracy, drops by frame order, speed", "videovit.commands.compare"),
     "submit": Command("submit a run, or a sweep of runs, to a Slurm cluster", "videovit.commands.submit"),
-    "export": Command("write the weights of a run to a file, under own or other names", "videovit.commands.export"),
+    "export": Command(
+        "export a model to ONNX, OpenVINO or torch.export, or its weights under other names", "videovit.commands.export"
+    ),
     "probe": Command("check which videos can be read, and what decoding them costs", "videovit.commands.probe"),
     "reencode": Command("re-encode videos so that they decode quickly", "videovit.commands.reencode"),
+    "pack": Command(
+        "pack videos into tar shards, which shared file systems and object stores read faster than small files",
+        "videovit.commands.pack",
+        hint="the same command continues",
+    ),
     "benchmark": Command("measure the speed of a model or a part of training", "videovit.commands.benchmark"),
 }
 
@@ -231,6 +239,16 @@ CONFIG_HELP = """configs:
   The most important keys: DATA.PATH_TO_DATA_DIR, OUTPUT_DIR, NUM_GPUS (0: CPU), TRAIN.ENABLE, TEST.ENABLE,
   SHUFFLE_EVAL.ENABLE, TRAIN.BATCH_SIZE, TEST.CHECKPOINT_FILE_PATH. All keys: videovit/config/schema/
 """
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors suggest the nearest option, and show what would act on a terminal as an escape."""
+
+    def error(self, message: str) -> NoReturn:
+        known = re.findall(r"--[a-z][\w-]*", self.format_help())
+        options = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        near = next((did_you_mean(word, known) for word in options if word not in known), "")
+        super().error(printable(problem(message, near=near), keep_lines=True))
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,34 +18,26 @@ import torch
 from torch import Tensor
 
 from videovit.config import Config
+from videovit.config.rules import changed
+from videovit.config.schema.evaluation import EngineName
 from videovit.data.decode import DecodeError
 from videovit.data.decode.array import Frames
+from videovit.data.decode.stream import is_stream, shown_name
 from videovit.data.files.folders import is_text
 from videovit.engine.checkpoints import hub
 from videovit.engine.checkpoints.saved_model import save_model
 from videovit.engine.checkpoints.sources import find_source
 from videovit.engine.checkpoints.weights import load_all_weights
 from videovit.engine.evaluation.object_pictures import SURE
+from videovit.engine.exported.engines import ENGINES
 from videovit.engine.tasks.explain import Explanation, explain
 from videovit.engine.tasks.explain_box import check_person, explain_box
 from videovit.engine.tasks.find_objects import ObjectFinder, read_object_names
 from videovit.engine.tasks.inputs import list_inputs
 from videovit.engine.tasks.labels import Corners, VideoLabels
-from videovit.engine.tasks.model_choices import (
-    DTYPES,
-    Dtype,
-    check_counts,
-    find_device,
-    read_class_names,
-    with_dtype,
-)
+from videovit.engine.tasks.model_choices import DTYPES, Dtype, check_counts, find_device, read_class_names, with_dtype
 from videovit.engine.tasks.object_prediction import ObjectPrediction
-from videovit.engine.tasks.people import (
-    BoxPredictor,
-    PeoplePredictor,
-    PersonFinder,
-    refuse_classifier,
-)
+from videovit.engine.tasks.people import BoxPredictor, PeoplePredictor, PersonFinder, refuse_classifier
 from videovit.engine.tasks.predict import Input, Prediction, Predictor, warn_unread
 from videovit.errors import UserError
 from videovit.messages import Plain, plural
@@ -61,6 +53,7 @@ def load(
     *,
     device: str | torch.device = "auto",
     dtype: Dtype | None = None,
+    engine: EngineName | None = None,
     class_names: Sequence[str] | None = None,
     opts: Sequence[object] = (),
 ) -> Model:
@@ -73,11 +66,14 @@ def load(
               and with TEST.USE_EMA the moving average in it;
             - `zoo:NAME`, such as `zoo:mvitv2_s_16x4_k400`; `zoo:` may be left out;
             - a folder written by `Model.save`;
-            - `hf://user/name`, or `hf://user/name@revision`: such a folder on the Hugging Face Hub;
+            - a folder that transformers wrote (docs/hugging_face.md);
+            - `hf://user/name`, or `hf://user/name@revision`: a folder of one of these kinds on the Hugging Face Hub;
             - a config, by file or by the name of one that comes with videovit, together with `checkpoint`.
         checkpoint: other weights than those of the source: a file, the OUTPUT_DIR of a run, `zoo:NAME`, or a URL.
         device: where it runs; "auto" takes a GPU if there is one.
         dtype: precision of prediction; None for the config's (TEST.MIXED_PRECISION).
+        engine: what computes predictions and features: "torch", "onnxruntime" or "openvino", the last two on a CPU;
+            None for the config's (TEST.ENGINE).
         class_names: of all classes; None for those that the source knows.
         opts: KEY VALUE KEY VALUE ... on top of the config, such as `["PREDICT.TOP_K", 3]`.
 
@@ -90,8 +86,9 @@ def load(
         CheckpointError: the weights are damaged or do not fit.
         ConfigError: the config is not valid.
     """
-    where = find_device(device)
     found = find_source(os.fspath(source), opts, named=checkpoint is not None)
+    on_cpu = device == "auto" and (engine or found.cfg.TEST.ENGINE) != "torch"
+    where = find_device("cpu" if on_cpu else device)
     module = build_network(found.cfg)
     if checkpoint is not None:
         test = found.cfg.TEST
@@ -102,7 +99,7 @@ def load(
     if isinstance(module, Detector):
         return ObjectModel(found.cfg, module, names, dtype=dtype)
     assert isinstance(module, VideoModel)  # there is nothing else to build
-    return Model(found.cfg, module, names, dtype=dtype)
+    return Model(found.cfg, module, names, dtype=dtype, engine=engine)
 
 
 class Model:
@@ -113,6 +110,7 @@ class Model:
         module: on its device. It is set to evaluation mode.
         class_names: of all classes; None reads the file that the config names.
         dtype: precision of prediction; None for the config's (TEST.MIXED_PRECISION).
+        engine: what computes predictions and features, see `load`.
 
     Attributes:
         config: the config.
@@ -120,7 +118,7 @@ class Model:
         class_names: the name of every class.
 
     Raises:
-        UserError: the class names cannot be used, or `dtype` is unknown.
+        UserError: the class names cannot be used, or `dtype` or `engine` is unknown.
     """
 
     def __init__(
@@ -130,9 +128,12 @@ class Model:
         class_names: Sequence[str] | None = None,
         *,
         dtype: Dtype | None = None,
+        engine: EngineName | None = None,
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise UserError(where="dtype", found=dtype, expected=f"one of {', '.join(DTYPES)}, or None")
+        if engine is not None and engine not in ENGINES:
+            raise UserError(where="engine", found=engine, expected=f"one of {', '.join(ENGINES)}, or None")
         names = read_class_names(cfg) if class_names is None else list(class_names)
         if len(names) != cfg.MODEL.NUM_CLASSES:
             raise UserError(
@@ -141,7 +142,7 @@ class Model:
         if unusable := [name for name in names if not (isinstance(name, str) and is_text(name))]:
             raise UserError(where="class_names", found=unusable[0], expected="text")
         self.config, self.torch, self.class_names = cfg, module.eval(), names
-        self._dtype = dtype
+        self._dtype, self._engine = dtype, engine
         self._lock = threading.Lock()
         self._predictor: tuple[object, Predictor] | None = None
 
@@ -158,6 +159,8 @@ class Model:
         with self._lock:
             if self._predictor is None or self._predictor[0] != weights:
                 cfg = with_dtype(self.config, self._dtype)
+                if self._engine is not None:
+                    cfg = changed(cfg, {"TEST.ENGINE": self._engine})
                 self._predictor = weights, Predictor(cfg, self.torch, self.device, class_names=self.class_names)
             return self._predictor[1]
 
@@ -279,7 +282,10 @@ class Model:
             UserError: there is no such class, method, box or moment, or the method is not defined for this model.
         """
         check_person(self.config, box, time_s)
-        ((one,), _), names = self._inputs(video, people=box is not None), self.class_names
+        (inputs, _), names = self._inputs(video, people=box is not None), self.class_names
+        if len(inputs) != 1:
+            raise UserError(where="video", found=len(inputs), expected="one")
+        (one,) = inputs
         if box is None:
             return explain(self.predictor, self.torch, one, names, class_name, method=method, fps=fps)
         boxes = BoxPredictor(self.config, self.torch, self.device, class_names=names)
@@ -355,8 +361,12 @@ class Model:
         inputs: list[Input] = []
         for video in listed:
             if isinstance(video, str | os.PathLike):
-                inside = list_inputs(self.config, [os.fspath(video)], people=people)
-                if single and inside != [os.fspath(video)]:
+                name = os.fspath(video)
+                if is_stream(name):
+                    hint = "videovit predict reads streams; in Python, model.predictor.stream takes their frames"
+                    raise UserError("a stream, not a video", where=shown_name(name), hint=hint)
+                inside = list_inputs(self.config, [name], people=people)
+                if single and inside != [name]:
                     found = f"{plural(len(inside), 'file')} in it"
                     raise UserError("a folder, not a video", where=video, found=Plain(found), hint="Put it into a list")
                 inputs += inside

@@ -108,8 +108,8 @@ def test_file_values_are_read_by_field_type(tmp_path: Path) -> None:
     text = (
         "TRAIN: {DATASET: 101, ENABLE: 'False'}\nSOLVER: {BASE_LR: 0, WARMUP_EPOCHS: 3}\nSOLVER.CLIP_GRAD_VAL: None\n"
     )
-    text += "DATA:\n  PATH_PREFIX:\n  PATH_TO_DATA_DIR: null\nOUTPUT_DIR: 'null'\nMIXUP:\nBN:\n"
-    with pytest.warns(ConfigWarning, match="BN"):
+    text += "DATA:\n  PATH_PREFIX:\n  PATH_TO_DATA_DIR: null\nOUTPUT_DIR: 'null'\nMIXUP:\nDEMO:\n"
+    with pytest.warns(ConfigWarning, match="DEMO"):
         cfg = load_config(write(tmp_path, text))
     assert (cfg.TRAIN.DATASET, cfg.TRAIN.ENABLE, cfg.SOLVER.CLIP_GRAD_VAL) == ("101", False, None)
     assert cfg.SOLVER.BASE_LR == 0.0 and isinstance(cfg.SOLVER.BASE_LR, float)
@@ -234,7 +234,7 @@ def test_all_problems_are_listed(tmp_path: Path) -> None:
     write(tmp_path, "MODEL:\n  NUM_CLASES: 3\n", "base.yaml")
     path = write(tmp_path, "_BASE_: base.yaml\nMVIT: {MODE: cnov}\nTRAIN: {BATCH_SIZE: few}\n")
     with pytest.raises(ConfigError) as caught:
-        load_config(path, ["SHARD_ID", "3", "MASK.ENABLE", "True", "LAST"])
+        load_config(path, ["SHARD_ID", "3", "MVIT.REV.ENABLE", "True", "LAST"])
     error = caught.value
     assert len(error.problems) == 6
     assert str(error).splitlines()[0] == "6 problems in the configuration:"

@@ -62,7 +62,8 @@ def test_slowfast_file_values_equal_slowfasts(name: str, tmp_path: Path) -> None
     compared = 0
     for key, value in flat(yaml.safe_load(FILES[name])):
         if key in fields:
-            expected = {"torchvision": "decord"}.get(str(value), as_tuples(as_slowfast_reads(value)))
+            aliases = {"torchvision": "decord", "MaskMViT": "MViT"}
+            expected = aliases.get(str(value), as_tuples(as_slowfast_reads(value)))
             assert at(cfg, key) == expected, key
             assert type(at(cfg, key)) is type(expected), key
             compared += 1
@@ -94,9 +95,38 @@ def test_ignored_keys_give_one_warning(tmp_path: Path) -> None:
         load_text(tmp_path, FILES["SSv2/MVITv2_S_16x4"])
     said = [str(warning.message) for warning in caught]
     assert len(said) == 2
-    assert all(key in said[0] for key in ("BN.USE_PRECISE_STATS", "BN.NUM_BATCHES_PRECISE", "PREFETCH.NUM_LOADERS"))
-    assert said[0].count("batch norms") == 1
+    assert all(key in said[0] for key in ("TRAIN.CHECKPOINT_EPOCH_RESET", "PREFETCH.NUM_LOADERS"))
     assert "DATA.DECODING_BACKEND: torchvision is taken as decord" in said[1]
+
+
+def test_demo_and_pictures_give_one_warning_that_names_our_way(tmp_path: Path) -> None:
+    text = "DEMO: {ENABLE: True, WEBCAM: 0, LABEL_FILE_PATH: }\nTENSORBOARD:\n  ENABLE: True\n"
+    text += "".join(
+        f"  {name}: {{ENABLE: True}}\n" for name in ("CONFUSION_MATRIX", "HISTOGRAM", "MODEL_VIS", "WRONG_PRED_VIS")
+    )
+    with pytest.warns(ConfigWarning) as caught:
+        cfg = load_text(tmp_path, text)
+    (said,) = (str(warning.message) for warning in caught)
+    assert cfg.TENSORBOARD.ENABLE and all(
+        way in said for way in ("videovit predict", "--annotate", "analyze", "report")
+    )
+
+
+def test_network_that_slowfast_takes_by_default(tmp_path: Path) -> None:
+    """Its Charades and SSv2 files set MODEL.ARCH alone."""
+    with pytest.warns(
+        ConfigWarning, match=r"file\.yaml:1: MODEL\.ARCH slowfast: MODEL\.MODEL_NAME is taken as SlowFast"
+    ):
+        assert load_text(tmp_path, "MODEL: {ARCH: slowfast}\n").MODEL.MODEL_NAME == "SlowFast"
+    with pytest.raises(ConfigError, match="i3d is a convolutional network, but MODEL.MODEL_NAME is MViT"):
+        load_text(tmp_path, "MODEL: {ARCH: i3d}\n")
+
+
+def test_empty_list_is_a_list_of_nothing(tmp_path: Path) -> None:
+    cfg = load_text(tmp_path, "AVA:\n  TRAIN_PREDICT_BOX_LISTS: # add\n  TEST_PREDICT_BOX_LISTS: # add\n")
+    assert cfg.AVA.TRAIN_PREDICT_BOX_LISTS == cfg.AVA.TEST_PREDICT_BOX_LISTS == ()
+    with pytest.raises(ConfigError, match="MVIT.PATCH_KERNEL: found nothing, expected 2 or 3 values"):
+        load_text(tmp_path, "MVIT:\n  PATCH_KERNEL:\n")
 
 
 @pytest.mark.filterwarnings("ignore::videovit.config.ConfigWarning")
@@ -118,8 +148,8 @@ def test_unsupported_features_are_refused_by_key(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.filterwarnings("ignore::videovit.config.ConfigWarning")
-def test_fine_tuning_file_without_task_loads(tmp_path: Path) -> None:
-    cfg = load_text(tmp_path, REFUSED_FILES["masked_ssl/k400_MVITv2_S_16x4_FT"][0], "TASK", "")
+def test_fine_tuning_file_loads(tmp_path: Path) -> None:
+    cfg = load_text(tmp_path, FILES["masked_ssl/k400_MVITv2_S_16x4_FT"])
     assert (cfg.MVIT.USE_MEAN_POOLING, cfg.MVIT.HEAD_INIT_SCALE, cfg.SOLVER.LAYER_DECAY) == (True, 0.001, 0.75)
     assert cfg.TEST.NUM_TEMPORAL_CLIPS == (1, 3, 4, 5, 7, 10)
 

@@ -22,7 +22,7 @@ def test_failed_write_of_config_keeps_the_earlier_one(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
-        with pytest.raises(UserError, match=r"config.yaml: could not be written: File too large"):
+        with pytest.raises(UserError, match=r"config.yaml: could not be written, .* bytes free: File too large"):
             record_config(replace(cfg, RNG_SEED=7), run, "config.yaml")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

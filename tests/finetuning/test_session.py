@@ -283,6 +283,21 @@ def test_mistakes(
         videovit.finetune(**{**tiny, **arguments})
 
 
+def test_wrong_arguments_are_named_before_videos_are_opened(
+    videos: Path, tiny: dict[str, Any], tmp_path: Path, capfd: Any
+) -> None:
+    for arguments, message in (
+        ({"opts": ["SOLVER.BASE_LRR", 1]}, "did you mean SOLVER.BASE_LR"),
+        ({"freeze": "backbon"}, "TRAIN.FREEZE: found 'backbon'.* did you mean backbone"),
+    ):
+        with pytest.raises(UserError, match=message):
+            videovit.finetune(**{**tiny, "data": videos, "output": tmp_path / "out", **arguments})
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "a.csv").touch()
+    assert cli.main(["finetune", str(videos), "--table", str(tmp_path / "a.csv"), "--from-scratch"]) == 1
+    assert "give a folder or a table, not both" in capfd.readouterr().err
+
+
 def test_other_run_in_the_folder_refused(videos: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="not started by finetune"):

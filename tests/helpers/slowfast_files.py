@@ -201,6 +201,50 @@ _REVERSIBLE = {
 _SMALL, _BASE, _TINY, _HUGE = (1, 3, 14), (2, 5, 21), (1, 3, 8), (2, 8, 44)
 
 
+_FINE_TUNING = {
+    "TASK": "ssl_eval",
+    "MVIT.USE_MEAN_POOLING": "True",
+    "MVIT.HEAD_INIT_SCALE": "0.001",
+    "MVIT.LAYER_SCALE_INIT_VALUE": "0.0",
+    "SOLVER.LAYER_DECAY": "0.75",
+    "TEST.NUM_TEMPORAL_CLIPS": "[1, 3, 4, 5, 7, 10]",
+}
+_MASKED = {
+    "TASK": "ssl",
+    "MODEL.ARCH": "maskmvit",
+    "MODEL.MODEL_NAME": "MaskMViT",
+    "MODEL.LOSS_FUNC": "multi_mse",
+    "MODEL.DROPOUT_RATE": "0.0",
+    "MIXUP.ENABLE": "False",
+    "AUG.AA_TYPE": "''",
+    "AUG.COLOR_JITTER": "None",
+    "AUG.RE_PROB": "0.0",
+    "AUG.NUM_SAMPLE": "1",
+    "MASK.ENABLE": "True",
+    "TEST.ENABLE": "False",
+}
+_MASKFEAT = {
+    "MVIT.DROPPATH_RATE": "0.0",
+    "MASK.HEAD_TYPE": "separate",
+    "MASK.PRED_HOG": "True",
+    "AUG.GEN_MASK_LOADER": "True",
+    "AUG.MASK_RATIO": "0.4",
+    "AUG.MASK_TUBE": "False",
+    "AUG.MASK_FRAMES": "False",
+    "AUG.MASK_WINDOW_SIZE": "[8, 7, 7]",
+}
+_FLAT = dict.fromkeys(
+    ("MVIT.DIM_MUL", "MVIT.HEAD_MUL", "MVIT.POOL_KVQ_KERNEL", "MVIT.POOL_KV_STRIDE_ADAPTIVE", "MVIT.POOL_Q_STRIDE"), ""
+) | {
+    "MVIT.PATCH_KERNEL": "[16, 16]",
+    "MVIT.PATCH_STRIDE": "[16, 16]",
+    "MVIT.PATCH_PADDING": "[0, 0]",
+    "MVIT.EMBED_DIM": "768",
+    "MVIT.NUM_HEADS": "12",
+    "MVIT.DEPTH": "12",
+}
+
+
 def _text(keys: dict[str, str]) -> str:
     """Nested YAML of flat keys; keys with empty text are left out."""
     root: dict[str, object] = {}
@@ -257,6 +301,53 @@ FILES: dict[str, str] = {
         "ImageNet/MVIT_B_16_CONV": _V1 | _IMAGE | {"MVIT.POOL_KV_STRIDE_ADAPTIVE": "[1, 4, 4]"},
         "ImageNet/MVITv2_T": _v2(10, _TINY) | _IMAGE | _IMAGE_KV | {"MVIT.POOL_KV_STRIDE": _kv_strides(10, _TINY)},
         "ImageNet/MVITv2_S": _v2(16, _SMALL) | _IMAGE | _IMAGE_KV | {"MVIT.POOL_KV_STRIDE": _kv_strides(16, _SMALL)},
+        "masked_ssl/k400_MVITv2_S_16x4_FT": _v2(16, _SMALL) | _FINE_TUNING,
+        "masked_ssl/k400_MVITv2_S_16x4_MaskFeat_PT": _v2(16, _SMALL)
+        | _MASKED
+        | _MASKFEAT
+        | {
+            "MVIT.POOL_Q_STRIDE": _strides(16, (1, 3)),  # 14 x 14 tokens at the end
+            "MASK.PRETRAIN_DEPTH": "[15]",
+        },
+        "masked_ssl/k400_MVITv2_L_16x4_MaskFeat_PT": _v2(48, _HUGE)
+        | _MASKED
+        | _MASKFEAT
+        | {
+            "MVIT.EMBED_DIM": "144",
+            "MVIT.NUM_HEADS": "2",
+            "MVIT.POOL_Q_STRIDE": _strides(48, (2, 8)),
+            "MASK.PRETRAIN_DEPTH": "[47]",
+        },
+        "masked_ssl/in1k_VIT_B_MaskFeat_PT": _V1
+        | _IMAGE
+        | _FLAT
+        | _MASKED
+        | {
+            "DATA.TRAIN_JITTER_SCALES_RELATIVE": "[0.5, 1.0]",
+            "MASK.PRED_HOG": "True",
+            "MASK.PRETRAIN_DEPTH": "[11]",
+            "AUG.GEN_MASK_LOADER": "True",
+            "AUG.MASK_RATIO": "0.4",
+        },
+        "masked_ssl/k400_VIT_L_16x4_MAE_PT": _V1
+        | _FLAT
+        | _MASKED
+        | {
+            "MVIT.PATCH_KERNEL": "(2, 16, 16)",
+            "MVIT.PATCH_STRIDE": "(2, 16, 16)",
+            "MVIT.PATCH_PADDING": "(0, 0, 0)",
+            "MVIT.EMBED_DIM": "1024",
+            "MVIT.NUM_HEADS": "16",
+            "MVIT.DEPTH": "24",
+            "DATA.TRAIN_CROP_NUM_TEMPORAL": "4",
+            "MASK.MAE_ON": "True",
+            "MASK.MAE_RND_MASK": "True",
+            "MASK.PRETRAIN_DEPTH": "[23]",
+            "MASK.HEAD_TYPE": "separate_xformer",
+            "MASK.DECODER_DEPTH": "4",
+            "MASK.DECODER_EMBED_DIM": "512",
+            "AUG.MASK_RATIO": "0.9",
+        },
     }.items()
 }
 
@@ -268,42 +359,5 @@ REFUSED_FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ImageNet/REV_MVIT_B_16_CONV": (
         _text(_RUN | _V1 | _IMAGE | _REVERSIBLE | {"MVIT.REV.PRE_Q_FUSION": "concat_linear_2"}),
         ("MVIT.REV.ENABLE",),
-    ),
-    "masked_ssl/k400_MVITv2_S_16x4_FT": (
-        _text(
-            _RUN
-            | _v2(16, _SMALL)
-            | {
-                "TASK": "ssl_eval",
-                "MVIT.USE_MEAN_POOLING": "True",
-                "MVIT.HEAD_INIT_SCALE": "0.001",
-                "MVIT.LAYER_SCALE_INIT_VALUE": "0.0",
-                "SOLVER.LAYER_DECAY": "0.75",
-                "TEST.NUM_TEMPORAL_CLIPS": "[1, 3, 4, 5, 7, 10]",
-            }
-        ),
-        ("TASK",),
-    ),
-    "masked_ssl/k400_MVITv2_S_16x4_MaskFeat_PT": (
-        _text(
-            _RUN
-            | _v2(16, _SMALL)
-            | {
-                "TASK": "ssl",
-                "MODEL.ARCH": "maskmvit",
-                "MODEL.MODEL_NAME": "MaskMViT",
-                "MODEL.LOSS_FUNC": "multi_mse",
-                "MIXUP.ENABLE": "False",
-                "AUG.AA_TYPE": "''",
-                "AUG.COLOR_JITTER": "None",
-                "AUG.GEN_MASK_LOADER": "True",
-                "AUG.MASK_RATIO": "0.4",
-                "AUG.MASK_WINDOW_SIZE": "[8, 7, 7]",
-                "MASK.ENABLE": "True",
-                "MASK.PRETRAIN_DEPTH": "[15]",
-                "MASK.PRED_HOG": "True",
-            }
-        ),
-        ("TASK", "MODEL.ARCH", "MODEL.MODEL_NAME", "MODEL.LOSS_FUNC", "AUG.GEN_MASK_LOADER", "MASK.ENABLE"),
     ),
 }

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.mvit_variants import clip, perturb
+from tests.helpers.tiny_transformers import HF_SETTINGS, need_transformers, tiny_settings
 from videovit.config import load_config
 from videovit.errors import UserError
 from videovit.models import MODELS, build_model, optimize_for_inference
 from videovit.models.contract import AttentionModel, Features, HasPlainForm, VideoModel
+from videovit.models.external.slowfast_names import SLOWFAST_NAMES
 from videovit.models.layers.heads import ClassifierHead
 
 FRAMES, SIDE, CLASSES = 8, 32, 7
@@ -25,7 +27,7 @@ MVIT = "MVIT.DEPTH 4 MVIT.EMBED_DIM 16 MVIT.PATCH_PADDING [1,3,3] MVIT.POOL_KVQ_
 MVIT += "MVIT.HEAD_MUL [[1,2.0]] MVIT.POOL_Q_STRIDE [[1,1,2,2]] MVIT.POOL_KV_STRIDE_ADAPTIVE [1,4,4] "
 RELATIVE = "MVIT.REL_POS_SPATIAL True MVIT.REL_POS_TEMPORAL True MVIT.USE_ABS_POS False MVIT.RESIDUAL_POOLING True "
 PSVIT = "DATA.NUM_FRAMES 1 PSVIT.PLAN BS|BB PSVIT.DIMS [16,32] PSVIT.HEADS [2,4] PSVIT.PATCH_SIZE 8 "
-CASES = {
+CASES: dict[str, str] = {
     "MViT": MVIT + "MVIT.SEP_POS_EMBED True",
     "MViT v2": MVIT + RELATIVE + "MVIT.DIM_MUL_IN_ATT True MVIT.CLS_EMBED_ON False",
     "MViT with shared maps": MVIT + "MVIT.SHARE_ATTENTION [3]",
@@ -41,12 +43,15 @@ CASES = {
     "PSViTSupernet": PSVIT + "SUPERNET.NUM_CELLS 2",
     "ResNet": "MODEL.ARCH slow RESNET.DEPTH 18 RESNET.WIDTH_PER_GROUP 8 RESNET.TRANS_FUNC basic_transform "
     "NONLOCAL.LOCATION [[[]],[[1]],[[]],[[]]]",
+    "ResNet_nopool": "MODEL.ARCH c2d RESNET.DEPTH 18 RESNET.WIDTH_PER_GROUP 8 RESNET.TRANS_FUNC basic_transform",
     "SlowFast": "MODEL.ARCH slowfast RESNET.DEPTH 18 RESNET.WIDTH_PER_GROUP 8 SLOWFAST.ALPHA 4",
     "X3D": "MODEL.ARCH x3d RESNET.TRANS_FUNC x3d_transform X3D.BOTTLENECK_FACTOR 2.25",
     **{name: "" for name in MODELS if name.startswith("ptv_")},
+    **{name: tiny_settings(name) for name in HF_SETTINGS},
 }
 CONVOLUTIONAL = ("ptv_", "ImageResNet", "ResNet", "SlowFast", "X3D")
 FIXED_LENGTH = ("ptv_", "SlowFast")  # these pool over, or split, all frames of the clips that they were built for
+NO_IMAGES = ("hf_videomae", "hf_vivit")  # with tubelets of two frames
 # In the scope of the module, all tests of one model run one after the other, and it is built once.
 every_model = pytest.mark.parametrize("name", CASES, scope="module")
 
@@ -60,6 +65,8 @@ def built(name: str, options: str = "") -> VideoModel:
 def _built(name: str, options: str) -> VideoModel:
     common = f"MODEL.MODEL_NAME {name.split()[0]} MODEL.NUM_CLASSES {CLASSES} MODEL.DROPOUT_RATE 0.0 "
     common += f"DATA.NUM_FRAMES {FRAMES} DATA.TRAIN_CROP_SIZE {SIDE} DATA.INPUT_CHANNEL_NUM [3] "
+    if name.startswith("hf_"):
+        need_transformers()
     torch.manual_seed(0)
     model = build_model(load_config(opts=(common + CASES[name] + " " + options).split()))
     perturb(model)
@@ -71,7 +78,8 @@ def inputs(name: str, batch: int = 2) -> Tensor:
 
 
 def test_every_model_is_listed() -> None:
-    assert {name.split()[0] for name in CASES} == MODELS.keys()
+    """PySlowFast's names for pytorchvideo's networks are other sizes of the class of `ptv_*`."""
+    assert {name.split()[0] for name in CASES} == MODELS.keys() - SLOWFAST_NAMES.keys()
 
 
 @every_model
@@ -82,7 +90,7 @@ def test_logits_of_clips_and_images(name: str) -> None:
     assert logits.shape == (2, CLASSES) and logits.std() > 0
     images = x[:, :, 0]
     assert torch.equal(model.as_clips(images), x[:, :, :1])
-    if not name.startswith(FIXED_LENGTH):
+    if not name.startswith(FIXED_LENGTH + NO_IMAGES):
         assert torch.equal(model(images), model(x[:, :, :1]))
 
 
@@ -121,7 +129,7 @@ def test_stages_go_from_fine_to_coarse(name: str) -> None:
     sizes = [math.prod(map_.shape[2:]) for map_ in stages]
     assert sizes == sorted(sizes, reverse=True)
     images = x[:, :, 0]
-    if not name.startswith(FIXED_LENGTH):
+    if not name.startswith(FIXED_LENGTH + NO_IMAGES):
         for map_, of_clip in zip(model.forward_stages(images), model.forward_stages(images[:, :, None]), strict=True):
             assert torch.equal(map_, of_clip)
 
@@ -161,7 +169,7 @@ def test_tables_without_weight_decay_exist(name: str) -> None:
     names = dict(model.named_parameters()).keys()
     spared = model.no_weight_decay()
     assert spared <= names
-    parts = ("cls_token", "pos_embed", "rel_pos")
+    parts = ("cls_token", "pos_embed", "rel_pos", "position_embeddings", "time_embeddings", "query_tokens")
     assert spared == {n for n in names if any(part.startswith(parts) for part in n.split("."))}
 
 
@@ -171,7 +179,8 @@ def test_a_new_head_classifies(name: str) -> None:
     width = model.head.projection.in_features if isinstance(model.head, ClassifierHead) else model.head.in_features
     model.reset_head(nn.Linear(width, 3))
     assert model(inputs(name)).shape == (2, 3)
-    assert all(layer == model.num_layers + 1 for n, layer in model.layers_of_parameters().items() if "head" in n)
+    heads = [n for n in model.layers_of_parameters() if n.startswith(model.head_names)]
+    assert heads and all(model.layer_of(n) == model.num_layers + 1 for n in heads)
 
 
 @every_model
@@ -202,6 +211,17 @@ def test_freezing_stops_parameters_and_batch_norms(name: str) -> None:
 
 
 @every_model
+def test_linear_probe_trains_the_classifier_alone(name: str) -> None:
+    model = built(name)
+    model.freeze_all_but_classifier()
+    classifier = tuple(f"{head}." for head in model.head_names)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {n for n, _ in model.named_parameters() if n.startswith(classifier)} and trained
+    modes = {n: m.training for n, m in model.train().named_modules() if not any(True for _ in m.children())}
+    assert not any(mode for n, mode in modes.items() if not f"{n}.".startswith(classifier))
+
+
+@every_model
 def test_frozen_batch_norms_keep_their_statistics(name: str) -> None:
     model = built(name)
     model.freeze(model.num_layers + 1)
@@ -209,7 +229,7 @@ def test_frozen_batch_norms_keep_their_statistics(name: str) -> None:
     model.train()(inputs(name))
     layers = model.layers_of_parameters()
     for n, buffer in model.named_buffers():
-        is_frozen = layers[f"{n.rpartition('.')[0]}.weight"] <= model.num_layers
+        is_frozen = layers.get(f"{n.rpartition('.')[0]}.weight", 0) <= model.num_layers
         assert not is_frozen or torch.equal(buffer, before[n]), n
 
 
@@ -220,6 +240,7 @@ DROPS = {
     "PS_ViT": "PS_VIT.DROPOUT_RATE 0.5 PS_VIT.DROPPATH_RATE 0.5",
     "PSViT": "PSVIT.DROPOUT_RATE 0.5 PSVIT.DROPPATH_RATE 0.5",
     "PSViTSupernet": "PSVIT.DROPOUT_RATE 0.5 PSVIT.DROPPATH_RATE 0.5",
+    **{name: tiny_settings(name, drop=True) for name in HF_SETTINGS},
 }
 
 

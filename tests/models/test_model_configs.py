@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.helpers.project import CONFIGS
+from tests.helpers.tiny_transformers import need_transformers
 from videovit.config import load_config
 from videovit.models import build_network, count_macs, count_params
 
@@ -22,8 +23,8 @@ def test_config_matches_its_header(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a shipped file sets nothing that has no effect
         cfg = load_config(path)
-    if cfg.DETECTOR.NAME == "DeformableDETR":
-        pytest.importorskip("transformers", reason='transformers is not installed (pip install -e ".[hf]")')
+    if cfg.DETECTOR.NAME == "DeformableDETR" or cfg.MODEL.MODEL_NAME.startswith("hf_"):
+        need_transformers()
     assert bool(cfg.DETECTOR.NAME) == (height is not None), f"{path}: detectors alone name a size"
     sides = (int(height), int(width)) if height else (cfg.DATA.TRAIN_CROP_SIZE,) * 2
     with torch.device("meta"):

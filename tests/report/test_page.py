@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tests.helpers.run_folders import ANSI, HOSTILE, moving_square, write_hostile_run
+from tests.helpers.runs import Make
 from videovit import cli
 from videovit.config import Config, dump_config
 from videovit.data.records import Batch
@@ -137,6 +139,26 @@ def test_old_and_broken_files_are_listed_and_left_out(folder: Path, tmp_path: Pa
         assert name in page.text
     with pytest.raises(UserError, match="has no config.yaml"):
         read_run(tmp_path)
+
+
+def test_damaged_errors_file_is_never_replaced(make: Make, folder: Path, tmp_path: Path) -> None:
+    """What is read from the videos is added to errors.json, unless that would lose what is in it."""
+    cfg = make(tmp_path / "run", "")
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run/config.yaml").write_text(dump_config(cfg))
+    header, row, *_ = (folder / "predictions.csv").read_text().splitlines()
+    video = Path(cfg.DATA.PATH_TO_DATA_DIR) / (Path(cfg.DATA.PATH_TO_DATA_DIR) / "test.csv").read_text().split()[0]
+    cells = next(csv.reader([row]))
+    with open(tmp_path / "run/predictions.csv", "w") as file:
+        csv.writer(file).writerows([header.split(","), [cells[0], video, *cells[2:]]])
+    for content in ('{"calibration": {"ece"', "[]"):
+        (tmp_path / "run/errors.json").write_text(content)
+        page = write_report(tmp_path / "run", num_mistakes=0)
+        assert "errors.json" in page.read_text() and "All videos are alike: length" in page.read_text()
+        assert (tmp_path / "run/errors.json").read_text() == content
+    (tmp_path / "run/errors.json").unlink()
+    write_report(tmp_path / "run", num_mistakes=0)
+    assert "by_file" in (tmp_path / "run/errors.json").read_text()
 
 
 def test_links_out_of_the_folder_are_not_followed(folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.helpers.runs import stats, write_config, write_data
+from tests.helpers.tiny_transformers import HF_SETTINGS, need_transformers, tiny_settings
 from videovit.config import load_config
 from videovit.engine.launch import run
 
@@ -18,6 +19,7 @@ MODELS = {
     "PS_ViT": "PS_VIT.EMBED_DIM 16 PS_VIT.NUM_HEADS 2 PS_VIT.ITERATIONS 2 PS_VIT.DEPTH 1 PS_VIT.POINTS [3,3] "
     "PS_VIT.STEM_WIDTH 4 PS_VIT.STEM_DIM 8",
     "MViT": "MVIT.DEPTH 4 MVIT.SHARE_ATTENTION [3]",
+    **{name: tiny_settings(name) for name in HF_SETTINGS},
 }
 
 
@@ -40,6 +42,8 @@ def trained(data: Path, folder: Path, name: str, options: str) -> dict[str, floa
 
 @pytest.mark.parametrize("name", MODELS)
 def test_train_and_shuffle(name: str, data: Path, tmp_path: Path) -> None:
+    if name.startswith("hf_"):
+        need_transformers()
     top1 = trained(data, tmp_path, name, MODELS[name])
     assert top1.keys() == {"ordered", "reversed", "shuffled", "static"}
 

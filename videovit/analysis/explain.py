@@ -40,5 +40,7 @@ def find_method(name: str) -> Method:
         UserError: there is none.
     """
     if name not in METHODS:
-        raise UserError("method", found=name, expected=f"one of {', '.join(METHODS)}", near=did_you_mean(name, METHODS))
+        raise UserError(
+            "method", found=name, expected=f"one of {', '.join(METHODS)}", near=did_you_mean(str(name), METHODS)
+        )
     return METHODS[name]

@@ -62,8 +62,7 @@ def watched(model: VideoModel) -> Iterator[LastGrid]:
     handles: list[RemovableHandle] = []
     if isinstance(model, AttentionModel):
         handles.append(model.head_modules()[0].register_forward_hook(leaves_norm))
-        attention = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "attn"]
-        handles += [module.register_forward_pre_hook(enters_attention) for module in attention]
+        handles += [module.register_forward_pre_hook(enters_attention) for module in model.attention_layers()]
     else:
         handles.append(model.layers()[-1][-1].register_forward_hook(leaves_layer))
     try:

@@ -54,7 +54,7 @@ def attention_rollout(
         )
     with torch.no_grad():
         layers = question.model.attention_tokens(question.x_BCTHW)
-        maps = _mean_maps(question)
+        maps = _mean_maps(question.model, question.x_BCTHW)
         share_BN = _classified(question, question.model, layers[-1], maps[-1])
         for number in reversed(range(len(layers))):
             before = layers[max(number - 1, 0)]
@@ -69,7 +69,7 @@ def attention_rollout(
     return scaled(heat_BTHW) if scale else heat_BTHW
 
 
-def _mean_maps(question: Question) -> list[Tensor]:
+def _mean_maps(model: AttentionModel, x_BCTHW: Tensor) -> list[Tensor]:
     """Attention (B, X + N, X + L) of every layer, mean over heads."""
     parts: list[list[Tensor]] = []
 
@@ -78,7 +78,7 @@ def _mean_maps(question: Question) -> list[Tensor]:
             parts.append([])
         parts[layer].append(map_BMNL.float().mean(dim=1))
 
-    observe_attention(question.model, question.x_BCTHW, keep)
+    observe_attention(model, x_BCTHW, keep)
     return [torch.cat(rows, dim=1) for rows in parts]
 
 

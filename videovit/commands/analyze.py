@@ -14,9 +14,11 @@ from typing import get_args
 from videovit import cli
 from videovit.commands.run import only
 from videovit.config import Config, find_shipped
+from videovit.config.run_folder import config_of_run
 from videovit.config.schema.evaluation import Analyzed
+from videovit.config.shipped import shipped_configs
 from videovit.errors import UserError
-from videovit.messages import printable
+from videovit.messages import did_you_mean, did_you_mean_beside, printable
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 MODELS_HELP = """models:
@@ -32,32 +34,45 @@ HELP = f"""{MODELS_HELP}\
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """See `videovit.cli.Main`."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "models", nargs="+", metavar="MODEL", help="runs, published models or configs; KEY VALUE pairs may follow"
     )
-    parser.add_argument(
-        "--what", nargs="+", choices=get_args(Analyzed), help="analyses to make (default: ANALYSIS.WHAT)"
-    )
+    add_what(parser, "ANALYSIS", get_args(Analyzed))
     parser.add_argument("--output", type=Path, help="folder of the picture of several models (default: of the first)")
     args = parser.parse_intermixed_args(argv)
     models, opts = split_models(args.models)
     if not models:
         parser.error("name a model first")
-    opts += ["ANALYSIS.WHAT", f"[{','.join(args.what)}]"] if args.what else []
-    configs = configs_of(models, "ANALYSIS", opts)
+    configs = configs_of(models, "ANALYSIS", [*opts, *opts_of_what("ANALYSIS", args.what)])
     folders = [Path(cfg.OUTPUT_DIR) for cfg in configs]
     from videovit.engine import launch  # imports PyTorch, which --help and mistakes in a config do not need
+    from videovit.engine.reporting.json_lines import make_folder
     from videovit.engine.tasks.analyze import FOLDER, compare
 
+    if args.output is not None:
+        make_folder(args.output)
     for cfg in configs:
         launch.run(cfg)
     if len(folders) > 1:
         picture = compare(folders, args.output or folders[0] / FOLDER)
         if picture is not None:
             print(f"curves of all models: {printable(picture)}")
+
+
+def add_what(parser: argparse.ArgumentParser, section: str, known: Sequence[str]) -> None:
+    """Add --what, which sets the key WHAT of a section; see `opts_of_what`."""
+    # The config checks the names: KEY VALUE pairs may follow.
+    text = f"{', '.join(known)} (default: {section}.WHAT)"
+    parser.add_argument("--what", nargs="+", default=[], metavar="NAME", help=text)
+
+
+def opts_of_what(section: str, words: Sequence[str]) -> list[str]:
+    """KEY VALUE pairs from the words after --what: names, and pairs that follow them."""
+    what, opts = split_models(words)
+    return [*opts, f"{section}.WHAT", f"[{','.join(what)}]"] if what else opts
 
 
 def split_models(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -83,7 +98,7 @@ def config_of(model: str, opts: Sequence[str]) -> Config:
     """The config of a run, a file or a published model, and what it is to do.
 
     Raises:
-        UserError: a folder that is not the OUTPUT_DIR of a run, or no such model.
+        UserError: no such folder or model, or a folder that is not the OUTPUT_DIR of a run.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -91,12 +106,15 @@ def config_of(model: str, opts: Sequence[str]) -> Config:
             return cli.load(model, opts)
         from videovit.models import zoo  # imports PyTorch, which mistakes in a config do not need
 
+        # Names of the zoo have no folders.
+        if "/" in model:
+            near = did_you_mean(model, shipped_configs()) or did_you_mean_beside(folder)
+            expected = "" if near else "the OUTPUT_DIR of a run, a config, or zoo:NAME"
+            raise UserError("no such folder or config", where=model, expected=expected, near=near)
         entry = zoo.find(model)
         own = ["OUTPUT_DIR", f"output/{entry.name}", "TEST.CHECKPOINT_FILE_PATH", f"{zoo.PREFIX}{entry.name}"]
         return cli.load(entry.config, [*entry.overrides, *own, *opts])
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise UserError("a folder without config.yaml", where=folder, expected="the OUTPUT_DIR of a run")
+    config = config_of_run(folder)
     # The folder may have been moved, and what training wrote comes before what the test of the run was given.
     own = ["OUTPUT_DIR", str(folder)]
     if any((folder / "checkpoints").glob("checkpoint_epoch_*")):

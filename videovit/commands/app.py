@@ -23,7 +23,7 @@ machine can use it; there is no password. Uploads are limited by --max-mb, decod
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

@@ -13,7 +13,7 @@ from videovit.config.schema.run import Measured
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """See `videovit.cli.Main`."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=cli.CONFIG_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cli.add_config_arguments(parser)

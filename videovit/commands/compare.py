@@ -11,7 +11,7 @@ from videovit.config.run_folder import config_of_run
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog,
         description=__doc__,
         epilog="The numbers come from what runs left in their folders: config.yaml, stats.jsonl, predictions.csv and "

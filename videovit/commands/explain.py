@@ -34,7 +34,7 @@ How to read and trust them: docs/analysis.md
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -83,10 +83,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """See `videovit.cli.Main`."""
     args = parse(argv, prog=prog)
     box = parse_box(args.box) if args.box is not None else None
-    from videovit.model import load  # takes seconds, which --help and wrong arguments do not need
+    # Takes seconds, which --help and wrong arguments do not need.
+    from videovit.engine.reporting.json_lines import make_folder
+    from videovit.model import load
 
     with cli.plain_warnings():
         model = load(args.model, args.checkpoint)
+        make_folder(Path(args.output))  # occlusion takes minutes
         explanation = model.explain(
             args.video, class_name=args.class_name, method=args.method, box=box, time_s=args.time_s
         )

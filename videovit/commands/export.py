@@ -1,51 +1,141 @@
-"""Write the weights of a run, or their moving average, to a file, under this project's or another project's names."""
+"""Export a trained model: as a network for other programs, or its weights under this or another project's names."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from videovit import cli
+from videovit.errors import UserError
+from videovit.messages import printable
+
+DETAILS = """examples:
+  videovit export output/mine --format onnx                       -> mine.onnx
+  videovit export mvitv2_s_16x4_k400 --format openvino --half bf16
+  videovit export output/mine --format pt2 --batch 1 --output served.pt2
+  videovit export --cfg CONFIG --checkpoint FILE --output weights.pth --layout timm
+
+networks (--format):
+  Frames go in as uint8 (B, T, S, S, 3), RGB, and logits come out; normalization is inside. Class names, sampling and
+  preprocessing of frames are in the metadata of the file. Before the file gets its name, its answers are compared with
+  PyTorch's, on several inputs and numbers of clips. docs/export.md shows how to run each format.
+
+weights (no --format):
+  The file can be given as TRAIN.CHECKPOINT_FILE_PATH, to start training from it, and as TEST.CHECKPOINT_FILE_PATH.
+
+TEST.USE_EMA True selects the moving average that TRAIN.EMA_DECAY maintains.
+"""
+NEEDS_MODEL = "name a model, or give --cfg and --checkpoint"
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__,
-        epilog="The file can be given as TRAIN.CHECKPOINT_FILE_PATH, to start training from it, and as "
-        "TEST.CHECKPOINT_FILE_PATH. TEST.USE_EMA True selects the moving average that TRAIN.EMA_DECAY maintains.",
+    parser = cli.Parser(
+        prog=prog, description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cfg", required=True, metavar="CONFIG", help="the config that the model was trained with")
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="a checkpoint, or the OUTPUT_DIR of a run")
+    parser.add_argument("--cfg", metavar="CONFIG", help="in place of MODEL: the config that the model was trained with")
+    parser.add_argument("--checkpoint", metavar="FILE", help="other weights than those of MODEL; required with --cfg")
     parser.add_argument(
-        "--output", required=True, metavar="FILE", help=".safetensors, or .pyth, .pth or .pt of PyTorch"
+        "--output",
+        metavar="FILE",
+        help="weights: .safetensors, or .pyth, .pth or .pt of PyTorch; (default with --format: the name of the model)",
     )
+    network = parser.add_argument_group("networks")
+    network.add_argument("--format", type=_format, metavar="FORMAT", help="pt2, onnx, openvino or safetensors")
+    network.add_argument("--batch", type=_batch, default=0, metavar="N", help="clips per call: dynamic (default), or N")
+    network.add_argument("--half", choices=("bf16",), help="compute in bf16, and store half as many bytes")
     parser.add_argument(
         "--layout",
         default="own",
         type=_layout,
         help="project whose names the weights get: own (default), timm, torchvision, pytorchvideo, ...",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="MODEL KEY VALUE",
+        help="the model: OUTPUT_DIR of a run, zoo:NAME, or a folder of Model.save; then config overrides",
+    )
+    args = parser.parse_args(argv)
+    if args.cfg and not args.checkpoint:
+        parser.error("--cfg needs --checkpoint")
+    if not args.cfg and not args.words:
+        parser.error(NEEDS_MODEL)
+    if not args.format and not (args.cfg and args.output):
+        parser.error("weights need --cfg, --checkpoint and --output; a network needs --format")
+    if args.format and args.layout != "own":
+        parser.error("--layout is about weights; leave out --format")
+    args.model, args.opts = (args.cfg, args.words) if args.cfg else (args.words[0], args.words[1:])
+    return args
+
+
+def _batch(text: str) -> int:
+    if text == "dynamic":
+        return 0
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"invalid value: {text!r} (a number above 0, or dynamic)")
+    return int(text)
+
+
+# Not `choices`: the tables come with PyTorch, which --help does not need.
+def _format(text: str) -> str:
+    from videovit.engine.exported.formats import FORMATS
+
+    return _one_of(text, FORMATS)
 
 
 def _layout(text: str) -> str:
-    # Not `choices`: the table comes with PyTorch, which --help does not need.
     from videovit.engine.tasks.export import OWN
     from videovit.models.convert.export import EXPORTERS
 
-    if text not in (OWN, *EXPORTERS):
-        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join((OWN, *EXPORTERS))})")
+    return _one_of(text, (OWN, *EXPORTERS))
+
+
+def _one_of(text: str, names: Iterable[str]) -> str:
+    if text not in names:
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(names)})")
     return text
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """See `videovit.cli.Main`."""
     args = parse(argv, prog=prog)
+    if args.format:
+        export_network(args)
+        return
     cfg = cli.load(args.cfg, args.opts)
     from videovit.engine.tasks.export import export_weights
 
     source = export_weights(cfg, args.checkpoint, args.output, layout=args.layout)
     what = "moving average of the weights" if cfg.TEST.USE_EMA else "weights"
     print(f"{what} of {source} -> {args.output} ({args.layout})")
+
+
+def export_network(args: argparse.Namespace) -> None:
+    """Export the network of `args.model`, see `parse`.
+
+    Raises:
+        UserError: it cannot be loaded or exported, or the file cannot be written.
+    """
+    from videovit.engine.exported.formats import FORMATS
+    from videovit.engine.tasks.export import write_network
+    from videovit.model import load
+
+    with cli.plain_warnings():
+        model = load(args.model, args.checkpoint, device="cpu", opts=args.opts)
+    name = args.model.removeprefix("zoo:").rstrip("/")
+    path = Path(args.output or f"{Path(name).stem if args.cfg else Path(name).name}{FORMATS[args.format].suffix}")
+    if not args.output and path.exists():
+        raise UserError("exists already", where=path, hint="Give --output to replace it, or another name")
+    start = time.monotonic()
+    done = write_network(
+        model.config, model.torch, model.class_names, path, args.format, batch=args.batch, half=args.half is not None
+    )
+    for written in done.paths:
+        print(printable(f"{written}  {written.stat().st_size / 1e6:.1f} MB"))
+    clips = ", ".join(map(str, done.batches))
+    print(
+        f"checked with {clips} clips: logits differ from PyTorch's by {done.difference:.1e} of their standard "
+        f"deviation (allowed: {done.tolerance:.0e}); {time.monotonic() - start:.0f} s"
+    )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
+from videovit import cli
 from videovit.errors import UserError
 from videovit.finetuning.request import Request
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> tuple[argparse.Namespace, list[str]]:
     """The arguments, and the KEY VALUE pairs, wherever they stand."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog,
         usage="%(prog)s FOLDER | --table FILE [options] [KEY VALUE ...]",
         description=__doc__,
@@ -30,7 +32,8 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> tupl
         "--model",
         default="",
         metavar="SOURCE",
-        help="zoo:NAME, the OUTPUT_DIR of a run, or a weight file (default: MViTv2-S of the zoo; DeiT-S for images)",
+        help="zoo:NAME, hf://user/name, the OUTPUT_DIR of a run, the folder of a saved model, or a weight file "
+        "(default: MViTv2-S of the zoo; DeiT-S for images)",
     )
     group.add_argument("--cfg", default="", metavar="CONFIG", help="config of the weight file")
     group.add_argument("--from-scratch", action="store_true", help="train a small model without weights")
@@ -46,8 +49,9 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> tupl
     unknown = [word for word in others if word.startswith("--")]
     if unknown:
         parser.error(f"unknown: {' '.join(unknown)}; see --help")
-    # The first other word is the folder; argparse would take none for it if options come first.
-    args.data = others.pop(0) if others and not args.table else ""
+    # The first other word is the folder; argparse would take none for it if options come first. Beside a table, it is
+    # a key, unless somebody gave both.
+    args.data = others.pop(0) if others and (not args.table or Path(others[0]).exists()) else ""
     return args, [*others, *args.opts]
 
 

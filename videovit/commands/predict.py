@@ -52,7 +52,7 @@ All of this in detail: docs/predict.md
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     model = parser.add_argument_group("model")
@@ -67,6 +67,11 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
         help="in place of --model: the config that the model was trained with; needs --checkpoint",
     )
     model.add_argument("--checkpoint", metavar="FILE", help="weights of the model, or the OUTPUT_DIR of its run")
+    model.add_argument(
+        "--engine",
+        choices=("torch", "onnxruntime", "openvino"),
+        help="what runs the model; the last two on a CPU, each with its extra (default: TEST.ENGINE)",
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "--json",
@@ -106,6 +111,10 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     )
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, folders or streams")
     args = parser.parse_args(argv)
+    if args.engine:
+        args.opts = [*args.opts, "TEST.ENGINE", args.engine]
+    if args.engine not in (None, "torch"):
+        args.opts += ["NUM_GPUS", "0"]
     if args.cfg and args.model:
         parser.error("--model brings its own config; leave out --cfg, or --model")
     if args.cfg and not args.checkpoint:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog,
         description=__doc__,
         epilog="The exit code is 1 if some videos cannot be read. The decoding cost is the CPU time for opening the "

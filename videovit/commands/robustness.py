@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from videovit.commands.analyze import MODELS_HELP, configs_of, split_models
+from videovit import cli
+from videovit.commands.analyze import MODELS_HELP, add_what, configs_of, opts_of_what, split_models
 from videovit.config.schema.evaluation import RobustnessTest
 from videovit.messages import printable
 
@@ -26,15 +27,13 @@ All keys of ROBUSTNESS and what they mean: docs/analysis.md
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """See `videovit.cli.Main`."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "models", nargs="+", metavar="MODEL", help="runs, published models or configs; KEY VALUE pairs may follow"
     )
-    parser.add_argument(
-        "--what", nargs="+", choices=get_args(RobustnessTest), help="tests to make (default: ROBUSTNESS.WHAT)"
-    )
+    add_what(parser, "ROBUSTNESS", get_args(RobustnessTest))
     parser.add_argument(
         "--output", type=Path, help="folder of the comparison of several models (default: of the first)"
     )
@@ -42,11 +41,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     models, opts = split_models(args.models)
     if not models:
         parser.error("name a model first")
-    opts += ["ROBUSTNESS.WHAT", f"[{','.join(args.what)}]"] if args.what else []
-    configs = configs_of(models, "ROBUSTNESS", opts)
+    configs = configs_of(models, "ROBUSTNESS", [*opts, *opts_of_what("ROBUSTNESS", args.what)])
     from videovit.engine import launch  # imports PyTorch, which --help and mistakes in a config do not need
+    from videovit.engine.reporting.json_lines import make_folder
     from videovit.engine.tasks.robustness import compare
 
+    if args.output is not None:
+        make_folder(args.output)
     for cfg in configs:
         launch.run(cfg)
     folders = [Path(cfg.OUTPUT_DIR) for cfg in configs]

@@ -31,7 +31,7 @@ def parse(
     argv: Sequence[str] | None = None, *, prog: str | None = None
 ) -> tuple[argparse.Namespace, list[str], list[str]]:
     """The arguments, the configs, and the KEY VALUE pairs, wherever they stand."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=cli.CONFIG_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cli.add_config_arguments(parser)

@@ -21,7 +21,7 @@ the mean of all windows is searched for. Features are read file by file, however
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """See `videovit.cli.Main`."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

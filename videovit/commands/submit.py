@@ -36,7 +36,7 @@ def parse(
     argv: Sequence[str] | None = None, *, prog: str | None = None
 ) -> tuple[argparse.Namespace, list[str], list[str]]:
     """The arguments, the configs, and the KEY VALUE pairs, wherever they stand."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog,
         description=__doc__,
         epilog=SWEEP_HELP + cli.CONFIG_HELP,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from videovit import cli
 from videovit.commands.analyze import MODELS_HELP, configs_of, split_models
 
 HELP = f"""{MODELS_HELP}\
@@ -19,7 +20,7 @@ Accuracy of groups of classes: SHUFFLE_EVAL.CLASS_GROUPS_FILE. All keys and what
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """See `videovit.cli.Main`."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog, description=__doc__, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

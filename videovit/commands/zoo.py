@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=prog,
         description=__doc__,
         epilog="Files are kept in VIDEOVIT_CACHE (default ~/.cache/videovit). Published accuracies are those of the "

@@ -125,7 +125,8 @@ def _chosen(node: Node, choices: tuple[object, ...]) -> object:
 
 
 def _tuple(node: Node, inner: tuple[object, ...]) -> tuple[tuple[object, ...], list[str]]:
-    items = _items(node)
+    # A list of any length that is left empty, `AVA.TRAIN_PREDICT_BOX_LISTS:`, is a list of nothing.
+    items = [] if is_empty(node) and inner[-1] is Ellipsis else _items(node)
     if len(inner) == 2 and inner[1] is Ellipsis:
         kinds = [inner[0]] * len(items)
     elif len(items) == len(inner):

@@ -17,7 +17,7 @@ from videovit.config.coerce import coerce
 from videovit.config.keys import known_keys, section_names
 from videovit.config.reading import Found, read_file, read_opts
 from videovit.config.schema import Config
-from videovit.config.slowfast import IGNORED, REFUSED, ignored_reason
+from videovit.config.slowfast import IGNORED, IMPLIED, REFUSED, ignored_reason
 from videovit.config.tree import flatten, parse_tree, shown, text_node, written
 from videovit.errors import UserError
 from videovit.messages import Plain, plural, problem
@@ -108,6 +108,7 @@ def dump_config(cfg: Config) -> str:
 def _coerce_all(found: Found) -> tuple[dict[str, object], set[str]]:
     """The values of all known keys, and the keys that have none because of a problem."""
     known = known_keys()
+    _imply(found)
     values: dict[str, object] = {}
     failed: set[str] = set()
     ignored: dict[str, list[str]] = {}
@@ -138,6 +139,17 @@ def _coerce_all(found: Found) -> tuple[dict[str, object], set[str]]:
         reasons = "; ".join(f"{', '.join(keys)} ({reason})" for reason, keys in ignored.items())
         found.notices.insert(0, f"keys without effect: {reasons}")
     return values, failed
+
+
+def _imply(found: Found) -> None:
+    """Set the keys that SlowFast's files leave out, because their defaults there are others than here."""
+    for (key, text), (other, value) in IMPLIED.items():
+        if key in found.values and other not in found.values and written(found.values[key][0]) == text:
+            place = found.values[key][1]
+            found.values[other] = (text_node(value), place)
+            found.notices.append(
+                problem(f"{other} is taken as {value}, as SlowFast does", where=f"{place}: {key} {text}")
+            )
 
 
 def _unknown(key: str) -> str:

@@ -13,27 +13,18 @@ from typing import get_args
 from videovit.config.schema.models import Loss
 
 _CNN = "MODEL.MODEL_NAME determines it"
-_BATCHNORM = "MViT has no batch norms; other models use PyTorch's"
-_SELF_SUPERVISED = "belongs to self-supervised training"
+_SELF_SUPERVISED = "belongs to contrastive training"
 _LOADER = "belongs to SlowFast's loader benchmark; see BENCHMARK.WHAT"
 _REVERSIBLE = "belongs to reversible MViT"
 _AVA_COLOR = "belongs to AVA.TRAIN_USE_COLOR_AUGMENTATION, which is not supported"
 _STEPS = "no learning-rate policy uses it"
-_PICTURES = "belongs to TensorBoard pictures that are not supported"
+_PICTURES = "see `videovit report` for confusions, mistakes and curves; `videovit analyze` and `explain` for models"
 
 IGNORED: dict[str, str] = {
     "MODEL.SINGLE_PATHWAY_ARCH": _CNN,
     "MODEL.MULTI_PATHWAY_ARCH": _CNN,
     "MODEL.DROPCONNECT_RATE": "no network here drops connections",
     "RESNET.INPLACE_RELU": "saves memory there; results are the same",
-    "BN.*": _BATCHNORM,
-    "BN.USE_PRECISE_STATS": _BATCHNORM,
-    "BN.NUM_BATCHES_PRECISE": _BATCHNORM,
-    "BN.WEIGHT_DECAY": "batch norms are never decayed",
-    "BN.NORM_TYPE": _BATCHNORM,
-    "BN.NUM_SPLITS": _BATCHNORM,
-    "BN.NUM_SYNC_DEVICES": _BATCHNORM,
-    "BN.GLOBAL_SYNC": _BATCHNORM,
     "MODEL.FROZEN_BN": "TRAIN.FREEZE freezes layers together with their batch norms",
     "MODEL.FP16_ALLREDUCE": "TRAIN.GRAD_COMPRESSION sets the precision in which gradients are averaged",
     "TRAIN.CHECKPOINT_INFLATE": "image weights are inflated automatically",
@@ -50,15 +41,8 @@ IGNORED: dict[str, str] = {
     "MVIT.REV.RES_PATH": _REVERSIBLE,
     "MVIT.REV.PRE_Q_FUSION": _REVERSIBLE,
     "CONTRASTIVE.*": _SELF_SUPERVISED,
-    "MASK.*": _SELF_SUPERVISED,
-    "VIS_MASK.*": _SELF_SUPERVISED,
-    "AUG.MASK_TUBE": _SELF_SUPERVISED,
-    "AUG.MASK_FRAMES": _SELF_SUPERVISED,
-    "AUG.MASK_WINDOW_SIZE": _SELF_SUPERVISED,
-    "AUG.MASK_RATIO": _SELF_SUPERVISED,
-    "AUG.MAX_MASK_PATCHES_PER_BLOCK": _SELF_SUPERVISED,
-    "DATA.SSL_COLOR_BRI_CON_SAT": _SELF_SUPERVISED,
-    "DATA.SSL_COLOR_HUE": _SELF_SUPERVISED,
+    "VIS_MASK.ENABLE": "every validation draws reconstructions, see MASK.NUM_PICTURES",
+    "AUG.GEN_MASK_LOADER": "MASK.MAE_RND_MASK alone says which kind of mask is drawn",
     "DATA.SSL_BLUR_SIGMA_MIN": _SELF_SUPERVISED,
     "DATA.SSL_BLUR_SIGMA_MAX": _SELF_SUPERVISED,
     "DETECTION.SPATIAL_SCALE_FACTOR": "the model determines it: 32 for MViT, for which SlowFast's 16 is wrong",
@@ -67,7 +51,7 @@ IGNORED: dict[str, str] = {
     "DATA.TRAIN_PCA_EIGVAL": _AVA_COLOR,
     "DATA.TRAIN_PCA_EIGVEC": _AVA_COLOR,
     "MULTIGRID.*": "belongs to multigrid training",
-    "DEMO.*": "see `videovit predict` and PREDICT",
+    "DEMO.*": "see `videovit predict --cfg CONFIG --checkpoint FILE VIDEO`; --annotate writes classes into a copy",
     "SOLVER.GAMMA": _STEPS,
     "SOLVER.STEP_SIZE": _STEPS,
     "SOLVER.WARMUP_FACTOR": _STEPS,
@@ -129,39 +113,33 @@ def _switch(reason: str) -> Refusal:
     return Refusal(reason, off=("False", "no", "off"))
 
 
-_PTV_MODELS = ("PTVResNet", "PTVSlowFast", "PTVX3D", "PTVCSN", "PTVR2plus1D", "PTVMViT")
-_OTHER_MODELS = ("ContrastiveModel", "MaskMViT", *_PTV_MODELS)
-_NO_SSL = "self-supervised training is not supported"
-_NO_CAFFE2 = "Caffe2 checkpoints are not read, only the PyTorch file of the same model"
+_NO_POOLED_DECODER = "decoders do not pool here"
+_NO_MULTIGRID = (
+    "multigrid training is not supported: the sizes of its batches and clips change within an epoch, but here a step "
+    "costs the same throughout, and what a clip is follows from (seed, epoch, index) alone"
+)
+_NO_CONTRASTIVE = (
+    "contrastive pre-training is not supported: its queues and second networks would be part of every checkpoint; "
+    "the weights of such a training can be fine-tuned (TRAIN.CHECKPOINT_FILE_PATH)"
+)
 
 REFUSED: dict[str, Refusal] = {
-    "TASK": Refusal(
-        f"{_NO_SSL}; its weights can be fine-tuned (TRAIN.CHECKPOINT_FILE_PATH)",
-        on=("ssl", "ssl_eval"),
-        instead=("''",),
-    ),
-    "MODEL.ARCH": Refusal(_NO_SSL, on=("maskmvit",), instead=("mvit",)),
     "MODEL.MODEL_NAME": Refusal(
-        "this model is not supported; MViT, ResNet, SlowFast, X3D and pytorchvideo's networks are",
-        on=_OTHER_MODELS,
-        instead=("MViT", "ResNet", "SlowFast", "X3D", "ptv_csn_r101", "ptv_r2plus1d_r50"),
+        f"this model is not supported; {_NO_CONTRASTIVE}",
+        on=("ContrastiveModel",),
+        instead=("MViT", "ResNet", "SlowFast", "X3D"),
     ),
     "MODEL.LOSS_FUNC": Refusal(
-        "only classification is supported, neither regression nor self-supervised training",
-        on=("mse", "multi_mse", "contrastive_loss"),
-        instead=get_args(Loss),
+        "only classification and masked pre-training (multi_mse) are supported",
+        on=("mse", "contrastive_loss"),
+        instead=tuple(name for name in get_args(Loss) if name != "multi_mse"),
     ),
-    "MODEL.DETACH_FINAL_FC": _switch("TRAIN.FREEZE backbone trains only the head"),
     "MODEL.FREEZE_LAYERS": Refusal("TRAIN.FREEZE has taken its place", off=("0",)),
     "MVIT.REV.ENABLE": _switch("reversible MViT is not supported"),
-    "MASK.ENABLE": _switch(_NO_SSL),
-    "VIS_MASK.ENABLE": _switch(_NO_SSL),
-    "AUG.GEN_MASK_LOADER": _switch(_NO_SSL),
-    "DATA.SSL_COLOR_JITTER": _switch(_NO_SSL),
-    "DATA.SSL_MOCOV2_AUG": _switch(_NO_SSL),
-    "DATA.TIME_DIFF_PROB": Refusal(_NO_SSL, off=("0",)),
-    "DATA.COLOR_RND_GRAYSCALE": Refusal(_NO_SSL, off=("0",)),
-    "DATA.TRAIN_CROP_NUM_TEMPORAL": Refusal("AUG.NUM_SAMPLE sets the number of clips per video", off=("1",)),
+    "MASK.DEC_KV_KERNEL": Refusal(_NO_POOLED_DECODER, off=("[]", "()")),
+    "MASK.DEC_KV_STRIDE": Refusal(_NO_POOLED_DECODER, off=("[]", "()")),
+    "DATA.SSL_MOCOV2_AUG": _switch(_NO_CONTRASTIVE),
+    "DATA.TIME_DIFF_PROB": Refusal(_NO_CONTRASTIVE, off=("0",)),
     "DATA.TRAIN_CROP_NUM_SPATIAL": Refusal("several crops per clip are not supported in training", off=("1",)),
     "DATA.TRAIN_JITTER_MOTION_SHIFT": _switch("crops that move within a clip are not supported"),
     "DATA.LOADER_CHUNK_SIZE": Refusal("list files are read completely", off=("0",)),
@@ -169,18 +147,17 @@ REFUSED: dict[str, Refusal] = {
     "DATA.DUMMY_LOAD": _switch("dummy input is not supported; datasets/demo renders small videos"),
     "AVA.TRAIN_USE_COLOR_AUGMENTATION": _switch("color augmentation of AVA is not supported"),
     "AVA.TEST_FORCE_FLIP": _switch("testing on mirrored clips is not supported"),
-    "MULTIGRID.SHORT_CYCLE": _switch("multigrid training is not supported"),
-    "MULTIGRID.LONG_CYCLE": _switch("multigrid training is not supported"),
-    "DEMO.ENABLE": _switch("single videos are for videovit predict --cfg CONFIG --checkpoint FILE VIDEO"),
+    "MULTIGRID.SHORT_CYCLE": _switch(_NO_MULTIGRID),
+    "MULTIGRID.LONG_CYCLE": _switch(_NO_MULTIGRID),
     "SOLVER.LARS_ON": _switch("LARS is not supported, SOLVER.OPTIMIZING_METHOD names other optimizers"),
-    "TRAIN.CHECKPOINT_TYPE": Refusal(_NO_CAFFE2, on=("caffe2",), instead=("pytorch",)),
-    "TEST.CHECKPOINT_TYPE": Refusal(_NO_CAFFE2, on=("caffe2",), instead=("pytorch",)),
     "AUG.RE_SPLIT": _switch("erasing in only a part of the batch is not supported"),
-    "TENSORBOARD.CONFUSION_MATRIX.ENABLE": _switch("confusion matrices in TensorBoard are not supported"),
-    "TENSORBOARD.HISTOGRAM.ENABLE": _switch("prediction histograms in TensorBoard are not supported"),
-    "TENSORBOARD.MODEL_VIS.ENABLE": _switch("weight and activation pictures in TensorBoard are not supported"),
-    "TENSORBOARD.WRONG_PRED_VIS.ENABLE": _switch("wrongly classified videos in TensorBoard are not supported"),
 }
+
+
+IMPLIED: dict[tuple[str, str], tuple[str, str]] = {
+    ("MODEL.ARCH", "slowfast"): ("MODEL.MODEL_NAME", "SlowFast"),
+}
+"""A key and its value -> a key that SlowFast's files then leave out, because its default there is this value."""
 
 
 def ignored_reason(key: str) -> str | None:

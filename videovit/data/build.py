@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from videovit.config import Config
 from videovit.data.catalog import DatasetSpec, Items, Split, build_spec
+from videovit.data.class_frequency import classes_of
 from videovit.data.dataset import (
     ActionsShown,
     BoxCrops,
@@ -32,6 +33,7 @@ from videovit.data.handover import HANDOVER_HINT, HandedOver, Lost
 from videovit.data.order import EpochSampler
 from videovit.data.records import Batch, Item, Sample, collate
 from videovit.data.running_clock import RunningClock
+from videovit.data.sample_list import SampleList, labels_of
 from videovit.data.sampling import EvenSpans
 from videovit.data.transforms.boxes import Placement
 from videovit.data.transforms.objects import ObjectCrops, build_object_transform
@@ -151,12 +153,12 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
     spec: DatasetSpec | None = None,
-    samples: list[Sample] | None = None,
+    samples: Sequence[Sample] | None = None,
 ) -> ClipLoader:
     """Build everything from the annotation file to batches of clips, for one process.
 
-    Training draws random spans, with AUG.NUM_SAMPLE augmentations each; `val` takes one central clip per video; `test`
-    takes all TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS views of a video together.
+    Training draws DATA.TRAIN_CROP_NUM_TEMPORAL random spans, with AUG.NUM_SAMPLE augmentations each; `val` takes one
+    central clip per video; `test` takes all TEST.NUM_ENSEMBLE_VIEWS x TEST.NUM_SPATIAL_CROPS views of a video together.
 
     Args:
         cfg: the config.
@@ -188,7 +190,7 @@ def build_loader(
         rank=rank,
         world_size=world_size,
         seed=cfg.RNG_SEED if training else None,
-        classes=[sample.label for sample in samples] if training and cfg.DATA.SAMPLER == "balanced" else None,
+        classes=labels_of(samples) if training and cfg.DATA.SAMPLER == "balanced" else None,
         groups=aspect_groups(samples) if training and cfg.COCO.GROUP_BY_ASPECT else None,
     )
     num_workers = cfg.DATA_LOADER.NUM_WORKERS
@@ -208,7 +210,7 @@ def build_loader(
     )
 
 
-def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec | None = None) -> ClipDataset:
+def build_dataset(cfg: Config, split: Split, samples: Sequence[Sample], spec: DatasetSpec | None = None) -> ClipDataset:
     """The data set of a split: which frames of a video become clips, and how they are cropped and labeled.
 
     Args:
@@ -221,7 +223,7 @@ def build_dataset(cfg: Config, split: Split, samples: list[Sample], spec: Datase
     return BUILDERS[spec.items](cfg, split, samples, spec)
 
 
-def build_clip_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec) -> ClipDataset:
+def build_clip_dataset(cfg: Config, split: Split, samples: Sequence[Sample], spec: DatasetSpec) -> ClipDataset:
     """The data set of clips of whole videos."""
     data, training = cfg.DATA, split == "train"
     num_crops: int = cfg.TEST.NUM_SPATIAL_CROPS if split == "test" else 1
@@ -249,7 +251,7 @@ def build_clip_dataset(cfg: Config, split: Split, samples: list[Sample], spec: D
     )
 
 
-def build_key_frame_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec) -> ClipDataset:
+def build_key_frame_dataset(cfg: Config, split: Split, samples: Sequence[Sample], spec: DatasetSpec) -> ClipDataset:
     """The data set of key frames: the clip around each, with its boxes; one center crop in evaluation."""
     data, training = cfg.DATA, split == "train"
     evaluate = build_eval_transform(cfg, 1, crop_size=data.TEST_CROP_SIZE if split == "test" else data.TRAIN_CROP_SIZE)
@@ -277,7 +279,7 @@ def _place_center(transform: EvalTransform, frames_THWC: Tensor, rng: np.random.
     return transform.placed(frames_THWC)[0]
 
 
-def build_image_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec) -> ClipDataset:
+def build_image_dataset(cfg: Config, split: Split, samples: Sequence[Sample], spec: DatasetSpec) -> ClipDataset:
     """The data set of still images: each is a clip of one frame, tested with one view; see `build_clips_of_images`."""
     if split == "train":
         crops: Crops = RepeatedCrops(build_image_train_transform(cfg), cfg.AUG.NUM_SAMPLE)
@@ -289,7 +291,7 @@ def build_image_dataset(cfg: Config, split: Split, samples: list[Sample], spec: 
     return build_clips_of_images(cfg, split, samples, crops, build_decode_options(cfg, training=split == "train"))
 
 
-def build_object_dataset(cfg: Config, split: Split, samples: list[Sample], spec: DatasetSpec) -> ClipDataset:
+def build_object_dataset(cfg: Config, split: Split, samples: Sequence[Sample], spec: DatasetSpec) -> ClipDataset:
     """The data set of images with objects: whole images, scaled; see `build_clips_of_images`."""
     training = split == "train"
     crops = ObjectCrops(
@@ -304,7 +306,7 @@ def build_object_dataset(cfg: Config, split: Split, samples: list[Sample], spec:
 
 
 def build_clips_of_images(
-    cfg: Config, split: Split, samples: list[Sample], crops: Crops, decoding: DecodeOptions
+    cfg: Config, split: Split, samples: Sequence[Sample], crops: Crops, decoding: DecodeOptions
 ) -> ClipDataset:
     """Images as clips of one frame.
 
@@ -331,7 +333,7 @@ def build_clips_of_images(
     )
 
 
-BUILDERS: dict[Items, Callable[[Config, Split, list[Sample], DatasetSpec], ClipDataset]] = {
+BUILDERS: dict[Items, Callable[[Config, Split, Sequence[Sample], DatasetSpec], ClipDataset]] = {
     "clips": build_clip_dataset,
     "key frames": build_key_frame_dataset,
     "images": build_image_dataset,
@@ -351,6 +353,7 @@ def build_decode_options(cfg: Config, *, training: bool = False) -> DecodeOption
         inside=data.PATH_PREFIX,
         frames_fps=data.FRAMES_FPS,
         timeout_s=data.DECODE_TIMEOUT_S,
+        cache_gb=data.REMOTE_CACHE_GB,
     )
 
 
@@ -368,7 +371,8 @@ def train_batch_size(cfg: Config, num_videos: int, world_size: int) -> int:
         )
     if num_videos < total:
         parts = cfg.TRAIN.GRAD_ACCUM_STEPS
-        unit = parts // math.gcd(parts, cfg.AUG.NUM_SAMPLE)  # of videos per process that divide into micro-batches
+        clips = cfg.AUG.NUM_SAMPLE * cfg.DATA.TRAIN_CROP_NUM_TEMPORAL  # per video
+        unit = parts // math.gcd(parts, clips)  # of videos per process that divide into micro-batches
         largest = num_videos // world_size // unit * unit * world_size // cfg.NUM_SHARDS
         raise UserError(
             f"the training list has {plural(num_videos, 'video')}, fewer than one step takes: "
@@ -380,7 +384,7 @@ def train_batch_size(cfg: Config, num_videos: int, world_size: int) -> int:
 
 def aspect_groups(samples: Sequence[Sample]) -> list[int] | None:
     """1 for wide and 0 for tall images with objects, which need less padding among their like; None for videos."""
-    images = [sample.image for sample in samples if sample.image is not None]
+    images = [] if isinstance(samples, SampleList) else [s.image for s in samples if s.image is not None]
     return [int(image.width >= image.height) for image in images] or None
 
 
@@ -398,14 +402,14 @@ def describe_train_list(
     num_steps, dropped = divmod(len(samples), videos_per_step)
     parts = [plural(len(samples), "video"), f"{plural(num_steps, 'step')} of {videos_per_step:,} per epoch"]
     if balanced:
-        counts = Counter(sample.label for sample in samples)
+        counts = Counter(labels_of(samples).tolist())
         each = len(samples) / len(counts)
         rarest, commonest = (each / count for count in (min(counts.values()), max(counts.values())))
         parts.append(f"balanced: {each:.1f} draws of each class, {rarest:.2g} to {commonest:.2g} of each of its videos")
     elif dropped:
         share = 100 * dropped / len(samples)
         parts.append(f"which leaves out {plural(dropped, 'video')} ({share:.1f} %, others in each epoch)")
-    empty = num_classes - len({class_id for sample in samples for class_id in sample.class_ids})
+    empty = num_classes - len(np.unique(classes_of(samples)))
     if empty:
         parts.append(f"no video for {empty:,} of the {plural(num_classes, 'class', 'classes')} (MODEL.NUM_CLASSES)")
     return ", ".join(parts)

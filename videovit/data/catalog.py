@@ -6,8 +6,8 @@ The functions of (config, split) adapt the readers to the table: they turn the c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +17,14 @@ from videovit.data.detection import read_ava
 from videovit.data.files.class_names import read_class_names
 from videovit.data.readers import charades, image_folder, kinetics, ssv2
 from videovit.data.records import AnnotationError, Sample
+from videovit.data.remote import local_file
+from videovit.data.sample_list import SampleList
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
 
 Split = Literal["train", "val", "test"]
-Evaluation = Literal["top-k", "multi-label", "detection", "objects"]
+Evaluation = Literal["top-k", "multi-label", "detection", "objects", "reconstruction"]
 Items = Literal["clips", "key frames", "images", "images with objects"]
 
 
@@ -30,7 +32,13 @@ def build_spans(cfg: Config, split: Split) -> ClipPlan:
     """Clips of fixed duration: at random positions in training, evenly spread in evaluation."""
     data = cfg.DATA
     if split == "train":
-        return RandomSpans(data.NUM_FRAMES, data.SAMPLING_RATE, data.TARGET_FPS, jitter_fps=data.TRAIN_JITTER_FPS)
+        return RandomSpans(
+            data.NUM_FRAMES,
+            data.SAMPLING_RATE,
+            data.TARGET_FPS,
+            num_clips=data.TRAIN_CROP_NUM_TEMPORAL,
+            jitter_fps=data.TRAIN_JITTER_FPS,
+        )
     return EvenSpans(
         data.NUM_FRAMES,
         data.SAMPLING_RATE,
@@ -58,7 +66,7 @@ def build_strided(cfg: Config, split: Split) -> ClipPlan:
     )
 
 
-def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
+def read_kinetics(cfg: Config, split: Split) -> Sequence[Sample]:
     """Read `train.csv`, `val.csv` or `test.csv` in DATA.PATH_TO_DATA_DIR; TEST.SPLIT chooses the list of the test.
 
     Raises:
@@ -67,7 +75,8 @@ def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
     if cfg.DATA.MULTI_LABEL and cfg.DATA.PATH_LABEL_SEPARATOR == ";":
         what = "; separates the classes of a video, so it cannot separate them from its path"
         raise UserError(what, where="DATA.PATH_LABEL_SEPARATOR", expected="another separator, such as a blank")
-    list_file = Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv"
+    name = f"{_listed(split, cfg.TEST.SPLIT, 'test')}.csv"
+    list_file = local_file(cfg.DATA.PATH_TO_DATA_DIR, name, 1e9 * cfg.DATA.REMOTE_CACHE_GB)
     # Labels of test sets are often not published, so the validation list is the likely intention.
     if list_file.stem == "test" and not list_file.exists() and list_file.with_name("val.csv").is_file():
         raise AnnotationError(
@@ -81,38 +90,42 @@ def read_kinetics(cfg: Config, split: Split) -> list[Sample]:
         prefix=cfg.DATA.PATH_PREFIX,
         skip_rows=cfg.DATA.SKIP_ROWS,
         several=cfg.DATA.MULTI_LABEL,
+        labeled=not cfg.MASK.ENABLE,
     )
 
 
-def read_images(cfg: Config, split: Split) -> list[Sample]:
+def read_images(cfg: Config, split: Split) -> Sequence[Sample]:
     """Read the folder `train`, `val` or `test` of DATA.PATH_TO_DATA_DIR, which holds one folder per class."""
-    return image_folder.read(
+    samples = image_folder.read(
         Path(cfg.DATA.PATH_TO_DATA_DIR) / _listed(split, cfg.TEST.SPLIT, "test"),
         num_classes=cfg.MODEL.NUM_CLASSES,
         separator=cfg.DATA.PATH_LABEL_SEPARATOR,
         prefix=cfg.DATA.PATH_PREFIX,
         skip_rows=cfg.DATA.SKIP_ROWS,
+        labeled=not cfg.MASK.ENABLE,
     )
+    return SampleList.of(samples)
 
 
-def read_ssv2(cfg: Config, split: Split) -> list[Sample]:
+def read_ssv2(cfg: Config, split: Split) -> Sequence[Sample]:
     """Read the training or validation list; the test uses the validation list too, unless TEST.SPLIT is test."""
     if split == "train" and cfg.DATA.RANDOM_FLIP:
         warnings.warn(
             "DATA.RANDOM_FLIP True: a mirrored video of ssv2 may be of another class (left, right)", stacklevel=2
         )
-    return ssv2.read(
+    samples = ssv2.read(
         cfg.DATA.PATH_TO_DATA_DIR,
         _listed(split, cfg.TEST.SPLIT, "val"),
         num_classes=cfg.MODEL.NUM_CLASSES,
         prefix=cfg.DATA.PATH_PREFIX,
         frames_fps=cfg.DATA.FRAMES_FPS,
     )
+    return SampleList.of(samples)
 
 
-def read_charades(cfg: Config, split: Split) -> list[Sample]:
+def read_charades(cfg: Config, split: Split) -> Sequence[Sample]:
     """Read the training list, or the list that validation and test share."""
-    return charades.read(
+    samples = charades.read(
         cfg.DATA.PATH_TO_DATA_DIR,
         # Results on Charades are reported on the validation list.
         "train" if split == "train" else "val",
@@ -120,6 +133,7 @@ def read_charades(cfg: Config, split: Split) -> list[Sample]:
         prefix=cfg.DATA.PATH_PREFIX,
         frames_fps=cfg.DATA.FRAMES_FPS,
     )
+    return SampleList.of(samples)
 
 
 def _listed(split: Split, choice: str, default: Split) -> Split:
@@ -138,7 +152,8 @@ class DatasetSpec:
         read: reads the samples of a split.
         plan: builds the plan that chooses the frames of every clip; not used for images and key frames.
         evaluation: "top-k" for one class per video, "multi-label" for mean average precision over `Sample.actions`,
-            "detection" for boxes on key frames, "objects" for objects that a model finds in images.
+            "detection" for boxes on key frames, "objects" for objects that a model finds in images, "reconstruction"
+            for what is hidden in masked pre-training, which reads no labels.
         names_files: files of class names in DATA.PATH_TO_DATA_DIR, tried in order if DATA.CLASS_NAMES_FILE is empty.
         names: reads the class names from the annotations; None if they are in `names_files`.
         bgr_in_pyslowfast: PySlowFast decodes this data set as BGR, so its configs set DATA.REVERSE_INPUT_CHANNEL to
@@ -147,7 +162,7 @@ class DatasetSpec:
         decoder: the only decoder that suits the data set; empty for any (DATA.DECODING_BACKEND).
     """
 
-    read: Callable[[Config, Split], list[Sample]]
+    read: Callable[[Config, Split], Sequence[Sample]]
     plan: Callable[[Config, Split], ClipPlan] = build_spans
     evaluation: Evaluation = "top-k"
     names_files: tuple[str, ...] = ()
@@ -258,9 +273,11 @@ def build_spec(cfg: Config, split: Split) -> DatasetSpec:
             where=key,
             hint=f"Set DATA.MULTI_LABEL {spec.multi_label}, {others}",
         )
-    return spec
+    return replace(spec, evaluation="reconstruction") if cfg.MASK.ENABLE else spec
 
 
 def read_names(cfg: Config) -> list[str]:
-    """The name of every class of TEST.DATASET; see `DatasetSpec.read_names`."""
+    """The name of every class of TEST.DATASET, see `DatasetSpec.read_names`; none in masked pre-training."""
+    if cfg.MASK.ENABLE:
+        return []
     return find_dataset(cfg.TEST.DATASET).read_names(cfg)

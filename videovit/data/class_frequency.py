@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videovit.data.records import Sample
+from videovit.data.sample_list import SampleList
 
 
 def count_classes(samples: Sequence[Sample], num_classes: int) -> NDArray[np.int64]:
@@ -20,13 +21,29 @@ def count_classes(samples: Sequence[Sample], num_classes: int) -> NDArray[np.int
         samples: of a list.
         num_classes: K.
     """
-    counts_K = np.zeros(num_classes, dtype=np.int64)
+    # Classes of boxes count from 1.
+    first = 1 if len(samples) and samples[0].key is not None else 0
+    return np.bincount(classes_of(samples) - first, minlength=num_classes)
+
+
+def classes_of(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """The classes of all samples: of each video or image, once if it occurs several times in it; of every box.
+
+    Args:
+        samples: of a list.
+    """
+    if isinstance(samples, SampleList) and samples.has_one_label:
+        return samples.label_N[samples.label_N >= 0].astype(np.int64)
+    boxes = samples.column("box_classes") if isinstance(samples, SampleList) else None
+    if boxes is not None:
+        return boxes.astype(np.int64)
+    found: list[int] = []
     for sample in samples:
         if sample.key is None:
-            counts_K[list(sample.class_ids)] += 1
+            found += sample.class_ids
         for box in () if sample.key is None else sample.key.boxes:
-            counts_K[[class_id - 1 for class_id in box.class_ids]] += 1  # classes of boxes count from 1
-    return counts_K
+            found += box.class_ids
+    return np.array(found, dtype=np.int64)
 
 
 def inverse_frequency(counts_K: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from videovit.data.decode import DecodeError, DecodeOptions, open_video
 from videovit.data.decode.protocol import DEFAULTS, Indices, Knots
+from videovit.data.decode.remote_videos import prefetch_videos
 from videovit.data.objects import Objects
 from videovit.data.records import Clip, Failure, Item, Sample
 from videovit.data.sampling import ClipPlan
@@ -224,7 +225,7 @@ class ClipDataset(Dataset[Item]):
         seed: int = 0,
         replace_unreadable: bool = False,
     ) -> None:
-        self.samples = list(samples)
+        self.samples = samples
         self.num_views = plan.num_clips * num_crops
         self._plan = plan
         self._crops = crops
@@ -236,6 +237,11 @@ class ClipDataset(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Item]:
+        """The items of a batch; remote videos are downloaded several at once."""
+        prefetch_videos((self.samples[key[1]].path for key in keys), self._decoding)
+        return [self[key] for key in keys]
 
     def __getitem__(self, key: Key) -> Item:
         """All clips of a video, or of its replacement if it is unreadable.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from videovit.config import Config
-from videovit.data.readers.ava import BoxRow, BoxRules, Key, key_frames, read_boxes, read_excluded
+from videovit.data.columns import Array, Columns
+from videovit.data.files.annotation_files import read_content
+from videovit.data.list_cache import cached_columns
+from videovit.data.readers.ava import BoxRow, BoxRules, Key, check_exists, key_frames, read_boxes, read_excluded
 from videovit.data.readers.ava_videos import find_frame_folders, find_movies, read_frame_lists
 from videovit.data.readers.label_map import read_label_map
 from videovit.data.records import AnnotationError, Sample
+from videovit.data.sample_list import SampleList, sample_columns
 from videovit.data.sampling import AroundKeyFrame
 from videovit.messages import plural
 
@@ -18,7 +23,7 @@ IMAGES_START_S = 900.0  # AVA's images are extracted from its movies from this s
 VALIDATION_INTERVAL_S = 4  # validation uses the key frames of every fourth second, unless AVA.FULL_TEST_ON_VAL
 
 
-def read_ava(cfg: Config, split: str) -> list[Sample]:
+def read_ava(cfg: Config, split: str) -> SampleList:
     """Read the key frames of a split that have at least one box.
 
     Training uses annotated boxes and proposals (AVA.TRAIN_GT_BOX_LISTS, AVA.TRAIN_PREDICT_BOX_LISTS), evaluation uses
@@ -31,6 +36,35 @@ def read_ava(cfg: Config, split: str) -> list[Sample]:
     videos = read_videos(cfg, split)
     annotated = ava.TRAIN_GT_BOX_LISTS if training else ()
     proposed = ava.TRAIN_PREDICT_BOX_LISTS if training else ava.TEST_PREDICT_BOX_LISTS
+    files = [Path(ava.ANNOTATION_DIR) / name for name in (*annotated, *proposed)]
+    for file in files:
+        check_exists(file)
+    if not files:
+        return SampleList.of(_read_key_frames(cfg, split, videos, annotated, proposed))
+    # Everything else that the key frames depend on.
+    sources = repr([(name, len(annotated)) for name in (*annotated, *proposed)] + sorted(videos.items()))
+    rules = cfg.MODEL.NUM_CLASSES, ava.KEY_FRAMES_S, ava.DETECTION_SCORE_THRESH, ava.FULL_TEST_ON_VAL, split
+    recipe = f"{rules!r} {hashlib.blake2b(sources.encode('utf-8', 'surrogateescape'), digest_size=16).hexdigest()}"
+    paths = {video.path for video in videos.values()}
+
+    def parse() -> tuple[dict[str, Array], bool]:
+        samples = _read_key_frames(cfg, split, videos, annotated, proposed)
+        # Lines that are skipped are warned about in every run.
+        return sample_columns(samples), not ava.SKIP_BAD_ROWS
+
+    def accept(columns: Columns) -> bool:
+        classes, samples = columns["box_classes"], SampleList(columns)
+        known = all(path in paths for path in samples.paths())
+        return known and not (len(classes) and not 1 <= classes.min() <= classes.max() <= cfg.MODEL.NUM_CLASSES)
+
+    place = files[0].with_name(f"{files[0].name}.{split}")
+    return SampleList(cached_columns(place, b"".join(map(read_content, files)), recipe, parse, accept))
+
+
+def _read_key_frames(
+    cfg: Config, split: str, videos: Mapping[str, Sample], annotated: Sequence[str], proposed: Sequence[str]
+) -> list[Sample]:
+    ava = cfg.AVA
     rows: list[BoxRow] = []
     for name in annotated:
         rows += read_rows(cfg, name, videos, scored=False)

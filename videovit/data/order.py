@@ -17,6 +17,7 @@ from torch.utils.data import Sampler
 from videovit.data.dataset import Key, Stream, random_stream
 
 Ints = NDArray[np.int64]
+CHUNK = 4096  # draws that are turned into Python objects at once
 
 
 class EpochSampler(Sampler[Key]):
@@ -44,7 +45,7 @@ class EpochSampler(Sampler[Key]):
         rank: int = 0,
         world_size: int = 1,
         seed: int | None = None,
-        classes: Sequence[int] | None = None,
+        classes: Sequence[int] | Ints | None = None,
         groups: Sequence[int] | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
@@ -73,9 +74,12 @@ class EpochSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         epoch = self._epoch
         # Steps are skipped before they reach the workers, so their videos are not decoded.
-        for index, time in self._draws(epoch)[self._first_step * self._batch_size :].tolist():
-            # A video that is drawn again must give another clip, so it needs another key.
-            yield (epoch, index, time) if time else (epoch, index)
+        draws_N2 = self._draws(epoch)[self._first_step * self._batch_size :]
+        # Lists of millions of numbers would take many times the memory of the array.
+        for start in range(0, len(draws_N2), CHUNK):
+            for index, time in draws_N2[start : start + CHUNK].tolist():
+                # A video that is drawn again must give another clip, so it needs another key.
+                yield (epoch, index, time) if time else (epoch, index)
 
     def _draws(self, epoch: int) -> Ints:
         """(N, 2): the videos of this rank, and how often each came before in the epoch."""

@@ -6,7 +6,7 @@ kept: lists of videos, ground truth, class names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from videovit.config import Config
+from videovit.config.schema.evaluation import EngineName
 from videovit.data.build import ClipLoader, build_dataset, build_loader
 from videovit.data.catalog import DatasetSpec, Evaluation, Split, build_spec, read_names
 from videovit.data.class_frequency import count_classes, inverse_frequency
@@ -28,6 +29,8 @@ from videovit.engine.evaluation.boxes import BoxEvaluator
 from videovit.engine.evaluation.evaluator import Activation, Evaluator
 from videovit.engine.evaluation.inference import Inference, Preparation
 from videovit.engine.evaluation.objects import ObjectEvaluator
+from videovit.engine.evaluation.reconstruction import ReconstructionEvaluator
+from videovit.engine.evaluation.reconstruction_pictures import Pictures
 from videovit.engine.evaluation.sinks import ACTIVATIONS
 from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK, ViewEnsemble
 from videovit.engine.objectives import Objective, build_objective
@@ -35,6 +38,7 @@ from videovit.engine.reporting.log import logger
 from videovit.engine.run_context import Run
 from videovit.messages import plural
 from videovit.models.contract import LayeredModel
+from videovit.models.masked.masks import masks_from_config
 
 E = TypeVar("E", bound=ViewEnsemble)
 
@@ -101,7 +105,15 @@ class Problem:
         )
         return weights
 
-    def inference(self, model: LayeredModel, run: Run, *, batch_size: int, dtype: torch.dtype | None) -> Inference:
+    def inference(
+        self,
+        model: LayeredModel,
+        run: Run,
+        *,
+        batch_size: int,
+        dtype: torch.dtype | None,
+        engine: EngineName = "torch",
+    ) -> Inference:
         """A model to evaluate.
 
         Args:
@@ -109,6 +121,7 @@ class Problem:
             run: this process.
             batch_size: clips per step and shard; fewer go through the model at once on a CPU.
             dtype: of autocast; None for full precision.
+            engine: what runs it.
         """
         cfg = self.cfg
         clips = batch_size * cfg.NUM_SHARDS // run.world_size
@@ -121,6 +134,7 @@ class Problem:
             dtype=dtype,
             clips_per_step=max(1, clips),
             skip_unreadable=cfg.TEST.SKIP_UNREADABLE,
+            engine=engine,
         )
 
 
@@ -145,7 +159,7 @@ class DataSplit:
         return build_spec(self._cfg, self._split)
 
     @cached_property
-    def samples(self) -> list[Sample]:
+    def samples(self) -> Sequence[Sample]:
         """The videos.
 
         Raises:
@@ -161,7 +175,7 @@ class DataSplit:
         """
         return build_dataset(self._with_clips(num_clips), self._split, self.samples, self.spec)
 
-    def loader(self, run: Run, num_clips: int = 0, samples: list[Sample] | None = None) -> ClipLoader:
+    def loader(self, run: Run, num_clips: int = 0, samples: Sequence[Sample] | None = None) -> ClipLoader:
         """The batches of this process; see `dataset`. `samples` are other videos than those of the list."""
         loader = build_loader(
             self._with_clips(num_clips),
@@ -236,10 +250,27 @@ def build_object_evaluators(cfg: Config, split: Split) -> Callable[[ClipDataset]
     )
 
 
+def build_reconstruction_evaluators(cfg: Config) -> Callable[[ClipDataset], ReconstructionEvaluator]:
+    """What makes evaluators of masked pre-training, which draw MASK.NUM_PICTURES of the videos."""
+    masks, folder = masks_from_config(cfg), Path(cfg.OUTPUT_DIR) / "reconstructions"
+
+    def build(dataset: ClipDataset) -> ReconstructionEvaluator:
+        number, total = cfg.MASK.NUM_PICTURES, len(dataset.samples)
+        videos = sorted({place * total // number for place in range(number)})
+        order = -1 if cfg.DATA.REVERSE_INPUT_CHANNEL else 1  # the model gets RGB in any case
+        pictures = Pictures(folder, videos, mean=cfg.DATA.MEAN[::order], std=cfg.DATA.STD[::order])
+        return ReconstructionEvaluator(
+            dataset.samples, dataset.num_views, masks=masks, seed=cfg.RNG_SEED, pictures=pictures
+        )
+
+    return build
+
+
 EVALUATORS: dict[Evaluation, Callable[[Config, Split], Callable[[ClipDataset], Evaluator]]] = {
     "top-k": lambda cfg, split: build_ensembles(TopK, cfg, split),
     "multi-label": lambda cfg, split: build_ensembles(MultiLabel, cfg, split),
     "detection": build_box_evaluators,
     "objects": build_object_evaluators,
+    "reconstruction": lambda cfg, split: build_reconstruction_evaluators(cfg),
 }
 """`DatasetSpec.evaluation` -> what makes evaluators for a split."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import platform
 from collections import Counter
 from dataclasses import dataclass
@@ -15,10 +13,9 @@ from videovit import __version__
 from videovit.config import Config, dump_config
 from videovit.data.build import ClipLoader
 from videovit.engine import distributed
-from videovit.engine.reporting.json_lines import append_record
+from videovit.engine.reporting.json_lines import append_record, replacing
 from videovit.engine.reporting.log import RunLog, logger
 from videovit.engine.reporting.progress import Progress
-from videovit.errors import UserError
 
 ENVIRONMENT = "environment.jsonl"
 
@@ -65,14 +62,8 @@ def record_config(cfg: Config, run: Run, name: str) -> None:
     if run.rank != 0:
         return
     path = Path(cfg.OUTPUT_DIR) / name
-    partial = path.with_name(f".{name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as partial:
         partial.write_text(dump_config(cfg), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise UserError(f"could not be written: {error.strerror}", where=path) from error
     logger.info("config of this run: %s", path)
 
 

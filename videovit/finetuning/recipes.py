@@ -10,13 +10,15 @@ from pathlib import Path
 
 from videovit.config import Config, dump_config, find_shipped, load_config
 from videovit.config.tree import flatten, parse_tree, read_tree
+from videovit.engine.checkpoints import hub
+from videovit.engine.checkpoints.hf_folder import is_hf, read_hf
 from videovit.errors import UserError
 from videovit.finetuning.data import cpu_cores
 from videovit.finetuning.request import Request
 from videovit.messages import did_you_mean
 from videovit.models import zoo
 
-MODEL_SECTIONS = ("MODEL.", "MVIT.", "VIT.", "PSVIT.", "SUPERNET.", "PIT.", "PS_VIT.")
+MODEL_SECTIONS = ("MODEL.", "MVIT.", "VIT.", "PSVIT.", "SUPERNET.", "PIT.", "PS_VIT.", "HF.")
 # What the weights of a model expect of its input, and how it is tested.
 INPUT_KEYS = frozenset(
     "DATA." + name
@@ -164,7 +166,8 @@ def find_model(model: str, cfg: str) -> tuple[Config, str]:
     """The config of a model, and where its weights are.
 
     Args:
-        model: zoo:NAME, the OUTPUT_DIR of a run, or a weight file.
+        model: zoo:NAME, the OUTPUT_DIR of a run, a weight file, or a saved model: a folder of this project or of
+            transformers, or hf://user/name.
         cfg: config of a weight file, or of a zoo model in another form; empty for that of the model.
 
     Raises:
@@ -177,7 +180,9 @@ def find_model(model: str, cfg: str) -> tuple[Config, str]:
         return load_config(cfg or entry.config, entry.overrides if not cfg else ()), model
     if cfg:
         return load_config(cfg), model
-    place = Path(model)
+    place = hub.download(model) if model.startswith(hub.PREFIX) else Path(model)
+    if is_hf(place):
+        return read_hf(place)[0], model
     beside = [folder / "config.yaml" for folder in (place, *place.parents[:2])]
     found = next((file for file in beside if file.is_file()), None)
     if found is None:
@@ -187,7 +192,8 @@ def find_model(model: str, cfg: str) -> tuple[Config, str]:
         near = did_you_mean(model, zoo.ZOO)
         raise UserError(
             f"--model {model}: {missing}",
-            expected="zoo:NAME (see videovit zoo), the OUTPUT_DIR of a run, or a weight file with --cfg CONFIG",
+            expected="zoo:NAME (see videovit zoo), hf://user/name, the OUTPUT_DIR of a run, the folder of a saved "
+            "model, or a weight file with --cfg CONFIG",
             near=f"{zoo.PREFIX}{near}" if near else "",
         )
     return load_config(found), model

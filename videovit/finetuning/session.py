@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from videovit.config import Config, dump_config, load_config, with_opts
 from videovit.engine import launch
+from videovit.engine.checkpoints.weights import find_weights_file
 from videovit.engine.distributed.lock import output_lock
 from videovit.errors import UserError
 from videovit.finetuning import recipes, trial
@@ -128,7 +130,17 @@ def prepare(request: Request, *, start: float) -> Config:
     read = read_videos(request)
     found = list(read.videos)
     recipe = recipes.find_recipe(request, images=read.images)
+    build = functools.partial(
+        recipes.build_run_config,
+        request,
+        recipe,
+        images=read.images,
+        multi_label=read.multi_label,
+        num_classes=len(read.classes),
+        gpu=torch.cuda.is_available(),
+    )
     _check_weights(request, recipe)
+    _check_keys(functools.partial(build, num_classes=max(2, len(read.classes))))  # a single class is named later
     # Of two commands at once, one would train on lists that the other has replaced.
     with output_lock(folder):
         if (folder / RECORD).exists():
@@ -142,15 +154,7 @@ def prepare(request: Request, *, start: float) -> Config:
             quiet=not sys.stderr.isatty(),
             say=_say,
         )
-        cfg = recipes.build_run_config(
-            request,
-            recipe,
-            images=read.images,
-            multi_label=read.multi_label,
-            num_classes=len(read.classes),
-            validate="val" in divided,
-            gpu=torch.cuda.is_available(),
-        )
+        cfg = build(validate="val" in divided)
         cfg = _fit_to_machine(cfg, request, recipe, divided, start=start)
         partial = folder / f".{CONFIG}.tmp"
         partial.write_text(dump_config(cfg), encoding="utf-8")
@@ -167,14 +171,24 @@ def _check_weights(request: Request, recipe: recipes.Recipe) -> None:
     """
     if request.from_scratch:
         return
-    from videovit.models.download import local_file
-
     try:
         _, weights = recipes.find_model(request.model or recipe.model, request.cfg)
-        local_file(weights)
+        find_weights_file(weights)
     except UserError as error:
         command = recipes.scratch_command(request)
         raise UserError(f"{error}\nTo train a small model without weights instead: {command}") from None
+
+
+def _check_keys(build: Callable[..., Config]) -> None:
+    """Fail early: name wrong keys and values before every video is opened.
+
+    Raises:
+        UserError: there are some.
+    """
+    try:
+        build(validate=True)
+    except UserError:
+        build(validate=False)  # the division will show which; what is wrong with both is wrong anyhow
 
 
 def _fit_to_machine(cfg: Config, request: Request, recipe: recipes.Recipe, divided: Divided, *, start: float) -> Config:

@@ -19,8 +19,8 @@ from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog
 from videovit.engine.run_context import Run
 from videovit.engine.tasks.benchmark import time_steps
+from videovit.engine.training.build import build_training
 from videovit.engine.training.step import Training, train_step
-from videovit.engine.training.trainer import build_training
 
 MEMORY_SHARE = 0.6  # of the free memory that a step may take
 NUM_TRIED = 4  # videos that are decoded

@@ -14,8 +14,13 @@ from videovit.models.detection.detector import Detector
 from videovit.models.detection.detr import deformable_detr_from_config
 from videovit.models.detection.rcnn import rcnn_from_config, retinanet_from_config
 from videovit.models.detection.roi_head import box_head_from_config
+from videovit.models.external.hugging_face import HF_MODELS
 from videovit.models.external.pytorchvideo import PTV_MODELS
 from videovit.models.external.resnet import image_resnet_from_config
+from videovit.models.external.slowfast_names import SLOWFAST_NAMES
+from videovit.models.layers.batch_norm import SplitBatchNorm3d, SyncedBatchNorm3d, replace_batch_norms
+from videovit.models.masked.build import masked_from_config
+from videovit.models.masked.model import MaskedModel
 from videovit.models.mvit.model import mvit_from_config
 from videovit.models.pit import pit_from_config
 from videovit.models.pooling_sharing.model import pooling_sharing_from_config
@@ -32,9 +37,12 @@ MODELS: dict[str, Callable[[Config], VideoModel]] = {
     "PS_ViT": progressive_sampling_from_config,
     "ImageResNet": image_resnet_from_config,
     "ResNet": resnet_from_config,
+    "ResNet_nopool": partial(resnet_from_config, pools_t=False),
     "SlowFast": slowfast_from_config,
     "X3D": x3d_from_config,
     **PTV_MODELS,
+    **SLOWFAST_NAMES,
+    **HF_MODELS,
 }
 """MODEL.MODEL_NAME -> builder."""
 
@@ -48,12 +56,23 @@ DETECTORS: dict[str, Callable[[Config, VideoModel], Detector]] = {
 
 
 def build_network(cfg: Config) -> LayeredModel:
-    """What a config trains: `build_detector` if it names a detector, else `build_model`.
+    """What a config trains: `build_masked` with MASK.ENABLE, `build_detector` with DETECTOR.NAME, else `build_model`.
 
     Raises:
-        UserError: as these two.
+        UserError: as these.
     """
+    if cfg.MASK.ENABLE:
+        return build_masked(cfg)
     return build_detector(cfg) if cfg.DETECTOR.NAME else build_model(cfg)
+
+
+def build_masked(cfg: Config) -> MaskedModel:
+    """The masked pre-training model that a config describes, initialized, on the current default device.
+
+    Raises:
+        UserError: the model of MODEL.MODEL_NAME cannot be built, or not be pre-trained, with these settings.
+    """
+    return masked_from_config(cfg, build_backbone(cfg))
 
 
 def build_detector(cfg: Config) -> Detector:
@@ -74,8 +93,14 @@ def build_model(cfg: Config) -> VideoModel:
 
     Raises:
         UserError: `MODEL.MODEL_NAME` is unknown, or the model cannot be built with these settings; or the config
-            describes a detector, which `build_detector` builds.
+            describes a detector or a pre-training, which `build_detector` and `build_masked` build.
     """
+    if cfg.MASK.ENABLE:
+        raise UserError(
+            "a model in masked pre-training has no classifier",
+            where="MASK.ENABLE",
+            hint="Fine-tune it first: a config without MASK, and its run as TRAIN.CHECKPOINT_FILE_PATH",
+        )
     if cfg.DETECTOR.NAME:
         raise UserError(
             "a detector finds objects in images and has no classes of videos",
@@ -101,6 +126,11 @@ def build_backbone(cfg: Config) -> VideoModel:
             near=did_you_mean(name, MODELS),
         )
     model = MODELS[name](cfg)
+    if cfg.BN.NORM_TYPE == "sub_batchnorm":
+        replace_batch_norms(model, partial(SplitBatchNorm3d, num_splits=cfg.BN.NUM_SPLITS))
+    elif cfg.BN.NORM_TYPE == "sync_batchnorm":
+        num_processes = 0 if cfg.BN.GLOBAL_SYNC else cfg.BN.NUM_SYNC_DEVICES
+        replace_batch_norms(model, partial(SyncedBatchNorm3d, num_processes=num_processes))
     if cfg.DETECTION.ENABLE:
         model.reset_head(box_head_from_config(cfg, model))
     return model

@@ -3,6 +3,7 @@
     LayeredModel            layers, from which layer decay, weight-decay groups, freezing and sharding follow
       VideoModel            clips or images -> logits; what a new model subclasses
         AttentionModel      with attention maps to look at
+        MaskableModel     of patches, some of which can be hidden from it: what masked pre-training trains
       Detector              images -> objects in them, from the maps of a VideoModel (`detection/detector.py`)
 
 A new model implements the hooks at the end of `VideoModel`, and gets the rest: images taken as clips of one frame,
@@ -113,12 +114,14 @@ class LayeredModel(HasPlainForm, ABC):
         head_names: modules that depend on the number of classes; weights for other classes load without them.
         is_deterministic_on_gpu: whether all operations of a training step have a deterministic version on GPUs.
         num_frozen: layers that `freeze` stopped from training.
+        only_classifier: `freeze_all_but_classifier` stopped everything else from training.
     """
 
     head_names: ClassVar[tuple[str, ...]] = ("head",)
     is_deterministic_on_gpu: ClassVar[bool] = True
 
     num_frozen: int = 0
+    only_classifier: bool = False
 
     @property
     def num_layers(self) -> int:
@@ -165,6 +168,22 @@ class LayeredModel(HasPlainForm, ABC):
         self.num_frozen = num
         self.train(self.training)
 
+    def freeze_all_but_classifier(self) -> None:
+        """Train the last linear layers alone, as a linear probe does; the rest stays in evaluation mode, see `freeze`.
+
+        The norm before the classifier, and what else belongs to a head, are frozen too.
+        """
+        trained = {id(p) for module in self._classifiers() for p in module.parameters()}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        self.only_classifier = True
+        self.train(self.training)
+
+    def _classifiers(self) -> list[nn.Module]:
+        """The modules of `head_names` that this model has."""
+        modules = dict(self.named_modules())
+        return [modules[name] for name in self.head_names if name in modules]
+
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; frozen layers stay in evaluation mode."""
         super().train(mode)
@@ -175,13 +194,16 @@ class LayeredModel(HasPlainForm, ABC):
     @property
     def embedding_trains(self) -> bool:
         """Whether the embedding is in training mode; it may be frozen in a model that is not."""
-        return self.training and not self.num_frozen
+        return self.training and not (self.num_frozen or self.only_classifier)
 
     def _frozen_modules(self) -> Iterator[nn.Module]:
-        if not self.num_frozen:
+        if self.only_classifier:
+            trained: list[Sequence[nn.Module]] = [self._classifiers()]
+        elif self.num_frozen:
+            # What belongs to no later layer is the embedding, so its state follows from the layers that still train.
+            trained = [*self.layers(), self.head_modules()][self.num_frozen - 1 :]
+        else:
             return
-        # What belongs to no later layer is the embedding, so its state follows from the layers that still train.
-        trained = [*self.layers(), self.head_modules()][self.num_frozen - 1 :]
         kept = {id(inner) for modules in trained for module in modules for inner in module.modules()}
         for module in self.children():
             yield from modules_without(module, kept)
@@ -376,3 +398,49 @@ class AttentionModel(VideoModel):
     @abstractmethod
     def attention_tokens(self, x: Tensor) -> list[AttentionTokens]:
         """The tokens of every attention layer, in the order in which the layers run; `x` as in `forward`."""
+
+    def attention_layers(self) -> list[nn.Module]:
+        """The modules that compute the maps; their first argument are the tokens of the queries."""
+        return [module for name, module in self.named_modules() if name.rpartition(".")[2] == "attn"]
+
+
+class MaskableModel(AttentionModel):
+    """A model whose first tokens are patches, some of which can be hidden from it."""
+
+    @property
+    @abstractmethod
+    def patch_stride(self) -> Grid:
+        """(T, H, W) in pixels from one of the first tokens to the next."""
+
+    @property
+    @abstractmethod
+    def output_stride(self) -> Grid:
+        """(T, H, W) in pixels from one token of the last block to the next."""
+
+    @abstractmethod
+    def encode_visible(self, x_BCTHW: Tensor, visible_BL: Tensor) -> Tensor:
+        """Tokens of the visible patches alone: the others are left out from the first block on.
+
+        Args:
+            x_BCTHW: clips.
+            visible_BL: numbers of the visible patches, row by row.
+
+        Returns:
+            (B, X + L, C): the tokens of the last block, normalized, class tokens first.
+
+        Raises:
+            UserError: blocks need the whole grid, such as those that pool.
+        """
+
+    @abstractmethod
+    def encode_replaced(self, x_BCTHW: Tensor, hidden_BTHW: Tensor, token_11C: Tensor) -> Tensor:
+        """Tokens of all patches, where hidden ones are replaced by a token, to which positions are added.
+
+        Args:
+            x_BCTHW: clips.
+            hidden_BTHW: true for hidden patches.
+            token_11C: in the place of every hidden patch.
+
+        Returns:
+            (B, T', H', W', C): the grid of the last block, not normalized.
+        """

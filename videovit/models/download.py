@@ -33,14 +33,16 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 import videovit
+from videovit.config.cache_folder import CACHE
+from videovit.config.cache_folder import cache_folder as cache_folder
 from videovit.errors import UserError
 from videovit.messages import printable
 from videovit.models.zoo import PREFIX, find, sha256_of
 
 logger = logging.getLogger("videovit")
 
-CACHE, MIRROR = "VIDEOVIT_CACHE", "VIDEOVIT_MIRROR"
-"""Environment variables: the folder of the cache, and the URL of a mirror."""
+MIRROR = "VIDEOVIT_MIRROR"
+"""Environment variable: the URL of a mirror."""
 TIMEOUT_S = 30.0  # without a byte from the server
 ATTEMPTS = 4  # in a row that bring no progress
 PAUSE_S = 1.0  # before the second attempt; doubled before each further one
@@ -84,13 +86,6 @@ def local_file(source: str | Path) -> Path:
 def urls_of(source: str) -> tuple[str, ...]:
     """The URLs of `zoo:NAME` in order of preference, or the URL itself."""
     return find(source).urls if source.startswith(PREFIX) else (source,)
-
-
-def cache_folder() -> Path:
-    """The folder of the cache; it may not exist yet."""
-    if folder := os.environ.get(CACHE):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "videovit"
 
 
 def cached_path(url: str) -> Path:

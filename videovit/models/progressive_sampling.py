@@ -75,7 +75,9 @@ def sample_map(map_BCTHW: Tensor, points_BN3: Tensor) -> Tensor:
     """
     if map_BCTHW.shape[2] == 1:
         map_BCTHW, points_BN3 = map_BCTHW[:, :, 0], points_BN3[..., 1:]
-    if map_BCTHW.device.type != "cpu" and torch.are_deterministic_algorithms_enabled():
+    # Deterministic gradients on GPUs, and graphs for programs that can read images between pixels, but not clips.
+    in_graph = torch.compiler.is_exporting() and map_BCTHW.dim() == 5
+    if in_graph or (map_BCTHW.device.type != "cpu" and torch.are_deterministic_algorithms_enabled()):
         return _sample_by_index(map_BCTHW, points_BN3)
     sides = vector(map_BCTHW.shape[2:], points_BN3)
     # grid_sample puts the edges of the map at -1 and 1, and expects x first. (Its other convention puts the first and
@@ -88,7 +90,7 @@ def sample_map(map_BCTHW: Tensor, points_BN3: Tensor) -> Tensor:
 
 
 def _sample_by_index(map_BCX: Tensor, points_BNA: Tensor) -> Tensor:
-    """`sample_map` neighbor by neighbor: slower, but its gradients are deterministic on GPUs.
+    """`sample_map` neighbor by neighbor: slower, but of plain operations, and its gradients are deterministic on GPUs.
 
     Args:
         map_BCX: with two or three axes X.
@@ -96,7 +98,7 @@ def _sample_by_index(map_BCX: Tensor, points_BNA: Tensor) -> Tensor:
     """
     sides = map_BCX.shape[2:]
     values_SC = map_BCX.flatten(2).transpose(1, 2).flatten(0, 1)
-    clip_B1 = torch.arange(len(map_BCX), device=map_BCX.device)[:, None]
+    clip_B1 = torch.arange(map_BCX.shape[0], device=map_BCX.device)[:, None]
     low_BNA = points_BNA.detach().floor()
     read_BNC = torch.zeros((), dtype=map_BCX.dtype, device=map_BCX.device)
     for corner in product((0, 1), repeat=len(sides)):

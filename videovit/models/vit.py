@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from videovit.config import Config
 from videovit.errors import UserError
-from videovit.models.contract import AttentionTokens, Grid, centers
-from videovit.models.layers.basic import PatchEmbed, Triple, triple
+from videovit.models.contract import AttentionTokens, Grid, MaskableModel, centers
+from videovit.models.layers.basic import PatchEmbed, Triple, take_tokens, triple
 from videovit.models.layers.position import resize_pos_embed
 from videovit.models.layers.transformer import Block, ClassTokenModel, drop_path_rates
 
@@ -33,7 +33,7 @@ VIT_PRESETS: dict[str, dict[str, Any]] = {
 """Arguments of `ViT` for published models."""
 
 
-class ViT(ClassTokenModel):
+class ViT(ClassTokenModel, MaskableModel):
     """Plain vision transformer with a joint position table.
 
     Args:
@@ -134,11 +134,42 @@ class ViT(ClassTokenModel):
         x_BTHWC = self.patch_embed(x_BCTHW)
         T, H, W = x_BTHWC.shape[1:4]
         grid = (T, H, W)
-        x_BNC = self.with_cls(x_BTHWC.flatten(1, 3))
-        x_BNC = self.pos_dropout(x_BNC + self.positions(grid))
+        for x_BNC in self._blocks_on(x_BTHWC.flatten(1, 3), self.positions(grid)):
+            yield x_BNC, grid
+
+    def _blocks_on(self, x_BNC: Tensor, positions: Tensor) -> Iterator[Tensor]:
+        """Tokens (B, X + N, C) after every block, from patches (B, N, C) and their positions (1 or B, X + N, C)."""
+        x_BNC = self.pos_dropout(self.with_cls(x_BNC) + positions)
         for block in self.blocks:
             x_BNC = self.run_block(block, x_BNC)
-            yield x_BNC, grid
+            yield x_BNC
+
+    @property
+    def patch_stride(self) -> Grid:
+        """See `MaskableModel.patch_stride`."""
+        return triple(self.patch_embed.proj.stride)
+
+    @property
+    def output_stride(self) -> Grid:
+        """That of the patches: all blocks have the same tokens."""
+        return self.patch_stride
+
+    def encode_visible(self, x_BCTHW: Tensor, visible_BL: Tensor) -> Tensor:
+        """See `MaskableModel.encode_visible`."""
+        table_1NC = self.positions(self.patch_embed.grid(x_BCTHW.shape[2:]))
+        cls_BXC = table_1NC[:, : self.num_cls].expand(len(x_BCTHW), -1, -1)
+        positions = torch.cat([cls_BXC, take_tokens(table_1NC[:, self.num_cls :], visible_BL)], dim=1)
+        *_, x_BNC = self._blocks_on(self.patch_embed.take(x_BCTHW, visible_BL), positions)
+        normed: Tensor = self.norm(x_BNC)
+        return normed
+
+    def encode_replaced(self, x_BCTHW: Tensor, hidden_BTHW: Tensor, token_11C: Tensor) -> Tensor:
+        """See `MaskableModel.encode_replaced`."""
+        x_BTHWC = self.patch_embed(x_BCTHW)
+        grid = x_BTHWC.shape[1:4]
+        x_BTHWC = torch.where(hidden_BTHW[..., None], token_11C[0, 0].to(x_BTHWC.dtype), x_BTHWC)
+        *_, x_BNC = self._blocks_on(x_BTHWC.flatten(1, 3), self.positions(triple(grid)))
+        return torch.unflatten(x_BNC[:, self.num_cls :], 1, grid)
 
     def positions(self, grid: Grid) -> Tensor:
         """(1, X + N, C): the position table, stretched if `grid` is not the one it was made for."""

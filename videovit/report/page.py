@@ -17,7 +17,7 @@ from videovit.config import Config, load_config
 from videovit.data.build import build_decode_options
 from videovit.data.catalog import find_dataset
 from videovit.engine.problem import Problem
-from videovit.engine.reporting.json_lines import replacing
+from videovit.engine.reporting.json_lines import check_replaceable, replacing
 from videovit.engine.reporting.log import logger
 from videovit.errors import UserError
 from videovit.messages import plural, printable, table_cell
@@ -55,9 +55,9 @@ def write_report(
         UserError: there is no run, no such method, or the page cannot be written.
     """
     find_method(method)
-    run = read_run(folder)
+    run, path = read_run(folder), output or folder / PAGE
+    check_replaceable(path)
     mistakes = _about_videos(run, num_mistakes=num_mistakes, method=method) if open_videos else []
-    path = output or folder / PAGE
     html = render(run, mistakes)
     with replacing(path) as partial:
         partial.write_text(html, encoding="utf-8")
@@ -132,7 +132,9 @@ def _about_videos(run: RunFiles, *, num_mistakes: int, method: str) -> list[Sect
         images = find_dataset(cfg.TEST.DATASET).images
         shapes = read_shapes(paths, build_decode_options(cfg), images=images)
         run.errors["by_file"] = tables_by_file(run.predictions, shapes, images=images)
-        _keep(run)
+        # A disk with the videos may be missing today, and a damaged file is left to its owner.
+        if len(shapes) == len(paths) and not run.is_unread(run.errors_name):
+            _keep(run)
     return _mistakes(run, paths, number=num_mistakes, method=method)
 
 
@@ -154,7 +156,7 @@ def _paths(run: RunFiles, cfg: Config) -> dict[int, str]:
 def _keep(run: RunFiles) -> None:
     """Write errors.json again with what was read from the videos, so that the next page need not open them."""
     try:
-        with replacing(run.folder / f"errors{run.suffix}.json") as partial:
+        with replacing(run.folder / run.errors_name) as partial:
             partial.write_text(simplejson.dumps(run.errors, indent=1, ignore_nan=True) + "\n", encoding="utf-8")
     except UserError as error:
         logger.warning("%s", error)

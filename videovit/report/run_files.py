@@ -100,6 +100,15 @@ class RunFiles:
         """The name of the folder."""
         return self.folder.resolve().name
 
+    @property
+    def errors_name(self) -> str:
+        """The name of the file of `errors`."""
+        return f"errors{self.suffix}.json"
+
+    def is_unread(self, name: str) -> bool:
+        """Whether a file of the folder could not be read."""
+        return any(text.startswith(f"{name}: ") for text in self.unread)
+
 
 def read_run(folder: Path) -> RunFiles:
     """Read the files of a run.
@@ -127,7 +136,7 @@ def read_run(folder: Path) -> RunFiles:
     if not run.predictions:  # which have the same numbers, and are read in less time if there are many classes
         names, run.confusion = _read(run, f"confusion_matrix{suffix}.csv", _confusion, (names, run.confusion))
     run.names = _names(run, names)
-    run.errors = _read_json(run, f"errors{suffix}.json")
+    run.errors = _read_json(run, run.errors_name)
     run.shuffle_eval = _read_json(run, "shuffle_eval.json")
     run.analysis = _read_json(run, "analysis/analysis.json")
     run.robustness = _read_json(run, "robustness.json")

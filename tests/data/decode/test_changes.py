@@ -15,7 +15,7 @@ from tests.helpers.videos import VIDEO_BACKENDS, write_video
 from videovit.data.decode import decord_backend, open_video
 from videovit.data.decode.bits import Bits
 from videovit.data.decode.frame_table import read_frame_table
-from videovit.data.decode.interlacing import all_progressive, sequence_units
+from videovit.data.decode.sequence_parameters import all_progressive, sequence_units
 from videovit.data.decode.vp9 import frames_of, written_size
 
 backends = pytest.mark.parametrize("backend", VIDEO_BACKENDS)

@@ -15,7 +15,8 @@ from videovit.data.dataset import ClipDataset, FixedCrops
 from videovit.data.decode import DecodeError, DecodeOptions, open_video, pyav_backend, time_limit
 from videovit.data.decode.frame_index import FrameIndex, TableCache
 from videovit.data.decode.frame_table import UNKNOWN
-from videovit.data.decode.protocol import DEFAULTS, check_file
+from videovit.data.decode.located import check_file
+from videovit.data.decode.protocol import DEFAULTS
 from videovit.data.records import Sample
 from videovit.data.sampling import EvenSpans
 

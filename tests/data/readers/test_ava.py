@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from tests.helpers.ava_data import CONFIG, write_ava
 from tests.helpers.samples import read_samples
 from tests.helpers.videos import barcode, read_barcodes, write_video
 from videovit.config import ConfigError, load_config
+from videovit.data import detection, list_cache
 from videovit.data.build import build_dataset, build_loader
+from videovit.data.columns import Columns
 from videovit.data.dataset import BoxCrops, ClipDataset
 from videovit.data.decode import DecodeOptions
 from videovit.data.detection import read_truth
@@ -21,6 +25,7 @@ from videovit.data.readers.ava import BoxRules, key_frames, read_boxes, read_exc
 from videovit.data.readers.ava_videos import find_frame_folders, find_movies, read_frame_lists
 from videovit.data.readers.label_map import read_label_map
 from videovit.data.records import AnnotationError, Box, KeyFrame, Sample, collate
+from videovit.data.sample_list import sample_columns
 from videovit.data.sampling import AroundKeyFrame
 from videovit.data.transforms.boxes import Placement
 
@@ -295,3 +300,26 @@ def test_detection_conflicting_config_raises(opts: str, message: str, tmp_path: 
     path.write_text(CONFIG)
     with pytest.raises(ConfigError, match=message):
         load_config(path, opts.split())
+
+
+def test_read_ava_from_cache(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(list_cache, "LEAST_CACHED", 0)
+    cfg = load_config(config)
+    samples = {split: list(read_samples(cfg, split)) for split in ("train", "val")}
+    with monkeypatch.context() as patch:
+        patch.setattr(detection, "read_boxes", lambda *_, **__: pytest.fail("parsed again"))
+        assert all(read_samples(cfg, split) == found for split, found in samples.items())
+    # A stranger's file names another movie, or classes that there are not.
+    place = Path(cfg.AVA.ANNOTATION_DIR) / "train.csv.train.columns"
+    key = Columns(os.open(place, os.O_RDONLY)).key
+    for foreign in (Sample("/etc/passwd", key=samples["train"][0].key), with_class(samples["train"][0], 99)):
+        place.unlink()
+        with open(place, "xb+") as file:
+            list_cache.write_columns(file.fileno(), sample_columns([foreign]), key)
+        assert read_samples(cfg, "train") == samples["train"]
+
+
+def with_class(sample: Sample, class_id: int) -> Sample:
+    assert sample.key is not None
+    boxes = tuple(replace(box, class_ids=(class_id,)) for box in sample.key.boxes)
+    return replace(sample, key=replace(sample.key, boxes=boxes))

@@ -116,3 +116,15 @@ def test_decode_short_side_per_split(name: str) -> None:
     cfg = load_config(None, [*words, *sides, "TEST.NUM_SPATIAL_CROPS", "1"])
     for split, side in (("train", 320), ("val", 256), ("test", 256)):
         assert build_dataset(cfg, split, [])._decoding.short_side == side  # type: ignore[arg-type]
+
+
+def test_read_without_classes_takes_images_of_any_depth(tmp_path: Path) -> None:
+    write_images(tmp_path, "train/2.png", "train/a/x.jpg", "train/a/deep/1.webp")
+    found = [("train/2.png", -1), ("train/a/deep/1.webp", -1), ("train/a/x.jpg", -1)]
+    assert read(tmp_path / "train", labeled=False) == found
+    (tmp_path / "train" / "notes.doc").write_text("")
+    with pytest.warns(UserWarning, match="1 file left out"):
+        assert read(tmp_path / "train", labeled=False) == found
+    (tmp_path / "val").mkdir()
+    with pytest.raises(AnnotationError, match="no images"):
+        read(tmp_path / "val", labeled=False)

@@ -277,3 +277,21 @@ def test_semicolons_separate_either_classes_or_paths(tmp_path: Path) -> None:
     cfg = load_config(None, f"{keys} MODEL.HEAD_ACT sigmoid DATA.PATH_LABEL_SEPARATOR ;".split())
     with pytest.raises(UserError, match="DATA.PATH_LABEL_SEPARATOR: ; separates the classes of a video"):
         find_dataset("multilabel").read(cfg, "train")
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("/a/b.mp4", "/a/b.mp4"),
+        ("/my videos/b, 1.mp4", "/my videos/b, 1.mp4"),
+        ('"/my videos/b, 1.mp4"', "/my videos/b, 1.mp4"),
+        ("/a/b.mp4 3", "/a/b.mp4"),
+        ("/a/b.mp4,999", "/a/b.mp4"),  # not a class of the model, which has none
+        ("/a/b.mp4 3;7", "/a/b.mp4"),
+        ("/a/b.mp4 -", "/a/b.mp4"),
+    ],
+)
+def test_labels_may_be_left_out_if_none_is_read(tmp_path: Path, line: str, path: str) -> None:
+    assert read(tmp_path, f"{line}\n\n", labeled=False) == [(path, -1)]
+    with pytest.raises(AnnotationError, match="no videos listed"):
+        read(tmp_path, "\n", labeled=False)

@@ -7,7 +7,7 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 from torchvision.transforms import ColorJitter as TorchvisionJitter
 
-from videovit.data.transforms.color_jitter import ColorJitter
+from videovit.data.transforms.color_jitter import ClipColor, ColorJitter
 from videovit.data.transforms.spatial import Box
 
 THEIRS = {"Brightness": TF.adjust_brightness, "Contrast": TF.adjust_contrast, "Color": TF.adjust_saturation}
@@ -48,3 +48,28 @@ def test_color_jitter_draws_match_torchvision():
 def test_color_jitter_strength_above_one():
     factors = [s.argument for seed in range(300) for s in ColorJitter(strength=1.5).draw(np.random.default_rng(seed))]
     assert 0 <= min(factors) < 0.05 and 2.4 < max(factors) <= 2.5
+
+
+def test_clip_color_equals_torchvision_on_one_tall_picture():
+    """PySlowFast stacks the frames of a clip and hands them to torchvision's PIL operations."""
+    frames = clip()
+    color = ClipColor(limits=(0.4, 0.3, 0.2), hue=0.1, gray_prob=0.5)
+    seen_gray = set()
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        is_gray = rng.random() < 0.5
+        factors = [rng.uniform(1 - limit, 1 + limit) for limit in color.limits]
+        turn = rng.uniform(-0.1, 0.1)
+        tall = Image.fromarray(frames.numpy().reshape(-1, *frames.shape[2:]))
+        if is_gray:
+            tall = TF.rgb_to_grayscale(tall, 3)
+        steps = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation]
+        steps.append(TF.adjust_hue)
+        for i in rng.permutation(4):
+            tall = steps[i](tall, [*factors, turn][i])
+        got = color(frames, np.random.default_rng(seed)).numpy().reshape(-1, *frames.shape[2:])
+        # PIL rounds hue to 256 steps, and after every operation.
+        assert np.abs(got.astype(int) - np.asarray(tall).astype(int)).mean() < 2.0, seed
+        assert not is_gray or np.ptp(got, axis=-1).max() <= 1
+        seen_gray.add(is_gray)
+    assert seen_gray == {True, False}

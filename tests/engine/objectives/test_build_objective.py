@@ -22,7 +22,7 @@ def test_build_objective_without_teacher_classifies(name: str) -> None:
 
 def test_build_objective_auto_with_teacher_distills(monkeypatch: pytest.MonkeyPatch) -> None:
     built = Classification(objectives.build_loss("cross_entropy"))
-    monkeypatch.setitem(objectives.OBJECTIVES, "distillation", lambda cfg, device: built)
+    monkeypatch.setitem(objectives.OBJECTIVES, "distillation", lambda cfg, model, device: built)
     opts = ["DISTILL.TYPE", "soft", "DISTILL.TEACHER_CFG", "a.yaml", "DISTILL.CHECKPOINT_FILE_PATH", "a.pyth"]
     for name in ("auto", "distillation"):
         assert build_objective(load_config(None, [*opts, "TRAIN.OBJECTIVE", name]), BareModel(), CPU) is built
@@ -33,6 +33,6 @@ def test_build_objective_unknown_name_suggests_nearest() -> None:
     with pytest.raises(UserError) as caught:
         build_objective(cfg, BareModel(), CPU)
     assert str(caught.value) == (
-        "TRAIN.OBJECTIVE: found 'classificaton', expected one of auto, classification, distillation, detection; "
+        "TRAIN.OBJECTIVE: found 'classificaton', expected one of auto, classification, distillation, detection, masked; "
         "did you mean classification?"
     )

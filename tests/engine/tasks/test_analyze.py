@@ -147,9 +147,8 @@ def test_command_draws_several_runs_in_one_picture(
     for folder in folders:
         weights = torch.load(tmp_path / f"{folder.name}.pyth")
         torch.save({**weights, "epoch": 0}, folder / "checkpoints" / "checkpoint_epoch_00001.pyth")
-    command.main(
-        [*map(str, folders), "ANALYSIS.NUM_VIDEOS", "2", "--what", "attention", "--output", str(tmp_path / "out")]
-    )
+    output = ["--output", str(tmp_path / "out")]
+    command.main([*map(str, folders), "--what", "attention", "ANALYSIS.NUM_VIDEOS", "2", *output])
     assert [report(folder)["num_clips"] for folder in folders] == [2, 2]
     assert Image.open(tmp_path / "out" / "attention_compared.png").size[0] > 800
     assert "out/attention_compared.png" in capfd.readouterr().out
@@ -163,6 +162,14 @@ def test_command_names_what_is_not_a_run(tmp_path: Path) -> None:
         command.main([str(config), str(config)])
     with pytest.raises(UserError, match="in the zoo"):
         command.main(["mvitv2_s_16x4_k40"])
+    with pytest.raises(UserError, match=f"{tmp_path}/nothing: no such folder or config; expected the OUTPUT_DIR of a"):
+        command.main([f"{tmp_path}/nothing"])
+    with pytest.raises(UserError, match="no such folder or config; did you mean Demo/MVIT_TINY?"):
+        command.main(["Demo/MVIT_TNY"])
+    with pytest.raises(
+        UserError, match=r"ANALYSIS.WHAT.*: found 'attentoin', expected 'attention' or .*did you mean attention"
+    ):
+        command.main([str(config), "--what", "attentoin", "NUM_GPUS", "0"])
     with pytest.raises(SystemExit):
         command.main(["NUM_GPUS", "0"])
 

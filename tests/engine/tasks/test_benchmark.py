@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"), num_train=4, num_test=1)
 
 
-@pytest.mark.parametrize("what", ["model", "train", "sync", "loader", "decode", "attention"])
+@pytest.mark.parametrize("what", ["model", "engines", "train", "sync", "loader", "decode", "attention"])
 def test_each_benchmark_reports_its_rows(what: str, data: Path, tmp_path: Path) -> None:
     opts = f"DATA.PATH_TO_DATA_DIR {data} OUTPUT_DIR {tmp_path} TRAIN.ENABLE False TEST.ENABLE False "
     opts += f"BENCHMARK.ENABLE True BENCHMARK.NUM_STEPS 2 BENCHMARK.WHAT {what}"
@@ -55,6 +55,10 @@ def test_each_benchmark_reports_its_rows(what: str, data: Path, tmp_path: Path) 
     rows = stats(tmp_path, "benchmark")
     assert rows and {f"{row['row']}_clips_per_s" for row in rows} == result.keys()
     assert all(row["clips_per_s"] > 0 and row["what"] == what for row in rows)
+    if what == "engines":  # others are listed if they are installed
+        assert [row["row"] for row in rows][:2] == ["torch fp32", "torch bf16"]
+        assert rows[0]["difference"] == 0 and rows[0]["times_fp32"] == 1
+        assert all(0 < row["p50_s"] <= row["p95_s"] and row["cpu_s"] > 0 and row["difference"] < 0.15 for row in rows)
     if what in ("model", "train"):
         assert [row["row"] for row in rows] == ["fp32", "bf16"]
         assert all(row["params"] == 28211 and 0 < row["share_of_peak_%"] < 100 for row in rows)

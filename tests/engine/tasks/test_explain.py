@@ -93,6 +93,15 @@ def test_image_has_no_curve(tmp_path: Path) -> None:
 def test_mistakes_are_named(model: videovit.Model, video: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"the model has no such class; found .*rihgt.*; did you mean right"):
         model.explain(video, class_name="rihgt")
+    with pytest.raises(UserError, match=r"no such class; found '3', expected one of 3: le<ft, .*, right$"):
+        model.explain(video, class_name="3")
+    with pytest.raises(UserError, match=r"no such class; found 1, expected one of 3: le<ft"):
+        model.explain(video, class_name=1)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="method; found None, expected one of grad_cam, "):
+        model.explain(video, method=None)  # type: ignore[arg-type]
+    for several in ([], [video, video]):
+        with pytest.raises(UserError, match=f"video: found {len(several)}, expected one"):
+            model.explain(several)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"method; found .*lime.*, expected one of grad_cam, "):
         model.explain(video, method="lime")
     (tmp_path / "file").write_text("")
@@ -116,3 +125,8 @@ def test_command_writes_what_the_model_finds(
     assert [frame["share"] for frame in values["frames"]] == pytest.approx(expected.shares, rel=1e-4)
     assert cli.main([*words[:-1], "rigth", "--output", str(tmp_path / "no")]) == 1
     assert "did you mean right" in capsys.readouterr().err
+    # Before anything is computed.
+    assert cli.main([*words[:1], "nothing.mp4", *words[2:], "--output", video]) == 1
+    assert f"{video}: could not be written" in capsys.readouterr().err
+    assert cli.main([*words[:1], "rtsp://me:secret@camera/1", *words[2:], "--output", str(tmp_path / "no")]) == 1
+    assert "rtsp://***@camera/1: a stream, not a video" in capsys.readouterr().err

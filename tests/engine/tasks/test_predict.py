@@ -73,6 +73,10 @@ def test_folder_is_a_video_of_frames_or_all_its_videos(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: a folder without images and without videos"):
         list_inputs(cfg, [str(tmp_path / "empty")])
+    # A cover picture must not stand for the videos beside it, nor a rendered video for the frames.
+    (frames / "1.png").rename(videos / "cover.jpg")
+    with pytest.raises(UserError, match=r"videos: holds 1 image and 2 videos; expected .*one or the other.* Name"):
+        list_inputs(cfg, [str(videos)])
 
 
 def test_logits_are_not_shown_in_percent() -> None:

@@ -65,10 +65,17 @@ def test_warmup_and_cosine_equal_timm() -> None:
         assert ours(epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), epoch
 
 
-def test_relative_steps() -> None:
-    opts = "SOLVER.LR_POLICY steps_with_relative_lrs SOLVER.BASE_LR 2.0 SOLVER.STEPS [0,4,8] SOLVER.LRS [1,0.1,0.01]"
-    schedule = build_schedule(load_config(None, opts.split()))
-    assert [schedule(e) for e in (0, 3.9, 4, 7.9, 8, 20)] == pytest.approx([2.0, 2.0, 0.2, 0.2, 0.02, 0.02])
+def test_batch_norms_have_a_decay_of_their_own() -> None:
+    class Normed(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm3d(4)
+
+    model = Normed()
+    cfg = load_config(None, "BN.WEIGHT_DECAY 0.3 SOLVER.WEIGHT_DECAY 0.1 SOLVER.ZERO_WD_1D_PARAM True".split())
+    decay = {id(p): g["weight_decay"] for g in build_optimizer(cfg, model).param_groups for p in g["params"]}
+    assert decay[id(model.norm.weight)] == decay[id(model.norm.bias)] == 0.3
+    assert (decay[id(model.head.weight)], decay[id(model.head.bias)]) == (0.1, 0.0)
 
 
 class Toy(BareModel):

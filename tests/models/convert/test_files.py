@@ -135,7 +135,10 @@ def test_files_without_checksums_load(tmp_path):
 def test_empty_and_foreign_content_is_refused(tmp_path):
     path = tmp_path / "empty.pyth"
     path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="not a readable weight file"):
+    with pytest.raises(CheckpointError, match=r"empty.pyth: not a readable weight file: empty or cut off \(0 bytes\)"):
+        load_pretrained(tiny(), path)
+    path.write_bytes(b"hello")  # a letter of it is an instruction of pickles
+    with pytest.raises(CheckpointError, match=r"empty.pyth: not a weight file of PyTorch \(5 bytes\)"):
         load_pretrained(tiny(), path)
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="expected a dict of tensors, found list"):

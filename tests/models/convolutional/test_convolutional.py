@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
 from tests.helpers.mvit_variants import clip, perturb
 from videovit.config import load_config
@@ -12,6 +13,7 @@ from videovit.errors import UserError
 from videovit.models import build_model, count_params, load_pretrained
 from videovit.models.contract import VideoModel
 from videovit.models.convolutional.blocks import NonLocal, round_width
+from videovit.models.convolutional.network import ConvolutionalNetwork
 from videovit.models.detection.roi_head import box_head_from_config
 from videovit.models.external.pytorchvideo import build_ptv
 from videovit.models.macs import count_macs
@@ -156,6 +158,34 @@ def test_detection_keeps_a_stride_of_16() -> None:
     assert features.grid == (1, 4, 4) and features.tokens_BNC.shape[2] == 2048 + 256
     boxes = torch.tensor([[0.0, 0, 0, 32, 32], [1.0, 16, 16, 64, 64]])
     assert model(x, boxes).shape == (2, 6)
+
+
+def test_box_is_pooled_from_each_pathway_as_in_pyslowfast() -> None:
+    """Mean over time, RoIAlign at a scale of 1/16 and maximum, pathway by pathway; then one linear layer."""
+    options = "RESNET.SPATIAL_DILATIONS [[1,1],[1,1],[1,1],[2,2]] RESNET.SPATIAL_STRIDES [[1,1],[2,2],[2,2],[1,1]] "
+    options += "DETECTION.ENABLE True TEST.DATASET ava TRAIN.DATASET ava RESNET.WIDTH_PER_GROUP 16 MODEL.LOSS_FUNC bce "
+    options += "MODEL.HEAD_ACT sigmoid SLOWFAST.ALPHA 4 MODEL.DROPOUT_RATE 0.5"
+    torch.manual_seed(0)
+    model = built("slowfast", options, classes=6).eval()
+    assert isinstance(model, ConvolutionalNetwork)
+    perturb(model)
+    x, boxes = clip(2, 3, 8, 64, 96), torch.tensor([[0.0, 3, 5, 40, 61], [1.0, 16, 16, 96, 64], [1.0, 0, 0, 9, 9]])
+    with torch.inference_mode():
+        pooled = [
+            roi_align(pathway.mean(dim=2), boxes, 7, 1 / 16, 0, True).amax(dim=(2, 3)) for pathway in model._run(x)[-1]
+        ]
+        projection = model.get_submodule("head.projection")
+        torch.testing.assert_close(model(x, boxes), projection(torch.cat(pooled, dim=1)), atol=1e-4, rtol=1e-4)
+
+
+def test_image_weights_are_inflated() -> None:
+    """PySlowFast's TRAIN.CHECKPOINT_INFLATE, from its ResNet of images to I3D; non-local blocks begin as nothing."""
+    image = built("c2d", "RESNET.WIDTH_PER_GROUP 8").state_dict()
+    model = built("i3d", f"RESNET.WIDTH_PER_GROUP 8 {NLN}")
+    report = load_pretrained(model, image)
+    assert report.missing and all("_nonlocal" in name for name in report.missing)
+    inflated = model.state_dict()["s1.pathway0_stem.conv.weight"]
+    assert inflated.shape[2] == 5 and torch.equal(inflated.sum(dim=2), image["s1.pathway0_stem.conv.weight"][:, :, 0])
 
 
 def test_two_pathways_need_frames_that_alpha_divides() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from videovit.config.rules import clips, detectors, labels, machines, networks, objects, training
+from videovit.config.rules import clips, detectors, labels, machines, masked, networks, objects, training
 from videovit.config.rules.broken import Broken, Change, changed
 from videovit.config.schema import Config
 
@@ -15,7 +15,9 @@ __all__ = ["RULES", "Broken", "changed", "check"]
 
 RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     machines.tildes,
+    machines.credentials,
     machines.processes,
+    machines.engines,
     machines.sharding,
     machines.batches,
     labels.data_sets,
@@ -40,6 +42,10 @@ RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     networks.blocks,
     detectors.strides,
     detectors.windows,
+    masked.alone,
+    masked.hidden,
+    masked.visible,
+    masked.moments,
     training.average,
     training.validation,
     training.learning_rate,

@@ -77,7 +77,7 @@ def _used(cfg: Config) -> dict[str, str]:
 
 def num_classes(cfg: Config) -> Iterator[Broken]:
     """There are at least two classes to choose from."""
-    one_each = not (cfg.DATA.MULTI_LABEL or cfg.DETECTION.ENABLE or finds_objects(cfg))
+    one_each = not (cfg.DATA.MULTI_LABEL or cfg.DETECTION.ENABLE or finds_objects(cfg) or cfg.MASK.ENABLE)
     if cfg.MODEL.NUM_CLASSES == 1 and one_each and any(_used(cfg)):
         what = "with a single class, every prediction is right, and there is nothing to learn"
         yield Broken(("MODEL.NUM_CLASSES",), what, ({"MODEL.NUM_CLASSES": 2},))
@@ -85,7 +85,7 @@ def num_classes(cfg: Config) -> Iterator[Broken]:
 
 def multi_label(cfg: Config) -> Iterator[Broken]:
     """Videos with any number of classes."""
-    if not cfg.DATA.MULTI_LABEL or any(data_sets(cfg)):
+    if not cfg.DATA.MULTI_LABEL or cfg.MASK.ENABLE or any(data_sets(cfg)):
         return
     key = "DATA.MULTI_LABEL"
     yield from _several_per_item(cfg, key, "a clip", "bce_logit")
@@ -104,7 +104,7 @@ def boxes(cfg: Config) -> Iterator[Broken]:
     if first > last:
         what = f"[{first:g}, {last:g}] must be increasing"
         yield Broken(("AVA.KEY_FRAMES_S",), what, ({"AVA.KEY_FRAMES_S": (last, first)},))
-    if not cfg.DETECTION.ENABLE or any(data_sets(cfg)):
+    if not cfg.DETECTION.ENABLE or cfg.MASK.ENABLE or any(data_sets(cfg)):
         return
     key = "DETECTION.ENABLE"
     yield from _several_per_item(cfg, key, "a box", "bce")
@@ -136,7 +136,7 @@ def _several_per_item(cfg: Config, key: str, item: str, loss_name: str) -> Itera
 
 def loss(cfg: Config) -> Iterator[Broken]:
     """Mixup and label smoothing have the loss that they need."""
-    if not cfg.TRAIN.ENABLE:
+    if not cfg.TRAIN.ENABLE or cfg.MASK.ENABLE:
         return
     model, key = cfg.MODEL, "MODEL.LABEL_SMOOTHING"
     one_each = not (cfg.DATA.MULTI_LABEL or cfg.DETECTION.ENABLE)
@@ -160,7 +160,7 @@ def loss(cfg: Config) -> Iterator[Broken]:
 def class_weights(cfg: Config) -> Iterator[Broken]:
     """Every class has a weight, and rare classes are not favored twice."""
     key, weights, number = "MODEL.CLASS_WEIGHTS", cfg.MODEL.CLASS_WEIGHTS, cfg.MODEL.NUM_CLASSES
-    if not cfg.TRAIN.ENABLE:
+    if not cfg.TRAIN.ENABLE or cfg.MASK.ENABLE:
         return
     if isinstance(weights, tuple) and len(weights) != number:
         what = f"found {len(weights)} weights, but MODEL.NUM_CLASSES is {number}"
@@ -174,7 +174,13 @@ def class_weights(cfg: Config) -> Iterator[Broken]:
 def sampler(cfg: Config) -> Iterator[Broken]:
     """A balanced sampler knows the class of every video."""
     several = "DATA.MULTI_LABEL" if cfg.DATA.MULTI_LABEL else "DETECTION.ENABLE" if cfg.DETECTION.ENABLE else ""
-    if cfg.TRAIN.ENABLE and cfg.DATA.SAMPLER == "balanced" and several and not any(data_sets(cfg)):
+    if (
+        cfg.TRAIN.ENABLE
+        and not cfg.MASK.ENABLE
+        and cfg.DATA.SAMPLER == "balanced"
+        and several
+        and not any(data_sets(cfg))
+    ):
         what = f"balanced draws videos by their class, but with {several} a video can have several"
         advice: tuple[Change, ...] = ({"DATA.SAMPLER": "uniform", "MODEL.CLASS_WEIGHTS": "auto"},)
         yield Broken(("DATA.SAMPLER", several), what, advice)
@@ -183,7 +189,7 @@ def sampler(cfg: Config) -> Iterator[Broken]:
 def best_measure(cfg: Config) -> Iterator[Broken]:
     """Checkpoints are compared by something that validation measures."""
     best = cfg.TRAIN.BEST
-    if not cfg.TRAIN.ENABLE or best in ("", "auto") or any(data_sets(cfg)):
+    if not cfg.TRAIN.ENABLE or best in ("", "auto") or cfg.MASK.ENABLE or any(data_sets(cfg)):
         return
     kind = BOXES if cfg.DETECTION.ENABLE else ANY_NUMBER if cfg.DATA.MULTI_LABEL else ONE_CLASS
     if finds_objects(cfg):

@@ -10,6 +10,7 @@ from typing import Any
 
 from videovit.config.rules.broken import Broken
 from videovit.config.schema import Config
+from videovit.config.urls import has_credentials, without_secrets
 
 
 def tildes(section: Any, prefix: str = "") -> Iterator[Broken]:
@@ -21,6 +22,17 @@ def tildes(section: Any, prefix: str = "") -> Iterator[Broken]:
         elif isinstance(value, str) and value.startswith("~/"):
             whole = os.path.expanduser(value)
             yield Broken((prefix + name,), f"found {value!r}, but ~ is not expanded", ({prefix + name: whole},))
+
+
+def credentials(section: Any, prefix: str = "") -> Iterator[Broken]:
+    """No URL holds a password or token: the log and the saved config would show it."""
+    for name in (field.name for field in dataclasses.fields(section)):
+        value = getattr(section, name)
+        if dataclasses.is_dataclass(value):
+            yield from credentials(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and has_credentials(value.removeprefix("shards:")):
+            what = f"the URL {without_secrets(value.removeprefix('shards:'))!r} holds credentials; give them to fsspec"
+            yield Broken((prefix + name,), f"{what} by its environment variables or configuration files")
 
 
 def processes(cfg: Config) -> Iterator[Broken]:
@@ -40,17 +52,32 @@ def processes(cfg: Config) -> Iterator[Broken]:
             yield Broken(keys, "fp16 needs a GPU and NUM_GPUS is 0", ({keys[0]: "bf16"}, {keys[1]: False}))
 
 
+def engines(cfg: Config) -> Iterator[Broken]:
+    """Engines other than PyTorch compute on a CPU, and each in the precision that it has."""
+    test, key, torch = cfg.TEST, "TEST.ENGINE", {"TEST.ENGINE": "torch"}
+    if test.ENGINE == "torch":
+        return
+    if cfg.NUM_GPUS > 0:
+        yield Broken((key, "NUM_GPUS"), f"{test.ENGINE} computes on the CPU here", (torch, {"NUM_GPUS": 0}))
+    if cfg.DETECTOR.NAME:
+        yield Broken((key, "DETECTOR.NAME"), f"{test.ENGINE} cannot run a detector of objects in images", (torch,))
+    if test.ENGINE == "onnxruntime" and test.MIXED_PRECISION:
+        what, mixed = "onnxruntime has no half precision on a CPU", "TEST.MIXED_PRECISION"
+        yield Broken((key, mixed), what, ({mixed: False}, {key: "openvino"}))
+
+
 def sharding(cfg: Config) -> Iterator[Broken]:
     """What a sharded model does not support."""
     train, key = cfg.TRAIN, "TRAIN.SHARD_MODEL"
     if not (train.ENABLE and train.SHARD_MODEL):
         return
     whole = {key: False}
-    if cfg.MODEL.MODEL_NAME not in ("MViT", "ViT") or cfg.DETECTION.ENABLE:
+    can = cfg.MODEL.MODEL_NAME.startswith("hf_") or cfg.MODEL.MODEL_NAME in ("MViT", "ViT")
+    if not can or cfg.DETECTION.ENABLE:
         what = "a detector" if cfg.DETECTION.ENABLE else cfg.MODEL.MODEL_NAME
         yield Broken(
             (key, "MODEL.MODEL_NAME", "DETECTION.ENABLE"),
-            f"{what} cannot be sharded, only MViT and ViT can",
+            f"{what} cannot be sharded, only MViT, ViT and hf_* can",
             (whole,),
         )
     if train.MIXED_PRECISION and train.MIXED_PRECISION_DTYPE == "fp16":
@@ -70,14 +97,15 @@ def batches(cfg: Config) -> Iterator[Broken]:
     if not cfg.TRAIN.ENABLE:
         return
     size, number, parts = cfg.TRAIN.BATCH_SIZE, _processes(cfg), cfg.TRAIN.GRAD_ACCUM_STEPS
-    unit = number * parts // math.gcd(parts, cfg.AUG.NUM_SAMPLE)
-    sizes = tuple({"TRAIN.BATCH_SIZE": unit * times} for times in (size // unit, size // unit + 1) if times)
+    times = cfg.AUG.NUM_SAMPLE * cfg.DATA.TRAIN_CROP_NUM_TEMPORAL  # clips per video
+    unit = number * parts // math.gcd(parts, times)
+    sizes = tuple({"TRAIN.BATCH_SIZE": unit * n} for n in (size // unit, size // unit + 1) if n)
     if size % number:
         name = "NUM_GPUS" if cfg.NUM_GPUS else "NUM_CPU_PROCS"
         what = f"{size} videos cannot be divided equally among {name} {number}"
         yield Broken(("TRAIN.BATCH_SIZE", name), what, sizes)
         return
-    clips = size // number * cfg.AUG.NUM_SAMPLE
+    clips = size // number * times
     if clips % parts:
         what = f"the {clips} clips of a process cannot be divided into {parts} equal parts"
         keys = ("TRAIN.GRAD_ACCUM_STEPS", "TRAIN.BATCH_SIZE", "AUG.NUM_SAMPLE")

@@ -36,6 +36,7 @@ def objects(cfg: Config) -> Iterator[Broken]:
         (cfg.TRAIN.ENABLE and cfg.AUG.ENABLE, "AUG.ENABLE", False, "it moves or erases pixels without their objects"),
         (cfg.TRAIN.ENABLE and cfg.MIXUP.ENABLE, "MIXUP.ENABLE", False, "objects cannot be mixed"),
         (cfg.TRAIN.ENABLE and cfg.DISTILL.TYPE != "none", "DISTILL.TYPE", "none", "a teacher classifies whole clips"),
+        (cfg.TRAIN.ENABLE and cfg.BN.USE_PRECISE_STATS, "BN.USE_PRECISE_STATS", False, "detectors freeze their norms"),
         (cfg.MODEL.CLASS_WEIGHTS != "none", "MODEL.CLASS_WEIGHTS", "none", "detectors have losses of their own"),
         (cfg.DATA.SAMPLER != "uniform", "DATA.SAMPLER", "uniform", "an image can have objects of several classes"),
         (cfg.SHUFFLE_EVAL.ENABLE, "SHUFFLE_EVAL.ENABLE", False, "an image has no order of frames"),

@@ -53,9 +53,14 @@ def learning_rate(cfg: Config) -> Iterator[Broken]:
         if not _increasing(solver.STEPS):
             what = problem(found=epochs, expected="increasing epochs that begin with 0")
             yield Broken((steps, policy), what, ({steps: tuple(sorted({0.0, *epochs}))},))
-        if len(epochs) != len(solver.LRS):
+        if _lacks_factors(cfg):
             what = problem(found=list(solver.LRS), expected=f"one factor for each of the steps {epochs}")
             yield Broken((factors, steps, policy), what, ({factors: tuple(0.1**i for i in range(len(epochs)))},))
+
+
+def _lacks_factors(cfg: Config) -> bool:
+    """Whether a step that training reaches has no factor. SlowFast's files list spare factors, and steps at the end."""
+    return sum(step < cfg.SOLVER.MAX_EPOCH for step in cfg.SOLVER.STEPS) > len(cfg.SOLVER.LRS)
 
 
 def _increasing(steps: tuple[float, ...]) -> bool:
@@ -73,9 +78,10 @@ def warmup(cfg: Config) -> Iterator[Broken]:
         yield Broken((epochs, "SOLVER.MAX_EPOCH"), what, ({epochs: solver.MAX_EPOCH / 10},))
     rate, name = solver.BASE_LR, "SOLVER.BASE_LR"
     if solver.LR_POLICY == "steps_with_relative_lrs":
-        if not _increasing(solver.STEPS) or len(solver.STEPS) != len(solver.LRS):
+        if not _increasing(solver.STEPS) or _lacks_factors(cfg):
             return
-        rate, name = rate * solver.LRS[bisect.bisect_right(solver.STEPS, solver.WARMUP_EPOCHS) - 1], "the rate after it"
+        step = min(bisect.bisect_right(solver.STEPS, solver.WARMUP_EPOCHS), len(solver.LRS)) - 1
+        rate, name = rate * solver.LRS[step], "the rate after it"
     if rate < solver.WARMUP_START_LR:
         what = f"warm-up would start at {solver.WARMUP_START_LR:g}, above {name} {rate:g}"
         yield Broken((start, "SOLVER.BASE_LR", epochs), what, ({start: rate / 100}, {epochs: 0.0}))

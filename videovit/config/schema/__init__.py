@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from videovit.config.limits import AboveZero, Crew, Free, Natural, Positive
-from videovit.config.schema.convolutional import NonLocal, ResNet, SlowFast, X3d
+from videovit.config.schema.convolutional import BatchNorm, NonLocal, ResNet, SlowFast, X3d
 from videovit.config.schema.data import Aug, Data, DataLoader, Mixup
 from videovit.config.schema.detection import Ava, Coco, Detection
 from videovit.config.schema.detectors import Detector
@@ -25,7 +25,9 @@ from videovit.config.schema.evaluation import (
     Test,
     UseOfTime,
 )
+from videovit.config.schema.masking import Mask
 from videovit.config.schema.models import (
+    HuggingFace,
     ImageResnet,
     Model,
     Mvit,
@@ -75,6 +77,7 @@ class Config:
     MIXUP: Mixup = Mixup()
     MODEL: Model = Model()
     MVIT: Mvit = Mvit()
+    BN: BatchNorm = BatchNorm()
     RESNET: ResNet = ResNet()
     SLOWFAST: SlowFast = SlowFast()
     X3D: X3d = X3d()
@@ -85,6 +88,8 @@ class Config:
     PIT: Pit = Pit()
     PS_VIT: ProgressiveSampling = ProgressiveSampling()
     IMAGE_RESNET: ImageResnet = ImageResnet()
+    MASK: Mask = Mask()
+    HF: HuggingFace = HuggingFace()
     SOLVER: Solver = Solver()
     DISTILL: Distill = Distill()
     DETECTION: Detection = Detection()

@@ -1,4 +1,4 @@
-"""Convolutional networks: RESNET, SLOWFAST, X3D, NONLOCAL.
+"""Convolutional networks: BN, RESNET, SLOWFAST, X3D, NONLOCAL.
 
 Lists have one entry per stage, and within it one per pathway.
 """
@@ -8,13 +8,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from videovit.config.limits import AboveZero, Natural, Positive, Size, SpaceTime, Width
+from videovit.config.limits import AboveZero, Aliases, AtLeastZero, Natural, Positive, Size, SpaceTime, Width
 
 Transform = Literal["bottleneck_transform", "basic_transform", "x3d_transform"]
+NormType = Literal["batchnorm", "sub_batchnorm", "sync_batchnorm"]
 NonLocalWeights = Literal["dot_product", "softmax"]
 
 PerPathway = tuple[Positive, ...]
 FourStages = Size((4,))
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """BN: batch norms of clips, of all models that have them."""
+
+    USE_PRECISE_STATS: bool = False  # measure statistics anew with fixed weights, before checkpoints and validation
+    NUM_BATCHES_PRECISE: Natural = 200  # training batches that they are measured on
+    WEIGHT_DECAY: AtLeastZero = 0.0
+    NORM_TYPE: Annotated[NormType, Aliases({"sync_batchnorm_apex": "batchnorm"})] = "batchnorm"
+    NUM_SPLITS: Positive = 1  # parts of a batch, each with statistics of its own; sub_batchnorm
+    NUM_SYNC_DEVICES: Positive = 1  # processes of a machine that share statistics; sync_batchnorm
+    GLOBAL_SYNC: bool = False  # all processes of all machines share statistics; sync_batchnorm
 
 
 @dataclass(frozen=True)

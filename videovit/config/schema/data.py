@@ -21,6 +21,7 @@ from videovit.config.limits import (
     Range,
     Side,
     Size,
+    SpaceTime,
     Stride,
 )
 
@@ -54,6 +55,7 @@ class Data:
     MAX_PIXELS: Positive = 7680 * 4320  # ours; larger frames are refused
     MAX_FRAMES: Positive = 1_000_000  # ours; longer videos are refused
     MAX_VIDEO_MB: Positive = 4096  # ours; 10^6 bytes; videos whose frames of one sample take more are refused
+    REMOTE_CACHE_GB: Free[AboveZero] = 20.0  # 10^9 bytes; ours; room for copies of remote files
     FRAMES_FPS: FrameRate = 30.0  # ours; frame rate of folders and lists of images
     MEAN: Color = (0.45, 0.45, 0.45)
     STD: ColorScale = (0.225, 0.225, 0.225)
@@ -64,7 +66,12 @@ class Data:
     TRAIN_JITTER_ASPECT_RELATIVE: Annotated[tuple[AboveZero, ...], Size((0, 2))] = ()
     INV_UNIFORM_SAMPLE: bool = False
     RANDOM_FLIP: bool = True
+    SSL_COLOR_JITTER: bool = False  # brightness, contrast, saturation and hue, before AUG; the two below limit them
+    SSL_COLOR_BRI_CON_SAT: tuple[AtLeastZero, AtLeastZero, AtLeastZero] = (0.4, 0.4, 0.4)
+    SSL_COLOR_HUE: Annotated[float, Range(0.0, 0.5)] = 0.1  # of a full turn
+    COLOR_RND_GRAYSCALE: Fraction = 0.0  # probability of a gray clip, with SSL_COLOR_JITTER
     TRAIN_CROP_SIZE: Side = 224  # pixels
+    TRAIN_CROP_NUM_TEMPORAL: Positive = 1  # clips per video per step, from other moments
     TEST_CROP_SIZE: Free[Side] = 256  # pixels
     TEST_SHORT_SIDE: Free[Annotated[int, Range(0, 16_384)]] = 0  # pixels; ours; 0 follows SlowFast's rule
     IN_VAL_CROP_RATIO: Free[Annotated[float, Range(above=0.0, high=1.0)]] = 0.875
@@ -95,6 +102,11 @@ class Aug:
     RE_PROB: Fraction = 0.25
     RE_MODE: ErasingMode = "pixel"
     RE_COUNT: Positive = 1
+    MASK_RATIO: DropRate = 0.0  # share of a clip that MASK hides
+    MASK_TUBE: bool = False  # hide the same places in all frames
+    MASK_FRAMES: bool = False  # hide whole frames of cells
+    MASK_WINDOW_SIZE: SpaceTime = (8, 7, 7)  # cells of a clip that are hidden as a whole; of images: tokens
+    MAX_MASK_PATCHES_PER_BLOCK: Positive | None = None  # cells of a block that is hidden in an image
 
 
 @dataclass(frozen=True)

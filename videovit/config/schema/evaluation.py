@@ -10,6 +10,7 @@ from videovit.config.schema.training import CheckpointType
 
 Split = Literal["", "val", "test"]
 WhichCheckpoint = Literal["last", "best"]
+EngineName = Literal["torch", "onnxruntime", "openvino"]
 FrameOrder = Literal["ordered", "reversed", "shuffled", "static"]
 ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
 """The frame orders that have a name of their own; `window<frames>` exists for any number of frames."""
@@ -49,6 +50,7 @@ class Test:
     SKIP_UNREADABLE: bool = False  # ours
     USE_EMA: bool = False  # ours; use the moving average (TRAIN.EMA_DECAY) in validation, test and prediction
     MIXED_PRECISION: bool = False  # ours
+    ENGINE: EngineName = "torch"  # ours; what runs the model in test, frame-order evaluation and prediction, on a CPU
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from videovit.config.limits import (
     AboveZero,
+    Aliases,
     AtLeastZero,
     Depth,
     DropRate,
@@ -18,7 +19,7 @@ from videovit.config.limits import (
     Width,
 )
 
-Loss = Literal["cross_entropy", "soft_cross_entropy", "bce", "bce_logit"]
+Loss = Literal["cross_entropy", "soft_cross_entropy", "bce", "bce_logit", "multi_mse"]
 ClassWeighting = Literal["none", "auto"]
 HeadActivation = Literal["softmax", "sigmoid", "none"]
 PoolingMode = Literal["conv", "conv_unshared", "avg", "max"]
@@ -31,6 +32,7 @@ HeadInput = Literal["mean", "cls"]
 PositionTables = Literal["first", "all"]
 
 Patch = Annotated[tuple[Positive, ...], Size((2, 3))]
+HfSetting = int | float | bool | tuple[int, ...] | str
 BlockFactor = tuple[Natural, Times]
 BlockStride = tuple[Natural, Positive, Positive, Positive]
 
@@ -43,7 +45,7 @@ class Model:
     """
 
     ARCH: str = "mvit"
-    MODEL_NAME: str = "MViT"
+    MODEL_NAME: Annotated[str, Aliases({"PTVMViT": "MViT", "MaskMViT": "MViT"})] = "MViT"  # MASK.ENABLE pre-trains it
     NUM_CLASSES: Positive = 400
     LOSS_FUNC: Loss = "cross_entropy"
     LABEL_SMOOTHING: DropRate = 0.0  # ours; without MIXUP
@@ -52,6 +54,7 @@ class Model:
     FC_INIT_STD: AtLeastZero = 0.01  # initial weights of the classifier of convolutional networks
     HEAD_ACT: HeadActivation = "softmax"
     ACT_CHECKPOINT: bool = False
+    DETACH_FINAL_FC: bool = False  # linear probe: train the last linear layer alone
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,17 @@ class ImageResnet:
     WIDTH: Width = 64  # channels inside the first block
     PATCH_SIZE: Positive = 16  # pixels, with the dimensions of a ViT
     FROZEN_NORMS: bool = False  # batch norms keep their statistics and factors, as detectors are trained
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """HF (ours): settings of a model of transformers, by the names of its config.json: [[hidden_size, 384], ...].
+
+    What is not here has transformers' default. Classes and channels are MODEL.NUM_CLASSES and DATA.INPUT_CHANNEL_NUM;
+    frames and side, for which position tables are made, are those of DATA unless they are here.
+    """
+
+    CONFIG: tuple[tuple[str, HfSetting], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from videovit.config.limits import Positive
 
-Measured = Literal["model", "train", "sync", "loader", "decode", "attention"]
+Measured = Literal["model", "engines", "train", "sync", "loader", "decode", "attention"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Benchmark:
     """BENCHMARK: how fast a part of the program is. ENABLE to COMPILE are ours."""
 
     ENABLE: bool = False
-    WHAT: Measured = "model"  # sync: averaging gradients between processes; attention: ANALYSIS
+    # engines: those of TEST.ENGINE; sync: averaging gradients between processes; attention: ANALYSIS
+    WHAT: Measured = "model"
     BATCH_SIZE: Positive = 1  # clips
     NUM_STEPS: Positive = 10  # timed steps, after a warm-up
     COMPILE: bool = False  # add a compiled row on a CPU; on a GPU there always is one

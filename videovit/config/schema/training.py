@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from videovit.config.limits import AboveZero, Aliases, AtLeastZero, DropRate, Fraction, Free, Natural, Positive, Range
 
-CheckpointType = Literal["pytorch"]
+CheckpointType = Literal["pytorch", "caffe2"]  # read from the file itself
 HalfPrecision = Literal["bf16", "fp16"]
 NonfinitePolicy = Literal["raise", "skip"]
 GradCompression = Literal["none", "bf16", "fp16"]
@@ -26,11 +26,11 @@ class Train:
 
     ENABLE: bool = True
     DATASET: str = "kinetics"
-    OBJECTIVE: str = "auto"  # ours; row of OBJECTIVES; auto: by DETECTOR.NAME and DISTILL.TYPE
+    OBJECTIVE: str = "auto"  # ours; row of OBJECTIVES; auto: by DETECTOR.NAME, MASK.ENABLE and DISTILL.TYPE
     BATCH_SIZE: Positive = 64  # videos per step per shard
     EVAL_PERIOD: Free[Natural] = 10  # epochs between validations; 0 never validates
     BEST: Free[BestMeasure] = (
-        "auto"  # ours; of validation, for checkpoint_best.pyth; auto: top1_acc, map or box_ap; '' for none
+        "auto"  # ours; of validation, for checkpoint_best.pyth; auto: top1_acc, map, box_ap or loss; '' for none
     )
     EARLY_STOP_EPOCHS: Free[Natural] = 0  # ours; a validation this long after the best one ends training; 0 never does
     FREEZE: Frozen | Natural = "none"  # ours; layers that are not trained: all but the head, or the first N
@@ -64,7 +64,7 @@ class Solver:
     COSINE_END_LR: AtLeastZero = 0.0
     COSINE_AFTER_WARMUP: bool = False
     STEPS: tuple[AtLeastZero, ...] = ()  # epochs; for steps_with_relative_lrs
-    LRS: tuple[AtLeastZero, ...] = ()  # factors of BASE_LR, each from the epoch in STEPS on
+    LRS: tuple[AtLeastZero, ...] = ()  # factors of BASE_LR, each from the epoch in STEPS on; more than steps are spare
     MAX_EPOCH: Positive = 300
     WARMUP_EPOCHS: AtLeastZero = 0.0
     WARMUP_START_LR: AtLeastZero = 0.01

@@ -10,9 +10,11 @@ from os import PathLike, fspath
 
 from videovit.data.decode.decord_backend import open_decord
 from videovit.data.decode.image_backend import open_frames, open_image
-from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions, Video, check_inside
+from videovit.data.decode.opening import Opener, open_here
+from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions, Video
 from videovit.data.decode.pyav_backend import open_pyav
-from videovit.data.decode.time_limit import Opener, open_limited
+from videovit.data.decode.remote_videos import locate_remote
+from videovit.data.decode.time_limit import open_limited
 from videovit.data.decode.torchcodec_backend import open_torchcodec
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
@@ -41,7 +43,7 @@ def open_video(path: str | PathLike[str], backend: str = "decord", options: Deco
     """Open a video for reading frames.
 
     Args:
-        path: a file on disk (URLs are not opened); for `frames` a folder or list of images.
+        path: a file; for `frames` a folder or list of images. A URL or a member of shards only below `options.inside`.
         backend: a name in BACKENDS. `decord` falls back to `pyav` if decord is not installed. Folders are read by
             `frames`, whatever the name.
         options: scaling and limits. With a time limit, the video is decoded in a helper process.
@@ -63,11 +65,9 @@ def open_video(path: str | PathLike[str], backend: str = "decord", options: Deco
         )
     if not is_path(fspath(path)):
         raise DecodeError(fspath(path), "no file can have this name: it contains a null or half a character", backend)
-    # A data set may mix videos and folders of frames.
-    if os.path.isdir(path):
-        backend = "frames"
-    check_inside(fspath(path), fspath(path), options, backend)
+    # Here, because a helper process cannot use the threads of downloads.
+    located = locate_remote(fspath(path), options, backend)
     # Without a limit there is nothing to gain from a second process.
     if options.timeout_s > 0:
-        return open_limited(fspath(path), backend, BACKENDS, options)
-    return BACKENDS[backend](fspath(path), options)
+        return open_limited(located, backend, BACKENDS, options)
+    return open_here(located, backend, BACKENDS, options)

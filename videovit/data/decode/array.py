@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -40,7 +42,7 @@ def open_array(frames_THWC: Frames, fps: float, *, name: str = "array") -> Array
         UserError: another type or shape, or a frame rate that no camera has.
     """
     frames = as_frames(frames_THWC, name)
-    if not LEAST_FPS <= fps <= MOST_FPS:  # nor if it is not a number
+    if not isinstance(fps, Real) or not LEAST_FPS <= fps <= MOST_FPS:  # nor if it is NaN
         expected = f"frames per second, above 0: {LEAST_FPS:g} to {MOST_FPS:,.0f}"
         raise UserError("the frame rate", where=name, found=fps, expected=expected)
     return ArrayVideo(frames, float(fps))

@@ -25,12 +25,11 @@ class Bits:
         Raises:
             ValueError: the header has no more numbers.
         """
-        zeros = 0
-        while not self.read(1):
-            zeros += 1
-            if self._left < 0:
-                raise ValueError("the header ends too early")
-        return (1 << zeros | self.read(zeros)) - 1
+        zeros = self._left - (self._value & (1 << max(self._left, 0)) - 1).bit_length()
+        # All that is left are zeros.
+        if zeros >= self._left:
+            raise ValueError("the header ends too early")
+        return self.read(2 * zeros + 1) - 1
 
     def read_signed(self) -> int:
         """The next number, coded as 0, 1, -1, 2, -2, ...

@@ -9,6 +9,7 @@ import av
 
 from videovit.data.decode.frame_index import NotReached
 from videovit.data.decode.frame_table import UNKNOWN, FrameTable
+from videovit.data.decode.located import input_of
 from videovit.data.decode.one_file import ONE_FILE
 from videovit.data.decode.protocol import DecodeError, DecodeOptions, check_length, check_size, shorten
 
@@ -25,6 +26,7 @@ ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError)
 LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 # Packets up to this number ahead are reached by reading on, which is cheaper than seeking.
 READ_ON = 64
+BUFFER = 1 << 17  # bytes that are read at once of what is no file of its own
 
 
 def open_container(path: str, options: DecodeOptions) -> tuple[InputContainer, VideoStream]:
@@ -35,7 +37,7 @@ def open_container(path: str, options: DecodeOptions) -> tuple[InputContainer, V
     """
     settings = {**ONE_FILE, "max_pixels": str(options.max_pixels)}
     try:
-        container = av.open("file:" + path, options=settings, **LENIENT)
+        container = av.open(input_of(path), options=settings, buffer_size=BUFFER, **LENIENT)
     except ERRORS as error:
         raise DecodeError(path, plain_reason(error), NAME) from None
     stream = container.streams.best("video")
@@ -125,6 +127,8 @@ def plain_reason(error: BaseException) -> str:
         return "damaged, or not a video file"
     if isinstance(error, av.error.EOFError):
         return "the file ends too early"
+    if isinstance(error, av.error.PermissionError):
+        return "no permission to read it"
     if isinstance(error, av.error.FFmpegError):
         return error.strerror or shorten(error)
     return shorten(error)

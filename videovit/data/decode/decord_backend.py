@@ -16,7 +16,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from videovit.data.decode.guard import reason_against
+from videovit.data.decode.decoder_choice import reason_against
+from videovit.data.decode.located import check_file, read_once, url_of
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,
@@ -25,7 +26,6 @@ from videovit.data.decode.protocol import (
     Knots,
     Version,
     Video,
-    check_file,
     check_memory,
 )
 from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
@@ -74,8 +74,8 @@ def load_decord() -> Any | None:
 def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     """Open a video with decord, or with PyAV if decord is not installed or would return wrong frames.
 
-    Which files those are is seen from their packets (`guard`), and from what decord itself says about them, once per
-    file and process. The Video's `served_by` gives the reason.
+    Which files those are is seen from their packets (`decoder_choice`), and from what decord itself says about them,
+    once per file and process. The Video's `served_by` gives the reason.
 
     Raises:
         DecodeError: the file is missing, empty, damaged, too large, or has no video stream.
@@ -84,14 +84,16 @@ def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     decord = load_decord()
     if decord is None:
         return open_pyav(path, options)
+    name = str.__str__(path)  # what `Located` knows may keep memory
     # decord prints the path of a file that it cannot open, as it is.
     if printable(path) != path:
         exact = open_pyav(path, options)
         exact.served_by = f"{exact.served_by} (name)"
         return exact
-    safe = FOUND_SAFE.get(path)
+    safe = FOUND_SAFE.get(name)
     if safe is not None and safe[:2] == (version, options):
         return DecordVideo(path, decord, options, safe[2])
+    path = read_once(path)
     exact = open_pyav(path, options)
     reason = "" if exact.codec in RIGHT_CODECS else f"codec {exact.codec}"
     reason = reason or reason_against(exact, options)
@@ -106,7 +108,7 @@ def open_decord(path: str, options: DecodeOptions = DEFAULTS) -> Video:
             exact.close()
             # Bounds the memory of a worker.
             if len(FOUND_SAFE) < MOST_CACHED and facts.knots is None:
-                FOUND_SAFE[path] = version, options, facts
+                FOUND_SAFE[name] = version, options, facts
             return video
         video.close()
     exact.served_by = f"{exact.served_by} ({reason})"
@@ -194,9 +196,8 @@ class DecordVideo(BaseVideo):
         return video
 
     def _open(self) -> Any:
-        # An absolute path: decord takes a relative one such as http://a/b.mp4 for a URL, although it may be a file.
-        path = os.path.abspath(self._path)
-        return self._decord.VideoReader(path, ctx=self._decord.cpu(0), num_threads=1, fault_tol=FAULT_TOLERANCE)
+        url = url_of(self._path)
+        return self._decord.VideoReader(url, ctx=self._decord.cpu(0), num_threads=1, fault_tol=FAULT_TOLERANCE)
 
     def _errors(self) -> tuple[type[BaseException], ...]:
         base = self._decord._ffi.base

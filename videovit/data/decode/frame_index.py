@@ -12,7 +12,6 @@ is frame p + r of the file, except near the ends of the part that was read:
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +21,8 @@ from numpy.typing import NDArray
 
 from videovit.data.decode.bitstream import is_entry, nal_length_size
 from videovit.data.decode.frame_table import UNKNOWN, FrameTable
+from videovit.data.decode.located import size_of
+from videovit.data.decode.picture_order import Place, build_placing, contradicts
 from videovit.data.decode.protocol import Indices, Version
 
 if TYPE_CHECKING:
@@ -80,13 +81,13 @@ class FrameIndex:
             last = min(int(part[-1]) + MARGIN, len(self) - 1)
             key = int(np.searchsorted(self.keys, max(int(part[0]) - MARGIN, 0), side="right")) - 1
             first = int(self.keys[key])
-            self._read(container, stream, key, last, pts, dts)
+            places = self._read(container, stream, key, last, pts, dts)
             stamps = pts[first : last + 1]
             order = np.argsort(stamps)
             # Without distinct time stamps, the packets have no order of presentation.
             if UNKNOWN in stamps or len(np.unique(stamps)) < len(stamps):
                 raise NotReached
-            if np.abs(order - np.arange(len(order))).max() > MOST_MOVED:
+            if np.abs(order - np.arange(len(order))).max() > MOST_MOVED or contradicts(places, stamps):
                 raise NotReached
             # Near the ends of the part, packets that were not read could still rank between the ones that were.
             begin = 0 if first == 0 else MOST_MOVED
@@ -96,12 +97,19 @@ class FrameIndex:
 
     def _read(
         self, container: InputContainer, stream: VideoStream, key: int, last: int, pts: Indices, dts: Indices
-    ) -> None:
-        """Fill in the time stamps of the packets from key packet number `key` to position `last`."""
+    ) -> list[Place | None]:
+        """Fill in the time stamps of the packets from key packet number `key` to position `last`.
+
+        Returns:
+            When the pictures of these packets are shown, according to the stream.
+        """
         container.seek(int(self.dts[key]), stream=stream, backward=True, any_frame=False)
         position: int | None = None
         codec = stream.codec_context.name
-        length_size = nal_length_size(codec, stream.codec_context.extradata)
+        extradata = stream.codec_context.extradata or b""
+        length_size = nal_length_size(codec, extradata)
+        places: list[Place | None] = []
+        placing = build_placing(codec, length_size, extradata)
         for packet in container.demux(stream):
             if not packet.size:
                 continue
@@ -121,8 +129,10 @@ class FrameIndex:
                 pts[position] = packet.pts
             if packet.dts is not None:
                 dts[position] = packet.dts
+            if position >= self.keys[key]:
+                places.append(placing(len(places), memoryview(packet)) if placing else None)
             if position >= last:
-                return
+                return places
             position += 1
         raise NotReached
 
@@ -145,7 +155,7 @@ def read_frame_index(container: InputContainer, stream: VideoStream, path: str) 
         and not discard.any()
         and (np.diff(places) > 0).all()
         and (sizes > 0).all()
-        and places[-1] + sizes[-1] <= os.path.getsize(path)
+        and places[-1] + sizes[-1] <= size_of(path)
     )
     keys = np.flatnonzero(key)
     return FrameIndex(places.copy(), keys, dts[keys], int(dts[-1])) if whole else None
@@ -173,6 +183,7 @@ class TableCache:
 
     def add(self, path: str, version: Version, table: FrameTable | FrameIndex) -> None:
         """Add the table of a file."""
+        path = str.__str__(path)  # what `Located` knows may keep memory
         self.drop(path)
         self._tables[path] = version, table
         self._num_packets += _size(table)

@@ -24,8 +24,9 @@ from videovit.data.decode.bitstream import (
     nal_units,
     picture_setup,
 )
-from videovit.data.decode.interlacing import all_progressive, sequence_units
+from videovit.data.decode.picture_order import Place, build_placing, contradicts
 from videovit.data.decode.protocol import Indices
+from videovit.data.decode.sequence_parameters import all_progressive, sequence_units
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -154,15 +155,17 @@ def read_frame_table(
         max_frames: stop reading after max_frames + 1 packets.
 
     Returns:
-        The table. It is not seekable if time stamps are missing or repeat, if the first packet is not a key frame or
-        is not shown first, or if seeking is inexact in this container. Then its `stamps` are decoding time stamps,
-        which the caller must check against the number of frames.
+        The table. It is not seekable if time stamps are missing, repeat or contradict the stream, if the first packet
+        is not a key frame or is not shown first, or if seeking is inexact in this container. Then its `stamps` are
+        decoding time stamps, which the caller must check against the number of frames.
     """
     pts: list[int | None] = []
     dts: list[int] = []
     visible: list[int] = []
     length_size = nal_length_size(codec, extradata)
     keys = KeyPackets(codec, length_size, extradata if length_size else None)
+    places: list[Place | None] = []
+    placing = build_placing(codec, length_size, extradata or b"")
     for packet in packets:
         # An empty packet is no picture: it ends the file, or the recorder had none to store.
         if not packet.size:
@@ -174,6 +177,7 @@ def read_frame_table(
         # VP8 marks hidden packets in the bitstream only, not in the container.
         if not packet.is_discard and not (codec == "vp8" and is_hidden_vp8(data)):
             visible.append(len(pts))
+        places.append(placing(len(pts), data) if placing else None)
         pts.append(packet.pts)
         dts.append(UNKNOWN if packet.dts is None else packet.dts)
         if max_frames is not None and len(pts) > max_frames:
@@ -188,11 +192,13 @@ def read_frame_table(
     )
     positions = np.array(visible, dtype=np.int64)
     decoding = np.array(dts, dtype=np.int64)
+    if seekable:
+        times = np.array(known_pts, dtype=np.int64)
+        seekable = not contradicts([places[position] for position in visible], times[positions])
     if not seekable:
         nothing = np.empty(0, dtype=np.int64)
         stamps = nothing if UNKNOWN in decoding else np.sort(decoding[positions])
         return FrameTable(nothing, nothing, nothing, positions, seekable=False, one_size=keys.one_size, stamps=stamps)
-    times = np.array(known_pts, dtype=np.int64)
     shown = positions[np.argsort(times[positions])]
     return FrameTable(
         times,

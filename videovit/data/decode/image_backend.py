@@ -21,14 +21,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from videovit.data.decode.image_metadata import num_scans, without_metadata
+from videovit.data.decode.located import Located, check_file, check_inside, content_of, locate, size_of
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,
     DecodeError,
     DecodeOptions,
     Indices,
-    check_file,
-    check_inside,
     check_length,
     check_memory,
     check_size,
@@ -60,8 +59,7 @@ def open_image(path: str, options: DecodeOptions = DEFAULTS) -> ImageVideo:
     Raises:
         DecodeError: the file is missing, empty, too large, or not an image.
     """
-    check_file(path, "image")
-    return ImageVideo(path, [path], options, "image")
+    return ImageVideo(path, [locate(path, DEFAULTS, "image")], options, "image")
 
 
 def open_frames(path: str, options: DecodeOptions = DEFAULTS) -> ImageVideo:
@@ -146,14 +144,19 @@ class ImageVideo(BaseVideo):
         """An image as upright RGB, (H, W, 3); with `header_only` it is checked but not decoded."""
         name = self._names[index]
         try:
-            check_inside(self._path, name, self._options, self.served_by)
-            status = os.stat(name)
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("not a regular file")
-            if status.st_size > self._options.max_pixels * MOST_BYTES_PER_PIXEL + MOST_METADATA:
-                raise ValueError(f"{status.st_size:,} bytes, too many for an image of DATA.MAX_PIXELS")
+            if isinstance(name, Located):
+                size = name.size
+            else:
+                check_inside(self._path, name, self._options, self.served_by)
+                status = os.stat(name)
+                if not stat.S_ISREG(status.st_mode):
+                    raise ValueError("not a regular file")
+                size = status.st_size
+            if size > self._options.max_pixels * MOST_BYTES_PER_PIXEL + MOST_METADATA:
+                raise ValueError(f"{size:,} bytes, too many for an image of DATA.MAX_PIXELS")
             try:
-                return self._decode_image(name, header_only=header_only)
+                file = io.BytesIO(content_of(name)) if isinstance(name, Located) else name
+                return self._decode_image(file, header_only=header_only)
             except DecodeError:
                 raise
             except ERRORS:
@@ -190,9 +193,9 @@ class ImageVideo(BaseVideo):
 
 def sound_part(name: str) -> bytes | None:
     """An image file without most of its metadata; None if it has none, or is unusually large."""
-    if os.path.getsize(name) > LARGEST_REPAIRED:
+    if size_of(name) > LARGEST_REPAIRED:
         return None
-    content = Path(name).read_bytes()
+    content = content_of(name)
     sound = without_metadata(content)
     return sound if sound != content else None
 

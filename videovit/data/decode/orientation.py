@@ -12,6 +12,8 @@ import numpy as np
 from av.sidedata.sidedata import Type
 from numpy.typing import NDArray
 
+from videovit.data.decode.located import opened
+
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
@@ -88,7 +90,7 @@ def track_orientations(path: str) -> list[Orientation]:
 
 def _read_box(path: str, kind: bytes) -> bytes:
     """The content of the first top-level box of a kind in a file; empty if there is none."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         while len(head := file.read(16)) >= 8:
             size, begin = int.from_bytes(head[:4], "big"), 8
             if size == 1:

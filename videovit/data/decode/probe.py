@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from videovit.data.decode import decord_backend, open_video
-from videovit.data.decode.guard import reason_against
+from videovit.data.decode.decoder_choice import reason_against
 from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions
 from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -13,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videovit.data.files.listed_paths import is_inside
+from videovit.config.urls import without_secrets
 from videovit.errors import UserError
 from videovit.messages import printable
 
@@ -37,6 +35,7 @@ class DecodeOptions:
         each_request: the limit applies to every request for frames, and to opening with OPEN_S_PER_MB more, so that a
             long video may be read piece by piece.
         timeout_name: the setting of this limit, for messages.
+        cache_gb: size of the cache of remote files, in 10^9 bytes.
     """
 
     short_side: int = 0
@@ -48,6 +47,7 @@ class DecodeOptions:
     timeout_s: float = 0.0
     each_request: bool = False
     timeout_name: str = "DATA.DECODE_TIMEOUT_S"
+    cache_gb: float = 20.0
 
 
 DEFAULTS = DecodeOptions()
@@ -63,11 +63,11 @@ class DecodeError(UserError):
     """
 
     def __init__(self, path: str, reason: str = "", backend: str = "") -> None:
-        self.path = path
+        self.path = without_secrets(str.__str__(path))  # nor what `Located` knows
         self.reason = reason
         self.backend = backend
         kind = "image" if backend == "image" else "video"
-        super().__init__(f"cannot read {kind} {path!r}: {reason} [{backend}]" if reason else path)
+        super().__init__(f"cannot read {kind} {self.path!r}: {reason} [{backend}]" if reason else path)
 
     # The message is not the constructor's argument, so the default pickling of exceptions would not restore the parts.
     def __reduce__(self) -> tuple[object, ...]:
@@ -167,32 +167,6 @@ Version = tuple[int, int]
 """Modification time and size of a file. While they stay the same, what is known about the file stays valid."""
 
 
-def check_file(path: str, backend: str) -> Version:
-    """Check that a path is a readable, non-empty file, before a decoder sees it.
-
-    Raises:
-        DecodeError: it is missing, a folder, not a regular file, unreadable, or empty.
-    """
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        hint = "; write / in lists, not backslashes" if "\\" in path else ""
-        raise DecodeError(path, f"file does not exist{hint}", backend) from None
-    except (OSError, ValueError) as error:
-        raise DecodeError(path, shorten(error), backend) from None
-    if stat.S_ISDIR(status.st_mode):
-        raise DecodeError(path, "is a folder, not a file", backend)
-    # Opening a named pipe would block forever.
-    if not stat.S_ISREG(status.st_mode):
-        raise DecodeError(path, "is not a regular file", backend)
-    if status.st_size == 0:
-        raise DecodeError(path, "empty file (0 bytes)", backend)
-    # Decoders would report it as damaged.
-    if not os.access(path, os.R_OK):
-        raise DecodeError(path, "no permission to read it", backend)
-    return status.st_mtime_ns, status.st_size
-
-
 def check_size(path: str, width: int, height: int, options: DecodeOptions, backend: str) -> None:
     """Reject frames that are too large to decode, going by the header.
 
@@ -231,27 +205,6 @@ def check_memory(num_frames: int, width: int, height: int, options: DecodeOption
     if mbytes > options.max_mb:
         frames = f"{num_frames} frames of {width} x {height} pixels take {mbytes:,.0f} MB"
         raise ValueError(f"{frames}, more than DATA.MAX_VIDEO_MB {options.max_mb}; DATA.DECODE_SHORT_SIDE scales them")
-
-
-def check_inside(path: str, file: str, options: DecodeOptions, backend: str) -> None:
-    """Reject a file of a sample in options.inside that is elsewhere.
-
-    Args:
-        path: the sample. One that is outside by its own path was not listed relative to the folder.
-        file: the sample itself, or one of its images.
-        options: the folder.
-        backend: the decoder.
-
-    Raises:
-        DecodeError: the file leads out, by `..` or a symbolic link.
-    """
-    folder = options.inside
-    if not folder or not is_inside(os.path.normpath(path), os.path.normpath(folder)):
-        return
-    real = os.path.realpath(file)
-    if not is_inside(real, os.path.realpath(folder)):
-        what = "" if file == path else f"{printable(file)} "
-        raise DecodeError(path, f"{what}leads out of DATA.PATH_PREFIX {folder!r}, to {real!r}", backend)
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from videovit.data.decode.container import ERRORS, NAME, PacketReader, decode_all, open_container, plain_reason
 from videovit.data.decode.frame_index import FrameIndex, NotReached, TableCache, read_frame_index
 from videovit.data.decode.frame_table import FrameTable, Stretch, read_frame_table
+from videovit.data.decode.located import check_file
 from videovit.data.decode.orientation import Orientation, Upright, track_orientations
 from videovit.data.decode.protocol import (
     DEFAULTS,
@@ -33,7 +34,6 @@ from videovit.data.decode.protocol import (
     DecodeOptions,
     Indices,
     Version,
-    check_file,
     check_length,
     check_memory,
     scaled_size,
@@ -304,11 +304,14 @@ class PyavVideo(BaseVideo):
         self._index = None
         self._reopen()
         table = self._scan()
-        if len(table.shown) != self.num_frames or not table.seekable:
+        if len(table.shown) != self.num_frames:
             raise ValueError(f"found {len(table.shown)} frames, but the header states {self.num_frames}")
         self.table = table
         # The next video must not use the wrong index.
         TABLES.drop(self._path)
+        if not table.seekable:
+            self._reopen()
+            return self._decode_counting(wanted.tolist())
         self._reader = PacketReader(self._container, self._stream, table)
         return self._decode_by_table(wanted)
 
@@ -382,7 +385,7 @@ class PyavVideo(BaseVideo):
         if not is_timed or (self._container.format.name in WITHOUT_PTS and len(table.stamps) == len(pts)):
             stamps = table.stamps
         else:
-            stamps = np.array(known, dtype=np.int64)
+            stamps = np.sort(np.array(known, dtype=np.int64))
         # Without a time for every frame, none is known.
         stamps = stamps if len(stamps) == len(pts) else stamps[:0]
         return dataclasses.replace(table, shown=np.arange(len(pts)), stamps=stamps)

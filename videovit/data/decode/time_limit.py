@@ -36,13 +36,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videovit.data.decode.opening import Opener, open_here
 from videovit.data.decode.protocol import BaseVideo, DecodeError, DecodeOptions, Indices, Video
 from videovit.data.memory_files import map_frames, write_frames
 from videovit.data.running_clock import RunningClock
 from videovit.data.workers import signals_blocked
 from videovit.errors import UserError
 
-Opener = Callable[[str, DecodeOptions], Video]
 Result = TypeVar("Result")
 
 # Exceptions that a helper sends to its parent; any other is a bug and ends the helper with a traceback.
@@ -224,7 +224,7 @@ def open_limited(path: str, backend: str, backends: Mapping[str, Opener], option
     """
     if not hasattr(os, "fork"):
         warnings.warn("DATA.DECODE_TIMEOUT_S has no effect: this system cannot fork processes", stacklevel=3)
-        return backends[backend](path, options)
+        return open_here(path, backend, backends, options)
     return LimitedVideo(path, backend, _take_helper(backends), options)
 
 
@@ -413,7 +413,7 @@ def _serve(connection: Connection, backends: Mapping[str, Opener]) -> None:
         try:
             if request[0] == "open":
                 _, path, backend, options = request
-                video = backends[backend](path, options)
+                video = open_here(path, backend, backends, options)
                 times = video.num_frames, video.fps, video.knots, video.start_s
                 answer: tuple[object, ...] = "open", *times, video.served_by
             elif request[0] == "call":

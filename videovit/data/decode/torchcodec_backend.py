@@ -7,19 +7,18 @@ the exact mode gets wrong are read with PyAV.
 from __future__ import annotations
 
 import functools
-import os
 from typing import Any
 
 from torch import Tensor
 
-from videovit.data.decode.guard import reason_against
+from videovit.data.decode.decoder_choice import reason_against
+from videovit.data.decode.located import check_file, read_once, url_of
 from videovit.data.decode.protocol import (
     DEFAULTS,
     BaseVideo,
     DecodeOptions,
     Indices,
     Video,
-    check_file,
     check_memory,
     shorten,
 )
@@ -64,6 +63,7 @@ def open_torchcodec(path: str, options: DecodeOptions = DEFAULTS) -> Video:
     """
     check_file(path, NAME)
     decoder = load_torchcodec()
+    path = read_once(path)
     exact = open_pyav(path, options)
     reason = reason_against(exact, options)
     if not reason:
@@ -93,10 +93,7 @@ class TorchcodecVideo(BaseVideo):
         self._options = options
         self.served_by = NAME
         # One thread, because the workers of the data loader already use all cores.
-        # An absolute path, because it takes a relative one such as http://a/b.mp4 for a URL, although it may be a file.
-        self._decoder: Any = decoder(
-            os.path.abspath(path), seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC"
-        )
+        self._decoder: Any = decoder(url_of(path), seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC")
         metadata = self._decoder.metadata
         self.num_frames: int = metadata.num_frames or 0
         self._size = metadata.width or 0, metadata.height or 0

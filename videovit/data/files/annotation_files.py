@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
@@ -53,8 +54,8 @@ def open_list(list_file: Path) -> BinaryIO:
     return file
 
 
-def read_lines(list_file: Path) -> list[str]:
-    """The lines of a text file, without line ends and byte order mark.
+def read_content(list_file: Path) -> bytes:
+    """The content of a text file, valid UTF-8 without byte order mark.
 
     Raises:
         AnnotationError: the file does not exist, is no regular file, is too large, or is not UTF-8.
@@ -67,16 +68,31 @@ def read_lines(list_file: Path) -> list[str]:
     # A video given as a list by mistake would fill the memory.
     if len(content) > LARGEST_LIST:
         raise AnnotationError(f"larger than {LARGEST_LIST >> 20} MiB, so not a list of videos", where=list_file)
+    # Editors on Windows add a byte order mark.
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
-        # Editors on Windows add a byte order mark and end lines with \r\n.
-        text = content.decode("utf-8-sig")
+        content.decode()
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise AnnotationError(
             f"not UTF-8 text (byte {error.object[error.start]:#04x})", where=f"{list_file}:{number}"
         ) from None
+    return content
+
+
+def read_lines(list_file: Path) -> list[str]:
+    """The lines of a text file, without line ends and byte order mark.
+
+    Raises:
+        AnnotationError: the file does not exist, is no regular file, is too large, or is not UTF-8.
+    """
+    return lines_of(read_content(list_file))
+
+
+def lines_of(content: bytes) -> list[str]:
+    """The lines of what `read_content` returns, without line ends."""
     # Not splitlines(), which also splits at characters that are valid in file names, such as U+2028.
-    return [line.removesuffix("\r") for line in text.split("\n")]
+    return [line.removesuffix("\r") for line in content.decode().split("\n")]
 
 
 def csv_rows(reader: CsvReader, file: Path) -> Iterator[list[str]]:

@@ -54,6 +54,10 @@ class Folders:
         folder, name = os.path.split(path)
         return name in self._listing(folder)
 
+    def has_links(self, folder: str) -> bool:
+        """Whether an entry of a folder is a symbolic link."""
+        return any(self._listing(folder).values())
+
     def real(self, path: str) -> str:
         """The path with symbolic links resolved."""
         folder, name = os.path.split(path)
@@ -89,6 +93,11 @@ def relative_to_either(path: str, root: str, folders: Folders) -> str:
     # The video is missing in both places; the folder shows which place was meant.
     only_there = os.path.isdir(os.path.dirname(under_root)) and not os.path.isdir(os.path.dirname(path) or ".")
     return under_root if only_there else path
+
+
+def written_outside(path: str) -> bool:
+    """Whether a listed path by its letters alone may lead out of the folder that it is joined to."""
+    return os.path.isabs(path) or ".." in path.split("/")
 
 
 def leads_out(path: str, prefix: str, folders: Folders) -> str | None:

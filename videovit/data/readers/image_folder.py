@@ -27,14 +27,21 @@ from videovit.messages import did_you_mean, plural
 
 
 def read(
-    split_folder: str | Path, *, num_classes: int, separator: str = " ", prefix: str = "", skip_rows: int = 0
-) -> list[Sample]:
+    split_folder: str | Path,
+    *,
+    num_classes: int,
+    separator: str = " ",
+    prefix: str = "",
+    skip_rows: int = 0,
+    labeled: bool = True,
+) -> Sequence[Sample]:
     """Read the images of a split.
 
     Args:
         split_folder: DATA.PATH_TO_DATA_DIR/train, /val or /test.
         num_classes: number of class folders (MODEL.NUM_CLASSES).
         separator, prefix, skip_rows: for lists, see `readers.kinetics.read`.
+        labeled: False: images lie anywhere in the folder, and have no class.
 
     Returns:
         The samples, class by class, sorted by name.
@@ -50,8 +57,15 @@ def read(
     # A list exists only if somebody wrote one, so it takes precedence.
     if list_file.is_file():
         return kinetics.read(
-            list_file, num_classes=num_classes, separator=separator, prefix=prefix, skip_rows=skip_rows
+            list_file,
+            num_classes=num_classes,
+            separator=separator,
+            prefix=prefix,
+            skip_rows=skip_rows,
+            labeled=labeled,
         )
+    if not labeled:
+        return _without_classes(split_folder)
     names = class_folders(split_folder)
     of_train = split_folder.parent / "train"
     # The split may lack classes, so the numbers are those of train/.
@@ -81,6 +95,17 @@ def read(
             expected=f"files with the suffixes {', '.join(sorted(SUFFIXES))}",
         )
     return samples
+
+
+def _without_classes(split_folder: Path) -> list[Sample]:
+    images, others = split_files(split_folder, SUFFIXES)
+    if others:
+        warnings.warn(passed_over(split_folder, others), stacklevel=3)
+    if not images:
+        raise AnnotationError(
+            "no images", where=str(split_folder), expected=f"files with the suffixes {', '.join(sorted(SUFFIXES))}"
+        )
+    return [Sample(path) for path in images]
 
 
 def images_of(split_folder: Path, names: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:

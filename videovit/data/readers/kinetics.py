@@ -9,6 +9,8 @@ of several classes per video (the data set `multilabel`), semicolons separate th
 
     kitchen/one.mp4 3;7;12
     kitchen/two.mp4 -
+
+Masked pre-training reads no labels: a line may be a path alone.
 """
 
 from __future__ import annotations
@@ -18,16 +20,33 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, read_lines, refuse
+import numpy as np
+from numpy.typing import NDArray
+
+from videovit.data.columns import Array, Columns, columns_in_memory
+from videovit.data.files.annotation_files import WHOLE_NUMBER, Problem, lines_of, read_content, refuse
 from videovit.data.files.folders import VIDEO_SUFFIXES, suffix_of
-from videovit.data.files.listed_paths import Folders, leads_out, relative_to_either, split_line
+from videovit.data.files.listed_paths import (
+    USUAL_SEPARATORS,
+    Folders,
+    leads_out,
+    relative_to_either,
+    split_line,
+    unquote,
+    written_outside,
+)
+from videovit.data.list_cache import cached_columns
+from videovit.data.readers.plain_rows import PlainRows, parse_plain
 from videovit.data.records import Action, AnnotationError, Sample
+from videovit.data.sample_list import SampleList, sample_columns
 
 NO_NUMBER = "is not a whole number"
 SEVERAL = "has several classes"
 NO_CLASS = "-"
+LABELS = re.compile(r"-|-?\d+(;\s*\d+)*")
 NUMBER_AFTER_PATH = re.compile(r"(?P<path>.*\S)[,\t ]\s*(?P<number>\d+);?", re.DOTALL)
 
 
@@ -48,7 +67,8 @@ def read(
     prefix: str = "",
     skip_rows: int = 0,
     several: bool = False,
-) -> list[Sample]:
+    labeled: bool = True,
+) -> SampleList:
     """Read a list of labeled videos.
 
     Files may begin with a byte order mark and have line ends of either kind; empty lines are skipped. Whether the
@@ -63,6 +83,7 @@ def read(
             looked for in the current folder, then in the folder of the list.
         skip_rows: number of lines to skip at the top.
         several: a video has any number of labels, each of which holds from its beginning to its end.
+        labeled: False: labels may be left out, and are not read.
 
     Returns:
         The samples in the order of the list.
@@ -72,33 +93,163 @@ def read(
 
     Source: PySlowFast, Kinetics data set.
     """
-    list_file = Path(list_file)
-    lines = read_lines(list_file)
-    rows, problems = parse_rows(lines, num_classes=num_classes, separator=separator, skip=skip_rows, several=several)
-    refuse(list_file, problems, hint=advice(rows, problems, num_classes))
-    if not rows:
-        example = f"path/to/video.mp4{separator}{'0;3' if several else '0'}"
-        raise AnnotationError("no videos listed", where=list_file, expected=f"lines like {example!r}")
-    # Shared by all rows, so each folder is listed once.
+    reader = ListReader(Path(list_file), num_classes, separator, prefix, skip_rows, several, labeled)
+    return reader.read()
+
+
+@dataclass(frozen=True)
+class ListReader:
+    """Reads one list; see `read` for the arguments."""
+
+    list_file: Path
+    num_classes: int
+    separator: str
+    prefix: str
+    skip_rows: int
+    several: bool
+    labeled: bool
+
+    def read(self) -> SampleList:
+        """The samples, from the cache of a long list that was read before."""
+        content = read_content(self.list_file)
+        recipe = f"{self.separator!r} {self.skip_rows} {self.several} {self.labeled}"
+        columns = cached_columns(self.list_file, content, recipe, partial(self._parse, content), self._accept)
+        if self.prefix:
+            return SampleList(columns, (self.prefix,))
+        root = str(self.list_file.parent)
+        return SampleList(columns, ("", root), roots_of(SampleList(columns), root))
+
+    def _parse(self, content: bytes) -> tuple[dict[str, Array], bool]:
+        """The columns, and whether they hold wherever the videos are.
+
+        Raises:
+            AnnotationError: lines cannot be used.
+        """
+        usual = not self.separator or self.separator in USUAL_SEPARATORS
+        plain = parse_plain(content, self.skip_rows) if usual and self.labeled and not self.several else None
+        if plain is not None and self._is_sound(plain):
+            return plain.columns, not plain.doubtful
+        samples = self._parse_lines(content)
+        return sample_columns(samples), not any(is_doubtful(sample.path) for sample in samples)
+
+    def _is_sound(self, plain: PlainRows) -> bool:
+        """Whether nothing is wrong with any row; what is wrong is then found line by line."""
+        samples = SampleList(columns_in_memory(plain.columns))
+        folders = Folders()
+        if samples.label_N.max() >= self.num_classes:
+            return False
+        if any(misreading(samples[row].path, self._placed(folders), folders) for row in plain.doubtful):
+            return False
+        return not self.prefix or stays_inside(samples, self.prefix, folders)
+
+    def _placed(self, folders: Folders) -> Callable[[str], str]:
+        root = str(self.list_file.parent)
+        if self.prefix:
+            return partial(os.path.join, self.prefix)
+        return lambda path: relative_to_either(path, root, folders)
+
+    def _accept(self, columns: Columns) -> bool:
+        samples = SampleList(columns)
+        if not self.labeled:
+            classes = np.empty(0, dtype=np.int64)
+        elif self.several:
+            classes = columns["action_classes"]
+        else:
+            classes = samples.label_N
+            if not samples.has_one_label:
+                return False
+        if len(classes) and not 0 <= classes.min() <= classes.max() < self.num_classes:
+            return False
+        return not (self.prefix and any(map(written_outside, samples.folders))) and not _has_odd_names(samples)
+
+    def _parse_lines(self, content: bytes) -> list[Sample]:
+        """The samples, with paths as listed."""
+        lines, problems = lines_of(content), list[Problem]()
+        if self.labeled:
+            rows, problems = parse_rows(
+                lines,
+                num_classes=self.num_classes,
+                separator=self.separator,
+                skip=self.skip_rows,
+                several=self.several,
+            )
+        else:
+            rows = parse_paths(lines, separator=self.separator, skip=self.skip_rows)
+        refuse(self.list_file, problems, hint=advice(rows, problems, self.num_classes))
+        if not rows:
+            example = f"path/to/video.mp4{self.separator}{'0;3' if self.several else '0'}"
+            raise AnnotationError("no videos listed", where=self.list_file, expected=f"lines like {example!r}")
+        # Shared by all rows, so each folder is listed once.
+        folders = Folders()
+        # A separate pass, because it reads folders: only for lists without other errors.
+        if self.prefix:
+            checked = [(row.number, row.path, leads_out(row.path, self.prefix, folders)) for row in rows]
+            refuse(self.list_file, [(number, path, why) for number, path, why in checked if why is not None])
+        place = self._placed(folders)
+        misread = [(row.number, row.path, why) for row in rows if (why := misreading(row.path, place, folders))]
+        refuse(self.list_file, misread)
+        if self.several and self.labeled:
+            return [Sample(row.path, actions=tuple(map(_always, row.labels))) for row in rows]
+        return [Sample(row.path, row.labels[0] if row.labels else -1) for row in rows]
+
+
+def stays_inside(samples: SampleList, prefix: str, folders: Folders) -> bool:
+    """Whether no listed path leads out of the prefix; looks at single files only in folders with links."""
+    linked: set[int] = set()
+    for number, folder in enumerate(samples.folders):
+        # A name that no file has, for the folder alone.
+        if written_outside(folder) or leads_out(f"{folder}\0", prefix, folders) is not None:
+            return False
+        if folders.has_links(os.path.join(prefix, folder).rstrip("/")):
+            linked.add(number)
+    if _has_odd_names(samples):
+        return False
+    rows = np.flatnonzero(np.isin(samples.folder_N, list(linked))).tolist() if linked else []
+    return all(leads_out(samples[row].path, prefix, folders) is None for row in rows)
+
+
+def _has_odd_names(samples: SampleList) -> bool:
+    """Whether a path ends with a folder (`..`, `.`, a slash)."""
+    lengths_N = np.diff(samples.names.ends_N, prepend=0)
+    return any(samples.names[row] in ("", ".", "..") for row in np.flatnonzero(lengths_N <= 2).tolist())
+
+
+def roots_of(samples: SampleList, root: str) -> NDArray[np.int8] | None:
+    """Which paths are relative to the folder of the list (1) and not to the current one (0); see `relative_to_either`.
+
+    Args:
+        samples: with paths as listed.
+        root: folder of the list.
+
+    Returns:
+        int8 (N,); None: all 0.
+    """
     folders = Folders()
-    root = str(list_file.parent)
-    # A separate pass, because it reads folders: only for lists without other errors.
-    if prefix:
-        checked = [(row.number, row.path, leads_out(row.path, prefix, folders)) for row in rows]
-        refuse(list_file, [(number, path, why) for number, path, why in checked if why is not None])
-
-    def place(path: str) -> str:
-        return os.path.join(prefix, path) if prefix else relative_to_either(path, root, folders)
-
-    misread = [(row.number, row.path, why) for row in rows if (why := misreading(row.path, place, folders))]
-    refuse(list_file, misread)
-    if several:
-        return [Sample(place(row.path), actions=tuple(map(_always, row.labels))) for row in rows]
-    return [Sample(place(row.path), row.labels[0]) for row in rows]
+    chosen_F = np.zeros(len(samples.folders), dtype=np.int8)
+    mixed: list[int] = []
+    for number, folder in enumerate(samples.folders):
+        if folder.startswith("/"):
+            continue
+        here, there = os.path.isdir(folder or "."), os.path.isdir(os.path.join(root, folder))
+        if here and there:
+            if not os.path.samefile(folder or ".", os.path.join(root, folder)):
+                mixed.append(number)
+        else:
+            chosen_F[number] = there
+    roots_N: NDArray[np.int8] = chosen_F[samples.folder_N]
+    for row in np.flatnonzero(np.isin(samples.folder_N, mixed)).tolist():
+        path = samples[row].path
+        roots_N[row] = relative_to_either(path, root, folders) != path
+    return roots_N if roots_N.any() else None
 
 
 def _always(label: int) -> Action:
     return Action(label, -math.inf, math.inf)
+
+
+def is_doubtful(path: str) -> bool:
+    """Whether a listed path may have been meant otherwise; see `misreading`."""
+    return "\\" in path or NUMBER_AFTER_PATH.fullmatch(path) is not None
 
 
 def misreading(path: str, place: Callable[[str], str], folders: Folders) -> str:
@@ -173,6 +324,18 @@ def parse_rows(
         else:
             rows.append(Row(number, path, labels))
     return rows, problems
+
+
+def parse_paths(lines: Iterable[str], *, separator: str, skip: int) -> list[Row]:
+    """The paths of a list whose labels are not needed: each line is one, without its labels if it has any."""
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if number <= skip or not text:
+            continue
+        path, written = split_line(text, separator) or (text, "")
+        rows.append(Row(number, path if LABELS.fullmatch(written) else unquote(text), ()))
+    return rows
 
 
 def _parse_labels(text: str, num_classes: int, *, several: bool) -> tuple[int, ...] | str:

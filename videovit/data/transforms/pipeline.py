@@ -16,7 +16,7 @@ from videovit.config import Config
 from videovit.data.catalog import DatasetSpec, find_dataset
 from videovit.data.transforms import spatial
 from videovit.data.transforms.boxes import Placement
-from videovit.data.transforms.color_jitter import ColorJitter
+from videovit.data.transforms.color_jitter import ClipColor, ColorJitter
 from videovit.data.transforms.erasing import Erasing
 from videovit.data.transforms.image import ImageEvalTransform, ImageTrainTransform
 from videovit.data.transforms.mixup import Mixup
@@ -39,6 +39,7 @@ class TrainTransform:
         aspect: smallest and largest aspect ratio of the Inception crop.
         flip_prob: probability of mirroring the clip.
         augment: RandAugment, color jitter, or None.
+        color: comes before all of this; None leaves colors as they are.
     """
 
     crop_size: int
@@ -48,6 +49,7 @@ class TrainTransform:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip_prob: float = 0.5
     augment: Augment | None = None
+    color: ClipColor | None = None
 
     def __call__(self, frames_THWC: Tensor, rng: np.random.Generator) -> Tensor:
         """Augment a clip, all its frames alike.
@@ -65,6 +67,8 @@ class TrainTransform:
         """Like `__call__`, with the placement of the frame in the crop (without what RandAugment moves)."""
         height, width = frames_THWC.shape[1:3]
         side = self.crop_size
+        if self.color is not None:
+            frames_THWC = self.color(frames_THWC, rng)
         # Drawn first, so that the augmentation does not depend on the crop.
         plan = [] if self.augment is None else self.augment.draw(rng)
         window = spatial.Box(0, 0, height, width)
@@ -248,7 +252,16 @@ def build_train_transform(cfg: Config) -> TrainTransform:
         aspect=_pair(aspects, (3 / 4, 4 / 3), "DATA.TRAIN_JITTER_ASPECT_RELATIVE"),
         flip_prob=0.5 if cfg.DATA.RANDOM_FLIP else 0.0,
         augment=build_augment(cfg),
+        color=build_clip_color(cfg),
     )
+
+
+def build_clip_color(cfg: Config) -> ClipColor | None:
+    """`ClipColor` from the section DATA; None unless DATA.SSL_COLOR_JITTER is set."""
+    data = cfg.DATA
+    if not data.SSL_COLOR_JITTER:
+        return None
+    return ClipColor(limits=data.SSL_COLOR_BRI_CON_SAT, hue=data.SSL_COLOR_HUE, gray_prob=data.COLOR_RND_GRAYSCALE)
 
 
 def build_eval_transform(cfg: Config, num_crops: int, *, crop_size: int = 0) -> EvalTransform:

@@ -1,4 +1,4 @@
-"""Saved models on the Hugging Face Hub, through the package huggingface_hub.
+"""Saved models on the Hugging Face Hub, those of transformers too, through the package huggingface_hub.
 
 Its environment variables apply, such as HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
+from videovit.engine.checkpoints.hf_folder import PATTERNS, TENSOR_PATTERNS, is_hf, weights_in
 from videovit.engine.checkpoints.saved_model import FILES
 from videovit.errors import UserError
 
@@ -29,8 +30,12 @@ def download(source: str) -> Path:
     """
     repo, _, revision = source.removeprefix(PREFIX).partition("@")
     with talking(source) as hub:
-        folder: str = hub.snapshot_download(repo, revision=revision or None, allow_patterns=list(FILES))
-    return Path(folder)
+        wanted = [*FILES, *PATTERNS]
+        folder = Path(hub.snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
+        if is_hf(folder) and weights_in(folder) is None:
+            wanted += TENSOR_PATTERNS
+            folder = Path(hub.snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
+    return folder
 
 
 def upload(folder: Path, repo: str, *, private: bool, message: str) -> str:

@@ -13,17 +13,18 @@ from videovit.config.rules import changed
 from videovit.config.shipped import SUFFIXES, shipped_configs
 from videovit.engine.checkpoints import hub
 from videovit.engine.checkpoints.folder import find_checkpoints
+from videovit.engine.checkpoints.hf_folder import is_hf, read_hf
 from videovit.engine.checkpoints.saved_model import CONFIG, is_saved, load_saved_weights, read_saved
 from videovit.engine.checkpoints.weights import load_all_weights, load_weights_to_test
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
 from videovit.models import zoo
 
-ARCHITECTURE = ("MODEL", "MVIT", "VIT", "PSVIT", "SUPERNET", "PIT", "PS_VIT", "DETECTION")
+ARCHITECTURE = ("MODEL", "MVIT", "VIT", "PSVIT", "SUPERNET", "PIT", "PS_VIT", "HF", "DETECTION")
 """Sections that a model is built from."""
 KINDS = (
-    "the OUTPUT_DIR of a run, zoo:NAME (videovit zoo lists them), a folder written by Model.save, hf://user/name, or a "
-    "config together with a checkpoint"
+    "the OUTPUT_DIR of a run, zoo:NAME (videovit zoo lists them), a folder written by Model.save or by transformers, "
+    "hf://user/name, or a config together with a checkpoint"
 )
 
 
@@ -65,10 +66,10 @@ def find_source(source: str, opts: Sequence[object] = (), *, named: bool) -> Fou
 
 def _find(source: str, *, named: bool) -> Found:
     if source.startswith(hub.PREFIX):
-        return _find_saved(hub.download(source))
+        return _find_folder(hub.download(source))
     path = Path(source)
     if path.is_dir():
-        return _find_saved(path) if is_saved(path) else _find_run(path)
+        return _find_folder(path) if is_hf(path) or is_saved(path) else _find_run(path)
     if not path.is_file() and (entry := _in_zoo(source)) is not None:
         weights = f"{zoo.PREFIX}{entry.name}"
         return Found(
@@ -80,10 +81,11 @@ def _find(source: str, *, named: bool) -> Found:
         near = longer[0] if longer else did_you_mean(source, [*zoo.ZOO, *shipped_configs(), *_beside(path)])
         raise UserError("no such model", where=source, expected="" if near else KINDS, near=near)
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
-        hint = f'Name the config of these weights first: videovit.load("my.yaml", "{source}")'
+        hint = f'Name the config of these weights first: videovit.load("my.yaml", "{source}"); in a command, '
+        hint += f"--model my.yaml --checkpoint {source}"
         raise UserError("not a config", where=source, expected=KINDS, hint=hint)
     if not named:
-        hint = f'Name them: videovit.load("{source}", "weights.pyth")'
+        hint = f'Name them: videovit.load("{source}", "weights.pyth"); in a command, --checkpoint weights.pyth'
         raise UserError("a config alone has no weights", where=source, hint=hint)
     return Found(load_config(source), _nothing)
 
@@ -96,6 +98,14 @@ def _in_zoo(source: str) -> zoo.ZooModel | None:
         if source.startswith(zoo.PREFIX):
             raise
         return None
+
+
+def _find_folder(folder: Path) -> Found:
+    """A model in a folder, of transformers or saved here."""
+    if (folder / CONFIG).is_file() or not is_hf(folder):
+        return _find_saved(folder)
+    cfg, class_names = read_hf(folder)
+    return Found(cfg, lambda _, module: load_all_weights(module, str(folder)), class_names)
 
 
 def _find_saved(folder: Path) -> Found:

@@ -12,7 +12,9 @@ from torch import nn
 from videovit.config import Config
 from videovit.config.schema.evaluation import WhichCheckpoint
 from videovit.engine import distributed
+from videovit.engine.checkpoints import hub
 from videovit.engine.checkpoints.folder import best_checkpoint, find_checkpoints
+from videovit.engine.checkpoints.hf_folder import weights_in
 from videovit.engine.checkpoints.resume import load_model
 from videovit.engine.distributed.parallel import is_sharded, load_unsharded, unsharded
 from videovit.engine.reporting.log import logger
@@ -50,7 +52,8 @@ def describe_model(cfg: Config) -> str:
     """Name, number of parameters, and multiply-adds of one training clip (papers call them FLOPs), on one line."""
     params, gmacs = model_cost(cfg)
     clip = f"{cfg.DATA.NUM_FRAMES} x {cfg.DATA.TRAIN_CROP_SIZE} x {cfg.DATA.TRAIN_CROP_SIZE}"
-    name = f"{cfg.DETECTOR.NAME} on {cfg.MODEL.MODEL_NAME}" if cfg.DETECTOR.NAME else cfg.MODEL.MODEL_NAME
+    what = "masked pre-training" if cfg.MASK.ENABLE else cfg.DETECTOR.NAME
+    name = f"{what} on {cfg.MODEL.MODEL_NAME}" if what else cfg.MODEL.MODEL_NAME
     return f"{name}: {params:,} parameters, {gmacs:.3f} GMACs per clip of {clip}"
 
 
@@ -99,7 +102,7 @@ def test_dtype(cfg: Config) -> torch.dtype | None:
 
 
 def load_initial_weights(cfg: Config, model: nn.Module) -> None:
-    """Load `TRAIN.CHECKPOINT_FILE_PATH`, if set, as a starting point for training.
+    """Load `TRAIN.CHECKPOINT_FILE_PATH`, if set, as a starting point for training; warn if random weights are frozen.
 
     Only weights are taken: training starts at epoch 0 with a new optimizer. (To resume a run, start the same command
     again: `TRAIN.AUTO_RESUME` finds its checkpoints in `OUTPUT_DIR`.)
@@ -112,6 +115,9 @@ def load_initial_weights(cfg: Config, model: nn.Module) -> None:
         CheckpointError: unreadable, or anything but the head does not fit.
     """
     if not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        frozen = "MODEL.DETACH_FINAL_FC" if cfg.MODEL.DETACH_FINAL_FC else "TRAIN.FREEZE backbone"
+        if cfg.MODEL.DETACH_FINAL_FC or cfg.TRAIN.FREEZE == "backbone":
+            logger.warning("%s freezes random weights, since TRAIN.CHECKPOINT_FILE_PATH is empty", frozen)
         return
     # Fitting weights to a model needs whole tensors: fit them to another copy, then shard the result.
     target = build_network(cfg) if is_sharded(model) else model
@@ -200,16 +206,19 @@ def find_weights_file(path: str, which: WhichCheckpoint = "last") -> str:
     """The newest or best checkpoint if `path` is the OUTPUT_DIR of a run, otherwise the local path of the file.
 
     Args:
-        path: a file, an OUTPUT_DIR, `zoo:NAME`, or a URL. The last two are downloaded, unless they are in the cache.
+        path: a file, an OUTPUT_DIR, a folder of a saved model, `zoo:NAME`, `hf://user/name`, or a URL. The last three
+            are downloaded, unless they are in the cache.
         which: of the checkpoints in an OUTPUT_DIR.
 
     Raises:
         CheckpointError: a folder that neither is a sharded checkpoint nor contains such a checkpoint.
         UserError: the download failed.
     """
-    path = str(local_file(path))
+    path = str(hub.download(path) if path.startswith(hub.PREFIX) else local_file(path))
     if not Path(path).is_dir() or Path(path).suffix == SHARDED_SUFFIX:
         return path
+    if (saved := weights_in(Path(path))) is not None:
+        return str(saved)
     found = checkpoint_of(Path(path), which)
     if found is None:
         raise CheckpointError(f"{path}: a folder without checkpoints/checkpoint_epoch_*")

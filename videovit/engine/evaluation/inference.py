@@ -1,7 +1,7 @@
 """Inference: the model in evaluation mode over all batches of a split, and where its logits go.
 
 Validation, test, frame shuffling, search and prediction all run their model through `Inference`, which makes it ready
-by `optimize_for_inference`.
+by the engine of its row in `ENGINES`.
 
 B clips, C channels, T frames, H W pixels, K classes, R boxes.
 """
@@ -15,19 +15,21 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from videovit.config.schema.evaluation import EngineName
 from videovit.data.build import ClipLoader
 from videovit.data.records import Batch, Failure
+from videovit.data.sample_list import Paths
 from videovit.engine import distributed
 from videovit.engine.distributed import preemption
 from videovit.engine.distributed.preemption import Preempted
+from videovit.engine.exported.engines import ENGINES
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.progress import Progress
 from videovit.engine.run_context import Run, report_decoders
 from videovit.errors import UserError
 from videovit.messages import plural, printable
-from videovit.models import optimize_for_inference
 from videovit.models.contract import LayeredModel
 
 T = TypeVar("T")
@@ -98,9 +100,10 @@ class Inference:
         dtype: of autocast; None for full precision.
         clips_per_step: clips that go through the model at once.
         skip_unreadable: leave unreadable videos out, instead of stopping at them.
+        engine: what runs the model, see `ENGINES`.
 
     Attributes:
-        model: shares parameters with the given one.
+        model: shares parameters with the given one; what another engine than PyTorch runs only has its forward passes.
         unreadable: videos that could not be read so far.
     """
 
@@ -113,8 +116,9 @@ class Inference:
         dtype: torch.dtype | None = None,
         clips_per_step: int = 8,
         skip_unreadable: bool = False,
+        engine: EngineName = "torch",
     ) -> None:
-        self.model = optimize_for_inference(model)
+        self.model: nn.Module = ENGINES[engine](model, dtype)
         self.device, self.dtype, self.clips_per_step = device, dtype, clips_per_step
         self.skip_unreadable = skip_unreadable
         self.unreadable: list[Failure] = []
@@ -161,7 +165,8 @@ def evaluate_split(
     evaluate(inference, batches, passes, run.progress(name, len(loader), log_period=log_period))
     report_decoders(loader, run, name)
     paths = {failure.path for part in distributed.gather(inference.unreadable) for failure in part}
-    return frozenset(i for i, sample in enumerate(loader.dataset.samples) if sample.path in paths)
+    listed = enumerate(Paths(loader.dataset.samples)) if paths else ()
+    return frozenset(i for i, path in listed if path in paths)
 
 
 def evaluate(inference: Inference, batches: Iterable[Batch], passes: Sequence[ForwardPass], progress: Progress) -> None:

@@ -12,8 +12,10 @@ import heapq
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from videovit.engine.reporting.json_lines import replacing
@@ -71,19 +73,25 @@ def predictions(
         scores = scores_VK[chunk]
         order = scores.argsort(dim=1, descending=True, stable=True)  # as argmax: the first of equal scores
         ranks = order.argsort(dim=1) + 1
-        scores = scores / divisor
-        for row, video in enumerate(chunk.tolist()):
-            label = labels[video]
-            true = label.nonzero()[:, 0] if label.ndim else label[None]
-            top = order[row, :TOP]
+        scores, top = scores / divisor, order[:, :TOP]
+        if labels.ndim == 1:
+            true = [[label] for label in labels[chunk].tolist()]
+        else:
+            true = [label.nonzero()[:, 0].tolist() for label in labels[chunk]]
+        # All at once: indexing tensors row by row takes most of the time.
+        rows = torch.repeat_interleave(torch.arange(len(chunk)), torch.tensor(list(map(len, true))))
+        classes = torch.tensor([k for row in true for k in row], dtype=torch.int64)
+        true_scores, true_ranks = iter(scores[rows, classes].tolist()), iter(ranks[rows, classes].tolist())
+        columns = chunk.tolist(), true, top.tolist(), scores.gather(1, top).tolist()
+        for video, of_video, best, best_scores in zip(*columns, strict=True):
             yield Prediction(
                 video,
                 paths[video],
-                tuple(true.tolist()),
-                tuple(scores[row, true].tolist()),
-                tuple(ranks[row, true].tolist()),
-                tuple(top.tolist()),
-                tuple(scores[row, top].tolist()),
+                tuple(of_video),
+                tuple(islice(true_scores, len(of_video))),
+                tuple(islice(true_ranks, len(of_video))),
+                tuple(best),
+                tuple(best_scores),
             )
 
 

@@ -12,6 +12,7 @@ from videovit.engine.objectives.classification import Classification, build_clas
 from videovit.engine.objectives.detection import Detection
 from videovit.engine.objectives.distillation import Distillation, Teacher, build_distillation
 from videovit.engine.objectives.losses import Loss, build_loss
+from videovit.engine.objectives.masked import MaskedModeling, build_masked_modeling
 from videovit.engine.objectives.objective import Example, Losses, Objective, StepKey
 from videovit.engine.objectives.paths import HasPaths, PathSampling
 from videovit.errors import UserError
@@ -27,6 +28,7 @@ __all__ = [
     "Example",
     "Loss",
     "Losses",
+    "MaskedModeling",
     "Objective",
     "PathSampling",
     "StepKey",
@@ -35,12 +37,13 @@ __all__ = [
     "build_objective",
 ]
 
-OBJECTIVES: dict[str, Callable[[Config, torch.device], Objective]] = {
-    "classification": lambda cfg, device: build_classification(cfg),
-    "distillation": build_distillation,
-    "detection": lambda cfg, device: Detection(),
+OBJECTIVES: dict[str, Callable[[Config, LayeredModel, torch.device], Objective]] = {
+    "classification": lambda cfg, model, device: build_classification(cfg),
+    "distillation": lambda cfg, model, device: build_distillation(cfg, device),
+    "detection": lambda cfg, model, device: Detection(),
+    "masked": lambda cfg, model, device: build_masked_modeling(cfg, model),
 }
-"""Name -> what builds the objective from the config, with models of its own on the device."""
+"""Name -> what builds the objective from the config, for a model, with models of its own on the device."""
 
 SUPERNETS = ("PSViTSupernet",)
 """Models (`MODEL.MODEL_NAME`) of which a step trains one path; see `PathSampling`."""
@@ -50,8 +53,8 @@ def build_objective(cfg: Config, model: LayeredModel, device: torch.device) -> O
     """The objective of a config.
 
     Args:
-        cfg: TRAIN.OBJECTIVE names it; `auto` is detection with DETECTOR.NAME, distillation with DISTILL.TYPE, else
-            classification. The model of MODEL.MODEL_NAME may train one path per step.
+        cfg: TRAIN.OBJECTIVE names it; `auto` is detection with DETECTOR.NAME, masked with MASK.ENABLE, distillation
+            with DISTILL.TYPE, else classification. The model of MODEL.MODEL_NAME may train one path per step.
         model: what is trained, without a distributed wrapper.
         device: where it is trained.
 
@@ -60,7 +63,8 @@ def build_objective(cfg: Config, model: LayeredModel, device: torch.device) -> O
     """
     name = cfg.TRAIN.OBJECTIVE
     if name == "auto":
-        name = "detection" if cfg.DETECTOR.NAME else "classification" if cfg.DISTILL.TYPE == "none" else "distillation"
+        given = {"detection": cfg.DETECTOR.NAME, "masked": cfg.MASK.ENABLE, "distillation": cfg.DISTILL.TYPE != "none"}
+        name = next((objective for objective, is_on in given.items() if is_on), "classification")
     if name not in OBJECTIVES:
         known = ("auto", *OBJECTIVES)
         raise UserError(
@@ -69,7 +73,7 @@ def build_objective(cfg: Config, model: LayeredModel, device: torch.device) -> O
             expected=f"one of {', '.join(known)}",
             near=did_you_mean(name, known),
         )
-    objective = OBJECTIVES[name](cfg, device)
+    objective = OBJECTIVES[name](cfg, model, device)
     if cfg.MODEL.MODEL_NAME in SUPERNETS:
         return PathSampling(objective, cast(HasPaths, model))
     return objective

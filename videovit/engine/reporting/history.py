@@ -119,6 +119,10 @@ def describe_epoch_end(history: History, epoch: int) -> str:
         # As the best checkpoint: of equal measures the one with the lower loss, then the first.
         best = max(measured, key=lambda e: (measured[e], -_loss(history.epochs[e]), -e))
         parts.append(f"val {measure.title} {measured[epoch]:.1f} (best {measured[best]:.1f}, epoch {best})")
+    elif measure is None and (val_loss := number(records.val, "loss")) is not None:
+        losses = {e: value for e, r in history.epochs.items() if (value := number(r.val, "loss")) is not None}
+        best = min(losses, key=lambda e: (losses[e], e))
+        parts.append(f"val loss {val_loss:.4g} (best {losses[best]:.4g}, epoch {best})")
     speed, share = number(train, "clips_per_s"), number(train, "data_share")
     if speed is not None and share is not None:
         parts.append(f"{speed:.1f} clips/s, {share:.0%} waiting for data")

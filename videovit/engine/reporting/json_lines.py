@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -60,7 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: see `writing`.
     """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = _partial(path)
     with writing(path):
         try:
             yield partial
@@ -68,6 +69,37 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):  # gone, if it was renamed
                 partial.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, with those above it, unless there is one.
+
+    Raises:
+        UserError: see `writing`.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Fail early: before minutes of work, make sure that `replacing` can write the file at its end.
+
+    Raises:
+        UserError: see `writing`.
+    """
+    partial = _partial(path)
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        try:
+            partial.touch()
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
 
 
 def read_records(path: Path, *, word: str = "") -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from videovit.engine import distributed
 from videovit.engine.checkpoints.weights import build_seeded_model, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.inference import Inference, prepared_chunks, readable, stoppable
 from videovit.engine.problem import Problem
-from videovit.engine.reporting.json_lines import replacing, writing
+from videovit.engine.reporting.json_lines import make_folder, replacing
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run, report_decoders
 from videovit.errors import UserError
@@ -97,7 +97,7 @@ def evenly(total: int, number: int) -> list[int]:
     return [round(i) for i in np.linspace(0, total - 1, min(number, total))]
 
 
-def _loader(problem: Problem, run: Run, samples: list[Sample]) -> ClipLoader:
+def _loader(problem: Problem, run: Run, samples: Sequence[Sample]) -> ClipLoader:
     """One clip and crop of every sample."""
     cfg = problem.cfg
     one_view = replace(cfg, TEST=replace(cfg.TEST, NUM_ENSEMBLE_VIEWS=1, NUM_SPATIAL_CROPS=1))
@@ -118,8 +118,7 @@ def _see_all(findings: Findings, inference: Inference, loader: ClipLoader, run: 
 
 def _write(findings: Findings, report: dict[str, Any], output_dir: Path) -> None:
     folder = output_dir / FOLDER
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with replacing(folder / REPORT) as partial:
         partial.write_text(simplejson.dumps(report, indent=1, ignore_nan=True) + "\n", encoding="utf-8")
     for name, figure in findings.figures(output_dir.name, report).items():
@@ -184,8 +183,7 @@ def compare(folders: Sequence[Path], output: Path) -> Path | None:
     if len(shown) < 2:
         return None
     path = output / "attention_compared.png"
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     with replacing(path) as partial:
         drawing.draw_attention(shown).savefig(partial, dpi=80, format="png")
     return path
@@ -201,7 +199,8 @@ def read_report(output_dir: Path) -> dict[str, Any]:
     try:
         report = simplejson.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"not a report of an analysis: {error}", where=path) from error
+        reason = (error.strerror or error) if isinstance(error, OSError) else error
+        raise UserError(f"not a report of an analysis: {reason}", where=path) from error
     if not isinstance(report, dict):
         raise UserError("not a report of an analysis", where=path)
     return report

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from videovit.analysis.findings import Findings
 from videovit.config import Config
+from videovit.config.schema.evaluation import EngineName
 from videovit.data.build import build_decode_options
 from videovit.data.decode.cost import measure_decode
 from videovit.data.records import Batch
@@ -30,12 +31,14 @@ from videovit.engine import distributed
 from videovit.engine.checkpoints.weights import build_seeded_model
 from videovit.engine.distributed.parallel import without_sync
 from videovit.engine.evaluation.inference import Inference
+from videovit.engine.exported.engines import ENGINES
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run
+from videovit.engine.training.build import build_training
 from videovit.engine.training.determinism import deterministic
 from videovit.engine.training.step import Training, train_step, without_wrapper
-from videovit.engine.training.trainer import build_training
+from videovit.errors import UserError
 from videovit.models import count_macs, count_params
 from videovit.models.contract import LayeredModel, VideoModel
 
@@ -192,6 +195,57 @@ def benchmark_model(problem: Problem, run: Run) -> list[dict[str, Any]]:
             timing = time_steps(step, run.device, num_steps=cfg.BENCHMARK.NUM_STEPS)
             rows.append(_model_row(name, timing, len(x_BCTHW), params, gmacs, gmacs, peak))
     return rows
+
+
+def benchmark_engines(problem: Problem, run: Run) -> list[dict[str, Any]]:
+    """Inference by every engine that is installed, in turns, on random clips; on the CPU.
+
+    Times are latencies of a batch. `cpu_s` is the time of all threads, which other programs on the machine disturb
+    less. `first_s` is what the first batch takes, in which an engine makes its graph.
+    """
+    cfg, device = problem.cfg, torch.device("cpu")
+    model = build_seeded_model(cfg, device).eval()
+    x_BCTHW = _clips(cfg, device, cfg.BENCHMARK.BATCH_SIZE)
+    steps: dict[str, Callable[[], Tensor]] = {}
+    first_s: dict[str, float] = {}
+    for engine in ENGINES:
+        for name, dtype in (("fp32", None), ("bf16", torch.bfloat16)):
+            try:
+                inference = Inference(model, problem.preparation, device, dtype=dtype, engine=cast(EngineName, engine))
+                infer = partial(_infer_once, inference, x_BCTHW)
+                first_s[f"{engine} {name}"] = _time_once(infer, device)
+                steps[f"{engine} {name}"] = infer
+            except UserError as error:
+                logger.info("no row for %s %s: %s", engine, name, error)
+    expected, (fp32, *_) = steps["torch fp32"](), steps
+    peaks = {row: time_steps(step, device, num_steps=1, warmup=1).peak_mib for row, step in steps.items()}
+    wall: dict[str, list[float]] = {row: [] for row in steps}
+    used: dict[str, list[float]] = {row: [] for row in steps}
+    for _ in range(cfg.BENCHMARK.NUM_STEPS):
+        for row, step in steps.items():
+            start = time.process_time()
+            wall[row].append(_time_once(step, device))
+            used[row].append(time.process_time() - start)
+    return [
+        {
+            "row": row,
+            "clips_per_s": len(x_BCTHW) / statistics.median(wall[row]),
+            "p50_s": statistics.median(wall[row]),
+            "p95_s": float(torch.tensor(wall[row]).quantile(0.95)),
+            "cpu_s": statistics.median(used[row]),
+            "times_fp32": statistics.median(used[row]) / statistics.median(used[fp32]),
+            "peak_mib": peaks[row],
+            "first_s": first_s[row],
+            "difference": float((step() - expected).abs().max() / expected.std()),
+        }
+        for row, step in steps.items()
+    ]
+
+
+def _infer_once(inference: Inference, x_BCTHW: Tensor) -> Tensor:
+    with inference.mode():
+        logits: Tensor = inference.model(x_BCTHW)
+        return logits.float()
 
 
 def benchmark_attention(problem: Problem, run: Run) -> list[dict[str, Any]]:
@@ -352,6 +406,7 @@ def benchmark_decode(problem: Problem, run: Run) -> list[dict[str, Any]]:
 
 BENCHMARKS: dict[str, Callable[[Problem, Run], Sequence[dict[str, Any]]]] = {
     "model": benchmark_model,
+    "engines": benchmark_engines,
     "attention": benchmark_attention,
     "train": benchmark_train,
     "sync": benchmark_sync,

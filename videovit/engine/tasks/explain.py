@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from videovit.analysis.explain import find_method
 from videovit.analysis.heat_video import draw_contact_sheet, draw_time_curve, file_title, outline, write_heat_video
-from videovit.engine.reporting.json_lines import replacing, writing
+from videovit.engine.reporting.json_lines import make_folder, replacing
 from videovit.engine.tasks.labels import Corners
 from videovit.engine.tasks.predict import Input, Predictor
 from videovit.errors import UserError
@@ -27,6 +27,7 @@ from videovit.messages import did_you_mean
 from videovit.models.contract import VideoModel
 
 MAX_WINDOWS = 200  # in memory, with their frames
+LISTED_CLASSES = 20  # in a message
 VIDEO, SHEET, CURVE, VALUES = "heat.mp4", "heat.png", "curve.png", "explanation.json"
 
 
@@ -97,8 +98,7 @@ class Explanation:
         Raises:
             UserError: they cannot be written.
         """
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         title = file_title(self.video, self.class_name, self.method)
         paths = [folder / name for name in ((SHEET, VALUES) if len(self.times_s) == 1 else FILES)]
         frames_FSS3 = self.frames_FSS3 if self.box is None else outline(self.frames_FSS3, self.box)
@@ -183,8 +183,10 @@ def check_class(class_name: str | None, class_names: Sequence[str]) -> None:
         UserError: it is not.
     """
     if class_name is not None and class_name not in class_names:
-        near = did_you_mean(class_name, class_names)
-        raise UserError("the model has no such class", found=class_name, near=near)
+        near = did_you_mean(str(class_name), class_names)
+        listed = ", ".join([*class_names[:LISTED_CLASSES], *(["..."] if len(class_names) > LISTED_CLASSES else [])])
+        expected = "" if near else f"one of {len(class_names)}: {listed}"
+        raise UserError("the model has no such class", found=class_name, expected=expected, near=near)
 
 
 def on_one_scale(heats: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

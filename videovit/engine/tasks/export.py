@@ -1,13 +1,24 @@
-"""Export of weights from a checkpoint: to start from, to publish, or for other projects."""
+"""Export: of weights, to start from or for other projects, and of whole networks, for other programs."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from videovit.config import Config, dump_config
+from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine.checkpoints.saving import to_host, write_checkpoint
 from videovit.engine.checkpoints.weights import load_all_weights
-from videovit.models import build_model, export_state_dict
+from videovit.engine.exported.formats import BF16, FORMATS, Job, Runner
+from videovit.engine.reporting.json_lines import replacing
+from videovit.errors import UserError
+from videovit.models import build_model, export_state_dict, optimize_for_inference
+from videovit.models.contract import VideoModel
 from videovit.models.convert import pool_norm_eps, save_safetensors
 
 OWN = "own"
@@ -45,3 +56,105 @@ def export_weights(cfg: Config, checkpoint: str, path: str | Path, *, layout: st
         beside = {"cfg": dump_config(cfg), "pool_norm_eps": pool_norm_eps(model)} if layout == OWN else {}
         write_checkpoint(path, {"model_state": to_host(state), **beside})
     return source
+
+
+# ------------------------------------------------------------------------------------------------------ whole networks
+
+TOLERANCES: dict[torch.dtype | None, float] = {None: 1e-3, BF16: 0.15}
+"""Precision -> largest difference of logits from PyTorch's in fp32, as a share of their standard deviation. Rounding
+alone gives about 5e-6 and 3e-2."""
+CHECKED_BATCHES = (1, 2)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        paths: of the files.
+        difference, tolerance: see `TOLERANCES`.
+        batches: numbers of clips that were compared.
+    """
+
+    paths: list[Path]
+    difference: float
+    tolerance: float
+    batches: tuple[int, ...]
+
+
+def write_network(
+    cfg: Config, model: VideoModel, class_names: list[str], path: Path, format_name: str, *, batch: int, half: bool
+) -> Exported:
+    """Write a network that takes frames as uint8 and returns logits; checked against PyTorch before it gets its name.
+
+    Args:
+        cfg: of the model.
+        model: on the CPU.
+        class_names: of all classes.
+        path: of the file.
+        format_name: of `FORMATS`.
+        batch: clips per call; 0 for any number.
+        half: in bf16.
+
+    Raises:
+        CheckpointError: the weights cannot be written.
+        UserError: the format has no bf16, a package is missing, the network cannot be captured, its answers differ from
+            those of PyTorch, or the file cannot be written.
+    """
+    row = FORMATS[format_name]
+    if half and not row.half:
+        others = ", ".join(name for name, other in FORMATS.items() if other.half)
+        raise UserError("has no bf16: ONNX Runtime cannot compute in it on a CPU", where=format_name, expected=others)
+    if path.suffix != row.suffix:
+        raise UserError(where="--output", found=str(path), expected=f"a name that ends in {row.suffix}")
+    preparation = build_preparation(cfg, train=False)
+    job = Job(cfg, model.eval(), preparation, class_names, batch, BF16 if half else None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        beside = partial.with_suffix(row.beside) if row.beside else None
+        try:
+            row.write(job, partial)
+            checked = check(job, row.open(partial, job))
+            if beside is not None:
+                os.replace(beside, path.with_suffix(row.beside))
+        finally:
+            if beside is not None:
+                with contextlib.suppress(OSError):  # gone, if it was renamed
+                    beside.unlink(missing_ok=True)
+    paths = [path, *([path.with_suffix(row.beside)] if row.beside else [])]
+    return Exported(paths, *checked)
+
+
+def check(job: Job, engine: Runner) -> tuple[float, float, tuple[int, ...]]:
+    """Compare what was written with PyTorch in fp32, on several inputs.
+
+    Returns:
+        Difference, tolerance, numbers of clips; see `Exported`.
+
+    Raises:
+        UserError: the difference is above the tolerance.
+    """
+    batches, tolerance = (job.batch,) * 2 if job.batch else CHECKED_BATCHES, TOLERANCES[job.half]
+    fast, worst = optimize_for_inference(job.model), 0.0
+    for seed, num_clips in enumerate(batches):
+        frames, *boxes = job.inputs(num_clips, seed)
+        frames[:, :, : frames.shape[2] // (1 + seed)] //= 2  # not all of them alike
+        with torch.inference_mode():
+            expected = fast(job.preparation(frames), *boxes)
+        (found,) = engine(frames, *boxes)
+        worst = max(worst, difference(found, expected))
+    if not worst <= tolerance:
+        raise UserError(
+            f"answers differ from PyTorch's by {worst:.1e} of the standard deviation of the logits, at most "
+            f"{tolerance:.0e} is allowed; nothing was written",
+            where="export",
+        )
+    return worst, tolerance, tuple(dict.fromkeys(batches))
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Largest difference of logits, as a share of their standard deviation; infinite for other shapes."""
+    if found.shape != expected.shape:
+        return float("inf")
+    spread = expected.std() if expected.numel() > 1 else expected.abs().max()
+    return float((found - expected).abs().max() / spread.clamp(min=1e-9))

@@ -8,9 +8,10 @@ from pathlib import Path
 from videovit.config import Config
 from videovit.data.catalog import find_dataset
 from videovit.data.decode.image_backend import SUFFIXES, images_in
-from videovit.data.files.folders import VIDEO_SUFFIXES, files_below
+from videovit.data.files.folders import VIDEO_SUFFIXES, files_below, split_files
 from videovit.data.files.video_files import LIST_SUFFIXES, find_videos
 from videovit.errors import UserError
+from videovit.messages import plural, printable
 
 
 def list_inputs(cfg: Config, names: Sequence[str], *, people: bool = False) -> list[str]:
@@ -34,12 +35,22 @@ def list_inputs(cfg: Config, names: Sequence[str], *, people: bool = False) -> l
         elif of_images:
             inside = files_below(name, SUFFIXES)
         else:
-            inside = [name] if images_in(name) else files_below(name, VIDEO_SUFFIXES)
+            inside = _frames_or_videos(name)
         if not inside:
             other = f", and TEST.DATASET {cfg.TEST.DATASET} is about images" if of_images else " and without videos"
             raise UserError(f"a folder without images{other}", where=name)
         found += inside
     return found
+
+
+def _frames_or_videos(folder: str) -> list[str]:
+    """The folder itself if it holds the frames of a video, else the videos below it; a UserError if it holds both."""
+    frames, (videos, _) = images_in(folder), split_files(folder, VIDEO_SUFFIXES)
+    if frames and videos:  # a cover picture must not stand for the videos beside it
+        what = f"holds {plural(len(frames), 'image')} and {plural(len(videos), 'video')}"
+        hint = f"Name the videos themselves, such as {printable(folder)}/*{Path(videos[0]).suffix}"
+        raise UserError(what, where=folder, expected="one or the other: the frames of a video, or videos", hint=hint)
+    return [folder] if frames else files_below(folder, VIDEO_SUFFIXES)
 
 
 def refuse_detector(cfg: Config) -> None:

@@ -23,7 +23,7 @@ def check_counts(**counts: int) -> None:
         UserError: one is not a whole number, or below 0.
     """
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 0:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise UserError(where=name, found=count, expected="a whole number, or 0 for the usual one")
 
 

@@ -135,7 +135,7 @@ class BoxPredictor:
         self.decoding = dataclasses.replace(build_decode_options(cfg), each_request=True)
         self._activation, self._size = problem.activation, cfg.DATA.TEST_CROP_SIZE
         self._crop = build_eval_transform(cfg, 1)
-        self._inference = Inference(model, problem.preparation, device, dtype=test_dtype(cfg))
+        self._inference = Inference(model, problem.preparation, device, dtype=test_dtype(cfg), engine=cfg.TEST.ENGINE)
 
     def placed(self, frames_THWC: Tensor, corners: Sequence[Corners]) -> tuple[Tensor, Tensor]:
         """The crop of a clip, as in the test, and the boxes in it.

@@ -122,7 +122,7 @@ class Predictor:
         self._activation = problem.activation
         self._top_k = cfg.PREDICT.TOP_K
         self.reader = build_window_reader(cfg)
-        self._inference = Inference(model, problem.preparation, device, dtype=test_dtype(cfg))
+        self._inference = Inference(model, problem.preparation, device, dtype=test_dtype(cfg), engine=cfg.TEST.ENGINE)
         join, self._join_name = JOINS[cfg.DATA.ENSEMBLE_METHOD]
         self._scores, self.pooled = Output(self._score, join), Output(self._pool, JOINS["sum"][0])
         # A CPU is fastest with what its caches hold; a GPU takes as many clips as in the test.

@@ -27,7 +27,7 @@ from videovit.engine.checkpoints.weights import build_seeded_model, load_weights
 from videovit.engine.evaluation.evaluator import ScoreEvaluator, ScoreSink
 from videovit.engine.evaluation.inference import Pass, evaluate_split
 from videovit.engine.problem import Problem
-from videovit.engine.reporting.json_lines import replacing, writing
+from videovit.engine.reporting.json_lines import make_folder, replacing
 from videovit.engine.reporting.log import logger
 from videovit.engine.reporting.tables import write_report
 from videovit.engine.run_context import Run
@@ -43,6 +43,7 @@ from videovit.engine.tasks.robustness_report import (
 from videovit.engine.tasks.robustness_sets import check_sets, evaluate_sets
 from videovit.engine.tasks.test import check_test
 from videovit.errors import UserError
+from videovit.messages import plural
 from videovit.models.contract import VideoModel
 
 REPORT, PICTURE = "robustness.json", "robustness.png"
@@ -95,7 +96,7 @@ def robustness(problem: Problem, run: Run) -> dict[str, float]:
         Pass([ScoreSink(cast(ScoreEvaluator, evaluator), problem.activation)], trial.change, trial.corrupt)
         for trial, evaluator in zip(trials, evaluators, strict=True)
     ]
-    logger.info("robustness: %d passes over %d videos", len(passes), len(samples))
+    logger.info("robustness: %s over %s", plural(len(passes), "pass", "passes"), plural(len(samples), "video"))
     skipped = evaluate_split(inference, loader, passes, run, name="robustness", log_period=cfg.LOG_PERIOD)
     measure, title = next(iter(evaluators[0].columns.items()))
     results = [evaluator.gather().result(skipped=skipped) for evaluator in evaluators]
@@ -247,7 +248,8 @@ def read_report(output_dir: Path) -> dict[str, Any]:
     try:
         report = simplejson.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"not a report of robustness: {error}", where=path) from error
+        reason = (error.strerror or error) if isinstance(error, OSError) else error
+        raise UserError(f"not a report of robustness: {reason}", where=path) from error
     if not _is_report(report):
         raise UserError("not a report of robustness", where=path)
     return report
@@ -300,8 +302,7 @@ def compare(folders: list[Path], output: Path) -> tuple[Path, Path] | None:
     names = [folder.name for folder in folders]
     unique = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
     reports = {name: read_report(folder) for name, folder in zip(unique, folders, strict=True)}
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     table, picture = output / "robustness_compared.json", output / "robustness_compared.png"
     joined = tabulate_models(reports)
     write_report(table, joined, {})

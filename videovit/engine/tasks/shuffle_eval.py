@@ -131,7 +131,9 @@ def shuffle_eval(problem: Problem, run: Run) -> dict[str, float]:
         )
         for (order, seed), ensemble in zip(variants, ensembles, strict=True)
     ]
-    inference = problem.inference(model, run, batch_size=cfg.TEST.BATCH_SIZE, dtype=test_dtype(cfg))
+    inference = problem.inference(
+        model, run, batch_size=cfg.TEST.BATCH_SIZE, dtype=test_dtype(cfg), engine=cfg.TEST.ENGINE
+    )
     skipped = evaluate_split(inference, loader, passes, run, name="shuffle eval", log_period=cfg.LOG_PERIOD)
     results: dict[str, list[TopK]] = {order: [] for order in orders}
     for (order, _), ensemble in zip(variants, ensembles, strict=True):

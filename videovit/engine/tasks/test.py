@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import simplejson
 
+from videovit.data.sample_list import Paths
 from videovit.engine.checkpoints.saving import not_written, save_flushed
 from videovit.engine.checkpoints.weights import build_seeded_network, load_weights_to_test, test_dtype
 from videovit.engine.evaluation.evaluator import Evaluator
@@ -88,7 +90,9 @@ def _test_views(problem: Problem, run: Run, model: LayeredModel, checkpoint: str
     cfg = problem.cfg
     loader = problem.test.loader(run, num_clips)
     evaluator = problem.test.new_evaluator(loader.dataset)
-    inference = problem.inference(model, run, batch_size=cfg.TEST.BATCH_SIZE, dtype=test_dtype(cfg))
+    inference = problem.inference(
+        model, run, batch_size=cfg.TEST.BATCH_SIZE, dtype=test_dtype(cfg), engine=cfg.TEST.ENGINE
+    )
     passes = [evaluator.forward_pass(problem.activation)]
     skipped = evaluate_split(inference, loader, passes, run, name="test", log_period=cfg.LOG_PERIOD)
     result = evaluator.gather().result(skipped=skipped)
@@ -99,13 +103,13 @@ def _test_views(problem: Problem, run: Run, model: LayeredModel, checkpoint: str
         _write(
             problem,
             evaluator,
-            [sample.path for sample in loader.dataset.samples],
+            Paths(loader.dataset.samples),
             f"_{num_clips}clips" if cfg.TEST.NUM_TEMPORAL_CLIPS else "",
         )
     return result
 
 
-def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str) -> None:
+def _write(problem: Problem, evaluator: Evaluator, paths: Sequence[str], suffix: str) -> None:
     """Write reports and predictions to OUTPUT_DIR, and scores to TEST.SAVE_RESULTS_PATH; log the worst mistakes."""
     folder, name = Path(problem.cfg.OUTPUT_DIR), problem.cfg.TEST.SAVE_RESULTS_PATH
     files = evaluator.write_report(folder, problem.class_names, suffix=suffix)
@@ -124,7 +128,7 @@ def _write(problem: Problem, evaluator: Evaluator, paths: list[str], suffix: str
         path = path.with_stem(path.stem + suffix)
         with replacing(path) as partial:
             try:
-                save_flushed({**evaluator.state(), "paths": paths}, partial)
+                save_flushed({**evaluator.state(), "paths": list(paths)}, partial)
             except (OSError, RuntimeError) as error:
                 raise not_written(path, error) from error
         logger.info("scores (videos x classes), labels and paths saved to %s", path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from videovit.data.decode.remote_videos import is_missing
 from videovit.data.records import Failure
+from videovit.data.sample_list import Paths
 from videovit.engine.checkpoints.folder import check_folder
 from videovit.engine.checkpoints.saving import Saver
 from videovit.engine.distributed import preemption
@@ -70,7 +72,7 @@ def check_inputs(problem: Problem) -> None:
     if not cfg.TRAIN.EVAL_PERIOD:
         return
     # Training replaces videos that are missing; validation would stop the run after the first epoch.
-    paths = [sample.path for sample in problem.val.samples]
-    missing = [Failure(path, "file does not exist", "not opened") for path in paths if not Path(path).exists()]
+    paths, prefix = Paths(problem.val.samples), cfg.DATA.PATH_PREFIX
+    missing = [Failure(path, "file does not exist", "not opened") for path in paths if is_missing(path, prefix)]
     if missing and not cfg.TEST.SKIP_UNREADABLE:
         raise UserError(describe_unreadable(missing[:MAX_LISTED]))

@@ -158,7 +158,7 @@ class Stillness:
 
 
 def _evaluate(
-    problem: Problem, run: Run, inference: Inference, samples: list[Sample], orders: Sequence[str], name: str
+    problem: Problem, run: Run, inference: Inference, samples: Sequence[Sample], orders: Sequence[str], name: str
 ) -> tuple[dict[str, Evaluated], frozenset[int]]:
     """Score all videos in every order; also the numbers of the videos that cannot be read."""
     cfg, section = problem.cfg, problem.cfg.USE_OF_TIME

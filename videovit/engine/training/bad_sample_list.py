@@ -5,7 +5,6 @@ A decoder gives the verdict (`DecodeError`), and `data/dataset.py` draws the rep
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict, cast
@@ -14,7 +13,7 @@ import simplejson
 
 from videovit.data.records import Failure
 from videovit.engine import distributed
-from videovit.engine.reporting.json_lines import append_record, read_records, writing
+from videovit.engine.reporting.json_lines import append_record, read_records, replacing
 from videovit.engine.reporting.log import logger
 from videovit.errors import UserError
 from videovit.messages import plural, printable
@@ -88,10 +87,8 @@ class BadSamples:
                 _add(self._known, entry)
         self._new = {}
         if self._known and distributed.rank() == 0:
-            partial = self.path.with_suffix(f".{os.getpid()}.tmp")
-            with writing(self.path):
+            with replacing(self.path) as partial:
                 partial.write_text("".join(simplejson.dumps(e) + "\n" for e in self._known.values()), encoding="utf-8")
-                os.replace(partial, self.path)
         self._check()
 
 

@@ -40,8 +40,8 @@ class Best:
 def best_measure(cfg: Config) -> str:
     """The measure of `TRAIN.BEST`; empty if validations are not compared."""
     if cfg.TRAIN.BEST == "auto":
-        if cfg.DETECTOR.NAME:
-            return "box_ap"
+        if cfg.DETECTOR.NAME or cfg.MASK.ENABLE:
+            return "loss" if cfg.MASK.ENABLE else "box_ap"
         return "map" if cfg.DATA.MULTI_LABEL or cfg.DETECTION.ENABLE else "top1_acc"
     return cfg.TRAIN.BEST
 

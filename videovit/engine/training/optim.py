@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -65,7 +66,8 @@ def build_schedule(cfg: Config) -> Schedule:
             return half_cosine(epoch, base=base, end=end, first=first, last=last)
 
     else:
-        steps, factors = list(solver.STEPS), list(solver.LRS)
+        # A step at the end of training or after it needs no factor, and factors without a step are spare.
+        steps, factors = [step for step in solver.STEPS if step < solver.MAX_EPOCH], list(solver.LRS)
 
         def schedule(epoch: float) -> float:
             return base * float(factors[max(0, bisect.bisect_right(steps, epoch) - 1)])
@@ -80,6 +82,7 @@ def group_parameters(
     weight_decay: float,
     zero_decay_1d: bool = False,
     zero_decay_names: Collection[str] = (),
+    own_decay: Mapping[str, float] = MappingProxyType({}),
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Sort parameters into optimizer groups of equal weight decay and learning-rate factor.
@@ -89,7 +92,8 @@ def group_parameters(
         layers: name -> layer from the embedding (0) to the head, see `LayeredModel.layers_of_parameters`.
         weight_decay: of the ordinary group.
         zero_decay_1d: no decay of 1-D parameters and of every `.bias`.
-        zero_decay_names: full names of further parameters without decay (positions, class tokens, batch norms).
+        zero_decay_names: full names of further parameters without decay (positions, class tokens).
+        own_decay: full names of parameters -> their decay, whatever the two above say (batch norms).
         layer_decay: learning-rate factor from one layer to the one below it; the head has 1.
 
     Returns:
@@ -104,7 +108,8 @@ def group_parameters(
             continue
         is_1d = parameter.ndim <= 1 or name.endswith(".bias")
         is_spared = name in zero_decay_names or (zero_decay_1d and is_1d)
-        key = (0.0 if is_spared else weight_decay, layer_decay ** (last - layers[name]))
+        decay = own_decay.get(name, 0.0 if is_spared else weight_decay)
+        key = (decay, layer_decay ** (last - layers[name]))
         groups.setdefault(key, []).append(parameter)
     return [{"params": ps, "weight_decay": decay, "lr_scale": scale} for (decay, scale), ps in groups.items()]
 
@@ -112,8 +117,8 @@ def group_parameters(
 def build_optimizer(cfg: Config, model: LayeredModel) -> torch.optim.Optimizer:
     """The optimizer of `SOLVER.*` over the trainable parameters of `model`.
 
-    The layers of `TRAIN.FREEZE` are frozen before. Batch norms are not decayed (SlowFast's BN.WEIGHT_DECAY is
-    0 unless set), nor are position tables and class tokens (`LayeredModel.no_weight_decay`).
+    The layers of `TRAIN.FREEZE` are frozen before. Position tables and class tokens are not decayed
+    (`LayeredModel.no_weight_decay`), batch norms by BN.WEIGHT_DECAY.
 
     Args:
         cfg: the config.
@@ -125,12 +130,15 @@ def build_optimizer(cfg: Config, model: LayeredModel) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     if frozen := frozen_layers(cfg, model):
         model.freeze(frozen)
+    if cfg.MODEL.DETACH_FINAL_FC:
+        model.freeze_all_but_classifier()
     groups = group_parameters(
         list(model.named_parameters()),
         layers=model.layers_of_parameters(),
         weight_decay=solver.WEIGHT_DECAY,
         zero_decay_1d=solver.ZERO_WD_1D_PARAM,
-        zero_decay_names=model.no_weight_decay() | _batch_norm_names(model),
+        zero_decay_names=model.no_weight_decay(),
+        own_decay=dict.fromkeys(_batch_norm_names(model), cfg.BN.WEIGHT_DECAY),
         layer_decay=solver.LAYER_DECAY,
     )
     method = solver.OPTIMIZING_METHOD

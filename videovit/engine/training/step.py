@@ -16,7 +16,7 @@ from videovit.engine import distributed
 from videovit.engine.distributed.parallel import without_sync
 from videovit.engine.evaluation.inference import Preparation, autocast
 from videovit.engine.objectives import Example, Losses, Objective, StepKey
-from videovit.engine.training.guards import NonFiniteGuard, StepFacts
+from videovit.engine.training.non_finite import NonFiniteGuard, StepFacts
 from videovit.engine.training.optim import Schedule, clip_gradients, set_lr
 from videovit.engine.training.trace import Trace
 from videovit.models.contract import LayeredModel

@@ -6,23 +6,22 @@ fit -> train_epoch -> train_step (in step.py)
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import torch
 from torch import nn
 
 from videovit.config import dump_config
 from videovit.data.build import describe_train_list
+from videovit.data.sample_list import Paths
 from videovit.engine import distributed
 from videovit.engine.checkpoints.folder import Position, checkpoint_path, find_checkpoints
 from videovit.engine.checkpoints.resume import resume
 from videovit.engine.checkpoints.saving import Saver, snapshot
 from videovit.engine.checkpoints.train_list import data_folders, list_digest
-from videovit.engine.checkpoints.weights import build_seeded_network, load_initial_weights, train_dtype, unsharded_copy
+from videovit.engine.checkpoints.weights import load_initial_weights, train_dtype, unsharded_copy
 from videovit.engine.distributed.lock import OutputLock
-from videovit.engine.distributed.parallel import is_sharded, replicate, shard, unsharded
+from videovit.engine.distributed.parallel import is_sharded, unsharded
 from videovit.engine.distributed.preemption import Preempted, Preemption
 from videovit.engine.evaluation.inference import evaluate_split
 from videovit.engine.evaluation.sinks import LossSink
@@ -35,10 +34,11 @@ from videovit.engine.reporting.progress import Progress
 from videovit.engine.run_context import Run, record_start, report_decoders
 from videovit.engine.training.bad_sample_list import BadSamples
 from videovit.engine.training.best import BestSoFar
-from videovit.engine.training.guards import NonFiniteGuard
-from videovit.engine.training.optim import build_ema, build_optimizer, build_schedule, describe_groups
+from videovit.engine.training.build import build_training
+from videovit.engine.training.optim import describe_groups
+from videovit.engine.training.precise_bn import measure_batch_norms
 from videovit.engine.training.stats_records import epoch_record, step_record, with_errors
-from videovit.engine.training.step import StepResult, Training, train_step, without_wrapper
+from videovit.engine.training.step import StepResult, train_step, without_wrapper
 from videovit.engine.training.trace import Trace
 from videovit.engine.training.whole import LossMeans, WholeTraining
 from videovit.messages import plural
@@ -47,55 +47,6 @@ from videovit.models.convert import CheckpointError
 
 if TYPE_CHECKING:
     from videovit.engine.checkpoints.sharded import ShardWriter
-
-
-def build_training(problem: Problem, run: Run, *, paths: Sequence[str] = ()) -> Training:
-    """Model, objective, optimizer and schedule of the config, on the device of the run.
-
-    Args:
-        problem: what is learned.
-        run: this process.
-        paths: videos of the training list, for messages.
-    """
-    cfg = problem.cfg
-    model = build_seeded_network(cfg, run.device)
-    objective = problem.objective(model, run.device)
-    ema = build_ema(model, cfg.TRAIN.EMA_DECAY)
-    sharded = cfg.TRAIN.SHARD_MODEL and run.world_size > 1
-    if sharded:
-        model = shard(model, run.device)
-        if ema is not None:
-            shard(cast(LayeredModel, ema.module), run.device)
-    # After sharding, which replaces the parameters; before replication, which gives them other names.
-    optimizer = build_optimizer(cfg, model)
-    network: nn.Module = model
-    if run.world_size > 1 and not sharded:
-        find_unused = cfg.TRAIN.FIND_UNUSED_PARAMETERS or not objective.uses_all_parameters
-        network = replicate(model, run.device, find_unused=find_unused, compression=cfg.TRAIN.GRAD_COMPRESSION)
-    dtype = train_dtype(cfg)
-    return Training(
-        model=network,
-        objective=objective,
-        optimizer=optimizer,
-        schedule=build_schedule(cfg),
-        preparation=problem.train_preparation,
-        device=run.device,
-        # bf16 has the range of fp32, so that only fp16 needs its gradients scaled.
-        scaler=torch.amp.GradScaler(run.device.type) if dtype == torch.float16 else None,
-        dtype=dtype,
-        accumulate=cfg.TRAIN.GRAD_ACCUM_STEPS,
-        max_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
-        max_value=cfg.SOLVER.CLIP_GRAD_VAL,
-        seed=cfg.RNG_SEED,
-        rank=run.rank,
-        ema=ema,
-        guard=NonFiniteGuard(
-            cfg.TRAIN.NONFINITE,
-            most_in_a_row=cfg.TRAIN.NONFINITE_IN_A_ROW,
-            output_dir=Path(cfg.OUTPUT_DIR),
-            paths=paths,
-        ),
-    )
 
 
 class Trainer:
@@ -120,7 +71,7 @@ class Trainer:
         self.problem, self.cfg, self.run = problem, problem.cfg, run
         self.lock, self.saver = lock, saver
         self.loader = problem.train.loader(run)
-        paths = [sample.path for sample in self.loader.dataset.samples]
+        paths = Paths(self.loader.dataset.samples)
         self.train_list = list_digest(self.loader.dataset.samples, data_folders(self.cfg))
         self.training = build_training(problem, run, paths=paths)
         self.training.requests = lambda: (signals.requested(), saver.due())
@@ -189,6 +140,8 @@ class Trainer:
         while not (self.ended or self.stopped_early):
             self.train_epoch()
             epoch_due = self.position.step == 0 and self.position.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0
+            if self.ended or epoch_due or self._validation_is_due:
+                self.measure_batch_norms()
             if self.ended or epoch_due:
                 self.save()
             result = self._validate_and_log() or result
@@ -231,17 +184,13 @@ class Trainer:
             )
         if position is None:
             load_initial_weights(cfg, self.model)
-            if cfg.TRAIN.FREEZE == "backbone" and not cfg.TRAIN.CHECKPOINT_FILE_PATH:
-                logger.warning(
-                    "TRAIN.FREEZE backbone freezes random weights, since TRAIN.CHECKPOINT_FILE_PATH is empty"
-                )
         self.position = position or Position()
         self.best.restore(resumed=position is not None)
         # Only now: a run that cannot start must not replace the config of the one before.
         record_start(cfg, self.run, "config.yaml")
         epoch = describe_train_list(
             self.loader.dataset.samples,
-            num_classes=cfg.MODEL.NUM_CLASSES,
+            num_classes=0 if cfg.MASK.ENABLE else cfg.MODEL.NUM_CLASSES,
             videos_per_step=self._global_batch,
             balanced=cfg.DATA.SAMPLER == "balanced",
         )
@@ -340,19 +289,41 @@ class Trainer:
         Raises:
             Preempted: a signal stopped the run; training is saved, and the next run validates.
         """
-        position = self.position
-        if not self.cfg.TRAIN.EVAL_PERIOD:
-            return {}
-        epoch = position.epoch if position.step else position.epoch - 1
-        if not self.ended and (position.step or position.epoch % self.cfg.TRAIN.EVAL_PERIOD):
+        epoch = self._last_epoch
+        if not self._validation_is_due:
             return {}
         # Only rank 0 has a log to read.
         if again and distributed.gather(self.run.rank == 0 and self.run.log.reported("val_epoch", epoch + 1))[0]:
             return {}
+        if again and self.cfg.BN.USE_PRECISE_STATS:  # the signal may have come before they were measured
+            self.measure_batch_norms()
+            self.save()
         try:
             return self.validate(epoch)
         except Preempted as stop:
             raise self._stopped(stop.signum) from None
+
+    @property
+    def _last_epoch(self) -> int:
+        """The epoch of the last step, from 0."""
+        return self.position.epoch if self.position.step else self.position.epoch - 1
+
+    @property
+    def _validation_is_due(self) -> bool:
+        """Whether a validation follows the last step."""
+        period = self.cfg.TRAIN.EVAL_PERIOD
+        return bool(period) and (self.ended or not (self.position.step or self.position.epoch % period))
+
+    def measure_batch_norms(self) -> None:
+        """Measure the statistics of batch norms anew, if `BN.USE_PRECISE_STATS` is set; see `precise_bn.py`."""
+        bn = self.cfg.BN
+        if bn.USE_PRECISE_STATS:
+            try:
+                measure_batch_norms(
+                    self.training, self.loader, epoch=self._last_epoch, num_batches=bn.NUM_BATCHES_PRECISE
+                )
+            except Preempted as stop:
+                raise self._stopped(stop.signum) from None
 
     def validate(self, epoch: int) -> dict[str, float]:
         """Evaluate one central clip, with a center crop, of every validation video. (SlowFast's clips are random.)
@@ -370,11 +341,11 @@ class Trainer:
         )
         loader = problem.val.loader(run)
         evaluator = problem.val.new_evaluator(loader.dataset)
-        loss = LossSink(build_loss(cfg.MODEL.LOSS_FUNC))
-        passes = [evaluator.forward_pass(problem.activation, [loss] if evaluator.has_labels else ())]
+        sinks = [LossSink(build_loss(cfg.MODEL.LOSS_FUNC))] if evaluator.has_labels else []
+        passes = [evaluator.forward_pass(problem.activation, sinks)]
         skipped = evaluate_split(inference, loader, passes, run, name="validation", log_period=cfg.LOG_PERIOD)
         result = evaluator.gather().result(skipped=skipped)
-        losses = {"loss": loss.result()} if evaluator.has_labels else {}
+        losses = {"loss": sinks[0].result()} if sinks else {}
         # The file first: once the validation is reported, it is not repeated.
         if self.best.improves({**result, **losses}, epoch + 1):
             self.save_best()

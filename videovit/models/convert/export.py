@@ -97,7 +97,13 @@ def export_state_dict(model: nn.Module, layout: str = "pyslowfast") -> State:
     return exported
 
 
-def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn.Module | None = None) -> None:
+def save_safetensors(
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write tensors to a `.safetensors` file, under a temporary name first.
 
     Args:
@@ -105,20 +111,21 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, model: nn
         path: of the file.
         model: the eps of its pooling norms and the grid of its position tables are saved beside the tensors, for
             `load_pretrained`.
+        metadata: further text by name.
 
     Raises:
         CheckpointError: the file cannot be written.
     """
     path = Path(path)
     eps = pool_norm_eps(model) if model is not None else None
-    metadata = {"format": "pt"} | ({} if eps is None else {"pool_norm_eps": repr(eps)})
+    header = {**(metadata or {}), "format": "pt"} | ({} if eps is None else {"pool_norm_eps": repr(eps)})
     if isinstance(model, VideoModel) and model.grid is not None:
-        metadata["grid"] = shown(model.grid)
+        header["grid"] = shown(model.grid)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # The format refuses views of one storage (separate q, k, v): each becomes a tensor of its own.
         tensors = {n: t.detach().cpu().clone().contiguous() for n, t in state.items()}
-        save_file(tensors, partial, metadata | {STATE_KEY: state_crc(tensors)})
+        save_file(tensors, partial, header | {STATE_KEY: state_crc(tensors)})
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)

@@ -33,11 +33,15 @@ State = dict[str, Tensor]
 
 _STEM = "patch_embed.proj.weight"
 _TABLES = ("pos_embed_spatial", "pos_embed_temporal", "pos_embed_class")
-_CONV = re.compile(r"(^patch_embed\.proj|\.attn\.pool_[qkv]|\.pool\.conv)\.weight$")
+_CONV = re.compile(r"(^patch_embed\.proj|\.attn\.pool_[qkv]|\.pool\.conv|_stem\.conv|\.branch2\.[ab])\.weight$")
 _POINTS = re.compile(r"(\.offset\.(weight|bias)|^pos_layer\.weight)$")
 _REL_POS = re.compile(r"\.attn\.rel_pos_[hwt]$")
 _REL_POS_TIME = re.compile(r"\.attn\.rel_pos_t$")
-PRETRAINING = ("mask_token", "decoder", "dec_pos_embed", "pred_head.", "hogs.", "mask.")
+PRETRAINING = (
+    *("mask_token", "decoder", "dec_pos_embed", "pred_head.", "hogs.", "mask."),
+    *("encoder_to_decoder.", "vjepa2.predictor."),
+)
+_AFTER_PRETRAINING = ("norm.weight", "norm.bias", "fc_norm.weight", "fc_norm.bias")
 
 
 @dataclass
@@ -85,7 +89,11 @@ def fit(
     head = tuple(f"{name}." for name in head_names)
     excused = {}
     if any(name.startswith(PRETRAINING) for name in found):
-        excused = dict.fromkeys(("norm.weight", "norm.bias"), "not part of pretraining: keeps its initial values")
+        names = [name for name in wanted if name in _AFTER_PRETRAINING or name.startswith("pooler.")]
+        excused = dict.fromkeys(names, "not part of pretraining: keeps its initial values")
+    if not any("_nonlocal" in name for name in found):
+        reason = "not in the weights: begins with adding nothing"
+        excused |= {name: reason for name in wanted if "_nonlocal" in name}
     has_time = _has_time(found)
     to_image = grids.model is not None and grids.model[0] == 1 and not _is_image(found, grids, has_time)
     from_image = grids.model is not None and grids.model[0] > 1 and _is_image(found, grids, has_time)

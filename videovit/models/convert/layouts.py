@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
+from videovit.models.convert.caffe2 import from_caffe2
 from videovit.models.convert.convolutional_layouts import from_pytorchvideo_cnn
 from videovit.models.convert.image_layouts import detect_image, from_deit, from_pit, from_ps_vit
 from videovit.models.convert.read import CheckpointError
@@ -124,6 +125,7 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
     "ps_vit": from_ps_vit,
     "deit": from_deit,
     "pytorchvideo_cnn": from_pytorchvideo_cnn,
+    "caffe2": from_caffe2,
 }
 
 

@@ -12,18 +12,23 @@ from torch import Tensor, nn
 from videovit.messages import did_you_mean, plural
 from videovit.models.contract import Grid, LayeredModel, VideoModel
 from videovit.models.convert.adapt import Inflation
+from videovit.models.convert.caffe2 import is_caffe2
 from videovit.models.convert.checksums import not_finite
 from videovit.models.convert.complaint import HIERA, complaint, looks_like_hiera
 from videovit.models.convert.convolutional_layouts import is_pytorchvideo_cnn
 from videovit.models.convert.eps import pool_norm_eps, set_pool_norm_eps, source_eps
 from videovit.models.convert.fit import fit
 from videovit.models.convert.grids import Grids, as_grid, grid_in_config, tables_of
+from videovit.models.convert.hf_layouts import from_transformers, notes_of_transformers
 from videovit.models.convert.layouts import LAYOUTS, detect
+from videovit.models.convert.pretraining import is_of_masked_model, without_encoder_prefix
 from videovit.models.convert.read import CheckpointError, Weights, read_weights
 from videovit.models.convert.report import LoadReport
 from videovit.models.convert.wrappers import unwrapped
 from videovit.models.convolutional.network import ConvolutionalNetwork
 from videovit.models.detection.detector import Detector
+from videovit.models.external.hf_network import HfNetwork
+from videovit.models.masked.model import MaskedModel
 from videovit.models.mvit.attention import MultiscaleAttention
 from videovit.models.mvit.model import MViT
 
@@ -38,17 +43,22 @@ def load_pretrained(
 ) -> LoadReport:
     """Load weights into a model, strictly except for what a change of classes, size or medium requires.
 
+    Of weights of masked pre-training a classifier takes those of the encoder. A model in masked pre-training takes all,
+    or, from weights of a classifier, those of its encoder.
+
     Tolerated and reported: a classifier for another number of classes (dropped), position tables for another size
     (stretched), weights of an image model for clips and the reverse, q, k, v as one projection or three, a last norm
     that masked pretraining does not have.
 
     Args:
         model: from `build_model`, or any module with the names of the weights; wrapped or not.
-        path_or_state_dict: file (`.pyth`, `.pth`, `.pt`, `.safetensors`); or a state dict, or a container of one.
+        path_or_state_dict: file (`.pyth`, `.pth`, `.pt`, `.safetensors`, Caffe2's `.pkl`); or a state dict, or a
+            container of one.
         source: layout of the weights; `auto` detects it from the names. `pyslowfast` (and this project's own),
             `pyslowfast_old` (before June 2022), `mvit` (facebookresearch/mvit), `pytorchvideo` (0.1.5),
             `pytorchvideo_repo`, `torchvision`, `timm` (MViTv2); `pit` (naver-ai or timm), `ps_vit` (yuexy), `deit`
-            (deit, timm's `vit_*`); `pytorchvideo_cnn` (its C2D, I3D, Slow, SlowFast and X3D).
+            (deit, timm's `vit_*`); `pytorchvideo_cnn` (its C2D, I3D, Slow, SlowFast and X3D); `caffe2` (SlowFast's
+            networks).
         inflate: how convolutions of images get a time axis: `center` (MViTv2's recipe), `repeat` (PySlowFast's loader)
             or `mean`.
         grid: (T, H, W) in tokens that the position tables of the weights are made for. By default the config in the
@@ -70,7 +80,11 @@ def load_pretrained(
     model = unwrapped(model)
     weights = read_weights(path_or_state_dict, model.state_dict())
     if isinstance(model, Detector) and not _is_of_detector(weights, model):
-        return _load_backbone(model, weights, source, inflate=inflate, grid=grid)
+        return _load_part(model, model.body, weights, source, inflate=inflate, grid=grid)
+    if isinstance(model, MaskedModel) and not is_of_masked_model(weights.state):
+        return _load_part(model, model.encoder, weights, source, inflate=inflate, grid=grid)
+    if not isinstance(model, MaskedModel):
+        weights = replace(weights, state=without_encoder_prefix(weights.state))
     return _load(model, weights, source, inflate=inflate, grid=grid)
 
 
@@ -80,12 +94,13 @@ def _is_of_detector(weights: Weights, model: Detector) -> bool:
     return not names.isdisjoint(weights.state)
 
 
-def _load_backbone(
-    model: Detector, weights: Weights, source: str, *, inflate: Inflation, grid: Grid | None
+def _load_part(
+    model: LayeredModel, part: VideoModel, weights: Weights, source: str, *, inflate: Inflation, grid: Grid | None
 ) -> LoadReport:
-    """Load weights of a classifier into the backbone of a detector."""
-    report = _load(model.body, weights, source, inflate=inflate, grid=grid)
-    own = {id(parameter) for parameter in model.body.parameters()}
+    """Load weights of a classifier into the part of a model that is one, but for its head."""
+    weights = replace(weights, state=without_encoder_prefix(weights.state))
+    report = _load(part, weights, source, inflate=inflate, grid=grid)
+    own = {id(parameter) for parameter in part.parameters()}
     rest = [name for name, parameter in model.named_parameters() if id(parameter) not in own]
     how = report.how | dict.fromkeys(rest, "not part of a classifier: keeps its initial values")
     return replace(report, missing=report.missing + rest, how=how)
@@ -98,6 +113,9 @@ def _load(model: nn.Module, weights: Weights, source: str, *, inflate: Inflation
     head_names = model.head_names if isinstance(model, LayeredModel) else LayeredModel.head_names
     if isinstance(model, VideoModel):
         head_names += model.dropped
+    if isinstance(model, HfNetwork):
+        notes += notes_of_transformers(weights.state)
+        weights = replace(weights, state=from_transformers(weights.state, model))
     grids = _grids(model, wanted, weights, grid)
     layout = source if source != "auto" else _layout(model, wanted, weights)
     if translate := LAYOUTS.get(layout):
@@ -132,6 +150,8 @@ def _layout(model: nn.Module, wanted: Mapping[str, Tensor], weights: Weights) ->
     if names == wanted.keys() and not isinstance(model, MViT):
         return "own"
     if isinstance(model, ConvolutionalNetwork):
+        if is_caffe2(names):
+            return "caffe2"
         return "pytorchvideo_cnn" if is_pytorchvideo_cnn(names) else "own"
     is_transformer = any(name.endswith(".attn.proj.weight") for name in wanted)
     return detect(weights.state) if is_transformer else "own"

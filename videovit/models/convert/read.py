@@ -1,13 +1,14 @@
 """Reading of weight files without running code that they contain.
 
-`.pyth`, `.pth`, `.pt` (tensors and plain values only) and `.safetensors`; containers of PySlowFast and pytorchvideo
-(`model_state`), Lightning (`state_dict`), timm (`state_dict_ema`, `state_dict`), DeiT (`model`) and DeepSpeed
-(`module`), or a bare state dict.
+`.pyth`, `.pth`, `.pt` (tensors and plain values only), `.safetensors` and Caffe2's `.pkl` (arrays only); containers of
+PySlowFast and pytorchvideo (`model_state`), Lightning (`state_dict`), timm (`state_dict_ema`, `state_dict`), DeiT
+(`model`) and DeepSpeed (`module`), or a bare state dict.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pickle
 import struct
@@ -21,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from videovit.errors import UserError
-from videovit.messages import why_no_file
+from videovit.messages import printable, why_no_file
 from videovit.models.contract import Grid
+from videovit.models.convert.caffe2 import read_caffe2
 from videovit.models.convert.checksums import STATE_KEY, state_crc, verify_zip
 from videovit.models.convert.expansion import reason_against_archive, reason_against_tensors
 from videovit.models.convert.grids import as_grid
@@ -30,6 +32,7 @@ from videovit.models.convert.wrappers import COUNTERS, strip_prefixes
 from videovit.models.download import local_file
 
 SHARDED_SUFFIX = ".dcp"  # of a folder
+INDEX_SUFFIX = ".index.json"
 # In order of preference: a trainer that keeps averaged weights publishes and tests those.
 CONTAINERS = ("model_state", "state_dict_ema", "state_dict", "model", "module")
 _TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # first bytes of files written before torch 1.6
@@ -76,15 +79,16 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """The content of a weight file, on the CPU.
 
     Args:
-        path: `.safetensors`, a file of `torch.save`, or the folder of a sharded checkpoint, `.dcp`; or `zoo:NAME` or a
-            URL, which are downloaded.
+        path: `.safetensors`, a file of `torch.save`, an index of such files as transformers writes it
+            (`.index.json`), or the folder of a sharded checkpoint, `.dcp`; or `zoo:NAME` or a URL, which are
+            downloaded.
 
     Returns:
         The top-level dict of the file.
 
     Raises:
-        CheckpointError: missing, truncated, a plain pickle (Caffe2), or with objects other than tensors and plain
-            values (NumPy numbers included).
+        CheckpointError: missing, truncated, or with objects other than tensors and plain values (NumPy numbers
+            included); a plain pickle with something other than Caffe2's NumPy arrays.
     """
     path = local_file(path)
     is_folder = path.suffix == SHARDED_SUFFIX and os.path.isdir(path)
@@ -97,10 +101,30 @@ def read_file(path: str | Path) -> dict[str, Any]:
         found = why_no_file(path)
         what = f"{found}, expected a weight file" if found else "no such weight file"
         raise CheckpointError(f"{path}: {what}{hint}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_tensors(path, is_folder=is_folder)
+    content = _read_indexed(path) if path.name.endswith(INDEX_SUFFIX) else _read_one(path, is_folder=is_folder)
     if content.get("pool_norm_eps") is not None:
         content["pool_norm_eps"] = _as_number(content["pool_norm_eps"], f"{path}: pool_norm_eps")
     return content
+
+
+def _read_one(path: Path, *, is_folder: bool) -> dict[str, Any]:
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_tensors(path, is_folder=is_folder)
+
+
+def _read_indexed(path: Path) -> dict[str, Any]:
+    """The tensors of all files that an index of transformers lists; they lie beside it."""
+    try:
+        names = {str(name) for name in json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"not a readable index: {error!r}", where=path) from error
+    state: dict[str, Any] = {}
+    for name in sorted(names):
+        part = path.parent / name
+        if name != part.name or not part.is_file():
+            raise CheckpointError("a file of the index is missing beside it", where=path, found=printable(name))
+        content = _read_one(part, is_folder=False)
+        state |= content.get("model_state", content)
+    return {"model_state": state}
 
 
 def _read_tensors(path: Path, *, is_folder: bool) -> dict[str, Any]:
@@ -129,7 +153,8 @@ def _read_folder(path: Path) -> Any:
 
 
 def _read_pickle(path: Path) -> Any:
-    _refuse_plain_pickle(path)
+    if _is_plain_pickle(path):
+        return _read_caffe2(path)
     if reason := reason_against_archive(path, path.stat().st_size):
         raise CheckpointError(reason, where=path)
     try:
@@ -204,15 +229,23 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {**metadata, "model_state": tensors}
 
 
-def _refuse_plain_pickle(path: Path) -> None:
+def _is_plain_pickle(path: Path) -> bool:
+    """Whether a file is what `pickle.dump` writes, which PyTorch's files are not; `.pkl` is used for both."""
     with open(path, "rb") as file:
         head = file.read(len(_TORCH_MAGIC))
-    if path.suffix == ".pkl" or (head[:1] == b"\x80" and head != _TORCH_MAGIC):
+    is_torch = head == _TORCH_MAGIC or head[:2] == b"PK"
+    return not is_torch and (path.suffix == ".pkl" or head[:1] == b"\x80")
+
+
+def _read_caffe2(path: Path) -> dict[str, Any]:
+    try:
+        return {"model_state": read_caffe2(path.read_bytes())}
+    except (*_DAMAGED, MemoryError, RecursionError) as error:
         raise CheckpointError(
-            "a plain Python pickle, the format of Caffe2 weights, is not supported (opening one can run code)",
+            f"a pickle that is not one of Caffe2's weights: {str(error)[:200] or type(error).__name__}",
             where=path,
-            hint="Use the PyTorch file (.pyth, .pth) of the same model",
-        )
+            hint="Nothing in it was run. Files of PyTorch (.pyth, .pth) are read too",
+        ) from error
 
 
 def _why(message: str) -> str:
@@ -225,9 +258,9 @@ def _why(message: str) -> str:
             "weights alone once: state = torch.load(old, weights_only=False)['model_state']; "
             "torch.save({'model_state': state}, new)"
         )
-    if "Unsupported operand" in message:
+    if "Unsupported operand" in message or message.isdecimal():  # a byte that no pickle begins with
         return "not a weight file of PyTorch"
     if "weights_only" in message or "Unsupported" in message:
         first = next((line.strip() for line in message.splitlines() if "Unsupported" in line), "")
         return f"has objects other than tensors and plain values, which are not supported {first}".rstrip()
-    return f"not a readable weight file: {message.splitlines()[0][:200] if message else 'no reason given'}"
+    return f"not a readable weight file: {message.splitlines()[0][:200] if message else 'empty or cut off'}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+MOST_LISTED = 8  # names with the same reason
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -29,13 +31,22 @@ class LoadReport:
     notes: list[str] = field(default_factory=list)
     pool_norm_eps: float | None = None
 
+    def _by_reason(self, names: list[str]) -> dict[str, list[str]]:
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(self.how.get(name, ""), []).append(name)
+        return groups
+
     def __str__(self) -> str:
         listed = {"resized": self.resized, "skipped": self.skipped, "missing": self.missing}
         counts = [f"{len(names)} {title}" for title, names in {"loaded": self.loaded, **listed}.items()]
         lines = [f"weights in the layout {self.source}: {', '.join(counts)}"]
         width = max((len(name) for names in listed.values() for name in names), default=0)
         for title, names in listed.items():
-            lines += [f"  {title:8} {name:{width}}  {self.how.get(name, '')}".rstrip() for name in names]
+            for reason, same in self._by_reason(names).items():
+                # Such as those of a whole decoder.
+                shown = same if len(same) <= MOST_LISTED else [f"{same[0]} and {len(same) - 1} more"]
+                lines += [f"  {title:8} {name:{width}}  {reason}".rstrip() for name in shown]
         if self.pool_norm_eps is not None:
             lines.append(f"  eps of the pooling norms: {self.pool_norm_eps:g}")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])

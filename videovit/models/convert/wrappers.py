@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 COUNTERS = ("n_averaged",)  # of PyTorch's AveragedModel, beside the weights
+# PySlowFast's contrastive models hold the network, a second one that follows it, and queues.
+_FIRST, _SECOND = "backbone.", "backbone_hist."
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -29,9 +31,11 @@ def strip_prefixes(state: Mapping[str, Tensor], own_names: Collection[str] = ())
         own_names: names that are right as they are, whatever they begin with.
 
     Returns:
-        The same tensors by shorter names.
+        The same tensors by shorter names; of a contrastive model those of its network alone.
     """
     own = set(own_names)
+    if any(name.startswith(_SECOND) for name in state) and not own.intersection(state):
+        state = {name: tensor for name, tensor in state.items() if name.startswith(_FIRST)}
     names = list(state)
     while not own.issuperset(names) and (prefix := _shared_prefix(names)):
         names = [name.removeprefix(prefix) for name in names]

@@ -66,14 +66,19 @@ _STRIDE = 32
 Entry = TypeVar("Entry")
 
 
-def resnet_from_config(cfg: Config) -> ConvolutionalNetwork:
+def resnet_from_config(cfg: Config, *, pools_t: bool = True) -> ConvolutionalNetwork:
     """C2D, I3D or Slow, as MODEL.ARCH says.
+
+    Args:
+        cfg: the config.
+        pools_t: whether C2D and I3D pool time after the first stage; those of PySlowFast's ResNet_nopool do not.
 
     Raises:
         UserError: an ARCH of another model, or a depth that does not exist.
     """
     _check_arch(cfg.MODEL, [arch for arch, reaches in REACHES.items() if len(reaches) == 1 and arch != "x3d"])
-    return _residual_from_config(cfg, widths=[cfg.RESNET.WIDTH_PER_GROUP], fusion=None)
+    pool_t = POOLS_T.get(cfg.MODEL.ARCH, 1) if pools_t else 1
+    return _residual_from_config(cfg, widths=[cfg.RESNET.WIDTH_PER_GROUP], pool_t=pool_t)
 
 
 def slowfast_from_config(cfg: Config) -> ConvolutionalNetwork:
@@ -148,8 +153,10 @@ def x3d_from_config(cfg: Config) -> ConvolutionalNetwork:
     )
 
 
-def _residual_from_config(cfg: Config, *, widths: Sequence[int], fusion: Fusion | None) -> ConvolutionalNetwork:
-    """ResNet or SlowFast with `widths` channels per group of each pathway."""
+def _residual_from_config(
+    cfg: Config, *, widths: Sequence[int], fusion: Fusion | None = None, pool_t: int = 1
+) -> ConvolutionalNetwork:
+    """ResNet or SlowFast with `widths` channels per group of each pathway; `pool_t` frames are pooled to one."""
     arch, res = cfg.MODEL.ARCH, cfg.RESNET
     if res.DEPTH not in DEPTHS:
         raise UserError(where="RESNET.DEPTH", found=res.DEPTH, expected=f"one of {', '.join(map(str, DEPTHS))}")
@@ -157,11 +164,11 @@ def _residual_from_config(cfg: Config, *, widths: Sequence[int], fusion: Fusion 
     for p, (width, reach) in enumerate(zip(widths, REACHES[arch], strict=True)):
         # What the fast pathway adds to the channels of the slow one.
         joined = 1 + fusion.ratio / cfg.SLOWFAST.BETA_INV if fusion and p == 0 else 1
-        pathways.append(_pathway_from_config(cfg, p, width, reach, joined))
+        pathways.append(_pathway_from_config(cfg, p, width, reach, joined, pool_t))
     frames, side = cfg.DATA.NUM_FRAMES, max(cfg.DATA.TRAIN_CROP_SIZE // _STRIDE, 1)
     if res.SPATIAL_STRIDES[3][0] == 1:
         side *= 2
-    lengths = [frames // POOLS_T.get(arch, 1)] if fusion is None else [frames // fusion.alpha, frames]
+    lengths = [frames // pool_t] if fusion is None else [frames // fusion.alpha, frames]
     head = PooledHead(
         [path.stages[-1].blocks[-1].dim_out for path in pathways],
         cfg.MODEL.NUM_CLASSES,
@@ -180,7 +187,7 @@ def _residual_from_config(cfg: Config, *, widths: Sequence[int], fusion: Fusion 
     )
 
 
-def _pathway_from_config(cfg: Config, p: int, width: int, reach: Reach, joined: float) -> Pathway:
+def _pathway_from_config(cfg: Config, p: int, width: int, reach: Reach, joined: float, pool_t: int) -> Pathway:
     """Pathway number `p`; `joined` is the factor on its channels after each lateral connection."""
     res, nln = cfg.RESNET, cfg.NONLOCAL
     expansion = 1 if res.TRANS_FUNC == "basic_transform" else 4
@@ -207,7 +214,7 @@ def _pathway_from_config(cfg: Config, p: int, width: int, reach: Reach, joined: 
             pool=triple(_of(nln.POOL, i, p)),
             softmax=nln.INSTANTIATION == "softmax",
         )
-        stages.append(PathwayStage(tuple(blocks), non_local, POOLS_T.get(cfg.MODEL.ARCH, 1) if i == 0 else 1))
+        stages.append(PathwayStage(tuple(blocks), non_local, pool_t if i == 0 else 1))
         dim_in = int(out * joined)
     return Pathway(width, reach.stem, tuple(stages))
 

@@ -30,7 +30,8 @@ class RoIHead(BoxHead):
         resolution: bins of a box per axis.
         aligned: shift by half a token, so that a box covers exactly the tokens under it.
         dropout: probability of the dropout before the layer.
-        init_scale: factor on the initial weight of the layer.
+        init_std: of the initial weight of the layer.
+        init_scale: factor on it.
 
     Source: SlowFast (arXiv 1812.03982), section 5; MViT (arXiv 2104.11227), section D.2.
     """
@@ -43,13 +44,14 @@ class RoIHead(BoxHead):
         resolution: int = 7,
         aligned: bool = True,
         dropout: float = 0.0,
+        init_std: float = 0.02,
         init_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.resolution, self.aligned = resolution, aligned
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(dim, num_classes)
-        nn.init.trunc_normal_(self.projection.weight, std=0.02)
+        nn.init.trunc_normal_(self.projection.weight, std=init_std)
         nn.init.zeros_(self.projection.bias)
         self.projection.weight.data.mul_(init_scale)
 
@@ -149,5 +151,6 @@ def box_head_from_config(cfg: Config, model: VideoModel) -> RoIHead:
             resolution=cfg.DETECTION.ROI_XFORM_RESOLUTION,
             aligned=cfg.DETECTION.ALIGNED,
             dropout=cfg.MODEL.DROPOUT_RATE,
+            init_std=classifier.init_std,
             init_scale=classifier.init_scale,
         )

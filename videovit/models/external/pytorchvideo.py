@@ -109,7 +109,8 @@ class PtvNetwork(VideoModel):
         return [slow_pathway(x_BCTHW, self.alpha), x_BCTHW] if self.alpha else x_BCTHW
 
 
-def _x3d_m(clip: Triple, head: dict[str, Any], in_channels: int) -> nn.Module:
+def x3d(clip: Triple, head: dict[str, Any], in_channels: int, **arguments: Any) -> nn.Module:
+    """X3D; X3D-M by default."""
     from pytorchvideo.models.x3d import create_x3d
 
     network: nn.Module = create_x3d(
@@ -117,85 +118,102 @@ def _x3d_m(clip: Triple, head: dict[str, Any], in_channels: int) -> nn.Module:
         input_clip_length=clip[0],
         input_crop_size=clip[1],
         inner_act=nn.SiLU,  # pytorchvideo's Swish by PyTorch's kernel
+        **arguments,
         **head,
     )
     return network
 
 
-def _slowfast_r50(clip: Triple, head: dict[str, Any], in_channels: int) -> nn.Module:
+def slowfast(
+    clip: Triple, head: dict[str, Any], in_channels: int, *, alpha: int = ALPHA, kernel_t: int = 7, **arguments: Any
+) -> nn.Module:
+    """SlowFast; 8x8 R50 by default. `kernel_t` is of the lateral connections."""
     from pytorchvideo.models.slowfast import create_slowfast
 
     network: nn.Module = create_slowfast(
         input_channels=(in_channels, in_channels),
-        model_depth=50,
-        slowfast_fusion_conv_kernel_size=(7, 1, 1),
-        head_pool_kernel_sizes=(_window(clip, ALPHA), _window(clip, 1)),
+        slowfast_fusion_conv_kernel_size=(kernel_t, 1, 1),
+        slowfast_fusion_conv_stride=(alpha, 1, 1),
+        head_pool_kernel_sizes=(_window(clip, alpha), _window(clip, 1)),
+        **{"model_depth": 50, **arguments},
         **head,
     )
     return network
 
 
-def _csn_r101(clip: Triple, head: dict[str, Any], in_channels: int) -> nn.Module:
+def csn(clip: Triple, head: dict[str, Any], in_channels: int, **arguments: Any) -> nn.Module:
+    """Channel-separated network; R101 by default."""
     from pytorchvideo.models.csn import create_csn
 
     network: nn.Module = create_csn(
         input_channel=in_channels,
-        model_depth=101,
         stem_pool=nn.MaxPool3d,
         head_pool_kernel_size=_window(clip, 8),
+        **{"model_depth": 101, **arguments},
         **head,
     )
     return network
 
 
-def _r2plus1d_r50(clip: Triple, head: dict[str, Any], in_channels: int) -> nn.Module:
+def r2plus1d(clip: Triple, head: dict[str, Any], in_channels: int, **arguments: Any) -> nn.Module:
+    """R(2+1)D; R50 by default."""
     from pytorchvideo.models.r2plus1d import create_r2plus1d
 
-    window = _window(clip, 4)
-    network: nn.Module = create_r2plus1d(input_channel=in_channels, head_pool_kernel_size=window, **head)
-    return network
-
-
-def _resnet(clip: Triple, head: dict[str, Any], in_channels: int, *, time_stride: int, **arguments: Any) -> nn.Module:
-    from pytorchvideo.models.resnet import create_resnet
-
-    window = _window(clip, time_stride)
-    network: nn.Module = create_resnet(
-        input_channel=in_channels, model_depth=50, head_pool_kernel_size=window, **arguments, **head
+    network: nn.Module = create_r2plus1d(
+        input_channel=in_channels, head_pool_kernel_size=_window(clip, 4), **arguments, **head
     )
     return network
 
 
-_slow_r50 = partial(_resnet, time_stride=1, stem_conv_kernel_size=(1, 7, 7))
-_c2d_r50 = partial(
-    _resnet,
-    time_stride=2,
-    stem_conv_kernel_size=(1, 7, 7),
-    stage1_pool=nn.MaxPool3d,
-    stage_conv_a_kernel_size=((1, 1, 1),) * 4,
-)
-_i3d_r50 = partial(
-    _resnet,
-    time_stride=2,
-    stem_conv_kernel_size=(5, 7, 7),
-    stage1_pool=nn.MaxPool3d,
-    # A tuple is one kernel for the whole stage; a list is cycled over its blocks.
-    stage_conv_a_kernel_size=(
-        (3, 1, 1),
-        [(3, 1, 1), (1, 1, 1)],
-        [(3, 1, 1), (1, 1, 1)],
-        [(1, 1, 1), (3, 1, 1)],
-    ),
-)
+def resnet(clip: Triple, head: dict[str, Any], in_channels: int, *, arch: str, **arguments: Any) -> nn.Module:
+    """C2D, I3D or Slow, a key of `ARCHS`; R50 by default."""
+    from pytorchvideo.models.resnet import create_resnet
 
-NETWORKS: dict[str, Callable[[Triple, dict[str, Any], int], nn.Module]] = {
-    "ptv_x3d_m": _x3d_m,
-    "ptv_slowfast_r50": _slowfast_r50,
-    "ptv_csn_r101": _csn_r101,
-    "ptv_r2plus1d_r50": _r2plus1d_r50,
-    "ptv_i3d_r50": _i3d_r50,
-    "ptv_c2d_r50": _c2d_r50,
-    "ptv_slow_r50": _slow_r50,
+    time_stride, own = ARCHS[arch]
+    network: nn.Module = create_resnet(
+        input_channel=in_channels,
+        head_pool_kernel_size=_window(clip, time_stride),
+        **{"model_depth": 50, **own, **arguments},
+        **head,
+    )
+    return network
+
+
+ARCHS: dict[str, tuple[int, dict[str, Any]]] = {
+    "slow": (1, {"stem_conv_kernel_size": (1, 7, 7)}),
+    "c2d": (
+        2,
+        {
+            "stem_conv_kernel_size": (1, 7, 7),
+            "stage1_pool": nn.MaxPool3d,
+            "stage_conv_a_kernel_size": ((1, 1, 1),) * 4,
+        },
+    ),
+    "i3d": (
+        2,
+        {
+            "stem_conv_kernel_size": (5, 7, 7),
+            "stage1_pool": nn.MaxPool3d,
+            # A tuple is one kernel for the whole stage; a list is cycled over its blocks.
+            "stage_conv_a_kernel_size": (
+                (3, 1, 1),
+                [(3, 1, 1), (1, 1, 1)],
+                [(3, 1, 1), (1, 1, 1)],
+                [(1, 1, 1), (3, 1, 1)],
+            ),
+        },
+    ),
+}
+"""MODEL.ARCH of a network with one pathway -> frames per frame of its last map, and what it is built with."""
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "ptv_x3d_m": x3d,
+    "ptv_slowfast_r50": slowfast,
+    "ptv_csn_r101": csn,
+    "ptv_r2plus1d_r50": r2plus1d,
+    "ptv_i3d_r50": partial(resnet, arch="i3d"),
+    "ptv_c2d_r50": partial(resnet, arch="c2d"),
+    "ptv_slow_r50": partial(resnet, arch="slow"),
 }
 
 
@@ -235,36 +253,69 @@ def build_ptv(
             expected=f"one of {', '.join(NETWORKS)}",
             near=did_you_mean(name, NETWORKS),
         )
-    two_pathways = name == "ptv_slowfast_r50"
-    if two_pathways and clip_size[0] % ALPHA:
-        raise UserError(f"{name}: {clip_size[0]} frames (DATA.NUM_FRAMES) are not a multiple of {ALPHA}")
-    # Activation None: the published heads end in a softmax, which belongs to evaluation here.
-    head = {"model_num_class": num_classes, "dropout_rate": dropout, "head_activation": None}
-    blocks = NETWORKS[name](clip_size, head, in_channels).get_submodule("blocks")
-    assert isinstance(blocks, nn.ModuleList)
-    return PtvNetwork(blocks, in_channels=in_channels, alpha=ALPHA if two_pathways else 0)
+    alpha = ALPHA if name == "ptv_slowfast_r50" else 0
+    create = partial(NETWORKS[name], clip_size, in_channels=in_channels)
+    return as_model(create, name, clip_size, in_channels, num_classes=num_classes, dropout=dropout, alpha=alpha)
 
 
-def ptv_from_config(cfg: Config, *, name: str) -> PtvNetwork:
-    """`build_ptv` from the sections DATA and MODEL of a config.
+def as_model(
+    create: Callable[[dict[str, Any]], nn.Module],
+    name: str,
+    clip_size: Triple,
+    in_channels: int,
+    *,
+    num_classes: int,
+    dropout: float,
+    alpha: int,
+) -> PtvNetwork:
+    """The network that `create` builds around a head.
 
     Args:
-        cfg: the config.
-        name: a key of `NETWORKS`.
+        create: arguments of the head -> network.
+        name: for messages.
+        clip_size, in_channels, num_classes, dropout: see `build_ptv`.
+        alpha: frames of the fast pathway per frame of the slow one; 0 for a network with a single pathway.
 
     Raises:
-        UserError: as `build_ptv`; or MODEL.ACT_CHECKPOINT, which would update batch statistics twice.
+        UserError: a number of frames that two pathways cannot share.
     """
+    if alpha and clip_size[0] % alpha:
+        raise UserError(f"{name}: {clip_size[0]} frames (DATA.NUM_FRAMES) are not a multiple of {alpha}")
+    # Activation None: the published heads end in a softmax, which belongs to evaluation here.
+    head = {"model_num_class": num_classes, "dropout_rate": dropout, "head_activation": None}
+    blocks = create(head).get_submodule("blocks")
+    assert isinstance(blocks, nn.ModuleList)
+    return PtvNetwork(blocks, in_channels=in_channels, alpha=alpha)
+
+
+def build_from_config(cfg: Config, create: Callable[..., nn.Module], *, alpha: int = 0) -> PtvNetwork:
+    """The network that `create` builds, with the clips, classes and dropout of a config.
+
+    Args:
+        cfg: the config; sections DATA and MODEL.
+        create: (clip size, head, in_channels) -> network.
+        alpha: frames of the fast pathway per frame of the slow one; 0 for a network with a single pathway.
+
+    Raises:
+        UserError: frames that two pathways cannot share; or MODEL.ACT_CHECKPOINT, which would update batch statistics
+            twice.
+    """
+    name, side = cfg.MODEL.MODEL_NAME, cfg.DATA.TRAIN_CROP_SIZE
     if cfg.MODEL.ACT_CHECKPOINT:
         raise UserError(f"{name}: MODEL.ACT_CHECKPOINT would update the batch statistics twice; switch it off")
-    side = cfg.DATA.TRAIN_CROP_SIZE
-    return build_ptv(
+    clip_size, in_channels = (cfg.DATA.NUM_FRAMES, side, side), cfg.DATA.INPUT_CHANNEL_NUM[0]
+    return as_model(
+        partial(create, clip_size, in_channels=in_channels),
         name,
-        clip_size=(cfg.DATA.NUM_FRAMES, side, side),
+        clip_size,
+        in_channels,
         num_classes=cfg.MODEL.NUM_CLASSES,
-        in_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
         dropout=cfg.MODEL.DROPOUT_RATE,
+        alpha=alpha,
     )
 
 
-PTV_MODELS: dict[str, Callable[[Config], VideoModel]] = {name: partial(ptv_from_config, name=name) for name in NETWORKS}
+PTV_MODELS: dict[str, Callable[[Config], VideoModel]] = {
+    name: partial(build_from_config, create=create, alpha=ALPHA if create is slowfast else 0)
+    for name, create in NETWORKS.items()
+}

@@ -86,6 +86,31 @@ class PatchEmbed(nn.Module):
         tokens = F.conv3d(x_BCTHW, weight, self.proj.bias, self.proj.stride, self.padding)
         return tokens.permute(0, 2, 3, 4, 1).contiguous()
 
+    def take(self, x_BCTHW: Tensor, index_BL: Tensor) -> Tensor:
+        """Some of the tokens, (B, L, dim); patches without overlap are the only ones that are computed.
+
+        Args:
+            x_BCTHW: as in `forward`.
+            index_BL: numbers of the tokens, row by row.
+        """
+        self.grid(x_BCTHW.shape[2:])
+        if self.proj.kernel_size != self.proj.stride or any(self.padding):
+            return take_tokens(self(x_BCTHW).flatten(1, 3), index_BL)
+        patches_BNX = cut(x_BCTHW, triple(self.proj.kernel_size)).flatten(4).flatten(1, 3)
+        return F.linear(take_tokens(patches_BNX, index_BL), self.proj.weight.flatten(1), self.proj.bias)
+
+
+def cut(x_BCTHW: Tensor, patch: Triple) -> Tensor:
+    """The patches of clips, (B, T', H', W', C, t, h, w), without overlap; pixels that fill none are left out."""
+    t, h, w = patch
+    cut_BCTHWthw = x_BCTHW.unfold(2, t, t).unfold(3, h, h).unfold(4, w, w)
+    return cut_BCTHWthw.permute(0, 2, 3, 4, 1, 5, 6, 7)
+
+
+def take_tokens(x_BNC: Tensor, index_BL: Tensor) -> Tensor:
+    """(B, L, C): some tokens of each clip, by their numbers."""
+    return x_BNC.take_along_dim(index_BL[:, :, None], 1)
+
 
 class Mlp(nn.Module):
     """Two linear layers with GELU between them; names as in PySlowFast (fc1, fc2).

@@ -13,7 +13,12 @@ class ClassifierHead(nn.Module):
         num_classes: K.
         dropout: probability of the dropout before the layer.
         init_scale: factor on the initial weights of the layer.
+
+    Attributes:
+        init_std: of the initial weights.
     """
+
+    init_std: float = 0.02
 
     def __init__(self, dim: int, num_classes: int, *, dropout: float = 0.0, init_scale: float = 1.0) -> None:
         super().__init__()
@@ -22,8 +27,8 @@ class ClassifierHead(nn.Module):
         self.init_scale = init_scale
 
     def init_weights(self) -> None:
-        """Truncated normal (0.02) weight times `init_scale`, zero bias."""
-        nn.init.trunc_normal_(self.projection.weight, std=0.02)
+        """Truncated normal weight times `init_scale`, zero bias."""
+        nn.init.trunc_normal_(self.projection.weight, std=self.init_std)
         nn.init.zeros_(self.projection.bias)
         self.projection.weight.data.mul_(self.init_scale)
 

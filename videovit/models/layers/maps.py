@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from videovit.models.contract import VideoModel
+from videovit.models.contract import AttentionModel
 
 Observer = Callable[[int, int, Tensor], None]
 """Receives parts of maps: the layer, from 0; the number of the first query token in the part; the part (B, M, N', L).
@@ -55,21 +55,19 @@ def record(map_BMNL: Tensor) -> None:
         _Recorder.running.add(map_BMNL)
 
 
-def observe_attention(model: VideoModel, x: Tensor, observer: Observer) -> None:
+def observe_attention(model: AttentionModel, x: Tensor, observer: Observer) -> None:
     """Show the attention maps of a batch to an observer one by one, so that no two layers' are in memory together.
 
     Args:
-        model: its attention layers are the modules named `attn`; its mode stays: call `eval()` first to exclude
-            randomness.
+        model: its mode stays; call `eval()` first to exclude randomness.
         x: clips (B, C, T, H, W) or images (B, C, H, W), normalized.
         observer: called with every part of every map, in the order in which layers run.
     """
     recorder = _Recorder(observer)
     # A copy, so that the model is neither switched nor hooked while another thread may be using it.
     twin = model.twin().plain_()
-    for name, module in twin.named_modules():
-        if name.rpartition(".")[2] == "attn":
-            module.register_forward_pre_hook(recorder.begin)
+    for module in twin.attention_layers():
+        module.register_forward_pre_hook(recorder.begin)
     _Recorder.running = recorder
     try:
         with torch.no_grad():
@@ -78,7 +76,7 @@ def observe_attention(model: VideoModel, x: Tensor, observer: Observer) -> None:
         _Recorder.running = None
 
 
-def attention_maps(model: VideoModel, x: Tensor) -> list[Tensor]:
+def attention_maps(model: AttentionModel, x: Tensor) -> list[Tensor]:
     """The attention maps of a batch, all in memory at once; `observe_attention` holds one at a time.
 
     Args:

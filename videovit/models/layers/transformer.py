@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -199,10 +199,7 @@ class ClassTokenModel(AttentionModel):
 
     def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
         """`block(x)`; its activations are kept, or with `act_checkpoint` computed again in the backward pass."""
-        if self.act_checkpoint and self.training and torch.is_grad_enabled():
-            out: Tensor = checkpoint(block, x, use_reentrant=False)
-            return out
-        out = block(x)
+        out: Tensor = run_block(block, x, save_memory=self.act_checkpoint and self.training)
         return out
 
     def classify(self, x_BNC: Tensor) -> Tensor | DistilledLogits:
@@ -222,6 +219,13 @@ class ClassTokenModel(AttentionModel):
     def as_map(self, x_BNC: Tensor, grid: Grid) -> Tensor:
         """(B, C, T, H, W): the grid of tokens that begin with the class tokens."""
         return torch.unflatten(x_BNC[:, self.num_cls :].transpose(1, 2), 2, grid)
+
+
+def run_block(block: nn.Module, *arguments: object, save_memory: bool) -> Any:
+    """`block(*arguments)`; its activations are kept, or to save memory computed again in the backward pass."""
+    if save_memory and torch.is_grad_enabled():
+        return checkpoint(block, *arguments, use_reentrant=False)
+    return block(*arguments)
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:

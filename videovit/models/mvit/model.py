@@ -12,6 +12,7 @@ B clips, C channels, T H W grid in tokens (in x_BCTHW: pixels), N tokens, X clas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -21,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from videovit.config import Config
 from videovit.errors import UserError
-from videovit.models.contract import AttentionModel, AttentionTokens, Features, Grid, centers
-from videovit.models.layers.basic import PatchEmbed, Triple, triple
+from videovit.models.contract import AttentionTokens, Features, Grid, MaskableModel, centers
+from videovit.models.layers.basic import PatchEmbed, Triple, take_tokens, triple
 from videovit.models.layers.heads import ClassifierHead
 from videovit.models.layers.maps import attention_maps
 from videovit.models.layers.pooling import pooled_grid
@@ -33,7 +34,7 @@ from videovit.models.mvit.block import MultiscaleBlock, Outputs
 from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec, expand, in_windows, share_maps
 
 
-class MViT(AttentionModel):
+class MViT(MaskableModel):
     """Multiscale vision transformer, first and second version, for clips and images.
 
     State-dict names are PySlowFast's; the patch embedding is 5-D for images as well (one frame).
@@ -267,8 +268,13 @@ class MViT(AttentionModel):
 
     def _run_blocks(self, x_BCTHW: Tensor, cls_only: bool) -> Iterator[tuple[Tensor | None, Tensor | None]]:
         """Grid (B, T, H, W, C) and class token (B, 1, C) after every block; with `cls_only` the last has no grid."""
-        x_BTHWC: Tensor | None
-        x_BTHWC, cls_B1C = self._embed(x_BCTHW)
+        return self._blocks_on(self._embed(x_BCTHW), cls_only)
+
+    def _blocks_on(
+        self, tokens: tuple[Tensor | None, Tensor | None], cls_only: bool = False
+    ) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+        """As `_run_blocks`, from the first tokens."""
+        x_BTHWC, cls_B1C = tokens
         last = len(self.blocks) - 1
         maps: AttentionMaps | None = None
         for i, block in enumerate(self.blocks):
@@ -295,15 +301,25 @@ class MViT(AttentionModel):
         return cls_B1C + 0.0 * sum(p.sum() for p in unread) if unread else cls_B1C
 
     def _embed(self, x_BCTHW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """First tokens: patches plus positions."""
-        x_BTHWC: Tensor = self.patch_embed(x_BCTHW)
+        return self._with_positions(self.patch_embed(x_BCTHW))
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether there are absolute position tables."""
+        return self.pos_embed is not None or self.pos_embed_spatial is not None
+
+    def _with_positions(self, x_BTHWC: Tensor) -> tuple[Tensor, Tensor | None]:
+        """First tokens of patches."""
+        if self.has_positions:
+            x_BTHWC = x_BTHWC + self.positions(triple(x_BTHWC.shape[1:4]))
+        return self._with_cls(x_BTHWC)
+
+    def _with_cls(self, x_BTHWC: Tensor) -> tuple[Tensor, Tensor | None]:
+        """First tokens of patches that have their positions."""
         cls_B1C: Tensor | None = self.cls_token
-        if self.pos_embed is not None or self.pos_embed_spatial is not None:
-            T, H, W = x_BTHWC.shape[1:4]
-            x_BTHWC = x_BTHWC + self.positions((T, H, W))
-            cls_pos = self.pos_embed_class if self.pos_embed is None else self.pos_embed[:, :1]
-            cls_B1C = None if cls_B1C is None or cls_pos is None else cls_B1C + cls_pos
+        cls_pos = self.pos_embed_class if self.pos_embed is None else self.pos_embed[:, :1]
         if cls_B1C is not None:
+            cls_B1C = cls_B1C if cls_pos is None else cls_B1C + cls_pos
             cls_B1C = cls_B1C.to(x_BTHWC.dtype).repeat(x_BTHWC.shape[0], 1, 1)
         if self.dropout:
             x_BTHWC = nn.functional.dropout(x_BTHWC, self.dropout, self.embedding_trains)
@@ -324,6 +340,44 @@ class MViT(AttentionModel):
         space = resize_pos_embed(self.pos_embed_spatial, (1, H, W), (1, *grid[1:]))
         time = resize_pos_embed(self.pos_embed_temporal, (T, 1, 1), (grid[0], 1, 1))
         return torch.unflatten(space, 1, (1, *grid[1:])) + torch.unflatten(time, 1, (grid[0], 1, 1))
+
+    @property
+    def patch_stride(self) -> Grid:
+        """See `MaskableModel.patch_stride`."""
+        return triple(self.patch_embed.proj.stride)
+
+    @property
+    def output_stride(self) -> Grid:
+        """See `MaskableModel.output_stride`."""
+        strides = [self.patch_stride, *(spec.stride_q for spec in self.specs)]
+        return triple([math.prod(along) for along in zip(*strides, strict=True)])
+
+    @property
+    def reads_grid(self) -> bool:
+        """Whether it matters to a block where in the grid a token is."""
+        attention = [block.attn for block in self.blocks if isinstance(block, MultiscaleBlock)]
+        return any(a.spec.pools_q or a.spec.pools_kv or a.spec.window or a.unused_by_cls() for a in attention)
+
+    def encode_visible(self, x_BCTHW: Tensor, visible_BL: Tensor) -> Tensor:
+        """See `MaskableModel.encode_visible`."""
+        if self.reads_grid:
+            raise UserError("blocks with pooling, windows or relative positions need the grid of all patches")
+        x_BLC = self.patch_embed.take(x_BCTHW, visible_BL)
+        if self.has_positions:
+            table_1NC = self.positions(self.patch_embed.grid(x_BCTHW.shape[2:])).flatten(1, 3)
+            x_BLC = x_BLC + take_tokens(table_1NC, visible_BL)
+        *_, tokens = self._blocks_on(self._with_cls(x_BLC[:, None, None]))
+        grid, cls = (part if part is None else part.flatten(1, -2) for part in tokens)
+        normed: Tensor = self.norm(torch.cat([part for part in (cls, grid) if part is not None], dim=1))
+        return normed
+
+    def encode_replaced(self, x_BCTHW: Tensor, hidden_BTHW: Tensor, token_11C: Tensor) -> Tensor:
+        """See `MaskableModel.encode_replaced`."""
+        x_BTHWC = self.patch_embed(x_BCTHW)
+        x_BTHWC = torch.where(hidden_BTHW[..., None], token_11C[0, 0].to(x_BTHWC.dtype), x_BTHWC)
+        *_, (grid, _) = self._blocks_on(self._with_positions(x_BTHWC))
+        assert grid is not None
+        return grid
 
 
 def mvit_from_config(cfg: Config) -> MViT:

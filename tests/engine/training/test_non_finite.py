@@ -13,7 +13,7 @@ from videovit.config import Config, load_config
 from videovit.data.records import Batch
 from videovit.engine import distributed
 from videovit.engine.objectives import Classification, build_loss
-from videovit.engine.training.guards import SMALLEST_SCALE, NonFiniteGuard
+from videovit.engine.training.non_finite import SMALLEST_SCALE, NonFiniteGuard
 from videovit.engine.training.step import Training, train_step
 from videovit.errors import UserError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from av.stream import Disposition
 
 from tests.helpers.size_changes import check_scaled_to_first, write_parts
 from tests.helpers.videos import VIDEO_BACKENDS, barcode, read_barcodes, rotate, write_video
-from videovit.data.decode import decord_backend, open_video
+from videovit.data.decode import decord_backend, open_video, pyav_backend
 from videovit.data.decode.bitstream import is_entry, nal_length_size, nal_units, picture_setup
-from videovit.data.decode.protocol import Indices
+from videovit.data.decode.frame_index import FrameIndex
+from videovit.data.decode.protocol import Indices, check_file
+from videovit.data.decode.pyav_backend import open_pyav
 
 Numbered = Callable[..., Path]
 NUM_FRAMES = 60
@@ -290,3 +293,62 @@ def test_decoding_times_as_presentation_times(tmp_path: Path, codec: str, backen
     path = remux(source, tmp_path / "a.mkv", store_decoding_time)
     assert numbers(path, backend) == SPREAD.tolist()
     assert numbers(path, backend, SPREAD[1:2]) == SPREAD[1:2].tolist()
+
+
+@backends
+@pytest.mark.parametrize(("first", "second"), [(10, 11), (12, 14), (13, 21)])
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"bframes": 2}),
+        ("libx264", {"bframes": 0}),
+        ("libx265", {"bframes": 3}),
+        ("libx265", {"bframes": 0}),
+        ("mpeg4", {"bframes": 2}),
+        ("mpeg2video", {"bframes": 2}),
+        ("libvpx", {"options": {"auto-alt-ref": "0", "lag-in-frames": "0"}}),
+        ("libvpx-vp9", {"options": {"cpu-used": "8"}}),
+    ],
+)
+def test_exchanged_time_stamps(
+    tmp_path: Path, codec: str, options: dict[str, Any], first: int, second: int, backend: str
+) -> None:
+    """Two pictures have each other's time stamps; they are shown in the order in which the decoder returns them."""
+    source = write_video(tmp_path / "source.mkv", num_frames=NUM_FRAMES, codec=codec, keyint=16, **options)
+    with av.open(str(source)) as container:
+        stamps = sorted(packet.pts for packet in container.demux(video=0) if packet.size)
+    exchanged = {stamps[first]: stamps[second], stamps[second]: stamps[first]}
+
+    positions = count(-NUM_FRAMES)
+
+    def exchange(packet: Any) -> None:
+        packet.dts = next(positions)  # Matroska does not store it, but the muxer refuses earlier presentation times
+        packet.pts = exchanged.get(packet.pts, packet.pts)
+
+    path = remux(source, tmp_path / "a.mkv", exchange)
+    everything = np.arange(NUM_FRAMES)
+    assert numbers(path, backend, everything) == everything.tolist()
+    for wanted in ([first], [second]):
+        assert numbers(path, backend, np.array(wanted)) == wanted
+    # Sound files are still read by seeking.
+    assert numbers(source, backend, everything) == everything.tolist()
+    with open_pyav(str(source)) as video:
+        assert video.table.seekable
+
+
+def test_exchanged_time_stamps_of_long_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of long files only the packets around the wanted frames are read."""
+    monkeypatch.setattr(pyav_backend, "LONG_S", 0.5)
+    source = write_video(tmp_path / "source.mp4", num_frames=4 * NUM_FRAMES, bframes=2)
+    with av.open(str(source)) as container:
+        stamps = sorted(packet.pts for packet in container.demux(video=0) if packet.size)
+    exchanged = {stamps[150]: stamps[151], stamps[151]: stamps[150]}
+
+    def exchange(packet: Any) -> None:
+        packet.pts = exchanged.get(packet.pts, packet.pts) + 4 * (stamps[1] - stamps[0])
+
+    path = remux(source, tmp_path / "a.mp4", exchange)
+    with open_video(path, "pyav") as video:
+        assert isinstance(pyav_backend.TABLES.find(str(path), check_file(str(path), "pyav")), FrameIndex)
+        for wanted in ([20, 40], [150], [151], [20, 149, 150, 151, 152, 239]):
+            assert read_barcodes(video.frames(np.array(wanted))) == wanted

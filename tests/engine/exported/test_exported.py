@@ -1,0 +1,196 @@
+"""Exported networks: every format and family against PyTorch, what is refused, and engines in place of PyTorch."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.helpers.mvit_variants import perturb
+from tests.helpers.runs import TINY, write_config
+from tests.helpers.tiny_transformers import need_transformers
+from tests.models.test_contract import CASES, CLASSES, FRAMES, MVIT, SIDE
+from videovit.config import Config, load_config
+from videovit.data.transforms.pipeline import build_preparation
+from videovit.engine.exported.engines import ENGINES
+from videovit.engine.exported.formats import BF16, FORMATS, Job, Runner
+from videovit.engine.tasks.export import check, write_network
+from videovit.errors import UserError
+from videovit.model import Model
+from videovit.models import build_model
+from videovit.models.contract import VideoModel
+
+COMMON = f"MODEL.NUM_CLASSES {CLASSES} DATA.NUM_FRAMES {FRAMES} DATA.TRAIN_CROP_SIZE {SIDE} DATA.TEST_CROP_SIZE {SIDE} "
+COMMON += "MODEL.DROPOUT_RATE 0.0 DATA.INPUT_CHANNEL_NUM [3] TEST.NUM_SPATIAL_CROPS 1 "
+CLASS_NAMES = [f"class {i}, größer" for i in range(CLASSES)]
+DETECTOR = "MODEL.MODEL_NAME MViT MODEL.LOSS_FUNC bce MODEL.HEAD_ACT sigmoid DETECTION.ENABLE True "
+DETECTOR += f"TEST.DATASET ava TRAIN.DATASET ava {MVIT} MVIT.DEPTH 2 "
+SMALL = f"MODEL.MODEL_NAME ViT {CASES['ViT']} "
+
+
+def tiny(options: str) -> tuple[Config, VideoModel]:
+    """A small model and its config."""
+    cfg = load_config(opts=(COMMON + options).split())
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    perturb(model)
+    return cfg, model
+
+
+def write(options: str, path: Path, name: str, **arguments: object) -> tuple[float, Config, VideoModel]:
+    cfg, model = tiny(options)
+    done = write_network(cfg, model, CLASS_NAMES, path, name, **{"batch": 0, "half": False, **arguments})
+    assert (
+        done.paths[0] == path and all(p.is_file() for p in done.paths) and set(path.parent.iterdir()) == {*done.paths}
+    )
+    return done.difference, cfg, model
+
+
+@pytest.mark.parametrize(
+    ("options", "half"), [(SMALL, False), (SMALL, True), (DETECTOR, False)], ids=["fp32", "bf16", "boxes"]
+)
+def test_program_equals_pytorch(options: str, half: bool, tmp_path: Path) -> None:
+    path = tmp_path / "net.pt2"
+    difference, cfg, model = write(options, path, "pt2", half=half)
+    assert 1e-3 < difference < 0.15 if half else difference < 1e-5
+    held = {"videovit.json": ""}
+    program = torch.export.load(path, extra_files=held)
+    metadata = json.loads(held["videovit.json"])
+    assert json.loads(metadata["class_names"]) == CLASS_NAMES and metadata["precision"] == ("bf16" if half else "fp32")
+    assert json.loads(metadata["preprocessing"])["num_frames"] == FRAMES
+    assert json.loads(metadata["versions"])["torch"] == torch.__version__
+    again = load_config_text(metadata["config"], tmp_path)
+    assert again.MODEL == cfg.MODEL
+    assert not any(name.endswith((".pkl", ".pickle")) for name in zipfile.ZipFile(path).namelist())
+    if not half:
+        x = torch.full((5, FRAMES, SIDE, SIDE, 3), 70, dtype=torch.uint8)
+        boxes = [torch.tensor([[4.0, 0.0, 0.0, 9.0, 20.0]])] if model.takes_boxes else []
+        clips = (x.permute(0, 4, 1, 2, 3) / 255 - torch.tensor(cfg.DATA.MEAN).view(-1, 1, 1, 1)) / torch.tensor(
+            cfg.DATA.STD
+        ).view(-1, 1, 1, 1)
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(x, *boxes), model(clips, *boxes), atol=1e-5, rtol=1e-4)
+
+
+def load_config_text(text: str, folder: Path) -> Config:
+    path = folder / "again.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path)
+
+
+def test_weights_bring_config_and_names(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    path = tmp_path / "net.safetensors"
+    difference, _, _ = write(SMALL, path, "safetensors", half=True)
+    assert 0 < difference < 0.15
+    with safe_open(path, "pt") as file:
+        metadata = json.loads(file.metadata()["videovit"])
+        assert file.get_tensor("head.projection.weight").dtype == BF16
+    assert json.loads(metadata["class_names"]) == CLASS_NAMES and "VIT" in metadata["config"]
+
+
+class Shifted:
+    """An engine whose answers are wrong for one number of clips alone."""
+
+    def __init__(self, engine: Runner) -> None:
+        self._engine = engine
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        (logits,) = self._engine(*inputs)
+        return [logits + (len(logits) == 2) * 0.01]
+
+
+def test_wrong_answers_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = FORMATS["safetensors"]
+    opened = type(row)(row.suffix, row.write, lambda path, job: Shifted(row.open(path, job)))
+    monkeypatch.setitem(FORMATS, "safetensors", opened)
+    with pytest.raises(UserError, match=r"answers differ from PyTorch's by .* at most 1e-03 is allowed"):
+        write(SMALL, tmp_path / "net.safetensors", "safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_wants_the_fixed_number_of_clips() -> None:
+    cfg, model = tiny(SMALL)
+    seen = []
+
+    def engine(*inputs: Tensor) -> list[Tensor]:
+        seen.append(inputs[0].shape)
+        with torch.no_grad():
+            return [model(job.preparation(inputs[0]))]
+
+    job = Job(cfg, model, build_preparation(cfg, train=False), CLASS_NAMES, batch=4)
+    assert check(job, engine)[2] == (4,)
+    assert seen == [(4, FRAMES, SIDE, SIDE, 3)] * 2
+
+
+def test_wrong_requests_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"onnx.*no bf16.*expected pt2, openvino, safetensors"):
+        write(SMALL, tmp_path / "net.onnx", "onnx", half=True)
+    with pytest.raises(UserError, match=r"--output.*net\.pth.*ends in \.pt2"):
+        write(SMALL, tmp_path / "net.pth", "pt2")
+    cfg, model = tiny(SMALL)
+    with pytest.raises(UserError, match="engine.*tensorrt.*torch, onnxruntime, openvino"):
+        Model(cfg, model, CLASS_NAMES, engine="tensorrt")  # type: ignore[arg-type]
+    for opts, message in {
+        "TEST.ENGINE onnxruntime NUM_GPUS 0 TEST.MIXED_PRECISION True": "no half precision on a CPU",
+        "TEST.ENGINE openvino NUM_GPUS 2": "computes on the CPU here",
+        "TEST.ENGINE openvino NUM_GPUS 0 DETECTOR.NAME RetinaNet TEST.DATASET coco": "cannot run a detector of objects",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            load_config(opts=opts.split())
+
+
+# ------------------------------------------------------------------------------- with the extras [onnx] and [openvino]
+
+FAMILIES = {
+    **{name: f"MODEL.MODEL_NAME {name.split()[0]} {options}" for name, options in CASES.items()},
+    "detector": DETECTOR,
+}
+SLOW_TO_BUILD = [name for name in FAMILIES if name.startswith("ptv_")]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_engines_equal_pytorch_for_every_family(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    openvino, onnx = pytest.importorskip("openvino"), pytest.importorskip("onnx")
+    if name in SLOW_TO_BUILD[1:]:
+        pytest.skip("one network of pytorchvideo stands for all")
+    if name.startswith("hf_"):
+        need_transformers()
+    difference, _, _ = write(FAMILIES[name], tmp_path / "net.xml", "openvino")
+    assert difference < 1e-4
+    model = openvino.Core().read_model(str(tmp_path / "net.xml"))
+    assert json.loads(model.get_rt_info(["videovit", "class_names"]).value) == CLASS_NAMES
+    for file in tmp_path.iterdir():
+        file.unlink()
+    difference, _, _ = write(FAMILIES[name], tmp_path / "net.onnx", "onnx")
+    assert difference < 1e-4
+    held = onnx.load(tmp_path / "net.onnx")
+    metadata = {one.key: one.value for one in held.metadata_props}
+    assert json.loads(metadata["class_names"]) == CLASS_NAMES and metadata["opset"] == "20"
+    assert held.opset_import[0].version == 20 and onnx.__version__ in metadata["versions"]
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "torch"])
+def test_model_in_another_engine_gives_the_same(engine: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip(engine)
+    cfg = load_config(write_config(tmp_path, TINY), ["MODEL.NUM_CLASSES", 3])
+    torch.manual_seed(0)
+    module = build_model(cfg).eval()
+    perturb(module)
+    names = ["a", "b", "c"]
+    plain, other = Model(cfg, module, names), Model(cfg, module, names, engine=engine)  # type: ignore[arg-type]
+    frames = torch.randint(0, 256, (30, 40, 56, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    for batch_size in (1, 2):
+        expected = plain.predict(frames, fps=10, batch_size=batch_size)
+        found = other.predict(frames, fps=10, batch_size=batch_size)
+        assert len(found.windows) == len(expected.windows) > 2
+        torch.testing.assert_close(found.scores, expected.scores, atol=1e-6, rtol=0)
+        assert not torch.equal(found.window_scores, expected.window_scores)  # really another engine
+    torch.testing.assert_close(other.features(frames, fps=10), plain.features(frames, fps=10), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Compare how fast videos are read from files, from shards, and from an object store on the loopback (moto)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from videovit import cli
+from videovit.data.dataset import ClipDataset, FixedCrops
+from videovit.data.decode import DecodeOptions
+from videovit.data.records import Sample
+from videovit.data.sampling import EvenSpans
+from videovit.engine.reporting.log import format_table
+
+BUCKET = "benchmark"
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog="The store needs pip install 's3fs' 'moto[server]'.")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files")
+    parser.add_argument("--copies", type=int, default=20, metavar="N", help="copies of every video (default 20)")
+    parser.add_argument("--backend", default="decord", choices=("decord", "pyav"))
+    return parser.parse_args(argv)
+
+
+def read_all(prefix: str, names: list[str], backend: str) -> dict[str, float]:
+    """Read a 16x4 clip of every video, in batches of eight: clips per second, and CPU milliseconds per clip."""
+    dataset = ClipDataset(
+        [Sample(f"{prefix}/{name}", 0) for name in names],
+        plan=EvenSpans(16, 4, 30.0),
+        crops=FixedCrops(lambda frames: [frames]),
+        backend=backend,
+        decoding=DecodeOptions(inside=prefix),
+    )
+    start, cpu = time.monotonic(), cpu_s()
+    for first in range(0, len(names), 8):
+        for item in dataset.__getitems__([(0, row) for row in range(first, min(first + 8, len(names)))]):
+            if not item.clips:
+                raise SystemExit(item.failures[0].reason)
+    return {
+        "clips/s": len(names) / (time.monotonic() - start),
+        "CPU ms per clip": 1000 * (cpu_s() - cpu) / len(names),
+    }
+
+
+def cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+@contextmanager
+def store(folders: dict[str, Path]) -> Iterator[str]:
+    """An object store with these folders; yields its URL."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "benchmark",
+        "AWS_SECRET_ACCESS_KEY": "benchmark",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    for start, folder in folders.items():
+        for path in folder.iterdir():
+            client.upload_file(str(path), BUCKET, f"{start}/{path.name}")
+    try:
+        yield f"s3://{BUCKET}"
+    finally:
+        server.stop()
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as home:
+        files, shards = Path(home) / "files", Path(home) / "shards"
+        files.mkdir()
+        os.environ["VIDEOVIT_CACHE"] = f"{home}/cache"
+        for number in range(args.copies):
+            for video in args.videos:
+                shutil.copy(video, files / f"{number}_{Path(video).name}")
+        names = sorted(path.name for path in files.iterdir())
+        cli.main(["pack", str(files), "--output", str(shards), "--size", "20MB"])
+        rows = []
+        with store({"files": files, "shards": shards}) as url:
+            places = [
+                ("files", str(files)),
+                ("shards", f"shards:{shards}"),
+                ("S3, files", f"{url}/files"),
+                ("S3, shards", f"shards:{url}/shards"),
+            ]
+            for place, prefix in places:
+                for epoch in ("first", "second"):
+                    found = read_all(prefix, names, args.backend)
+                    rows.append([place, epoch, *(f"{value:.1f}" for value in found.values())])
+        print(format_table(["from", "epoch", "clips/s", "CPU ms per clip"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""URLs of remote files: what they may contain, and how messages show them."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl, urlsplit
+
+REMOTE = re.compile(r"(s3|gs|hf|https?)://", re.ASCII)
+SECRET_NAME = re.compile(r"sig|token|secret|passw|credential|auth|key", re.IGNORECASE)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL."""
+    return REMOTE.match(path) is not None
+
+
+def has_credentials(url: str) -> bool:
+    """Whether a URL holds a password, a token or a signature, which logs and saved configs would show."""
+    if not is_remote(url):
+        return False
+    parts = urlsplit(url)
+    return "@" in parts.netloc or any(SECRET_NAME.search(name) for name, _ in parse_qsl(parts.query, True))
+
+
+def without_secrets(url: str) -> str:
+    """A URL as messages may show it: without user, password and query; other paths stay as they are."""
+    if not is_remote(url):
+        return url
+    start, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{start}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"

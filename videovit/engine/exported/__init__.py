@@ -1,0 +1,1 @@
+"""Networks as graphs that other programs run: captured, written, checked, and run by other engines."""

@@ -1,0 +1,207 @@
+"""Engines: what runs an exported graph, and how a model becomes one for them.
+
+An engine is a class with `__call__`, and a row of `ENGINES`. It reads ONNX files: a graph of known
+operations, and data, but no code.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from videovit.engine.exported.graph import (
+    NUM_BOXES,
+    Exportable,
+    ExportableFeatures,
+    capture,
+    example_boxes,
+)
+from videovit.engine.exported.onnx_file import write_onnx
+from videovit.engine.exported.packages import find_package
+from videovit.errors import UserError
+from videovit.models import optimize_for_inference
+from videovit.models.contract import Features, Grid, LayeredModel, VideoModel
+
+MOST_SHAPES = 2  # inputs that an engine keeps a graph for
+
+
+class Engine(Protocol):
+    """A graph that is ready to run.
+
+    Attributes:
+        extra: of videovit, with which its packages are installed.
+        packages: those.
+        half: whether it can compute in bf16.
+    """
+
+    extra: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    half: ClassVar[bool]
+
+    def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None: ...
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """The outputs of the graph, on the CPU."""
+
+
+def as_arrays(inputs: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
+    """Contiguous arrays of tensors."""
+    return [np.ascontiguousarray(x.detach().cpu().numpy()) for x in inputs]
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU.
+
+    Args:
+        path: of an ONNX file.
+        dtype: None; on CPUs, it has no products in bf16.
+
+    Raises:
+        UserError: the package is missing, or the file cannot be used.
+    """
+
+    extra, packages, half = "onnx", ("onnx", "onnxscript", "onnxruntime"), False
+
+    def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None:
+        ort = find_package("onnxruntime", "onnx")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise UserError(f"not usable by ONNX Runtime: {_first_line(error)}", where=path) from error
+        self._names = [one.name for one in self._session.get_inputs()]
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """See `Engine`."""
+        outputs = self._session.run(None, dict(zip(self._names, as_arrays(inputs), strict=True)))
+        return [torch.from_numpy(output) for output in outputs]
+
+
+class OpenVino:
+    """OpenVINO on the CPU.
+
+    Args:
+        path: of an ONNX file, or the .xml of OpenVINO's own format.
+        dtype: bf16 computes in bf16 if the CPU has such products; None in fp32.
+
+    Raises:
+        UserError: the package is missing, or the file cannot be used.
+    """
+
+    extra, packages, half = "openvino", ("onnx", "onnxscript", "openvino"), True
+
+    def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None:
+        ov = find_package("openvino", "openvino")
+        self._core = ov.Core()
+        precision = "bf16" if dtype == torch.bfloat16 else "f32"
+        self._options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        try:
+            self._model = self._core.read_model(str(path))
+        except RuntimeError as error:
+            raise UserError(f"not usable by OpenVINO: {_first_line(error)}", where=path) from error
+        self._compiled: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """See `Engine`."""
+        # A graph for one number of clips is up to a fifth faster than one for any number. Boxes are too little work.
+        shape = tuple(inputs[0].shape)
+        if shape not in self._compiled:
+            while len(self._compiled) >= MOST_SHAPES:
+                del self._compiled[next(iter(self._compiled))]
+            model = self._model.clone()
+            model.reshape({model.inputs[0]: list(shape), **{one: one.partial_shape for one in model.inputs[1:]}})
+            self._compiled[shape] = self._core.compile_model(model, "CPU", self._options)
+        outputs = self._compiled[shape](as_arrays(inputs))
+        return [torch.from_numpy(np.array(outputs[i])) for i in range(len(outputs))]
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+class EngineNetwork(nn.Module):
+    """A model that is run by an engine: called like it, with clips of one shape after the other.
+
+    The graph for a shape is made when it is first needed, which takes seconds to a minute. Threads may share it.
+
+    Args:
+        model: on the CPU. Its weights are copied when a graph is made.
+        engine: what runs it.
+        dtype: of the computation; None for full precision.
+
+    Raises:
+        UserError: the model finds objects in images, or is on another device; or the engine is not installed, or
+            cannot compute in `dtype`.
+    """
+
+    def __init__(
+        self,
+        model: LayeredModel,
+        engine: type[Engine],
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if dtype is not None and not (engine.half and dtype == torch.bfloat16):
+            raise UserError(f"cannot compute in {dtype} on a CPU", where=engine.__name__, hint="openvino has bf16")
+        for package in engine.packages:
+            find_package(package, engine.extra)
+        if not isinstance(model, VideoModel):
+            hint = "Leave out the engine: PyTorch runs it"
+            raise UserError("a detector of objects in images cannot be run by another engine", hint=hint)
+        if next(model.parameters()).device.type != "cpu":
+            raise UserError("other engines than PyTorch run on the CPU", hint="Set NUM_GPUS 0, or device cpu")
+        self.model = model.twin().eval()
+        self._engine, self._dtype = engine, dtype
+        self._graphs: dict[tuple[str, tuple[int, ...]], tuple[Engine, Grid | None]] = {}
+        self._lock = threading.Lock()
+
+    def forward(self, x_BCTHW: Tensor, boxes_R5: Tensor | None = None) -> Tensor:
+        """As `VideoModel.forward`."""
+        x_BCTHW = self.model.as_clips(x_BCTHW)
+        inputs = (x_BCTHW,) if boxes_R5 is None else (x_BCTHW, boxes_R5)
+        return self._run("logits", inputs)[0][0]
+
+    def forward_features(self, x_BCTHW: Tensor) -> Features:
+        """As `VideoModel.forward_features`."""
+        (tokens_BNC, *cls), grid = self._run("features", (self.model.as_clips(x_BCTHW),))
+        assert grid is not None  # that of features is known
+        return Features(tokens_BNC, grid, cls[0] if cls else None)
+
+    def _run(self, what: str, inputs: tuple[Tensor, ...]) -> tuple[list[Tensor], Grid | None]:
+        key = (what, tuple(inputs[0].shape[1:]))
+        with self._lock:
+            if key not in self._graphs:
+                while len(self._graphs) >= MOST_SHAPES:
+                    del self._graphs[next(iter(self._graphs))]
+                self._graphs[key] = self._made(what, inputs)
+            engine, grid = self._graphs[key]
+            return engine(*inputs), grid
+
+    def _made(self, what: str, inputs: tuple[Tensor, ...]) -> tuple[Engine, Grid | None]:
+        """The engine for inputs of this shape, and the grid of features."""
+        network = ExportableFeatures(self.model) if what == "features" else Exportable(self.model)
+        _, *shape = inputs[0].shape
+        example = [torch.zeros(2, *shape), *(example_boxes(NUM_BOXES, 2, shape[-1]) for _ in inputs[1:])]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "graph.onnx"
+            write_onnx(capture(network, example), path)
+            engine = self._engine(path, self._dtype)
+        return engine, network.grid if isinstance(network, ExportableFeatures) else None
+
+
+ENGINES: dict[str, Callable[[LayeredModel, torch.dtype | None], nn.Module]] = {
+    "torch": lambda model, dtype: optimize_for_inference(model),
+    "onnxruntime": lambda model, dtype: EngineNetwork(model, OnnxRuntime, dtype),
+    "openvino": lambda model, dtype: EngineNetwork(model, OpenVino, dtype),
+}
+"""TEST.ENGINE -> (model, type of autocast) -> what is called like the model."""

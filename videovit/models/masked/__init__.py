@@ -1,0 +1,1 @@
+"""Masked pre-training: models that predict what is hidden from them, and what they predict."""
