@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from videovit.engine.exported.graph import (
 )
 from videovit.engine.exported.onnx_file import write_onnx
 from videovit.engine.exported.packages import find_package
+from videovit.engine.reporting.log import logger
 from videovit.errors import UserError
 from videovit.models import optimize_for_inference
 from videovit.models.contract import Features, Grid, LayeredModel, VideoModel
@@ -32,8 +34,12 @@ from videovit.models.contract import Features, Grid, LayeredModel, VideoModel
 MOST_SHAPES = 2  # inputs that an engine keeps a graph for
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """A graph that is ready to run.
+
+    Args:
+        path: of its file.
+        dtype: of the computation; None for full precision.
 
     Attributes:
         extra: of videovit, with which its packages are installed.
@@ -45,8 +51,10 @@ class Engine(Protocol):
     packages: ClassVar[tuple[str, ...]]
     half: ClassVar[bool]
 
+    @abstractmethod
     def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None: ...
 
+    @abstractmethod
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The outputs of the graph, on the CPU."""
 
@@ -56,7 +64,7 @@ def as_arrays(inputs: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
     return [np.ascontiguousarray(x.detach().cpu().numpy()) for x in inputs]
 
 
-class OnnxRuntime:
+class OnnxRuntime(Engine):
     """ONNX Runtime on the CPU.
 
     Args:
@@ -86,7 +94,7 @@ class OnnxRuntime:
         return [torch.from_numpy(output) for output in outputs]
 
 
-class OpenVino:
+class OpenVino(Engine):
     """OpenVINO on the CPU.
 
     Args:
@@ -191,6 +199,8 @@ class EngineNetwork(nn.Module):
         """The engine for inputs of this shape, and the grid of features."""
         network = ExportableFeatures(self.model) if what == "features" else Exportable(self.model)
         _, *shape = inputs[0].shape
+        size = " x ".join(map(str, shape[1:]))
+        logger.info("%s: making the graph for clips of %s; this takes up to a minute", self._engine.__name__, size)
         example = [torch.zeros(2, *shape), *(example_boxes(NUM_BOXES, 2, shape[-1]) for _ in inputs[1:])]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "graph.onnx"
