@@ -9,11 +9,17 @@ import logging
 import multiprocessing
 import random
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+
+try:
+    from videovit import cli
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}; install the project into this Python: {sys.executable} -m pip install -e .")
 
 import numpy as np
 import torch
@@ -195,4 +201,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.exit_code(main))

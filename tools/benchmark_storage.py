@@ -8,15 +8,20 @@ import logging
 import os
 import resource
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    from videovit import cli
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}; install the project into this Python: {sys.executable} -m pip install -e .")
+
 import torch
 
-from videovit import cli
 from videovit.data.dataset import ClipDataset, FixedCrops
 from videovit.data.decode import DecodeOptions
 from videovit.data.records import Sample
@@ -114,4 +119,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.exit_code(main))

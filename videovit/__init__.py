@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from videovit.config import load_config
     from videovit.finetuning.session import finetune
-    from videovit.model import Model, load
+    from videovit.model import Model, ObjectModel, load
     from videovit.models import build_model, load_pretrained
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "build_model", "finetune", "load", "load_config", "load_pretrained"]
+__all__ = ["Model", "ObjectModel", "__version__", "build_model", "finetune", "load", "load_config", "load_pretrained"]
 
 _HOMES = {
     "Model": "videovit.model",
+    "ObjectModel": "videovit.model",
     "build_model": "videovit.models",
     "finetune": "videovit.finetuning.session",
     "load": "videovit.model",

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from videovit.config import Config
 from videovit.config.rules import changed
 from videovit.config.schema.evaluation import EngineName
+from videovit.data.decode import DecodeError
 from videovit.data.decode.array import Frames
 from videovit.data.decode.stream import is_stream, shown_name
 from videovit.data.files.folders import is_text
@@ -27,20 +28,23 @@ from videovit.engine.checkpoints import hub
 from videovit.engine.checkpoints.saved_model import save_model
 from videovit.engine.checkpoints.sources import find_source
 from videovit.engine.checkpoints.weights import load_all_weights
+from videovit.engine.evaluation.object_pictures import SURE
 from videovit.engine.exported.engines import ENGINES
-from videovit.engine.problem import Problem
 from videovit.engine.tasks.explain import Explanation, explain
 from videovit.engine.tasks.explain_box import check_person, explain_box
-from videovit.engine.tasks.labels import Corners
-from videovit.engine.tasks.people import BoxPredictor
-from videovit.engine.tasks.predict import Input, Prediction, Predictor, list_inputs
+from videovit.engine.tasks.find_objects import ObjectFinder, read_object_names
+from videovit.engine.tasks.inputs import list_inputs
+from videovit.engine.tasks.labels import Corners, VideoLabels
+from videovit.engine.tasks.model_choices import DTYPES, Dtype, check_counts, find_device, read_class_names, with_dtype
+from videovit.engine.tasks.object_prediction import ObjectPrediction
+from videovit.engine.tasks.people import BoxPredictor, PeoplePredictor, PersonFinder, refuse_classifier
+from videovit.engine.tasks.predict import Input, Prediction, Predictor, warn_unread
 from videovit.errors import UserError
 from videovit.messages import Plain, plural
-from videovit.models import build_model
+from videovit.models import Detector, build_network
 from videovit.models.contract import VideoModel
 
-Dtype = Literal["fp32", "bf16", "fp16"]
-DTYPES: tuple[Dtype, ...] = ("fp32", "bf16", "fp16")
+__all__ = ["Dtype", "Model", "ObjectModel", "load"]
 
 
 def load(
@@ -73,6 +77,9 @@ def load(
         class_names: of all classes; None for those that the source knows.
         opts: KEY VALUE KEY VALUE ... on top of the config, such as `["PREDICT.TOP_K", 3]`.
 
+    Returns:
+        The model; of a detector of objects in images an `ObjectModel`.
+
     Raises:
         UserError: there is no such source, or it lacks a file or weights, or the device is not available, or `opts`
             would change the architecture of a model that brings its config.
@@ -82,14 +89,17 @@ def load(
     found = find_source(os.fspath(source), opts, named=checkpoint is not None)
     on_cpu = device == "auto" and (engine or found.cfg.TEST.ENGINE) != "torch"
     where = find_device("cpu" if on_cpu else device)
-    module = build_model(found.cfg)
+    module = build_network(found.cfg)
     if checkpoint is not None:
         test = found.cfg.TEST
         load_all_weights(module, os.fspath(checkpoint), use_ema=test.USE_EMA, which=test.CHECKPOINT)
     else:
         found.load_weights(found.cfg, module)
-    names = found.class_names if class_names is None else class_names
-    return Model(found.cfg, module.to(where), names, dtype=dtype, engine=engine)
+    module, names = module.to(where), found.class_names if class_names is None else class_names
+    if isinstance(module, Detector):
+        return ObjectModel(found.cfg, module, names, dtype=dtype)
+    assert isinstance(module, VideoModel)  # there is nothing else to build
+    return Model(found.cfg, module, names, dtype=dtype, engine=engine)
 
 
 class Model:
@@ -281,6 +291,27 @@ class Model:
         boxes = BoxPredictor(self.config, self.torch, self.device, class_names=names)
         return explain_box(boxes, self.torch, one, box, class_name, time_s=time_s, method=method, fps=fps)
 
+    def predict_people(self, video: str | os.PathLike[str], finder: PersonFinder | None = None) -> VideoLabels:
+        """Find the people in a video and label what each of them does, as `videovit predict --people` does.
+
+        Args:
+            video: a file, or a folder of frames.
+            finder: finds the people; None for `PersonFinder("accurate", "", device)`, whose weights are downloaded
+                once.
+
+        Returns:
+            The windows, each with its people; `as_dict` is what JSON has.
+
+        Raises:
+            DecodeError: the video cannot be read.
+            UserError: this model classifies whole videos (it was not trained with DETECTION.ENABLE).
+        """
+        refuse_classifier(self.config)
+        cfg = with_dtype(self.config, self._dtype)
+        finder = finder or PersonFinder("accurate", "", self.device)
+        people = PeoplePredictor(cfg, self.torch, self.device, finder, class_names=self.class_names)
+        return people.predict(os.fspath(video), quiet=True)
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write weights, config, class names, preprocessing and a model card to a folder, from which `load` gets the
         same model; completely, or not at all.
@@ -344,51 +375,69 @@ class Model:
         return inputs, single
 
 
-def check_counts(**counts: int) -> None:
-    """Check arguments that count something; 0 stands for the usual number.
+class ObjectModel(Model):
+    """A trained detector of objects in images; it is loaded, saved and shared like any model.
+
+    Args:
+        cfg, class_names, dtype: see `Model`.
+        module: on its device. It is set to evaluation mode.
+
+    Attributes:
+        torch: the module, a `Detector`, for lists of images.
 
     Raises:
-        UserError: one is not a whole number, or below 0.
+        UserError: see `Model`.
     """
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise UserError(where=name, found=count, expected="a whole number, or 0 for the usual one")
 
+    torch: Detector  # type: ignore[assignment]  # of no clips: what needs them is refused below
 
-def read_class_names(cfg: Config) -> list[str]:
-    """The class names of a config.
+    def __init__(
+        self, cfg: Config, module: Detector, class_names: Sequence[str] | None = None, *, dtype: Dtype | None = None
+    ) -> None:
+        names = read_object_names(cfg) if class_names is None else class_names
+        super().__init__(cfg, module, names, dtype=dtype)  # type: ignore[arg-type]
 
-    Raises:
-        UserError: its file is gone, or cannot be used.
-    """
-    try:
-        return Problem(cfg).class_names
-    except UserError as error:
-        hint = "Or name the file that lists the classes: --opts DATA.CLASS_NAMES_FILE classes.json"
-        raise UserError(error, hint=f"{hint} (in Python also class_names=[...])") from error
+    @property
+    def predictor(self) -> Predictor:
+        """Refused: it cuts clips out of videos.
 
+        Raises:
+            UserError: always.
+        """
+        raise UserError("the model finds objects in images, and has neither clips nor scores of whole videos")
 
-def find_device(device: str | torch.device) -> torch.device:
-    """The device of a name; "auto" is a GPU if there is one.
+    def predict(  # type: ignore[override]  # it finds other things
+        self, images: Input | Iterable[Input], *, min_score: float = SURE
+    ) -> ObjectPrediction | list[ObjectPrediction]:
+        """Find the objects in images and videos, as `videovit predict` does.
 
-    Raises:
-        UserError: there is no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"not available here: {reason}", where=f"device {device}", hint="Try auto or cpu") from error
-    return found
+        Args:
+            images: a file of an image or a video, or pixels in memory, uint8 (H, W, 3) in RGB; or a list of these, in
+                which a folder stands for the images below it.
+            min_score: least score, besides DETECTOR.MIN_SCORE.
 
+        Returns:
+            The prediction; for a list a list of them in the same order. In a list, that of a file that cannot be read
+            has an `error`, and a warning names the first ones.
 
-def with_dtype(cfg: Config, dtype: Dtype | None) -> Config:
-    """The config with another precision of evaluation; None leaves it."""
-    if dtype is None:
-        return cfg
-    if dtype == "fp32":
-        return changed(cfg, {"TEST.MIXED_PRECISION": False})
-    return changed(cfg, {"TEST.MIXED_PRECISION": True, "TRAIN.MIXED_PRECISION_DTYPE": dtype})
+        Raises:
+            DecodeError: a single file cannot be read.
+            UserError: pixels in memory cannot be used.
+        """
+        inputs, single = self._inputs(images)
+        finder = ObjectFinder(self.config, self.torch, self.device, class_names=self.class_names, least_score=min_score)
+        if single:
+            return finder.prediction(inputs[0])
+        found = []
+        for one in inputs:
+            try:
+                found.append(finder.prediction(one))
+            except DecodeError as error:
+                found.append(ObjectPrediction(error.path, [], str(error)))
+        if errors := [one.error for one in found if one.error]:
+            warn_unread(errors, len(found), "file")
+        return found
+
+    def __repr__(self) -> str:
+        names = plural(len(self.class_names), "class", "classes")
+        return f"<ObjectModel {self.config.DETECTOR.NAME} on {self.config.MODEL.MODEL_NAME}, {names}>"

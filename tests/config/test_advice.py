@@ -9,7 +9,7 @@ import shlex
 
 import pytest
 
-from tests.helpers.broken_configs import BROKEN
+from tests.helpers.broken_configs import BROKEN, SAME_RULES
 from tests.helpers.project import ROOT
 from videovit.config import ConfigError, load_config
 from videovit.config.keys import known_keys, section_names
@@ -39,7 +39,7 @@ def pairs(text: str) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-@pytest.mark.parametrize("opts", [opts for opts, _ in BROKEN])
+@pytest.mark.parametrize("opts", [opts for opts, _ in [*BROKEN, *SAME_RULES]])
 def test_every_change_advised_mends_the_config(opts: str) -> None:
     (message,) = problems(pairs(opts))
     for change in advice(message):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.broken_configs import BROKEN
+from tests.helpers.broken_configs import BROKEN, SAME_RULES
 from videovit.config import ConfigError, load_config
 from videovit.config.rules import labels
 from videovit.data.catalog import DATASETS
@@ -14,7 +14,7 @@ from videovit.data.catalog import DATASETS
 
 @pytest.mark.parametrize(
     ("opts", "keys"),
-    BROKEN,
+    [*BROKEN, *SAME_RULES],
 )
 def test_broken_rule_names_the_key(opts: str, keys: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -34,14 +34,6 @@ REFUSED: dict[str, tuple[str, str]] = {
 }
 """Files of features that are refused -> the key that the message is about, and the reason."""
 
-WAITING: dict[str, str] = {
-    **dict.fromkeys(
-        ("ImageNet/REV_MVIT_B_16_CONV", "ImageNet/REV_VIT_B", "ImageNet/REV_VIT_S", "Kinetics/REV_MVIT_B_16x4_CONV"),
-        "MVIT.REV.ENABLE",
-    ),
-}
-"""Files of reversible MViT, which is not here yet -> the key that switches them on."""
-
 OVERRIDES = {"masked_ssl/k400_VIT_B_16x4_FT": ("NUM_GPUS", "1")}
 """KEY VALUE without which a file cannot train, there and here: 1 video per step cannot be divided among 8 GPUs."""
 

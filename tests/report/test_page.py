@@ -141,6 +141,26 @@ def test_old_and_broken_files_are_listed_and_left_out(folder: Path, tmp_path: Pa
         read_run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("predicted_number", "999999"), ("true_number", "-1"), ("score", "nan"), ("true_score", "inf"), ("video", "-1")],
+)
+def test_impossible_numbers_of_predictions_are_refused(folder: Path, tmp_path: Path, column: str, value: str) -> None:
+    """Class -1 would be shown as the last one, and one class number too many would end the report."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_bytes((folder / "config.yaml").read_bytes())
+    (tmp_path / "run/per_class.csv").write_text("class,number,videos\na,0,1\nb,30000,1\n")
+    rows = list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
+    rows[0][column] = value
+    with open(tmp_path / "run/predictions.csv", "w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    run = read_run(tmp_path / "run")
+    assert not run.predictions and run.names == ["a"]
+    assert run.unread == [f"predictions.csv: line 2: {column} {value}"]
+
+
 def test_damaged_errors_file_is_never_replaced(make: Make, folder: Path, tmp_path: Path) -> None:
     """What is read from the videos is added to errors.json, unless that would lose what is in it."""
     cfg = make(tmp_path / "run", "")

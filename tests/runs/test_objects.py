@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import videovit
 from tests.helpers.coco_data import coco_config, write_coco
 from tests.helpers.runs import assert_same_bits, exit_codes, num_lines, start_ranks, stats, wait_for
 from tests.helpers.videos import write_video
@@ -148,3 +149,32 @@ def test_predict_draws_objects_into_images_and_videos(
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="1 of 2 files could not be read"):
         predict.main([str(tmp_path / "broken.png"), str(images[0]), "--model", str(whole)])
+
+
+def test_detector_in_python_equals_the_command_and_its_saved_copy(whole: Path, data: Path, tmp_path: Path) -> None:
+    images = sorted((data / "val").glob("*.png"))[:2]
+    low = ["DETECTOR.MIN_SCORE", 0.0]
+    model = videovit.load(whole, opts=low)
+    assert isinstance(model, videovit.ObjectModel) and "MaskRCNN" in repr(model)
+    predict.main(
+        [str(images[0]), "--model", str(whole), "--json", str(tmp_path / "found.json"), "--opts", *map(str, low)]
+    )
+    (record,) = json.loads((tmp_path / "found.json").read_text())
+    assert [row for row in model.predict(images[0], min_score=0.5).objects] == record["objects"]
+    model.save(tmp_path / "saved")
+    again = videovit.load(tmp_path / "saved", opts=low)
+    assert again.class_names == model.class_names and again.class_names[0] != "class 1"
+    pixels = np.asarray(Image.open(images[0]).convert("RGB"))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    write_video(tmp_path / "clip.mp4", num_frames=3, size=(96, 64))
+    with pytest.warns(UserWarning, match="1 of 4 files could not be read"):
+        found = again.predict([images[0], pixels, tmp_path / "broken.png", tmp_path / "clip.mp4"], min_score=0.0)
+    assert found[0].objects == found[1].objects == model.predict(images[0], min_score=0.0).objects
+    assert len(found[0].objects) > 0 and found[2].error and len(found[3].pictures) == 3
+    assert found[3].pictures[2].time_s > 0 and found[0].pictures[0].time_s == 0.0
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "pipeline_tag: object-detection" in card and "MaskRCNN" in card
+    with pytest.raises(UserError, match="the model finds objects in images"):
+        again.features(images[0])
+    predict.main([str(images[0]), "--model", str(tmp_path / "saved"), "--annotate", str(tmp_path / "drawn.png")])
+    assert Image.open(tmp_path / "drawn.png").size[1] >= 240

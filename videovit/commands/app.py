@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videovit import cli
+from videovit.errors import UserError
 
 DETAILS = """examples:
   videovit app --model output/mine
@@ -45,9 +46,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """See `videovit.cli.Main`."""
     args = parse(argv, prog=prog)
     from videovit.app import import_gradio, serve  # these take seconds, which --help and wrong arguments do not need
-    from videovit.model import load
+    from videovit.model import ObjectModel, load
 
     import_gradio()  # before the weights are fetched
     with cli.plain_warnings():
         model = load(args.model, args.checkpoint)
+    if isinstance(model, ObjectModel):
+        raise UserError(
+            "finds objects in images", where=args.model, expected="a model that classifies videos or images"
+        )
     serve(model, Path(args.model).name, host=args.host, port=args.port, max_mb=args.max_mb)

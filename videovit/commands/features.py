@@ -15,7 +15,7 @@ from videovit.commands.analyze import config_of
 from videovit.commands.run import only
 from videovit.config import Config
 from videovit.config.rules import changed
-from videovit.config.schema.evaluation import FeatureDtype, FeatureFormat, FeatureLayer
+from videovit.config.schema.evaluation import EngineName, FeatureDtype, FeatureFormat, FeatureLayer
 
 DEFAULT_MODEL = "zoo:mvitv2_s_16x4_k400"
 DETAILS = f"""examples:
@@ -53,6 +53,7 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     add("--per-shard", type=int, default=0, metavar="N", help="videos per shard (default: up to 1,000; of maps 20)")
     add("--prefix", default="", metavar="FOLDER", help="folder that paths in lists are relative to")
     add("--workers", type=int, default=2, metavar="N", help="videos decoded at once per process (default 2)")
+    add("--engine", choices=get_args(EngineName), help="what runs the model, on a CPU (default: TEST.ENGINE, torch)")
     add("--processes", type=int, default=0, metavar="N", help="on this machine (default: one per GPU, or one)")
     add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config overrides; must come last")
     args = parser.parse_args(argv)
@@ -76,12 +77,14 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     from videovit.engine import launch
     from videovit.engine.distributed import preemption
 
-    num_gpus = torch.cuda.device_count()
+    # Other engines compute on a CPU.
+    num_gpus = torch.cuda.device_count() if args.engine in (None, "torch") else 0
     num_gpus = min(args.processes or num_gpus, num_gpus)
     opts = ["NUM_GPUS", num_gpus, "NUM_CPU_PROCS", max(1, args.processes), "NUM_SHARDS", 1, "SHARD_ID", 0]
     opts += ["DATA_LOADER.NUM_WORKERS", args.workers, "FEATURES.PER_SHARD", args.per_shard]
     opts += ["FEATURES.LAYER", args.layer, "FEATURES.DTYPE", args.dtype, "FEATURES.FORMAT", args.format]
     opts += ["FEATURES.WINDOW_S", args.window, "FEATURES.STRIDE_S", args.stride]
+    opts += ["TEST.ENGINE", args.engine] if args.engine else []
     cfg = config_of_model(args.model, [*only("FEATURES"), *map(str, opts), *args.opts])
     # Not as text: names may hold commas and quotes.
     paths = {"FEATURES.VIDEOS": tuple(args.videos), "DATA.PATH_PREFIX": args.prefix, "OUTPUT_DIR": args.output}

@@ -51,20 +51,25 @@ def find_objects(cfg: Config, args: argparse.Namespace) -> None:
     from videovit.engine.checkpoints.weights import load_all_weights
     from videovit.engine.cpu_threads import set_cpu_threads
     from videovit.engine.tasks.find_objects import ObjectFinder
-    from videovit.engine.tasks.predict import list_inputs
+    from videovit.engine.tasks.inputs import list_inputs
+    from videovit.model import ObjectModel, load
     from videovit.models import build_detector
 
     refuse_options(args, any(map(is_stream, args.videos)))
     with cli.plain_warnings():
-        if args.opts and args.model:
-            cfg = load_config(Path(args.model, "config.yaml"), ["OUTPUT_DIR", args.model, *args.opts])
         files = list_inputs(cfg, args.videos)
     copies = plan_copies(files, args.annotate) if args.annotate else {}
-    device = torch.device("cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu")
-    model = build_detector(cfg).to(device).eval()
-    load_all_weights(model, args.checkpoint or args.model, use_ema=cfg.TEST.USE_EMA, which=cfg.TEST.CHECKPOINT)
-    set_cpu_threads(cfg, device)
-    finder = ObjectFinder(cfg, model, device)
+    if args.model:
+        with cli.plain_warnings():
+            model = load(args.model, args.checkpoint, opts=args.opts)
+        assert isinstance(model, ObjectModel)  # its config names a detector
+    else:
+        device = torch.device("cuda" if cfg.NUM_GPUS > 0 and torch.cuda.is_available() else "cpu")
+        module = build_detector(cfg).to(device)
+        load_all_weights(module, args.checkpoint, use_ema=cfg.TEST.USE_EMA, which=cfg.TEST.CHECKPOINT)
+        model = ObjectModel(cfg, module)
+    set_cpu_threads(model.config, model.device)
+    finder = ObjectFinder(model.config, model.torch, model.device, class_names=model.class_names)
     records: list[dict[str, Any]] = []
     unread = 0
     for path in files:

@@ -22,9 +22,7 @@ UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="+", metavar="LIST", help="lists (.csv, .txt) or folders of videos")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder for the shards")
     parser.add_argument("--prefix", default="", metavar="FOLDER", help="folder that paths in lists are relative to")

@@ -39,7 +39,7 @@ videos:
   A video is read in windows. Frames, crops and the averaging of scores are those of the test (TEST.DATASET,
   TEST.NUM_SPATIAL_CROPS, DATA.ENSEMBLE_METHOD). PREDICT.TOP_K sets how many classes are shown, PREDICT.WINDOW_STRIDE_S
   how far apart windows begin. A folder of images counts as one video of frames; any other folder stands for the videos
-  in it, or for its images if the model classifies still images.
+  in it, or for its images if the model classifies still images. A folder with images and videos is refused.
 
 streams:
   A camera number, an rtsp:// or http(s):// address, a named pipe, or - for standard input. Windows are printed as they

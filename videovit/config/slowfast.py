@@ -15,7 +15,6 @@ from videovit.config.schema.models import Loss
 _CNN = "MODEL.MODEL_NAME determines it"
 _SELF_SUPERVISED = "belongs to contrastive training"
 _LOADER = "belongs to SlowFast's loader benchmark; see BENCHMARK.WHAT"
-_REVERSIBLE = "belongs to reversible MViT"
 _AVA_COLOR = "belongs to AVA.TRAIN_USE_COLOR_AUGMENTATION, which is not supported"
 _STEPS = "no learning-rate policy uses it"
 _PICTURES = "see `videovit report` for confusions, mistakes and curves; `videovit analyze` and `explain` for models"
@@ -36,10 +35,6 @@ IGNORED: dict[str, str] = {
     "BENCHMARK.NUM_EPOCHS": _LOADER,
     "BENCHMARK.LOG_PERIOD": _LOADER,
     "BENCHMARK.SHUFFLE": _LOADER,
-    "MVIT.REV.RESPATH_FUSE": _REVERSIBLE,
-    "MVIT.REV.BUFFER_LAYERS": _REVERSIBLE,
-    "MVIT.REV.RES_PATH": _REVERSIBLE,
-    "MVIT.REV.PRE_Q_FUSION": _REVERSIBLE,
     "CONTRASTIVE.*": _SELF_SUPERVISED,
     "VIS_MASK.ENABLE": "every validation draws reconstructions, see MASK.NUM_PICTURES",
     "AUG.GEN_MASK_LOADER": "MASK.MAE_RND_MASK alone says which kind of mask is drawn",
@@ -135,7 +130,6 @@ REFUSED: dict[str, Refusal] = {
         instead=tuple(name for name in get_args(Loss) if name != "multi_mse"),
     ),
     "MODEL.FREEZE_LAYERS": Refusal("TRAIN.FREEZE has taken its place", off=("0",)),
-    "MVIT.REV.ENABLE": _switch("reversible MViT is not supported"),
     "MASK.DEC_KV_KERNEL": Refusal(_NO_POOLED_DECODER, off=("[]", "()")),
     "MASK.DEC_KV_STRIDE": Refusal(_NO_POOLED_DECODER, off=("[]", "()")),
     "DATA.SSL_MOCOV2_AUG": _switch(_NO_CONTRASTIVE),

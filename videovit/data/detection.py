@@ -40,7 +40,7 @@ def read_ava(cfg: Config, split: str) -> SampleList:
     for file in files:
         check_exists(file)
     if not files:
-        return SampleList.of(_read_key_frames(cfg, split, videos, annotated, proposed))
+        return SampleList.of(read_key_frames(cfg, split, videos, annotated, proposed))
     # Everything else that the key frames depend on.
     sources = repr([(name, len(annotated)) for name in (*annotated, *proposed)] + sorted(videos.items()))
     rules = cfg.MODEL.NUM_CLASSES, ava.KEY_FRAMES_S, ava.DETECTION_SCORE_THRESH, ava.FULL_TEST_ON_VAL, split
@@ -48,7 +48,7 @@ def read_ava(cfg: Config, split: str) -> SampleList:
     paths = {video.path for video in videos.values()}
 
     def parse() -> tuple[dict[str, Array], bool]:
-        samples = _read_key_frames(cfg, split, videos, annotated, proposed)
+        samples = read_key_frames(cfg, split, videos, annotated, proposed)
         # Lines that are skipped are warned about in every run.
         return sample_columns(samples), not ava.SKIP_BAD_ROWS
 
@@ -61,9 +61,18 @@ def read_ava(cfg: Config, split: str) -> SampleList:
     return SampleList(cached_columns(place, b"".join(map(read_content, files)), recipe, parse, accept))
 
 
-def _read_key_frames(
+def read_key_frames(
     cfg: Config, split: str, videos: Mapping[str, Sample], annotated: Sequence[str], proposed: Sequence[str]
 ) -> list[Sample]:
+    """Parse the box files of a split, line by line; see `read_ava`.
+
+    Args:
+        cfg: the config.
+        split: the split.
+        videos: the videos that the files may name, by name.
+        annotated: files of ground truth.
+        proposed: files of proposals.
+    """
     ava = cfg.AVA
     rows: list[BoxRow] = []
     for name in annotated:

@@ -15,7 +15,8 @@ from videovit.models.detection.detector import Detector
 from videovit.models.layers.maps import attention_maps
 from videovit.models.macs import count_macs, count_params
 from videovit.models.mvit.block_specs import BlockSpec, expand
-from videovit.models.mvit.model import MViT, mvit_from_config
+from videovit.models.mvit.build import mvit_from_config
+from videovit.models.mvit.model import MViT
 
 __all__ = [
     "DETECTORS",

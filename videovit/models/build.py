@@ -21,7 +21,7 @@ from videovit.models.external.slowfast_names import SLOWFAST_NAMES
 from videovit.models.layers.batch_norm import SplitBatchNorm3d, SyncedBatchNorm3d, replace_batch_norms
 from videovit.models.masked.build import masked_from_config
 from videovit.models.masked.model import MaskedModel
-from videovit.models.mvit.model import mvit_from_config
+from videovit.models.mvit.build import mvit_from_config
 from videovit.models.pit import pit_from_config
 from videovit.models.pooling_sharing.model import pooling_sharing_from_config
 from videovit.models.pooling_sharing.supernet import pooling_sharing_supernet_from_config

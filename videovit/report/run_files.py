@@ -7,6 +7,7 @@ instead of ending the report.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,6 @@ from videovit.engine.evaluation.predictions import JOINED
 from videovit.engine.reporting.history import History, read_history
 from videovit.engine.reporting.json_lines import read_records
 from videovit.engine.run_context import ENVIRONMENT
-from videovit.errors import UserError
 from videovit.messages import printable
 
 T = TypeVar("T")
@@ -200,7 +200,7 @@ def _confusion(path: Path) -> Confusion:
     """The class names, and the counts that are not 0."""
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
-        names = next(reader, [])[1:]
+        names = next(reader, [])[1 : MOST_CLASSES + 1]
         counts = {
             (i, j): int(count)
             for i, row in zip(range(len(names)), reader, strict=False)
@@ -213,10 +213,17 @@ def _confusion(path: Path) -> Confusion:
 def _predictions(path: Path) -> list[VideoOutcome]:
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        return [_tested(row) for _, row in zip(range(MOST_ROWS), reader, strict=False)]
+        rows = [row for _, row in zip(range(MOST_ROWS), reader, strict=False)]
+    return [_tested(row, line) for line, row in enumerate(rows, start=2)]
 
 
-def _tested(row: Row) -> VideoOutcome:
+def _tested(row: Row, line: int) -> VideoOutcome:
+    for name, limit in (("video", math.inf), ("true_number", MOST_CLASSES), ("predicted_number", MOST_CLASSES)):
+        if not all(0 <= int(word) < limit for word in row[name].split(JOINED) if word):
+            raise ValueError(f"line {line}: {name} {row[name]}")
+    for name in ("true_score", "score"):
+        if not all(math.isfinite(float(word)) for word in row[name].split(JOINED) if word):
+            raise ValueError(f"line {line}: {name} {row[name]}")
     true, scores, ranks = (
         tuple(filter(None, row[n].split(JOINED))) for n in ("true_number", "true_score", "true_rank")
     )
@@ -240,10 +247,9 @@ def _names(run: RunFiles, names: list[str]) -> list[str]:
     known = dict(enumerate(names))
     if "class" in header and "number" in header:
         name, number = header.index("class"), header.index("number")
-        known |= {int(row[number]): row[name] for row in rows if row[number].isdecimal()}
+        numbered = [(int(row[number]), row[name]) for row in rows if row[number].isdecimal()]
+        known |= {k: title for k, title in numbered if k < MOST_CLASSES}
     highest = max([*known, *(k for row in run.predictions for k in (*row.true, row.predicted))], default=-1)
-    if highest >= MOST_CLASSES:
-        raise UserError(f"class number {highest}", where=run.folder, expected=f"fewer than {MOST_CLASSES:,} classes")
     return [known.get(k, str(k)) for k in range(highest + 1)]
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 
+import videovit
 from tests.helpers.ava_data import write_ava
 from tests.helpers.runs import TINY, write_config
 from tests.helpers.streams import feed
@@ -142,6 +143,22 @@ def test_class_names(ava: Config, tmp_path: Path) -> None:
     assert read_action_names(ava, ["x"] * 6) == {0: "red", 1: 'green ("grass")', 2: "blue", 3: "never"}
     bare = load_config(write_ava(tmp_path / "b", num_train=0, num_val=0), ["AVA.ANNOTATION_DIR", "''"])
     assert read_action_names(bare, list("abcdef")) == dict(enumerate("abcdef"))
+
+
+def test_saved_detector_names_the_same_classes(
+    ava: Config, model: VideoModel, finder: PersonFinder, tmp_path: Path
+) -> None:
+    video = write_video(tmp_path / "a.ts", num_frames=24, fps=10, size=(160, 90))
+    original = videovit.Model(ava, model)
+    assert original.class_names == ["red", 'green ("grass")', "blue", "never", "", ""]
+    original.save(tmp_path / "saved")
+    again = videovit.load(tmp_path / "saved")
+    assert again.config.AVA.ANNOTATION_DIR == "" and again.class_names == original.class_names
+    found, expected = (one.predict_people(video, finder) for one in (again, original))
+    assert found == expected and any(person.top for window in found.windows for person in window.people or ())
+    with pytest.raises(UserError, match="this model classifies whole videos, not people"):
+        cfg = load_config(write_config(tmp_path, TINY))
+        videovit.Model(cfg, build_model(cfg)).predict_people(video, finder)
 
 
 def test_wrong_models_and_weights_are_errors(

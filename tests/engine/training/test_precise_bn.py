@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,12 @@ from tests.helpers.runs import Make, exit_codes, start_ranks
 from videovit.config import ConfigError, load_config
 from videovit.data.build import build_loader
 from videovit.data.transforms.pipeline import build_preparation
+from videovit.engine.distributed.preemption import Preempted
 from videovit.engine.launch import run
+from videovit.engine.problem import Problem
+from videovit.engine.training.optim import build_optimizer, build_schedule
+from videovit.engine.training.precise_bn import measure_batch_norms
+from videovit.engine.training.step import Training
 from videovit.models import build_model
 
 NETWORK = (
@@ -71,6 +77,27 @@ def test_frozen_norms_keep_their_statistics(make: Make, tmp_path: Path) -> None:
     state = state_of(tmp_path)
     norms = [name for name, module in build_model(cfg).named_modules() if isinstance(module, nn.BatchNorm3d)]
     assert all(torch.equal(state[f"{name}.running_mean"], torch.zeros_like(state[f"{name}.bias"])) for name in norms)
+
+
+def test_signal_leaves_the_statistics_of_before(make: Make, tmp_path: Path) -> None:
+    cfg, device = make(tmp_path, NETWORK), torch.device("cpu")
+    problem, model = Problem(cfg), build_model(cfg).train()
+    counts = iter(range(10))
+    training = Training(
+        model=model,
+        objective=problem.objective(model, device),
+        optimizer=build_optimizer(cfg, model),
+        schedule=build_schedule(cfg),
+        preparation=problem.train_preparation,
+        device=device,
+        requests=lambda: (signal.SIGTERM if next(counts) == 2 else 0, False),
+    )
+    model(torch.randn(4, 3, 4, 32, 32))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+    with pytest.raises(Preempted):
+        measure_batch_norms(training, build_loader(cfg, "train"), epoch=0, num_batches=3)
+    assert all(torch.equal(dict(model.named_buffers())[name], old) for name, old in before.items())
+    assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm3d)} == {0.1}
 
 
 def test_detectors_of_objects_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from tests.helpers.mvit_variants import perturb
+from tests.helpers.runs import run_group
 from tests.helpers.tiny_detectors import HEADS, images_and_targets, tiny_config, tiny_detector
 from videovit.errors import UserError
 from videovit.models import (
@@ -250,3 +252,29 @@ def test_deformable_detr_names_what_it_needs(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_all_heads_are_listed() -> None:
     assert HEADS.keys() == {head for head, _, _ in PAIRS}
+
+
+def _loss_of_one_image(rank: int, folder: Path) -> None:
+    model = tiny_detector("DeformableDETR", options="MVIT.DROPPATH_RATE 0.0").train()
+    image, target = _two_of_one_size()[rank]
+    losses = model([image], [target])
+    assert isinstance(losses, dict)
+    torch.save({name: term.detach() for name, term in losses.items()}, folder / f"{rank}.pt")
+
+
+def _two_of_one_size() -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    images, targets = images_and_targets()
+    one = {"boxes": torch.tensor([[8.0, 8.0, 30.0, 60.0]]), "labels": torch.tensor([2])}
+    return [(images[0], targets[0]), (images[0].flip(2), one)]
+
+
+def test_deformable_detr_divides_by_the_mean_number_of_objects_of_all_processes(tmp_path: Path) -> None:
+    """The mean of the losses of two processes, with two objects and with one, is the loss of both images at once."""
+    pytest.importorskip("transformers", reason='transformers is not installed (pip install -e ".[hf]")')
+    run_group(_loss_of_one_image, 2, tmp_path)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    images, targets = zip(*_two_of_one_size(), strict=True)
+    expected = tiny_detector("DeformableDETR", options="MVIT.DROPPATH_RATE 0.0").train()(list(images), list(targets))
+    assert isinstance(expected, dict)
+    for name, term in expected.items():
+        torch.testing.assert_close((ranks[0][name] + ranks[1][name]) / 2, term.detach())

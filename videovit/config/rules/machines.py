@@ -80,6 +80,9 @@ def sharding(cfg: Config) -> Iterator[Broken]:
             f"{what} cannot be sharded, only MViT, ViT and hf_* can",
             (whole,),
         )
+    if cfg.MODEL.MODEL_NAME == "MViT" and cfg.MVIT.REV.ENABLE:
+        what = "reversible blocks read their weights again in the backward pass, where no process holds all of them"
+        yield Broken((key, "MVIT.REV.ENABLE"), what, (whole, {"MVIT.REV.ENABLE": False}))
     if train.MIXED_PRECISION and train.MIXED_PRECISION_DTYPE == "fp16":
         what = "the gradients of a sharded model are not scaled as fp16 requires"
         dtype = "TRAIN.MIXED_PRECISION_DTYPE"

@@ -55,7 +55,9 @@ def hidden(cfg: Config) -> Iterator[Broken]:
     mask, off = cfg.MASK, {ENABLE: False}
     if not mask.ENABLE:
         if cfg.TASK == "ssl" and cfg.TRAIN.ENABLE:
-            what = f"ssl is pre-training without labels, but {ENABLE} is False, and contrastive training is not supported"
+            what = (
+                f"ssl is pre-training without labels, but {ENABLE} is False, and contrastive training is not supported"
+            )
             yield Broken(("TASK", ENABLE), what, ({"TASK": ""},))
         if cfg.MODEL.LOSS_FUNC == "multi_mse":
             what = f"multi_mse is the loss of masked pre-training, but {ENABLE} is False"

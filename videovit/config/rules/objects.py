@@ -43,6 +43,7 @@ def objects(cfg: Config) -> Iterator[Broken]:
         (cfg.USE_OF_TIME.ENABLE, "USE_OF_TIME.ENABLE", False, "an image has no order of frames"),
         (cfg.ROBUSTNESS.ENABLE, "ROBUSTNESS.ENABLE", False, "it works on models that classify"),
         (cfg.ANALYSIS.ENABLE, "ANALYSIS.ENABLE", False, "it works on models that classify"),
+        (cfg.FEATURES.ENABLE, "FEATURES.ENABLE", False, "it works on models that classify"),
         (cfg.SEARCH.ENABLE, "SEARCH.ENABLE", False, "it works on models that classify"),
         (
             cfg.BENCHMARK.ENABLE and cfg.BENCHMARK.WHAT != "loader",

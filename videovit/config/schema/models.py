@@ -23,6 +23,7 @@ Loss = Literal["cross_entropy", "soft_cross_entropy", "bce", "bce_logit", "multi
 ClassWeighting = Literal["none", "auto"]
 HeadActivation = Literal["softmax", "sigmoid", "none"]
 PoolingMode = Literal["conv", "conv_unshared", "avg", "max"]
+StreamFusion = Literal["avg", "add", "max", "min", "concat", "concat_linear_2"]
 KernelRule = Literal["stride+1", "stride", "2*stride+1"]
 SamplingTime = Literal["points", "planes", "frames"]
 TokenPooling = Literal["1d", "2d"]
@@ -55,6 +56,17 @@ class Model:
     HEAD_ACT: HeadActivation = "softmax"
     ACT_CHECKPOINT: bool = False
     DETACH_FINAL_FC: bool = False  # linear probe: train the last linear layer alone
+
+
+@dataclass(frozen=True)
+class Reversible:
+    """MVIT.REV: blocks that keep no activations for the backward pass."""
+
+    ENABLE: bool = False
+    BUFFER_LAYERS: tuple[Natural, ...] = ()  # blocks that are not reversible: those that pool queries or widen
+    PRE_Q_FUSION: StreamFusion = "avg"  # how they join the two streams
+    RES_PATH: Literal["conv", "max"] = "conv"  # how they pool their shortcut
+    RESPATH_FUSE: Literal["concat"] = "concat"  # how the last two streams are joined
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,7 @@ class Mvit:
     SHARE_ATTENTION: tuple[Natural, ...] = ()  # ours; blocks that reuse the attention map of the block before them
     WINDOW: Natural = 0  # tokens of the first block; ours; side of attention windows in large images; 0 has none
     GLOBAL_BLOCKS: tuple[Natural, ...] = ()  # ours; with WINDOW, blocks that attend to the whole image
+    REV: Reversible = Reversible()
 
 
 @dataclass(frozen=True)

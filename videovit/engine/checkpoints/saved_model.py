@@ -177,7 +177,9 @@ def describe_input(cfg: Config) -> dict[str, Any]:
     spec, data = find_dataset(cfg.TEST.DATASET), cfg.DATA
     preparation = build_preparation(cfg, train=False)
     crop: dict[str, Any]
-    if spec.images:
+    if cfg.DETECTOR.NAME:  # images keep their shape
+        crop = {"short_side": cfg.COCO.TEST_SHORT_SIDE, "max_long_side": cfg.COCO.MAX_LONG_SIDE}
+    elif spec.images:
         crop = {**dataclasses.asdict(build_image_eval_transform(cfg)), "num_crops": 1}
     else:
         crop = dataclasses.asdict(build_eval_transform(cfg, cfg.TEST.NUM_SPATIAL_CROPS))
@@ -199,6 +201,13 @@ def model_card(cfg: Config, model: nn.Module, class_names: list[str], title: str
     """The text of README.md, in the form of the Hugging Face Hub."""
     spec, name = find_dataset(cfg.TEST.DATASET), cfg.MODEL.MODEL_NAME
     kind = "image" if spec.images else "video"
+    if cfg.DETECTOR.NAME:
+        name, purpose, use = f"{cfg.DETECTOR.NAME} on {name}", "object-detection", 'model.predict("image.jpg").objects'
+    elif cfg.DETECTION.ENABLE:
+        purpose, use = "video-classification", 'model.predict_people("video.mp4")'
+    else:
+        purpose = f"{kind}-classification"
+        use = f'model.predict("{"image.jpg" if spec.images else "video.mp4"}").top'
     rows = "\n".join(f"| {key} | {value} |" for key, value in describe_input(cfg).items())
     listed = "\n".join(printable(class_name) for class_name in class_names)
     fence = "~" * 3
@@ -206,9 +215,9 @@ def model_card(cfg: Config, model: nn.Module, class_names: list[str], title: str
         fence += "~"
     return f"""---
 library_name: videovit
-pipeline_tag: {kind}-classification
+pipeline_tag: {purpose}
 tags:
-- {kind}-classification
+- {purpose}
 - vision-transformer
 ---
 
@@ -221,7 +230,7 @@ This folder was written by videovit.
 import videovit
 
 model = videovit.load("path/of/this/folder")  # or "hf://user/name"
-model.predict("{"image.jpg" if spec.images else "video.mp4"}").top
+{use}
 {fence}
 
 ## Input

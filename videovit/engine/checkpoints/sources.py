@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from videovit.config import Config, find_shipped, load_config, with_opts
 from videovit.config.rules import changed
 from videovit.config.shipped import SUFFIXES, shipped_configs
@@ -17,7 +19,6 @@ from videovit.engine.checkpoints.weights import load_all_weights, load_weights_t
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
 from videovit.models import zoo
-from videovit.models.contract import VideoModel
 
 ARCHITECTURE = ("MODEL", "MVIT", "VIT", "PSVIT", "SUPERNET", "PIT", "PS_VIT", "HF", "DETECTION")
 """Sections that a model is built from."""
@@ -38,7 +39,7 @@ class Found:
     """
 
     cfg: Config
-    load_weights: Callable[[Config, VideoModel], object]
+    load_weights: Callable[[Config, nn.Module], object]
     class_names: list[str] | None = None
 
 
@@ -127,7 +128,7 @@ def _find_run(folder: Path) -> Found:
     return Found(cfg, load_weights_to_test)
 
 
-def _nothing(cfg: Config, module: VideoModel) -> None:
+def _nothing(cfg: Config, module: nn.Module) -> None:
     pass
 
 

@@ -92,6 +92,10 @@ class Extractor:
                 where="FEATURES.STRIDE_S",
                 hint="Set FEATURES.WINDOW_S, too",
             )
+        if section.LAYER != "pooled" and cfg.TEST.ENGINE != "torch":
+            raise UserError(
+                "other engines compute no maps", where="TEST.ENGINE", found=cfg.TEST.ENGINE, expected="torch"
+            )
         self._predictor, self._section, self._num_threads = predictor, section, cfg.DATA_LOADER.NUM_WORKERS
         self._is_map = section.LAYER != "pooled"
         self._by_clip = not section.WINDOW_S and bool(section.STRIDE_S or self._is_map)

@@ -183,6 +183,7 @@ def _settings(
         "checkpoint": checkpoint,
         "weights": digest_of_weights(model),
         "precision": str(test_dtype(cfg) or "fp32").removeprefix("torch."),
+        "engine": cfg.TEST.ENGINE,
         "input": describe_input(cfg),
         "layer": section.LAYER,
         "window_s": section.WINDOW_S,

@@ -20,6 +20,7 @@ from videovit.config import Config
 from videovit.data.build import build_decode_options
 from videovit.data.catalog import read_names
 from videovit.data.decode import open_video
+from videovit.data.decode.array import Frames, as_frames
 from videovit.data.decode.image_backend import SUFFIXES as IMAGE_SUFFIXES
 from videovit.data.files.folders import suffix_of
 from videovit.data.objects import Objects
@@ -29,9 +30,21 @@ from videovit.engine.evaluation.object_pictures import SURE, draw_found
 from videovit.engine.evaluation.objects import found_in
 from videovit.engine.reporting.json_lines import replacing
 from videovit.engine.tasks.annotate import LEAST_SHORT_SIDE, copy_video, open_pictures
+from videovit.engine.tasks.object_prediction import ObjectPrediction, Picture
 from videovit.models import Detector
 
 NO_OBJECTS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+
+
+def read_object_names(cfg: Config) -> list[str]:
+    """The class names of the data set of a detector; numbers if its annotations are not there.
+
+    Raises:
+        AnnotationError: they cannot be used.
+    """
+    if (Path(cfg.DATA.PATH_TO_DATA_DIR) / cfg.COCO.VAL_ANNOTATIONS).is_file() or cfg.DATA.CLASS_NAMES_FILE:
+        return read_names(cfg)
+    return [f"class {k}" for k in range(1, cfg.MODEL.NUM_CLASSES + 1)]
 
 
 class ObjectFinder:
@@ -61,9 +74,7 @@ class ObjectFinder:
         self._geometry = build_object_transform(cfg, train=False)
         self._least_score = least_score
         self.decoding = build_decode_options(cfg)
-        has_file = (Path(cfg.DATA.PATH_TO_DATA_DIR) / cfg.COCO.VAL_ANNOTATIONS).is_file() or cfg.DATA.CLASS_NAMES_FILE
-        numbered = [f"class {k}" for k in range(1, cfg.MODEL.NUM_CLASSES + 1)]
-        self.names = list(class_names or (read_names(cfg) if has_file else numbered))
+        self.names = list(class_names or read_object_names(cfg))
 
     def find(self, image_HWC: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """The objects of an image.
@@ -121,6 +132,20 @@ class ObjectFinder:
 
         copy_video(path, target, paint, self.decoding)
         yield from found
+
+    def prediction(self, source: str | os.PathLike[str] | Frames) -> ObjectPrediction:
+        """The objects of a file, or of pixels in memory, uint8 (H, W, 3).
+
+        Raises:
+            DecodeError: the file cannot be read.
+            UserError: the pixels have another type or shape.
+        """
+        if not isinstance(source, str | os.PathLike):
+            (image_HWC,) = as_frames(source[None], "image")
+            return ObjectPrediction("array", [Picture(0.0, self.find(image_HWC.numpy()))])
+        path = os.fspath(source)
+        found = [Picture(one.get("time_s", 0.0), one["objects"]) for one in self.predict(path)]
+        return ObjectPrediction(path, found)
 
     def drawn(self, image_HWC: NDArray[np.uint8], rows: Sequence[dict[str, Any]]) -> NDArray[np.uint8]:
         """An image with what was found in it; small ones are enlarged, so that names can be read."""

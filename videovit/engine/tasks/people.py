@@ -277,10 +277,10 @@ def read_action_names(cfg: Config, class_names: Sequence[str]) -> Mapping[int, s
 
     Args:
         cfg: with AVA.ANNOTATION_DIR, whose class list leaves out the classes that are not evaluated.
-        class_names: of all classes, if there is no such list.
+        class_names: of all classes, if there is no such list; empty ones are left out.
     """
     path = Path(cfg.AVA.ANNOTATION_DIR) / cfg.AVA.LABEL_MAP_FILE
     if cfg.AVA.ANNOTATION_DIR and cfg.AVA.LABEL_MAP_FILE and path.is_file() and not cfg.DATA.CLASS_NAMES_FILE:
         # Classes count from 1, columns from 0.
         return {class_id - 1: name for class_id, name in read_label_map(path, cfg.MODEL.NUM_CLASSES).items()}
-    return dict(enumerate(class_names))
+    return {column: name for column, name in enumerate(class_names) if name}

@@ -396,9 +396,13 @@ def warn_of_unreadable(outcomes: Sequence[Outcome]) -> None:
     """Warn of the videos that could not be read, if any."""
     errors = [one.error for one in outcomes if one.error is not None]
     if errors:
-        listed = "; ".join(map(str, errors[:MAX_LISTED])) + ("; ..." if len(errors) > MAX_LISTED else "")
-        text = f"{len(errors)} of {plural(len(outcomes), 'video')} could not be read: {listed}"
-        warnings.warn(printable(text), stacklevel=4)
+        warn_unread(errors, len(outcomes), "video")
+
+
+def warn_unread(errors: Sequence[object], total: int, noun: str) -> None:
+    """Warn that some of `total` files could not be read, naming the first errors."""
+    listed = "; ".join(map(str, errors[:MAX_LISTED])) + ("; ..." if len(errors) > MAX_LISTED else "")
+    warnings.warn(printable(f"{len(errors)} of {plural(total, noun)} could not be read: {listed}"), stacklevel=5)
 
 
 def _grouped(items: Iterable[tuple[Outcome, Clip]], size: int) -> Iterator[list[tuple[Outcome, Clip]]]:

@@ -41,7 +41,7 @@ def measure_batch_norms(training: Training, loader: ClipLoader, *, epoch: int, n
         num_batches: per process; fewer if the epoch has fewer, and 0 changes nothing.
 
     Raises:
-        Preempted: a signal stopped the run; some statistics are replaced then, and all are measured again later.
+        Preempted: a signal stopped the run; the statistics are those of before, and are measured again later.
 
     Source: Rethinking "Batch" in BatchNorm (arXiv 2105.07576), section 3; fvcore's implementation.
     """
@@ -58,9 +58,17 @@ def measure_batch_norms(training: Training, loader: ClipLoader, *, epoch: int, n
         if norms and number:
             # fvcore puts new tensors in their places, but others hold on to the old ones, which therefore stay.
             buffers = [(norm, _statistics(norm)) for norm in norms]
+            before = [(mean.clone(), var.clone(), norm.momentum) for norm, (mean, var) in buffers]
             loader.sampler.set_epoch(epoch)
-            with autocast(training.device, training.dtype):
-                update_bn_stats(_Forward(cast(VideoModel, model)), _clips(training, loader, number), number)
+            try:
+                with autocast(training.device, training.dtype):
+                    update_bn_stats(_Forward(cast(VideoModel, model)), _clips(training, loader, number), number)
+            except Preempted:
+                for (norm, (mean, var)), (old_mean, old_var, momentum) in zip(buffers, before, strict=True):
+                    mean.copy_(old_mean)
+                    var.copy_(old_var)
+                    norm.momentum = momentum
+                raise
             measured = _mean_over_processes([_statistics(norm) for norm in norms])
             for (norm, (mean, var)), (new_mean, new_var) in zip(buffers, measured, strict=True):
                 norm.running_mean, norm.running_var = mean.copy_(new_mean), var.copy_(new_var)

@@ -23,6 +23,7 @@ from videovit.models.convert.read import CheckpointError
 from videovit.models.convert.wrappers import unwrapped
 from videovit.models.mvit.attention import MultiscaleAttention
 from videovit.models.mvit.model import MViT
+from videovit.models.mvit.reversible import ReversibleMViT
 from videovit.models.pit import PiT
 from videovit.models.progressive_sampling import ProgressiveSamplingViT
 from videovit.models.vit import ViT
@@ -40,6 +41,12 @@ _TORCHVISION = (
     (r"\.mlp\.fc2\.", ".mlp.3."),
     (r"^(blocks\.\d+)\.proj\.", r"\1.project."),
     (r"^head\.projection\.", "head.1."),
+)
+_REVERSIBLE = (
+    (r"^blocks\.(\d+)\.attention\.", r"rev_backbone.layers.\1.F."),
+    (r"^blocks\.(\d+)\.mlp\.", r"rev_backbone.layers.\1.G."),
+    (r"^blocks\.(\d+)\.fuse\.", r"rev_backbone.layers.\1.pre_q_fuse.fuse_fn."),
+    (r"^blocks\.(\d+)\.proj\.", r"rev_backbone.layers.\1.res_proj."),
 )
 _PYTORCHVIDEO = (
     (r"^patch_embed\.proj\.", "patch_embed.patch_model."),
@@ -138,7 +145,8 @@ def save_safetensors(
 def _to_pyslowfast(model: VideoModel, state: State) -> State:
     stem = "patch_embed.proj.weight"
     is_image = model.grid is not None and model.grid[0] == 1 and state[stem].shape[2] == 1
-    return {name: t.squeeze(2) if is_image and name == stem else t for name, t in state.items()}
+    written = {name: t.squeeze(2) if is_image and name == stem else t for name, t in state.items()}
+    return _rename(written, _REVERSIBLE) if isinstance(model, ReversibleMViT) else written
 
 
 def _to_torchvision(model: VideoModel, state: State) -> State:
@@ -169,14 +177,18 @@ def _shared_maps(model: VideoModel) -> str:
 
 
 def _no_torchvision(model: VideoModel) -> str:
-    return _shared_maps(model) or _mean_pooling(model, "torchvision")
+    return _shared_maps(model) or _reversible(model, "torchvision") or _mean_pooling(model, "torchvision")
 
 
 def _no_pytorchvideo(model: VideoModel) -> str:
-    if reason := _shared_maps(model) or _mean_pooling(model, "pytorchvideo"):
+    if reason := _shared_maps(model) or _reversible(model, "pytorchvideo") or _mean_pooling(model, "pytorchvideo"):
         return reason
     has_residual = any(m.residual_pooling for m in model.modules() if isinstance(m, MultiscaleAttention))
     return "pytorchvideo 0.1.5 has no residual pooling, this model has" if has_residual else ""
+
+
+def _reversible(model: VideoModel, project: str) -> str:
+    return f"{project} has no reversible blocks" if isinstance(model, ReversibleMViT) else ""
 
 
 def _mean_pooling(model: VideoModel, project: str) -> str:

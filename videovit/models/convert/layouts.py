@@ -55,6 +55,13 @@ _PYTORCHVIDEO = (
     (r"^norm_embed\.", "norm."),
     (r"^head\.proj\.", "head.projection."),
 )
+# PySlowFast's reversible MViT has its blocks in a module of their own.
+REVERSIBLE = (
+    (r"^rev_backbone\.layers\.(\d+)\.F\.", r"blocks.\1.attention."),
+    (r"^rev_backbone\.layers\.(\d+)\.G\.", r"blocks.\1.mlp."),
+    (r"^rev_backbone\.layers\.(\d+)\.pre_q_fuse\.fuse_fn\.", r"blocks.\1.fuse."),
+    (r"^rev_backbone\.layers\.(\d+)\.res_proj\.", r"blocks.\1.proj."),
+)
 _TIMM = (
     (r"\.shortcut_proj_(attn|mlp)\.", ".proj."),
     (r"^head\.fc\.", "head.projection."),
@@ -77,8 +84,6 @@ def detect(names: Iterable[str]) -> str:
             "weights of mmaction2 (backbone.patch_embed.projection) are not supported",
             hint="MViTv2 loads from PySlowFast, torchvision or timm",
         )
-    if some(r"rev_backbone\."):
-        raise CheckpointError("weights of a reversible MViT (names begin with rev_backbone.) are not supported")
     if "conv_proj.weight" in names:
         return "torchvision"
     if some(r"stages\.\d+\.blocks\."):
@@ -90,7 +95,7 @@ def detect(names: Iterable[str]) -> str:
 
 def from_pyslowfast(state: State) -> State:
     """PySlowFast and facebookresearch/mvit: names are those of this project; image weights may lack the time axis."""
-    return {name: _with_time_axis(name, tensor) for name, tensor in state.items()}
+    return {name: _with_time_axis(name, tensor) for name, tensor in _rename(state, REVERSIBLE).items()}
 
 
 def from_torchvision(state: State) -> State:

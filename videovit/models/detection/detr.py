@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_convert
@@ -162,6 +163,9 @@ class DeformableDETR(Detector):
         criterion = DeformableDetrImageLoss(
             DeformableDetrHungarianMatcher(**_COSTS), self.num_classes, focal_alpha=0.25, losses=["labels", "boxes"]
         )
+        number = sum(len(one["class_labels"]) for one in wanted)
+        # The library divides by the objects of this process; the paper by their mean over all processes.
+        share = max(number, 1) / max(_mean_over_processes(number), 1.0)
         stages = [("", *out, wanted) for out in zip(logits, boxes, strict=True)]
         stages.append(("_proposals", first_logits, first_boxes, only_objects))
         losses: dict[str, Tensor] = {}
@@ -169,7 +173,7 @@ class DeformableDETR(Detector):
             # Boxes and their losses in full precision: matched by a solver, and differences of small numbers.
             terms = criterion({"logits": logits_BQK.float(), "pred_boxes": boxes_BQ4.float()}, labels)
             for term, weight in _WEIGHTS.items():
-                losses[term + suffix] = losses.get(term + suffix, 0) + weight * terms[term]
+                losses[term + suffix] = losses.get(term + suffix, 0) + share * weight * terms[term]
         return losses
 
     @torch.no_grad()
@@ -249,6 +253,15 @@ def _network(maps: Maps, **sizes: Any) -> nn.Module:
     network: nn.Module = DeformableDetrModel(config)
     network.backbone = MaskedMaps(maps)
     return network
+
+
+def _mean_over_processes(number: int) -> float:
+    """The mean of a number over the processes of a run; in host memory, where every run can exchange it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return float(number)
+    total = torch.tensor(float(number))
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size()
 
 
 def _relative(target: Target, image: Tensor) -> dict[str, Tensor]:

@@ -179,7 +179,8 @@ class TimeSformer(HfNetwork):
         map_GCHW = self._part(self.patches_in_body)(x_BCTHW.transpose(1, 2).flatten(0, 1))
         x_BTSC = torch.unflatten(map_GCHW.flatten(2).transpose(1, 2), 0, (-1, T))
         space, time = embeddings.get_parameter("position_embeddings"), embeddings.get_parameter("time_embeddings")
-        cls_B1C = (embeddings.get_parameter("cls_token") + space[:, :1]).to(x_BTSC.dtype).expand(x_BTSC.shape[0], -1, -1)
+        cls_11C = embeddings.get_parameter("cls_token") + space[:, :1]
+        cls_B1C = cls_11C.to(x_BTSC.dtype).expand(x_BTSC.shape[0], -1, -1)
         x_BTSC = x_BTSC + resize_pos_embed(space[:, 1:], (1, rows, columns), (1, H, W))
         x_BNC = embeddings.get_submodule("pos_drop")(torch.cat([cls_B1C, x_BTSC.flatten(1, 2)], dim=1))
         time_1TC = resize_pos_embed(time, (frames, 1, 1), (T, 1, 1))

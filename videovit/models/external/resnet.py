@@ -74,7 +74,7 @@ class ImageResNet(VideoModel):
             inner = width * factor
             self.add_module(f"layer{stage}", _stage(block, dim, inner, number, stride if stage > 1 else 1, norm))
             dim = inner * block.expansion
-        self.fc = nn.Linear(dim, num_classes)
+        self.fc: nn.Module = nn.Linear(dim, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

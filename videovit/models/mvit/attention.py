@@ -182,10 +182,7 @@ class MultiscaleAttention(HasPlainForm):
             cls_B1E = self._output(out_B1MD.flatten(2))
         if cls_only:
             return None, cls_B1E, AttentionMaps(None, cls_BM1L) if keep_maps else None
-        q_BTHWE = self._project_q(x_BTHWC)
-        if self.spec.pools_q:
-            q_BTHWE = self._pool(q_BTHWE, (self.pool_q,), self.spec.kernel_q, self.spec.stride_q)
-        q_BTHWMD = self._normed(self.norm_q, self._heads(q_BTHWE))
+        q_BTHWMD = self.pool_as_queries(self._project_q(x_BTHWC))
         if 0 < self.spec.window < max(x_BTHWC.shape[2:4]):
             out_BNMD = self._attend_in_windows(q_BTHWMD, k_BLMD, v_BLMD, kv_grid)
         elif in_the_open:
@@ -250,6 +247,12 @@ class MultiscaleAttention(HasPlainForm):
         return normed
 
     # ------------------------------------------------------------------------------------------------------ pooling
+
+    def pool_as_queries(self, x_BTHWE: Tensor) -> Tensor:
+        """Pool and normalize tokens (B, T, H, W, E) as the queries of this block: (B, T', H', W', M, D)."""
+        if self.spec.pools_q:
+            x_BTHWE = self._pool(x_BTHWE, (self.pool_q,), self.spec.kernel_q, self.spec.stride_q)
+        return self._normed(self.norm_q, self._heads(x_BTHWE))
 
     def _keys_and_values(self, x_BTHWC: Tensor, cls_B1C: Tensor | None) -> tuple[Tensor, Tensor, Grid]:
         """Pooled keys and values, class token first, and their grid."""

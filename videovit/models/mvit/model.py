@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videovit.config import Config
 from videovit.errors import UserError
 from videovit.models.contract import AttentionTokens, Features, Grid, MaskableModel, centers
 from videovit.models.layers.basic import PatchEmbed, Triple, take_tokens, triple
@@ -31,7 +30,7 @@ from videovit.models.layers.position import resize_pos_embed
 from videovit.models.layers.transformer import drop_path_rates
 from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention, PoolMode
 from videovit.models.mvit.block import MultiscaleBlock, Outputs
-from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec, expand, in_windows, share_maps
+from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec
 
 
 class MViT(MaskableModel):
@@ -72,6 +71,8 @@ class MViT(MaskableModel):
     Source: MViT (arXiv 2104.11227); MViTv2 (arXiv 2112.01526).
     """
 
+    num_streams = 1  # of tokens, side by side after the last block
+
     def __init__(
         self,
         *,
@@ -108,7 +109,7 @@ class MViT(MaskableModel):
         self.in_channels = in_channels
         self.decay_tables = decay_tables
         self.specs = tuple(blocks)
-        dim, dim_out = self.specs[0].dim, self.specs[-1].dim_out
+        dim, dim_out = self.specs[0].dim, self.num_streams * self.specs[-1].dim_out
         self.mean_pooling, self.act_checkpoint, self.dropout = mean_pooling, act_checkpoint, dropout
         self.patch_embed = PatchEmbed(in_channels, dim, patch_kernel, patch_stride, patch_padding)
         self.patch_embed.grid(clip_size)
@@ -129,8 +130,9 @@ class MViT(MaskableModel):
         rates = drop_path_rates(drop_path, len(self.specs))
         self.blocks = nn.ModuleList()
         grid = self.grid
-        for spec, rate in zip(self.specs, rates, strict=True):
-            block = MultiscaleBlock(
+        for number, (spec, rate) in enumerate(zip(self.specs, rates, strict=True)):
+            block = self._build_block(
+                number,
                 spec,
                 grid,
                 mlp_ratio=mlp_ratio,
@@ -153,6 +155,9 @@ class MViT(MaskableModel):
         self.head = head
         self._init_weights(rel_pos_zero_init)
         head.init_weights()
+
+    def _build_block(self, number: int, spec: BlockSpec, grid: Grid, **options: Any) -> nn.Module:
+        return MultiscaleBlock(spec, grid, **options)
 
     def _add_pos_embed(self, dim: int, separate: bool, joint: bool) -> None:
         T, H, W = self.grid
@@ -355,7 +360,7 @@ class MViT(MaskableModel):
     @property
     def reads_grid(self) -> bool:
         """Whether it matters to a block where in the grid a token is."""
-        attention = [block.attn for block in self.blocks if isinstance(block, MultiscaleBlock)]
+        attention = [module for module in self.modules() if isinstance(module, MultiscaleAttention)]
         return any(a.spec.pools_q or a.spec.pools_kv or a.spec.window or a.unused_by_cls() for a in attention)
 
     def encode_visible(self, x_BCTHW: Tensor, visible_BL: Tensor) -> Tensor:
@@ -378,71 +383,3 @@ class MViT(MaskableModel):
         *_, (grid, _) = self._blocks_on(self._with_positions(x_BTHWC))
         assert grid is not None
         return grid
-
-
-def mvit_from_config(cfg: Config) -> MViT:
-    """`MViT` from the sections DATA, MVIT and MODEL of a config.
-
-    Raises:
-        UserError: sparse lists that do not fit together, clips smaller than a patch, or a variant of SlowFast's that is
-            not implemented here.
-    """
-    m = cfg.MVIT
-    unsupported = {
-        "MVIT.POOL_FIRST": m.POOL_FIRST,
-        "MVIT.LAYER_SCALE_INIT_VALUE": m.LAYER_SCALE_INIT_VALUE > 0,
-        "MVIT.USE_FIXED_SINCOS_POS": m.USE_FIXED_SINCOS_POS,
-        "MVIT.MODE conv_unshared": m.MODE == "conv_unshared",
-    }
-    if any(unsupported.values()):
-        named = ", ".join(key for key, is_on in unsupported.items() if is_on)
-        raise UserError(f"switched on but not available: {named}")
-    blocks = expand(
-        depth=m.DEPTH,
-        embed_dim=m.EMBED_DIM,
-        num_heads=m.NUM_HEADS,
-        dim_mul=m.DIM_MUL,
-        head_mul=m.HEAD_MUL,
-        pool_q_stride=m.POOL_Q_STRIDE,
-        pool_kv_stride=m.POOL_KV_STRIDE,
-        pool_kv_stride_adaptive=m.POOL_KV_STRIDE_ADAPTIVE,
-        pool_kvq_kernel=m.POOL_KVQ_KERNEL,
-        kernel_rule=m.POOL_KERNEL_RULE,
-        dim_mul_in_attention=m.DIM_MUL_IN_ATT,
-    )
-    blocks = share_maps(blocks, m.SHARE_ATTENTION)
-    if m.WINDOW:
-        blocks = in_windows(blocks, m.WINDOW, m.GLOBAL_BLOCKS)
-    patch_kernel, patch_stride, patch_padding = m.PATCH_KERNEL, m.PATCH_STRIDE, m.PATCH_PADDING
-    if m.PATCH_2D:
-        patch_kernel, patch_stride, patch_padding = (1, *patch_kernel), (1, *patch_stride), (0, *patch_padding)
-    crop = cfg.DATA.TRAIN_CROP_SIZE
-    return MViT(
-        blocks=blocks,
-        num_classes=cfg.MODEL.NUM_CLASSES,
-        clip_size=(cfg.DATA.NUM_FRAMES, crop, crop),
-        in_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
-        patch_kernel=triple(patch_kernel),
-        patch_stride=triple(patch_stride),
-        patch_padding=triple(patch_padding),
-        pool_mode=cast(PoolMode, m.MODE),
-        cls_token=m.CLS_EMBED_ON,
-        use_abs_pos=m.USE_ABS_POS,
-        sep_pos_embed=m.SEP_POS_EMBED,
-        rel_pos_spatial=m.REL_POS_SPATIAL,
-        rel_pos_temporal=m.REL_POS_TEMPORAL,
-        rel_pos_zero_init=m.REL_POS_ZERO_INIT,
-        residual_pooling=m.RESIDUAL_POOLING,
-        separate_qkv=m.SEPARATE_QKV,
-        qkv_bias=m.QKV_BIAS,
-        mlp_ratio=m.MLP_RATIO,
-        norm_stem=m.NORM_STEM,
-        mean_pooling=m.USE_MEAN_POOLING,
-        dropout=m.DROPOUT_RATE,
-        drop_path=m.DROPPATH_RATE,
-        head_dropout=cfg.MODEL.DROPOUT_RATE,
-        head_init_scale=m.HEAD_INIT_SCALE,
-        pool_norm_eps=m.POOL_NORM_EPS,
-        act_checkpoint=cfg.MODEL.ACT_CHECKPOINT,
-        decay_tables=not m.ZERO_DECAY_POS_CLS,
-    )
