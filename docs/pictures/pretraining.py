@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def as_svg(image: Image.Image) -> str:
     runs: dict[int, list[str]] = defaultdict(list)
     for y, row in enumerate(np.asarray(numbered)):
         edges = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), len(row)]
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in pairwise(edges):
             runs[int(row[start])].append(f"M{start} {y}h{end - start}")
     paths = [f'<path stroke="#{bytes(palette[i].tolist()).hex()}" d="{"".join(d)}"/>' for i, d in sorted(runs.items())]
     size = f'width="{3 * image.width}" viewBox="0 -0.5 {image.width} {image.height}"'

@@ -403,6 +403,7 @@ class AttentionModel(VideoModel):
         """The modules that compute the maps; their first argument are the tokens of the queries."""
         return [module for name, module in self.named_modules() if name.rpartition(".")[2] == "attn"]
 
+
 class MaskableModel(AttentionModel):
     """A model whose first tokens are patches, some of which can be hidden from it."""
 

@@ -33,6 +33,6 @@ def test_build_objective_unknown_name_suggests_nearest() -> None:
     with pytest.raises(UserError) as caught:
         build_objective(cfg, BareModel(), CPU)
     assert str(caught.value) == (
-        "TRAIN.OBJECTIVE: found 'classificaton', expected one of auto, classification, distillation, detection, masked; "
-        "did you mean classification?"
+        "TRAIN.OBJECTIVE: found 'classificaton', expected one of auto, classification, distillation, detection, "
+        "masked; did you mean classification?"
     )

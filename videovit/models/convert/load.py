@@ -27,8 +27,8 @@ from videovit.models.convert.report import LoadReport
 from videovit.models.convert.wrappers import unwrapped
 from videovit.models.convolutional.network import ConvolutionalNetwork
 from videovit.models.detection.detector import Detector
-from videovit.models.masked.model import MaskedModel
 from videovit.models.external.hf_network import HfNetwork
+from videovit.models.masked.model import MaskedModel
 from videovit.models.mvit.attention import MultiscaleAttention
 from videovit.models.mvit.model import MViT
 

@@ -223,7 +223,8 @@ class TransitionBlock(nn.Module):
     def _pool_shortcut(self, x_BTHWC: Tensor) -> Tensor:
         """The shortcut at the resolution of the queries."""
         if self.shortcut_pooling == "conv":
-            return self.attention.attn.pool_as_queries(x_BTHWC).flatten(-2)
+            pooled: Tensor = self.attention.attn.pool_as_queries(x_BTHWC)
+            return pooled.flatten(-2)
         t, h, w = self.spec.stride_q
         return max_pool(x_BTHWC, (t + (t > 1), h + (h > 1), w + (w > 1)), self.spec.stride_q)
 
@@ -318,7 +319,7 @@ class ReversibleMViT(MViT):
 def run_reversible(blocks: Sequence[ReversibleBlock], streams: Streams) -> Streams:
     """The streams after some blocks, of which nothing but the last streams is kept for the backward pass."""
     parameters = [parameter for block in blocks for parameter in block.parameters()]
-    return Streams(*cast(tuple[Tensor, Tensor], _Run.apply(blocks, *streams, *parameters)))  # type: ignore[no-untyped-call]
+    return Streams(*cast(tuple[Tensor, Tensor], _Run.apply(blocks, *streams, *parameters)))
 
 
 class _Run(torch.autograd.Function):
