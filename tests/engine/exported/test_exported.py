@@ -197,6 +197,9 @@ def test_model_in_another_engine_gives_the_same(
         assert len(found.windows) == len(expected.windows) > 2
         torch.testing.assert_close(found.scores, expected.scores, atol=1e-6, rtol=0)
     assert [record.args[0] for record in caplog.records if "making the graph" in record.msg] == [name]
+    if engine == "openvino":
+        narrow = Model(cfg, module, names, engine="openvino", dtype="bf16").predict(frames, fps=10)
+        torch.testing.assert_close(narrow.scores, expected.scores, atol=0.02, rtol=0)
     torch.testing.assert_close(other.features(frames, fps=10), plain.features(frames, fps=10), atol=1e-5, rtol=1e-4)
 
 

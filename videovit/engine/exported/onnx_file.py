@@ -32,8 +32,8 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, str]
     size = sum(t.nbytes for t in [*program.state_dict.values(), *program.constants.values()] if torch.is_tensor(t))
     if size > MOST_BYTES:
         raise UserError(f"{size / 2**30:.1f} GiB of weights", where=path, expected="at most 2 GiB, or the format pt2")
-    # A caller in inference mode would keep constants from being folded.
-    with torch.inference_mode(False), torch.no_grad(), quiet():
+    # Whoever calls may be in inference mode or in autocast, which would get into the graph.
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False), quiet():
         try:
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
         except torch.onnx.errors.OnnxExporterError as error:
