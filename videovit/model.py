@@ -86,9 +86,10 @@ def load(
         CheckpointError: the weights are damaged or do not fit.
         ConfigError: the config is not valid.
     """
+    where = find_device(device)  # a mistake in it shows before anything is read
     found = find_source(os.fspath(source), opts, named=checkpoint is not None)
-    on_cpu = device == "auto" and (engine or found.cfg.TEST.ENGINE) != "torch"
-    where = find_device("cpu" if on_cpu else device)
+    if device == "auto" and (engine or found.cfg.TEST.ENGINE) != "torch":
+        where = find_device("cpu")
     module = build_network(found.cfg)
     if checkpoint is not None:
         test = found.cfg.TEST

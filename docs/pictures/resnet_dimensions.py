@@ -1,11 +1,11 @@
-"""Draw training and validation accuracy of ResNet-50 in its own and in a ViT's dimensions, for docs/models.md.
+r"""Draw training and validation accuracy of ResNet-50 in its own and in a ViT's dimensions, for docs/models.md.
 
     python datasets/digits/prepare.py --output output/digits/data
     for width in 8 16 24; do videovit run --cfg Digits/RESNET IMAGE_RESNET.WIDTH $width OUTPUT_DIR output/r$width; done
     for width in 9 18 26; do
         videovit run --cfg Digits/RESNET_VIT_STYLE IMAGE_RESNET.WIDTH $width OUTPUT_DIR output/v$width
     done
-    python docs/pictures/resnet_dimensions.py --resnet output/r8 output/r16 output/r24 \\
+    python docs/pictures/resnet_dimensions.py --resnet output/r8 output/r16 output/r24 \
         --vit output/v9 output/v18 output/v26
 
 Accuracies are those of the trained models on whole images, without augmentation, of train/ and of val/.

@@ -234,7 +234,7 @@ def test_all_problems_are_listed(tmp_path: Path) -> None:
     write(tmp_path, "MODEL:\n  NUM_CLASES: 3\n", "base.yaml")
     path = write(tmp_path, "_BASE_: base.yaml\nMVIT: {MODE: cnov}\nTRAIN: {BATCH_SIZE: few}\n")
     with pytest.raises(ConfigError) as caught:
-        load_config(path, ["SHARD_ID", "3", "MVIT.REV.ENABLE", "True", "LAST"])
+        load_config(path, ["SHARD_ID", "3", "DATA.DUMMY_LOAD", "True", "LAST"])
     error = caught.value
     assert len(error.problems) == 6
     assert str(error).splitlines()[0] == "6 problems in the configuration:"

@@ -42,12 +42,14 @@ class Broken:
 def changed(cfg: Config, change: Change) -> Config:
     """`cfg` with other values of some keys."""
     for key, value in change.items():
-        section, _, name = key.rpartition(".")
-        if section:
-            cfg = dataclasses.replace(cfg, **{section: dataclasses.replace(getattr(cfg, section), **{name: value})})
-        else:
-            cfg = dataclasses.replace(cfg, **{name: value})
+        cfg = _replaced(cfg, key, value)
     return cfg
+
+
+def _replaced(section: Any, key: str, value: object) -> Any:
+    """A section with another value of a key, whose parts are names of sections in it and of the field."""
+    name, _, rest = key.partition(".")
+    return dataclasses.replace(section, **{name: _replaced(getattr(section, name), rest, value) if rest else value})
 
 
 def _written(value: object) -> str:

@@ -209,10 +209,10 @@ class TransitionBlock(nn.Module):
         x_BTHWC = self._joined(streams)
         shortcut = self._pool_shortcut(x_BTHWC if self.proj is None else self.proj(x_BTHWC))
         x_BTHWC = shortcut + self.attention(x_BTHWC)
-        x_BTHWC = x_BTHWC + self.mlp(x_BTHWC)
+        out: Tensor = x_BTHWC + self.mlp(x_BTHWC)
         # As published, the tokens themselves are dropped, and not only what the branches add to them.
-        factors_B = self.drop_path.draw(x_BTHWC)
-        return x_BTHWC if factors_B is None else x_BTHWC * factors_B.view(-1, 1, 1, 1, 1)
+        factors_B = self.drop_path.draw(out)
+        return out if factors_B is None else out * factors_B.view(-1, 1, 1, 1, 1)
 
     def _joined(self, streams: Streams) -> Tensor:
         if self.fusion in _JOIN:
