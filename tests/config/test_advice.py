@@ -85,6 +85,7 @@ def test_unknown_key_suggests_a_key_with_an_effect(key: str, close: str) -> None
 def test_keys_in_messages_exist() -> None:
     """Every SECTION.KEY in a string of the package is a key that a config may have."""
     known = known_keys().keys() | IGNORED.keys() | REFUSED.keys()
+    known |= {key.rpartition(".")[0] for key in known}  # sections
     sections = "|".join(section_names())
     for path in (ROOT / "videovit").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -301,6 +301,10 @@ FILES: dict[str, str] = {
         "ImageNet/MVIT_B_16_CONV": _V1 | _IMAGE | {"MVIT.POOL_KV_STRIDE_ADAPTIVE": "[1, 4, 4]"},
         "ImageNet/MVITv2_T": _v2(10, _TINY) | _IMAGE | _IMAGE_KV | {"MVIT.POOL_KV_STRIDE": _kv_strides(10, _TINY)},
         "ImageNet/MVITv2_S": _v2(16, _SMALL) | _IMAGE | _IMAGE_KV | {"MVIT.POOL_KV_STRIDE": _kv_strides(16, _SMALL)},
+        "Kinetics/REV_MVIT_B_16x4_CONV": _V1
+        | _REVERSIBLE
+        | {"MODEL.ARCH": "slow", "MVIT.QKV_BIAS": "False", "NUM_SHARDS": "16"},
+        "ImageNet/REV_MVIT_B_16_CONV": _V1 | _IMAGE | _REVERSIBLE | {"MVIT.REV.PRE_Q_FUSION": "concat_linear_2"},
         "masked_ssl/k400_MVITv2_S_16x4_FT": _v2(16, _SMALL) | _FINE_TUNING,
         "masked_ssl/k400_MVITv2_S_16x4_MaskFeat_PT": _v2(16, _SMALL)
         | _MASKED
@@ -349,15 +353,4 @@ FILES: dict[str, str] = {
             "AUG.MASK_RATIO": "0.9",
         },
     }.items()
-}
-
-REFUSED_FILES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "Kinetics/REV_MVIT_B_16x4_CONV": (
-        _text(_RUN | _V1 | _REVERSIBLE | {"MODEL.ARCH": "slow", "MVIT.QKV_BIAS": "False", "NUM_SHARDS": "16"}),
-        ("MVIT.REV.ENABLE",),
-    ),
-    "ImageNet/REV_MVIT_B_16_CONV": (
-        _text(_RUN | _V1 | _IMAGE | _REVERSIBLE | {"MVIT.REV.PRE_Q_FUSION": "concat_linear_2"}),
-        ("MVIT.REV.ENABLE",),
-    ),
 }

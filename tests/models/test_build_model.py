@@ -50,7 +50,7 @@ def test_unavailable_variants_are_named(options):
         built(*options)
 
 
-@pytest.mark.parametrize(("name", "meant"), [("mvit", "MViT"), ("pit", "PiT"), ("ptv_x3d", "ptv_x3d_m")])
+@pytest.mark.parametrize(("name", "meant"), [("mvit", "MViT"), ("pit", "PiT"), ("ptv_x3d", "PTVX3D")])
 def test_unknown_model_is_named_with_the_nearest(name, meant):
     with pytest.raises(
         UserError, match=rf"MODEL\.MODEL_NAME: found '{name}', expected one of .*; did you mean {meant}\?"

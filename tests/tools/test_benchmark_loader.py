@@ -11,7 +11,7 @@ SMALL = (
 
 
 def test_all_ways_make_the_same_clips(numbered, tmp_path):
-    video = numbered("plain.mp4", num_frames=20, size=(96, 64))
+    video = numbered("benchmark_loader.mp4", num_frames=20, size=(96, 64))
     (tmp_path / "broken.mp4").write_text("this is no video\n" * 99)
     found = tmp_path / "found.json"
     jitter = (

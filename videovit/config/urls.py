@@ -23,9 +23,10 @@ def has_credentials(url: str) -> bool:
 
 
 def without_secrets(url: str) -> str:
-    """A URL as messages may show it: without user, password and query; other paths stay as they are."""
+    """A URL as messages may show it: *** for user and password, no query; other paths stay as they are."""
     if not is_remote(url):
         return url
     start, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
-    return f"{start}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+    _, secret, host = host.rpartition("@")
+    return f"{start}://{'***@' if secret else ''}{host}{slash}{path.partition('?')[0]}"

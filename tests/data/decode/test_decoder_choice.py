@@ -18,7 +18,8 @@ from tests.helpers.videos import VIDEO_BACKENDS, barcode, read_barcodes, rotate,
 from videovit.data.decode import decord_backend, open_video, pyav_backend
 from videovit.data.decode.bitstream import is_entry, nal_length_size, nal_units, picture_setup
 from videovit.data.decode.frame_index import FrameIndex
-from videovit.data.decode.protocol import Indices, check_file
+from videovit.data.decode.located import check_file
+from videovit.data.decode.protocol import Indices
 from videovit.data.decode.pyav_backend import open_pyav
 
 Numbered = Callable[..., Path]

@@ -16,6 +16,7 @@ from tests.helpers.bare_model import BareModel
 from tests.helpers.runs import Make, stats
 from tests.helpers.videos import write_list, write_video
 from videovit.config import Config, dump_config, load_config
+from videovit.engine.exported.engines import ENGINES
 from videovit.engine.launch import run
 from videovit.engine.tasks import use_of_time as task
 from videovit.errors import UserError
@@ -80,7 +81,7 @@ def cfg(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Config:
 def test_model_that_reads_time_is_found_out(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Gaze()
     monkeypatch.setattr(task, "build_seeded_model", lambda cfg, device: model)
-    monkeypatch.setattr("videovit.engine.evaluation.inference.optimize_for_inference", lambda model: model)
+    monkeypatch.setitem(ENGINES, "torch", lambda model, dtype: model)
     result = run(cfg)["use_of_time"]
     assert result["ordered_top1_acc"] == 100
     assert result["reversed_top1_acc"] == pytest.approx(100 / 3)  # only what is still

@@ -14,8 +14,9 @@ from videovit.config import load_config
 from videovit.engine.objectives import build_loss
 from videovit.engine.training.determinism import deterministic
 from videovit.errors import UserError
-from videovit.models import build_model
-from videovit.models.contract import VideoModel
+from videovit.models import build_network
+from videovit.models.contract import LayeredModel
+from videovit.models.masked.model import MaskedModel
 from videovit.models.mvit.model import MViT
 
 CUDA = torch.device("cuda")
@@ -31,6 +32,9 @@ REFUSED = """
 FILES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("*/*.yaml"))
 
 
+CONVOLUTIONAL = ("ResNet", "SlowFast", "X3D", "ImageResNet")
+
+
 class Operations(TorchDispatchMode):
     """The names of all operations that run."""
 
@@ -43,7 +47,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def without_repetitions(model: VideoModel) -> VideoModel:
+def without_repetitions(model: LayeredModel) -> LayeredModel:
     """The model with the last one of equal blocks in a row, which needs the operations of all."""
     if isinstance(model, MViT):
         kept = [i for i, spec in enumerate(model.specs) if spec not in model.specs[i + 1 : i + 2]]
@@ -57,10 +61,14 @@ def operations(config: str, opts: str = "") -> set[str]:
     cfg = load_config(CONFIGS / f"{config}.yaml" if config else None, opts.split())
     size, num_classes = cfg.DATA.TRAIN_CROP_SIZE, cfg.MODEL.NUM_CLASSES
     with torch.device("meta"):
-        model = without_repetitions(build_model(cfg)).train()
+        model = without_repetitions(build_network(cfg)).train()
     with torch.device("meta"), Operations() as seen, deterministic(cfg, model, CUDA):
-        boxes = torch.zeros(3, 5) if cfg.DETECTION.ENABLE else None
-        output = model(torch.zeros(2, 3, cfg.DATA.NUM_FRAMES, size, size), boxes)
+        x = torch.zeros(2, 3, cfg.DATA.NUM_FRAMES, size, size)
+        if isinstance(model, MaskedModel):
+            hidden_BM = torch.zeros(2, 4, dtype=torch.long)
+            model(x, hidden_BM).losses().sum().backward()
+            return seen.names
+        output = model(x, torch.zeros(3, 5) if cfg.DETECTION.ENABLE else None)
         logits: Tensor = sum(output) if isinstance(output, tuple) else output
         is_index = cfg.MODEL.LOSS_FUNC == "cross_entropy"
         targets = torch.zeros(len(logits), dtype=torch.long) if is_index else torch.zeros(len(logits), num_classes)
@@ -87,8 +95,13 @@ def test_models_need_no_refused_operation(config: str) -> None:
         pytest.skip("pytorchvideo's networks need refused operations; training warns of it")
     if cfg.DETECTOR.NAME:
         pytest.skip("detectors choose what they compute by the values of a batch, which shapes do not have")
+    if cfg.MODEL.MODEL_NAME.startswith("hf_"):
+        pytest.importorskip("transformers")
     names = operations(config)
-    assert {"convolution_backward", "native_layer_norm_backward"} <= names
+    norm = "batch" if cfg.MODEL.MODEL_NAME in CONVOLUTIONAL else "layer"
+    # A masked autoencoder embeds the visible patches alone, by a linear layer.
+    stem = "addmm" if cfg.MASK.MAE_ON else "convolution_backward"
+    assert {stem, f"native_{norm}_norm_backward"} <= names
     assert names.isdisjoint(REFUSED), sorted(names & set(REFUSED))
 
 
@@ -145,7 +158,7 @@ def test_operation_without_deterministic_version_names_the_key() -> None:
 def test_model_without_deterministic_operations_warns(caplog: pytest.LogCaptureFixture) -> None:
     cfg = load_config(None, ["MODEL.MODEL_NAME", "ptv_x3d_m"])
     with torch.device("meta"):
-        model = build_model(cfg)
+        model = build_network(cfg)
     assert not model.is_deterministic_on_gpu
     with deterministic(cfg, model, CUDA):
         assert not torch.are_deterministic_algorithms_enabled()

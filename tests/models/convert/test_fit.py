@@ -362,8 +362,8 @@ def test_unknown_source_and_foreign_projects():
     with pytest.raises(CheckpointError, match="mmaction2"):
         names = ("backbone.patch_embed.projection.weight", "cls_head.fc_cls.weight")
         load_pretrained(tiny(), {"state_dict": dict.fromkeys(names, torch.zeros(1))})
-    with pytest.raises(CheckpointError, match="reversible"):
-        load_pretrained(tiny(), {"rev_backbone.layers.0.F.norm.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="those of a reversible MViT: MVIT.REV.ENABLE True"):
+        load_pretrained(tiny(), {"rev_backbone.layers.0.F.attn.q.weight": torch.zeros(1)})
 
 
 def test_pretraining_extras_are_skipped():

@@ -12,6 +12,7 @@ from videovit.models.convert.fit import PRETRAINING, Fit
 from videovit.models.convert.hints import config_hints
 from videovit.models.convert.read import Weights
 from videovit.models.mvit.model import MViT
+from videovit.models.mvit.reversible import ReversibleMViT
 from videovit.models.pit import PiT
 from videovit.models.pooling_sharing.model import PoolingSharingModel
 from videovit.models.progressive_sampling import ProgressiveSamplingViT
@@ -91,6 +92,10 @@ def _advice(weights: Weights, wanted: Mapping[str, Tensor], model: nn.Module) ->
     own = next((name for kind, name in _CLASSES if isinstance(model, kind)), "")
     if (named := _NAMED.search(weights.cfg)) and named[1] != own:
         return [f"the config in the file says MODEL.MODEL_NAME {named[1]}"]
+    reversible = any(name.startswith("blocks.0.attention.attn.") for name in weights.state)
+    if own == "MViT" and reversible != isinstance(model, ReversibleMViT):
+        kind = "a reversible MViT" if reversible else "an MViT whose blocks are not reversible"
+        return [f"the weights are those of {kind}: MVIT.REV.ENABLE {reversible}"]
     family = family_of(weights.state)
     if own == "MViT" and looks_like_hiera(weights):
         return [HIERA]
