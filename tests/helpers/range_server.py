@@ -1,4 +1,4 @@
-"""An HTTP server on the loopback that serves a folder by ranges, and fails as it is told."""
+"""An HTTP server on the loopback that serves a folder by ranges, and fails in the ways that a test asks for."""
 
 from __future__ import annotations
 

@@ -305,7 +305,7 @@ def _protocols(system: Any) -> tuple[str, ...]:
 
 
 def _settings(protocol: str) -> dict[str, Any]:
-    """What fsspec is told besides its own configuration: silent connections end, and attempts are counted here."""
+    """Arguments of fsspec beside its own configuration: silent connections end, and attempts are counted here."""
     if protocol == "s3":
         patience = {"connect_timeout": SILENCE_S, "read_timeout": SILENCE_S, "retries": {"max_attempts": 1}}
         return {"config_kwargs": patience, "use_listings_cache": False}
