@@ -12,6 +12,7 @@ import torch
 from tests.helpers.project import ROOT
 from tests.helpers.slowfast_table import BROKEN, OVERRIDES, REFUSED, as_yaml, slowfast_files
 from videovit.config import Config, ConfigError, load_config
+from videovit.data.catalog import find_dataset
 from videovit.models import build_network, count_params
 
 ROW = re.compile(r"^\| `([\w./-]+)` \| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
@@ -50,6 +51,16 @@ def test_files_load_and_build_with_the_documented_parameters(tmp_path: Path) -> 
         params[name] = built[what]
     assert params == {name: count for name, count in table.items() if count}
     assert len(params) == 103
+
+
+@pytest.mark.filterwarnings("ignore::videovit.config.ConfigWarning")
+def test_files_name_data_sets_that_exist(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    for name in slowfast_files().keys() - REFUSED.keys():
+        path.write_text(as_yaml(slowfast_files()[name]))
+        cfg = load_config(path, OVERRIDES.get(name, ()))
+        for dataset in (cfg.TRAIN.DATASET, cfg.TEST.DATASET):
+            assert find_dataset(dataset), name
 
 
 def test_other_files_are_refused_by_key_and_reason(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from videovit.data.readers.label_map import read_label_map
 from videovit.data.records import AnnotationError, Sample
 from videovit.data.sample_list import SampleList, sample_columns
 from videovit.data.sampling import AroundKeyFrame
-from videovit.messages import plural
+from videovit.messages import Plain, plural
 
 IMAGES_START_S = 900.0  # AVA's images are extracted from its movies from this second on
 VALIDATION_INTERVAL_S = 4  # validation uses the key frames of every fourth second, unless AVA.FULL_TEST_ON_VAL
@@ -91,7 +91,11 @@ def read_key_frames(
 
 
 def read_videos(cfg: Config, split: str) -> dict[str, Sample]:
-    """The videos that the annotations of a split may name: movie files or folders of images."""
+    """The videos that the annotations of a split may name: movie files or folders of images.
+
+    Raises:
+        AnnotationError: the config names neither, or they cannot be read.
+    """
     ava = cfg.AVA
     if ava.MOVIE_DIR:
         return find_movies(ava.MOVIE_DIR)
@@ -100,6 +104,12 @@ def read_videos(cfg: Config, split: str) -> dict[str, Sample]:
         names = ava.TRAIN_LISTS if split == "train" else ava.TEST_LISTS
         lists = [Path(ava.FRAME_LIST_DIR) / name for name in names]
         return read_frame_lists(lists, fps=cfg.DATA.FRAMES_FPS, frame_dir=ava.FRAME_DIR)
+    if not ava.FRAME_DIR:
+        raise AnnotationError(
+            where="AVA.FRAME_DIR",
+            found=Plain("nothing"),
+            expected="a folder that holds a folder of images per video; or set AVA.MOVIE_DIR, a folder of video files",
+        )
     return find_frame_folders(ava.FRAME_DIR)
 
 

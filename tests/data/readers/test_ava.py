@@ -20,7 +20,7 @@ from videovit.data.build import build_dataset, build_loader
 from videovit.data.columns import Columns
 from videovit.data.dataset import BoxCrops, ClipDataset
 from videovit.data.decode import DecodeOptions
-from videovit.data.detection import read_truth
+from videovit.data.detection import read_truth, read_videos
 from videovit.data.readers.ava import BoxRules, key_frames, read_boxes, read_excluded
 from videovit.data.readers.ava_videos import find_frame_folders, find_movies, read_frame_lists
 from videovit.data.readers.label_map import read_label_map
@@ -159,8 +159,14 @@ def test_find_movies(tmp_path: Path) -> None:
     (tmp_path / "c.webm").touch()
     with pytest.raises(AnnotationError, match=r"c.webm and c.MKV have the same name 'c'"):
         find_movies(tmp_path)
-    with pytest.raises(AnnotationError, match=r"AVA.FRAME_DIR: '' cannot be listed"):
-        find_frame_folders("")
+    with pytest.raises(AnnotationError, match=r"AVA.FRAME_DIR: '.*frames' cannot be listed"):
+        find_frame_folders(tmp_path / "frames")
+
+
+def test_ava_without_any_folder_names_the_keys() -> None:
+    cfg = load_config(None, ["DETECTION.ENABLE", "True"])
+    with pytest.raises(AnnotationError, match=r"AVA.FRAME_DIR: found nothing, expected .*; or set AVA.MOVIE_DIR"):
+        read_videos(cfg, "train")
 
 
 def write_frames(folder: Path, num_frames: int) -> Path:

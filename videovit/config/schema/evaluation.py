@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from videovit.config.limits import AboveZero, AtLeastZero, Fraction, Natural, Positive, Range
-from videovit.config.schema.training import CheckpointType
+from videovit.config.schema.training import CheckpointType, DatasetName
 
 Split = Literal["", "val", "test"]
 WhichCheckpoint = Literal["last", "best"]
@@ -37,7 +37,7 @@ class Test:
     __test__ = False  # keeps pytest from collecting the class because of its name
 
     ENABLE: bool = True
-    DATASET: str = "kinetics"
+    DATASET: DatasetName = "kinetics"
     BATCH_SIZE: Positive = 8  # clips per step per shard
     CHECKPOINT_FILE_PATH: str = ""  # a file, the OUTPUT_DIR of a run, zoo:NAME, or a URL
     CHECKPOINT: WhichCheckpoint = "last"  # ours; of a run: its newest, or the best by TRAIN.BEST

@@ -15,6 +15,11 @@ LrPolicy = Literal["cosine", "steps_with_relative_lrs"]
 Optimizer = Literal["sgd", "adam", "adamw", "adamp"]
 Distillation = Literal["none", "soft", "hard"]
 Frozen = Literal["none", "backbone"]
+# Under the names that begin with ptv, PySlowFast reads the same lists through pytorchvideo.
+DatasetName = Annotated[
+    str,
+    Aliases({"ptvkinetics": "kinetics", "ptvcharades": "charades", "ptvssv2": "ssv2"}),
+]
 BestMeasure = Literal[
     "", "auto", "top1_acc", "top5_acc", "mean_class_acc", "macro_f1", "map", "box_ap", "mask_ap", "loss"
 ]
@@ -25,7 +30,7 @@ class Train:
     """TRAIN: the data, batches, checkpoints and precision of training, and the weights it starts from."""
 
     ENABLE: bool = True
-    DATASET: str = "kinetics"
+    DATASET: DatasetName = "kinetics"
     OBJECTIVE: str = "auto"  # ours; row of OBJECTIVES; auto: by DETECTOR.NAME, MASK.ENABLE and DISTILL.TYPE
     BATCH_SIZE: Positive = 64  # videos per step per shard
     EVAL_PERIOD: Free[Natural] = 10  # epochs between validations; 0 never validates
