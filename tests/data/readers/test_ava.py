@@ -164,7 +164,7 @@ def test_find_movies(tmp_path: Path) -> None:
 
 
 def test_ava_without_any_folder_names_the_keys() -> None:
-    cfg = load_config(None, ["DETECTION.ENABLE", "True"])
+    cfg = load_config(None)
     with pytest.raises(AnnotationError, match=r"AVA.FRAME_DIR: found nothing, expected .*; or set AVA.MOVIE_DIR"):
         read_videos(cfg, "train")
 
