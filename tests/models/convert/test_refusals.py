@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.helpers.mvit_variants import TINY, tiny
-from videovit.models import CheckpointError, expand, load_pretrained
+from videovit.config import load_config
+from videovit.models import CheckpointError, build_network, expand, load_pretrained
 from videovit.models.mvit.model import MViT
 from videovit.models.vit import ViT
 
@@ -65,3 +66,18 @@ def test_weights_that_are_not_finite_are_refused(number: float, dtype: torch.dty
     state = plain_state(tiny(num_classes=9))
     state["head.projection.bias"].fill_(number)
     load_pretrained(model, state)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("SlowFast", "X3D"), ("X3D", "ResNet"), ("ResNet", "SlowFast"), ("SlowFast", "MViT")]
+)
+def test_convolutional_weights_in_another_model_are_named(theirs: str, ours: str) -> None:
+    def model(name: str) -> torch.nn.Module:
+        arch = {"SlowFast": "slowfast", "X3D": "x3d", "ResNet": "slow"}.get(name, "mvit")
+        sizes = ["RESNET.WIDTH_PER_GROUP", 8, "DATA.NUM_FRAMES", 8, "MVIT.EMBED_DIM", 8]
+        return build_network(load_config(None, ["MODEL.MODEL_NAME", name, "MODEL.ARCH", arch, *sizes]))
+
+    with pytest.raises(CheckpointError) as error:
+        load_pretrained(model(ours), plain_state(model(theirs)))
+    assert str(error.value).splitlines()[-1] == f"the weights are those of MODEL.MODEL_NAME {theirs}"
+    assert "INPUT_CHANNEL_NUM" not in str(error.value)

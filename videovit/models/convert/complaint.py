@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -56,7 +56,6 @@ _FOREIGN = (
     (r".*encoder\.layers\.encoder_layer_\d+\.", "torchvision's ViT"),
     (r".*resblocks\.\d+\.", "CLIP"),
     (r"blocks\d\.\d+\.", "UniFormer"),
-    (r"s\d\.pathway\d", "PySlowFast's convolutional networks"),
 )
 
 HIERA = (
@@ -92,6 +91,9 @@ def _advice(weights: Weights, wanted: Mapping[str, Tensor], model: nn.Module) ->
     own = next((name for kind, name in _CLASSES if isinstance(model, kind)), "")
     if (named := _NAMED.search(weights.cfg)) and named[1] != own:
         return [f"the config in the file says MODEL.MODEL_NAME {named[1]}"]
+    convolutional = _convolutional(weights.state)
+    if convolutional and convolutional != _convolutional(wanted):
+        return [f"the weights are those of MODEL.MODEL_NAME {convolutional}"]
     reversible = any(name.startswith("blocks.0.attention.attn.") for name in weights.state)
     if own == "MViT" and reversible != isinstance(model, ReversibleMViT):
         kind = "a reversible MViT" if reversible else "an MViT whose blocks are not reversible"
@@ -108,6 +110,9 @@ def _advice(weights: Weights, wanted: Mapping[str, Tensor], model: nn.Module) ->
 
 def _channels(weights: Weights, wanted: Mapping[str, Tensor]) -> list[str]:
     """A line about the number of input channels, if it differs."""
+    # The same name is a depthwise convolution in X3D and the stem in the others.
+    if _convolutional(weights.state) != _convolutional(wanted):
+        return []
     stem = next((name for name in wanted if name in weights.state and wanted[name].dim() >= 4), None)
     if stem is None or weights.state[stem].dim() < 4:
         return []
@@ -136,6 +141,15 @@ def family_of(names: Iterable[str]) -> str:
         if any(re.fullmatch(telling, name) for name in names) and all(known.fullmatch(name) for name in names):
             return family
     return ""
+
+
+def _convolutional(names: Collection[str]) -> str:
+    """MODEL.MODEL_NAME of the convolutional network with these names; empty if they are of another model."""
+    if "s1.pathway0_stem.conv.weight" not in names:
+        return ""
+    if "s1.pathway1_stem.conv.weight" in names:
+        return "SlowFast"
+    return "X3D" if "s1.pathway0_stem.conv_xy.weight" in names else "ResNet"
 
 
 def _differing_keys(weights: Weights, wanted: Mapping[str, Tensor]) -> list[str]:
