@@ -110,7 +110,7 @@ def check_person(cfg: Config, box: Corners | None, time_s: float | None) -> None
     if cfg.DETECTION.ENABLE and box is None:
         raise UserError("a detector explains one person: which box?", where="box")
     if not cfg.DETECTION.ENABLE and (box is not None or time_s is not None):
-        raise UserError("this model classifies whole videos", where="time_s" if box is None else "box")
+        raise UserError("this model classifies whole videos", where="time" if box is None else "box")
 
 
 def check_box(box: Corners) -> None:
