@@ -1,7 +1,7 @@
 """Do heat maps lie on the shape that decides the class? A pointing game among shapes that look alike.
 
-    python datasets/demo/prepare.py --output output/demo/still --among-still --train 1920
-    python datasets/demo/pointing_game.py output/demo/mvit --method grad_cam --method occlusion
+    python datasets/demo/prepare.py --output output/demo/still --among-still
+    python datasets/demo/pointing_game.py output/still/mvit --method grad_cam --method occlusion
 
 Every clip has one shape in each of its four corners, and only the one that moves (or that has a pattern) decides the
 class. A hit is a clip whose hottest pixel, of all frames, lies in the corner of that shape. Chance is one in four: for
@@ -10,7 +10,7 @@ which several are measured (the sanity check of Adebayo et al., arXiv 1810.03292
 classifies correctly count.
 
 Source: pointing game of Zhang et al. (arXiv 1608.00507), section 4.2; on a grid of several objects, as that of Böhle et
-al. (arXiv 2104.00032), section 4.2.
+al. (arXiv 2104.00032).
 """
 
 from __future__ import annotations
@@ -122,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--random", type=int, default=5, metavar="N", help="sets of random weights (default: 5)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the data set (default: 0)")
     args = parser.parse_args(argv)
+    if min(args.clips, args.random) < 1:
+        parser.error("--clips and --random must be at least 1")
     try:
         for run in args.runs:
             model = videovit.load(run)
