@@ -33,7 +33,7 @@ METHODS: dict[str, Method] = {
     "gradient": gradient_x_input,
 }
 DEFAULT_METHOD = "gradient"
-"""The quickest of those that find what decides; docs/analysis.md has the measurement."""
+"""The one that found what decides most often; docs/analysis.md has the measurement."""
 
 
 def find_method(name: str) -> Method:
@@ -54,6 +54,6 @@ def warn_of_limits(name: str, model: VideoModel) -> None:
     if name == "grad_cam" and isinstance(model, AttentionModel):
         warnings.warn(
             "the heat of grad_cam often lies beside what decides in models with attention, see docs/analysis.md; "
-            "gradient and occlusion are more reliable",
+            "gradient, the default, is more reliable",
             stacklevel=2,
         )
