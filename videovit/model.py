@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videovit.analysis.explain import DEFAULT_METHOD
 from videovit.config import Config
 from videovit.config.rules import changed
 from videovit.config.schema.evaluation import EngineName
@@ -262,7 +263,7 @@ class Model:
         video: Input,
         *,
         class_name: str | None = None,
-        method: str = "grad_cam",
+        method: str = DEFAULT_METHOD,
         fps: float = 0.0,
         box: Corners | None = None,
         time_s: float | None = None,

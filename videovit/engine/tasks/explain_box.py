@@ -12,7 +12,7 @@ import math
 import numpy as np
 import torch
 
-from videovit.analysis.explain import find_method
+from videovit.analysis.explain import DEFAULT_METHOD, find_method
 from videovit.config import Config
 from videovit.data.clock import clock_of
 from videovit.data.decode import Video, open_video
@@ -35,7 +35,7 @@ def explain_box(
     class_name: str | None = None,
     *,
     time_s: float | None = None,
-    method: str = "grad_cam",
+    method: str = DEFAULT_METHOD,
     fps: float = 0.0,
 ) -> Explanation:
     """Explain why a detector sees a class of a person.
