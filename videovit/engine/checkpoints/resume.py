@@ -2,10 +2,10 @@
 
 Files follow SlowFast: `OUTPUT_DIR/checkpoints/checkpoint_epoch_00010.pyth` with the keys epoch, model_state,
 optimizer_state, scaler_state and cfg. Added here: step (steps done in the following epoch) and num_steps (of that
-epoch), pool_norm_eps, ema_state and ema_updates (the moving average of the weights), norm_parts (statistics of the parts
-of a batch, BN.NUM_SPLITS), train_list (digest of the list of videos) and versions. A sharded run writes folders before
-its end, `checkpoint_epoch_00010.dcp`, which are read like files. `checkpoint_best.pyth` has the same keys without
-optimizer_state and scaler_state, and best: measure, value and epoch of the best validation.
+epoch), pool_norm_eps, ema_state and ema_updates (the moving average of the weights), norm_parts (statistics of the
+parts of a batch, BN.NUM_SPLITS), train_list (digest of the list of videos) and versions. A sharded run writes folders
+before its end, `checkpoint_epoch_00010.dcp`, which are read like files. `checkpoint_best.pyth` has the same keys
+without optimizer_state and scaler_state, and best: measure, value and epoch of the best validation.
 """
 
 from __future__ import annotations
