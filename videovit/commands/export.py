@@ -6,21 +6,28 @@ import argparse
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videovit import cli
 from videovit.errors import UserError
-from videovit.messages import printable
+from videovit.messages import plural, printable
+
+if TYPE_CHECKING:
+    from videovit.model import Model, ObjectModel
 
 DETAILS = """examples:
   videovit export output/mine --format onnx                       -> mine.onnx
   videovit export mvitv2_s_16x4_k400 --format openvino --half bf16
   videovit export output/mine --format pt2 --batch 1 --output served.pt2
+  videovit export output/coco --format onnx --size 800 1344       a detector of objects in images
   videovit export --cfg CONFIG --checkpoint FILE --output weights.pth --layout timm
 
 networks (--format):
   Frames go in as uint8 (B, T, S, S, 3), RGB, and logits come out; normalization is inside. Class names, sampling and
   preprocessing of frames are in the metadata of the file. Before the file gets its name, its answers are compared with
   PyTorch's, on several inputs and numbers of clips. docs/export.md shows how to run each format.
+  A detector of objects in images takes one image, uint8 (H, W, 3), and returns boxes, labels, scores and masks; only
+  onnx.
 
 weights (no --format):
   The file can be given as TRAIN.CHECKPOINT_FILE_PATH, to start training from it, and as TEST.CHECKPOINT_FILE_PATH.
@@ -45,6 +52,13 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     network.add_argument("--format", type=_format, metavar="FORMAT", help="pt2, onnx, openvino or safetensors")
     network.add_argument("--batch", type=_batch, default=0, metavar="N", help="clips per call: dynamic (default), or N")
     network.add_argument("--half", choices=("bf16",), help="compute in bf16, and store half as many bytes")
+    network.add_argument(
+        "--size",
+        nargs=2,
+        type=_side,
+        metavar=("H", "W"),
+        help="images of a detector of objects; default: one that holds all wide images of the test",
+    )
     parser.add_argument(
         "--layout",
         default="own",
@@ -75,6 +89,12 @@ def _batch(text: str) -> int:
         return 0
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"invalid value: {text!r} (a number above 0, or dynamic)")
+    return int(text)
+
+
+def _side(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"invalid value: {text!r} (pixels, a number above 0)")
     return int(text)
 
 
@@ -119,8 +139,7 @@ def export_network(args: argparse.Namespace) -> None:
         UserError: it cannot be loaded or exported, or the file cannot be written.
     """
     from videovit.engine.exported.formats import FORMATS
-    from videovit.engine.tasks.export import write_network
-    from videovit.model import load
+    from videovit.model import ObjectModel, load
 
     with cli.plain_warnings():
         model = load(args.model, args.checkpoint, device="cpu", opts=args.opts)
@@ -129,13 +148,44 @@ def export_network(args: argparse.Namespace) -> None:
     if not args.output and path.exists():
         raise UserError("exists already", where=path, hint="Give --output to replace it, or another name")
     start = time.monotonic()
+    lines = _export_objects(args, model, path) if isinstance(model, ObjectModel) else _export_logits(args, model, path)
+    for line in lines:
+        print(printable(line))
+    print(f"{time.monotonic() - start:.0f} s")
+
+
+def _export_logits(args: argparse.Namespace, model: Model, path: Path) -> list[str]:
+    from videovit.engine.tasks.export import write_network
+
+    if args.size:
+        hint = "The size of clips is DATA.TEST_CROP_SIZE"
+        raise UserError("is for detectors of objects in images", where="--size", hint=hint)
     done = write_network(
         model.config, model.torch, model.class_names, path, args.format, batch=args.batch, half=args.half is not None
     )
-    for written in done.paths:
-        print(printable(f"{written}  {written.stat().st_size / 1e6:.1f} MB"))
     clips = ", ".join(map(str, done.batches))
-    print(
+    return [
+        *map(_line, done.paths),
         f"checked with {clips} clips: logits differ from PyTorch's by {done.difference:.1e} of their standard "
-        f"deviation (allowed: {done.tolerance:.0e}); {time.monotonic() - start:.0f} s"
-    )
+        f"deviation (allowed: {done.tolerance:.0e})",
+    ]
+
+
+def _export_objects(args: argparse.Namespace, model: ObjectModel, path: Path) -> list[str]:
+    from videovit.engine.tasks.export import write_object_network
+
+    if args.format != "onnx":
+        found = f"--format {args.format}"
+        raise UserError("detectors of objects in images are exported as ONNX alone", found=found, expected="onnx")
+    if args.batch > 1 or args.half:
+        raise UserError("detectors of objects take one image, in full precision", hint="Leave out --batch and --half")
+    size = tuple(args.size) if args.size else None
+    num, difference = write_object_network(model.config, model.torch, model.class_names, path, size=size)
+    return [
+        _line(path),
+        f"checked with {plural(num, 'object')}: scores and masks differ from PyTorch's by at most {difference:.1e}",
+    ]
+
+
+def _line(path: Path) -> str:
+    return f"{path}  {path.stat().st_size / 1e6:.1f} MB"

@@ -14,10 +14,11 @@ from videovit.config import Config, dump_config
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine.checkpoints.saving import to_host, write_checkpoint
 from videovit.engine.checkpoints.weights import load_all_weights
+from videovit.engine.exported.detectors import coarsest_stride, image_size, write_detector
 from videovit.engine.exported.formats import BF16, FORMATS, Job, Runner
 from videovit.engine.reporting.json_lines import replacing
 from videovit.errors import UserError
-from videovit.models import build_model, export_state_dict, optimize_for_inference
+from videovit.models import Detector, build_model, export_state_dict, optimize_for_inference
 from videovit.models.contract import VideoModel
 from videovit.models.convert import pool_norm_eps, save_safetensors
 
@@ -123,6 +124,37 @@ def write_network(
                     beside.unlink(missing_ok=True)
     paths = [path, *([path.with_suffix(row.beside)] if row.beside else [])]
     return Exported(paths, *checked)
+
+
+def write_object_network(
+    cfg: Config, model: Detector, class_names: list[str], path: Path, *, size: tuple[int, int] | None = None
+) -> tuple[int, float]:
+    """Write a detector of objects as ONNX; checked against PyTorch before the file gets its name.
+
+    Args:
+        cfg: of the detector.
+        model: on the CPU.
+        class_names: of all classes.
+        path: of the file.
+        size: (H, W) of the images that it takes; None for one that holds all wide images of the test.
+
+    Returns:
+        Objects that were compared, and the largest difference of a score or a place of a mask.
+
+    Raises:
+        UserError: as `write_detector`, or the size does not consist of whole strides.
+    """
+    size = size or image_size(cfg)
+    step = coarsest_stride(cfg)
+    if any(side % step for side in size):
+        raise UserError(
+            where="--size", found="{} {}".format(*size), expected=f"multiples of {step}, the coarsest stride"
+        )
+    if path.suffix != ".onnx":
+        raise UserError(where="--output", found=str(path), expected="a name that ends in .onnx")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        return write_detector(cfg, model.eval(), class_names, partial, size)
 
 
 def check(job: Job, engine: Runner) -> tuple[float, float, tuple[int, ...]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -30,10 +31,12 @@ class Detector(LayeredModel):
     Attributes:
         num_classes: K; labels are 1..K.
         finds_masks: whether it also says which pixels belong to an object.
+        is_capturable: whether `torch.export` can describe it, which needs a fixed number of proposals.
     """
 
     num_classes: int
     finds_masks: bool = False
+    is_capturable: ClassVar[bool] = False
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None

@@ -83,6 +83,7 @@ class DeformableDETR(Detector):
     head_names: ClassVar[tuple[str, ...]] = ("network.decoder.class_embed",)
     # The gradient of bilinear sampling has no deterministic kernel.
     is_deterministic_on_gpu: ClassVar[bool] = False
+    is_capturable: ClassVar[bool] = True
 
     def __init__(
         self,

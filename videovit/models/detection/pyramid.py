@@ -33,7 +33,7 @@ class MapNorm(nn.LayerNorm):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Normalize every place."""
-        return super().forward(x_BCHW.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Stage(NamedTuple):
