@@ -98,7 +98,8 @@ def capture(network: nn.Module, inputs: Sequence[Tensor], *, dynamic: bool = Tru
     # Whoever calls may be in inference mode, whose tensors a graph cannot hold, or in autocast.
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False), quiet():
         first, *boxes = (x.clone() for x in inputs)
-        network(first[:1], *(boxes_R5[boxes_R5[:, 0] == 0] for boxes_R5 in boxes))  # computes what is kept
+        one = first[:1] if dynamic else first
+        network(one, *(boxes_R5[boxes_R5[:, 0] < len(one)] for boxes_R5 in boxes))  # computes what is kept
         try:
             with constants_in_graphs():
                 program = torch.export.export(network, (first, *boxes), dynamic_shapes=tuple(sizes), strict=False)
