@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from videovit.engine.checkpoints.saved_model import METADATA
 from videovit.engine.exported.graph import (
     NUM_BOXES,
     Exportable,
@@ -67,6 +68,15 @@ class Engine(ABC):
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The outputs of the graph, on the CPU."""
 
+    @property
+    @abstractmethod
+    def frames(self) -> tuple[int, ...]:
+        """Shape of the first input; 0 for a size that is free."""
+
+    @abstractmethod
+    def metadata(self) -> dict[str, str]:
+        """Text by name that videovit wrote to the file; other programs may have written other text."""
+
 
 def as_arrays(inputs: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
     """Contiguous arrays of tensors."""
@@ -96,6 +106,15 @@ class OnnxRuntime(Engine):
         except Exception as error:
             raise UserError(f"not usable by ONNX Runtime: {_first_line(error)}", where=path) from error
         self._names = [one.name for one in self._session.get_inputs()]
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        return tuple(size if isinstance(size, int) else 0 for size in self._session.get_inputs()[0].shape)
+
+    def metadata(self) -> dict[str, str]:
+        """See `Engine`."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
 
     @staticmethod
     def write(program: ExportedProgram, path: Path) -> None:
@@ -131,6 +150,17 @@ class OpenVino(Engine):
         except RuntimeError as error:
             raise UserError(f"not usable by OpenVINO: {_first_line(error)}", where=path) from error
         self._compiled: dict[tuple[int, ...], Any] = {}
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        shape = self._model.inputs[0].partial_shape
+        return tuple(size.get_length() if size.is_static else 0 for size in shape)
+
+    def metadata(self) -> dict[str, str]:
+        """See `Engine`."""
+        held = self._model.get_rt_info([METADATA]).value if self._model.has_rt_info([METADATA]) else None
+        return held if isinstance(held, dict) else {}
 
     @staticmethod
     def write(program: ExportedProgram, path: Path) -> None:

@@ -23,11 +23,11 @@ from torch.export import ExportedProgram
 
 import videovit
 from videovit.config import Config, dump_config
-from videovit.engine.checkpoints.saved_model import describe_input, saved_config
+from videovit.engine.checkpoints.saved_model import METADATA, describe_input, saved_config
 from videovit.engine.exported.engines import OnnxRuntime, OpenVino
 from videovit.engine.exported.graph import NUM_BOXES, Exportable, Preparation, capture, example_boxes
 from videovit.engine.exported.onnx_file import OPSET, write_onnx
-from videovit.engine.exported.openvino_file import METADATA, write_openvino
+from videovit.engine.exported.openvino_file import write_openvino
 from videovit.models import build_model, load_pretrained, optimize_for_inference, save_safetensors
 from videovit.models.contract import VideoModel
 

@@ -135,7 +135,9 @@ class _Digest(pickle.Pickler):
     """Writes a model without its tensors, of which only their digests are written."""
 
     def persistent_id(self, value: object) -> object:
-        """A digest in place of a tensor; None for everything else."""
+        """A digest in place of a tensor; sets sorted, since their order differs between processes; None for others."""
+        if isinstance(value, set | frozenset):
+            return sorted(map(repr, value))
         if not isinstance(value, Tensor):
             return None
         flat = value.detach().contiguous().flatten().view(torch.uint8)

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from videovit.engine.checkpoints.saved_model import METADATA
 from videovit.engine.exported.graph import quiet
 from videovit.engine.exported.packages import find_package
 from videovit.errors import UserError
-
-METADATA = "videovit"  # what holds the metadata among those of other programs
 
 
 def write_openvino(
