@@ -138,7 +138,7 @@ class OpenVino(Engine):
         UserError: the package is missing, or the file cannot be used.
     """
 
-    extra, packages, half, suffix = "openvino", ("openvino",), True, ".xml"
+    extra, packages, half, suffix = "openvino", ("onnx", "onnxscript", "openvino"), True, ".xml"
 
     def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None:
         ov = find_package("openvino", "openvino")

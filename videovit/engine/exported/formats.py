@@ -145,7 +145,8 @@ def _write_onnx(job: Job, path: Path) -> None:
 
 
 def _write_openvino(job: Job, path: Path) -> None:
-    write_openvino(job.program, path, job.metadata(["openvino"]), half=job.half is not None)
+    metadata = {**job.metadata(["openvino", "onnx", "onnxscript"]), "opset": str(OPSET)}
+    write_openvino(job.program, path, metadata, half=job.half is not None)
 
 
 def _write_safetensors(job: Job, path: Path) -> None:

@@ -69,7 +69,7 @@ class ExportedNetwork(nn.Module):
         hint = "Load the model that it was exported from"
         raise UserError("an exported network computes scores and nothing else", where=self._path, hint=hint)
 
-    forward_features = forward_stages = attention_maps = state_dict = reset_head = refuse
+    as_clips = forward_features = forward_stages = attention_maps = state_dict = reset_head = refuse
     takes_boxes = grid = property(refuse)
 
 
