@@ -263,6 +263,11 @@ def test_config_takes_a_checkpoint(run: Path, tmp_path: Path) -> None:
         videovit.load(file)
     with pytest.raises(UserError, match="00002.pyth: not a config; .*Name the config of these weights first"):
         videovit.load(run / "checkpoints" / "checkpoint_epoch_00002.pyth")
+    with pytest.raises(UserError, match="class_names: found 'abc', expected a list, with a name per class"):
+        videovit.load(file, run, class_names="abc")
+    for source, checkpoint, name in ((None, None, "source"), (file, 3, "checkpoint")):
+        with pytest.raises(UserError, match=f"{name}: found {checkpoint or source}, expected a path or name"):
+            videovit.load(source, checkpoint)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="class_names: 2 names; expected 3"):
         videovit.load(file, run, class_names=["a", "b"])
     with pytest.raises(UserError, match=r"class_names: found 'c\\ud800', expected text"):

@@ -18,7 +18,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from videovit.analysis.explain import METHODS
+from videovit.analysis.explain import DEFAULT_METHOD, METHODS
 from videovit.data.catalog import find_dataset
 from videovit.engine.evaluation.class_report import short_name
 from videovit.engine.tasks.explain import SHEET, VIDEO
@@ -112,7 +112,7 @@ def build_app(model: Model, name: str) -> Any:
                 else:
                     given = gradio.Video(label="Video", sources=["upload"])
                 method = gradio.Dropdown(
-                    [NO_HEAT, *METHODS], value="hires_cam", label="Heat map", elem_id="method", filterable=False
+                    [NO_HEAT, *METHODS], value=DEFAULT_METHOD, label="Heat map", elem_id="method", filterable=False
                 )
                 button = gradio.Button("Predict", variant="primary", elem_id="predict")
             with gradio.Column():

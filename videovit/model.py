@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videovit.analysis.explain import DEFAULT_METHOD
 from videovit.config import Config
 from videovit.config.rules import changed
 from videovit.config.schema.evaluation import EngineName
 from videovit.data.decode import DecodeError
 from videovit.data.decode.array import Frames
 from videovit.data.decode.stream import is_stream, shown_name
-from videovit.data.files.folders import is_text
 from videovit.engine.checkpoints import hub
 from videovit.engine.checkpoints.saved_model import save_model
 from videovit.engine.checkpoints.sources import find_source
@@ -36,7 +36,16 @@ from videovit.engine.tasks.explain_box import check_person, explain_box
 from videovit.engine.tasks.find_objects import ObjectFinder, read_object_names
 from videovit.engine.tasks.inputs import list_inputs
 from videovit.engine.tasks.labels import Corners, VideoLabels
-from videovit.engine.tasks.model_choices import DTYPES, Dtype, check_counts, find_device, read_class_names, with_dtype
+from videovit.engine.tasks.model_choices import (
+    DTYPES,
+    Dtype,
+    check_class_names,
+    check_counts,
+    check_path,
+    find_device,
+    read_class_names,
+    with_dtype,
+)
 from videovit.engine.tasks.object_prediction import ObjectPrediction
 from videovit.engine.tasks.people import BoxPredictor, PeoplePredictor, PersonFinder, refuse_classifier
 from videovit.engine.tasks.predict import Input, Prediction, Predictor, warn_unread
@@ -92,13 +101,13 @@ def load(
         cfg, network, own = read_network(Path(source), opts, checkpoint=checkpoint, dtype=dtype, engine=engine)
         return Model(cfg, network, own if class_names is None else class_names)
     where = find_device(device)  # a mistake in it shows before anything is read
-    found = find_source(os.fspath(source), opts, named=checkpoint is not None)
+    found = find_source(check_path("source", source), opts, named=checkpoint is not None)
     if device == "auto" and (engine or found.cfg.TEST.ENGINE) != "torch":
         where = find_device("cpu")
     module = build_network(found.cfg)
     if checkpoint is not None:
         test = found.cfg.TEST
-        load_all_weights(module, os.fspath(checkpoint), use_ema=test.USE_EMA, which=test.CHECKPOINT)
+        load_all_weights(module, check_path("checkpoint", checkpoint), use_ema=test.USE_EMA, which=test.CHECKPOINT)
     else:
         found.load_weights(found.cfg, module)
     module, names = module.to(where), found.class_names if class_names is None else class_names
@@ -140,13 +149,7 @@ class Model:
             raise UserError(where="dtype", found=dtype, expected=f"one of {', '.join(DTYPES)}, or None")
         if engine is not None and engine not in ENGINES:
             raise UserError(where="engine", found=engine, expected=f"one of {', '.join(ENGINES)}, or None")
-        names = read_class_names(cfg) if class_names is None else list(class_names)
-        if len(names) != cfg.MODEL.NUM_CLASSES:
-            raise UserError(
-                plural(len(names), "name"), where="class_names", expected=f"{cfg.MODEL.NUM_CLASSES} (MODEL.NUM_CLASSES)"
-            )
-        if unusable := [name for name in names if not (isinstance(name, str) and is_text(name))]:
-            raise UserError(where="class_names", found=unusable[0], expected="text")
+        names = check_class_names(read_class_names(cfg) if class_names is None else class_names, cfg.MODEL.NUM_CLASSES)
         self.config, self.torch, self.class_names = cfg, module.eval(), names
         self._dtype, self._engine = dtype, engine
         self._lock = threading.Lock()
@@ -265,7 +268,7 @@ class Model:
         video: Input,
         *,
         class_name: str | None = None,
-        method: str = "grad_cam",
+        method: str = DEFAULT_METHOD,
         fps: float = 0.0,
         box: Corners | None = None,
         time_s: float | None = None,

@@ -10,9 +10,10 @@
     videovit analyze output/vit output/pit output/psvit output/ps_vit ANALYSIS.NUM_VIDEOS 0
     python docs/pictures/analysis.py --curves output/vit output/pit --maps output/psvit --points output/ps_vit
 
-and those of videos from the models of configs/Demo, tested by `videovit use_of_time` and `videovit robustness`:
+and those of videos from the models of configs/Demo, the first one trained among still shapes (docs/analysis.md), the
+others tested by `videovit use_of_time` and `videovit robustness`:
 
-    python docs/pictures/analysis.py --why output/demo/mvit --time output/demo/mvit \
+    python docs/pictures/analysis.py --why output/still/mvit --video 4 --time output/demo/mvit \
         --robust output/demo/mvit output/demo/vit output/demo/pit output/demo/ps_vit
 
 Objects of the digits and of the demo videos are brighter than what surrounds them, so a threshold finds them.

@@ -1,5 +1,6 @@
 """The demo data set: rendered files are reproducible, and only frame order distinguishes the classes of a pair."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -16,7 +17,15 @@ COUNTS = {"train": 12, "val": 3, "test": 12}
 
 
 @pytest.fixture(scope="module")
-def demo():
+def shapes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "datasets" / "demo")
+        yield importlib.import_module("shapes")
+    del sys.modules["shapes"]
+
+
+@pytest.fixture(scope="module")
+def demo(shapes):
     spec = importlib.util.spec_from_file_location("demo_prepare", ROOT / "datasets" / "demo" / "prepare.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["demo_prepare"] = module
@@ -51,7 +60,7 @@ def test_demo_lists_and_class_names(rendered):
     assert not list(rendered.rglob("*.partial"))
 
 
-def test_demo_videos_h264_key_frames_only(rendered, demo):
+def test_demo_videos_h264_key_frames_only(rendered, demo, shapes):
     path = rendered / (rendered / "test.csv").read_text().split()[0]
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -60,7 +69,7 @@ def test_demo_videos_h264_key_frames_only(rendered, demo):
         frames = list(container.decode(stream))
     assert len(frames) == demo.NUM_FRAMES and all(frame.key_frame for frame in frames)
     pixels = np.stack([frame.to_ndarray(format="rgb24") for frame in frames]).astype(float)
-    drawn = demo.render(demo.CLASSES[0], demo.video_rng(0, "test", 0)).astype(float)
+    drawn = shapes.render(demo.CLASSES[0], demo.video_rng(0, "test", 0)).astype(float)
     assert np.abs(pixels - drawn).mean() < 12  # chroma is stored at half size
 
 
@@ -69,11 +78,11 @@ def test_demo_same_seed_same_files(rendered, demo, tmp_path):
     assert contents(tmp_path) == contents(rendered)
 
 
-def test_demo_larger_set_contains_smaller(demo):
-    first = demo.render("grow", demo.video_rng(0, "train", 4))
-    assert np.array_equal(first, demo.render("grow", demo.video_rng(0, "train", 4)))
+def test_demo_larger_set_contains_smaller(demo, shapes):
+    first = shapes.render("grow", demo.video_rng(0, "train", 4))
+    assert np.array_equal(first, shapes.render("grow", demo.video_rng(0, "train", 4)))
     for other in (demo.video_rng(1, "train", 4), demo.video_rng(0, "val", 4), demo.video_rng(0, "train", 16)):
-        assert not np.array_equal(first, demo.render("grow", other))
+        assert not np.array_equal(first, shapes.render("grow", other))
 
 
 def test_demo_interrupted_run_continues(demo, tmp_path):
@@ -99,10 +108,10 @@ def test_demo_other_seed_raises(rendered, demo, capsys):
 
 
 @pytest.mark.parametrize("law", ["horizontal", "vertical", "scale", "orbit"])
-def test_demo_opposite_class_is_reversed_path(demo, law):
+def test_demo_opposite_class_is_reversed_path(shapes, law):
     for seed in range(5):
-        forward = demo.movement(law, np.random.default_rng(seed), 36)
-        backward = demo.movement("-" + law, np.random.default_rng(seed), 36)
+        forward = shapes.movement(law, np.random.default_rng(seed), 36)
+        backward = shapes.movement("-" + law, np.random.default_rng(seed), 36)
         for values, reverse in [
             (forward.x_T, backward.x_T),
             (forward.y_T, backward.y_T),
@@ -111,11 +120,11 @@ def test_demo_opposite_class_is_reversed_path(demo, law):
             assert np.allclose(values, reverse[::-1])
 
 
-def test_demo_classes_move_as_named(demo):
+def test_demo_classes_move_as_named(shapes):
     for seed in range(10):
         tracks = {
-            name: demo.movement(sign + law, np.random.default_rng(seed), 36)
-            for law, pair in demo.PAIRS.items()
+            name: shapes.movement(sign + law, np.random.default_rng(seed), 36)
+            for law, pair in shapes.PAIRS.items()
             for sign, name in zip(("", "-"), pair, strict=True)
         }
         for name, sign in (("move_right", 1), ("move_left", -1)):
@@ -132,18 +141,18 @@ def test_demo_classes_move_as_named(demo):
             assert np.all(sign * np.diff(turn) > 0) and abs(turn[-1] - turn[0]) > 1.25 * np.pi
 
 
-def test_demo_families_differ(demo):
-    assert not set(demo.PLAIN_OBJECTS) & set(demo.APPEARANCE)
+def test_demo_families_differ(shapes):
+    assert not set(shapes.PLAIN_OBJECTS) & set(shapes.APPEARANCE)
     u, v = np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-1, 1, 41))
-    for kind in demo.APPEARANCE + demo.PLAIN_OBJECTS:
-        shape = demo.inside(kind, u, v) > 0
-        second = demo.paint(kind, u, v)[shape].mean()  # fraction of the second color
+    for kind in shapes.APPEARANCE + shapes.PLAIN_OBJECTS:
+        shape = shapes.inside(kind, u, v) > 0
+        second = shapes.paint(kind, u, v)[shape].mean()  # fraction of the second color
         assert 0.3 < shape.mean() < 0.9
-        assert 0.2 < second < 0.8 if kind in demo.APPEARANCE else second == 0
+        assert 0.2 < second < 0.8 if kind in shapes.APPEARANCE else second == 0
 
 
 def test_demo_contact_sheet(demo, tmp_path):
-    demo.montage(tmp_path / "sheets" / "demo.png", num_columns=3)
+    demo.montage(tmp_path / "sheets" / "demo.png", demo.Settings(0), num_columns=3)
     with Image.open(tmp_path / "sheets" / "demo.png") as sheet:
         assert sheet.height >= 12 * demo.SIZE and sheet.width >= 3 * demo.SIZE
 
@@ -162,3 +171,27 @@ def test_demo_command_line(demo, tmp_path, capsys):
 def test_demo_invalid_arguments_raise(demo, tmp_path):
     with pytest.raises(SystemExit):
         demo.main(["--output", str(tmp_path), "--train", "0"])
+
+
+def test_demo_among_still_only_the_deciding_corner_moves(demo, shapes):
+    half, corners = shapes.SIZE // 2, []
+    for number, name in enumerate(shapes.CLASSES * 2):
+        frames, corner = shapes.render_among_still(name, demo.video_rng(0, "test", number))
+        bright_THW = frames.max(axis=-1) > 130  # backgrounds end at 110, noise has at most 8
+        changed_HW = (bright_THW.mean(axis=0) > 0.1) & (bright_THW.mean(axis=0) < 0.9)
+        changed = changed_HW.reshape(2, half, 2, half).sum(axis=(1, 3)).flatten()
+        shown = bright_THW[0].reshape(2, half, 2, half).sum(axis=(1, 3))
+        assert (shown > 20).all() and changed.argmax() == corner, name
+        assert changed[corner] > 4 * np.delete(changed, corner).sum(), name
+        corners.append(corner)
+    assert set(corners) == {0, 1, 2, 3}
+
+
+def test_demo_among_still_is_another_data_set(rendered, demo, tmp_path):
+    counts = {"train": 1, "val": 1, "test": 1}
+    demo.prepare(tmp_path, counts, among_still=True, quiet=True)
+    name = next((tmp_path / "test").glob("*.mp4")).name
+    assert (tmp_path / "test" / name).read_bytes() != (rendered / "test" / name).read_bytes()
+    assert "among_still" not in (rendered / "settings.json").read_text()
+    with pytest.raises(UserError, match="Choose another --output"):
+        demo.prepare(tmp_path, counts, quiet=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Protocol
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from videovit.analysis.occlusion import occlusion
 from videovit.analysis.rollout import attention_rollout
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
-from videovit.models.contract import VideoModel
+from videovit.models.contract import AttentionModel, VideoModel
 
 
 class Method(Protocol):
@@ -31,6 +32,8 @@ METHODS: dict[str, Method] = {
     "occlusion": occlusion,
     "gradient": gradient_x_input,
 }
+DEFAULT_METHOD = "gradient"
+"""The one that found what decides most often; docs/analysis.md has the measurement."""
 
 
 def find_method(name: str) -> Method:
@@ -44,3 +47,13 @@ def find_method(name: str) -> Method:
             "method", found=name, expected=f"one of {', '.join(METHODS)}", near=did_you_mean(str(name), METHODS)
         )
     return METHODS[name]
+
+
+def warn_of_limits(name: str, model: VideoModel) -> None:
+    """Warn if a method is known to point beside what decides for models of this kind."""
+    if name == "grad_cam" and isinstance(model, AttentionModel):
+        warnings.warn(
+            "the heat of grad_cam often lies beside what decides in models with attention, see docs/analysis.md; "
+            "gradient, the default, is more reliable",
+            stacklevel=2,
+        )

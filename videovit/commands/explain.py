@@ -23,11 +23,11 @@ output:
   For an image, heat.png and explanation.json.
 
 methods:
-  grad_cam   which parts of the last tokens raise the score of the class (Grad-CAM)
+  grad_cam   which parts of the last tokens raise the score of the class (Grad-CAM); unreliable with attention
   hires_cam  the same without its mean over tokens (HiResCAM)
   rollout    what attention looks at through all layers; the same for every class
   occlusion  what the score needs: parts of the clip are covered one by one; takes hundreds of predictions
-  gradient   which pixels raise the score (gradient x input); noisy, and defined for every model
+  gradient   which pixels the score depends on (gradient x input): the default
 
 How to read and trust them: docs/analysis.md
 """
@@ -46,9 +46,9 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     parser.add_argument("--checkpoint", metavar="FILE", help="weights, if --model is a config")
     parser.add_argument(
         "--method",
-        default="grad_cam",
+        default="gradient",
         metavar="NAME",
-        help="grad_cam (default), hires_cam, rollout, occlusion or gradient",
+        help="gradient (default), grad_cam, hires_cam, rollout or occlusion",
     )
     parser.add_argument(
         "--class", dest="class_name", metavar="NAME", help="the class (default: the one with the highest score)"
@@ -84,11 +84,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     args = parse(argv, prog=prog)
     box = parse_box(args.box) if args.box is not None else None
     # Takes seconds, which --help and wrong arguments do not need.
+    from videovit.analysis.explain import warn_of_limits
     from videovit.engine.reporting.json_lines import make_folder
     from videovit.model import load
 
     with cli.plain_warnings():
         model = load(args.model, args.checkpoint)
+        warn_of_limits(args.method, model.torch)
         make_folder(Path(args.output))  # occlusion takes minutes
         explanation = model.explain(
             args.video, class_name=args.class_name, method=args.method, box=box, time_s=args.time_s

@@ -39,9 +39,9 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     )
     parser.add_argument(
         "--method",
-        default="hires_cam",
+        default="gradient",
         metavar="NAME",
-        help="of the heat maps, see videovit explain (default hires_cam)",
+        help="of the heat maps, see videovit explain (default gradient)",
     )
     parser.add_argument("--no-videos", action="store_true", help="read the folder of the run alone, and open no video")
     args = parser.parse_args(argv)

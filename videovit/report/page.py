@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import videovit
-from videovit.analysis.explain import find_method
+from videovit.analysis.explain import DEFAULT_METHOD, find_method
 from videovit.config import Config, load_config
 from videovit.data.build import build_decode_options
 from videovit.data.catalog import find_dataset
@@ -36,7 +36,7 @@ def write_report(
     output: Path | None = None,
     *,
     num_mistakes: int = 8,
-    method: str = "hires_cam",
+    method: str = DEFAULT_METHOD,
     open_videos: bool = True,
 ) -> Path:
     """Write one page about a run.

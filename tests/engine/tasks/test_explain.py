@@ -76,7 +76,7 @@ def test_files_can_be_read(model: videovit.Model, video: str, tmp_path: Path) ->
         with Image.open(path) as picture:
             assert min(picture.size) > 200
     values = json.loads(paths[3].read_text())
-    assert values["class"] == NAMES[1] and values["method"] == "grad_cam" and len(values["frames"]) == 8
+    assert values["class"] == NAMES[1] and values["method"] == "gradient" and len(values["frames"]) == 8
     best = max(values["frames"], key=lambda frame: frame["share"])
     assert values["peak_s"] == pytest.approx(best["time_s"], abs=1e-3)
 
@@ -130,3 +130,15 @@ def test_command_writes_what_the_model_finds(
     assert f"{video}: could not be written" in capsys.readouterr().err
     assert cli.main([*words[:1], "rtsp://me:secret@camera/1", *words[2:], "--output", str(tmp_path / "no")]) == 1
     assert "rtsp://***@camera/1: a stream, not a video" in capsys.readouterr().err
+
+
+def test_command_warns_of_a_method_with_known_limits(
+    model: videovit.Model, video: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.save(tmp_path / "model")
+    words = ["explain", video, "--model", str(tmp_path / "model"), "--output", str(tmp_path / "why")]
+    assert cli.main([*words, "--method", "grad_cam"]) == 0
+    assert "warning: the heat of grad_cam often lies beside what decides" in capsys.readouterr().err
+    assert cli.main(words) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "why" / VALUES).read_text())["method"] == "gradient"

@@ -2,10 +2,10 @@
 
 Files follow SlowFast: `OUTPUT_DIR/checkpoints/checkpoint_epoch_00010.pyth` with the keys epoch, model_state,
 optimizer_state, scaler_state and cfg. Added here: step (steps done in the following epoch) and num_steps (of that
-epoch), pool_norm_eps, ema_state and ema_updates (the moving average of the weights), train_list (digest of the list of
-videos) and versions. A sharded run writes folders before its end, `checkpoint_epoch_00010.dcp`, which are read like
-files. `checkpoint_best.pyth` has the same keys without optimizer_state and scaler_state, and best: measure, value and
-epoch of the best validation.
+epoch), pool_norm_eps, ema_state and ema_updates (the moving average of the weights), norm_parts (statistics of the
+parts of a batch, BN.NUM_SPLITS), train_list (digest of the list of videos) and versions. A sharded run writes folders
+before its end, `checkpoint_epoch_00010.dcp`, which are read like files. `checkpoint_best.pyth` has the same keys
+without optimizer_state and scaler_state, and best: measure, value and epoch of the best validation.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from videovit.messages import plural
 from videovit.models.convert import CheckpointError, set_pool_norm_eps
 from videovit.models.convert.checksums import not_finite
 from videovit.models.convert.read import read_file
+from videovit.models.layers.batch_norm import load_part_statistics
 
 START_ANEW = "start from the beginning in another OUTPUT_DIR"
 MAX_LISTED = 5  # names per message
@@ -134,6 +135,7 @@ def resume(
                 scaler.load_state_dict(state["scaler_state"])
             if ema is not None:
                 _load_ema(ema, model, state, path)
+            load_part_statistics(model, state.get("norm_parts") or {})
         except CheckpointError:
             raise
         except _MALFORMED as error:

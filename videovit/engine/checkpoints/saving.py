@@ -28,9 +28,10 @@ from videovit.engine.checkpoints.resume import MAX_LISTED
 from videovit.engine.reporting.log import logger
 from videovit.models.convert import CheckpointError, pool_norm_eps
 from videovit.models.convert.checksums import not_finite
+from videovit.models.layers.batch_norm import part_statistics
 
 MID_EPOCH_KEPT = 2  # mid-epoch checkpoints to keep; two, so that one is left if the newest turns out damaged
-WEIGHTS = ("model_state", "ema_state", "optimizer_state")
+WEIGHTS = ("model_state", "ema_state", "optimizer_state", "norm_parts")
 
 
 def snapshot(
@@ -70,6 +71,7 @@ def snapshot(
         "ema_updates": int(ema.n_averaged) if ema else 0,
         "cfg": cfg_text,
         "pool_norm_eps": pool_norm_eps(model),  # belongs to the weights: loaded ones may differ from the config
+        "norm_parts": part_statistics(model),
         "train_list": train_list,
         "versions": {
             "videovit": __version__,

@@ -17,7 +17,7 @@ import simplejson
 import torch
 from numpy.typing import NDArray
 
-from videovit.analysis.explain import find_method
+from videovit.analysis.explain import DEFAULT_METHOD, find_method
 from videovit.analysis.heat_video import draw_contact_sheet, draw_time_curve, file_title, outline, write_heat_video
 from videovit.engine.reporting.json_lines import make_folder, replacing
 from videovit.engine.tasks.labels import Corners
@@ -126,7 +126,7 @@ def explain(
     class_names: Sequence[str],
     class_name: str | None = None,
     *,
-    method: str = "grad_cam",
+    method: str = DEFAULT_METHOD,
     fps: float = 0.0,
 ) -> Explanation:
     """Explain why a model sees a class in a video.

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import torch
 
-from videovit.analysis.explain import find_method
+from videovit.analysis.explain import DEFAULT_METHOD, find_method
 from videovit.config import Config
 from videovit.data.clock import clock_of
 from videovit.data.decode import Video, open_video
@@ -35,7 +35,7 @@ def explain_box(
     class_name: str | None = None,
     *,
     time_s: float | None = None,
-    method: str = "grad_cam",
+    method: str = DEFAULT_METHOD,
     fps: float = 0.0,
 ) -> Explanation:
     """Explain why a detector sees a class of a person.
@@ -110,7 +110,7 @@ def check_person(cfg: Config, box: Corners | None, time_s: float | None) -> None
     if cfg.DETECTION.ENABLE and box is None:
         raise UserError("a detector explains one person: which box?", where="box")
     if not cfg.DETECTION.ENABLE and (box is not None or time_s is not None):
-        raise UserError("this model classifies whole videos", where="time_s" if box is None else "box")
+        raise UserError("this model classifies whole videos", where="time" if box is None else "box")
 
 
 def check_box(box: Corners) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
 from videovit.config import Config
 from videovit.config.rules import changed
+from videovit.data.files.folders import is_text
 from videovit.engine.problem import Problem
 from videovit.engine.tasks.people import read_action_names
 from videovit.errors import UserError
+from videovit.messages import Plain, plural
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 DTYPES: tuple[Dtype, ...] = ("fp32", "bf16", "fp16")
@@ -25,6 +29,33 @@ def check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise UserError(where=name, found=count, expected="a whole number, or 0 for the usual one")
+
+
+def check_path(name: str, value: object) -> str:
+    """The text of a path.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(where=name, found=Plain(repr(value)), expected="a path or name, as text")
+    return os.fspath(value)
+
+
+def check_class_names(names: Sequence[str], num_classes: int) -> list[str]:
+    """The names of all classes, in order.
+
+    Raises:
+        UserError: they are one text, of another number, or not text.
+    """
+    if isinstance(names, str):
+        raise UserError(where="class_names", found=names, expected="a list, with a name per class")
+    if len(names) != num_classes:
+        expected = f"{num_classes} (MODEL.NUM_CLASSES)"
+        raise UserError(plural(len(names), "name"), where="class_names", expected=expected)
+    if unusable := [name for name in names if not (isinstance(name, str) and is_text(name))]:
+        raise UserError(where="class_names", found=unusable[0], expected="text")
+    return list(names)
 
 
 def read_class_names(cfg: Config) -> list[str]:

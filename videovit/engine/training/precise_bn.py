@@ -15,6 +15,7 @@ from videovit.engine.distributed.preemption import Preempted
 from videovit.engine.evaluation.inference import autocast
 from videovit.engine.training.step import Training, without_wrapper
 from videovit.models.contract import VideoModel
+from videovit.models.layers.batch_norm import share_statistics
 
 
 class _Forward(nn.Module):
@@ -57,21 +58,26 @@ def measure_batch_norms(training: Training, loader: ClipLoader, *, epoch: int, n
         norms = cast(list[nn.BatchNorm3d], get_bn_modules(model))
         if norms and number:
             # fvcore puts new tensors in their places, but others hold on to the old ones, which therefore stay.
-            buffers = [(norm, _statistics(norm)) for norm in norms]
-            before = [(mean.clone(), var.clone(), norm.momentum) for norm, (mean, var) in buffers]
+            buffers = [dict(norm.named_buffers()) for norm in norms]
+            before = [
+                ({name: value.clone() for name, value in held.items()}, norm.momentum)
+                for held, norm in zip(buffers, norms, strict=True)
+            ]
             loader.sampler.set_epoch(epoch)
             try:
                 with autocast(training.device, training.dtype):
                     update_bn_stats(_Forward(cast(VideoModel, model)), _clips(training, loader, number), number)
             except Preempted:
-                for (norm, (mean, var)), (old_mean, old_var, momentum) in zip(buffers, before, strict=True):
-                    mean.copy_(old_mean)
-                    var.copy_(old_var)
+                for norm, held, (old, momentum) in zip(norms, buffers, before, strict=True):
+                    for name, value in old.items():
+                        held[name].copy_(value)
                     norm.momentum = momentum
                 raise
             measured = _mean_over_processes([_statistics(norm) for norm in norms])
-            for (norm, (mean, var)), (new_mean, new_var) in zip(buffers, measured, strict=True):
-                norm.running_mean, norm.running_var = mean.copy_(new_mean), var.copy_(new_var)
+            for norm, held, (mean, var) in zip(norms, buffers, measured, strict=True):
+                norm.running_mean = held["running_mean"].copy_(mean)
+                norm.running_var = held["running_var"].copy_(var)
+            share_statistics(model)
         model.train(was_training)
 
 

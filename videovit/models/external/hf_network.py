@@ -52,7 +52,7 @@ def import_transformers() -> ModuleType:
 
 @contextmanager
 def refusals(where: str) -> Iterator[None]:
-    """What transformers says against settings as one of our errors.
+    """Turn objections of transformers to settings into errors of this project.
 
     Raises:
         UserError: it refused the settings of a config in the block.

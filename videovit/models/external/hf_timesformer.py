@@ -1,6 +1,6 @@
 """TimeSformer: every block attends over time, then over space; weights and config are those of transformers.
 
-transformers' blocks have a fixed number of frames, no fused attention and no map that could be shown, so they are
+transformers' blocks have a fixed number of frames, no fused attention and no map that can be observed, so they are
 replaced by blocks with the same children.
 
 B clips, C channels, T H W grid in tokens (in x_BCTHW: pixels), N tokens, S = H * W, M heads, D head width.

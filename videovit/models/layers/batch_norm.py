@@ -8,7 +8,7 @@ B clips, C channels, T H W frames, rows and columns.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -22,8 +22,8 @@ from videovit.errors import UserError
 class SplitBatchNorm3d(nn.BatchNorm3d):
     """A batch norm that normalizes parts of the batch by themselves in training.
 
-    In evaluation it uses the statistics of all parts together. Those of the parts are not saved: after loading, each
-    part begins with the common ones, as in PySlowFast.
+    In evaluation it uses the statistics of all parts together, which the state dict holds, as in PySlowFast's
+    checkpoints. After loading them, each part begins with the common ones; `load_part_statistics` continues a run.
 
     Args:
         num_features: C.
@@ -58,23 +58,46 @@ class SplitBatchNorm3d(nn.BatchNorm3d):
         assert self.momentum is not None and self.num_batches_tracked is not None
         assert self.running_mean is not None and self.running_var is not None
         x = input.reshape(B // self.num_splits, self.num_splits * C, *input.shape[2:])
-        mean, var = self.part_mean.flatten(), self.part_var.flatten()
+        mean, var = self.part_mean.view(-1), self.part_var.view(-1)  # changed in place, and by nothing else
         x = F.batch_norm(x, mean, var, training=True, momentum=self.momentum, eps=self.eps)
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
-            self.part_mean.copy_(mean.view_as(self.part_mean))
-            self.part_var.copy_(var.view_as(self.part_var))
             self.running_mean.copy_(self.part_mean.mean(dim=0))
             spread = (self.part_mean - self.running_mean).square()
             self.running_var.copy_((self.part_var + spread).mean(dim=0))
         return x.reshape(input.shape) * self.weight.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1)
 
 
-def _share_statistics(module: nn.Module, _: object) -> None:
+def _share_statistics(module: nn.Module, _: object = None) -> None:
     assert isinstance(module, SplitBatchNorm3d)
     assert module.running_mean is not None and module.running_var is not None
     module.part_mean.copy_(module.running_mean.expand_as(module.part_mean))
     module.part_var.copy_(module.running_var.expand_as(module.part_var))
+
+
+def part_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Name -> statistics of the parts of all `SplitBatchNorm3d`, which the state dict of a model leaves out."""
+    norms = [(name, norm) for name, norm in model.named_modules() if isinstance(norm, SplitBatchNorm3d)]
+    return {f"{name}.{part}": norm.get_buffer(part) for name, norm in norms for part in ("part_mean", "part_var")}
+
+
+def load_part_statistics(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Continue with the statistics of parts of an earlier run.
+
+    Args:
+        model: has its weights already.
+        saved: from `part_statistics`. Without those of a norm, or with another number of parts, its parts keep theirs.
+    """
+    for name, statistics in part_statistics(model).items():
+        if name in saved and saved[name].shape == statistics.shape:
+            statistics.copy_(saved[name])
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Let the parts of all `SplitBatchNorm3d` begin with the statistics of the whole batch."""
+    for norm in model.modules():
+        if isinstance(norm, SplitBatchNorm3d):
+            _share_statistics(norm)
 
 
 class SyncedBatchNorm3d(nn.BatchNorm3d):

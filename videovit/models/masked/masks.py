@@ -25,7 +25,7 @@ _TRIES = 100  # to place one more block
 
 @dataclass(frozen=True)
 class MaskSampler:
-    """Draws hidden cells, always as many of one grid.
+    """Draws hidden cells: always the same number for a grid.
 
     Attributes:
         kind: `patches`: single cells. `patches of each frame`: as many in every frame. `tubes`: the same cells in all
