@@ -30,6 +30,7 @@ from videovit.engine.checkpoints.sources import find_source
 from videovit.engine.checkpoints.weights import load_all_weights
 from videovit.engine.evaluation.object_pictures import SURE
 from videovit.engine.exported.engines import ENGINES
+from videovit.engine.exported.network import is_network, read_network
 from videovit.engine.tasks.explain import Explanation, explain
 from videovit.engine.tasks.explain_box import check_person, explain_box
 from videovit.engine.tasks.find_objects import ObjectFinder, read_object_names
@@ -76,6 +77,7 @@ def load(
             - `zoo:NAME`, such as `zoo:mvitv2_s_16x4_k400`; `zoo:` may be left out;
             - a folder written by `Model.save`;
             - a folder that transformers wrote (docs/hugging_face.md);
+            - a file of `videovit export --format`: onnx and openvino give predictions alone, safetensors everything;
             - `hf://user/name`, or `hf://user/name@revision`: a folder of one of these kinds on the Hugging Face Hub;
             - a config, by file or by the name of one that comes with videovit, together with `checkpoint`.
         checkpoint: other weights than those of the source: a file, the OUTPUT_DIR of a run, `zoo:NAME`, or a URL.
@@ -95,6 +97,9 @@ def load(
         CheckpointError: the weights are damaged or do not fit.
         ConfigError: the config is not valid.
     """
+    if is_network(source):
+        cfg, network, own = read_network(Path(source), opts, checkpoint=checkpoint, dtype=dtype, engine=engine)
+        return Model(cfg, network, own if class_names is None else class_names)
     where = find_device(device)  # a mistake in it shows before anything is read
     found = find_source(check_path("source", source), opts, named=checkpoint is not None)
     if device == "auto" and (engine or found.cfg.TEST.ENGINE) != "torch":

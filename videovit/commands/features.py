@@ -104,11 +104,14 @@ def config_of_model(model: str, opts: Sequence[str]) -> Config:
     """
     from videovit.engine.checkpoints import hub
     from videovit.engine.checkpoints.saved_model import CONFIG, WEIGHTS, is_saved, read_saved
+    from videovit.engine.checkpoints.sources import NETWORKS, find_source
 
     folder = hub.download(model) if model.startswith(hub.PREFIX) else Path(model)
     if folder.is_dir() and is_saved(folder):
         read_saved(folder)  # names what is missing
         return cli.load(str(folder / CONFIG), ["TEST.CHECKPOINT_FILE_PATH", str(folder / WEIGHTS), *opts])
+    if folder.is_file() and folder.suffix in (".safetensors", *NETWORKS):
+        return changed(find_source(model, opts, named=False).cfg, {"TEST.CHECKPOINT_FILE_PATH": model})
     cfg = config_of(model, opts)
     if folder.is_dir() and not cfg.TEST.CHECKPOINT_FILE_PATH:
         cfg = changed(cfg, {"TEST.CHECKPOINT_FILE_PATH": str(folder)})

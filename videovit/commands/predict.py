@@ -59,7 +59,8 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     model.add_argument(
         "--model",
         metavar="MODEL",
-        help=f"zoo:NAME, the OUTPUT_DIR of a run, or a folder written by Model.save (default: {DEFAULT_MODEL})",
+        help="zoo:NAME, the OUTPUT_DIR of a run, a folder written by Model.save, or an exported file: .onnx, .xml or "
+        f".safetensors (default: {DEFAULT_MODEL})",
     )
     model.add_argument(
         "--cfg",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -18,7 +21,10 @@ from tests.models.test_contract import CASES, CLASSES, FRAMES, MVIT, SIDE
 from videovit.config import Config, load_config
 from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine import launch
+from videovit.engine.exported import kept_graphs
+from videovit.engine.exported.engines import ENGINES
 from videovit.engine.exported.formats import BF16, FORMATS, Job, Runner
+from videovit.engine.exported.kept_graphs import graph_key, kept_graph
 from videovit.engine.tasks.export import check, write_network
 from videovit.errors import UserError
 from videovit.model import Model
@@ -222,3 +228,99 @@ def test_test_task_in_another_engine_gives_the_same(tmp_path: Path) -> None:
     key = next(name for name, value in expected.items() if torch.is_tensor(value) and value.is_floating_point())
     torch.testing.assert_close(found[key], expected[key], atol=1e-5, rtol=0)
     assert "OpenVino: making the graph for clips of 4 x 32 x 32" in (tmp_path / "openvino/stdout.log").read_text()
+
+
+# -------------------------------------------------------------------------------------------------- graphs on the disk
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("VIDEOVIT_CACHE", str(folder))
+    return folder
+
+
+def graph_of(model: VideoModel, x: Tensor, caplog: pytest.LogCaptureFixture) -> tuple[Tensor, list[str]]:
+    """The answer of a network that starts anew, and the messages about its graph."""
+    caplog.clear()
+    with torch.no_grad():
+        y: Tensor = ENGINES["openvino"](model, None)(x)
+    return y, [record.getMessage() for record in caplog.records]
+
+
+def test_graph_is_kept_for_the_next_process(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("openvino")
+    caplog.set_level(logging.INFO, logger="videovit")
+    _, model = tiny(SMALL)
+    x = torch.randn(1, 3, FRAMES, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    first, messages = graph_of(model, x, caplog)
+    assert len(messages) == 1 and "making the graph" in messages[0]
+    _, equal = tiny(SMALL)
+    again, messages = graph_of(equal, x, caplog)
+    assert not messages and torch.equal(again, first)
+    features = ENGINES["openvino"](equal, None).forward_features(x)  # type: ignore[operator]
+    read = ENGINES["openvino"](equal, None).forward_features(x)  # type: ignore[operator]
+    assert read.grid == features.grid and torch.equal(read.tokens_BNC, features.tokens_BNC)
+    # Another weight, and another setting of a module, are other graphs.
+    with torch.no_grad():
+        equal.head.projection.weight[0, 0] += 1.0  # type: ignore[union-attr]
+    changed, messages = graph_of(equal, x, caplog)
+    assert "making the graph" in messages[0] and not torch.equal(changed, first)
+    _, other = tiny(SMALL)
+    other.norm.eps = 0.5  # type: ignore[union-attr]
+    changed, messages = graph_of(other, x, caplog)
+    assert "making the graph" in messages[0] and not torch.equal(changed, first)
+
+
+@pytest.mark.parametrize("name", ["graph.bin", "graph.xml", "about.json"])
+def test_damaged_graph_is_made_again(name: str, own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("openvino")
+    caplog.set_level(logging.INFO, logger="videovit")
+    _, model = tiny(SMALL)
+    x = torch.zeros(1, 3, FRAMES, SIDE, SIDE)
+    first, _ = graph_of(model, x, caplog)
+    (file,) = own_cache.glob(f"graphs/*/{name}")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    again, messages = graph_of(model, x, caplog)
+    assert "damaged" in messages[0] and "making the graph" in messages[1] and torch.equal(again, first)
+    assert not graph_of(model, x, caplog)[1]
+
+
+def test_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VIDEOVIT_CACHE", str(tmp_path / "file"))
+    _, model = tiny(SMALL)
+    y, messages = graph_of(model, torch.zeros(1, 3, FRAMES, SIDE, SIDE), caplog)
+    assert y.shape == (1, CLASSES) and "the graph is not kept for the next process" in messages[0]
+
+
+def test_oldest_graphs_make_room(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_graphs, "MOST_BYTES", 2500)
+    for time, key in enumerate("abac"):
+        with kept_graph(key, ".onnx", lambda path: path.write_bytes(bytes(1000)) and None) as (path, _):
+            os.utime(path.parent, (time, time))
+    assert {path.parent.name for path in own_cache.glob("graphs/*/about.json")} == {"a", "c"}
+
+
+def test_key_is_the_same_in_every_process() -> None:
+    code = "from tests.engine.exported.test_exported import *; print(graph_key(tiny(DETECTOR)[1], 'a', (1, 2)))"
+    found = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        found.add(done.stdout.strip())
+    assert len(found) == 1 and found == {graph_key(tiny(DETECTOR)[1], "a", (1, 2))}
+
+
+def test_processes_that_start_at_once_make_one_graph(own_cache: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from videovit.engine.exported.kept_graphs import kept_graph\n"
+    code += "def make(path): time.sleep(1); path.write_text('graph'); print('made')\n"
+    code += "with kept_graph('key', '.onnx', make) as (path, _): assert path.read_text() == 'graph'"
+    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert sorted(process.communicate()[0] for process in started) == ["", "", "made\n"]
+    assert not any(process.returncode for process in started)

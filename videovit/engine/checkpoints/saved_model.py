@@ -15,6 +15,8 @@ import dataclasses
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from videovit.models import count_params, save_safetensors
 
 CONFIG, WEIGHTS, CLASS_NAMES = "config.yaml", "model.safetensors", "class_names.json"
 PREPROCESSING, CARD = "preprocessing.json", "README.md"
+METADATA = "videovit"  # name of the metadata of an exported file among those of other programs
 REQUIRED = (CONFIG, WEIGHTS, CLASS_NAMES)
 FILES = (*REQUIRED, PREPROCESSING, CARD)
 
@@ -161,6 +164,36 @@ def read_saved(folder: Path) -> tuple[Config, list[str]]:
         raise UserError(f"not a complete model: {', '.join(missing)} missing", where=folder)
     cfg = load_config(folder / CONFIG)
     return cfg, read_class_names(str(folder / CLASS_NAMES), cfg.MODEL.NUM_CLASSES)
+
+
+def read_described(metadata: Mapping[str, str], where: Path) -> tuple[Config, list[str]]:
+    """The config and the class names in the metadata of an exported file.
+
+    Args:
+        metadata: text by name.
+        where: the file.
+
+    Raises:
+        UserError: it was not exported by videovit, or its metadata is malformed.
+    """
+    if missing := [name for name in ("config", "class_names") if name not in metadata]:
+        hint = "To predict with it, it must come from `videovit export --format`"
+        raise UserError(f"not exported by videovit: no {missing[0]} in its metadata", where=where, hint=hint)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / CONFIG
+        path.write_text(metadata["config"], encoding="utf-8")
+        try:
+            cfg = load_config(path)
+        except UserError as error:
+            raise UserError(f"the config in its metadata cannot be used: {error}", where=where) from error
+    try:
+        names = json.loads(metadata["class_names"])
+    except ValueError as error:
+        raise UserError(f"the class names in its metadata are not JSON: {error}", where=where) from error
+    if not isinstance(names, list) or len(names) != cfg.MODEL.NUM_CLASSES:
+        expected = f"a list of {plural(cfg.MODEL.NUM_CLASSES, 'class name')}"
+        raise UserError("class names in its metadata", where=where, found=names, expected=expected)
+    return cfg, names
 
 
 def load_saved_weights(folder: Path, model: nn.Module) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from videovit.config import Config, find_shipped, load_config, with_opts
@@ -14,7 +16,14 @@ from videovit.config.shipped import SUFFIXES, shipped_configs
 from videovit.engine.checkpoints import hub
 from videovit.engine.checkpoints.folder import find_checkpoints
 from videovit.engine.checkpoints.hf_folder import is_hf, read_hf
-from videovit.engine.checkpoints.saved_model import CONFIG, is_saved, load_saved_weights, read_saved
+from videovit.engine.checkpoints.saved_model import (
+    CONFIG,
+    METADATA,
+    is_saved,
+    load_saved_weights,
+    read_described,
+    read_saved,
+)
 from videovit.engine.checkpoints.weights import load_all_weights, load_weights_to_test
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
@@ -24,8 +33,17 @@ ARCHITECTURE = ("MODEL", "MVIT", "VIT", "PSVIT", "SUPERNET", "PIT", "PS_VIT", "H
 """Sections that a model is built from."""
 KINDS = (
     "the OUTPUT_DIR of a run, zoo:NAME (videovit zoo lists them), a folder written by Model.save or by transformers, "
-    "hf://user/name, or a config together with a checkpoint"
+    "hf://user/name, a file of videovit export --format, or a config together with a checkpoint"
 )
+
+
+_ONLY_PREDICTS = "an exported network, with which only `videovit predict` and videovit.load can work"
+NETWORKS = {
+    ".onnx": _ONLY_PREDICTS,
+    ".xml": _ONLY_PREDICTS,
+    ".pt2": "a program of torch.export, which is not read, since reading one can run code that is in it",
+}
+"""Suffix of a file that is not weights -> why it is not a source."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +98,10 @@ def _find(source: str, *, named: bool) -> Found:
         longer = [] if named else [name for name in zoo.ZOO if name.startswith(f"{source}_")]
         near = longer[0] if longer else did_you_mean(source, [*zoo.ZOO, *shipped_configs(), *_beside(path)])
         raise UserError("no such model", where=source, expected="" if near else KINDS, near=near)
+    if path.is_file() and path.suffix in NETWORKS:
+        raise UserError(NETWORKS[path.suffix], where=source, expected=KINDS)
+    if path.is_file() and path.suffix == ".safetensors" and not named and (metadata := _metadata(path)) is not None:
+        return Found(*_described(path, metadata))
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         hint = f'Name the config of these weights first: videovit.load("my.yaml", "{source}"); in a command, '
         hint += f"--model my.yaml --checkpoint {source}"
@@ -111,6 +133,21 @@ def _find_folder(folder: Path) -> Found:
 def _find_saved(folder: Path) -> Found:
     cfg, class_names = read_saved(folder)
     return Found(cfg, lambda _, module: load_saved_weights(folder, module), class_names)
+
+
+def _metadata(path: Path) -> dict[str, str] | None:
+    """What `videovit export --format safetensors` wrote beside the weights; None for other files."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA)
+        return None if text is None else dict(json.loads(text))
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"not a readable safetensors file: {error}", where=path) from error
+
+
+def _described(path: Path, metadata: dict[str, str]) -> tuple[Config, Callable[[Config, nn.Module], object], list[str]]:
+    cfg, class_names = read_described(metadata, path)
+    return cfg, lambda _, module: load_all_weights(module, str(path)), class_names
 
 
 def _find_run(folder: Path) -> Found:

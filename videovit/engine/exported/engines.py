@@ -1,22 +1,23 @@
 """Engines: what runs an exported graph, and how a model becomes one for them.
 
-An engine is a class with `__call__`, and a row of `ENGINES`. It reads ONNX files: a graph of known
-operations, and data, but no code.
+An engine is a class with `write` and `__call__`, and a row of `ENGINES`. It reads files of known operations and data,
+but no code.
 """
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
+from videovit.engine.checkpoints.saved_model import METADATA
 from videovit.engine.exported.graph import (
     NUM_BOXES,
     Exportable,
@@ -24,7 +25,9 @@ from videovit.engine.exported.graph import (
     capture,
     example_boxes,
 )
+from videovit.engine.exported.kept_graphs import graph_key, kept_graph
 from videovit.engine.exported.onnx_file import write_onnx
+from videovit.engine.exported.openvino_file import write_openvino
 from videovit.engine.exported.packages import find_package
 from videovit.engine.reporting.log import logger
 from videovit.errors import UserError
@@ -45,11 +48,18 @@ class Engine(ABC):
         extra: of videovit, with which its packages are installed.
         packages: those.
         half: whether it can compute in bf16.
+        suffix: of its files.
     """
 
     extra: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
     half: ClassVar[bool]
+    suffix: ClassVar[str]
+
+    @staticmethod
+    @abstractmethod
+    def write(program: ExportedProgram, path: Path) -> None:
+        """Write a graph as a file that it reads."""
 
     @abstractmethod
     def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None: ...
@@ -57,6 +67,15 @@ class Engine(ABC):
     @abstractmethod
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The outputs of the graph, on the CPU."""
+
+    @property
+    @abstractmethod
+    def frames(self) -> tuple[int, ...]:
+        """Shape of the first input; 0 for a size that is free."""
+
+    @abstractmethod
+    def metadata(self) -> dict[str, str]:
+        """Text by name that videovit wrote to the file; other programs may have written other text."""
 
 
 def as_arrays(inputs: Sequence[Tensor]) -> list[np.ndarray[Any, Any]]:
@@ -75,7 +94,7 @@ class OnnxRuntime(Engine):
         UserError: the package is missing, or the file cannot be used.
     """
 
-    extra, packages, half = "onnx", ("onnx", "onnxscript", "onnxruntime"), False
+    extra, packages, half, suffix = "onnx", ("onnx", "onnxscript", "onnxruntime"), False, ".onnx"
 
     def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None:
         ort = find_package("onnxruntime", "onnx")
@@ -87,6 +106,20 @@ class OnnxRuntime(Engine):
         except Exception as error:
             raise UserError(f"not usable by ONNX Runtime: {_first_line(error)}", where=path) from error
         self._names = [one.name for one in self._session.get_inputs()]
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        return tuple(size if isinstance(size, int) else 0 for size in self._session.get_inputs()[0].shape)
+
+    def metadata(self) -> dict[str, str]:
+        """See `Engine`."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    @staticmethod
+    def write(program: ExportedProgram, path: Path) -> None:
+        """See `Engine`."""
+        write_onnx(program, path)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """See `Engine`."""
@@ -105,7 +138,7 @@ class OpenVino(Engine):
         UserError: the package is missing, or the file cannot be used.
     """
 
-    extra, packages, half = "openvino", ("onnx", "onnxscript", "openvino"), True
+    extra, packages, half, suffix = "openvino", ("onnx", "onnxscript", "openvino"), True, ".xml"
 
     def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None:
         ov = find_package("openvino", "openvino")
@@ -117,6 +150,22 @@ class OpenVino(Engine):
         except RuntimeError as error:
             raise UserError(f"not usable by OpenVINO: {_first_line(error)}", where=path) from error
         self._compiled: dict[tuple[int, ...], Any] = {}
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        shape = self._model.inputs[0].partial_shape
+        return tuple(size.get_length() if size.is_static else 0 for size in shape)
+
+    def metadata(self) -> dict[str, str]:
+        """See `Engine`."""
+        held = self._model.get_rt_info([METADATA]).value if self._model.has_rt_info([METADATA]) else None
+        return held if isinstance(held, dict) else {}
+
+    @staticmethod
+    def write(program: ExportedProgram, path: Path) -> None:
+        """See `Engine`."""
+        write_openvino(program, path)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """See `Engine`."""
@@ -140,7 +189,8 @@ def _first_line(error: Exception) -> str:
 class EngineNetwork(nn.Module):
     """A model that is run by an engine: called like it, with clips of one shape after the other.
 
-    The graph for a shape is made when it is first needed, which takes seconds to a minute. Threads may share it.
+    The graph for a shape is read from the cache, or made when it is first needed, which takes seconds to a minute.
+    Threads may share it.
 
     Args:
         model: on the CPU. Its weights are copied when a graph is made.
@@ -197,16 +247,20 @@ class EngineNetwork(nn.Module):
 
     def _made(self, what: str, inputs: tuple[Tensor, ...]) -> tuple[Engine, Grid | None]:
         """The engine for inputs of this shape, and the grid of features."""
-        network = ExportableFeatures(self.model) if what == "features" else Exportable(self.model)
         _, *shape = inputs[0].shape
-        size = " x ".join(map(str, shape[1:]))
-        logger.info("%s: making the graph for clips of %s; this takes up to a minute", self._engine.__name__, size)
-        example = [torch.zeros(2, *shape), *(example_boxes(NUM_BOXES, 2, shape[-1]) for _ in inputs[1:])]
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "graph.onnx"
-            write_onnx(capture(network, example), path)
-            engine = self._engine(path, self._dtype)
-        return engine, network.grid if isinstance(network, ExportableFeatures) else None
+
+        def make(path: Path) -> Grid | None:
+            size = " x ".join(map(str, shape[1:]))
+            logger.info("%s: making the graph for clips of %s; this takes up to a minute", self._engine.__name__, size)
+            fast = optimize_for_inference(self.model)
+            network = ExportableFeatures(fast) if what == "features" else Exportable(fast)
+            example = [torch.zeros(2, *shape), *(example_boxes(NUM_BOXES, 2, shape[-1]) for _ in inputs[1:])]
+            self._engine.write(capture(network, example), path)
+            return network.grid if isinstance(network, ExportableFeatures) else None
+
+        key = graph_key(self.model, self._engine.__name__, what, shape, len(inputs))
+        with kept_graph(key, self._engine.suffix, make) as (path, grid):
+            return self._engine(path, self._dtype), None if grid is None else cast(Grid, tuple(grid))
 
 
 ENGINES: dict[str, Callable[[LayeredModel, torch.dtype | None], nn.Module]] = {

@@ -23,15 +23,14 @@ from torch.export import ExportedProgram
 
 import videovit
 from videovit.config import Config, dump_config
-from videovit.engine.checkpoints.saved_model import describe_input, saved_config
+from videovit.engine.checkpoints.saved_model import METADATA, describe_input, saved_config
 from videovit.engine.exported.engines import OnnxRuntime, OpenVino
 from videovit.engine.exported.graph import NUM_BOXES, Exportable, Preparation, capture, example_boxes
 from videovit.engine.exported.onnx_file import OPSET, write_onnx
-from videovit.engine.exported.packages import find_package
-from videovit.models import build_model, load_pretrained, save_safetensors
+from videovit.engine.exported.openvino_file import write_openvino
+from videovit.models import build_model, load_pretrained, optimize_for_inference, save_safetensors
 from videovit.models.contract import VideoModel
 
-METADATA = "videovit"  # its name in files that have room for other data, too
 BF16 = torch.bfloat16
 
 
@@ -67,7 +66,7 @@ class Job:
 
     def capture(self, dtype: torch.dtype | None) -> ExportedProgram:
         """The graph, from frames to logits; `dtype` of autocast."""
-        network = Exportable(self.model, self.preparation, dtype).eval()
+        network = Exportable(optimize_for_inference(self.model), self.preparation, dtype).eval()
         return capture(network, self.inputs(self.batch or 2), dynamic=not self.batch)
 
     def inputs(self, num_clips: int, seed: int = 0) -> list[Tensor]:
@@ -146,19 +145,8 @@ def _write_onnx(job: Job, path: Path) -> None:
 
 
 def _write_openvino(job: Job, path: Path) -> None:
-    ov = find_package("openvino", "openvino")
-    between = path.with_suffix(".onnx")
-    try:
-        write_onnx(job.program, between)
-        model = ov.convert_model(str(between))
-        for name, text in {**job.metadata(["openvino", "onnx", "onnxscript"]), "opset": str(OPSET)}.items():
-            model.set_rt_info(text, [METADATA, name])
-        if job.half:
-            # Read by the engine: the precision of products. Weights are stored in fp16, which rounds less than bf16.
-            model.set_rt_info("bf16", ["runtime_options", "INFERENCE_PRECISION_HINT"])
-        ov.save_model(model, str(path), compress_to_fp16=job.half is not None)
-    finally:
-        between.unlink(missing_ok=True)
+    metadata = {**job.metadata(["openvino", "onnx", "onnxscript"]), "opset": str(OPSET)}
+    write_openvino(job.program, path, metadata, half=job.half is not None)
 
 
 def _write_safetensors(job: Job, path: Path) -> None:

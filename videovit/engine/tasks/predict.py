@@ -32,6 +32,7 @@ from videovit.data.decode.array import Frames, open_array
 from videovit.engine.checkpoints.weights import test_dtype
 from videovit.engine.evaluation.inference import Inference
 from videovit.engine.evaluation.windows import Clip, build_window_reader, window_starts
+from videovit.engine.exported.network import ExportedNetwork
 from videovit.engine.problem import Problem
 from videovit.engine.tasks.inputs import list_inputs, refuse_detector
 from videovit.engine.tasks.prediction import Prediction, Ranked, format_prediction
@@ -98,7 +99,8 @@ class Predictor:
 
     Args:
         cfg: the config that the model was trained with.
-        model: trained; on `device`. Its weights must not change while it is in use, see `optimize_for_inference`.
+        model: trained, or an exported network; on `device`. Its weights must not change while it is in use, see
+            `optimize_for_inference`.
         device: where it runs.
         class_names: of the K classes; None reads the file that the config names.
 
@@ -114,7 +116,12 @@ class Predictor:
     """
 
     def __init__(
-        self, cfg: Config, model: VideoModel, device: torch.device, *, class_names: Sequence[str] | None = None
+        self,
+        cfg: Config,
+        model: VideoModel,
+        device: torch.device,
+        *,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         refuse_detector(cfg)
         problem = Problem(cfg)
@@ -122,7 +129,9 @@ class Predictor:
         self._activation = problem.activation
         self._top_k = cfg.PREDICT.TOP_K
         self.reader = build_window_reader(cfg)
-        self._inference = Inference(model, problem.preparation, device, dtype=test_dtype(cfg), engine=cfg.TEST.ENGINE)
+        # An exported network prepares frames itself.
+        preparation = _unprepared if isinstance(model, ExportedNetwork) else problem.preparation
+        self._inference = Inference(model, preparation, device, dtype=test_dtype(cfg), engine=cfg.TEST.ENGINE)
         join, self._join_name = JOINS[cfg.DATA.ENSEMBLE_METHOD]
         self._scores, self.pooled = Output(self._score, join), Output(self._pool, JOINS["sum"][0])
         # A CPU is fastest with what its caches hold; a GPU takes as many clips as in the test.
@@ -403,6 +412,10 @@ def warn_unread(errors: Sequence[object], total: int, noun: str) -> None:
     """Warn that some of `total` files could not be read, naming the first errors."""
     listed = "; ".join(map(str, errors[:MAX_LISTED])) + ("; ..." if len(errors) > MAX_LISTED else "")
     warnings.warn(printable(f"{len(errors)} of {plural(total, noun)} could not be read: {listed}"), stacklevel=5)
+
+
+def _unprepared(frames_BTHWC: Tensor, _: Tensor | None) -> Tensor:
+    return frames_BTHWC
 
 
 def _grouped(items: Iterable[tuple[Outcome, Clip]], size: int) -> Iterator[list[tuple[Outcome, Clip]]]:

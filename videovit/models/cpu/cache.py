@@ -14,9 +14,36 @@ def in_eager_inference() -> bool:
     """Whether gradients are off and no compiler, exporter or tracer is active.
 
     At any other time fast modules do what the ordinary ones do: gradients stay right, and a graph holds plain
-    operations on parameters instead of constants.
+    operations on parameters instead of constants (but see `constants_in_graphs`).
     """
     return not (torch.compiler.is_compiling() or torch.is_grad_enabled() or torch._C._is_tracing())
+
+
+class _Graphs(threading.local):
+    """Whether this thread captures a graph that may hold kept tensors."""
+
+    hold_kept = False
+
+
+_GRAPHS = _Graphs()
+
+
+@contextmanager
+def constants_in_graphs() -> Iterator[None]:
+    """A graph captured in this block holds kept tensors as constants, in place of what computes them from weights.
+
+    The model must have run before with an input of this size, so that they are there.
+    """
+    _GRAPHS.hold_kept = True
+    try:
+        yield
+    finally:
+        _GRAPHS.hold_kept = False
+
+
+def uses_kept() -> bool:
+    """Whether tables may be taken from a `Cache`: in eager inference, and in graphs that hold them as constants."""
+    return _GRAPHS.hold_kept or in_eager_inference()
 
 
 class Cache:

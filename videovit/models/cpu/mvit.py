@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videovit.models.contract import Grid
-from videovit.models.cpu.cache import Cache, hold_for_block, in_eager_inference
+from videovit.models.cpu.cache import Cache, hold_for_block, in_eager_inference, uses_kept
 from videovit.models.cpu.linear import fast_linear
 from videovit.models.cpu.transformer import fast_attend
 from videovit.models.layers.basic import matmul_dtype
@@ -36,24 +36,24 @@ class FastMultiscaleAttention(MultiscaleAttention):
             return fast_linear(x, weight, bias, self.kept, name)
         return super()._linear(name, x, weight, bias)
 
-    def _pool_weight(self, weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    def _pool_weight(self, convs: Sequence[nn.Conv3d], dtype: torch.dtype) -> Tensor:
         plain = super()._pool_weight
-        if not in_eager_inference():
-            return plain(weights, dtype)
-        return self.kept(("pool", *map(id, weights), dtype), lambda: plain(weights, dtype))
+        if not uses_kept():
+            return plain(convs, dtype)
+        return self.kept(("pool", *map(id, convs), dtype), lambda: plain(convs, dtype))
 
     def _attend(self, q_BNMD: Tensor, k_BLMD: Tensor, v_BLMD: Tensor) -> Tensor:
         return fast_attend(q_BNMD, k_BLMD, v_BLMD, self.scale)
 
     def _relative_rows(self, table_LD: Tensor, axis: int, num_q: int, num_k: int) -> Tensor:
         plain = super()._relative_rows
-        if not in_eager_inference():
+        if not uses_kept():
             return plain(table_LD, axis, num_q, num_k)
         return self.kept(("rows", axis), lambda: plain(table_LD, axis, num_q, num_k), size=(num_q, num_k))
 
     def _key_positions(self, k_BLMD: Tensor, kv_grid: Grid) -> Tensor:
         plain = super()._key_positions
-        if not in_eager_inference():
+        if not uses_kept():
             return plain(k_BLMD, kv_grid)
         key = ("key positions", k_BLMD.dtype, k_BLMD.device)
         return self.kept(key, lambda: plain(k_BLMD, kv_grid), size=(kv_grid, k_BLMD.shape[1]))
@@ -122,4 +122,4 @@ class FastMViT(MViT):
     def positions(self, grid: Grid) -> Tensor:
         """(1, T, H, W, C), see `MViT.positions`."""
         plain = super().positions
-        return self.kept("positions", lambda: plain(grid), size=grid) if in_eager_inference() else plain(grid)
+        return self.kept("positions", lambda: plain(grid), size=grid) if uses_kept() else plain(grid)

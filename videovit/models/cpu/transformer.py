@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from videovit.models.contract import Grid
-from videovit.models.cpu.cache import Cache, in_eager_inference
+from videovit.models.cpu.cache import Cache, in_eager_inference, uses_kept
 from videovit.models.layers.scaled_dot_product import attend, products_are_faster
 from videovit.models.layers.transformer import Attention
 from videovit.models.pit import PiT
@@ -57,7 +57,7 @@ class FastViT(ViT):
     def positions(self, grid: Grid) -> Tensor:
         """(1, X + N, C), see `ViT.positions`."""
         plain = super().positions
-        return self.kept("positions", lambda: plain(grid), size=grid) if in_eager_inference() else plain(grid)
+        return self.kept("positions", lambda: plain(grid), size=grid) if uses_kept() else plain(grid)
 
 
 class FastPiT(PiT):
@@ -68,4 +68,4 @@ class FastPiT(PiT):
     def positions(self, grid: Grid) -> Tensor:
         """(1, N, C), see `PiT.positions`."""
         plain = super().positions
-        return self.kept("positions", lambda: plain(grid), size=grid) if in_eager_inference() else plain(grid)
+        return self.kept("positions", lambda: plain(grid), size=grid) if uses_kept() else plain(grid)

@@ -298,12 +298,12 @@ class MultiscaleAttention(HasPlainForm):
             return max_pool(x_BTHWC, kernel, stride)
         if self.mode == "avg":
             return avg_pool(x_BTHWC, kernel, stride)
-        weight = self._pool_weight([conv.weight for conv in convs if conv is not None], x_BTHWC.dtype)
+        weight = self._pool_weight([conv for conv in convs if conv is not None], x_BTHWC.dtype)
         return depthwise_conv(x_BTHWC, weight, stride)
 
-    def _pool_weight(self, weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    def _pool_weight(self, convs: Sequence[nn.Conv3d], dtype: torch.dtype) -> Tensor:
         """The filters of all heads, which share them: one copy per head."""
-        return torch.cat([w.repeat(self.num_heads, 1, 1, 1, 1) for w in weights]).to(dtype)
+        return torch.cat([conv.weight.repeat(self.num_heads, 1, 1, 1, 1) for conv in convs]).to(dtype)
 
     # ---------------------------------------------------------------------------------------------------- attention
 
