@@ -25,7 +25,8 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
-from prepare import Track, draw_object, drifting_texture, inside, write_text
+from prepare import write_text
+from shapes import Track, draw_object, drifting_texture, inside
 
 from videovit.errors import UserError
 from videovit.messages import plural

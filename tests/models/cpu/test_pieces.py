@@ -92,6 +92,8 @@ def test_kept_tensors_are_made_once_and_not_copied():
 
 
 def test_large_weights_are_converted_once_per_block():
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no products in bf16, for which weights are converted")
     layer = fast_layer(1024, 512)
     x = noise(3, 1024)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):

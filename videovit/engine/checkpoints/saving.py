@@ -60,6 +60,7 @@ def snapshot(
     Returns:
         The keys that `resume` describes.
     """
+    parts = part_statistics(model)
     return {
         "epoch": position.epoch - 1,  # SlowFast: index of the last finished epoch
         "step": position.step,
@@ -71,7 +72,6 @@ def snapshot(
         "ema_updates": int(ema.n_averaged) if ema else 0,
         "cfg": cfg_text,
         "pool_norm_eps": pool_norm_eps(model),  # belongs to the weights: loaded ones may differ from the config
-        "norm_parts": part_statistics(model),
         "train_list": train_list,
         "versions": {
             "videovit": __version__,
@@ -79,6 +79,7 @@ def snapshot(
             "world_size": distributed.world_size(),
             "global_batch": global_batch,
         },
+        **({"norm_parts": parts} if parts else {}),
     }
 
 
