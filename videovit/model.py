@@ -97,11 +97,12 @@ def load(
         CheckpointError: the weights are damaged or do not fit.
         ConfigError: the config is not valid.
     """
-    if is_network(source):
-        cfg, network, own = read_network(Path(source), opts, checkpoint=checkpoint, dtype=dtype, engine=engine)
+    name = check_path("source", source)
+    if is_network(name):
+        cfg, network, own = read_network(Path(name), opts, checkpoint=checkpoint, dtype=dtype, engine=engine)
         return Model(cfg, network, own if class_names is None else class_names)
     where = find_device(device)  # a mistake in it shows before anything is read
-    found = find_source(check_path("source", source), opts, named=checkpoint is not None)
+    found = find_source(name, opts, named=checkpoint is not None)
     if device == "auto" and (engine or found.cfg.TEST.ENGINE) != "torch":
         where = find_device("cpu")
     module = build_network(found.cfg)
