@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from videovit.config import load_config
     from videovit.finetuning.session import finetune
-    from videovit.model import Model, ObjectModel, load
+    from videovit.loading import load
+    from videovit.model import Model, ObjectModel
     from videovit.models import build_model, load_pretrained
 
 __version__ = "0.1.0"
@@ -24,7 +25,7 @@ _HOMES = {
     "ObjectModel": "videovit.model",
     "build_model": "videovit.models",
     "finetune": "videovit.finetuning.session",
-    "load": "videovit.model",
+    "load": "videovit.loading",
     "load_config": "videovit.config",
     "load_pretrained": "videovit.models",
 }

@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """See `videovit.cli.Main`."""
     args = parse(argv, prog=prog)
     from videovit.app import import_gradio, serve  # these take seconds, which --help and wrong arguments do not need
-    from videovit.model import ObjectModel, load
+    from videovit.loading import load
+    from videovit.model import ObjectModel
 
     import_gradio()  # before the weights are fetched
     with cli.plain_warnings():

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     # Takes seconds, which --help and wrong arguments do not need.
     from videovit.analysis.explain import warn_of_limits
     from videovit.engine.reporting.json_lines import make_folder
-    from videovit.model import load
+    from videovit.loading import load
 
     with cli.plain_warnings():
         model = load(args.model, args.checkpoint)

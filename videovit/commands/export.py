@@ -139,7 +139,8 @@ def export_network(args: argparse.Namespace) -> None:
         UserError: it cannot be loaded or exported, or the file cannot be written.
     """
     from videovit.engine.exported.formats import FORMATS
-    from videovit.model import ObjectModel, load
+    from videovit.loading import load
+    from videovit.model import ObjectModel
 
     with cli.plain_warnings():
         model = load(args.model, args.checkpoint, device="cpu", opts=args.opts)

@@ -52,7 +52,8 @@ def find_objects(cfg: Config, args: argparse.Namespace) -> None:
     from videovit.engine.cpu_threads import set_cpu_threads
     from videovit.engine.tasks.find_objects import ObjectFinder
     from videovit.engine.tasks.inputs import list_inputs
-    from videovit.model import ObjectModel, load
+    from videovit.loading import load
+    from videovit.model import ObjectModel
     from videovit.models import build_detector
 
     refuse_options(args, any(map(is_stream, args.videos)))

@@ -212,7 +212,7 @@ def load_model(
     import torch
 
     if cfg is None:
-        from videovit.model import load
+        from videovit.loading import load
 
         with cli.plain_warnings():
             loaded = load(args.model or DEFAULT_MODEL, args.checkpoint, opts=args.opts)

@@ -20,8 +20,8 @@ from videovit.engine.problem import Problem
 from videovit.engine.reporting.json_lines import check_replaceable, replacing
 from videovit.engine.reporting.log import logger
 from videovit.errors import UserError
+from videovit.loading import load
 from videovit.messages import plural, printable, table_cell
-from videovit.model import load
 from videovit.report.blocks import Block, Clips, Note, Section
 from videovit.report.clips import draw_mistakes
 from videovit.report.run_files import RunFiles, read_run, worst_mistakes
