@@ -67,11 +67,15 @@ def load_config(path: str | os.PathLike[str] | None = None, opts: Sequence[objec
     Warns:
         ConfigWarning: keys without effect (one warning for all), aliases of values, keys given twice.
     """
+    return _load(path, [opts] if isinstance(opts, str) else [str(item) for item in opts], "command line")
+
+
+def _load(path: str | os.PathLike[str] | None, opts: Sequence[str], place: str) -> Config:
     found = Found()
     if path is not None:
         read_file(Path(path), found)
     unread = bool(found.problems)
-    read_opts([opts] if isinstance(opts, str) else [str(item) for item in opts], found)
+    read_opts(opts, found, place)
     values, failed = _coerce_all(found)
     cfg: Config = _build(Config, "", values)
     # Half a file breaks rules that the whole file keeps, so rules are checked only if everything could be read.
@@ -91,10 +95,25 @@ def with_opts(cfg: Config, opts: Sequence[object]) -> Config:
     Raises:
         ConfigError: something is wrong in the pairs, or between keys.
     """
-    if not opts:
-        return cfg
-    written_out = flatten(parse_tree(dump_config(cfg)))
-    return load_config(None, [*(word for pair in written_out.items() for word in pair), *opts])
+    return load_config(None, [*_pairs(cfg), *opts]) if opts else cfg
+
+
+def checked(cfg: Config, place: str) -> Config:
+    """A configuration that was made in code, checked like one that is read.
+
+    Args:
+        cfg: the configuration.
+        place: where its values come from, for messages.
+
+    Raises:
+        ConfigError: something is wrong in it.
+    """
+    return _load(None, _pairs(cfg), place)
+
+
+def _pairs(cfg: Config) -> list[str]:
+    """KEY VALUE KEY VALUE ... of all keys."""
+    return [word for pair in flatten(parse_tree(dump_config(cfg))).items() for word in pair]
 
 
 def dump_config(cfg: Config) -> str:

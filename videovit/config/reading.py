@@ -30,14 +30,14 @@ class Found:
         return f"{places[0] if places else 'defaults'}: {keys[0]}"
 
 
-def read_opts(opts: Sequence[str], found: Found) -> None:
-    """Add KEY VALUE pairs of the command line."""
+def read_opts(opts: Sequence[str], found: Found, place: str) -> None:
+    """Add KEY VALUE pairs of the command line, or of another place."""
     if len(opts) % 2:
         hint = ", without =" if "=" in opts[-1] else ""
         text = f"{opts[-1]} has no value; expected KEY VALUE KEY VALUE ...{hint}"
-        found.problems.append(problem(text, where="command line"))
+        found.problems.append(problem(text, where=place))
     for key, value in zip(opts[::2], opts[1::2], strict=False):
-        found.values[key] = (text_node(value), "command line")
+        found.values[key] = (text_node(value), place)
 
 
 def read_file(path: Path, found: Found, parents: tuple[Path, ...] = ()) -> None:

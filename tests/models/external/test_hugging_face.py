@@ -205,6 +205,8 @@ def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         r"HF.CONFIG: hf_videomae has no such setting; found 'num_channels'": "[[num_channels,4]]",
         r"HF.CONFIG: transformers: .*hidden size 10 is not a multiple": "[[hidden_size,10],[num_attention_heads,4]]",
         r"HF.CONFIG: transformers: .*hidden_dropout_prob": "[[hidden_dropout_prob,no]]",
+        r"HF.CONFIG: transformers: .*negative dimension -48": "[[hidden_size,-48],[num_attention_heads,3]]",
+        r"HF.CONFIG: transformers: unknown name; found 'geluu'": "[[hidden_act,geluu]]",
     }
     for message, value in wrong.items():
         with pytest.raises(UserError, match=message):
@@ -300,9 +302,15 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             read_hf(tmp_path)
     save("hf_videomae", tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text('{"image_std": "no"}')
-    with pytest.raises(UserError, match="preprocessor_config.json: malformed preprocessing"):
-        read_hf(tmp_path)
+    for text, message in (
+        ('{"image_std": "no"}', "preprocessor_config.json: malformed preprocessing"),
+        ('{"image_std": [0, 0.5, 0.5]}', "DATA.STD: found 0.0, expected a number > 0"),
+        ('{"size": {"shortest_edge": -1}}', "preprocessor_config.json: malformed .*a side of -1 pixels"),
+        ('{"crop_size": {"height": 32, "width": 48}}', "preprocessor_config.json: malformed .*32 x 48 are not square"),
+    ):
+        (tmp_path / "preprocessor_config.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_hf(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match="a folder without"):

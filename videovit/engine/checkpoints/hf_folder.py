@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from videovit.config import Config, load_config
+from videovit.config import Config, checked, load_config
 from videovit.config.rules import changed
 from videovit.errors import UserError
 from videovit.messages import Plain, did_you_mean, printable
@@ -83,7 +83,7 @@ def read_hf(folder: Path) -> tuple[Config, list[str] | None]:
     }
     keys |= _input_keys(folder, network.model_type, crop if isinstance(crop, int) else crop[0])
     unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(classes))
-    return changed(load_config(), keys), None if unnamed else classes
+    return checked(changed(load_config(), keys), str(folder)), None if unnamed else classes
 
 
 def _network(content: Mapping[str, Any], path: Path) -> type[HfNetwork]:
@@ -135,7 +135,11 @@ def _input_keys(folder: Path, model_type: str, side: int) -> dict[str, Any]:
 def _side(size: Any) -> int:
     """The short side of {shortest_edge: 224}, {height: 224, width: 224} or 224."""
     if isinstance(size, Mapping):
-        size = size["shortest_edge"] if "shortest_edge" in size else min(size["height"], size["width"])
+        if "shortest_edge" not in size and size["height"] != size["width"]:
+            raise ValueError(f"frames of {size['height']} x {size['width']} are not square")
+        size = size["shortest_edge"] if "shortest_edge" in size else size["height"]
+    if int(size) < 1:
+        raise ValueError(f"a side of {size} pixels")
     return int(size)
 
 

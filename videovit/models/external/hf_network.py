@@ -63,7 +63,9 @@ def refusals(where: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (StrictDataclassError, TypeError, ValueError, LookupError, ZeroDivisionError) as error:
+    except KeyError as error:  # transformers looks up names of functions
+        raise UserError("transformers: unknown name", where=where, found=error.args[0]) from error
+    except (StrictDataclassError, TypeError, ValueError, LookupError, ZeroDivisionError, RuntimeError) as error:
         raise UserError(f"transformers: {' '.join(str(error).split())}", where=where) from error
 
 
