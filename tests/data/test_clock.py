@@ -127,6 +127,4 @@ def test_check_compares_player_time(tmp_path: Path) -> None:
         assert not inspection.error and inspection.end_s == pytest.approx(end_s, abs=0.07)
         label = Entry(str(path), "train", latest_s=end_s - 0.5)
         assert not list(compare(label, inspection))
-        assert [finding.kind for finding in compare(replace(label, latest_s=end_s + 0.5), inspection)] == [
-            "mislabelled"
-        ]
+        assert [finding.kind for finding in compare(replace(label, latest_s=end_s + 0.5), inspection)] == ["mislabeled"]

@@ -50,11 +50,11 @@ def test_ava_whole_and_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ("bad row", "train.csv:109"),
         ("missing", "movie_0"),
         ("unreadable", "movie_1.mkv"),
-        ("mislabelled", "movie_3.mkv"),
+        ("mislabeled", "movie_3.mkv"),
     }
     assert found["bad row", "train.csv:5"] == "duplicate of line 4"
     assert "found the action '7', expected 1 to 6" in found["bad row", "train.csv:109"]
-    assert "annotated at 18 s, but the video ends at 10" in found["mislabelled", "movie_3.mkv"]
+    assert "annotated at 18 s, but the video ends at 10" in found["mislabeled", "movie_3.mkv"]
     assert run(tmp_path) == 1  # without --check: only bad rows and missing videos
     assert "3 entries checked" not in capsys.readouterr().out.splitlines()[-1]
 

@@ -57,7 +57,7 @@ def test_ssv2_release(ssv2: Path, tmp_path: Path) -> None:
     (videos / "101.webm").write_bytes(b"nothing")
     shutil.copy(videos / "102.webm", videos / "200.webm")
     assert run("ssv2", "--data", tmp_path, "--check", "--workers", 1) == 1
-    assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 1, "mislabelled": 1, "duplicate": 1}
+    assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 1, "mislabeled": 1, "duplicate": 1}
 
 
 def test_charades_release(charades: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_charades_release(charades: Path, tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "Charades_v1_test.csv").write_text(rows)
     (tmp_path / "Charades_v1_480/TR000.mp4").write_bytes(b"nothing")
     assert run("charades", "--data", tmp_path, "--check", "--workers", 1) == 1
-    assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 1, "mislabelled": 1, "duplicate": 1}
+    assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 1, "mislabeled": 1, "duplicate": 1}
     assert "annotated at 3 s, but the video ends at 0.4 s" in " ".join(
         row["detail"] for row in findings(tmp_path / "check.csv")
     )

@@ -62,7 +62,7 @@ def test_imagenet_check_findings(imagenet: Path, tmp_path: Path) -> None:
     shutil.copy(tench / "n01440764_3.JPEG", tmp_path / "val/ILSVRC2012_val_00000002.JPEG")
     (tmp_path / "val/ILSVRC2012_val_00000006.JPEG").unlink()
     assert run("imagenet", "--images", tmp_path, "--devkit", tmp_path / "devkit", "--check", "--workers", 1) == 1
-    assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 2, "mislabelled": 2, "duplicate": 1}
+    assert kinds(tmp_path / "check.csv") == {"missing": 1, "unreadable": 2, "mislabeled": 2, "duplicate": 1}
     details = " | ".join(row["detail"] for row in findings(tmp_path / "check.csv"))
     assert "listed as 'n02012849', but its name starts with 'n01440764'" in details
     assert "listed as 'n02012849', but the same content as" in details and "in train and val" in details

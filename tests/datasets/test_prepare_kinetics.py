@@ -48,11 +48,11 @@ def test_kinetics_check_findings(kinetics: Path, tmp_path: Path) -> None:
         file.write(f"\r\nabseiling,{video_id('train', 3)},3,13,validate")
     lists = tmp_path / "lists"
     assert run("kinetics", "--output", lists, *official(tmp_path), "--check", "--workers", 2) == 1
-    assert kinds(lists / "check.csv") == {"missing": 1, "unreadable": 1, "mislabelled": 1, "duplicate": 2}
+    assert kinds(lists / "check.csv") == {"missing": 1, "unreadable": 1, "mislabeled": 1, "duplicate": 2}
     by_kind = {row["kind"]: row for row in findings(lists / "check.csv")}
     assert by_kind["missing"]["place"] == "train.csv:8" and video_id("train", 6) in by_kind["missing"]["path"]
     assert video_id("train", 0) in by_kind["unreadable"]["path"]
-    assert by_kind["mislabelled"]["detail"] == "listed as 'playing tennis', but its folder is 'tai chi'"
+    assert by_kind["mislabeled"]["detail"] == "listed as 'playing tennis', but its folder is 'tai chi'"
     details = [row["detail"] for row in findings(lists / "check.csv") if row["kind"] == "duplicate"]
     assert "the same content" in details[0] and details[0].endswith("in train and val")
     assert "the same file" in details[1] and details[1].endswith("in train and val")

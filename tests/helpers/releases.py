@@ -19,7 +19,7 @@ from tests.helpers.runs import ROOT
 from tests.helpers.videos import write_video
 from videovit.preparation.command import exit_code
 
-COLOURS = [(220, 40, 40), (40, 220, 40), (40, 40, 220)]
+COLORS = [(220, 40, 40), (40, 220, 40), (40, 40, 220)]
 KINETICS = ["abseiling", "playing tennis", "tai chi"]
 CHARADES = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length"
 SYNSETS = {"n01440764": "tench, Tinca tinca", "n02012849": "crane", "n03126707": "crane"}
@@ -45,7 +45,7 @@ def run(name: str, *args: object) -> int:
 def picture(label: int, seed: int, *, size: tuple[int, int] = (48, 48)) -> np.ndarray[Any, Any]:
     """Noise, tinted with the color of the class."""
     noise = np.random.default_rng([label, seed]).integers(0, 60, (*size, 3))
-    return (noise * 0.6 + np.array(COLOURS[label]) * 0.7).clip(0, 255).astype(np.uint8)
+    return (noise * 0.6 + np.array(COLORS[label]) * 0.7).clip(0, 255).astype(np.uint8)
 
 
 def film(path: Path, label: int, seed: int = 0, **arguments: Any) -> Path:

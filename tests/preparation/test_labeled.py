@@ -77,10 +77,10 @@ def test_class_folders_unusable_videos_left_out(tmp_path: Path, write: Write) ->
         "\ufffd.mp4": "bad row",
         "broken.mp4": "unreadable",
         "copy.mp4": "duplicate",
-        "a.mp4": "mislabelled",
-        "both.mp4": "mislabelled",
+        "a.mp4": "mislabeled",
+        "both.mp4": "mislabeled",
     }
-    detail = next(finding.detail for finding in read.left_out if finding.kind == "mislabelled")
+    detail = next(finding.detail for finding in read.left_out if finding.kind == "mislabeled")
     assert "is 'walk'" in detail and "is 'run'" in detail
     assert read.classes == ["run"]
 

@@ -34,7 +34,7 @@ HEAD = 1 << 16  # bytes at each end of a file that are compared
 # ImageNet's training images are named after their synset.
 SYNSET = re.compile(r"(n\d{8})_")
 # In the order of the report.
-KINDS = ("bad row", "missing", "unreadable", "mislabelled", "duplicate")
+KINDS = ("bad row", "missing", "unreadable", "mislabeled", "duplicate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def compare(entry: Entry, inspection: Inspection) -> Iterator[Finding]:
     # Folders of images do not know their frame rate, and so their duration.
     elif not os.path.isdir(entry.path) and entry.latest_s > inspection.end_s:
         text = f"annotated at {entry.latest_s:g} s, but the video ends at {inspection.end_s:.4g} s"
-        yield _finding("mislabelled", entry, text)
+        yield _finding("mislabeled", entry, text)
 
 
 def plain_name(text: str) -> str:
@@ -204,7 +204,7 @@ def find_mislabeled(entries: Iterable[Entry], classes: Iterable[str]) -> Iterato
         for name, where in ((folder, "its folder is"), (synset[1] if synset else "", "its name starts with")):
             named = known.get(plain_name(name), "")
             if named and plain_name(named) != plain_name(entry.label):
-                yield _finding("mislabelled", entry, f"listed as {entry.label!r}, but {where} {named!r}")
+                yield _finding("mislabeled", entry, f"listed as {entry.label!r}, but {where} {named!r}")
 
 
 def find_duplicates(entries: Iterable[Entry], fingerprints: dict[str, str]) -> Iterator[Finding]:
@@ -230,7 +230,7 @@ def find_duplicates(entries: Iterable[Entry], fingerprints: dict[str, str]) -> I
         # At least one of the two labels must be wrong.
         if other.label != entry.label:
             text = f"listed as {entry.label!r}, but {what} as {where}, which is {other.label!r}"
-            yield _finding("mislabelled", entry, text)
+            yield _finding("mislabeled", entry, text)
         # A copy in another split leaks test videos into training.
         across = f", in {other.split} and {entry.split}" if other.split != entry.split else ""
         yield _finding("duplicate", entry, f"{what} as {where}{across}")

@@ -283,7 +283,7 @@ def _without_copies(
         others = {frozenset(video.labels) for video in group}
         if len(others) > 1:
             shown = " and ".join(f"{v.path} is {', '.join(v.labels)!r}" for v in group[:3])
-            findings += [v.left_out("mislabelled", f"the same content has different classes: {shown}") for v in group]
+            findings += [v.left_out("mislabeled", f"the same content has different classes: {shown}") for v in group]
             continue
         first, *copies = sorted(group, key=lambda video: -_rank(video.split))
         kept.append(first)
