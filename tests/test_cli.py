@@ -126,6 +126,7 @@ def test_benchmark_command_only_benchmarks(monkeypatch: pytest.MonkeyPatch) -> N
         (["finetune", "videos", "--from-scrach"], "--from-scratch"),
         (["run", "--cfg", "Demo/PIT", "--optss"], "--opts"),
         (["analyze", "a", "--outptu=b"], "--output"),
+        (["features", "a", "--model", "b", "--output", "c", "--layer", "stage 2"], "stage2"),
         (["zoo", "--\x1b[31m"], ""),
     ],
 )

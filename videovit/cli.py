@@ -245,9 +245,13 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors suggest the nearest option, and show what would act on a terminal as an escape."""
 
     def error(self, message: str) -> NoReturn:
-        known = re.findall(r"--[a-z][\w-]*", self.format_help())
-        options = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
-        near = next((did_you_mean(word, known) for word in options if word not in known), "")
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            near = did_you_mean(choice[1], choice[2].replace("'", "").split(", "))
+        else:
+            known = re.findall(r"--[a-z][\w-]*", self.format_help())
+            options = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+            near = next((did_you_mean(word, known) for word in options if word not in known), "")
         super().error(printable(problem(message, near=near), keep_lines=True))
 
 

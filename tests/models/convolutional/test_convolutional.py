@@ -200,6 +200,13 @@ def test_unknown_depths_and_archs_are_refused() -> None:
         build_model(load_config(opts="MODEL.MODEL_NAME SlowFast MODEL.ARCH slofast".split()))
 
 
+def test_non_local_blocks_after_blocks_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"NONLOCAL\.LOCATION: found 4, expected blocks of stage 3 of ResNet-50, 0 to 3"
+    ):
+        built("slow", "RESNET.DEPTH 50 NONLOCAL.LOCATION [[[]],[[1,4]],[[]],[[]]]")
+
+
 def test_x3d_has_no_detection_head() -> None:
     cfg = load_config(opts=("MODEL.ARCH x3d DATA.NUM_FRAMES 4 DATA.TRAIN_CROP_SIZE 32 " + ARCHS["x3d"]).split())
     model = build_model(cfg)

@@ -196,6 +196,10 @@ def _pathway_from_config(cfg: Config, p: int, width: int, reach: Reach, joined: 
         inner, out = width * res.NUM_GROUPS << i, width * expansion << i
         with_time = _of(res.NUM_BLOCK_TEMP_KERNEL, i, p)
         kernels = reach.stages[i]
+        after = tuple(_of(nln.LOCATION, i, p))
+        if after and max(after) >= repeats:
+            expected = f"blocks of stage {i + 2} of ResNet-{res.DEPTH}, 0 to {repeats - 1}"
+            raise UserError(where="NONLOCAL.LOCATION", found=max(after), expected=expected)
         blocks = []
         for b in range(repeats):
             shape = BlockShape(
@@ -209,7 +213,7 @@ def _pathway_from_config(cfg: Config, p: int, width: int, reach: Reach, joined: 
             blocks.append(shape)
             dim_in = out
         non_local = NonLocalPlan(
-            after=tuple(_of(nln.LOCATION, i, p)),
+            after=after,
             groups=_of(nln.GROUP, i, p),
             pool=triple(_of(nln.POOL, i, p)),
             softmax=nln.INSTANTIATION == "softmax",
