@@ -12,17 +12,16 @@ DATA.PATH_TO_DATA_DIR charades, DATA.CLASS_NAMES_FILE classes.json and, if you u
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from videovit.data.files.annotation_files import find_file
 from videovit.data.files.class_names import read_class_names
 from videovit.data.readers import charades
+from videovit.data.records import Sample
 from videovit.messages import plural
-from videovit.preparation import checks, command
+from videovit.preparation import command
 
 CLASSES = "Charades_v1_classes.txt"
 
@@ -30,48 +29,27 @@ CLASSES = "Charades_v1_classes.txt"
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
-    parser.add_argument("--videos", default="", metavar="DIR", help="folder of the videos (DATA.PATH_PREFIX)")
+    command.add_folder_arguments(parser)
     parser.add_argument("--fps", type=float, default=24.0, metavar="F", help="frame rate of frame lists (default: 24)")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder of classes.json and check.csv (default: --data)"
-    )
     command.add_check_arguments(parser)
-    args = parser.parse_args(argv)
-    args.output = args.output or args.data
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see --help."""
     args = parse(argv)
     names = read_class_names(str(find_file(args.data, [CLASSES])), num_classes=None)
-    entries = []
-    frames = False
+    samples: dict[str, Sequence[Sample]] = {}
     splits: tuple[Literal["train", "val"], ...] = ("train", "val")
     for split in splits:
-        samples = charades.read(
-            args.data,
-            split,
-            num_classes=len(names),
-            prefix=args.videos,
-            frames_fps=args.fps,
-        )
-        # Only samples from frame lists state a number of images.
-        frames = frames or any(sample.num_frames for sample in samples)
-        entries += checks.entries_of_samples(samples, split, names)
-        command.print_missing(split, samples)
+        found = charades.read(args.data, split, num_classes=len(names), prefix=args.videos, frames_fps=args.fps)
+        samples[split] = found
+        command.print_missing(split, found)
         # The release has such videos; they are all-negative examples.
-        without = sum(not sample.actions for sample in samples)
+        without = sum(not sample.actions for sample in found)
         if without:
             print(f"{split}: {plural(without, 'video')} without actions in the list")
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "classes.json").write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{plural(len(names), 'class', 'classes')} (MODEL.NUM_CLASSES)")
-    if not args.check:
-        return 0
-    backend = "frames" if frames else "decord"
-    return command.run_check(args, entries, folder=args.output, classes=names, backend=backend)
+    return command.write_classes_and_check(args, samples, names)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ PySlowFast's frame lists train.csv and val.csv. The output is classes.json (the 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +20,8 @@ from typing import Literal
 
 from videovit.data.files.annotation_files import find_file
 from videovit.data.readers import ssv2
-from videovit.data.records import AnnotationError
-from videovit.messages import plural
-from videovit.preparation import checks, command
+from videovit.data.records import AnnotationError, Sample
+from videovit.preparation import command
 
 MOST_CLASSES = 10_000
 
@@ -57,36 +55,20 @@ def splits_of(folder: Path) -> list[Literal["train", "val", "test"]]:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
-    parser.add_argument("--videos", default="", metavar="DIR", help="folder of the videos (DATA.PATH_PREFIX)")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder of classes.json and check.csv (default: --data)"
-    )
+    command.add_folder_arguments(parser)
     command.add_check_arguments(parser)
-    args = parser.parse_args(argv)
-    args.output = args.output or args.data
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see --help."""
     args = parse(argv)
     names = read_names(args.data)
-    entries = []
-    frames = False
+    samples: dict[str, Sequence[Sample]] = {}
     for split in splits_of(args.data):
-        samples = ssv2.read(args.data, split, num_classes=len(names), prefix=args.videos)
-        # Only samples from frame lists state a number of images.
-        frames = frames or any(sample.num_frames for sample in samples)
-        entries += checks.entries_of_samples(samples, split, names)
-        command.print_missing(split, samples)
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "classes.json").write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{plural(len(names), 'class', 'classes')} (MODEL.NUM_CLASSES)")
-    if not args.check:
-        return 0
-    backend = "frames" if frames else "decord"
-    return command.run_check(args, entries, folder=args.output, classes=names, backend=backend)
+        samples[split] = ssv2.read(args.data, split, num_classes=len(names), prefix=args.videos)
+        command.print_missing(split, samples[split])
+    return command.write_classes_and_check(args, samples, names)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from videovit.errors import UserError
 from videovit.models.contract import AttentionTokens, Features, Grid
 from videovit.models.layers.basic import Triple, full_precision, vector
 from videovit.models.layers.conv_stem import ConvStem
-from videovit.models.layers.transformer import Block, ClassTokenModel, drop_path_rates
+from videovit.models.layers.transformer import Block, ClassTokenModel, drop_path_rates, init_linear
 
 Time = Literal["points", "planes", "frames"]
 
@@ -240,9 +240,7 @@ class ProgressiveSamplingViT(ClassTokenModel):
         """Truncated normal (0.02) for linear layers; convolutions as PyTorch."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                init_linear(module)
         # Training starts from the regular grid: no point moves yet.
         for block in self.blocks:
             if isinstance(block, SamplingBlock) and block.offset is not None:

@@ -19,7 +19,7 @@ from videovit.errors import UserError
 from videovit.models.contract import AttentionTokens, Grid, MaskableModel, centers
 from videovit.models.layers.basic import PatchEmbed, Triple, take_tokens, triple
 from videovit.models.layers.position import resize_pos_embed
-from videovit.models.layers.transformer import Block, ClassTokenModel, drop_path_rates
+from videovit.models.layers.transformer import Block, ClassTokenModel, drop_path_rates, init_linear
 
 VIT_PRESETS: dict[str, dict[str, Any]] = {
     "deit_ti": {"dim": 192, "num_heads": 3},
@@ -109,9 +109,7 @@ class ViT(ClassTokenModel, MaskableModel):
         """Truncated normal (0.02) for linear layers, tokens and positions, zero biases; PyTorch's convolution."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                init_linear(module)
         for table in (self.cls_token, self.pos_embed):
             assert table is not None  # a ViT always has a class token
             nn.init.trunc_normal_(table, std=0.02)

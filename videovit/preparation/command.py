@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from videovit.data.records import Sample
 from videovit.errors import UserError
 from videovit.messages import labeled, plural
-from videovit.preparation.checks import Entry, Finding, check_entries, summary, write_report
+from videovit.preparation.checks import Entry, Finding, check_entries, entries_of_samples, summary, write_report
 
 
 def print_missing(split: str, samples: Sequence[Sample]) -> None:
@@ -51,6 +52,41 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
         "--multi-label", action="store_true", help="videos have any number of classes, 3;7 (TRAIN.DATASET multilabel)"
     )
     group.add_argument("--skip-rows", type=int, default=0, metavar="N", help="lines of the header (DATA.SKIP_ROWS)")
+
+
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --data, --videos and --output, of data sets that are read as they were released."""
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the annotation files")
+    parser.add_argument("--videos", default="", metavar="DIR", help="folder of the videos (DATA.PATH_PREFIX)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of classes.json and check.csv (default: --data)"
+    )
+
+
+def write_classes_and_check(
+    args: argparse.Namespace, samples: Mapping[str, Sequence[Sample]], classes: Sequence[str]
+) -> int:
+    """Write classes.json, and check the videos if requested.
+
+    Args:
+        args: with the options of `add_folder_arguments` and `add_check_arguments`.
+        samples: of every split.
+        classes: names of the classes.
+
+    Returns:
+        The exit code, see `run_check`.
+    """
+    output = args.output or args.data
+    output.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(classes, indent=1, ensure_ascii=False)
+    (output / "classes.json").write_text(text + "\n", encoding="utf-8")
+    print(f"{plural(len(classes), 'class', 'classes')} (MODEL.NUM_CLASSES)")
+    if not args.check:
+        return 0
+    entries = [entry for split, of_split in samples.items() for entry in entries_of_samples(of_split, split, classes)]
+    # Only samples from frame lists state a number of images.
+    frames = any(sample.num_frames for of_split in samples.values() for sample in of_split)
+    return run_check(args, entries, folder=output, classes=classes, backend="frames" if frames else "decord")
 
 
 def run_check(

@@ -228,6 +228,13 @@ def run_block(block: nn.Module, *arguments: object, save_memory: bool) -> Any:
     return block(*arguments)
 
 
+def init_linear(layer: nn.Linear) -> None:
+    """Truncated normal (0.02) for weights, zero biases, as in DeiT's code."""
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 def drop_path_rates(last: float, depth: int) -> list[float]:
     """Rates of `depth` blocks that grow linearly from 0 to `last`, in single precision, as in all published code."""
     # On the CPU also for a model that is built on the meta device.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from videovit.models.contract import Grid, MaskableModel
 from videovit.models.layers.position import resize_pos_embed
-from videovit.models.layers.transformer import Block
+from videovit.models.layers.transformer import Block, init_linear
 from videovit.models.masked.model import MaskedModel, Reconstruction, as_mask
 from videovit.models.masked.targets import Target
 
@@ -73,9 +73,7 @@ class Decoder(nn.Module):
         """Truncated normal (0.02), zero biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                init_linear(module)
         for _, table in self.named_parameters(recurse=False):
             nn.init.trunc_normal_(table, std=0.02)
 

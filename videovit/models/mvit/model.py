@@ -27,7 +27,7 @@ from videovit.models.layers.heads import ClassifierHead
 from videovit.models.layers.maps import attention_maps
 from videovit.models.layers.pooling import pooled_grid
 from videovit.models.layers.position import resize_pos_embed
-from videovit.models.layers.transformer import drop_path_rates
+from videovit.models.layers.transformer import drop_path_rates, init_linear
 from videovit.models.mvit.attention import AttentionMaps, MultiscaleAttention, PoolMode
 from videovit.models.mvit.block import MultiscaleBlock, Outputs
 from videovit.models.mvit.block_specs import NO_POOLING, BlockSpec
@@ -175,9 +175,7 @@ class MViT(MaskableModel):
         """As published: truncated normal (0.02) for linear layers and tables, zero biases, PyTorch's own for convs."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                init_linear(module)
             elif isinstance(module, MultiscaleAttention) and not rel_pos_zero_init:
                 module.init_rel_pos()
         for table in self._tables().values():

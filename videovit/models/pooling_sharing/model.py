@@ -20,7 +20,7 @@ from videovit.models.contract import AttentionModel, AttentionTokens, Features, 
 from videovit.models.layers.heads import ClassifierHead
 from videovit.models.layers.maps import attention_maps
 from videovit.models.layers.position import resize_pos_embed
-from videovit.models.layers.transformer import drop_path_rates
+from videovit.models.layers.transformer import drop_path_rates, init_linear
 from videovit.models.pooling_sharing.blocks import SharingBlock, Sides, TokenPool
 from videovit.models.pooling_sharing.plan import (
     BASIC,
@@ -97,9 +97,7 @@ class PoolingSharingModel(AttentionModel):
         """As DeiT: truncated normal (0.02) for linear layers and tables, zero biases; convolutions as PyTorch."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                init_linear(module)
         for table in (self.cls_token, *self.pos_embed):
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02)
