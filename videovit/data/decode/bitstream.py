@@ -83,7 +83,21 @@ def is_entry(codec: str, packet: memoryview, length_size: int) -> bool:
         return packet[0] >> shift & 3 == 0
     if codec == "ffv1":
         return int.from_bytes(packet[:2], "big") >= FFV1_KEY
+    if codec == "mpeg4":
+        # vop_coding_type (2 bits, 0: intra) follows the start code of a picture
+        return _after(packet, b"\0\0\1\xb6", 1)[0] >> 6 == 0
+    if codec in ("mpeg1video", "mpeg2video"):
+        # temporal_reference (10 bits), picture_coding_type (3 bits, 1: intra)
+        return _after(packet, b"\0\0\1\0", 2)[1] >> 3 & 7 == 1
     return True
+
+
+def _after(packet: memoryview, start_code: bytes, count: int) -> bytes:
+    """The `count` bytes after the first start code; zeros beyond the end."""
+    data = bytes(packet)
+    place = data.find(start_code)
+    found = data[place + len(start_code) :][:count] if place >= 0 else b""
+    return found.ljust(count, b"\0")
 
 
 def _has_recovery_point(packet: memoryview, length_size: int) -> bool:
