@@ -130,11 +130,19 @@ def test_benchmark_command_only_benchmarks(monkeypatch: pytest.MonkeyPatch) -> N
         (["zoo", "--\x1b[31m"], ""),
     ],
 )
-def test_unknown_option_suggests_nearest(words: list[str], near: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_option_or_choice_suggests_nearest(
+    words: list[str], near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(words)
     printed = capsys.readouterr().err
     assert printed.endswith(f"; did you mean {near}?\n" if near else "--\\x1b[31m\n")
+
+
+def test_wrong_value_suggests_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["pack", "list.csv", "--output", "shards", "--size", "200KB"])
+    assert capsys.readouterr().err.endswith("argument --size: '200KB' is no size such as 500MB or 1GB\n")
 
 
 def test_runs_in_one_output_dir_are_refused() -> None:

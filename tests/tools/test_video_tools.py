@@ -66,6 +66,30 @@ def test_probe(folder: Path) -> None:
         }
 
 
+def test_members_of_shards_are_probed_and_encoded_like_files(tmp_path: Path) -> None:
+    from videovit.commands import pack
+
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_video(videos / "a.mp4", num_frames=20)
+    write_video(videos / "b.mkv", num_frames=20, open_gop=True)
+    write_list(tmp_path / "list.csv", [("a.mp4", 0), ("b.mkv", 1)])
+    words = [str(tmp_path / "list.csv"), "--prefix"]
+    pack.main([*words, str(videos), "--output", str(tmp_path / "shards")])
+    rows: list[list[dict[str, object]]] = []
+    for prefix in (str(videos), f"shards:{tmp_path}/shards"):
+        run_tool("probe_videos.py", *words, prefix, "--json", tmp_path / "probes.json")
+        rows.append(json.loads((tmp_path / "probes.json").read_text()))
+        run_tool("reencode_videos.py", *words, prefix, "--output", tmp_path / f"new{len(rows)}")
+    for of_file, of_member in zip(*rows, strict=True):
+        assert of_member.pop("path") == f"shards:{tmp_path}/shards/{Path(str(of_file.pop('path'))).name}"
+        assert of_file.pop("clip_ms") and of_member.pop("clip_ms")
+        assert of_file == of_member
+    for name in ("a.mp4", "b.mp4"):  # their headers hold the time of day
+        with open_video(tmp_path / "new1" / name) as one, open_video(tmp_path / "new2" / name) as other:
+            assert np.array_equal(one.frames(np.arange(20)), other.frames(np.arange(20)))
+
+
 @pytest.mark.parametrize("fastdecode", [False, True])
 def test_reencode(folder: Path, tmp_path: Path, fastdecode: bool) -> None:
     out = tmp_path / "new"

@@ -51,7 +51,12 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     add("--dtype", default="f32", choices=get_args(FeatureDtype), help="type of the files (default f32)")
     add("--format", default="npy", choices=get_args(FeatureFormat), help="a file per video (npy, default), or shards")
     add("--per-shard", type=int, default=0, metavar="N", help="videos per shard (default: up to 1,000; of maps 20)")
-    add("--prefix", default="", metavar="FOLDER", help="folder that paths in lists are relative to")
+    add(
+        "--prefix",
+        default="",
+        metavar="FOLDER",
+        help="folder, shards:FOLDER or URL that paths in lists are relative to",
+    )
     add("--workers", type=int, default=2, metavar="N", help="videos decoded at once per process (default 2)")
     add("--engine", choices=get_args(EngineName), help="what runs the model, on a CPU (default: TEST.ENGINE, torch)")
     add("--processes", type=int, default=0, metavar="N", help="on this machine (default: one per GPU, or one)")

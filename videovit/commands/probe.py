@@ -30,7 +30,12 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
         "file and reading a clip of 16 frames, every fourth one, from the middle of the video.",
     )
     parser.add_argument("videos", nargs="+", metavar="LIST", help="lists (.csv, .txt), folders or video files")
-    parser.add_argument("--prefix", default="", metavar="FOLDER", help="folder that paths in lists are relative to")
+    parser.add_argument(
+        "--prefix",
+        default="",
+        metavar="FOLDER",
+        help="folder, shards:FOLDER or URL that paths in lists are relative to",
+    )
     parser.add_argument(
         "--backend", default="decord", choices=("decord", "pyav"), help="decoder to try first (default decord)"
     )
@@ -46,14 +51,17 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     return args
 
 
-def probe_safely(path: str, *, backend: str, timeout_s: float) -> Probe:
+def probe_safely(path: str, *, backend: str, prefix: str, timeout_s: float) -> Probe:
     """`probe_video` with a time limit; videos that cannot be read give a `Probe` with the reason."""
-    from videovit.data.decode import DecodeError
+    from videovit.data.decode import DecodeError, DecodeOptions
     from videovit.data.decode.probe import Probe, probe_video
+    from videovit.data.decode.remote_videos import locate_remote
     from videovit.data.decode.time_limit import call_limited
 
+    options = DecodeOptions(inside=prefix)
     try:
-        probe: Probe = call_limited(probe_video, path, backend, path=path, timeout_s=timeout_s)
+        here = locate_remote(path, options, backend)
+        probe: Probe = call_limited(probe_video, here, backend, options, path=path, timeout_s=timeout_s)
         return probe
     except DecodeError as error:
         return Probe(path, error=error.reason)
@@ -111,7 +119,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     probes = []
     progress = Progress("videos", len(paths))
     with ProcessPoolExecutor(args.workers) as pool:
-        one = partial(probe_safely, backend=args.backend, timeout_s=args.timeout)
+        one = partial(probe_safely, backend=args.backend, prefix=args.prefix, timeout_s=args.timeout)
         for _, probe in progress.over(pool.map(one, paths, chunksize=1)):
             probes.append(probe)
             progress.count(1)

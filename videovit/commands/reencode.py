@@ -28,7 +28,12 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     )
     parser.add_argument("videos", nargs="+", metavar="LIST", help="lists (.csv, .txt), folders or video files")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder for the new files and their list")
-    parser.add_argument("--prefix", default="", metavar="FOLDER", help="folder that paths in lists are relative to")
+    parser.add_argument(
+        "--prefix",
+        default="",
+        metavar="FOLDER",
+        help="folder, shards:FOLDER or URL that paths in lists are relative to",
+    )
     parser.add_argument("--short-side", type=int, default=256, metavar="N", help="0 keeps the size (default 256)")
     parser.add_argument("--gop", type=int, default=32, metavar="N", help="frames per key frame (default 32)")
     parser.add_argument("--crf", type=int, default=20, metavar="N", help="x264's quality, lower is better (default 20)")
@@ -60,7 +65,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     outcomes: list[Outcome] = []
     progress = Progress("videos", len(pairs))
     with ProcessPoolExecutor(args.workers) as pool:
-        one = partial(reencode_safely, settings=settings, timeout_s=args.timeout)
+        one = partial(reencode_safely, settings=settings, prefix=args.prefix, timeout_s=args.timeout)
         for _, outcome in progress.over(pool.map(one, pairs, chunksize=1)):
             outcomes.append(outcome)
             progress.count(1)

@@ -18,10 +18,12 @@ from av.video.reformatter import ColorRange
 
 from videovit.data.decode import DecodeError
 from videovit.data.decode.container import ERRORS, open_container, plain_reason
+from videovit.data.decode.opening import find_bytes
 from videovit.data.decode.orientation import Orientation, Upright
 from videovit.data.decode.probe import Probe, probe_video
-from videovit.data.decode.protocol import DEFAULTS, scaled_size
+from videovit.data.decode.protocol import DEFAULTS, DecodeOptions, scaled_size
 from videovit.data.decode.pyav_backend import open_pyav
+from videovit.data.decode.remote_videos import locate_remote
 from videovit.data.decode.time_limit import call_limited
 from videovit.data.files.folders import is_text
 from videovit.data.files.listed_paths import quote
@@ -142,18 +144,20 @@ def encode(source: str, target: str, settings: Settings) -> int:
     return number
 
 
-def reencode(source: str, target: str, settings: Settings) -> Outcome:
+def reencode(source: str, target: str, settings: Settings, options: DecodeOptions = DEFAULTS) -> Outcome:
     """Encode one video, check the new file, and only then give it its name.
 
     Args:
         source: the video.
         target: the new file; its folder is made if absent.
         settings: how it is encoded.
+        options: the folder or shards that the source is in.
 
     Raises:
         DecodeError: the source is damaged, or the new file does not hold the same number of frames.
     """
-    before = probe_video(source)
+    source = find_bytes(source, options, "pyav")
+    before = probe_video(source, options=options)
     if before.error:
         raise DecodeError(source, before.error, "pyav")
     partial_file = f"{target}.part"
@@ -173,16 +177,18 @@ def reencode(source: str, target: str, settings: Settings) -> Outcome:
         raise DecodeError(source, plain_reason(error), "pyav") from None
     finally:
         Path(partial_file).unlink(missing_ok=True)
-    return Outcome(source, before=before, after=probe_video(target))
+    return Outcome(before.path, before=before, after=probe_video(target))
 
 
-def reencode_safely(video: tuple[str, str], *, settings: Settings, timeout_s: float) -> Outcome:
+def reencode_safely(video: tuple[str, str], *, settings: Settings, prefix: str, timeout_s: float) -> Outcome:
     """`reencode` with a time limit. Does nothing if the new file exists; returns failures instead of raising them."""
     source, target = video
     if os.path.exists(target):
         return Outcome(source, kept=True)
+    options = DecodeOptions(inside=prefix)
     try:
-        outcome: Outcome = call_limited(reencode, source, target, settings, path=source, timeout_s=timeout_s)
+        here = locate_remote(source, options, "pyav")
+        outcome: Outcome = call_limited(reencode, here, target, settings, options, path=source, timeout_s=timeout_s)
         return outcome
     except DecodeError as error:
         return Outcome(source, error=error.reason)

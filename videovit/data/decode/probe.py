@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 
 from videovit.data.decode import decord_backend, open_video
 from videovit.data.decode.decoder_choice import reason_against
+from videovit.data.decode.opening import find_bytes
 from videovit.data.decode.protocol import DEFAULTS, DecodeError, DecodeOptions
 from videovit.data.decode.pyav_backend import PyavVideo, open_pyav
 
@@ -61,22 +61,24 @@ def probe_video(path: str, backend: str = "decord", options: DecodeOptions = DEF
     """Examine a video file and decode one clip.
 
     Args:
-        path: a file.
+        path: a file, or a member of shards.
         backend: the decoder to use.
         options: options and limits of the decoder.
 
     Returns:
         A Probe, with `error` set if the file cannot be read.
     """
+    name = str.__str__(path)  # what `Located` knows may keep memory
     try:
-        with open_pyav(path, options) as exact:
+        video_file = find_bytes(path, options, "pyav")
+        with open_pyav(video_file, options) as exact:
             middle = exact.num_frames // 2
             # A 16x4 clip is the most common input of the shipped models.
             indices = np.minimum(middle + np.arange(16) * 4, exact.num_frames - 1)
             exact.frames(indices[:1])  # reads the table of a long file around the middle
             table, num_packets = exact.table, len(exact.table.pts)
             found = Probe(
-                path,
+                name,
                 codec=exact.codec,
                 width=exact.size[0],
                 height=exact.size[1],
@@ -89,17 +91,17 @@ def probe_video(path: str, backend: str = "decord", options: DecodeOptions = DEF
                 start_s=round(exact.start_s, 3),
                 variable_fps=exact.knots is not None,
                 unusual="; ".join(unusual_in(exact, options)),
-                mbytes=round(os.path.getsize(path) / 1e6, 3),
+                mbytes=round(video_file.size / 1e6, 3),
             )
         decord_backend.load_decord()  # so that importing it is not measured
         start = time.process_time()
-        with open_video(path, backend, options) as video:
+        with open_video(video_file, backend, options) as video:
             video.frames(indices)
             cost = time.process_time() - start
             return Probe(**{**vars(found), "served_by": video.served_by, "clip_ms": round(1000 * cost, 1)})
     except DecodeError as error:
         # Tools print a row for every file, also for unreadable ones.
-        return Probe(path, error=error.reason)
+        return Probe(name, error=error.reason)
 
 
 def unusual_in(video: PyavVideo, options: DecodeOptions) -> Iterator[str]:
