@@ -113,6 +113,28 @@ def test_image_of_another_size_is_replaced_and_named(data: Path, tmp_path: Path)
         Path(sample.path).write_bytes(before)
 
 
+@pytest.mark.parametrize("augmentation", ["multiscale", "lsj"])
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (1, 1)])
+def test_image_of_one_pixel_is_scaled_to_at_least_one(augmentation: str, size: tuple[int, int], tmp_path: Path) -> None:
+    width, height = size
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", size, "red").save(tmp_path / split / "long.png")
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, width, height], "area": width * height}
+    corners = [0, 0, width, 0, width, height, 0, height]
+    content = {
+        "images": [{"id": 1, "file_name": "long.png", "width": width, "height": height}],
+        "annotations": [{**box, "segmentation": [corners]}],
+        "categories": [{"id": 1, "name": "line"}],
+    }
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    names = ("COCO.TRAIN_ANNOTATIONS", "all.json", "COCO.VAL_ANNOTATIONS", "all.json", "MODEL.NUM_CLASSES", 1)
+    cfg = coco_config(tmp_path, tmp_path, *names, "COCO.AUGMENTATION", augmentation)
+    for split in ("train", "val"):
+        (clip,) = build_loader(cfg, split).dataset[0, 0].clips
+        assert min(clip.frames_THWC.shape[1:3]) >= 1 and max(clip.frames_THWC.shape[1:3]) <= 100
+
+
 def test_configs_and_annotations_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="have 6 categories, but MODEL.NUM_CLASSES is 80"):
         read_coco(coco_config(tmp_path, data, "MODEL.NUM_CLASSES", 80), "train")
