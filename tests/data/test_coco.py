@@ -128,7 +128,16 @@ def test_image_of_one_pixel_is_scaled_to_at_least_one(augmentation: str, size: t
         "categories": [{"id": 1, "name": "line"}],
     }
     (tmp_path / "all.json").write_text(json.dumps(content))
-    names = ("COCO.TRAIN_ANNOTATIONS", "all.json", "COCO.VAL_ANNOTATIONS", "all.json", "MODEL.NUM_CLASSES", 1)
+    names = (
+        "COCO.TRAIN_ANNOTATIONS",
+        "all.json",
+        "COCO.VAL_ANNOTATIONS",
+        "all.json",
+        "MODEL.NUM_CLASSES",
+        1,
+        "TRAIN.BATCH_SIZE",
+        1,
+    )
     cfg = coco_config(tmp_path, tmp_path, *names, "COCO.AUGMENTATION", augmentation)
     for split in ("train", "val"):
         (clip,) = build_loader(cfg, split).dataset[0, 0].clips

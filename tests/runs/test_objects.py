@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -24,6 +25,7 @@ from videovit.commands import predict
 from videovit.data.decode import open_video
 from videovit.engine import launch
 from videovit.errors import UserError
+from videovit.report.page import write_report
 
 RICH = (
     "SOLVER.MAX_EPOCH 2 TRAIN.TRACE True TRAIN.EMA_DECAY 0.9 TEST.USE_EMA True TRAIN.GRAD_ACCUM_STEPS 2 "
@@ -77,7 +79,19 @@ def test_losses_are_logged_by_name_and_measures_are_of_coco(whole: Path) -> None
     (test,) = stats(whole, "test_final")
     assert {"box_ap", "box_ap50", "box_ar100", "mask_ap_small"} <= test.keys() and test["num_videos"] == 5
     assert stats(whole, "val_epoch")[-1]["mask_ar10"] is not None
-    assert "box AP50" in (whole / "stdout.log").read_text()
+    log = (whole / "stdout.log").read_text()
+    assert "box AP50" in log and re.search(
+        r"epoch 2/2  train loss .*  val box AP [\d.]+ \(best [\d.]+, epoch \d\)", log
+    )
+
+
+def test_report_shows_ap_and_pictures_of_detections(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    text = write_report(tmp_path / "run", tmp_path / "page.html").read_text()
+    (test,) = stats(whole, "test_final")
+    for name in ("box AP", "box AP50", "mask AP", "mask AP50", "best validation box AP"):
+        assert f">{name}<" in text, name
+    assert f">{test['box_ap50']:.1f}<" in text and text.count("detections, beside the annotation") >= 2
 
 
 def test_results_are_those_of_a_submission(whole: Path, data: Path) -> None:
