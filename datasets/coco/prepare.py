@@ -120,6 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     files: list[tuple[Path, Path | None]] = [(args.annotations, args.images)]
     if args.data:
         files = [(args.data / f"annotations/instances_{split}.json", args.data / split) for split in SPLITS]
+    for _, images in files:
+        if images is not None and not images.is_dir():
+            raise UserError("the folder of images does not exist", where=images)
     if not (args.check or args.repair):
         for path, images in files:
             print(summarize(path, images))

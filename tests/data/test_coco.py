@@ -100,6 +100,23 @@ def test_batches_do_not_depend_on_workers_and_hold_one_aspect(data: Path, tmp_pa
     assert sum(len({groups[i] for i in batch}) > 1 for batch in global_batches) <= 1
 
 
+def test_objects_that_cannot_be_learned_are_counted(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = json.loads((data / "annotations/instances_train.json").read_text())
+    single = [row for row in content["annotations"] if not row["iscrowd"]]
+    read_coco(coco_config(tmp_path, data), "train")
+    assert not caplog.records
+    single[0]["bbox"][2], single[1]["segmentation"], single[2]["bbox"][:2] = 0, [[1, 1, 2, 2]], [500, 500]
+    (data / "annotations/some.json").write_text(json.dumps(content))
+    own = ("COCO.TRAIN_ANNOTATIONS", "annotations/some.json")
+    read_coco(coco_config(tmp_path, data, *own), "train")
+    assert f"some.json: 3 of {len(single)} objects without a box in the image, or a mask left out" in caplog.text
+    caplog.clear()
+    read_coco(coco_config(tmp_path, data, *own, "COCO.MASKS", False, "DETECTOR.NAME", "FasterRCNN"), "train")
+    assert f"some.json: 2 of {len(single)} objects without a box in the image left out" in caplog.text
+
+
 def test_image_of_another_size_is_replaced_and_named(data: Path, tmp_path: Path) -> None:
     cfg = coco_config(tmp_path, data)
     dataset = build_loader(cfg, "train").dataset

@@ -210,4 +210,6 @@ def test_wrong_calls_and_files_are_user_errors(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "list.json").write_text("[1, 2]")
     assert run("--annotations", tmp_path / "list.json", "--check") == 1
     assert run("--annotations", tmp_path / "none.json", "--check") == 1
-    assert "images, annotations, categories" in capsys.readouterr().err
+    assert run("--annotations", tmp_path / "list.json", "--images", tmp_path / "none", "--check") == 1
+    printed = capsys.readouterr().err
+    assert "images, annotations, categories" in printed and "none: the folder of images does not exist" in printed

@@ -23,7 +23,9 @@ from tests.helpers.runs import assert_same_bits, exit_codes, num_lines, start_ra
 from tests.helpers.videos import write_video
 from videovit.commands import predict
 from videovit.data.decode import open_video
+from videovit.data.readers.coco import Annotations
 from videovit.engine import launch
+from videovit.engine.evaluation.object_pictures import Shown, write_pictures
 from videovit.errors import UserError
 from videovit.report.page import write_report
 
@@ -163,6 +165,17 @@ def test_predict_draws_objects_into_images_and_videos(
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="1 of 2 files could not be read"):
         predict.main([str(tmp_path / "broken.png"), str(images[0]), "--model", str(whole)])
+
+
+def test_drawn_copy_of_a_strip_is_not_enlarged(whole: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (4000, 1), "red").save(tmp_path / "strip.png")
+    predict.main([str(tmp_path / "strip.png"), "--model", str(whole), "--annotate", str(tmp_path / "drawn.png")])
+    assert Image.open(tmp_path / "drawn.png").size == (4000, 1)
+    row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4000, 1], "iscrowd": 0}
+    shown = Shown(str(tmp_path / "strip.png"), 1, [])
+    annotations = Annotations(tmp_path, [], [row], {1: "strip"})
+    files = write_pictures(tmp_path, [shown] * 2, annotations, ["strip"], 2)
+    assert [Image.open(file).size for file in files] == [(8006, 320)] * 2
 
 
 def test_detector_in_python_equals_the_command_and_its_saved_copy(whole: Path, data: Path, tmp_path: Path) -> None:
