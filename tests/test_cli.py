@@ -119,6 +119,12 @@ def test_benchmark_command_only_benchmarks(monkeypatch: pytest.MonkeyPatch) -> N
         benchmark.main(["--what", "nothing", "--cfg", "Demo/MVIT_TINY"])
 
 
+def test_option_that_exists_is_not_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "run", "--format", "onnx", "--size", "64"])
+    assert capsys.readouterr().err.endswith("argument --size: expected 2 arguments\n")
+
+
 @pytest.mark.parametrize(
     ("words", "near"),
     [

@@ -4,7 +4,8 @@
     python datasets/coco/prepare.py --annotations own/a.json --images own/images --check --repair own/mended.json
 
 Named with image and annotation: boxes outside of their image, objects without area, duplicate ids, missing images,
-polygons of fewer than three points, run lengths of another size, and whatever keeps a file from being read.
+polygons of fewer than three points, missing masks if other objects have one, run lengths that do not fit their image,
+and whatever keeps a file from being read.
 
 The layout of COCO 2017, which --data expects:
 
@@ -17,6 +18,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -64,7 +66,7 @@ def summarize(path: Path, images: Path | None) -> str:
     counts += [plural(len(content["categories"]), "category", "categories"), plural(crowds, "crowd")]
     missing = ""
     if images is not None:
-        absent = sum(not (images / row["file_name"]).exists() for row in content["images"])
+        absent = sum(not os.path.exists(images / row["file_name"]) for row in content["images"])
         missing = f", {absent} missing in {images}"
     return f"{path}: {', '.join(counts)}{missing}"
 
@@ -90,8 +92,10 @@ def check(path: Path, images: Path | None, args: argparse.Namespace) -> list[Fla
     print(f"report: {report}")
     if args.repair:
         mended = mend(content, flaws)
+        if not mended.content["images"]:
+            raise UserError("no image would be left", where=args.repair, hint=f"The flaws are listed in {report}")
         replace_text(args.repair, json.dumps(mended.content))
-        done = ", ".join(f"{number:,} {what}" for what, number in mended.changes.items()) or "nothing to mend"
+        done = ", ".join(f"{what}: {number:,}" for what, number in mended.changes.items()) or "nothing to mend"
         print(f"written: {args.repair} ({done})")
     return flaws
 
@@ -116,6 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     files: list[tuple[Path, Path | None]] = [(args.annotations, args.images)]
     if args.data:
         files = [(args.data / f"annotations/instances_{split}.json", args.data / split) for split in SPLITS]
+    for _, images in files:
+        if images is not None and not images.is_dir():
+            raise UserError("the folder of images does not exist", where=images)
     if not (args.check or args.repair):
         for path, images in files:
             print(summarize(path, images))

@@ -204,7 +204,9 @@ def prepare_lists(
     """
     splits = [split for split in SPLITS if (images / split).is_dir()]
     if not splits:
-        raise AnnotationError(f"--images {str(images)!r} has no folder train, val or test; {content_of(images)}")
+        raise AnnotationError(
+            f"--images {str(images)!r} has no folder train, val or test; {content_of(images, '--images')}"
+        )
     # Numbered by train/, so all splits agree.
     classes = {name: number for number, name in enumerate(class_folders(images / splits[0]))}
     missing: list[Finding] = []

@@ -208,7 +208,7 @@ def prepare_tree(
             folders beside folders of splits.
     """
     if not folder.is_dir():
-        raise AnnotationError(f"no such folder; {content_of(folder.parent)}", where=f"--tree {str(folder)!r}")
+        raise AnnotationError(f"no such folder; {content_of(folder.parent, '--tree')}", where=f"--tree {str(folder)!r}")
     videos, others = find_tree(folder)
     if not videos:
         found = f"; {passed_over(folder, others)}" if others else ""

@@ -21,6 +21,7 @@ import hashlib
 import shutil
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,7 @@ def unpack(archive: Archive, archives: Path, root: Path) -> None:
         return
     source = archives / archive.name
     if not source.is_file():
-        raise AnnotationError(f"{source} does not exist; {content_of(archives)}")
+        raise AnnotationError(f"{source} does not exist; {content_of(archives, '--archives')}")
     with open(source, "rb") as file:
         md5 = hashlib.file_digest(file, "md5").hexdigest()
     if md5 != archive.md5:
@@ -166,17 +167,18 @@ def unpack(archive: Archive, archives: Path, root: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if tarfile.is_tarfile(source):
-        try:
+    try:
+        if tarfile.is_tarfile(source):
             with tarfile.open(source) as tar:
                 tar.extractall(partial, filter="data")
-            (partial / archive.holds).rename(target)
-        except (tarfile.TarError, OSError) as error:
-            raise AnnotationError(f"cannot be unpacked: {error}", where=source) from error
-    else:
-        shutil.copyfile(source, partial / archive.holds)
+        else:
+            shutil.copyfile(source, partial / archive.holds)
         (partial / archive.holds).rename(target)
-    shutil.rmtree(partial)
+    # An archive that ends too early raises EOFError or zlib.error.
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise AnnotationError(f"cannot be unpacked: {error}", where=source) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -193,9 +195,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         unpack(archive, args.archives, root)
     try:
         by_split, names = release.read(root, args.output)
-    except (RuntimeError, ImportError) as error:
-        # torchvision's words about files that are missing or not the official ones, or about SciPy.
-        raise AnnotationError(f"cannot be read: {error}", where=root) from error
+    except ImportError as error:
+        raise AnnotationError(f"cannot be read: {error}", where=root, hint="pip install scipy") from error
+    except (RuntimeError, ValueError, KeyError, IndexError, EOFError) as error:
+        # torchvision tells neither which of the files are missing or not the official ones, nor why.
+        hint = f"Remove {root}, so that the archives are unpacked again"
+        raise AnnotationError("the unpacked files are not the official ones", where=root, hint=hint) from error
+    except OSError as error:
+        raise AnnotationError(f"cannot be read or written: {error}", where=args.output) from error
     rows = {
         split: [(lists.listed_path(path, args.output), label) for path, label in images]
         for split, images in by_split.items()

@@ -100,6 +100,23 @@ def test_batches_do_not_depend_on_workers_and_hold_one_aspect(data: Path, tmp_pa
     assert sum(len({groups[i] for i in batch}) > 1 for batch in global_batches) <= 1
 
 
+def test_objects_that_cannot_be_learned_are_counted(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = json.loads((data / "annotations/instances_train.json").read_text())
+    single = [row for row in content["annotations"] if not row["iscrowd"]]
+    read_coco(coco_config(tmp_path, data), "train")
+    assert not caplog.records
+    single[0]["bbox"][2], single[1]["segmentation"], single[2]["bbox"][:2] = 0, [[1, 1, 2, 2]], [500, 500]
+    (data / "annotations/some.json").write_text(json.dumps(content))
+    own = ("COCO.TRAIN_ANNOTATIONS", "annotations/some.json")
+    read_coco(coco_config(tmp_path, data, *own), "train")
+    assert f"some.json: 3 of {len(single)} objects without a box in the image, or a mask left out" in caplog.text
+    caplog.clear()
+    read_coco(coco_config(tmp_path, data, *own, "COCO.MASKS", False, "DETECTOR.NAME", "FasterRCNN"), "train")
+    assert f"some.json: 2 of {len(single)} objects without a box in the image left out" in caplog.text
+
+
 def test_image_of_another_size_is_replaced_and_named(data: Path, tmp_path: Path) -> None:
     cfg = coco_config(tmp_path, data)
     dataset = build_loader(cfg, "train").dataset
@@ -111,6 +128,37 @@ def test_image_of_another_size_is_replaced_and_named(data: Path, tmp_path: Path)
         assert len(item.clips) == 1 and "20 x 30 pixels, annotated as" in item.failures[0].reason
     finally:
         Path(sample.path).write_bytes(before)
+
+
+@pytest.mark.parametrize("augmentation", ["multiscale", "lsj"])
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (1, 1)])
+def test_image_of_one_pixel_is_scaled_to_at_least_one(augmentation: str, size: tuple[int, int], tmp_path: Path) -> None:
+    width, height = size
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", size, "red").save(tmp_path / split / "long.png")
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, width, height], "area": width * height}
+    corners = [0, 0, width, 0, width, height, 0, height]
+    content = {
+        "images": [{"id": 1, "file_name": "long.png", "width": width, "height": height}],
+        "annotations": [{**box, "segmentation": [corners]}],
+        "categories": [{"id": 1, "name": "line"}],
+    }
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    names = (
+        "COCO.TRAIN_ANNOTATIONS",
+        "all.json",
+        "COCO.VAL_ANNOTATIONS",
+        "all.json",
+        "MODEL.NUM_CLASSES",
+        1,
+        "TRAIN.BATCH_SIZE",
+        1,
+    )
+    cfg = coco_config(tmp_path, tmp_path, *names, "COCO.AUGMENTATION", augmentation)
+    for split in ("train", "val"):
+        (clip,) = build_loader(cfg, split).dataset[0, 0].clips
+        assert min(clip.frames_THWC.shape[1:3]) >= 1 and max(clip.frames_THWC.shape[1:3]) <= 100
 
 
 def test_configs_and_annotations_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:

@@ -145,3 +145,24 @@ def test_cars_and_what_is_wrong_with_archives(
     with pytest.raises(UserError, match="cannot be unpacked"):
         module.unpack(module.RELEASES["cars"].archives[0], archives, tmp_path / "other")
     assert not list(tmp_path.rglob("escaped.jpg"))
+
+
+def test_damaged_archives_are_user_errors(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archives, out = tmp_path / "archives", tmp_path / "out"
+    assert run(module, "cifar10", archives, out) == 1
+    assert "cifar-10-python.tar.gz does not exist; nor does its folder" in (text := capsys.readouterr().err)
+    assert "(--archives)" in text
+    archives.mkdir()
+    path = archives / "cifar-10-python.tar.gz"
+    write_tar(path, {"cifar-10-batches-py/data_batch_1": b"x" * 5000})
+    path.write_bytes(path.read_bytes()[:-20])
+    accept(module, "cifar10", archives, monkeypatch)
+    assert run(module, "cifar10", archives, out) == 1
+    assert "cifar-10-python.tar.gz: cannot be unpacked: " in capsys.readouterr().err
+    assert not list((out / "official").iterdir())
+    write_tar(path, {"cifar-10-batches-py/data_batch_1": b"x"})
+    accept(module, "cifar10", archives, monkeypatch)
+    assert run(module, "cifar10", archives, out) == 1
+    assert f"not the official ones. Remove {out / 'official'}" in capsys.readouterr().err

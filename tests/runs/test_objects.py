@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -22,8 +23,11 @@ from tests.helpers.runs import assert_same_bits, exit_codes, num_lines, start_ra
 from tests.helpers.videos import write_video
 from videovit.commands import predict
 from videovit.data.decode import open_video
+from videovit.data.readers.coco import Annotations
 from videovit.engine import launch
+from videovit.engine.evaluation.object_pictures import Shown, write_pictures
 from videovit.errors import UserError
+from videovit.report.page import write_report
 
 RICH = (
     "SOLVER.MAX_EPOCH 2 TRAIN.TRACE True TRAIN.EMA_DECAY 0.9 TEST.USE_EMA True TRAIN.GRAD_ACCUM_STEPS 2 "
@@ -77,7 +81,19 @@ def test_losses_are_logged_by_name_and_measures_are_of_coco(whole: Path) -> None
     (test,) = stats(whole, "test_final")
     assert {"box_ap", "box_ap50", "box_ar100", "mask_ap_small"} <= test.keys() and test["num_videos"] == 5
     assert stats(whole, "val_epoch")[-1]["mask_ar10"] is not None
-    assert "box AP50" in (whole / "stdout.log").read_text()
+    log = (whole / "stdout.log").read_text()
+    assert "box AP50" in log and re.search(
+        r"epoch 2/2  train loss .*  val box AP [\d.]+ \(best [\d.]+, epoch \d\)", log
+    )
+
+
+def test_report_shows_ap_and_pictures_of_detections(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    text = write_report(tmp_path / "run", tmp_path / "page.html").read_text()
+    (test,) = stats(whole, "test_final")
+    for name in ("box AP", "box AP50", "mask AP", "mask AP50", "best validation box AP"):
+        assert f">{name}<" in text, name
+    assert f">{test['box_ap50']:.1f}<" in text and text.count("detections, beside the annotation") >= 2
 
 
 def test_results_are_those_of_a_submission(whole: Path, data: Path) -> None:
@@ -149,6 +165,17 @@ def test_predict_draws_objects_into_images_and_videos(
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="1 of 2 files could not be read"):
         predict.main([str(tmp_path / "broken.png"), str(images[0]), "--model", str(whole)])
+
+
+def test_drawn_copy_of_a_strip_is_not_enlarged(whole: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (4000, 1), "red").save(tmp_path / "strip.png")
+    predict.main([str(tmp_path / "strip.png"), "--model", str(whole), "--annotate", str(tmp_path / "drawn.png")])
+    assert Image.open(tmp_path / "drawn.png").size == (4000, 1)
+    row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4000, 1], "iscrowd": 0}
+    shown = Shown(str(tmp_path / "strip.png"), 1, [])
+    annotations = Annotations(tmp_path, [], [row], {1: "strip"})
+    files = write_pictures(tmp_path, [shown] * 2, annotations, ["strip"], 2)
+    assert [Image.open(file).size for file in files] == [(8006, 320)] * 2
 
 
 def test_detector_in_python_equals_the_command_and_its_saved_copy(whole: Path, data: Path, tmp_path: Path) -> None:

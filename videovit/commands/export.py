@@ -182,10 +182,15 @@ def _export_objects(args: argparse.Namespace, model: ObjectModel, path: Path) ->
         raise UserError("detectors of objects take one image, in full precision", hint="Leave out --batch and --half")
     size = tuple(args.size) if args.size else None
     num, difference = write_object_network(model.config, model.torch, model.class_names, path, size=size)
-    return [
-        _line(path),
-        f"checked with {plural(num, 'object')}: scores and masks differ from PyTorch's by at most {difference:.1e}",
-    ]
+    checked = (
+        f"checked with {plural(num, 'object')}: scores and masks differ from PyTorch's by at most {difference:.1e}"
+    )
+    if not num:
+        checked = (
+            "checked in part: neither the file nor PyTorch finds an object in the drawn images; train longer, or set "
+        )
+        checked += f"DETECTOR.MIN_SCORE below {model.config.DETECTOR.MIN_SCORE:g}, to compare objects"
+    return [_line(path), checked]
 
 
 def _line(path: Path) -> str:

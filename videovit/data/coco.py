@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from videovit.config import Config
@@ -9,6 +10,9 @@ from videovit.config.schema.detection import Coco
 from videovit.data.readers import coco
 from videovit.data.readers.coco import Annotations, read_annotations
 from videovit.data.records import AnnotationError, Sample
+from videovit.messages import plural
+
+logger = logging.getLogger("videovit")
 
 
 def read_coco(cfg: Config, split: str) -> list[Sample]:
@@ -24,13 +28,21 @@ def read_coco(cfg: Config, split: str) -> list[Sample]:
     if training and of_validation.is_file() and annotations.categories != read_split(cfg, training=False).categories:
         what = f"the categories are not those of {of_validation}, so that classes would be confused"
         raise AnnotationError(what, where=annotations.path)
-    return coco.read(
+    samples = coco.read(
         annotations,
         Path(cfg.DATA.PATH_TO_DATA_DIR) / (cfg.COCO.TRAIN_IMAGES if training else cfg.COCO.VAL_IMAGES),
         # Evaluation takes masks from the annotations themselves.
         masks=training and cfg.COCO.MASKS,
         skip_empty=training and cfg.COCO.SKIP_EMPTY,
     )
+    if training:
+        single = sum(not row.get("iscrowd", 0) for row in annotations.annotations)
+        left_out = single - sum(int((~s.image.crowd_R).sum()) for s in samples if s.image is not None)
+        if left_out:
+            what = "a box in the image, or a mask" if cfg.COCO.MASKS else "a box in the image"
+            text = "%s: %s of %s without %s left out (datasets/coco/prepare.py --check lists them)"
+            logger.warning(text, annotations.path, f"{left_out:,}", plural(single, "object"), what)
+    return samples
 
 
 def read_split(cfg: Config, *, training: bool) -> Annotations:

@@ -44,7 +44,7 @@ def draw_masks(masks: Sequence[Segmentation], height: int, width: int) -> NDArra
         (R, H, W) of zeros and ones.
 
     Raises:
-        ValueError: run lengths of another size, or that are damaged.
+        ValueError: see `check_runs`.
     """
     library = import_pycocotools().mask
     pixels_RHW = np.zeros((len(masks), height, width), np.uint8)
@@ -59,19 +59,72 @@ def run_lengths(mask: Segmentation, height: int, width: int) -> dict[str, Any]:
     """A mask as compressed run lengths, `{"size": [H, W], "counts": bytes}`.
 
     Raises:
-        ValueError: run lengths of another size, or that do not cover it.
+        ValueError: see `check_runs`.
     """
     library = import_pycocotools().mask
     if not isinstance(mask, Runs):
         parts = library.frPyObjects([part.tolist() for part in mask], height, width)
         return dict(library.merge(parts))
-    if mask.size != (height, width):
-        raise ValueError(f"a mask of {mask.size[0]} x {mask.size[1]} in an image of {height} x {width}")
+    check_runs(mask, height, width)
     if isinstance(mask.counts, str):
-        return {"size": [height, width], "counts": mask.counts.encode("ascii", "replace")}
-    if min(mask.counts, default=0) < 0 or sum(mask.counts) != height * width:
-        raise ValueError(f"run lengths of {sum(mask.counts):,} pixels in an image of {height * width:,}")
+        return {"size": [height, width], "counts": mask.counts.encode("ascii")}
     return dict(library.frPyObjects({"size": [height, width], "counts": list(mask.counts)}, height, width))
+
+
+def check_runs(mask: Runs, height: int, width: int) -> None:
+    """Check run lengths before pycocotools reads them, which takes the pixels that they do not cover from anywhere.
+
+    Args:
+        mask: run lengths.
+        height, width: of the image.
+
+    Raises:
+        ValueError: they are of another size, do not cover the image, or are damaged.
+    """
+    if mask.size != (height, width):
+        raise ValueError(f"run lengths of {mask.size[1]} x {mask.size[0]} pixels in an image of {width} x {height}")
+    counts = _decompressed(mask.counts) if isinstance(mask.counts, str) else mask.counts
+    if min(counts, default=0) < 0:
+        raise ValueError(f"a run of {min(counts)} pixels")
+    if sum(counts) != height * width:
+        raise ValueError(f"run lengths cover {sum(counts):,} of {height * width:,} pixels")
+
+
+def _decompressed(text: str) -> list[int]:
+    """The lengths of runs in COCO's compressed form.
+
+    A length is written 5 bits at a time, the lowest first, in characters from 48 on: 32 is added to all but its last
+    character, whose bit 16 is the sign. From the fourth on, each is the difference to the last but one.
+
+    Raises:
+        ValueError: the text is damaged.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for letter in text:
+        code = ord(letter) - 48
+        if not 0 <= code < 64:
+            raise ValueError(f"compressed run lengths hold the character {letter!r}")
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            value -= (1 << shift) if code & 16 else 0
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+        elif shift > 35:
+            raise ValueError("compressed run lengths hold a run that is too long")
+    if shift:
+        raise ValueError("compressed run lengths end within a number")
+    return counts
+
+
+def area(mask: Segmentation, height: int, width: int) -> int:
+    """The number of pixels of a mask.
+
+    Raises:
+        ValueError: see `check_runs`.
+    """
+    return int(import_pycocotools().mask.area(run_lengths(mask, height, width)))
 
 
 def encode_masks(masks_RHW: NDArray[np.uint8]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 
 from videovit.data.decode import DecodeError, open_video
 from videovit.data.files.listed_paths import Folders
-from videovit.data.objects import Runs
-from videovit.data.readers.coco import Flaw, Row, segmentation_of, structure
+from videovit.data.masks import area
+from videovit.data.readers.coco import Flaw, Row, known_images, segmentation_of, structure
 
 TOLERANCE = 1.0  # pixels that a box may reach over the border: annotators' boxes are rounded
 LEAST_POINTS = 3  # of a polygon
@@ -46,19 +45,20 @@ def find_flaws(content: dict[str, Any], folder: Path | None, *, open_images: boo
     """
     bad: set[tuple[str, int]] = set()
     for flaw in structure(content):
-        if flaw.row is not None:
+        if flaw.row is not None and not (flaw.kind == "duplicate id" and flaw.row[0] == "annotations"):
             bad.add(flaw.row)
         yield flaw
-    images: dict[int, Row] = {}
-    folders = Folders()
+    images, folders = known_images(content), Folders()
     for place, image in enumerate(content["images"]):
         if ("images", place) not in bad:
-            images[image["id"]] = image
             yield from _image_flaws(image, place, folder, folders, open_images=open_images)
-    for place, row in enumerate(content.get("annotations", [])):
-        if ("annotations", place) not in bad:
-            for kind, text in _object_flaws(row, images[row["image_id"]]):
-                yield Flaw(kind, text, row["image_id"], row["id"], ("annotations", place))
+    rows = [
+        (place, row) for place, row in enumerate(content.get("annotations", [])) if ("annotations", place) not in bad
+    ]
+    masks = any(row.get("segmentation") for _, row in rows)  # or boxes alone
+    for place, row in rows:
+        for kind, text in _object_flaws(row, images[row["image_id"]], masks=masks):
+            yield Flaw(kind, text, row["image_id"], row["id"], ("annotations", place))
 
 
 def _image_flaws(image: Row, place: int, folder: Path | None, folders: Folders, *, open_images: bool) -> Iterator[Flaw]:
@@ -79,7 +79,7 @@ def _image_flaws(image: Row, place: int, folder: Path | None, folders: Folders, 
             yield Flaw("size", f"{text}{image['width']} x {image['height']}", image["id"], row=where)
 
 
-def _object_flaws(row: Row, image: Row) -> Iterator[tuple[str, str]]:
+def _object_flaws(row: Row, image: Row, *, masks: bool) -> Iterator[tuple[str, str]]:
     """Kind and text of what is wrong with an annotation that can be read."""
     x, y, w, h = row["bbox"]
     height, width = image["height"], image["width"]
@@ -88,23 +88,19 @@ def _object_flaws(row: Row, image: Row) -> Iterator[tuple[str, str]]:
     elif min(x, y) < -TOLERANCE or x + w > width + TOLERANCE or y + h > height + TOLERANCE:
         yield "outside", f"the box {x:g}, {y:g}, {w:g}, {h:g} reaches out of the image of {width} x {height}"
     value = row.get("segmentation")
-    if isinstance(value, list):
-        short = [len(polygon) // 2 for polygon in value if len(polygon) < 2 * LEAST_POINTS]
-        if short or not value:
-            points = f"a polygon of {short[0]} points" if short else "no polygon"
-            yield "polygon", f"{points}, expected at least {LEAST_POINTS}" if short else points
-    elif value is not None and (text := _run_flaw(segmentation_of(row), height, width)):
-        yield "run lengths", text
-
-
-def _run_flaw(mask: object, height: int, width: int) -> str:
-    if not isinstance(mask, Runs):
-        return ""
-    if mask.size != (height, width):
-        return f"of {mask.size[1]} x {mask.size[0]} pixels in an image of {width} x {height}"
-    if isinstance(mask.counts, tuple) and (sum(mask.counts) != height * width or min(mask.counts, default=0) < 0):
-        return f"cover {sum(mask.counts):,} of {height * width:,} pixels"
-    return ""
+    if isinstance(value, list) and any(len(polygon) < 2 * LEAST_POINTS for polygon in value):
+        fewest = min(map(len, value)) // 2
+        yield "polygon", f"a polygon of {fewest} points, expected at least {LEAST_POINTS}"
+    shape = segmentation_of(row)
+    if shape is None:
+        if masks and not value:
+            yield "no mask", "no mask, but other objects have one"
+        return
+    try:
+        if not area(shape, height, width):
+            yield "zero area", "a mask without a pixel in the image"
+    except ValueError as error:
+        yield "run lengths", str(error)
 
 
 def mend(content: dict[str, Any], flaws: Sequence[Flaw]) -> Mended:
@@ -118,7 +114,9 @@ def mend(content: dict[str, Any], flaws: Sequence[Flaw]) -> Mended:
         content: not changed.
         flaws: of `find_flaws`.
     """
-    mended = Mended(copy.deepcopy(content))
+    lists = {name: content.get(name, []) for name in ("images", "annotations", "categories")}
+    copied = {name: [dict(row) if isinstance(row, dict) else row for row in rows] for name, rows in lists.items()}
+    mended, images = Mended({**content, **copied}), known_images(content)
     dropped: set[tuple[str, int]] = set()
     numbers = {row.get("id") for row in content.get("annotations", []) if isinstance(row, dict)}
     highest = max((number for number in numbers if isinstance(number, int)), default=0)
@@ -131,25 +129,23 @@ def mend(content: dict[str, Any], flaws: Sequence[Flaw]) -> Mended:
             highest += 1
             row["id"] = highest
             mended.note("annotations numbered anew")
-        elif not (name == "annotations" and _mend_object(row, flaw.kind, mended)):
+        elif not (name == "annotations" and _mend_object(row, flaw.kind, images, mended)):
             dropped.add(flaw.row)
             mended.note(f"{name} left out")
-    for name in ("images", "annotations", "categories"):
-        rows = mended.content.get(name, [])
+    for name, rows in copied.items():
         mended.content[name] = [row for place, row in enumerate(rows) if (name, place) not in dropped]
     _drop_orphans(mended)
     return mended
 
 
-def _mend_object(row: Row, kind: str, mended: Mended) -> bool:
+def _mend_object(row: Row, kind: str, images: dict[int, Row], mended: Mended) -> bool:
     """Mend an annotation; returns whether that is possible."""
     if kind == "polygon":
         row["segmentation"] = [polygon for polygon in row["segmentation"] if len(polygon) >= 2 * LEAST_POINTS]
-        mended.note("masks without their too short polygons")
+        mended.note("short polygons removed")
         return bool(row["segmentation"])
     if kind == "outside":
-        sizes = {image["id"]: image for image in mended.content["images"] if isinstance(image, dict) and "id" in image}
-        image = sizes[row["image_id"]]
+        image = images[row["image_id"]]
         x, y, w, h = row["bbox"]
         left, right = (min(max(value, 0), image["width"]) for value in (x, x + w))
         top, bottom = (min(max(value, 0), image["height"]) for value in (y, y + h))

@@ -74,6 +74,7 @@ class RunFiles:
         confusion: (true, predicted) -> videos; by class number.
         errors, shuffle_eval, analysis, robustness, use_of_time: JSON files of this name; empty if there is none.
         pictures: sampling points.
+        found: pictures of the best and the worst detections of objects.
         unread: files that could not be read, and why.
     """
 
@@ -93,6 +94,7 @@ class RunFiles:
     robustness: Json = field(default_factory=dict)
     use_of_time: Json = field(default_factory=dict)
     pictures: list[Path] = field(default_factory=list)
+    found: list[Path] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
     @property
@@ -142,6 +144,8 @@ def read_run(folder: Path) -> RunFiles:
     run.robustness = _read_json(run, "robustness.json")
     run.use_of_time = _read_json(run, "use_of_time.json")
     run.pictures = sorted(path for path in (folder / "analysis").glob("points_*.png") if is_inside(run, path))
+    found = [folder / f"detections_{which}{suffix}.png" for which in ("best", "worst")]
+    run.found = [path for path in found if path.is_file() and is_inside(run, path)]
     return run
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from videovit.analysis.mistakes import Group
 from videovit.config import Config, dump_config
 from videovit.config.tree import TreeError, flatten, parse_tree
 from videovit.engine.evaluation.error_report import calibration_table, pairs_table
+from videovit.engine.evaluation.objects import COLUMNS
 from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK
 from videovit.engine.reporting.history import number
 from videovit.messages import plural, printable
@@ -39,7 +40,7 @@ from videovit.report.blocks import (
 from videovit.report.charts import Chart, group_chart, interval_chart, line_chart, reliability_chart
 from videovit.report.run_files import RunFiles, confusion_of, is_inside
 
-MOST_PICTURE_BYTES = 3_000_000  # of all sampling points
+MOST_PICTURE_BYTES = 3_000_000  # of all sampling points, or of all pictures of detections
 MOST_CODE = 200_000  # letters of a file
 KNOWN_ENVIRONMENT = ("videovit", "python", "torch", "cuda", "platform", "device", "threads", "processes")
 
@@ -71,7 +72,7 @@ def guarded(build: Callable[[RunFiles], list[Block]]) -> Callable[[RunFiles, str
 
 
 def _summary(run: RunFiles) -> list[Block]:
-    titles = {**TopK.columns, **MultiLabel.columns}
+    titles = {**TopK.columns, **MultiLabel.columns, **COLUMNS}
     full = {"top1_acc": "top-1 accuracy", "top5_acc": "top-5 accuracy", "mean_class_acc": "mean class accuracy"}
     tiles = [
         Tile(full.get(key, titles[key]), f"{round(value, 4):.1f}", "%")
@@ -261,14 +262,23 @@ def _attention(run: RunFiles) -> list[Block]:
 
 
 def _pictures(run: RunFiles) -> list[Block]:
+    texts = {path: f"Sampling points: {printable(path.stem.removeprefix('points_'))}" for path in run.pictures}
+    return _pictures_that_fit(texts, "More pictures of sampling points are in the folder analysis of the run.")
+
+
+def _objects(run: RunFiles) -> list[Block]:
+    texts = {path: f"{path.stem.split('_')[1].capitalize()} detections, beside the annotation" for path in run.found}
+    return _pictures_that_fit(texts, "More pictures of detections are in the folder of the run.")
+
+
+def _pictures_that_fit(texts: Mapping[Path, str], otherwise: str) -> list[Block]:
     blocks: list[Block] = []
     room = MOST_PICTURE_BYTES
-    for path in run.pictures:
+    for path, text in texts.items():
         room -= path.stat().st_size
         if room < 0:
-            blocks.append(Note("More pictures of sampling points are in the folder analysis of the run."))
-            break
-        blocks.append(_picture(path, f"Sampling points: {printable(path.stem.removeprefix('points_'))}"))
+            return [*blocks, Note(otherwise)]
+        blocks.append(_picture(path, text))
     return blocks
 
 
@@ -371,6 +381,7 @@ _BEFORE = (
     ("summary", "Summary", guarded(_summary)),
     ("curves", "Training", guarded(_curves)),
     ("classes", "Classes", guarded(_classes)),
+    ("objects", "Detections", guarded(_objects)),
     ("confusion", "Confusion", guarded(_confusion)),
     ("pairs", "Most confused pairs", guarded(_pairs)),
 )

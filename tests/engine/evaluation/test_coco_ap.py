@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,11 @@ def test_annotation_number_zero_can_be_found(annotations: Annotations) -> None:
     assert measure(build_truth(one, masks=False), [result], "bbox", [3]).summary["ap"] == pytest.approx(100.0)
     with pytest.raises(AnnotationError, match="annotation 0 of image 3 has no segmentation"):
         build_truth(one, masks=True)
+
+
+@pytest.mark.parametrize("counts", ["00", "hello world!", [5, 5], [-1, SIZE * SIZE + 1]])
+def test_damaged_run_lengths_are_refused(annotations: Annotations, counts: object) -> None:
+    damaged = {**annotations.annotations[0], "segmentation": {"size": [SIZE, SIZE], "counts": counts}}
+    with pytest.raises(AnnotationError, match="made.json: annotation 11 of image 31: .*run"):
+        build_truth(replace(annotations, annotations=[damaged]), masks=True)
+    build_truth(replace(annotations, annotations=[damaged]), masks=False)

@@ -107,13 +107,18 @@ def csv_rows(reader: CsvReader, file: Path) -> Iterator[list[str]]:
         raise AnnotationError(f"not a CSV file: {error}", where=f"{file}:{reader.line_num}") from None
 
 
-def content_of(folder: Path) -> str:
-    """The content of a folder, for an error message."""
+def content_of(folder: Path, key: str = "DATA.PATH_TO_DATA_DIR") -> str:
+    """The content of a folder, for an error message.
+
+    Args:
+        folder: which may be missing.
+        key: the key or option that names it.
+    """
     if not folder.is_dir():
-        return f"nor does its folder {str(folder)!r} (DATA.PATH_TO_DATA_DIR)"
+        return f"nor does its folder {str(folder)!r} ({key})"
     names = sorted(printable(entry.name) for entry in folder.iterdir())
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    return f"its folder {str(folder)!r} (DATA.PATH_TO_DATA_DIR) holds {shown or 'nothing'}"
+    return f"its folder {str(folder)!r} ({key}) holds {shown or 'nothing'}"
 
 
 def refuse(list_file: Path, problems: Sequence[Problem], *, hint: str = "") -> None:

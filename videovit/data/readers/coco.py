@@ -12,7 +12,6 @@ R objects.
 
 from __future__ import annotations
 
-import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -29,7 +28,9 @@ from videovit.data.records import AnnotationError, Sample
 from videovit.messages import plural
 
 MOST_SHOWN = 20  # flaws in one message
-LARGEST_SIDE = 1 << 16  # pixels
+LARGEST_SIDE = 1 << 16  # pixels; also how far a polygon may reach out: beyond, pycocotools fills the memory or crashes
+LARGEST_ID = (1 << 63) - 1  # of a tensor
+LARGEST_NUMBER = 1e18  # two of them multiplied are still finite in float32
 Row = dict[str, Any]
 
 
@@ -52,7 +53,7 @@ class Flaw:
 
     def __str__(self) -> str:
         places = (("image", self.image_id), ("annotation", self.annotation_id))
-        where = [f"{name} {number!r}" for name, number in places if number is not None]
+        where = [f"{name} {number!r:.100}" for name, number in places if number is not None]
         return f"{', '.join(where) or 'the file'}: {self.text}"
 
 
@@ -124,7 +125,9 @@ def structure(content: dict[str, Any]) -> Iterator[Flaw]:
         if not isinstance(row, dict):
             yield Flaw("annotation", f"annotation number {place} is no object", row=("annotations", place))
             continue
-        flaw = _annotation_flaw(row, images, categories, seen)
+        flaw = _annotation_flaw(row, images, categories)
+        if not flaw and row["id"] in seen:
+            flaw = "duplicate id", f"the id {row['id']} is in annotations twice"
         if flaw:
             yield Flaw(*flaw, row.get("image_id"), row.get("id"), ("annotations", place))
         else:
@@ -150,18 +153,29 @@ def _identified(rows: list[Any], name: str, flaw_of: Callable[[Row], str]) -> Ge
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_ID
+
+
+def known_images(content: dict[str, Any]) -> dict[int, Row]:
+    """id -> image of those that can be used; the first one of each id."""
+    known: dict[int, Row] = {}
+    for row in content["images"]:
+        if isinstance(row, dict) and _is_id(row.get("id")) and not _image_flaw(row):
+            known.setdefault(row["id"], row)
+    return known
 
 
 def _image_flaw(row: Row) -> str:
     for key in ("height", "width"):
         if not _is_id(row.get(key)) or not 1 <= row[key] <= LARGEST_SIDE:
-            return f"{key} is {row.get(key)!r}, expected pixels"
+            return f"{key} is {row.get(key)!r:.100}, expected pixels"
     name = row.get("file_name")
     if not isinstance(name, str) or not name or "\0" in name:
-        return f"file_name is {name!r}"
+        return f"file_name is {name!r:.100}"
+    if os.path.normpath(name) == ".":
+        return f"file_name {name!r:.100} is the folder of images"
     if os.path.isabs(name) or not is_inside(os.path.normpath(name), "."):
-        return f"file_name {name!r} leads out of the folder of images"
+        return f"file_name {name!r:.100} leads out of the folder of images"
     return ""
 
 
@@ -169,42 +183,46 @@ def _category_flaw(row: Row) -> str:
     return "" if isinstance(row.get("name"), str) and row["name"] else f"category {row['id']} has no name"
 
 
-def _annotation_flaw(
-    row: Row, images: dict[int, Row], categories: dict[int, Row], seen: set[int]
-) -> tuple[str, str] | None:
+def _annotation_flaw(row: Row, images: dict[int, Row], categories: dict[int, Row]) -> tuple[str, str] | None:
     """Kind and text of what is wrong with an annotation."""
     if not _is_id(row.get("id")):
         return "id", "no whole number as id"
-    if row["id"] in seen:
-        return "duplicate id", f"the id {row['id']} is in annotations twice"
     if not _is_id(row.get("image_id")) or row["image_id"] not in images:
         return "image", "no image has this id"
     if not _is_id(row.get("category_id")) or row["category_id"] not in categories:
-        return "category", f"no category has the id {row.get('category_id')!r}"
+        return "category", f"no category has the id {row.get('category_id')!r:.100}"
     box = row.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        return "box", f"bbox is {box!r}, expected [x, y, width, height]"
+        return "box", f"bbox is {box!r:.100}, expected [x, y, width, height]"
     if row.get("iscrowd", 0) not in (0, 1):
-        return "crowd", f"iscrowd is {row['iscrowd']!r}, expected 0 or 1"
-    if "segmentation" in row and not _is_segmentation(row["segmentation"]):
-        return "segmentation", "segmentation is neither a list of polygons nor run lengths"
+        return "crowd", f"iscrowd is {row['iscrowd']!r:.100}, expected 0 or 1"
+    if text := _segmentation_flaw(row.get("segmentation")):
+        return "segmentation", text
     if not _is_number(row.get("area", 0)):
-        return "area", f"area is {row['area']!r}"
+        return "area", f"area is {row['area']!r:.100}"
     return None
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
 
 
-def _is_segmentation(value: object) -> bool:
+def _segmentation_flaw(value: object) -> str:
+    """What is wrong with a mask; own data without masks have null or []."""
     if isinstance(value, dict):
         size, counts = value.get("size"), value.get("counts")
         sized = isinstance(size, list) and len(size) == 2 and all(map(_is_id, size))
-        return sized and (isinstance(counts, str) or (isinstance(counts, list) and all(map(_is_id, counts))))
-    return isinstance(value, list) and all(
-        isinstance(polygon, list) and len(polygon) % 2 == 0 and all(map(_is_number, polygon)) for polygon in value
-    )
+        if not sized or not (isinstance(counts, str) or (isinstance(counts, list) and all(map(_is_id, counts)))):
+            return "the run lengths are not of the form {size: [height, width], counts: text or whole numbers}"
+    elif isinstance(value, list):
+        for polygon in value:
+            if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(_is_number, polygon)):
+                return "a polygon is not a list of numbers x, y, x, y, ..."
+            if (farthest := max(map(abs, polygon), default=0)) > LARGEST_SIDE:
+                return f"a polygon has a corner at {farthest:g} pixels, expected at most {LARGEST_SIDE:,}"
+    elif value is not None:
+        return f"segmentation is {value!r:.100}, expected a list of polygons, or run lengths"
+    return ""
 
 
 def segmentation_of(row: Row) -> Segmentation | None:

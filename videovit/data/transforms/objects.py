@@ -55,6 +55,23 @@ class RandomSizedCrop(v2.Transform):  # type: ignore[misc]
         return self._call_kernel(v2.functional.crop, inpt, **params)
 
 
+class AtLeastOnePixel(v2.Transform):  # type: ignore[misc]
+    """Beside a transform of torchvision, which would scale a very long image to no pixels on its short side."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the size; called by torchvision."""
+        params: dict[str, Any] = super().make_params(flat_inputs)
+        return {**params, "size": tuple(max(1, side) for side in params["size"])}
+
+
+class ShortestSize(AtLeastOnePixel, v2.RandomShortestSize):  # type: ignore[misc]
+    """torchvision's RandomShortestSize, see `AtLeastOnePixel`."""
+
+
+class ScaleJitter(AtLeastOnePixel, v2.ScaleJitter):  # type: ignore[misc]
+    """torchvision's ScaleJitter, see `AtLeastOnePixel`."""
+
+
 @dataclass(frozen=True)
 class ObjectCrops:
     """An image with its objects, augmented or scaled; see `Crops`.
@@ -158,14 +175,12 @@ def build_object_transform(cfg: Config, *, train: bool) -> v2.Transform:
         "detr": v2.RandomChoice(
             [
                 scaled,
-                v2.Compose(
-                    [v2.RandomShortestSize(list(coco.CROP_SHORT_SIDES)), RandomSizedCrop(*coco.CROP_SIZES), scaled]
-                ),
+                v2.Compose([ShortestSize(list(coco.CROP_SHORT_SIDES)), RandomSizedCrop(*coco.CROP_SIZES), scaled]),
             ]
         ),
         "lsj": v2.Compose(
             [
-                v2.ScaleJitter((coco.LSJ_SIZE, coco.LSJ_SIZE), coco.LSJ_SCALES),
+                ScaleJitter((coco.LSJ_SIZE, coco.LSJ_SIZE), coco.LSJ_SCALES),
                 v2.RandomCrop((coco.LSJ_SIZE, coco.LSJ_SIZE), pad_if_needed=True, fill=_mean_color(cfg.DATA.MEAN)),
             ]
         ),
@@ -175,7 +190,7 @@ def build_object_transform(cfg: Config, *, train: bool) -> v2.Transform:
 
 
 def _short_side(sides: Sequence[int], longest: int) -> v2.Transform:
-    return v2.RandomShortestSize(list(sides), max_size=longest)
+    return ShortestSize(list(sides), max_size=longest)
 
 
 def _mean_color(mean: Sequence[float]) -> dict[type, Any]:

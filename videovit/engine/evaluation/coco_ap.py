@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from videovit.data.masks import import_pycocotools
-from videovit.data.readers.coco import Annotations, Row
+from videovit.data.masks import check_runs, import_pycocotools
+from videovit.data.objects import Runs
+from videovit.data.readers.coco import Annotations, Row, segmentation_of
 from videovit.data.records import AnnotationError
 
 Kind = Literal["bbox", "segm"]
@@ -49,7 +50,7 @@ def build_truth(annotations: Annotations, *, masks: bool) -> dict[str, Any]:
         masks: whether masks are evaluated.
 
     Raises:
-        AnnotationError: masks are evaluated, but an object has none.
+        AnnotationError: masks are evaluated, but an object has none, or damaged run lengths.
     """
     images = {row["id"]: row for row in annotations.images}
     rows = []
@@ -73,7 +74,15 @@ def _segmentation(row: Row, image: Row, annotations: Annotations) -> object:
             where=annotations.path,
             hint="Set COCO.MASKS False to learn and evaluate boxes alone",
         )
-    if isinstance(value, dict):
+    shape = segmentation_of(row)
+    if isinstance(shape, Runs):
+        try:
+            check_runs(shape, image["height"], image["width"])
+        except ValueError as error:
+            what = f"annotation {row['id']} of image {row['image_id']}: {error}"
+            raise AnnotationError(
+                what, where=annotations.path, hint="datasets/coco/prepare.py --repair leaves it out"
+            ) from error
         return value
     polygons = [polygon for polygon in value if len(polygon) >= 6]
     size = [image["height"], image["width"]]

@@ -29,6 +29,7 @@ from videovit.messages import printable
 SURE = 0.5  # score from which detections are drawn and counted
 OVERLAP = 0.5  # IoU from which a detection is right
 HEIGHT = 320  # pixels of a row
+MOST_WIDTH = 4 * HEIGHT  # of an image; longer ones are lower than their row
 GAP = 6  # pixels
 OPACITY = 0.4  # of masks
 
@@ -175,9 +176,10 @@ def _row(shown: Shown, truth: Sequence[Row], annotations: Annotations, names: Se
     labels = [annotations.class_of[row["category_id"]] for row in truth]
     shapes = [shape for row in truth if (shape := segmentation_of(row)) is not None]
     boxes_R4, texts = corners([row["bbox"] for row in truth]), [names[k - 1] for k in labels]
-    left = _drawn(image_3HW, boxes_R4, labels, texts, shapes, HEIGHT)
-    right = draw_found(image_3HW, shown.rows, names, height=HEIGHT)
-    gap = torch.full((3, HEIGHT, GAP), 255, dtype=torch.uint8)
+    height = max(1, min(HEIGHT, MOST_WIDTH * image_3HW.shape[1] // image_3HW.shape[2]))
+    left = _drawn(image_3HW, boxes_R4, labels, texts, shapes, height)
+    right = draw_found(image_3HW, shown.rows, names, height=height)
+    gap = torch.full((3, left.shape[1], GAP), 255, dtype=torch.uint8)
     return torch.cat([left, gap, right], dim=2)
 
 

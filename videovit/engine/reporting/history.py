@@ -36,7 +36,7 @@ class Measure:
         return 100.0 - value if value is not None and self.is_error else value
 
 
-MEASURES = (Measure("top1_err", "top-1", is_error=True), Measure("map", "mAP"))
+MEASURES = (Measure("top1_err", "top-1", is_error=True), Measure("map", "mAP"), Measure("box_ap", "box AP"))
 
 
 @dataclass

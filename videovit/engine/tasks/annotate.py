@@ -44,6 +44,7 @@ Paint = Callable[[Image, float], Image]
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
 LEAST_SHORT_SIDE = 240  # pixels; smaller videos are enlarged, because text would not be readable
+MOST_ENLARGED = 4096  # pixels; a strip of one row would fill the memory
 CRF = "20"  # quality of x264: hardly any visible loss
 BT709, TV_RANGE = 1, 1  # numbers of FFmpeg; what players expect of H.264
 
@@ -293,8 +294,8 @@ def _even(image: Image) -> Image:
 
 
 def enlargement(width: int, height: int) -> int:
-    """The factor by which a video is enlarged, so that text on it can be read."""
-    return max(1, -(-LEAST_SHORT_SIDE // min(width, height)))
+    """The factor by which a video or image is enlarged, so that text on it can be read."""
+    return max(1, min(-(-LEAST_SHORT_SIDE // min(width, height)), MOST_ENLARGED // max(width, height)))
 
 
 def labels_at(windows: Sequence[Labels], time_s: float) -> Labels | None:

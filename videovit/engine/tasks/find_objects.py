@@ -29,7 +29,7 @@ from videovit.engine.evaluation.inference import Inference
 from videovit.engine.evaluation.object_pictures import SURE, draw_found
 from videovit.engine.evaluation.objects import found_in
 from videovit.engine.reporting.json_lines import replacing
-from videovit.engine.tasks.annotate import LEAST_SHORT_SIDE, copy_video, open_pictures
+from videovit.engine.tasks.annotate import copy_video, enlargement, open_pictures
 from videovit.engine.tasks.object_prediction import ObjectPrediction, Picture
 from videovit.models import Detector
 
@@ -150,7 +150,7 @@ class ObjectFinder:
     def drawn(self, image_HWC: NDArray[np.uint8], rows: Sequence[dict[str, Any]]) -> NDArray[np.uint8]:
         """An image with what was found in it; small ones are enlarged, so that names can be read."""
         height = image_HWC.shape[0]
-        factor = max(1, -(-LEAST_SHORT_SIDE // min(image_HWC.shape[:2])))
+        factor = enlargement(image_HWC.shape[1], height)
         image_3HW = torch.from_numpy(np.ascontiguousarray(image_HWC)).permute(2, 0, 1)
         drawn = draw_found(image_3HW, rows, self.names, least=0.0, height=height * factor if factor > 1 else 0)
         painted: NDArray[np.uint8] = np.ascontiguousarray(drawn.permute(1, 2, 0).numpy())
