@@ -239,6 +239,9 @@ def test_every_box_has_its_own_map(method: str) -> None:
 
 def test_mistakes_are_named() -> None:
     model, x = built("ViT"), inputs("ViT")
+    for wrong in (["gradient"], None, "gradeint"):
+        with pytest.raises(UserError, match="method; found .*, expected one of grad_cam, "):
+            find_method(wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"classes; found \(1,\), expected one per clip, \(2,\)"):
         grad_cam(model, x, torch.tensor([1]))
     with pytest.raises(UserError, match=r"classes; found \[1, 7\], expected 0 to 6"):

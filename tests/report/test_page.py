@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from collections import Counter
 from html.parser import HTMLParser
@@ -139,6 +140,32 @@ def test_old_and_broken_files_are_listed_and_left_out(folder: Path, tmp_path: Pa
         assert name in page.text
     with pytest.raises(UserError, match="has no config.yaml"):
         read_run(tmp_path)
+    (copy / "config.yaml").write_text("TRAIN:\n  ENABLE: [1")
+    run = read_run(copy)
+    Page(render(run, []))
+    assert [text for text in run.unread if text.startswith("config.yaml")] == [
+        "config.yaml: line 3: is not valid YAML: did not find expected ',' or ']'"
+    ]
+
+
+def test_studies_of_other_weights_say_so(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "run")
+    tested = {"_type": "test_final", "top1_acc": 90.0, "checkpoint": "/old/place/run/checkpoints/epoch_4.pyth"}
+    append_record(copy / "stats.jsonl", tested)
+    for name, checkpoint in (("use_of_time", "run/checkpoints/epoch_2<b>.pyth"), ("robustness", "x/epoch_4.pyth")):
+        content = json.loads((copy / f"{name}.json").read_text())
+        (copy / f"{name}.json").write_text(json.dumps({**content, "checkpoint": checkpoint}))
+    text = Page(render(read_run(copy), [])).text
+    assert text.count("Other weights than those of the test: ") == 1
+    assert "Other weights than those of the test: run/checkpoints/epoch_2<b>.pyth" in text
+
+
+def test_run_without_a_test_says_so(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "run")
+    lines = (copy / "stats.jsonl").read_text().splitlines(keepends=True)
+    (copy / "stats.jsonl").write_text("".join(line for line in lines if "test_final" not in line))
+    text = Page(render(read_run(copy), [])).text
+    assert "best validation top-1" in text and "The run has not been tested yet" in text
 
 
 @pytest.mark.parametrize(

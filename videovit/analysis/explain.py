@@ -42,7 +42,7 @@ def find_method(name: str) -> Method:
     Raises:
         UserError: there is none.
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise UserError(
             "method", found=name, expected=f"one of {', '.join(METHODS)}", near=did_you_mean(str(name), METHODS)
         )

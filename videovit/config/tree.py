@@ -34,6 +34,9 @@ class TreeError(ValueError):
         self.message = message
         self.line = line
 
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.message}" if self.line else self.message
+
 
 def read_tree(path: Path) -> Node:
     """Read a YAML file.

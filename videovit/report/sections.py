@@ -93,7 +93,9 @@ def _summary(run: RunFiles) -> list[Block]:
         tiles.append(
             Tile(f"best validation {run.history.measure.title}", f"{measured[best]:.1f}", "%", f"epoch {best}")
         )
-    blocks: list[Block] = [Tiles(tiles)] if tiles else [Note("The run has not been tested yet.")]
+    blocks: list[Block] = [Tiles(tiles)] if tiles else []
+    if not run.test:
+        blocks.append(Note("The run has not been tested yet."))
     if checkpoint := run.test.get("checkpoint"):
         blocks.append(Note(f"Weights: {clean(checkpoint)}"))
     return blocks
@@ -228,7 +230,7 @@ def _orders(run: RunFiles) -> list[Block]:
     notes = [f"{confidence:.0%} intervals of the drop: paired bootstrap over {run.shuffle_eval['num_videos']:,} videos"]
     table = {"title": "", "columns": columns, "rows": rows, "notes": notes}
     chart = interval_chart("Top-1 accuracy by order of the frames (%)", bars, x_label="top-1 (%)")
-    return [Charts([chart]), table_of("orders", table), *_orders_of_classes(orders)]
+    return [*_weights(run, run.shuffle_eval), Charts([chart]), table_of("orders", table), *_orders_of_classes(orders)]
 
 
 def _orders_of_classes(orders: dict[str, Any]) -> list[Block]:
@@ -258,7 +260,7 @@ def _attention(run: RunFiles) -> list[Block]:
         rows = [[*pair["layers"], pair["cosine"], pair["correlation"]] for pair in pairs]
         columns = ["layer", "and layer", "cosine", "correlation"]
         blocks.append(table_of("similarity", {"title": "Likeness of maps", "columns": columns, "rows": rows}))
-    return [*blocks, *_pictures(run)]
+    return [*_weights(run, run.analysis), *blocks, *_pictures(run)]
 
 
 def _pictures(run: RunFiles) -> list[Block]:
@@ -305,7 +307,15 @@ def _study(run: RunFiles, name: str, content: dict[str, Any]) -> list[Block]:
     picture = run.folder / f"{name}.png"
     if picture.is_file() and is_inside(run, picture) and picture.stat().st_size <= MOST_PICTURE_BYTES:
         tables.insert(0, _picture(picture, ""))
-    return tables
+    return [*_weights(run, content), *tables]
+
+
+def _weights(run: RunFiles, study: dict[str, Any]) -> list[Block]:
+    """A note if a study saw other weights than the test, such as those of an earlier training in the same folder."""
+    tested, studied = (os.path.basename(str(content.get("checkpoint") or "")) for content in (run.test, study))
+    if not tested or not studied or tested == studied:  # a folder may have been moved since
+        return []
+    return [Note(f"Other weights than those of the test: {clean(study['checkpoint'])}")]
 
 
 def _videos(run: RunFiles) -> list[Block]:

@@ -245,3 +245,14 @@ def test_error_names_image(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"this is no image" * 9)
     with pytest.raises(DecodeError, match=r"cannot read image '.*a.jpg'"):
         open_video(tmp_path / "a.jpg", "image")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
+def test_image_as_video_has_one_frame(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (16, 8), (200, 100, 50)).save(path)
+    with open_video(str(path), "pyav", DecodeOptions()) as video:
+        assert video.num_frames == 1
+        for _ in range(2):
+            frames = video.frames(np.zeros(1, dtype=np.int64))
+            assert frames.shape == (1, 8, 16, 3) and abs(int(frames[0, 4, 8, 0]) - 200) < 8

@@ -79,6 +79,7 @@ def test_damaged_packets_are_counted(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     playlist = f"#EXTM3U\n#EXTINF:1,\n{write_video(tmp_path / 'a.ts', num_frames=9)}\n".encode()
     for content, reason in (
+        (b"", r"no data: the stream is empty \[stream\]"),
         (b"no video " * 99, "a pipe can carry MPEG-TS and Matroska, but not an mp4 file whose index comes last"),
         (playlist, "stdin|pipe"),
         (write_video(tmp_path / "b.ts", num_frames=9).read_bytes(), "64 x 48 pixels, more than DATA.MAX_PIXELS 100"),

@@ -119,3 +119,12 @@ def test_unreadable_videos_can_be_skipped() -> None:
     (sink,), parts = infer([batch(2, failures=[failure]), batch(3)], skip_unreadable=True)
     assert len(sink.videos) == 5
     assert parts.unreadable == [failure]
+
+
+def test_unreadable_videos_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    one, two = (Failure(name, "empty file", "decord") for name in ("a.mp4", "b.mp4"))
+    parts = Inference(Net(0.0), prepare, CPU, skip_unreadable=True)
+    for failures in ([one, one], [one], [one, two]):  # as another pass over the same list finds them again
+        evaluate(parts, [batch(2, failures=failures)], [Pass([Collect()])], Progress("test", 1, quiet=True))
+    assert parts.unreadable == [one, two]
+    assert [record.getMessage() for record in caplog.records] == [f"left out: {n}.mp4: empty file" for n in "ab"]

@@ -75,6 +75,7 @@ def test_files_can_be_read(model: videovit.Model, video: str, tmp_path: Path) ->
     for path in paths[1:3]:
         with Image.open(path) as picture:
             assert min(picture.size) > 200
+    assert [str(path) for path in paths] == list(map(str, found.write(f"{tmp_path}/a/why")))
     values = json.loads(paths[3].read_text())
     assert values["class"] == NAMES[1] and values["method"] == "gradient" and len(values["frames"]) == 8
     best = max(values["frames"], key=lambda frame: frame["share"])

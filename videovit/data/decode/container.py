@@ -57,14 +57,24 @@ def open_container(path: str, options: DecodeOptions) -> tuple[InputContainer, V
 
 
 class PacketReader:
-    """Yields the packets of a stream from a given position on, with their positions."""
+    """Yields the packets of a stream from a given position on, with their positions.
 
-    def __init__(self, container: InputContainer, stream: VideoStream, table: FrameTable) -> None:
+    Args:
+        container: open.
+        stream: of the container.
+        table: of the stream.
+        at_start: nothing has been read yet, so that the first position is reached without seeking, which not every
+            file allows.
+    """
+
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, table: FrameTable, *, at_start: bool = False
+    ) -> None:
         self._container = container
         self._stream = stream
         self._table = table
-        self._packets: Iterator[Packet[VideoStream]] = iter(())
-        self._next: int | None = None  # position of the next packet; None before the first seek
+        self._packets: Iterator[Packet[VideoStream]] = filled(container.demux(stream)) if at_start else iter(())
+        self._next: int | None = 0 if at_start else None  # position of the next packet; None before the first seek
 
     def read(self, first: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
         """(position, packet) pairs from position `first` on.

@@ -289,7 +289,7 @@ class PyavVideo(BaseVideo):
             return self._decode_stretches(wanted)
         except NotReached:
             self._reopen()
-            self._reader = PacketReader(self._container, self._stream, self.table)
+            self._reader = PacketReader(self._container, self._stream, self.table, at_start=True)
         keys = self.table.pts[self.table.shown[wanted]].tolist()
         rows = Rows(keys, self._size_of, self._upright, self._options)
         last = max(stretch.last for stretch in self.table.stretches(wanted.tolist()))

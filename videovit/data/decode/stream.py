@@ -85,6 +85,22 @@ def _is_camera(name: str) -> bool:
     return name.isascii() and name.isdigit() and not os.path.exists(name)
 
 
+class _Pipe(io.FileIO):
+    """A pipe open for reading.
+
+    Attributes:
+        is_empty: nothing has come so far.
+    """
+
+    is_empty = True
+
+    def read(self, size: int | None = -1, /) -> bytes | Any:
+        """See `io.FileIO.read`."""
+        data = super().read(size)
+        self.is_empty = self.is_empty and not data
+        return data
+
+
 class StreamReader:
     """A stream open for reading, in a `with` block.
 
@@ -169,26 +185,30 @@ class StreamReader:
     def _open(self, name: str) -> InputContainer:
         try:
             if name == "-":
-                return self._open_pipe(io.FileIO(sys.stdin.fileno(), closefd=False))
+                return self._open_pipe(_Pipe(sys.stdin.fileno(), closefd=False))
             if is_pipe(name):
-                return self._open_pipe(io.FileIO(name))
+                return self._open_pipe(_Pipe(name))
             if _is_camera(name):
                 return self._open_camera(int(name))
             container: InputContainer = av.open(name, options=_NETWORK, timeout=TIMEOUT_S, **LENIENT)
             return container
         except ERRORS as error:
             reason = _reason(error)
-            if isinstance(error, av.error.InvalidDataError) and (name == "-" or is_pipe(name)):
-                reason += "; a pipe can carry MPEG-TS and Matroska, but not an mp4 file whose index comes last"
             if _is_camera(name):
                 reason = f"camera number {name} cannot be opened: {reason}"
             raise DecodeError(self._name, reason, NAME) from None
 
     @staticmethod
-    def _open_pipe(file: io.FileIO) -> InputContainer:
+    def _open_pipe(file: _Pipe) -> InputContainer:
         # Its content may come from anywhere, and must not lead to other files.
         one_file = {"format_whitelist": ONE_FILE["format_whitelist"]}
-        container: InputContainer = av.open(file, options=one_file, **LENIENT)
+        try:
+            container: InputContainer = av.open(file, options=one_file, **LENIENT)
+        except av.error.InvalidDataError as error:
+            if file.is_empty:
+                raise ValueError("no data: the stream is empty") from None
+            hint = "a pipe can carry MPEG-TS and Matroska, but not an mp4 file whose index comes last"
+            raise ValueError(f"{_reason(error)}; {hint}") from None
         return container
 
     def _open_camera(self, number: int) -> InputContainer:

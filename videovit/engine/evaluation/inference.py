@@ -192,9 +192,13 @@ def evaluate(inference: Inference, batches: Iterable[Batch], passes: Sequence[Fo
 def readable(inference: Inference, batches: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
     """The batches to infer, until a video cannot be read; arguments and errors as in `evaluate`."""
     stop_at = float("inf")
+    known = {failure.path for failure in inference.unreadable}  # an earlier pass over the list has named them
+    num_known = len(inference.unreadable)
     for _, batch in progress.over(batches):
         if batch.failures:
-            inference.unreadable += batch.failures
+            new = {failure.path: failure for failure in batch.failures if failure.path not in known}
+            known.update(new)
+            inference.unreadable += new.values()
             if not inference.skip_unreadable:
                 stop_at = min(stop_at, time.monotonic() + SCAN_S)
         if stop_at == float("inf"):
@@ -204,7 +208,7 @@ def readable(inference: Inference, batches: Iterable[Batch], progress: Progress)
         progress.count(len(batch))
     if stop_at < float("inf"):
         raise UserError(describe_unreadable(inference.unreadable))
-    for failure in inference.unreadable:
+    for failure in inference.unreadable[num_known:]:
         logger.warning("left out: %s: %s", printable(failure.path), failure.reason)
 
 

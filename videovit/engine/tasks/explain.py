@@ -86,7 +86,7 @@ class Explanation:
             "frames": frames,
         }
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: str | Path) -> list[Path]:
         """Write the heat as a contact sheet and JSON, and of a video as mp4 and as a curve over time.
 
         Args:
@@ -98,6 +98,7 @@ class Explanation:
         Raises:
             UserError: they cannot be written.
         """
+        folder = Path(folder)
         make_folder(folder)
         title = file_title(self.video, self.class_name, self.method)
         paths = [folder / name for name in ((SHEET, VALUES) if len(self.times_s) == 1 else FILES)]
