@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         raise AnnotationError(f"cannot be read: {error}", where=root, hint="pip install scipy") from error
     except (RuntimeError, ValueError, KeyError, IndexError, EOFError) as error:
-        # torchvision tells neither which of the files are missing or not the official ones, nor why.
+        # torchvision says neither which of the files are missing or not the official ones, nor why.
         hint = f"Remove {root}, so that the archives are unpacked again"
         raise AnnotationError("the unpacked files are not the official ones", where=root, hint=hint) from error
     except OSError as error:
