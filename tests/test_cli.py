@@ -1,5 +1,6 @@
 """The command line: commands, separating configs from KEY VALUE pairs, exit codes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,13 @@ def test_unknown_option_suggests_nearest(words: list[str], near: str, capsys: py
         main(words)
     printed = capsys.readouterr().err
     assert printed.endswith(f"; did you mean {near}?\n" if near else "--\\x1b[31m\n")
+
+
+@pytest.mark.parametrize("words", [["analyze", "a", "--output"], ["robustness", "a", "--what"]])
+def test_option_without_its_value_suggests_nothing(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert re.search(rf"argument {words[-1]}: expected .* argument\n$", capsys.readouterr().err)
 
 
 def test_runs_in_one_output_dir_are_refused() -> None:

@@ -246,7 +246,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         known = re.findall(r"--[a-z][\w-]*", self.format_help())
-        options = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        options = [word.partition("=")[0].rstrip(":,") for word in message.split() if word.startswith("--")]
         near = next((did_you_mean(word, known) for word in options if word not in known), "")
         super().error(printable(problem(message, near=near), keep_lines=True))
 
