@@ -102,6 +102,7 @@ class ObjectEvaluator(Evaluator):
 
     has_labels = False
     views = "images"
+    columns = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}
 
     def __init__(
         self,
@@ -113,9 +114,8 @@ class ObjectEvaluator(Evaluator):
         name: str,
         num_pictures: int = 0,
     ) -> None:
-        self.columns = {"box_ap": "box AP", "box_ap50": "box AP50"}
-        if masks:
-            self.columns |= {"mask_ap": "mask AP", "mask_ap50": "mask AP50"}
+        if not masks:
+            self.columns = {key: title for key, title in self.columns.items() if key.startswith("box")}
         self._samples, self._annotations = samples, annotations
         self._kinds = KINDS if masks else KINDS[:1]
         self._folder, self._name, self._num_pictures = folder, name, num_pictures
