@@ -1,5 +1,6 @@
 """The command line: commands, separating configs from KEY VALUE pairs, exit codes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,13 @@ def test_wrong_value_suggests_no_option(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit, match="2"):
         main(["pack", "list.csv", "--output", "shards", "--size", "200KB"])
     assert capsys.readouterr().err.endswith("argument --size: '200KB' is no size such as 500MB or 1GB\n")
+
+
+@pytest.mark.parametrize("words", [["analyze", "a", "--output"], ["robustness", "a", "--what"]])
+def test_option_without_its_value_suggests_nothing(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert re.search(rf"argument {words[-1]}: expected .* argument\n$", capsys.readouterr().err)
 
 
 def test_runs_in_one_output_dir_are_refused() -> None:

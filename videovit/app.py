@@ -123,7 +123,7 @@ def build_app(model: Model, name: str) -> Any:
 
         def answer(path: str | None, chosen: str) -> Iterator[tuple[object, object, object]]:
             if not path:
-                raise gradio.Error("Choose a file first.")
+                raise gradio.Error("Choose a file first.", print_exception=False)
             try:
                 prediction = model.predict(path)
                 scores = {printable(label): min(max(score, 0.0), 1.0) for label, score in prediction.top}
@@ -137,7 +137,8 @@ def build_app(model: Model, name: str) -> Any:
                     yield scores, picture, str(Path(folder) / (SHEET if of_images else VIDEO))
             except UserError as error:
                 # Shown as HTML, and the message holds names of strangers.
-                raise gradio.Error(html.escape(str(error).replace(path, Path(path).name))) from error
+                text = html.escape(str(error).replace(path, Path(path).name))
+                raise gradio.Error(text, print_exception=False) from error
 
         button.click(answer, [given, method], [top, curves, heat])
     return app

@@ -250,7 +250,7 @@ class Parser(argparse.ArgumentParser):
             near = did_you_mean(choice[1], choice[2].replace("'", "").split(", "))
         else:
             known = re.findall(r"--[a-z][\w-]*", self.format_help())
-            options = [word for word in re.split(r"[\s=:]+", message) if word.startswith("--")]
+            options = [word for word in re.split(r"[\s=:,]+", message) if word.startswith("--")]
             near = next((did_you_mean(word, known) for word in options if word not in known), "")
         super().error(printable(problem(message, near=near), keep_lines=True))
 

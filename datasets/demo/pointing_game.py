@@ -31,7 +31,7 @@ import videovit
 from videovit.analysis.explain import METHODS, Method
 from videovit.analysis.pointing import pointing_game
 from videovit.errors import UserError
-from videovit.messages import labeled
+from videovit.messages import labeled, plural
 from videovit.models import build_model
 from videovit.models.contract import VideoModel
 
@@ -131,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             correct = clips.chosen(predicted(model.torch, clips.x_BCTHW) == clips.labels_B)
             if not len(correct.labels_B):
                 raise UserError(
-                    f"none of {len(clips.labels_B)} clips is classified correctly: was it trained on --among-still?",
+                    f"of {plural(len(clips.labels_B), 'clip')}, none is classified correctly: was it trained on "
+                    "--among-still?",
                     where=run,
                 )
             for method in args.method or METHODS:

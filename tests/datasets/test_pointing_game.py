@@ -78,4 +78,4 @@ def test_pointing_game_prints_rows(
         model.torch.head.get_submodule("projection").bias[1] = 100
     model.save(tmp_path / "other")
     assert game.main([str(tmp_path / "other"), "--clips", "1"]) == 1
-    assert "none of 1 clips is classified correctly" in capsys.readouterr().err
+    assert "of 1 clip, none is classified correctly" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def write_hostile_run(folder: Path, *, num_videos: int = 60) -> Path:
     worst = write_predictions(folder / "predictions.csv", evaluator.predictions_of(paths), HOSTILE)
     (folder / "errors.json").write_text(json.dumps(evaluator.error_report(HOSTILE, worst)))
     evaluator.write_report(folder, HOSTILE)
-    append_record(folder / "stats.jsonl", {"_type": "test_final", "views": "1 clips", **evaluator.result()})
+    append_record(folder / "stats.jsonl", {"_type": "test_final", "views": "1 clip x 1 crop", **evaluator.result()})
     append_record(folder / "environment.jsonl", {"config": "config.yaml", "torch": HOSTILE[0]})
     (folder / "shuffle_eval.json").write_text(json.dumps(shuffle_report()))
     (folder / "analysis").mkdir()

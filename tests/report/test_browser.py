@@ -199,6 +199,7 @@ def test_app_predicts_a_dropped_video(browser: Any, make: Make, tmp_path: Path) 
             assert not browser.find_elements("css selector", "#heat video, img[src=x]")
             keep(browser, "app_error")
             assert errors_in(browser) == []
+            assert "Traceback" not in (tmp_path / "log").read_text()
             script = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
             own = ("http://127.0.0.1", "blob:", "data:")
             assert all(name.startswith(own) for name in browser.execute_script(script))

@@ -160,6 +160,14 @@ def test_studies_of_other_weights_say_so(folder: Path, tmp_path: Path) -> None:
     assert "Other weights than those of the test: run/checkpoints/epoch_2<b>.pyth" in text
 
 
+def test_summary_of_found_objects(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "run")
+    record = {"box_ap": 41.25, "box_ap50": 60.0, "mask_ap": 35.5, "mask_ap50": 55.0, "box_ap_large": None}
+    append_record(copy / "stats.jsonl", {"_type": "test_final", "views": "images", **record, "num_videos": 6})
+    text = "".join(Page(render(read_run(copy), [])).text.split())
+    assert "boxAP41.2%boxAP5060.0%maskAP35.5%maskAP5055.0%videostested6images" in text
+
+
 def test_run_without_a_test_says_so(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "run")
     lines = (copy / "stats.jsonl").read_text().splitlines(keepends=True)

@@ -15,7 +15,7 @@ from videovit.analysis.mistakes import Group
 from videovit.config import Config, dump_config
 from videovit.config.tree import TreeError, flatten, parse_tree
 from videovit.engine.evaluation.error_report import calibration_table, pairs_table
-from videovit.engine.evaluation.objects import COLUMNS
+from videovit.engine.evaluation.objects import ObjectEvaluator
 from videovit.engine.evaluation.view_ensemble import MultiLabel, TopK
 from videovit.engine.reporting.history import number
 from videovit.messages import plural, printable
@@ -72,7 +72,7 @@ def guarded(build: Callable[[RunFiles], list[Block]]) -> Callable[[RunFiles, str
 
 
 def _summary(run: RunFiles) -> list[Block]:
-    titles = {**TopK.columns, **MultiLabel.columns, **COLUMNS}
+    titles = {**TopK.columns, **MultiLabel.columns, **ObjectEvaluator.columns}
     full = {"top1_acc": "top-1 accuracy", "top5_acc": "top-5 accuracy", "mean_class_acc": "mean class accuracy"}
     tiles = [
         Tile(full.get(key, titles[key]), f"{round(value, 4):.1f}", "%")

@@ -120,7 +120,40 @@ def test_model_that_reads_time_is_found_out(cfg: Config, monkeypatch: pytest.Mon
     assert half / normal == pytest.approx(7 / 15, abs=0.08) and double / normal == pytest.approx(31 / 15, abs=0.08)
 
 
-def test_images_have_no_use_of_time(cfg: Config, tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text(dump_config(cfg))
+def test_mistakes_are_named(cfg: Config, make: Make, tmp_path: Path) -> None:
+    def changed(options: str) -> Config:
+        (tmp_path / "base.yaml").write_text(dump_config(cfg))
+        return load_config(tmp_path / "base.yaml", options.split())
+
     with pytest.raises(UserError, match=r"DATA\.NUM_FRAMES: a clip of one frame has no time"):
-        run(load_config(tmp_path / "base.yaml", ["DATA.NUM_FRAMES", "1"]))
+        run(changed("DATA.NUM_FRAMES 1"))
+    (tmp_path / "groups.json").write_text(json.dumps({"motion": ["stil"]}))
+    with pytest.raises(UserError, match=r"groups\.json: .*'stil'.*"):
+        run(changed(f"SHUFFLE_EVAL.CLASS_GROUPS_FILE {tmp_path}/groups.json"))
+    for key, value, problem in (
+        ("SPEEDS", "[0]", "expected a number > 0"),
+        ("SPEED", "[2]", r"did you mean USE_OF_TIME\.SPEEDS"),
+        ("PARTS", "0", "expected a whole number >= 1"),
+    ):
+        with pytest.raises(UserError, match=rf"USE_OF_TIME\.{key}.*{problem}"):
+            changed(f"USE_OF_TIME.{key} {value}")
+
+
+def test_unreadable_videos_are_named_once(
+    cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(task, "build_seeded_model", lambda cfg, device: Gaze())
+    monkeypatch.setitem(ENGINES, "torch", lambda model, dtype: model)
+    data = Path(cfg.DATA.PATH_TO_DATA_DIR)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    write_list(tmp_path / "test.csv", [(data / "0.mp4", RISING), (tmp_path / "bad.mp4", FALLING)])
+    for name in ("names.json", "groups.json"):
+        (tmp_path / name).write_bytes((data / name).read_bytes())
+    (tmp_path / "base.yaml").write_text(dump_config(cfg))
+    options = ["DATA.PATH_TO_DATA_DIR", str(tmp_path), "OUTPUT_DIR", str(tmp_path / "run")]
+    with pytest.raises(UserError, match=r"(?s)1 video of the evaluation list cannot be read.*bad\.mp4"):
+        run(load_config(tmp_path / "base.yaml", options))
+    capfd.readouterr()
+    run(load_config(tmp_path / "base.yaml", [*options, "TEST.SKIP_UNREADABLE", "True"]))
+    assert capfd.readouterr().err.count("left out: ") == 1
+    assert json.loads((tmp_path / "run" / "use_of_time.json").read_text())["num_videos"] == 1

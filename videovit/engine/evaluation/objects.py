@@ -33,7 +33,6 @@ from videovit.errors import UserError
 from videovit.messages import plural
 
 MASKS_AT_ONCE = 16  # of an image, that are scaled to its full size together
-COLUMNS = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}
 KINDS: tuple[tuple[Kind, str], ...] = (("bbox", "box"), ("segm", "mask"))
 
 
@@ -103,6 +102,7 @@ class ObjectEvaluator(Evaluator):
 
     has_labels = False
     views = "images"
+    columns = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}
 
     def __init__(
         self,
@@ -114,7 +114,8 @@ class ObjectEvaluator(Evaluator):
         name: str,
         num_pictures: int = 0,
     ) -> None:
-        self.columns = dict(COLUMNS if masks else list(COLUMNS.items())[:2])
+        if not masks:
+            self.columns = {key: title for key, title in self.columns.items() if key.startswith("box")}
         self._samples, self._annotations = samples, annotations
         self._kinds = KINDS if masks else KINDS[:1]
         self._folder, self._name, self._num_pictures = folder, name, num_pictures

@@ -100,6 +100,8 @@ class Explanation:
         """
         folder = Path(folder)
         make_folder(folder)
+        for name in FILES:  # ended in the middle, files of two explanations would stand side by side
+            (folder / name).unlink(missing_ok=True)
         title = file_title(self.video, self.class_name, self.method)
         paths = [folder / name for name in ((SHEET, VALUES) if len(self.times_s) == 1 else FILES)]
         frames_FSS3 = self.frames_FSS3 if self.box is None else outline(self.frames_FSS3, self.box)
