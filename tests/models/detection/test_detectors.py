@@ -238,6 +238,23 @@ def test_wrong_inputs_are_named() -> None:
             model(images, wrong)
 
 
+@pytest.mark.parametrize(("head", "body", "options"), PAIRS[3:-1])
+def test_weights_that_are_not_finite_give_such_a_loss(head: str, body: str, options: str) -> None:
+    model = detector(head, body, options).train()
+    with torch.no_grad():
+        next(parameter for parameter in model.body.parameters() if parameter.requires_grad).fill_(float("nan"))
+    losses = model(*images_and_targets())
+    assert not torch.isfinite(torch.stack([loss.float() for loss in losses.values()]).sum())
+    if head == "DeformableDETR":  # those of torchvision find nothing
+        assert all(found["scores"].isnan().any() for found in model.eval()(images_and_targets()[0]))
+
+
+def test_images_with_fewer_places_than_queries_are_named() -> None:
+    model = detector("DeformableDETR", "PiT", "DETECTOR.STRIDES [8,16] DETECTOR.QUERIES 2000").eval()
+    with pytest.raises(UserError, match=r"DETECTOR\.QUERIES: found 2000, expected at most \d+, the places"):
+        model([torch.rand(3, 64, 64)])
+
+
 def test_a_config_says_whether_it_describes_a_detector() -> None:
     assert isinstance(build_network(tiny_config()), Detector)
     with pytest.raises(UserError, match=r"DETECTOR\.NAME: a detector .* found 'MaskRCNN', expected none"):

@@ -109,6 +109,9 @@ class DeformableDETR(Detector):
         self.mean, self.std = tuple(mean), tuple(std)
         self.min_score, self.max_detections = min_score, max_detections
         self.step = max(maps.strides)
+        self.num_queries = num_queries
+        halvings = range(1, num_levels - len(maps.strides) + 1)  # levels beyond the maps
+        self.strides = [*maps.strides, *(self.step << number for number in halvings)]
         _check(dim, num_heads, len(maps.channels), num_levels)
         self.network = _network(
             maps,
@@ -170,9 +173,13 @@ class DeformableDETR(Detector):
         stages = [("", *out, wanted) for out in zip(logits, boxes, strict=True)]
         stages.append(("_proposals", first_logits, first_boxes, only_objects))
         losses: dict[str, Tensor] = {}
+        finite = all(bool(out.isfinite().all()) for _, *outputs, _ in stages for out in outputs)
         for suffix, logits_BQK, boxes_BQ4, labels in stages:
-            # Boxes and their losses in full precision: matched by a solver, and differences of small numbers.
-            terms = criterion({"logits": logits_BQK.float(), "pred_boxes": boxes_BQ4.float()}, labels)
+            if finite:
+                # Boxes and their losses in full precision: matched by a solver, and differences of small numbers.
+                terms = criterion({"logits": logits_BQK.float(), "pred_boxes": boxes_BQ4.float()}, labels)
+            else:  # The solver refuses them: hand a loss that is not finite to the training, which stops and says so.
+                terms = dict.fromkeys(_WEIGHTS, logits_BQK.float().sum() + boxes_BQ4.float().sum())
             for term, weight in _WEIGHTS.items():
                 losses[term + suffix] = losses.get(term + suffix, 0) + share * weight * terms[term]
         return losses
@@ -184,15 +191,24 @@ class DeformableDETR(Detector):
         for image, logits_QK, boxes_Q4 in zip(images, logits[-1].float(), boxes[-1].float(), strict=True):
             height, width = image.shape[-2:]
             scores, index = logits_QK.sigmoid().flatten().topk(min(self.max_detections, logits_QK.numel()))
-            scores, index = scores[scores >= self.min_score], index[scores >= self.min_score]
+            kept = ~(scores < self.min_score)  # also those that are not numbers, which the evaluation reports
+            scores, index = scores[kept], index[kept]
             size = vector((width, height, width, height), boxes_Q4)
             corners = box_convert(boxes_Q4[index // self.num_classes], "cxcywh", "xyxy").clamp(0, 1) * size
             found.append({"boxes": corners, "scores": scores, "labels": index % self.num_classes + 1})
         return found
 
     def _batch(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Normalized images, padded at the right and the bottom, and which pixels are theirs."""
+        """Normalized images, padded at the right and the bottom, and which pixels are theirs.
+
+        Raises:
+            UserError: the images have fewer places than there are queries, each of which takes one.
+        """
         H, W = (-(-max(image.shape[axis] for image in images) // self.step) * self.step for axis in (1, 2))
+        places = sum(-(-H // stride) * -(-W // stride) for stride in self.strides)
+        if places < self.num_queries:
+            expected = f"at most {places}, the places in the maps of an image of {W} x {H} pixels, or larger images"
+            raise UserError(where="DETECTOR.QUERIES", found=self.num_queries, expected=expected)
         x_BCHW = images[0].new_zeros(len(images), images[0].shape[0], H, W)
         inside_BHW = images[0].new_zeros(len(images), H, W)
         mean, std = (vector(values, images[0])[:, None, None] for values in (self.mean, self.std))
