@@ -88,7 +88,10 @@ def test_image_has_no_curve(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 36, 3), dtype=np.uint8)
     found = model.explain(pixels, method="occlusion")
     assert found.heat_FSS.shape == (1, 32, 32)
+    (tmp_path / "why").mkdir()
+    (tmp_path / "why" / "curve.png").write_bytes(b"of a video that was explained before")
     assert [path.name for path in found.write(tmp_path / "why")] == [SHEET, VALUES]
+    assert sorted(path.name for path in (tmp_path / "why").iterdir()) == sorted([SHEET, VALUES])
 
 
 def test_mistakes_are_named(model: videovit.Model, video: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

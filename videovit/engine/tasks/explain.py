@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from videovit.analysis.explain import DEFAULT_METHOD, find_method
 from videovit.analysis.heat_video import draw_contact_sheet, draw_time_curve, file_title, outline, write_heat_video
-from videovit.engine.reporting.json_lines import make_folder, replacing
+from videovit.engine.reporting.json_lines import make_folder, replacing, writing
 from videovit.engine.tasks.labels import Corners
 from videovit.engine.tasks.predict import Input, Predictor
 from videovit.errors import UserError
@@ -101,7 +101,8 @@ class Explanation:
         folder = Path(folder)
         make_folder(folder)
         for name in FILES:  # ended in the middle, files of two explanations would stand side by side
-            (folder / name).unlink(missing_ok=True)
+            with writing(folder / name):
+                (folder / name).unlink(missing_ok=True)
         title = file_title(self.video, self.class_name, self.method)
         paths = [folder / name for name in ((SHEET, VALUES) if len(self.times_s) == 1 else FILES)]
         frames_FSS3 = self.frames_FSS3 if self.box is None else outline(self.frames_FSS3, self.box)
