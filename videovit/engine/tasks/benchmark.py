@@ -219,7 +219,8 @@ def benchmark_engines(problem: Problem, run: Run) -> list[dict[str, Any]]:
     """Inference by every engine that is installed, in turns, on random clips; on the CPU.
 
     Times are latencies of a batch. `cpu_s` is the time of all threads, which other programs on the machine disturb
-    less. `first_s` is what the first batch takes, in which an engine makes its graph.
+    less. `first_s` is what the first batch takes, in which an engine makes its graph. `peak_mib` is what one more batch
+    adds, which is nothing if an engine keeps its buffers.
     """
     cfg, device = problem.cfg, torch.device("cpu")
     model = build_seeded_model(cfg, device).eval()
