@@ -91,7 +91,7 @@ def test_what_a_file_does_not_have_is_refused(tmp_path: Path) -> None:
         ({"opts": ["DATA.MEAN", [0, 0, 0]]}, r"DATA\.MEAN"),
         ({"opts": ["MVIT.DEPTH", 2]}, r"MVIT\.DEPTH"),
     ):
-        with pytest.raises(UserError, match=rf"net\.onnx: {name} cannot be chosen any more"):
+        with pytest.raises(UserError, match=rf"net\.onnx: {name} is fixed in an exported network"):
             videovit.load(path, **arguments)
     with pytest.raises(UserError, match="exported network, with which only `videovit predict`"):
         features.main([str(tmp_path), "--model", str(path), "--output", str(tmp_path / "out")])
@@ -123,7 +123,7 @@ def test_files_of_others_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"other\.onnx: not exported by videovit: no config in its metadata"):
         videovit.load(tmp_path / "other.onnx")
     (tmp_path / "text.onnx").write_text("no network")
-    with pytest.raises(UserError, match=r"text\.onnx: not usable by ONNX Runtime"):
+    with pytest.raises(UserError, match=r"text\.onnx: ONNX Runtime cannot read it"):
         videovit.load(tmp_path / "text.onnx")
     for key, text, message in (
         ("class_names", '["a"]', r"(?s)class names in its metadata.*expected a list of 3 class names"),

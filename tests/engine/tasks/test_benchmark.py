@@ -38,6 +38,17 @@ def test_time_and_memory_of_a_known_step() -> None:
     assert 100 < timing.peak_mib < 400
 
 
+def test_memory_that_the_allocator_keeps_is_counted() -> None:
+    later = []
+
+    def step() -> None:
+        tensors = [torch.ones(5_000_000) for _ in range(10)]  # 191 MiB
+        later.append(torch.ones(1_000_000))  # lies above them, so that they are not given back to the system when freed
+        del tensors
+
+    assert 100 < time_steps(step, CPU, num_steps=1, warmup=3).peak_mib < 400
+
+
 def test_matrix_peak_is_plausible() -> None:
     assert 0.5 < benchmark.measure_matrix_peak(CPU, torch.float32) < 1e6
 

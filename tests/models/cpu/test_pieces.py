@@ -26,12 +26,13 @@ def plain_attention(q, k, v, scale):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("attend", [attention.attend, transformer.fast_attend, transformer.attend_in_chunks])
+@pytest.mark.parametrize("attend", [attention.attend, transformer.fast_attend, transformer.attend_by_head])
 @pytest.mark.parametrize("grad", [True, False])
 def test_attention_routes_agree(attend, dtype, grad, monkeypatch):
-    if grad and attend is transformer.attend_in_chunks:
+    if grad and attend is transformer.attend_by_head:
         pytest.skip("for inference alone")
-    monkeypatch.setattr(transformer, "_CHUNK_SCORES", 1)  # chunks of 64 queries
+    monkeypatch.setattr(transformer, "_CHUNK_SCORES", 2500)  # two chunks of 75 queries
+    monkeypatch.setattr(transformer, "_FEW_SCORES", 0)
     q, k, v = (noise(2, n, 3, d, seed=n).to(dtype).requires_grad_(grad) for n, d in ((150, 16), (40, 16), (41, 12)))
     v = v[:, :40]
     expected = plain_attention(q.float(), k.float(), v.float(), 0.3)
@@ -44,6 +45,19 @@ def test_attention_routes_agree(attend, dtype, grad, monkeypatch):
         torch.testing.assert_close(
             torch.autograd.grad(got, (q, k), dy), torch.autograd.grad(expected, (q, k), dy), atol=1e-5, rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_heads_are_computed_apart_if_that_is_faster(works, monkeypatch):
+    monkeypatch.setattr(transformer, "onednn_beats_mkl", lambda: works)
+    by_head = []
+    monkeypatch.setattr(transformer, "attend_by_head", lambda q, *_: by_head.append(q.shape[1]))
+    for num_q, num_k in ((400, 400), (1, 400), (100, 100)):
+        q, k = noise(1, num_q, 2, 16), noise(1, num_k, 2, 16)
+        with torch.no_grad():
+            transformer.fast_attend(q, k, k, 0.3)
+        transformer.fast_attend(q.requires_grad_(), k, k, 0.3)  # a gradient needs the ordinary route
+    assert by_head == ([400] if works else [])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,7 +1,7 @@
-"""Engines: what runs an exported graph, and how a model becomes one for them.
+"""Engines, which run exported graphs, and how a model becomes such a graph.
 
-An engine is a class with `write` and `__call__`, and a row of `ENGINES`. It reads files of known operations and data,
-but no code.
+An engine is a subclass of `Engine` and a row of `ENGINES`. The files that it reads hold operations and data, but no
+code.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Engine(ABC):
         dtype: of the computation; None for full precision.
 
     Attributes:
-        extra: of videovit, with which its packages are installed.
-        packages: those.
+        extra: the extra of videovit that installs its packages.
+        packages: names of these packages.
         half: whether it can compute in bf16.
         suffix: of its files.
     """
@@ -88,7 +88,7 @@ class OnnxRuntime(Engine):
 
     Args:
         path: of an ONNX file.
-        dtype: None; on CPUs, it has no products in bf16.
+        dtype: must be None, since ONNX Runtime has no products in bf16 on CPUs.
 
     Raises:
         UserError: the package is missing, or the file cannot be used.
@@ -104,7 +104,7 @@ class OnnxRuntime(Engine):
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise UserError(f"not usable by ONNX Runtime: {_first_line(error)}", where=path) from error
+            raise UserError(f"ONNX Runtime cannot read it: {_first_line(error)}", where=path) from error
         self._names = [one.name for one in self._session.get_inputs()]
 
     @property
@@ -132,7 +132,7 @@ class OpenVino(Engine):
 
     Args:
         path: of an ONNX file, or the .xml of OpenVINO's own format.
-        dtype: bf16 computes in bf16 if the CPU has such products; None in fp32.
+        dtype: bf16, which is used if the CPU has such products; None for fp32.
 
     Raises:
         UserError: the package is missing, or the file cannot be used.
@@ -148,7 +148,7 @@ class OpenVino(Engine):
         try:
             self._model = self._core.read_model(str(path))
         except RuntimeError as error:
-            raise UserError(f"not usable by OpenVINO: {_first_line(error)}", where=path) from error
+            raise UserError(f"OpenVINO cannot read it: {_first_line(error)}", where=path) from error
         self._compiled: dict[tuple[int, ...], Any] = {}
 
     @property
@@ -187,14 +187,14 @@ def _first_line(error: Exception) -> str:
 
 
 class EngineNetwork(nn.Module):
-    """A model that is run by an engine: called like it, with clips of one shape after the other.
+    """A model whose forward passes are computed by an engine; called like the model.
 
-    The graph for a shape is read from the cache, or made when it is first needed, which takes seconds to a minute.
-    Threads may share it.
+    The graph for clips of a size is read from the cache, or made when it is first needed, which takes seconds to a
+    minute. Graphs of the last two sizes stay open. Threads may share a network.
 
     Args:
         model: on the CPU. Its weights are copied when a graph is made.
-        engine: what runs it.
+        engine: that computes.
         dtype: of the computation; None for full precision.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Formats of exported networks: what writes each, and what reads it back for a check.
+"""Formats of exported networks: how each is written, and read back for the check.
 
     pt2           a program of torch.export: runs in PyTorch without videovit
     onnx          runs in ONNX Runtime, OpenVINO, TensorRT and many others

@@ -90,7 +90,7 @@ def capture(network: nn.Module, inputs: Sequence[Tensor], *, dynamic: bool = Tru
         dynamic: the graph takes any number of clips; otherwise the number in the example. Boxes are always any number.
 
     Raises:
-        UserError: the network has parts that do not follow from shapes alone.
+        UserError: the network has parts that depend on more than the shapes of its inputs.
     """
     sizes: list[dict[int, Any] | None] = [{0: Dim("clips", min=1, max=MOST_CLIPS)} if dynamic else None]
     if len(inputs) > 1:
@@ -127,7 +127,7 @@ def _drop_idle(program: ExportedProgram) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' remarks about their own insides."""
+    """Silence the warnings and remarks of the exporters."""
     loggers = [logging.getLogger(name) for name in ("torch.export", "torch.onnx", "torch._export", "onnxscript")]
     levels = [one.level for one in loggers]
     with warnings.catch_warnings():

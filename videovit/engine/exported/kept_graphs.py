@@ -1,4 +1,4 @@
-"""Graphs on disk, for the next process: making one takes a minute, reading it a second.
+"""A cache of graphs on disk: making one takes up to a minute, reading it a second.
 
     CACHE/graphs/KEY/graph.onnx     or graph.xml and graph.bin
                      about.json     digests of these files, and what the maker returned

@@ -7,12 +7,13 @@ number type.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -112,6 +113,9 @@ def _peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
         before = torch.cuda.memory_allocated(device)
         yield lambda: (torch.cuda.max_memory_allocated(device) - before) / 2**20
         return
+    # Memory that earlier steps have freed and the allocator keeps would hide what the next ones need.
+    with suppress(AttributeError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
     reset = Path("/proc/self/clear_refs")  # Linux: resets the high-water mark
     try:
         reset.write_text("5")
@@ -215,7 +219,8 @@ def benchmark_engines(problem: Problem, run: Run) -> list[dict[str, Any]]:
     """Inference by every engine that is installed, in turns, on random clips; on the CPU.
 
     Times are latencies of a batch. `cpu_s` is the time of all threads, which other programs on the machine disturb
-    less. `first_s` is what the first batch takes, in which an engine makes its graph.
+    less. `first_s` is what the first batch takes, in which an engine makes its graph. `peak_mib` is what one more batch
+    adds, which is nothing if an engine keeps its buffers.
     """
     cfg, device = problem.cfg, torch.device("cpu")
     model = build_seeded_model(cfg, device).eval()

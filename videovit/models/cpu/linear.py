@@ -6,6 +6,7 @@ A leading `...` stands for any token layout, C channels.
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -49,8 +50,38 @@ def fast_linear(
         packed = held((id(kept), name, dtype), lambda: weight.detach().to(dtype))
     narrow_bias = None if bias is None else kept((name, "bias", dtype), lambda: bias.detach().to(dtype))
     operation, algorithm = ("gelu", "none") if gelu else ("none", "")
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed, narrow_bias, operation, [], algorithm)
-    return product
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed, narrow_bias, operation, [], algorithm)
+    return out
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """`x @ weight.T` by oneDNN, or as PyTorch computes it if oneDNN cannot.
+
+    Args:
+        x: (N, C), contiguous.
+        weight: (C', C), contiguous and of the same dtype.
+
+    Returns:
+        (N, C').
+    """
+    if x.device.type != "cpu" or type(x) is not Tensor or not _packing_works(x.dtype):
+        return F.linear(x, weight)
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return y
+
+
+@cache
+def onednn_beats_mkl() -> bool:
+    """Whether oneDNN's fp32 products are faster than those of MKL, which PyTorch uses for attention.
+
+    MKL runs its AVX-512 kernels on CPUs of Intel alone; on those of AMD it takes up to twice as long as oneDNN.
+    """
+    if not torch._C.has_mkl or not _packing_works(torch.float32):
+        return False
+    try:
+        return "GenuineIntel" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return False
 
 
 def _can_pack(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
