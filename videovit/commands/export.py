@@ -56,8 +56,8 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     network.add_argument(
         "--int8",
         metavar="LIST",
-        help="openvino: products in int8, the rest in fp32 or with --half in bf16. Videos of the list (path, and class if "
-        "known) or folder set the ranges of numbers; others of them show the loss of accuracy and the gain in speed",
+        help="openvino: products in int8, the rest in fp32, or with --half in bf16. Videos of the list (path, and "
+        "class if known) or folder set the ranges of numbers; others of them show the loss of accuracy and the gain",
     )
     network.add_argument(
         "--clips",

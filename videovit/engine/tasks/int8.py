@@ -241,6 +241,8 @@ def write_int8(
         UserError: see `write_network`; or a video or the list cannot be used, or the model is a detector, or the
             answers differ too much from full precision (`TOLERANCE`).
     """
+    if model.takes_boxes:
+        raise UserError("a detector of actions is exported in fp32 or bf16 alone", where="--int8", hint="Leave it out")
     find_nncf()  # if it is missing, better now than in a minute
     row = find_format("openvino", path, half=half)
     samples, labeled = read_list(cfg, list_name)
