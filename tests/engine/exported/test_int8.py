@@ -8,10 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 import videovit
+from tests.helpers.mvit_variants import perturb
 from tests.helpers.runs import TINY, write_config, write_data
 from tests.helpers.videos import write_list
+from tests.models.test_contract import CASES, CLASSES, FRAMES, SIDE
 from videovit.commands import export, predict
 from videovit.config import load_config
 from videovit.data.build import build_dataset
@@ -19,6 +22,8 @@ from videovit.engine import launch
 from videovit.engine.tasks import int8
 from videovit.engine.tasks.int8 import ClipsOfList, divide, read_list, write_int8
 from videovit.errors import UserError
+from videovit.models import build_model
+from videovit.models.contract import VideoModel
 
 NUM_TEST = 24
 
@@ -90,6 +95,22 @@ def test_weights_are_of_8_bits(trained: Path, tmp_path: Path, capsys: pytest.Cap
     assert sum(op.get_type_name() == "FakeQuantize" for op in ops) > 8
     _, record = held(path)
     assert (record["calibration_clips"], record["compared_clips"]) == (6, 6)
+
+
+@pytest.mark.parametrize("name", ["MViT v2", "ViT", "PS_ViT", "ImageResNet", "X3D"])
+def test_family_in_int8(name: str, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    opts = f"MODEL.MODEL_NAME {name.split()[0]} MODEL.NUM_CLASSES {CLASSES} DATA.NUM_FRAMES {FRAMES} "
+    opts += f"DATA.TRAIN_CROP_SIZE {SIDE} DATA.TEST_CROP_SIZE {SIDE} DATA.TEST_SHORT_SIDE {SIDE} DATA.SAMPLING_RATE 1 "
+    cfg = load_config(opts=(opts + "MODEL.DROPOUT_RATE 0.0 DATA.INPUT_CHANNEL_NUM [3] " + CASES[name]).split())
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    assert isinstance(model, VideoModel)
+    perturb(model)
+    path, class_names = tmp_path / "net.xml", [f"class {i}" for i in range(CLASSES)]
+    done = write_int8(cfg, model, class_names, path, str(lists(trained)), most=8)
+    assert 0 < done.networks["int8"].difference < 0.3
+    assert videovit.load(path).predict(lists(trained).with_name("test1.mp4")).top[0][0] in class_names
 
 
 def test_list_without_classes_gives_agreement(
