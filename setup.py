@@ -52,6 +52,7 @@ setup(
         "hf": ["transformers>=5.24", "scipy>=1.11"],
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
         "openvino": ["openvino>=2025.2", "onnx>=1.18", "onnxscript>=0.5"],
+        "int8": ["nncf>=3.0", "openvino>=2025.2", "onnx>=1.18", "onnxscript>=0.5"],
         "torchcodec": ["torchcodec>=0.7"],
         "remote": ["fsspec>=2024.6", "s3fs>=2024.6", "gcsfs>=2024.6", "huggingface-hub>=0.30", "aiohttp>=3.9"],
         "hdf5": ["h5py>=3.10"],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DETAILS = """examples:
   videovit export output/mine --format onnx                       -> mine.onnx
   videovit export mvitv2_s_16x4_k400 --format openvino --half bf16
+  videovit export output/mine --format openvino --int8 data/test.csv
   videovit export output/mine --format pt2 --batch 1 --output served.pt2
   videovit export output/coco --format onnx --size 800 1344       a detector of objects in images
   videovit export --cfg CONFIG --checkpoint FILE --output weights.pth --layout timm
@@ -53,6 +54,18 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     network.add_argument("--batch", type=_batch, default=0, metavar="N", help="clips per call: dynamic (default), or N")
     network.add_argument("--half", choices=("bf16",), help="compute in bf16, and store half as many bytes")
     network.add_argument(
+        "--int8",
+        metavar="LIST",
+        help="openvino: products in int8, the rest in fp32, or with --half in bf16. Videos of the list (path, and "
+        "class if known) or folder set the ranges of numbers; others of them show the loss of accuracy and the gain",
+    )
+    network.add_argument(
+        "--clips",
+        type=_above_0,
+        metavar="N",
+        help="with --int8: most clips that set the ranges, and most that are compared (default: 300)",
+    )
+    network.add_argument(
         "--size",
         nargs=2,
         type=_side,
@@ -80,22 +93,26 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
         parser.error("weights need --cfg, --checkpoint and --output; a network needs --format")
     if args.format and args.layout != "own":
         parser.error("--layout is about weights; leave out --format")
+    if args.int8 and args.format != "openvino":
+        parser.error("--int8 needs --format openvino")
+    if args.clips and not args.int8:
+        parser.error("--clips needs --int8")
     args.model, args.opts = (args.cfg, args.words) if args.cfg else (args.words[0], args.words[1:])
     return args
 
 
 def _batch(text: str) -> int:
-    if text == "dynamic":
-        return 0
+    return 0 if text == "dynamic" else _above_0(text, "a number above 0, or dynamic")
+
+
+def _above_0(text: str, expected: str = "a number above 0") -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"invalid value: {text!r} (a number above 0, or dynamic)")
+        raise argparse.ArgumentTypeError(f"invalid value: {text!r} ({expected})")
     return int(text)
 
 
 def _side(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"invalid value: {text!r} (pixels, a number above 0)")
-    return int(text)
+    return _above_0(text, "pixels, a number above 0")
 
 
 # Not `choices`: the tables come with PyTorch, which --help does not need.
@@ -149,18 +166,42 @@ def export_network(args: argparse.Namespace) -> None:
     if not args.output and path.exists():
         raise UserError("exists already", where=path, hint="Give --output to replace it, or another name")
     start = time.monotonic()
-    lines = _export_objects(args, model, path) if isinstance(model, ObjectModel) else _export_logits(args, model, path)
+    if isinstance(model, ObjectModel):
+        lines = _export_objects(args, model, path)
+    else:
+        lines = (_export_int8 if args.int8 else _export_logits)(args, model, path)
     for line in lines:
         print(printable(line))
     print(f"{time.monotonic() - start:.0f} s")
 
 
-def _export_logits(args: argparse.Namespace, model: Model, path: Path) -> list[str]:
-    from videovit.engine.tasks.export import write_network
+def _export_int8(args: argparse.Namespace, model: Model, path: Path) -> list[str]:
+    from videovit.engine.tasks.int8 import NUM_CLIPS, write_int8
 
+    _refuse_size(args)
+    done = write_int8(
+        model.config,
+        model.torch,
+        model.class_names,
+        path,
+        args.int8,
+        batch=args.batch,
+        half=args.half is not None,
+        most=args.clips or NUM_CLIPS,
+    )
+    return [*map(_line, done.paths), *done.lines]
+
+
+def _refuse_size(args: argparse.Namespace) -> None:
     if args.size:
         hint = "The size of clips is DATA.TEST_CROP_SIZE"
         raise UserError("is for detectors of objects in images", where="--size", hint=hint)
+
+
+def _export_logits(args: argparse.Namespace, model: Model, path: Path) -> list[str]:
+    from videovit.engine.tasks.export import write_network
+
+    _refuse_size(args)
     done = write_network(
         model.config, model.torch, model.class_names, path, args.format, batch=args.batch, half=args.half is not None
     )

@@ -119,6 +119,10 @@ class Format:
     half: bool = True
     beside: str = ""
 
+    def files(self, path: Path) -> list[Path]:
+        """The files of a network, `path` first."""
+        return [path, *([path.with_suffix(self.beside)] if self.beside else [])]
+
 
 # ---------------------------------------------------------------------------------------------------------- the rows
 
@@ -145,8 +149,12 @@ def _write_onnx(job: Job, path: Path) -> None:
 
 
 def _write_openvino(job: Job, path: Path) -> None:
-    metadata = {**job.metadata(["openvino", "onnx", "onnxscript"]), "opset": str(OPSET)}
-    write_openvino(job.program, path, metadata, half=job.half is not None)
+    write_openvino(job.program, path, openvino_metadata(job), half=job.half is not None)
+
+
+def openvino_metadata(job: Job, others: Sequence[str] = ()) -> dict[str, str]:
+    """The metadata of a file of OpenVINO; `others` are packages that made it, besides the usual ones."""
+    return {**job.metadata(["openvino", "onnx", "onnxscript", *others]), "opset": str(OPSET)}
 
 
 def _write_safetensors(job: Job, path: Path) -> None:

@@ -107,6 +107,6 @@ def read_network(path: Path, opts: Sequence[object], **chosen: object) -> tuple[
         raise UserError(
             "clips of another size than in its config", where=path, found=engine.frames[1:], expected=str(expected)
         )
-    if metadata.get("precision") == "bf16":
+    if "bf16" in metadata.get("precision", ""):  # int8 may leave the rest of the network in bf16
         engine = reader(path, torch.bfloat16)
     return with_opts(cfg, opts), cast(VideoModel, ExportedNetwork(path, engine)), class_names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch.export import ExportedProgram
 
@@ -19,9 +20,7 @@ def write_openvino(
 
     Args:
         program: from `capture`.
-        path: of the .xml file.
-        metadata: text by name, kept in the file.
-        half: products in bf16. Weights are stored in fp16, which rounds less than bf16.
+        path, metadata, half: see `save_openvino`.
 
     Raises:
         UserError: see `write_onnx`; or the package is missing.
@@ -34,6 +33,19 @@ def write_openvino(
         model = ov.convert_model(str(between))
     finally:
         between.unlink(missing_ok=True)
+    save_openvino(model, path, metadata, half=half)
+
+
+def save_openvino(model: Any, path: Path, metadata: Mapping[str, str] | None = None, *, half: bool = False) -> None:
+    """Write a graph of OpenVINO.
+
+    Args:
+        model: an `openvino.Model`.
+        path: of the .xml file.
+        metadata: text by name, kept in the file.
+        half: products in bf16. Weights are stored in fp16, which rounds less than bf16.
+    """
+    ov = find_package("openvino", "openvino")
     for name, text in (metadata or {}).items():
         model.set_rt_info(text, [METADATA, name])
     if half:

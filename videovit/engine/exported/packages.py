@@ -1,4 +1,4 @@
-"""Packages that only exported networks need: the extras [onnx] and [openvino]."""
+"""Packages that only exported networks need: the extras [onnx], [openvino] and [int8]."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from videovit.data.transforms.pipeline import build_preparation
 from videovit.engine.checkpoints.saving import to_host, write_checkpoint
 from videovit.engine.checkpoints.weights import load_all_weights
 from videovit.engine.exported.detectors import coarsest_stride, image_size, write_detector
-from videovit.engine.exported.formats import BF16, FORMATS, Job, Runner
+from videovit.engine.exported.formats import BF16, FORMATS, Format, Job, Runner
 from videovit.engine.reporting.json_lines import replacing
 from videovit.errors import UserError
 from videovit.models import Detector, build_model, export_state_dict, optimize_for_inference
@@ -102,28 +103,43 @@ def write_network(
         UserError: the format has no bf16, a package is missing, the network cannot be captured, its answers differ from
             those of PyTorch, or the file cannot be written.
     """
+    row = find_format(format_name, path, half=half)
+    preparation = build_preparation(cfg, train=False)
+    job = Job(cfg, model.eval(), preparation, class_names, batch, BF16 if half else None)
+    with replacing_all(row, path) as partial:
+        row.write(job, partial)
+        checked = check(job, row.open(partial, job))
+    return Exported(row.files(path), *checked)
+
+
+def find_format(format_name: str, path: Path, *, half: bool) -> Format:
+    """The row of a format.
+
+    Raises:
+        UserError: it has no bf16, or the suffix of the path is another.
+    """
     row = FORMATS[format_name]
     if half and not row.half:
         others = ", ".join(name for name, other in FORMATS.items() if other.half)
         raise UserError("has no bf16: ONNX Runtime cannot compute in it on a CPU", where=format_name, expected=others)
     if path.suffix != row.suffix:
         raise UserError(where="--output", found=str(path), expected=f"a name that ends in {row.suffix}")
-    preparation = build_preparation(cfg, train=False)
-    job = Job(cfg, model.eval(), preparation, class_names, batch, BF16 if half else None)
+    return row
+
+
+@contextlib.contextmanager
+def replacing_all(row: Format, path: Path) -> Iterator[Path]:
+    """As `replacing`, for all files of a format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        beside = partial.with_suffix(row.beside) if row.beside else None
         try:
-            row.write(job, partial)
-            checked = check(job, row.open(partial, job))
-            if beside is not None:
-                os.replace(beside, path.with_suffix(row.beside))
+            yield partial
+            for written, final in zip(row.files(partial)[1:], row.files(path)[1:], strict=True):
+                os.replace(written, final)
         finally:
-            if beside is not None:
+            for written in row.files(partial)[1:]:
                 with contextlib.suppress(OSError):  # gone, if it was renamed
-                    beside.unlink(missing_ok=True)
-    paths = [path, *([path.with_suffix(row.beside)] if row.beside else [])]
-    return Exported(paths, *checked)
+                    written.unlink(missing_ok=True)
 
 
 def write_object_network(
