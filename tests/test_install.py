@@ -61,7 +61,7 @@ def test_wheel_has_every_module_and_config(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in tracked("videovit") if name != "videovit/configs"} <= packed
     assert len(SHIPPED) > 50 and {f"videovit/configs/{name}" for name in SHIPPED} <= packed
-    assert any(name.endswith("licenses/LICENSE") for name in packed)
+    assert any(name.endswith(("dist-info/LICENSE", "dist-info/licenses/LICENSE")) for name in packed)
     assert not any(name.startswith(("tests/", "datasets/", "tools/", "configs/")) for name in packed)
 
 

@@ -206,7 +206,8 @@ def _write_split(output: Path, split: str, count: int, seed: int) -> int:
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         annotations += [annotation(shape, 1 + 3 * (len(annotations) + i), image_id) for i, shape in enumerate(shapes)]
     categories = [{"id": key, "name": name, "supercategory": "shape"} for key, name in CATEGORIES.items()]
-    content = {"images": images, "annotations": annotations, "categories": categories}
+    info = {"description": "shapes rendered by datasets/demo/coco.py"}  # some versions of pycocotools need it
+    content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     write_text(output / "annotations" / f"instances_{split}.json", json.dumps(content))
     return len(annotations)
 

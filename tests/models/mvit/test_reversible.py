@@ -86,6 +86,9 @@ def test_autocast_is_that_of_the_forward_pass() -> None:
     for name, parameter in model.named_parameters():
         one, other = found[name], parameter.grad
         assert one is not None and other is not None and one.dtype == other.dtype
+        if name.endswith("norm_k.bias"):  # softmax does not see a shift of all keys, so only rounding is left
+            assert max(one.norm(), other.norm()) < 1e-4, name
+            continue
         assert (one - other).norm() <= 0.1 * other.norm() + 1e-5, name
 
 

@@ -28,15 +28,15 @@ def triple(values: Sequence[int]) -> Triple:
 def matmul_dtype(x: Tensor) -> torch.dtype:
     """The dtype a matrix product with `x` runs in: autocast's if autocast is on, else its own."""
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if not x.is_meta and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return x.dtype
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Autocast switched off for the device of `x`."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    # The meta device has no autocast. `is_autocast_available` would say so, but torch.compile of PyTorch 2.8 stops at it.
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def vector(values: Sequence[float], like: Tensor) -> Tensor:
