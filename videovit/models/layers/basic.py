@@ -35,7 +35,7 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Autocast switched off for the device of `x`."""
-    # The meta device has no autocast. `is_autocast_available` would say so, but torch.compile of PyTorch 2.8 stops at it.
+    # The meta device has no autocast; torch.compile of PyTorch 2.8 cannot read `is_autocast_available`, which says so.
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
