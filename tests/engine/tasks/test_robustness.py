@@ -136,6 +136,7 @@ def test_numbers_are_those_of_the_changed_clips(clips: Config, model: VideoModel
 
 def test_report_explains_itself(clips: Config, found: dict) -> None:
     assert found["title"] == "Robustness: MViT" and "PiT" in found["source"]
+    assert found["num_skipped"] == 0
     assert found["columns"] == ["input", "top-1 (%)", "drop (points)", "severity 2 (%)", "severity 5 (%)"]
     rows = {row[0]: row[1:] for row in found["rows"]}
     assert "PGD 4/255, 2 steps of 2/255" in rows

@@ -105,6 +105,7 @@ def robustness(problem: Problem, run: Run) -> dict[str, float]:
         checkpoint=checkpoint,
         measure=title,
         num_videos=int(results[0]["num_videos"]),
+        num_skipped=len(skipped),
         views=evaluators[0].views,
         tests={
             trial.name: result[measure] for trial, result in zip(trials, results, strict=True) if trial.severity is None

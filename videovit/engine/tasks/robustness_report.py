@@ -43,6 +43,7 @@ class Found:
 
     Attributes:
         measure: its title.
+        num_videos, num_skipped: evaluated, and left out as unreadable.
         tests: clean, occlusion and attacks, by name.
         corruptions: name -> severity -> percent.
         sets: of images that mislead.
@@ -52,6 +53,7 @@ class Found:
     checkpoint: str
     measure: str
     num_videos: int
+    num_skipped: int
     views: str
     tests: dict[str, float]
     corruptions: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -65,6 +67,7 @@ def described(found: Found) -> dict[str, Any]:
         "checkpoint": found.checkpoint,
         "measure": f"{found.measure} (%)",
         "num_videos": found.num_videos,
+        "num_skipped": found.num_skipped,
         "views": found.views,
         "tests": {**found.tests, **{one.name: one.percent for one in found.sets}},
         "corruptions": {

@@ -108,6 +108,7 @@ def use_of_time(problem: Problem, run: Run) -> dict[str, float]:
         "model": cfg.MODEL.MODEL_NAME,
         "checkpoint": checkpoint,
         "num_videos": len(samples) - len(skipped),
+        "num_skipped": len(skipped),
         "views": found[BASELINE].ensembles[0].views,
     }
     if run.rank == 0:
@@ -191,7 +192,7 @@ def tabulate(
     Args:
         summary: from `summarize`.
         stills: percent of frames that equal the one before, by change.
-        about: model, num_videos and views.
+        about: model, num_videos, num_skipped and views.
         groups: of classes.
     """
     low, high = (f"{CONFIDENCE:.0%} interval of the drop, {end}" for end in ("low", "high"))
