@@ -25,7 +25,7 @@ def test_incomplete_line_loses_only_its_own_record(tmp_path: Path) -> None:
 
 
 def test_unwritable_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"taken: could not be written, [\d,]+ bytes free: Is a directory"):
+    with pytest.raises(UserError, match=r"taken: could not be written: Is a directory"):
         (tmp_path / "taken").mkdir()
         append_record(tmp_path / "taken", {})
     with pytest.raises(UserError, match=r"full: could not be written, .*: No space left on device"):

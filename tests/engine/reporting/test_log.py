@@ -209,7 +209,7 @@ def test_folder_with_a_null_character_is_an_error(tmp_path: Path) -> None:
 def test_removed_folder_is_named(tmp_path: Path) -> None:
     with RunLog(tmp_path / "run") as log:
         shutil.rmtree(tmp_path / "run")
-        with pytest.raises(UserError, match=r"run/stats.jsonl: could not be written, .* bytes free: No such file"):
+        with pytest.raises(UserError, match=r"run/stats.jsonl: could not be written: No such file"):
             log.stats("val_epoch", {"epoch": "1/2"})
 
 

@@ -71,10 +71,10 @@ def test_damaged_list_is_ignored(tmp_path: Path) -> None:
 
 def test_removed_folder_is_named(tmp_path: Path) -> None:
     bad = BadSamples(tmp_path / "run", num_samples=10, max_fraction=0.5)
-    with pytest.raises(UserError, match=r"run/bad_samples.jsonl: could not be written, .* bytes free: No such file"):
+    with pytest.raises(UserError, match=r"run/bad_samples.jsonl: could not be written: No such file"):
         bad.record([Failure("a.mp4", "empty file", "decord")])
     (tmp_path / "run").mkdir()
     bad.record([Failure("b.mp4", "empty file", "decord")])
     shutil.rmtree(tmp_path / "run")
-    with pytest.raises(UserError, match=r"run/bad_samples.jsonl: could not be written, .* bytes free: No such file"):
+    with pytest.raises(UserError, match=r"run/bad_samples.jsonl: could not be written: No such file"):
         bad.sync()

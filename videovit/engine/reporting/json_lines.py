@@ -33,21 +33,26 @@ def append_record(path: Path, record: Mapping[str, object]) -> None:
         file.write(simplejson.dumps(record, ignore_nan=True).encode() + b"\n")
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors about space: the disk is full, or a limit is reached."""
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Name the file if it cannot be written in this block.
 
     Raises:
-        UserError: for every error of the system, with the space that is left.
+        UserError: for every error of the system; if it is about space, with the space that is left.
     """
     try:
         yield
     except OSError as error:
         free = ""
-        with contextlib.suppress(OSError):
-            # The folder itself may have been removed.
-            folder = next(folder for folder in path.absolute().parents if folder.is_dir())
-            free = f", {shutil.disk_usage(folder).free:,} bytes free"
+        if error.errno in NO_ROOM:
+            with contextlib.suppress(OSError):
+                # The folder itself may have been removed.
+                folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+                free = f", {shutil.disk_usage(folder).free:,} bytes free"
         raise UserError(f"could not be written{free}: {error.strerror or error}", where=path) from error
 
 
