@@ -83,8 +83,11 @@ def test_lost_connection_is_made_again(video: Path) -> None:
     ):
         seen = [(shown(found), found.window.start_s) for found in windows]
     assert lines == [f"{url}: Connection reset by peer; attempt 1 of 5 to connect again in 1 s"]
-    assert [frames for frames, _ in seen[-8:]] == WINDOWS and not windows.lost
-    assert seen[0][0] == WINDOWS[0] and seen[-8][1] > 1  # time goes on
+    assert seen[0][1] < 1 and not windows.lost
+    again = [frames for frames, start_s in seen if start_s > 1]  # time goes on
+    # On a busy machine this thread may be too slow for a window, which is skipped then.
+    assert again == [window for window in WINDOWS if window in again] and again[-1] == WINDOWS[-1]
+    assert len(again) + windows.num_skipped >= len(WINDOWS)
 
 
 def test_stream_that_stays_lost_says_why(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
