@@ -87,7 +87,8 @@ def test_lost_connection_is_made_again(video: Path) -> None:
     again = [frames for frames, start_s in seen if start_s > 1]  # time goes on
     # On a busy machine this thread may be too slow for a window, which is skipped then.
     assert again == [window for window in WINDOWS if window in again] and again[-1] == WINDOWS[-1]
-    assert len(again) + windows.num_skipped >= len(WINDOWS)
+    assert len(again) + windows.num_skipped >= len(WINDOWS)  # so all of them, if none was skipped
+    assert windows.num_skipped or seen[0][0] == WINDOWS[0]
 
 
 def test_stream_that_stays_lost_says_why(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
