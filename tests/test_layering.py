@@ -52,7 +52,7 @@ LAYERS: dict[str, set[str]] = {
 # Inside engine and models: the rooms, lowest first; a room imports only rooms on lower floors and itself.
 FLOORS: dict[str, list[set[str]]] = {
     "engine": [
-        {"reporting", "cpu_threads"},
+        {"reporting", "cpu"},
         {"distributed"},
         {"checkpoints"},
         {"exported"},

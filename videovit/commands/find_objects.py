@@ -49,7 +49,7 @@ def find_objects(cfg: Config, args: argparse.Namespace) -> None:
     from videovit.data.decode import DecodeError
     from videovit.data.decode.stream import is_stream
     from videovit.engine.checkpoints.weights import load_all_weights
-    from videovit.engine.cpu_threads import set_cpu_threads
+    from videovit.engine.cpu import prepare_cpu
     from videovit.engine.tasks.find_objects import ObjectFinder
     from videovit.engine.tasks.inputs import list_inputs
     from videovit.loading import load
@@ -69,7 +69,7 @@ def find_objects(cfg: Config, args: argparse.Namespace) -> None:
         module = build_detector(cfg).to(device)
         load_all_weights(module, args.checkpoint, use_ema=cfg.TEST.USE_EMA, which=cfg.TEST.CHECKPOINT)
         model = ObjectModel(cfg, module)
-    set_cpu_threads(model.config, model.device)
+    prepare_cpu(model.config, model.device)
     finder = ObjectFinder(model.config, model.torch, model.device, class_names=model.class_names)
     records: list[dict[str, Any]] = []
     unread = 0

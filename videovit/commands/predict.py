@@ -155,7 +155,7 @@ def predict(cfg: Config | None, args: argparse.Namespace) -> None:
         return
     # These imports take seconds, which --help and mistakes in a config do not need.
     from videovit.data.decode.stream import is_stream, shown_name
-    from videovit.engine.cpu_threads import set_cpu_threads
+    from videovit.engine.cpu import prepare_cpu
     from videovit.engine.tasks.annotate import plan_copies
     from videovit.engine.tasks.predict import list_inputs
     from videovit.engine.tasks.prediction_files import Outputs
@@ -167,7 +167,7 @@ def predict(cfg: Config | None, args: argparse.Namespace) -> None:
         hint = "Record a part of the stream to a file, and annotate that"
         raise UserError("a stream cannot be annotated", where=f"--annotate {args.annotate}", hint=hint)
     cfg, model, device, names = load_model(cfg, args)
-    set_cpu_threads(cfg, device)
+    prepare_cpu(cfg, device)
     with cli.plain_warnings():
         videos = [] if streams else list_inputs(cfg, args.videos, people=args.people)
     copies = plan_copies(cfg, args.annotate, videos) if args.annotate else {}

@@ -18,7 +18,7 @@ import torch
 from videovit.config import Config
 from videovit.data.workers import workers_named
 from videovit.engine import distributed
-from videovit.engine.cpu_threads import set_cpu_threads, share_cores
+from videovit.engine.cpu import prepare_cpu, share_cores
 from videovit.engine.distributed.processes import run_processes
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog, logger
@@ -105,7 +105,7 @@ def run_tasks(cfg: Config) -> Results:
     group = distributed.process_group(use_gpu=cfg.NUM_GPUS > 0, backend=cfg.DIST_BACKEND, timeout_s=cfg.DIST_TIMEOUT_S)
     output_dir = Path(cfg.OUTPUT_DIR)
     with group as device:
-        set_cpu_threads(cfg, device)
+        prepare_cpu(cfg, device)
         rank, world_size = distributed.rank(), distributed.world_size()
         tensorboard = Path(cfg.TENSORBOARD.LOG_DIR or "tensorboard") if cfg.TENSORBOARD.ENABLE else None
         log = RunLog(

@@ -14,7 +14,7 @@ import torch
 
 from videovit.config import Config
 from videovit.data.records import collate
-from videovit.engine.cpu_threads import set_cpu_threads
+from videovit.engine.cpu import prepare_cpu
 from videovit.engine.problem import Problem
 from videovit.engine.reporting.log import RunLog
 from videovit.engine.run_context import Run
@@ -110,7 +110,7 @@ def _trial(cfg: Config) -> Iterator[tuple[Problem, Run, Training]]:
     problem = Problem(cfg)
     device = torch.device("cuda" if cfg.NUM_GPUS else "cpu")
     threads = torch.get_num_threads()
-    set_cpu_threads(cfg, device)
+    prepare_cpu(cfg, device)
     try:
         run = Run(RunLog(Path(cfg.OUTPUT_DIR), rank=1), device)  # a log that is never opened
         training = build_training(problem, run)
