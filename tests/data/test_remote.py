@@ -9,16 +9,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from tests.helpers.failing_proxy import proxying
+from tests.helpers.object_stores import read
 from tests.helpers.range_server import Server, serving
 from tests.helpers.videos import write_list, write_video
 from videovit import cli
 from videovit.config import ConfigError, load_config
 from videovit.config.urls import has_credentials, without_secrets
-from videovit.data import remote
+from videovit.data import remote, stores
 from videovit.data.dataset import ClipDataset, FixedCrops
 from videovit.data.decode import DecodeError, DecodeOptions, open_video, remote_videos
 from videovit.data.decode.remote_videos import is_missing
@@ -53,8 +54,8 @@ def cached(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("failures", [["503", "503", "503"], ["cut off", "503"], ["slow"], ["slow", "cut off"]])
 def test_fetch_survives_failures(server: Server, monkeypatch: pytest.MonkeyPatch, failures: list[str]) -> None:
-    monkeypatch.setattr(remote, "SILENCE_S", 1.0)
-    monkeypatch.setattr(remote, "SLOWEST", 1e9)
+    monkeypatch.setattr(stores, "SILENCE_S", 1.0)
+    monkeypatch.setattr(stores, "SLOWEST", 1e9)
     url = put(server, "a b.mp4", os.urandom(5000))
     server.failures = list(failures)
     file = fetch(Wanted(url, suffix=".mp4"), GB)
@@ -78,6 +79,14 @@ def test_fetch_gives_up(server: Server, tmp_path: Path) -> None:
     with pytest.raises(RemoteError, match=r"more than half of the cache.*REMOTE_CACHE_GB"):
         fetch(Wanted(put(server, "big.mp4", b"x" * 1000)), 1500)
     assert not cached(tmp_path)
+
+
+def test_server_fails_for_every_request_is_not_a_missing_file(server: Server) -> None:
+    put(server, "404.mp4", b"x")
+    with proxying(server.server_port) as proxy:
+        proxy.refused = 503
+        with pytest.raises(RemoteError, match=r"404\.mp4: could not be downloaded in 4 attempts: 503"):
+            fetch(Wanted(f"{proxy.url}/404.mp4"), GB)
 
 
 def test_changed_file_fetched_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,11 +142,6 @@ def videos(server: Server) -> list[str]:
         write_video(server.folder / name, num_frames=10 + number, size=(48, 32))
     write_list(server.folder / "train.csv", [(name, number % 2) for number, name in enumerate(names)])
     return names
-
-
-def read(prefix: str, name: str, *, timeout_s: float = 0.0) -> torch.Tensor:
-    with open_video(f"{prefix}/{name}", "decord", DecodeOptions(inside=prefix, timeout_s=timeout_s)) as video:
-        return video.frames(np.array([5, 0]))
 
 
 def test_remote_videos_and_shards_equal_files(server: Server, videos: list[str]) -> None:

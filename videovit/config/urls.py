@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 REMOTE = re.compile(r"(s3|gs|hf|https?)://", re.ASCII)
 SECRET_NAME = re.compile(r"sig|token|secret|passw|credential|auth|key", re.IGNORECASE)
@@ -30,3 +31,16 @@ def without_secrets(url: str) -> str:
     host, slash, path = rest.partition("/")
     _, secret, host = host.rpartition("@")
     return f"{start}://{'***@' if secret else ''}{host}{slash}{path.partition('?')[0]}"
+
+
+def join_url(folder: str, name: str) -> str:
+    """The URL of a file in a remote folder.
+
+    Args:
+        folder: its URL.
+        name: of the file, relative to it; a path as on a disk: a % or ? in it is a character of the name.
+    """
+    name = posixpath.normpath(name)
+    if folder.startswith("http"):
+        name = quote(name, errors="surrogateescape")
+    return f"{folder.rstrip('/')}/{name}"
