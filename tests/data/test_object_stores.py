@@ -18,10 +18,12 @@ from tests.helpers.range_server import serving
 from tests.helpers.videos import write_list, write_video
 from videovit import cli
 from videovit.config import load_config
+from videovit.config.rules import changed
 from videovit.data import remote, stores
-from videovit.data.catalog import read_kinetics
+from videovit.data.catalog import build_spec, read_kinetics, read_names
 from videovit.data.decode import DecodeError, remote_videos
 from videovit.data.remote import RemoteError, Wanted, fetch
+from videovit.errors import UserError
 
 GB = 1e9
 NAMES = ["c0/v 0.mp4", "c1/50% off.mp4", "c0/a%20b.mp4", "c1/what #1?x=2.mp4", "c0/ünï@ço+de.mp4"]
@@ -119,6 +121,16 @@ def test_videos_lists_and_shards_equal_files(store: ObjectStore, tmp_path: Path)
         "Demo/MVIT_TINY", ["DATA.PATH_TO_DATA_DIR", prefix, "DATA.PATH_PREFIX", prefix, "MODEL.NUM_CLASSES", "2"]
     )
     assert [sample.path for sample in read_kinetics(cfg, "train")] == [f"{prefix}/{name}" for name in NAMES]
+    with pytest.raises(UserError, match=r"CLASS_NAMES_FILE: .*/set/classes\.json: file does not exist"):
+        read_names(cfg)
+    unnamed = changed(cfg, {"DATA.CLASS_NAMES_FILE": ""})
+    assert read_names(unnamed) == ["class 0", "class 1"]
+    store.put("set/classes.json", b'["left", "right"]')
+    assert read_names(cfg) == read_names(unnamed) == ["left", "right"]
+    store.put("set/more/names.txt", b"links\nrechts\n")
+    assert read_names(changed(cfg, {"DATA.CLASS_NAMES_FILE": "more/names.txt"})) == ["links", "rechts"]
+    with pytest.raises(UserError, match=r"PATH_TO_DATA_DIR: a URL, but the lists of 'ssv2' .* only those of kinetics"):
+        build_spec(changed(cfg, {"TRAIN.DATASET": "ssv2"}), "train")
     for name in NAMES:
         expected = read(str(tree), name)
         for timeout_s in (0.0, 60.0):

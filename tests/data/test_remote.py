@@ -195,7 +195,7 @@ def test_lists_read_from_a_url(server: Server, videos: list[str]) -> None:
 
 def test_lists_do_not_choose_servers(server: Server, videos: list[str], tmp_path: Path) -> None:
     for inside in ("", str(tmp_path), f"{server.url}/c1"):
-        with pytest.raises(DecodeError, match="does not exist"):
+        with pytest.raises(DecodeError, match="does not exist; a URL is read only below DATA.PATH_PREFIX"):
             open_video(f"{server.url}/{videos[0]}", "pyav", DecodeOptions(inside=inside))
     with pytest.raises(DecodeError, match="leads out of DATA.PATH_PREFIX"):
         read(f"{server.url}/c1", "../c0/v 0.mp4")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from urllib.parse import unquote
 
 from videovit.config.urls import without_secrets
-from videovit.data.stores import REFUSED, SILENCE_S, RemoteError, longest_s, shown_error
+from videovit.data.stores import REFUSED, SILENCE_S, AbsentError, RemoteError, longest_s, shown_error
 
 # A revision is one name, with %2F for slashes, or one of the Hub's own branches.
 FILE = re.compile(
@@ -94,7 +94,7 @@ class HubFile:
         except errors.RevisionNotFoundError:
             self._refuse("revision does not exist")
         except errors.EntryNotFoundError:
-            self._refuse("file does not exist")
+            raise AbsentError("file does not exist", where=without_secrets(self._url)) from None
         except errors.OfflineModeIsEnabled:
             self._refuse("not in the cache, and HF_HUB_OFFLINE is set")
         except errors.HfHubHTTPError as error:

@@ -294,4 +294,4 @@ def local_file(folder: str, name: str, limit_bytes: float) -> Path:
     """
     if not is_remote(folder):
         return Path(folder) / name
-    return Path(fetch(Wanted(join_url(folder, name), suffix=f"-{name}"), limit_bytes))
+    return Path(fetch(Wanted(join_url(folder, name), suffix=f"-{Path(name).name}"), limit_bytes))

@@ -26,6 +26,10 @@ class RemoteError(UserError):
     """A remote file cannot be had."""
 
 
+class AbsentError(RemoteError):
+    """There is no such remote file."""
+
+
 class Store(Protocol):
     """A file of a store."""
 
@@ -92,7 +96,7 @@ class _FsspecFile:
         try:
             found = self._call("info", SILENCE_S, self._path, **refresh)
         except FileNotFoundError:
-            self._refuse(self._what_is_missing())
+            raise AbsentError(self._what_is_missing(), where=without_secrets(self._url)) from None
         if found.get("type") == "directory":
             self._refuse("is a folder, not a file")
         size = found.get("size")
