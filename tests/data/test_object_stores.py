@@ -137,6 +137,9 @@ def test_videos_lists_and_shards_equal_files(store: ObjectStore, tmp_path: Path)
             assert torch.equal(read(prefix, name, timeout_s=timeout_s), expected)
             assert torch.equal(read(f"shards:{store.url}/shards", name, timeout_s=timeout_s), expected)
         assert torch.equal(read(prefix, f"./{name}".replace("/", "//")), expected)  # as on a disk
+    store.put("v.mp4", (tree / NAMES[0]).read_bytes())
+    for top in (store.url, f"{store.url}/", f"{store.url}//"):  # of the bucket
+        assert torch.equal(read(top, "v.mp4"), read(str(tree), NAMES[0]))
     with pytest.raises(DecodeError, match="leads out of DATA.PATH_PREFIX"):
         read(f"{prefix}/c0", f"../{NAMES[1]}")
 
@@ -195,7 +198,9 @@ def test_errors_of_the_hub_are_messages(hub: Hub, monkeypatch: pytest.MonkeyPatc
     num_requests = len(hub.tokens)
     hub.gated.clear()
     hub.failures = [503, 429, 500]
+    start = time.monotonic()
     assert Path(fetch(Wanted(f"hf://{a}"), GB)).read_bytes() == b"newer"
+    assert time.monotonic() - start > 1  # as long as the Hub asks for with status 429
     assert len(hub.tokens) == num_requests + 5  # three failures, HEAD and GET
     hub.failures = [503] * 4
     assert "could not be downloaded in 4 attempts" in reason("datasets/me/set/b.mp4") and not hub.failures

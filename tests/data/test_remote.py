@@ -7,7 +7,10 @@ import os
 import pickle
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -87,6 +90,31 @@ def test_server_fails_for_every_request_is_not_a_missing_file(server: Server) ->
         proxy.refused = 503
         with pytest.raises(RemoteError, match=r"404\.mp4: could not be downloaded in 4 attempts: 503"):
             fetch(Wanted(f"{proxy.url}/404.mp4"), GB)
+
+
+def test_server_without_ranges_serves_files_but_no_parts(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = os.urandom(5000)
+    put(server, "a b.mp4", content)
+    handler = partial(SilentHandler, directory=str(server.folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as plain:
+        Thread(target=plain.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{plain.server_port}/a b.mp4"
+        assert Path(fetch(Wanted(url), GB)).read_bytes() == content
+        with pytest.raises(RemoteError, match="the server sends whole files only, but shards and files above 32 MB"):
+            fetch(Wanted(url, start=100, size=200), GB)
+        monkeypatch.setattr(remote, "CHUNK", 1000)
+        monkeypatch.setattr(remote, "CHECK_S", 0.0)
+        (server.folder / "a b.mp4").write_bytes(content[::-1] + b"more")
+        with pytest.raises(RemoteError, match="the server sends whole files only"):
+            fetch(Wanted(url), GB)
+        plain.shutdown()
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    """`python -m http.server`, which knows no ranges."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 def test_changed_file_fetched_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,6 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
         if code:
             self.send_header("X-Error-Code", code)
             self.send_header("X-Error-Message", message)
+        if status == 429:
+            self.send_header("RateLimit", '"resolvers";r=0;t=1')
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from urllib.parse import unquote
 
 from videovit.config.urls import without_secrets
-from videovit.data.stores import REFUSED, SILENCE_S, AbsentError, RemoteError, longest_s, shown_error
+from videovit.data.stores import REFUSED, SILENCE_S, AbsentError, BusyError, RemoteError, longest_s, shown_error
 
 # A revision is one name, with %2F for slashes, or one of the Hub's own branches.
 FILE = re.compile(
@@ -21,6 +22,8 @@ FILE = re.compile(
     r"(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?/(?P<path>.+)",
     re.DOTALL,
 )
+RESET = re.compile(r";\s*t\s*=\s*(\d+)")
+RETRY = re.compile(r"(\d+)")
 PART = 1 << 20  # bytes, after which the time is looked at
 
 
@@ -98,12 +101,22 @@ class HubFile:
         except errors.OfflineModeIsEnabled:
             self._refuse("not in the cache, and HF_HUB_OFFLINE is set")
         except errors.HfHubHTTPError as error:
+            if error.response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                raise BusyError(shown_error(error), _pause_s(error.response.headers)) from None
             if error.response.status_code not in REFUSED:
                 raise
             self._refuse(f"no permission to read it: {_said(error)}")
 
     def _refuse(self, what: str) -> None:
         raise RemoteError(what, where=without_secrets(self._url)) from None
+
+
+def _pause_s(headers: Mapping[str, str]) -> float:
+    """How long the Hub asks to pause: `RateLimit: "resolvers";r=0;t=55`, or `Retry-After: 55`; 0 if it does not."""
+    found = re.search(r";\s*t\s*=\s*(\d+)", headers.get("RateLimit", "")) or RETRY.fullmatch(
+        headers.get("Retry-After", "")
+    )
+    return float(found[1]) if found else 0.0
 
 
 def _said(error: OSError) -> str:

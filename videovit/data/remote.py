@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from videovit.config.cache_folder import cache_folder
 from videovit.config.urls import has_credentials, is_remote, join_url, without_secrets
-from videovit.data.stores import RemoteError, open_store, shown_error
+from videovit.data.stores import BusyError, RemoteError, open_store, shown_error
 
 logger = logging.getLogger("videovit")
 Result = TypeVar("Result")
@@ -199,10 +199,11 @@ def _retried(attempt: Callable[[], Result], url: str) -> Result:
     Raises:
         RemoteError: it does not.
     """
-    reason = ""
+    reason, pause_s = "", 0.0
     for number in range(ATTEMPTS):
         if number:
-            time.sleep(PAUSE_S * 2 ** (number - 1))
+            time.sleep(max(pause_s, PAUSE_S * 2 ** (number - 1)))
+        pause_s = 0.0
         try:
             return attempt()
         except RemoteError:
@@ -211,7 +212,7 @@ def _retried(attempt: Callable[[], Result], url: str) -> Result:
             # A full disk is no fault of the network.
             if error.errno is not None and error.filename is not None:
                 raise
-            reason = shown_error(error)
+            reason, pause_s = shown_error(error), error.pause_s if isinstance(error, BusyError) else 0.0
         except Exception as error:  # noqa: BLE001  (libraries of stores raise errors of many kinds)
             reason = shown_error(error)
     raise RemoteError(f"could not be downloaded in {ATTEMPTS} attempts: {reason}", where=without_secrets(url))

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from http import HTTPStatus
 from typing import Any, NoReturn, Protocol
 
 from videovit.config.urls import SECRET_NAME, without_secrets
@@ -17,6 +19,7 @@ from videovit.messages import printable
 SILENCE_S = 30.0  # without a byte from the store
 SLOWEST = 100_000  # bytes per second, below which a transfer is given up
 LONGEST_REASON = 200
+LONGEST_PAUSE_S = 300.0  # of what a store asks for
 VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "mtime")  # the best first
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp"}
 REFUSED, ABSENT = (401, 403), (404, 410)  # status of HTTP
@@ -28,6 +31,18 @@ class RemoteError(UserError):
 
 class AbsentError(RemoteError):
     """There is no such remote file."""
+
+
+class BusyError(ConnectionError):
+    """A store that limits the number of requests says how long to pause.
+
+    Attributes:
+        pause_s: that many seconds.
+    """
+
+    def __init__(self, text: str, pause_s: float) -> None:
+        super().__init__(text)
+        self.pause_s = min(pause_s, LONGEST_PAUSE_S)
 
 
 class Store(Protocol):
@@ -94,7 +109,7 @@ class _FsspecFile:
         # S3 would answer from a listing that it has cached.
         refresh = {"refresh": True} if self._protocol == "s3" else {}
         try:
-            found = self._call("info", SILENCE_S, self._path, **refresh)
+            found = self._call(self._system._info, SILENCE_S, self._path, **refresh)
         except FileNotFoundError:
             raise AbsentError(self._what_is_missing(), where=without_secrets(self._url)) from None
         if found.get("type") == "directory":
@@ -106,17 +121,27 @@ class _FsspecFile:
         return int(size), f"{version} {size}"
 
     def read(self, start: int, stop: int) -> bytes:
+        call = partial(_read_web, self._system) if self._is_web else self._system._cat_file
         try:
-            content: bytes = self._call("cat_file", longest_s(stop - start), self._path, start=start, end=stop)
+            content: bytes = self._call(call, longest_s(stop - start), self._path, start=start, end=stop)
         except FileNotFoundError:
             self._refuse("file does not exist")
+        except RangesError:
+            self._refuse(
+                "the server sends whole files only, but shards and files above 32 MB are read in parts; "
+                "serve them by one that knows ranges, such as nginx"
+            )
         return content
+
+    @property
+    def _is_web(self) -> bool:
+        return self._protocol in ("http", "https")
 
     def _what_is_missing(self) -> str:
         bucket = self._path.partition("/")[0]
         if self._protocol in ("s3", "gs"):
             try:
-                self._call("info", SILENCE_S, bucket)
+                self._call(self._system._info, SILENCE_S, bucket)
             except FileNotFoundError:
                 return f"bucket {bucket} does not exist"
             except Exception:  # noqa: BLE001  (a bucket may hide itself, but not its files)
@@ -126,24 +151,46 @@ class _FsspecFile:
     def _refuse(self, what: str) -> NoReturn:
         raise RemoteError(what, where=without_secrets(self._url))
 
-    def _call(self, name: str, limit_s: float, *arguments: Any, **keywords: Any) -> Any:
+    def _call(self, call: Callable[..., Any], limit_s: float, *arguments: Any, **keywords: Any) -> Any:
         from fsspec.asyn import sync
         from fsspec.exceptions import FSTimeoutError
 
         try:
-            call = getattr(self._system, f"_{name}")
             return sync(self._system.loop, call, *arguments, timeout=limit_s, **keywords)
         except FSTimeoutError:
             raise TimeoutError(f"not finished in {limit_s:.0f} s") from None
         except Exception as error:
             # Over HTTP, fsspec raises FileNotFoundError for every failure.
-            web = self._protocol in ("http", "https") and isinstance(error, FileNotFoundError)
-            cause = error.__cause__ if web else None
+            cause = error.__cause__ if self._is_web and isinstance(error, FileNotFoundError) else None
             if is_refusal(cause or error):
                 self._refuse(f"no permission to read it: {shown_error(cause or error)}")
+            if getattr(error, "status", 0) in ABSENT:
+                raise FileNotFoundError from None
             if cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) in ABSENT:
                 raise
             raise ConnectionError(shown_error(cause)) from None
+
+
+class RangesError(Exception):
+    """A web server answers with the whole file instead of a range of it."""
+
+
+async def _read_web(system: Any, url: str, *, start: int, end: int) -> bytes:
+    """A range of a file of a web server; fsspec would read the whole file into memory if the server ignores the range.
+
+    Raises:
+        RangesError: it does.
+    """
+    keywords = dict(system.kwargs)
+    ranged = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+    headers = {**keywords.pop("headers", {}), **ranged}
+    session = await system.set_session()
+    async with session.get(system.encode_url(url), headers=headers, **keywords) as answer:
+        answer.raise_for_status()
+        if answer.status == HTTPStatus.OK and answer.content_length != end - start:
+            raise RangesError
+        content: bytes = await answer.read()
+    return content
 
 
 def is_refusal(error: BaseException) -> bool:

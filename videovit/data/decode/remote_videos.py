@@ -102,7 +102,7 @@ def _wanted(path: str, options: DecodeOptions, backend: str) -> tuple[ShardIndex
         row = find_member(index, path, name, backend)
         url = join_url(folder, index.shards[int(index.shard_M[row])])
         return index, row, Wanted(url, int(index.place_M[row]), int(index.size_M[row]), _short_suffix(name))
-    name = path[len(options.inside.rstrip("/")) + 1 :]
+    name = path[len(options.inside.rstrip("/")) :].lstrip("/")
     if written_outside(name):
         raise DecodeError(path, f"leads out of DATA.PATH_PREFIX {options.inside!r}", backend)
     return None, 0, Wanted(join_url(options.inside, name), suffix=_short_suffix(path))

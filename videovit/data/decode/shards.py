@@ -175,7 +175,7 @@ def split_member(path: str, options: DecodeOptions, backend: str) -> tuple[str, 
     start = options.inside.rstrip("/") + "/"
     if not options.inside.startswith(SCHEME) or not path.startswith(start):
         raise DecodeError(path, f"videos in shards need DATA.PATH_PREFIX {SCHEME}FOLDER", backend)
-    return options.inside.rstrip("/").removeprefix(SCHEME), path[len(start) :]
+    return options.inside.rstrip("/").removeprefix(SCHEME), path[len(start) :].lstrip("/")
 
 
 def find_member(index: ShardIndex, path: str, name: str, backend: str) -> int:
