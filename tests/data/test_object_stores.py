@@ -233,10 +233,9 @@ def test_credentials_missing_is_an_error_at_once(
         monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none"))
         store.server.refused = 401  # what Google answers to anonymous requests
-        start = time.monotonic()
         with pytest.raises(RemoteError, match=r"a\.mp4: no permission to read it: .*([Cc]redentials|Anonymous)"):
             fetch(Wanted(f"{store.url}/a.mp4"), GB)
-        assert time.monotonic() - start < 5 * remote.PAUSE_S and not any(capfd.readouterr())
+        assert not any(capfd.readouterr())
 
 
 @pytest.mark.parametrize(
