@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import videovit
-from tests.helpers.hub_server import Hub, serve_hub
+from tests.helpers.hub_server import Hub, point_to, serve_hub
 from tests.helpers.runs import TINY, write_config
 from videovit.config import Config, load_config
 from videovit.config.keys import known_keys
@@ -328,10 +328,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     from huggingface_hub import constants
 
     with serve_hub() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        point_to(server, monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("HF_TOKEN", "secret")
         yield server
@@ -342,6 +339,7 @@ def test_model_goes_to_the_hub_and_back(hub: Hub, model: videovit.Model, clip: t
     assert url.startswith(f"{hub.url}/me/walker/commit/") and hub.private == {"me/walker"}
     assert sorted(hub.repos["me/walker"]) == sorted(FILES) and b"# walker\n" in hub.repos["me/walker"]["README.md"]
     hub.repos["me/walker"]["evil.py"] = b"raise SystemExit"
+    hub.repos["me/walker@v1"] = dict(hub.repos["me/walker"])
     assert videovit.load("hf://me/walker@v1").class_names == NAMES
     again = videovit.load("hf://me/walker")
     assert torch.equal(logits(again, clip), logits(model, clip)) and again.class_names == NAMES

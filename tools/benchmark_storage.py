@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare how fast videos are read from files, from shards, and from an object store on the loopback (moto)."""
+"""Compare how fast videos are read from files, from shards, and from an object store on the loopback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,12 +29,14 @@ from videovit.data.sampling import EvenSpans
 from videovit.engine.reporting.log import format_table
 
 BUCKET = "benchmark"
+INSTALL = "s3 needs pip install s3fs 'moto[server]'; gs needs pip install gcsfs gcp-storage-emulator."
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog="The store needs pip install 's3fs' 'moto[server]'.")
+    parser = argparse.ArgumentParser(description=__doc__, epilog=INSTALL)
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files")
     parser.add_argument("--copies", type=int, default=20, metavar="N", help="copies of every video (default 20)")
+    parser.add_argument("--store", default="s3", choices=("s3", "gs"), help="which store (default s3)")
     parser.add_argument("--backend", default="decord", choices=("decord", "pyav"))
     return parser.parse_args(argv)
 
@@ -65,8 +67,21 @@ def cpu_s() -> float:
 
 
 @contextmanager
-def store(folders: dict[str, Path]) -> Iterator[str]:
+def store(kind: str, folders: dict[str, Path]) -> Iterator[str]:
     """An object store with these folders; yields its URL."""
+    with start_s3() if kind == "s3" else start_gs() as put:
+        for start, folder in folders.items():
+            for path in folder.iterdir():
+                put(f"{start}/{path.name}", path.read_bytes())
+        yield f"{kind}://{BUCKET}"
+
+
+Put = Callable[[str, bytes], object]
+
+
+@contextmanager
+def start_s3() -> Iterator[Put]:
+    """S3 by moto; yields what writes a file."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -81,13 +96,26 @@ def store(folders: dict[str, Path]) -> Iterator[str]:
     }
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)
-    for start, folder in folders.items():
-        for path in folder.iterdir():
-            client.upload_file(str(path), BUCKET, f"{start}/{path.name}")
-    try:
-        yield f"s3://{BUCKET}"
-    finally:
-        server.stop()
+    yield lambda name, content: client.put_object(Bucket=BUCKET, Key=name, Body=content)
+    server.stop()
+
+
+@contextmanager
+def start_gs() -> Iterator[Put]:
+    """Google Cloud Storage by gcp-storage-emulator; yields what writes a file."""
+    from gcp_storage_emulator.server import create_server
+    from gcsfs.core import GCSFileSystem
+
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
+    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
+    server.start()
+    os.environ |= {
+        "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{server._api._httpd.server_port}",
+        "NO_GCE_CHECK": "true",
+    }
+    system = GCSFileSystem(token="anon")
+    yield lambda name, content: system.pipe_file(f"{BUCKET}/{name}", content)
+    server.stop()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -104,12 +132,12 @@ def main(argv: list[str] | None = None) -> None:
         names = sorted(path.name for path in files.iterdir())
         cli.main(["pack", str(files), "--output", str(shards), "--size", "20MB"])
         rows = []
-        with store({"files": files, "shards": shards}) as url:
+        with store(args.store, {"files": files, "shards": shards}) as url:
             places = [
                 ("files", str(files)),
                 ("shards", f"shards:{shards}"),
-                ("S3, files", f"{url}/files"),
-                ("S3, shards", f"shards:{url}/shards"),
+                (f"{args.store}, files", f"{url}/files"),
+                (f"{args.store}, shards", f"shards:{url}/shards"),
             ]
             for place, prefix in places:
                 for epoch in ("first", "second"):

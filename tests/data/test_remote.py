@@ -7,18 +7,22 @@ import os
 import pickle
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
-import numpy as np
 import pytest
 import torch
 
+from tests.helpers.failing_proxy import proxying
+from tests.helpers.object_stores import read
 from tests.helpers.range_server import Server, serving
 from tests.helpers.videos import write_list, write_video
 from videovit import cli
 from videovit.config import ConfigError, load_config
 from videovit.config.urls import has_credentials, without_secrets
-from videovit.data import remote
+from videovit.data import remote, stores
 from videovit.data.dataset import ClipDataset, FixedCrops
 from videovit.data.decode import DecodeError, DecodeOptions, open_video, remote_videos
 from videovit.data.decode.remote_videos import is_missing
@@ -53,8 +57,8 @@ def cached(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("failures", [["503", "503", "503"], ["cut off", "503"], ["slow"], ["slow", "cut off"]])
 def test_fetch_survives_failures(server: Server, monkeypatch: pytest.MonkeyPatch, failures: list[str]) -> None:
-    monkeypatch.setattr(remote, "SILENCE_S", 1.0)
-    monkeypatch.setattr(remote, "SLOWEST", 1e9)
+    monkeypatch.setattr(stores, "SILENCE_S", 1.0)
+    monkeypatch.setattr(stores, "SLOWEST", 1e9)
     url = put(server, "a b.mp4", os.urandom(5000))
     server.failures = list(failures)
     file = fetch(Wanted(url, suffix=".mp4"), GB)
@@ -78,6 +82,39 @@ def test_fetch_gives_up(server: Server, tmp_path: Path) -> None:
     with pytest.raises(RemoteError, match=r"more than half of the cache.*REMOTE_CACHE_GB"):
         fetch(Wanted(put(server, "big.mp4", b"x" * 1000)), 1500)
     assert not cached(tmp_path)
+
+
+def test_server_fails_for_every_request_is_not_a_missing_file(server: Server) -> None:
+    put(server, "404.mp4", b"x")
+    with proxying(server.server_port) as proxy:
+        proxy.refused = 503
+        with pytest.raises(RemoteError, match=r"404\.mp4: could not be downloaded in 4 attempts: 503"):
+            fetch(Wanted(f"{proxy.url}/404.mp4"), GB)
+
+
+def test_server_without_ranges_serves_files_but_no_parts(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = os.urandom(5000)
+    put(server, "a b.mp4", content)
+    handler = partial(SilentHandler, directory=str(server.folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as plain:
+        Thread(target=plain.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{plain.server_port}/a b.mp4"
+        assert Path(fetch(Wanted(url), GB)).read_bytes() == content
+        with pytest.raises(RemoteError, match="the server sends whole files only, but shards and files above 32 MB"):
+            fetch(Wanted(url, start=100, size=200), GB)
+        monkeypatch.setattr(remote, "CHUNK", 1000)
+        monkeypatch.setattr(remote, "CHECK_S", 0.0)
+        (server.folder / "a b.mp4").write_bytes(content[::-1] + b"more")
+        with pytest.raises(RemoteError, match="the server sends whole files only"):
+            fetch(Wanted(url), GB)
+        plain.shutdown()
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    """`python -m http.server`, which knows no ranges."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 def test_changed_file_fetched_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,11 +172,6 @@ def videos(server: Server) -> list[str]:
     return names
 
 
-def read(prefix: str, name: str, *, timeout_s: float = 0.0) -> torch.Tensor:
-    with open_video(f"{prefix}/{name}", "decord", DecodeOptions(inside=prefix, timeout_s=timeout_s)) as video:
-        return video.frames(np.array([5, 0]))
-
-
 def test_remote_videos_and_shards_equal_files(server: Server, videos: list[str]) -> None:
     tree, shards = str(server.folder), server.folder / "shards"
     words = ["pack", f"{tree}/train.csv", "--prefix", tree, "--output", str(shards), "--size", "6kB"]
@@ -191,7 +223,7 @@ def test_lists_read_from_a_url(server: Server, videos: list[str]) -> None:
 
 def test_lists_do_not_choose_servers(server: Server, videos: list[str], tmp_path: Path) -> None:
     for inside in ("", str(tmp_path), f"{server.url}/c1"):
-        with pytest.raises(DecodeError, match="does not exist"):
+        with pytest.raises(DecodeError, match="does not exist; a URL is read only below DATA.PATH_PREFIX"):
             open_video(f"{server.url}/{videos[0]}", "pyav", DecodeOptions(inside=inside))
     with pytest.raises(DecodeError, match="leads out of DATA.PATH_PREFIX"):
         read(f"{server.url}/c1", "../c0/v 0.mp4")

@@ -17,7 +17,9 @@ class Server(http.server.ThreadingHTTPServer):
 
     Attributes:
         requests: (method, path) of every request.
-        failures: what becomes of the next GET requests, in order: "503", "cut off", "slow", "change" or "ok".
+        failures: what becomes of the next GET requests, in order: "503", "cut off", "slow", "change", "short" or "long"
+            (of another length than was asked for), or "ok".
+        tokens: what requests were authorized by.
         folder: what is served.
     """
 
@@ -27,6 +29,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.folder = folder
         self.requests: list[tuple[str, str]] = []
         self.failures: list[str] = []
+        self.tokens: list[str] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -54,11 +57,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, *, with_body: bool) -> None:
         path = self.server.folder / unquote(urlsplit(self.path).path).lstrip("/")
         self.server.requests.append((self.command, path.name))
+        self.server.tokens += self.headers.get_all("Authorization", [])
         failure = self.server.failures.pop(0) if with_body and self.server.failures else "ok"
         if failure == "change":
             path.write_bytes(bytes(reversed(path.read_bytes())))
-        if failure == "503" or not path.is_file():
-            self.send_response(503 if failure == "503" else 404)
+        if failure.isdigit() or not path.is_file():
+            self.send_response(int(failure) if failure.isdigit() else 404)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -67,6 +71,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if span:
             first, last = span.removeprefix("bytes=").split("-")
             content = whole[int(first) : int(last or len(whole)) + 1]
+        if failure in ("short", "long"):
+            content = content[: len(content) // 2] if failure == "short" else content + content
         self.send_response(206 if span else 200)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Accept-Ranges", "bytes")

@@ -5,6 +5,7 @@ The functions of (config, split) adapt the readers to the table: they turn the c
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from videovit.config import Config
+from videovit.config.urls import is_remote
 from videovit.data.coco import read_coco, read_coco_names
 from videovit.data.detection import read_ava
 from videovit.data.files.class_names import read_class_names
@@ -20,6 +22,7 @@ from videovit.data.records import AnnotationError, Sample
 from videovit.data.remote import local_file
 from videovit.data.sample_list import SampleList
 from videovit.data.sampling import ClipPlan, EvenSpans, RandomSpans, Segments, StridedClips
+from videovit.data.stores import AbsentError, RemoteError
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
 
@@ -159,6 +162,7 @@ class DatasetSpec:
         bgr_in_pyslowfast: PySlowFast decodes this data set as BGR, so its configs set DATA.REVERSE_INPUT_CHANNEL to
             get RGB. Frames are always RGB here, so the key only says in which order DATA.MEAN and DATA.STD are given.
         items: what is cut out of the samples; images and key frames have their own crops.
+        lists_may_be_remote: whether `read` takes a URL as DATA.PATH_TO_DATA_DIR.
         decoder: the only decoder that suits the data set; empty for any (DATA.DECODING_BACKEND).
     """
 
@@ -169,6 +173,7 @@ class DatasetSpec:
     names: Callable[[Config], list[str]] | None = None
     bgr_in_pyslowfast: bool = False
     items: Items = "clips"
+    lists_may_be_remote: bool = False
     decoder: str = ""
 
     @property
@@ -195,17 +200,44 @@ class DatasetSpec:
         folder, path = cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES_FILE
         if not path and self.names is not None:
             return self.names(cfg)
-        if not path:
+        if is_remote(folder):
+            path = _remote_names_file(folder, path, self.names_files, 1e9 * cfg.DATA.REMOTE_CACHE_GB)
+            folder = ""
+        elif not path:
             # Releases name their files of class names differently.
             released = [Path(folder) / name for name in self.names_files]
             path = next((str(file) for file in released if file.is_file()), "")
         return read_class_names(path, cfg.MODEL.NUM_CLASSES, folder)
 
 
+def _remote_names_file(folder: str, path: str, names: Sequence[str], limit_bytes: float) -> str:
+    """A file of class names in a remote folder, in the cache; empty if there is none.
+
+    Args:
+        folder: its URL.
+        path: of the file, relative to the folder; one that exists here is returned as it is. Empty for any in `names`.
+        names: of files to look for.
+        limit_bytes: size of the cache.
+    """
+    if path:
+        if Path(path).is_absolute() or Path(path).exists():
+            return path
+        try:
+            return str(local_file(folder, path, limit_bytes))
+        except RemoteError as error:
+            raise UserError(str(error), where="DATA.CLASS_NAMES_FILE") from None
+    for name in names:
+        with contextlib.suppress(AbsentError):
+            return str(local_file(folder, name, limit_bytes))
+    return ""
+
+
 DATASETS: dict[str, DatasetSpec] = {
-    "kinetics": DatasetSpec(read_kinetics, names_files=("classes.json",)),
+    "kinetics": DatasetSpec(read_kinetics, names_files=("classes.json",), lists_may_be_remote=True),
     "imagenet": DatasetSpec(read_images, names_files=("classes.json",), items="images", decoder="image"),
-    "multilabel": DatasetSpec(read_kinetics, evaluation="multi-label", names_files=("classes.json",)),
+    "multilabel": DatasetSpec(
+        read_kinetics, evaluation="multi-label", names_files=("classes.json",), lists_may_be_remote=True
+    ),
     "ssv2": DatasetSpec(read_ssv2, plan=build_segments, names_files=ssv2.LABELS_FILES, bgr_in_pyslowfast=True),
     "charades": DatasetSpec(
         read_charades,
@@ -272,6 +304,13 @@ def build_spec(cfg: Config, split: Split) -> DatasetSpec:
             f"but DATA.MULTI_LABEL is {cfg.DATA.MULTI_LABEL}",
             where=key,
             hint=f"Set DATA.MULTI_LABEL {spec.multi_label}, {others}",
+        )
+    if is_remote(cfg.DATA.PATH_TO_DATA_DIR) and not spec.lists_may_be_remote:
+        remote = " and ".join(name for name, row in DATASETS.items() if row.lists_may_be_remote)
+        raise UserError(
+            f"a URL, but the lists of {name!r} are read from a local folder; only those of {remote} may be remote",
+            where="DATA.PATH_TO_DATA_DIR",
+            hint="Download the lists; the videos may stay where they are (DATA.PATH_PREFIX)",
         )
     return replace(spec, evaluation="reconstruction") if cfg.MASK.ENABLE else spec
 

@@ -1,9 +1,9 @@
-"""Remote files through fsspec: `s3://`, `gs://`, `hf://`, `https://`, with a local cache of bounded size.
+"""Remote files: `s3://`, `gs://`, `hf://`, `https://`, with a local cache of bounded size.
 
 A file, or a part of one, is downloaded once and then read from the cache, by any number of processes. It is asked for
 again after an hour, and downloaded again if it has changed (its ETag differs). Files that were used least recently make
-room for others. Credentials are fsspec's business: they come from its environment variables and configuration files,
-and never from a URL.
+room for others. Credentials are the business of the stores' libraries: they come from environment variables and
+configuration files, and never from a URL.
 
     cache/remote/3f/3f2a...d1/88c0ab12.mp4      hash of URL and part / hash of version, with the suffix of the file
 """
@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,35 +21,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from videovit.config.cache_folder import cache_folder
-from videovit.config.urls import SECRET_NAME, has_credentials, is_remote, without_secrets
-from videovit.errors import UserError
-from videovit.messages import printable
+from videovit.config.urls import has_credentials, is_remote, join_url, without_secrets
+from videovit.data.stores import BusyError, RemoteError, open_store, shown_error
 
 logger = logging.getLogger("videovit")
 Result = TypeVar("Result")
 
 ATTEMPTS = 4
 PAUSE_S = 0.5  # before the second attempt; doubled before each further one
-SILENCE_S = 30.0  # without a byte from the store
-SLOWEST = 100_000  # bytes per second, below which a transfer is given up
 CHUNK = 32 << 20  # bytes per request
 CHECK_S = 3600.0  # from one look at the version of a cached file to the next
 FRESH_S = 10.0  # files used this recently stay, since a decoder may be about to open them
 OLD_PARTIAL_S = 3600.0
 LOCK_S = 600.0  # wait for another process that downloads the same file
 THREADS = 8  # downloads at once, per process
-LONGEST_REASON = 200
-VERSIONS = ("ETag", "etag", "blob_id", "LastModified", "Last-Modified", "mtime")  # of stores, the best first
-PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)
-
-
-class RemoteError(UserError):
-    """A remote file cannot be had."""
 
 
 def check_url(url: str) -> None:
@@ -65,16 +54,6 @@ def check_url(url: str) -> None:
             where=without_secrets(url),
             hint="Give them to fsspec by its environment variables or configuration files",
         )
-
-
-def shown_error(error: BaseException) -> str:
-    """An error of a library on one line, without secrets of the environment."""
-    text = printable(" ".join(str(error).split())) or type(error).__name__
-    for name, value in os.environ.items():
-        if len(value) >= 8 and SECRET_NAME.search(name):
-            text = text.replace(value, "***")
-    text = re.sub(r"https?://\S+", lambda found: without_secrets(found[0]), text)
-    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 3] + "..."
 
 
 @dataclass(frozen=True)
@@ -113,24 +92,14 @@ def fetch(wanted: Wanted, limit_bytes: float) -> str:
     """
     check_url(wanted.url)
     found = _cached(wanted.folder)
-    if found is not None and time.time() - os.stat(found).st_mtime < CHECK_S:
+    if found is not None and _is_fresh(found):
         return _used(found)
     try:
         with _locked(wanted.folder):
             return _used(_download(wanted, limit_bytes))
-    except PERMANENT as error:
-        raise RemoteError(_reason(error), where=without_secrets(wanted.url)) from None
     except OSError as error:
         what = f"could not be stored in the cache {cache_folder()}: {error.strerror or shown_error(error)}"
         raise RemoteError(what, where=without_secrets(wanted.url)) from None
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "file does not exist"
-    if isinstance(error, PermissionError):
-        return f"no permission to read it: {shown_error(error)}"
-    return shown_error(error)
 
 
 def _cached(folder: Path) -> str | None:
@@ -140,6 +109,14 @@ def _cached(folder: Path) -> str | None:
             return next((entry.path for entry in entries if not entry.name.endswith(".partial")), None)
     except OSError:
         return None
+
+
+def _is_fresh(path: str) -> bool:
+    """Whether the version of a cached file was looked at recently; False if another process has just removed it."""
+    try:
+        return time.time() - os.stat(path).st_mtime < CHECK_S
+    except FileNotFoundError:
+        return False
 
 
 def _used(path: str) -> str:
@@ -169,18 +146,19 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _download(wanted: Wanted, limit_bytes: float) -> str:
-    system = _FileSystem.of(wanted.url)
     found = _cached(wanted.folder)
     # Another process may have downloaded it while this one waited.
-    if found is not None and time.time() - os.stat(found).st_mtime < CHECK_S:
+    if found is not None and _is_fresh(found):
         return found
 
     def attempt() -> str:
-        size, version = system.info()
+        store = open_store(wanted.url)
+        size, version = store.info()
         place = wanted.folder / f"{hashlib.blake2b(version.encode(), digest_size=8).hexdigest()}{wanted.suffix}"
         if found == str(place):
-            os.utime(found)
-            return found
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(found)
+                return found
         size = size if wanted.size is None else min(wanted.size, max(0, size - wanted.start))
         if size > limit_bytes / 2:
             raise RemoteError(
@@ -194,12 +172,14 @@ def _download(wanted: Wanted, limit_bytes: float) -> str:
             with open(partial, "wb") as file:
                 for first in range(wanted.start, wanted.start + size, CHUNK):
                     last = min(first + CHUNK, wanted.start + size)
-                    content = system.read(first, last)
-                    if len(content) != last - first:
+                    content = store.read(first, last)
+                    if len(content) < last - first:
                         raise ConnectionError(f"cut off after {len(content):,} of {last - first:,} bytes")
+                    if len(content) > last - first:
+                        raise ConnectionError(f"more than the {last - first:,} bytes of the range that was asked for")
                     file.write(content)
             # Its parts must be of one version.
-            if size > CHUNK and system.info()[1] != version:
+            if size > CHUNK and store.info()[1] != version:
                 raise ConnectionError("changed while it was downloaded")
             if found is not None:
                 with contextlib.suppress(OSError):
@@ -219,97 +199,23 @@ def _retried(attempt: Callable[[], Result], url: str) -> Result:
     Raises:
         RemoteError: it does not.
     """
-    reason = ""
+    reason, pause_s = "", 0.0
     for number in range(ATTEMPTS):
         if number:
-            time.sleep(PAUSE_S * 2 ** (number - 1))
+            time.sleep(max(pause_s, PAUSE_S * 2 ** (number - 1)))
+        pause_s = 0.0
         try:
             return attempt()
-        except (RemoteError, *PERMANENT):
+        except RemoteError:
             raise
         except OSError as error:
             # A full disk is no fault of the network.
             if error.errno is not None and error.filename is not None:
                 raise
-            reason = shown_error(error)
+            reason, pause_s = shown_error(error), error.pause_s if isinstance(error, BusyError) else 0.0
         except Exception as error:  # noqa: BLE001  (libraries of stores raise errors of many kinds)
             reason = shown_error(error)
     raise RemoteError(f"could not be downloaded in {ATTEMPTS} attempts: {reason}", where=without_secrets(url))
-
-
-class _FileSystem:
-    """A file of a store, through fsspec.
-
-    Args:
-        url: of the file.
-
-    Raises:
-        RemoteError: fsspec or its part for the store is not installed.
-    """
-
-    def __init__(self, url: str) -> None:
-        try:
-            import fsspec
-            from fsspec.asyn import AsyncFileSystem, sync
-
-            protocol = url.partition("://")[0]
-            self._system: Any = fsspec.filesystem(protocol, **_settings(protocol))
-        except ImportError as error:
-            raise RemoteError(
-                str(error), where=without_secrets(url), hint="Install it with pip install 'videovit[remote]'"
-            ) from None
-        self._path = self._system._strip_protocol(url)
-        self._sync = sync if isinstance(self._system, AsyncFileSystem) else None
-
-    @classmethod
-    def of(cls, url: str) -> _FileSystem:
-        """The file of a URL."""
-        return cls(url)
-
-    def info(self) -> tuple[int, str]:
-        """Size in bytes, and the version."""
-        found = self._call("info", SILENCE_S, self._path, **self._refresh)
-        size = found.get("size")
-        if size is None:
-            raise NotImplementedError("the server does not state the size of the file")
-        version = next((str(found[key]) for key in VERSIONS if found.get(key)), "")
-        return int(size), f"{version} {size}"
-
-    @property
-    def _refresh(self) -> dict[str, Any]:
-        # S3 answers from a listing that it has cached.
-        return {"refresh": True} if "s3" in _protocols(self._system) else {}
-
-    def read(self, start: int, stop: int) -> bytes:
-        """The bytes from `start` up to `stop`."""
-        limit_s = SILENCE_S + (stop - start) / SLOWEST
-        content: bytes = self._call("cat_file", limit_s, self._path, start=start, end=stop)
-        return content
-
-    def _call(self, name: str, limit_s: float, *arguments: Any, **keywords: Any) -> Any:
-        try:
-            if self._sync is None:
-                return getattr(self._system, name)(*arguments, **keywords)
-            call = getattr(self._system, f"_{name}")
-            return self._sync(self._system.loop, call, *arguments, timeout=limit_s, **keywords)
-        except FileNotFoundError as error:
-            # Over HTTP, fsspec raises it for every failure.
-            cause = error.__cause__
-            if cause is None or isinstance(cause, FileNotFoundError) or "404" in str(cause):
-                raise
-            raise ConnectionError(shown_error(cause)) from None
-
-
-def _protocols(system: Any) -> tuple[str, ...]:
-    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
-
-
-def _settings(protocol: str) -> dict[str, Any]:
-    """Arguments of fsspec beside its own configuration: silent connections end, and attempts are counted here."""
-    if protocol == "s3":
-        patience = {"connect_timeout": SILENCE_S, "read_timeout": SILENCE_S, "retries": {"max_attempts": 1}}
-        return {"config_kwargs": patience, "use_listings_cache": False}
-    return {"use_listings_cache": False}
 
 
 class _Room:
@@ -389,5 +295,4 @@ def local_file(folder: str, name: str, limit_bytes: float) -> Path:
     """
     if not is_remote(folder):
         return Path(folder) / name
-    url = f"{folder.rstrip('/')}/{name}"
-    return Path(fetch(Wanted(url, suffix=f"-{name}"), limit_bytes))
+    return Path(fetch(Wanted(join_url(folder, name), suffix=f"-{Path(name).name}"), limit_bytes))

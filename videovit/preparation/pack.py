@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from videovit.config.urls import is_remote, without_secrets
 from videovit.data.columns import Columns, DamagedColumnsError, Texts, texts, write_columns
 from videovit.data.decode.protocol import shorten
 from videovit.data.decode.shards import INDEX, KEY, index_columns
@@ -71,8 +72,14 @@ def members_of(videos: Sequence[ListedVideo], prefix: str) -> tuple[list[Member]
         prefix: folder of the listed paths; empty for none.
 
     Raises:
-        UserError: a listed path is absolute or leads out of its folder, or two paths are the same.
+        UserError: the folder is remote, a listed path is absolute or leads out of it, or two paths are the same.
     """
+    if is_remote(prefix):
+        raise UserError(
+            "remote videos cannot be packed",
+            where=without_secrets(prefix),
+            hint="Download them, pack them, and upload the shards",
+        )
     members: list[Member] = []
     failed: list[tuple[str, str]] = []
     seen: dict[str, str] = {}

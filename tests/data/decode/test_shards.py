@@ -16,9 +16,9 @@ import torch
 
 from tests.helpers.videos import write_list, write_video
 from videovit import cli
-from videovit.data.columns import Columns
+from videovit.data.columns import Columns, columns_in_memory
 from videovit.data.decode import BACKENDS, DecodeError, DecodeOptions, open_video, shards
-from videovit.data.decode.shards import INDEX, ShardIndex
+from videovit.data.decode.shards import INDEX, KEY, ShardIndex, index_columns, number_of
 from videovit.preparation import pack as packing
 
 CODECS = {".webm": "libvpx-vp9", ".avi": "mpeg4"}
@@ -217,3 +217,12 @@ def test_one_open_and_one_stat_per_video(tmp_path: Path) -> None:
         assert sum("openat(" in call for call in calls) == 2 and len(calls) == 4, calls
     opened = [line for line in lines if f'"{folder}/' in line]
     assert len(opened) == 1 + len(list(folder.glob("*.tar"))), opened  # the index, and every shard once
+
+
+def test_index_of_few_members_with_distant_hashes_is_sound() -> None:
+    names = ["0.mp4", "6.mp4"]
+    hash_0, hash_1 = sorted(map(number_of, names))
+    assert hash_1 - hash_0 >= 2**63  # more than an int64 holds
+    columns = index_columns(names, ["shard-000000.tar"], *np.zeros((4, 2), dtype=np.int64))
+    index = ShardIndex(columns_in_memory(columns, KEY))
+    assert sorted(map(index.find, names)) == [0, 1]

@@ -16,6 +16,7 @@ __all__ = ["RULES", "Broken", "changed", "check"]
 RULES: tuple[Callable[[Config], Iterator[Broken]], ...] = (
     machines.tildes,
     machines.credentials,
+    machines.urls,
     machines.processes,
     machines.engines,
     machines.sharding,

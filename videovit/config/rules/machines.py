@@ -10,7 +10,7 @@ from typing import Any
 
 from videovit.config.rules.broken import Broken
 from videovit.config.schema import Config
-from videovit.config.urls import has_credentials, without_secrets
+from videovit.config.urls import folder_fault, has_credentials, without_secrets
 
 
 def tildes(section: Any, prefix: str = "") -> Iterator[Broken]:
@@ -33,6 +33,17 @@ def credentials(section: Any, prefix: str = "") -> Iterator[Broken]:
         elif isinstance(value, str) and has_credentials(value.removeprefix("shards:")):
             what = f"the URL {without_secrets(value.removeprefix('shards:'))!r} holds credentials; give them to fsspec"
             yield Broken((prefix + name,), f"{what} by its environment variables or configuration files")
+
+
+def urls(cfg: Config) -> Iterator[Broken]:
+    """A remote folder is in a store that can be read, and names a bucket, repository or host."""
+    for name in ("PATH_PREFIX", "PATH_TO_DATA_DIR"):
+        value, key = getattr(cfg.DATA, name), f"DATA.{name}"
+        scheme = "shards:" if value.startswith("shards:") else ""
+        fault, near = folder_fault(value.removeprefix("shards:"))
+        if fault:
+            url = without_secrets(value.removeprefix("shards:"))
+            yield Broken((key,), f"{url!r}: {fault}", ({key: scheme + near},) if near else ())
 
 
 def processes(cfg: Config) -> Iterator[Broken]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import BinaryIO
 
+from videovit.config.urls import is_remote
 from videovit.data.decode.protocol import DecodeError, DecodeOptions, Version, shorten
 from videovit.data.files.listed_paths import is_inside
 from videovit.data.memory_files import create_file
@@ -89,6 +90,7 @@ def locate(path: str, options: DecodeOptions, backend: str) -> Located:
             status = os.stat(path)
     except FileNotFoundError:
         hint = "; write / in lists, not backslashes" if "\\" in path else ""
+        hint = "; a URL is read only below DATA.PATH_PREFIX" if is_remote(path) else hint
         raise DecodeError(path, f"file does not exist{hint}", backend) from None
     except (OSError, ValueError) as error:
         raise DecodeError(path, shorten(error), backend) from None

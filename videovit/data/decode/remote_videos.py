@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from videovit.config.urls import is_remote
+from videovit.config.urls import is_remote, join_url
 from videovit.data.columns import Columns, DamagedColumnsError
 from videovit.data.decode.located import Located
 from videovit.data.decode.protocol import DecodeError, DecodeOptions
@@ -21,7 +22,10 @@ from videovit.data.decode.shards import (
 )
 from videovit.data.files.folders import suffix_of
 from videovit.data.files.listed_paths import written_outside
-from videovit.data.remote import RemoteError, Wanted, fetch, prefetch
+from videovit.data.remote import Wanted, fetch, prefetch
+from videovit.data.stores import RemoteError
+
+SUFFIX = re.compile(r"\.[a-z0-9]{1,6}")
 
 
 def is_stored_remotely(path: str, prefix: str) -> bool:
@@ -96,14 +100,21 @@ def _wanted(path: str, options: DecodeOptions, backend: str) -> tuple[ShardIndex
         folder, name = split_member(path, options, backend)
         index = _index(folder, options.cache_gb)
         row = find_member(index, path, name, backend)
-        url = f"{folder}/{index.shards[int(index.shard_M[row])]}"
-        return index, row, Wanted(url, int(index.place_M[row]), int(index.size_M[row]), suffix_of(name))
-    if written_outside(path[len(options.inside.rstrip("/")) + 1 :]):
+        url = join_url(folder, index.shards[int(index.shard_M[row])])
+        return index, row, Wanted(url, int(index.place_M[row]), int(index.size_M[row]), _short_suffix(name))
+    name = path[len(options.inside.rstrip("/")) :].lstrip("/")
+    if written_outside(name):
         raise DecodeError(path, f"leads out of DATA.PATH_PREFIX {options.inside!r}", backend)
-    return None, 0, Wanted(path, suffix=suffix_of(path))
+    return None, 0, Wanted(join_url(options.inside, name), suffix=_short_suffix(path))
+
+
+def _short_suffix(name: str) -> str:
+    """The suffix for the cache, where decoders look at it; none if it is not one that they may know."""
+    suffix = suffix_of(name)
+    return suffix if SUFFIX.fullmatch(suffix) else ""
 
 
 @lru_cache(maxsize=8)
 def _index(folder: str, cache_gb: float) -> ShardIndex:
-    file = fetch(Wanted(f"{folder}/{INDEX}", suffix=".columns"), 1e9 * cache_gb)
+    file = fetch(Wanted(join_url(folder, INDEX), suffix=".columns"), 1e9 * cache_gb)
     return ShardIndex(Columns(os.open(file, os.O_RDONLY | os.O_CLOEXEC)))

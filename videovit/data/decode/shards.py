@@ -69,7 +69,9 @@ class ShardIndex:
             raise DamagedColumnsError("a shard whose name is a path")
         if number and not (0 <= self.shard_M.min() <= self.shard_M.max() < len(self.shards)):
             raise DamagedColumnsError("a member of no shard")
-        if number and (self.place_M.min() < 0 or self.size_M.min() < 0 or (np.diff(self.hash_M) < 0).any()):
+        # Compared, because the difference of two hashes can be too large for its type.
+        unsorted = (self.hash_M[1:] < self.hash_M[:-1]).any()
+        if number and (self.place_M.min() < 0 or self.size_M.min() < 0 or unsorted):
             raise DamagedColumnsError("members out of order")
 
     def find(self, name: str) -> int | None:
@@ -173,7 +175,7 @@ def split_member(path: str, options: DecodeOptions, backend: str) -> tuple[str, 
     start = options.inside.rstrip("/") + "/"
     if not options.inside.startswith(SCHEME) or not path.startswith(start):
         raise DecodeError(path, f"videos in shards need DATA.PATH_PREFIX {SCHEME}FOLDER", backend)
-    return options.inside.rstrip("/").removeprefix(SCHEME), path[len(start) :]
+    return options.inside.rstrip("/").removeprefix(SCHEME), path[len(start) :].lstrip("/")
 
 
 def find_member(index: ShardIndex, path: str, name: str, backend: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videovit.config.urls import ANY_SCHEME, folder_fault, without_secrets
 from videovit.data.decode.image_backend import SUFFIXES
 from videovit.data.files.annotation_files import WHOLE_NUMBER, read_lines
 from videovit.data.files.folders import VIDEO_SUFFIXES, passed_over, split_files, suffix_of
@@ -44,12 +45,20 @@ def find_videos(names: Sequence[str], *, prefix: str = "", every_suffix: bool = 
             that are left out.
 
     Raises:
-        AnnotationError: a list does not exist, or there are no videos.
+        AnnotationError: a list does not exist, there are no videos, or a name is a URL.
     """
+    if fault := folder_fault(prefix.removeprefix("shards:"))[0]:
+        raise AnnotationError(fault, where=without_secrets(prefix))
     # By path, because folders and lists may overlap.
     found: dict[str, ListedVideo] = {}
     for name in names:
         place = Path(name)
+        if ANY_SCHEME.match(name) and not place.exists():
+            raise AnnotationError(
+                "a URL; remote videos are read from a list of their paths",
+                where=without_secrets(name),
+                hint="Give a local list, and the URL of the folder of its videos as --prefix",
+            )
         if place.is_dir():
             found_here, others = split_files(place, VIDEO_SUFFIXES)
             # Folders of frames may hold millions of images.
