@@ -255,6 +255,23 @@ def test_images_with_fewer_places_than_queries_are_named() -> None:
         model([torch.rand(3, 64, 64)])
 
 
+def test_deformable_detr_takes_an_image_of_one_place_alone_as_in_a_batch() -> None:
+    """The coarsest level of 32 x 32 pixels has one place, and 32 channels are one per group of its norm."""
+    model = detector("DeformableDETR", "PiT", "DETECTOR.STRIDES [8,16] DETECTOR.MIN_SCORE 0.0").train()
+    perturb(model)
+    image, target = (
+        torch.rand(3, 32, 32),
+        {"boxes": torch.tensor([[2.0, 2.0, 20.0, 20.0]]), "labels": torch.tensor([1])},
+    )
+    losses, twice = model([image], [target]), model([image] * 2, [target] * 2)
+    assert isinstance(losses, dict) and isinstance(twice, dict)
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, twice[name])
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model([image])[0], model([image] * 2)[1])
+
+
 def test_a_config_says_whether_it_describes_a_detector() -> None:
     assert isinstance(build_network(tiny_config()), Detector)
     with pytest.raises(UserError, match=r"DETECTOR\.NAME: a detector .* found 'MaskRCNN', expected none"):
