@@ -1,5 +1,6 @@
 """The command line: commands, separating configs from KEY VALUE pairs, exit codes."""
 
+import os
 import re
 import subprocess
 import sys
@@ -181,6 +182,30 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "go on" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         exit_code(bug)
+
+
+def test_ctrl_c_during_an_import_waits_for_its_end(tmp_path: Path) -> None:
+    """numpy, imported by an extension, may drop the exception; this module drops it too."""
+    (tmp_path / "slow.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.2)\n"
+        "except KeyboardInterrupt:\n"
+        "    pass\n"
+        "print('imported', flush=True)\n"
+    )
+    code = (
+        "import sys, time\n"
+        "from videovit.cli import exit_code\n"
+        "def main():\n"
+        "    import slow\n"
+        "    time.sleep(60)\n"
+        "sys.exit(exit_code(main))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, env=env)
+    assert done.stdout == "imported\n" and done.stderr == "\ninterrupted\n" and done.returncode == 130
 
 
 def test_machine_errors_are_no_bugs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
