@@ -1,7 +1,7 @@
 """Ctrl-C while a library is imported: it waits for the end of the import.
 
-Extensions written in C import modules while they load, and some drop the exception that Ctrl-C raises there. The command
-would go on with half a library, and end minutes later with a traceback about an attribute that is missing.
+Extensions written in C import modules while they load, and some drop the exception that Ctrl-C raises there. The
+command would go on with half a library, and end minutes later with a traceback about an attribute that is missing.
 """
 
 from __future__ import annotations

@@ -95,7 +95,9 @@ def time_steps(
     return Timing(seconds, peak())
 
 
-def _time_once(step: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
+def _time_once(
+    step: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
     if device.type != "cuda":
         start = clock()
         step()
