@@ -83,7 +83,7 @@ def _summary(run: RunFiles) -> list[Block]:
     if videos is not None:
         skipped = int(number(run.test, "num_skipped") or 0)
         note = f"{skipped:,} unreadable" if skipped else str(clean(run.test.get("views") or ""))
-        tiles.append(Tile("videos tested", f"{int(videos):,}", "", note))
+        tiles.append(Tile(f"{run.noun}s tested", f"{int(videos):,}", "", note))
     calibration = run.errors.get("calibration", {})
     if (error := number(calibration, "ece")) is not None:
         tiles.append(Tile("calibration error", f"{error:.1f}", "%"))

@@ -96,7 +96,9 @@ def robustness(problem: Problem, run: Run) -> dict[str, float]:
         Pass([ScoreSink(cast(ScoreEvaluator, evaluator), problem.activation)], trial.change, trial.corrupt)
         for trial, evaluator in zip(trials, evaluators, strict=True)
     ]
-    logger.info("robustness: %s over %s", plural(len(passes), "pass", "passes"), plural(len(samples), "video"))
+    logger.info(
+        "robustness: %s over %s", plural(len(passes), "pass", "passes"), plural(len(samples), problem.test.spec.noun)
+    )
     skipped = evaluate_split(inference, loader, passes, run, name="robustness", log_period=cfg.LOG_PERIOD)
     measure, title = next(iter(evaluators[0].columns.items()))
     results = [evaluator.gather().result(skipped=skipped) for evaluator in evaluators]

@@ -98,7 +98,7 @@ def _test_views(problem: Problem, run: Run, model: LayeredModel, checkpoint: str
     result = evaluator.gather().result(skipped=skipped)
     source = {"split": "test_final", "views": evaluator.views, "checkpoint": checkpoint}
     run.log.stats("test_final", {**source, **result}, step=cfg.SOLVER.MAX_EPOCH)
-    logger.info("\n%s", _format_result(evaluator, result))
+    logger.info("\n%s", _format_result(evaluator, result, run.noun))
     if run.rank == 0:
         _write(
             problem,
@@ -131,7 +131,7 @@ def _write(problem: Problem, evaluator: Evaluator, paths: Sequence[str], suffix:
                 save_flushed({**evaluator.state(), "paths": list(paths)}, partial)
             except (OSError, RuntimeError) as error:
                 raise not_written(path, error) from error
-        logger.info("scores (videos x classes), labels and paths saved to %s", path)
+        logger.info("scores (%ss x classes), labels and paths saved to %s", problem.test.spec.noun, path)
     logger.info("one page that shows it all: videovit report %s", shlex.quote(str(folder)))
     if mistakes:
         title = "all mistakes, the most confident first"
@@ -139,15 +139,15 @@ def _write(problem: Problem, evaluator: Evaluator, paths: Sequence[str], suffix:
             title = f"the {NUM_WORST} most confident mistakes (for all of them, see the column correct of {table})"
         logger.info("%s:\n%s", title, format_mistakes(mistakes, problem.class_names))
     elif rows is not None:
-        logger.info("no mistakes: the class with the highest score is right in every video")
+        logger.info("no mistakes: the class with the highest score is right in every %s", problem.test.spec.noun)
 
 
-def _format_result(evaluator: Evaluator, result: dict[str, float]) -> str:
-    """The table of a test: its measures, and the numbers of videos and views that they are based on."""
+def _format_result(evaluator: Evaluator, result: dict[str, float], noun: str) -> str:
+    """The table of a test: its measures, and the numbers of samples and views that they are based on."""
     num_videos, num_views = int(result["num_videos"]), int(result["num_views"])
     total = num_videos + int(result["num_skipped"])
     return format_table(
-        ["test", *evaluator.columns.values(), "videos", "views", "left out"],
+        ["test", *evaluator.columns.values(), f"{noun}s", "views", "left out"],
         [
             [
                 evaluator.views,
