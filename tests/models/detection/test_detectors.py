@@ -15,6 +15,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from tests.helpers.mvit_variants import perturb
 from tests.helpers.runs import run_group
 from tests.helpers.tiny_detectors import HEADS, images_and_targets, tiny_config, tiny_detector
+from videovit.config import dump_config
 from videovit.errors import UserError
 from videovit.models import (
     Detector,
@@ -270,6 +271,25 @@ def test_deformable_detr_takes_an_image_of_one_place_alone_as_in_a_batch() -> No
     model.eval()
     with torch.no_grad():
         torch.testing.assert_close(model([image])[0], model([image] * 2)[1])
+
+
+def saved_run(folder: Path, head: str, body: str = "MViT") -> Path:
+    """A checkpoint with the config of its run, as training writes it."""
+    cfg, path = tiny_config(head, body), folder / "weights.pyth"
+    torch.save({"model_state": tiny_detector(head, body).state_dict(), "cfg": dump_config(cfg)}, path)
+    return path
+
+
+def test_weights_of_another_detector_are_named(tmp_path: Path) -> None:
+    for theirs, ours in (("MaskRCNN", "FasterRCNN"), ("FasterRCNN", "MaskRCNN"), ("RetinaNet", "FasterRCNN")):
+        with pytest.raises(UserError) as caught:
+            load_pretrained(tiny_detector(ours), saved_run(tmp_path, theirs))
+        told = f"the weights are those of DETECTOR.NAME {theirs}, the model has DETECTOR.NAME {ours}"
+        assert str(caught.value).endswith(told) and "MODEL_NAME" not in str(caught.value)
+    with pytest.raises(UserError, match=r"DETECTOR.NAME MaskRCNN, the model has no detector"):
+        load_pretrained(build_backbone(tiny_config()), saved_run(tmp_path, "MaskRCNN"))
+    with pytest.raises(UserError, match="says MODEL.MODEL_NAME MViT"):
+        load_pretrained(tiny_detector("MaskRCNN", "PiT"), saved_run(tmp_path, "MaskRCNN"))
 
 
 def test_a_config_says_whether_it_describes_a_detector() -> None:
