@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from torch import Tensor, nn
 
 from videovit.messages import plural
-from videovit.models.detection.detector import Detector
 from videovit.models.convert.fit import PRETRAINING, Fit
 from videovit.models.convert.hints import config_hints
 from videovit.models.convert.read import Weights
+from videovit.models.detection.detector import Detector
 from videovit.models.mvit.model import MViT
 from videovit.models.mvit.reversible import ReversibleMViT
 from videovit.models.pit import PiT
