@@ -185,13 +185,20 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "is_finished"), [("list(map(__import__, ['slow']))", True), ("import slow", False)]
+    ("statement", "is_finished"),
+    [
+        ("list(map(__import__, ['package.slow']))", True),
+        ("import package.slow", False),
+        ("from package import slow", False),
+    ],
 )
 def test_ctrl_c_during_an_import_of_an_extension_waits_for_its_end(
     statement: str, is_finished: bool, tmp_path: Path
 ) -> None:
     """C imports it, and drops the exception as the initialization of torch does; a statement is interrupted at once."""
-    (tmp_path / "slow.py").write_text(
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/__init__.py").write_text("")
+    (tmp_path / "package/slow.py").write_text(
         "import os, signal, time\n"
         "try:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"

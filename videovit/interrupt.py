@@ -49,10 +49,17 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 def _extension_imports(frame: FrameType | None) -> bool:
     """Whether an import is under way that no statement of Python began, nor a function of importlib."""
     while frame is not None and (caller := frame.f_back) is not None:
-        began = frame.f_code.co_filename == _IMPORTLIB and frame.f_code.co_name == "_find_and_load"
-        if began and caller.f_code.co_name != "_gcd_import":  # of importlib
-            began_by = caller.f_code.co_code[caller.f_lasti]
-            if began_by not in _IMPORT_STATEMENTS:
-                return True
+        is_import = frame.f_code.co_filename == _IMPORTLIB and frame.f_code.co_name == "_find_and_load"
+        if is_import and not _is_python(caller):
+            return True
         frame = caller
     return False
+
+
+def _is_python(caller: FrameType) -> bool:
+    """Whether a frame imports by itself, and not C code that it has called."""
+    if caller.f_code.co_filename != _IMPORTLIB:
+        return caller.f_code.co_code[caller.f_lasti] in _IMPORT_STATEMENTS
+    # importlib loads an extension, which imports; or it imports the modules of `from package import module`.
+    loader = caller.f_back.f_code.co_name if caller.f_back is not None else ""
+    return loader not in ("create_module", "exec_module")
