@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import simplejson
@@ -21,6 +21,7 @@ from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run
 from videovit.errors import UserError
 from videovit.models.contract import LayeredModel
+from videovit.models.convert.checksums import state_crc
 from videovit.models.convert.read import read_file
 from videovit.models.download import local_file
 
@@ -58,10 +59,10 @@ def test(problem: Problem, run: Run) -> dict[str, float]:
     _ = problem.class_names  # fails early if the file cannot be used
     _check_scores_path(problem)
     model = build_seeded_network(cfg, run.device)
-    checkpoint = load_weights_to_test(cfg, model)
+    source = {"checkpoint": load_weights_to_test(cfg, model), "weights_crc32": state_crc(model.state_dict())}
     result: dict[str, float] = {}
     for num_clips in _numbers_of_clips(problem):
-        result = _test_views(problem, run, model, checkpoint, num_clips)
+        result = _test_views(problem, run, model, source, num_clips)
     return result
 
 
@@ -86,7 +87,9 @@ def _check_scores_path(problem: Problem) -> None:
         raise UserError(f"{path} cannot be written", where=key)
 
 
-def _test_views(problem: Problem, run: Run, model: LayeredModel, checkpoint: str, num_clips: int) -> dict[str, float]:
+def _test_views(
+    problem: Problem, run: Run, model: LayeredModel, source: Mapping[str, str], num_clips: int
+) -> dict[str, float]:
     cfg = problem.cfg
     loader = problem.test.loader(run, num_clips)
     evaluator = problem.test.new_evaluator(loader.dataset)
@@ -96,8 +99,8 @@ def _test_views(problem: Problem, run: Run, model: LayeredModel, checkpoint: str
     passes = [evaluator.forward_pass(problem.activation)]
     skipped = evaluate_split(inference, loader, passes, run, name="test", log_period=cfg.LOG_PERIOD)
     result = evaluator.gather().result(skipped=skipped)
-    source = {"split": "test_final", "views": evaluator.views, "checkpoint": checkpoint}
-    run.log.stats("test_final", {**source, **result}, step=cfg.SOLVER.MAX_EPOCH)
+    about = {"split": "test_final", "views": evaluator.views, **source}
+    run.log.stats("test_final", {**about, **result}, step=cfg.SOLVER.MAX_EPOCH)
     logger.info("\n%s", _format_result(evaluator, result, run.noun))
     if run.rank == 0:
         _write(
