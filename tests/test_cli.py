@@ -1,5 +1,6 @@
 """The command line: commands, separating configs from KEY VALUE pairs, exit codes."""
 
+import os
 import re
 import subprocess
 import sys
@@ -181,6 +182,44 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "go on" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         exit_code(bug)
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_finished"),
+    [
+        ("list(map(__import__, ['package.slow']))", True),
+        ("import package.slow", False),
+        ("from package import slow", False),
+    ],
+)
+def test_ctrl_c_during_an_import_of_an_extension_waits_for_its_end(
+    statement: str, is_finished: bool, tmp_path: Path
+) -> None:
+    """C imports it, and drops the exception as the initialization of torch does; a statement is interrupted at once."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/__init__.py").write_text("")
+    (tmp_path / "package/slow.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.2)\n"
+        "    print('finished', flush=True)\n"
+        "except KeyboardInterrupt:\n"
+        f"    if {is_finished}: pass\n"
+        "    else: raise\n"
+    )
+    code = (
+        "import sys, time\n"
+        "from videovit.cli import exit_code\n"
+        "def main():\n"
+        f"    {statement}\n"
+        "    time.sleep(60)\n"
+        "sys.exit(exit_code(main))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, env=env)
+    assert done.stdout == ("finished\n" if is_finished else "")
+    assert done.stderr == "\ninterrupted\n" and done.returncode == 130
 
 
 def test_machine_errors_are_no_bugs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

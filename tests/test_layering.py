@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: dict[str, set[str]] = {
     "errors": {"messages"},
     "messages": set(),
+    "interrupt": set(),
     "config": {"errors", "messages"},
     "data": {"config", "errors", "messages"},
     "models": {"config", "errors", "messages"},
@@ -45,7 +46,7 @@ LAYERS: dict[str, set[str]] = {
         "messages",
         "cli",
     },
-    "cli": {"commands", "engine", "config", "errors", "messages"},
+    "cli": {"commands", "engine", "config", "errors", "interrupt", "messages"},
     "__init__": {"config", "models", "engine", "loading", "model", "finetuning"},
     "__main__": {"cli"},
 }

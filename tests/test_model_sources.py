@@ -171,6 +171,14 @@ def test_broken_file_is_named(model: videovit.Model, tmp_path: Path, name: str, 
         videovit.load(tmp_path / "saved")
 
 
+def test_config_of_a_huge_model_beside_small_weights_is_refused(model: videovit.Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "saved")
+    config_file = tmp_path / "saved" / "config.yaml"
+    config_file.write_text(config_file.read_text().replace("EMBED_DIM: 16", "EMBED_DIM: 60000"))
+    with pytest.raises(UserError, match=r"saved: .*much larger than its weights; found [\d,]+ bytes or more, expected"):
+        videovit.load(tmp_path / "saved")
+
+
 def test_untrusted_folder_runs_no_code(model: videovit.Model, tmp_path: Path) -> None:
     model.save(tmp_path / "saved")
     trace = tmp_path / "trace"

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from videovit.config import load_config
+from videovit.engine.tasks.benchmark import measure_matrix_peak
 from videovit.models import (
     VideoModel,
     build_model,
@@ -217,23 +218,6 @@ def peak_mib(contest_name: str, entry: str, job: Job, batch: int, threads: int) 
     return _status_mib("VmHWM") - before
 
 
-def matrix_peak(dtype: str, device: str, clock: str) -> float:
-    """Best measured multiply-adds per second of a matrix product on this machine."""
-    now = time.perf_counter if clock == "wall" else time.process_time
-    best = 0.0
-    for size in (1024, 2048, 4096) if device == "cpu" else (4096, 8192):
-        a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
-        for _ in range(4):
-            if device == "cuda":
-                torch.cuda.synchronize()
-            began = now()
-            a @ b
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = max(best, size**3 / (now() - began))
-    return best
-
-
 def contest_rows(name: str, job: Job, options: argparse.Namespace) -> list[list[str]]:
     """One table row per entry."""
     contest = CONTESTS[name]
@@ -251,7 +235,8 @@ def contest_rows(name: str, job: Job, options: argparse.Namespace) -> list[list[
         for key in list(models)[:: 1 if turn % 2 == 0 else -1]:
             times[key].append(job.seconds(models[key], x, options.clock))
     macs = count_macs(ours(contest.config), (batch, 3, *contest.clip_size)) * (3 if job.work == "train" else 1)
-    peak = matrix_peak(job.dtype, job.device, options.clock)
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    peak = 1e9 * measure_matrix_peak(torch.device(job.device), DTYPES[job.dtype], clock)
     medians = {key: statistics.median(t) for key, t in times.items()}
     rows = []
     for key in models:

@@ -19,6 +19,7 @@ import videovit
 from videovit.config import Config, find_shipped, load_config
 from videovit.engine.reporting import console
 from videovit.errors import UserError
+from videovit.interrupt import after_imports
 from videovit.messages import did_you_mean, labeled, printable, problem
 
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -186,7 +187,8 @@ def exit_code(main: Callable[[], None], *, hint: str = "") -> int:
 
 def _outcome(main: Callable[[], None], hint: str) -> int:
     try:
-        main()
+        with after_imports():
+            main()
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MACHINE_ERRORS:
             raise

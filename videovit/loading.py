@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from videovit.config.schema.evaluation import EngineName
+from videovit.engine.checkpoints.bounded import bounded
 from videovit.engine.checkpoints.sources import find_source
 from videovit.engine.checkpoints.weights import load_all_weights
 from videovit.engine.exported.network import is_network, read_network
@@ -70,7 +71,8 @@ def load(
     found = find_source(name, opts, named=checkpoint is not None)
     if device == "auto" and (engine or found.cfg.TEST.ENGINE) != "torch":
         where = find_device("cpu")
-    module = build_network(found.cfg)
+    with bounded(found.weights):
+        module = build_network(found.cfg)
     if checkpoint is not None:
         test = found.cfg.TEST
         load_all_weights(module, check_path("checkpoint", checkpoint), use_ema=test.USE_EMA, which=test.CHECKPOINT)

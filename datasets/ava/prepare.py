@@ -28,6 +28,18 @@ from videovit.messages import plural
 from videovit.preparation import command
 from videovit.preparation.checks import Entry, Finding, summary, write_report
 
+OPTIONS = {
+    "AVA.ANNOTATION_DIR": "--annotations",
+    "AVA.FRAME_LIST_DIR": "--frame-lists",
+    "AVA.MOVIE_DIR": "--movies",
+    "AVA.FRAME_DIR": "--frames",
+    "AVA.KEY_FRAMES_S": "--window",
+    "AVA.START_S": "--start",
+    "DATA.CLASS_NAMES_FILE": "--label-map",
+    "MODEL.NUM_CLASSES": "--classes",
+}
+"""Config keys -> options, for messages."""
+
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
@@ -150,4 +162,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.exit_code(main))
+    sys.exit(command.exit_code(main, OPTIONS))

@@ -25,6 +25,9 @@ from videovit.preparation import command
 
 CLASSES = "Charades_v1_classes.txt"
 
+OPTIONS = command.FOLDER_OPTIONS | {"DATA.FRAMES_FPS": "--fps"}
+"""Config keys -> options, for messages."""
+
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
@@ -53,4 +56,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.exit_code(main))
+    sys.exit(command.exit_code(main, OPTIONS))

@@ -25,6 +25,9 @@ NAME = re.compile(r"(?P<label>.+)_test_split(?P<number>[123])\.txt")
 SPLITS = {"1": "train", "2": "val", "0": ""}
 """What the number behind a video means; 0: in neither."""
 
+OPTIONS = three_splits.OPTIONS
+"""Config keys -> options, for messages."""
+
 
 def read_division(file: Path, label: str) -> dict[str, list[Row]]:
     """The videos of a class in one division.
@@ -75,4 +78,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.exit_code(main))
+    sys.exit(command.exit_code(main, OPTIONS))

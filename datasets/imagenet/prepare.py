@@ -38,6 +38,9 @@ from videovit.preparation.splits import SPLITS
 SYNSET = re.compile(r"n\d{8}", re.ASCII)
 META, GROUND_TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 
+OPTIONS = {"DATA.PATH_TO_DATA_DIR": "--images", "DATA.PATH_PREFIX": "--images"}
+"""Config keys -> options, for messages."""
+
 
 def read_words(file: Path) -> dict[str, str]:
     """Read the names of synsets, one `n01440764 tench, Tinca tinca` per line.
@@ -288,4 +291,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.exit_code(main))
+    sys.exit(command.exit_code(main, OPTIONS))

@@ -38,6 +38,9 @@ from videovit.preparation.trees import find_tree, is_divided
 COLUMNS = ("youtube_id", "time_start", "time_end")
 TIMED = re.compile(r"(?P<id>[\w-]{11})_(?P<start>\d{6})_(?P<end>\d{6})", re.ASCII)
 
+OPTIONS = command.LIST_OPTIONS | {"DATA.CLASS_NAMES_FILE": "--classes"}
+"""Config keys -> options, for messages."""
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -320,8 +323,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.check:
         return 0
     entries, bad = checks.entries_of_lists(args.output, classes=classes, prefix=args.prefix, clip_of=clip_of, **how)
-    return command.run_check(args, entries, folder=args.output, classes=classes, found_before=[*bad, *missing])
+    before = [*bad, *missing]
+    return command.run_check(args, entries, folder=args.output, classes=classes, found_before=before, options=OPTIONS)
 
 
 if __name__ == "__main__":
-    sys.exit(command.exit_code(main))
+    sys.exit(command.exit_code(main, OPTIONS))

@@ -25,6 +25,9 @@ from videovit.preparation import command
 
 MOST_CLASSES = 10_000
 
+OPTIONS = command.FOLDER_OPTIONS
+"""Config keys -> options, for messages."""
+
 
 def read_names(folder: Path) -> list[str]:
     """The templates without brackets, class 0 first.
@@ -72,4 +75,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.exit_code(main))
+    sys.exit(command.exit_code(main, OPTIONS))

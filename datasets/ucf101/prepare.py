@@ -23,6 +23,9 @@ from videovit.preparation.three_splits import Row
 SIZES = {"train": (9537, 9586, 9624), "val": (3783, 3734, 3696)}
 GROUP = re.compile(r"_(g\d+)_c\d+\.avi$")
 
+OPTIONS = three_splits.OPTIONS
+"""Config keys -> options, for messages."""
+
 
 def read_classes(folder: Path) -> list[str]:
     """Names of all classes, those of `1` in classInd.txt first.
@@ -102,4 +105,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.exit_code(main))
+    sys.exit(command.exit_code(main, OPTIONS))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.coco_data import coco_config, renderer, write_coco
 from videovit.config import ConfigError
@@ -130,13 +131,11 @@ def test_image_of_another_size_is_replaced_and_named(data: Path, tmp_path: Path)
         Path(sample.path).write_bytes(before)
 
 
-@pytest.mark.parametrize("augmentation", ["multiscale", "lsj"])
-@pytest.mark.parametrize("size", [(1, 400), (400, 1), (1, 1)])
-def test_image_of_one_pixel_is_scaled_to_at_least_one(augmentation: str, size: tuple[int, int], tmp_path: Path) -> None:
+def loader_of_one_image(tmp_path: Path, size: tuple[int, int], split: str, *opts: object) -> Any:
+    """Of an image of (width, height) pixels which is one object."""
     width, height = size
-    for split in ("train", "val"):
-        (tmp_path / split).mkdir()
-        Image.new("RGB", size, "red").save(tmp_path / split / "long.png")
+    (tmp_path / split).mkdir()
+    Image.new("RGB", size, "red").save(tmp_path / split / "long.png")
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, width, height], "area": width * height}
     corners = [0, 0, width, 0, width, height, 0, height]
     content = {
@@ -145,20 +144,40 @@ def test_image_of_one_pixel_is_scaled_to_at_least_one(augmentation: str, size: t
         "categories": [{"id": 1, "name": "line"}],
     }
     (tmp_path / "all.json").write_text(json.dumps(content))
-    names = (
-        "COCO.TRAIN_ANNOTATIONS",
-        "all.json",
-        "COCO.VAL_ANNOTATIONS",
-        "all.json",
-        "MODEL.NUM_CLASSES",
-        1,
-        "TRAIN.BATCH_SIZE",
-        1,
-    )
-    cfg = coco_config(tmp_path, tmp_path, *names, "COCO.AUGMENTATION", augmentation)
-    for split in ("train", "val"):
-        (clip,) = build_loader(cfg, split).dataset[0, 0].clips
-        assert min(clip.frames_THWC.shape[1:3]) >= 1 and max(clip.frames_THWC.shape[1:3]) <= 100
+    names = ("COCO.TRAIN_ANNOTATIONS", "all.json", "COCO.VAL_ANNOTATIONS", "all.json", "MODEL.NUM_CLASSES", 1)
+    return build_loader(coco_config(tmp_path, tmp_path, *names, "TRAIN.BATCH_SIZE", 1, *opts), split)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("augmentation", ["multiscale", "lsj", "detr"])
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (1, 1)])
+def test_image_of_one_pixel_is_scaled_to_at_least_one(
+    augmentation: str, size: tuple[int, int], split: str, tmp_path: Path
+) -> None:
+    loader = loader_of_one_image(tmp_path, size, split, "COCO.AUGMENTATION", augmentation)
+    (clip,) = loader.dataset[0, 0].clips
+    assert min(clip.frames_THWC.shape[1:3]) >= 1 and max(clip.frames_THWC.shape[1:3]) <= 100
+
+
+class LargestTensor(TorchDispatchMode):
+    """Bytes of the largest tensor that an operator has made."""
+
+    num_bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.num_bytes = max(self.num_bytes, out.numel() * out.element_size())
+        return out
+
+
+@pytest.mark.parametrize("augmentation", ["multiscale", "lsj", "detr"])
+def test_very_long_image_fills_no_memory(augmentation: str, tmp_path: Path) -> None:
+    loader = loader_of_one_image(tmp_path, (10_000, 1), "train", "COCO.AUGMENTATION", augmentation)
+    with LargestTensor() as largest:
+        for epoch in range(12):  # detr cuts half of them
+            assert loader.dataset[epoch, 0].clips
+    assert 0 < largest.num_bytes <= 3 * 16 * 64 * 64  # colors, and a side of 16 times COCO.CROP_SHORT_SIDES
 
 
 def test_configs_and_annotations_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -153,3 +154,36 @@ def test_data_sets_train_and_test(kinetics: Path, imagenet: Path, ssv2: Path, ch
         assert result["num_views"] == 6 * {"kinetics": 6, "imagenet": 1, "ssv2": 3, "charades": 6}[name]
         metric = result["map"] if name == "charades" else result["top1_acc"]
         assert metric >= 80.0, (name, result)
+
+
+MISSING = [
+    ("ava", "--annotations X --movies X", "--annotations"),
+    ("ava", "--annotations X --frames X --frame-lists X", "--frame-lists"),
+    ("charades", "--data X", "--data"),
+    ("coco", "--annotations X/a.json", ""),
+    ("hmdb51", "--annotations X --videos X --output X", "--annotations"),
+    ("imagenet", "--images X", "--images"),
+    ("kinetics", "--annotations X/a.csv --videos X --output X", ""),
+    ("kinetics", "--output X --check", ""),
+    ("ssv2", "--data X", "--data"),
+    ("transfer", "cifar10 --archives X --output X", "--archives"),
+    ("ucf101", "--annotations X --videos X --output X", "--annotations"),
+]
+
+
+@pytest.mark.parametrize(("name", "line", "option"), MISSING)
+def test_missing_folder_is_named_by_its_option_not_by_a_config_key(
+    name: str, line: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing"
+    assert run(name, *line.replace("X", str(missing)).split()) == 1
+    error = capsys.readouterr().err
+    assert str(missing) in error and option in error
+    assert not re.search(r"\b[A-Z]+\.[A-Z_]+\b", error)
+
+
+def test_path_out_of_the_folder_names_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.csv").write_text("path label\n/elsewhere/a.mp4 0\n")
+    assert run("kinetics", "--output", tmp_path, "--check", "--prefix", tmp_path) == 1
+    text = capsys.readouterr()
+    assert "DATA." not in text.err + text.out + (tmp_path / "check.csv").read_text()

@@ -213,7 +213,7 @@ def test_kinetics_check_reads_lists_as_training_does(tmp_path: Path, capsys: pyt
     assert run("kinetics", *args, "--prefix", tmp_path / "videos") == 1
     assert "2 classes" in (message := capsys.readouterr().out) and "1 entry checked: 1 bad row" in message
     (bad,) = findings(tmp_path / "l/check.csv")
-    assert bad["place"] == "val.csv:3" and "leads out of DATA.PATH_PREFIX" in bad["detail"]
+    assert bad["place"] == "val.csv:3" and "leads out of --prefix" in bad["detail"]
     with pytest.raises(SystemExit):
         script("kinetics").parse(["--output", "l", "--tree", "own", "--prefix", "videos"])
 

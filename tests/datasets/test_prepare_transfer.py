@@ -152,7 +152,7 @@ def test_damaged_archives_are_user_errors(
 ) -> None:
     archives, out = tmp_path / "archives", tmp_path / "out"
     assert run(module, "cifar10", archives, out) == 1
-    assert "cifar-10-python.tar.gz does not exist; nor does its folder" in (text := capsys.readouterr().err)
+    assert "cifar-10-python.tar.gz does not exist; the folder" in (text := capsys.readouterr().err)
     assert "(--archives)" in text
     archives.mkdir()
     path = archives / "cifar-10-python.tar.gz"

@@ -38,7 +38,7 @@ def script(name: str) -> ModuleType:
 
 def run(name: str, *args: object) -> int:
     module = script(name)
-    code: int = exit_code(lambda: module.main([str(arg) for arg in args]))
+    code: int = exit_code(lambda: module.main([str(arg) for arg in args]), getattr(module, "OPTIONS", {}))
     return code
 
 

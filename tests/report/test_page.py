@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from tests.helpers.run_folders import ANSI, HOSTILE, moving_square, write_hostile_run
-from tests.helpers.runs import Make
+from tests.helpers.runs import TINY, Make, write_config, write_data
 from videovit import cli
-from videovit.config import Config, dump_config
+from videovit.config import Config, dump_config, load_config
 from videovit.data.records import Batch
+from videovit.engine import launch
 from videovit.engine.evaluation.predictions import write_predictions
 from videovit.engine.evaluation.view_ensemble import MultiLabel
 from videovit.engine.reporting.json_lines import append_record
@@ -158,6 +159,24 @@ def test_studies_of_other_weights_say_so(folder: Path, tmp_path: Path) -> None:
     text = Page(render(read_run(copy), [])).text
     assert text.count("Other weights than those of the test: ") == 1
     assert "Other weights than those of the test: run/checkpoints/epoch_2<b>.pyth" in text
+
+
+def test_studies_of_an_earlier_training_of_the_same_name_say_so(tmp_path: Path) -> None:
+    """A run that is trained again has the same names of files; checksums of the weights tell them apart."""
+    data, folder = write_data(tmp_path / "data", num_train=4, num_test=4), tmp_path / "run"
+    words = "SOLVER.MAX_EPOCH 1 TEST.NUM_ENSEMBLE_VIEWS 1 TEST.NUM_SPATIAL_CROPS 1 SHUFFLE_EVAL.ORDERS ['reversed'] "
+    studies = "SHUFFLE_EVAL.ENABLE True ANALYSIS.ENABLE True USE_OF_TIME.ENABLE True USE_OF_TIME.SPEEDS [] "
+    studies += "ROBUSTNESS.ENABLE True ROBUSTNESS.WHAT ['occlusion'] "
+    for opts in (studies, "RNG_SEED 7"):
+        options = [*(words + opts).split(), "DATA.PATH_TO_DATA_DIR", data, "OUTPUT_DIR", folder]
+        launch.run(load_config(write_config(tmp_path, TINY), options))
+        run = read_run(folder)
+        sums = {study["weights_crc32"] for study in (run.shuffle_eval, run.use_of_time, run.robustness, run.analysis)}
+        is_retrained = opts != studies
+        assert len(sums) == 1 and (run.test["weights_crc32"] in sums) != is_retrained
+        number = Page(render(run, [])).text.count("Other weights than those of the test, of the same name: ")
+        assert number == (4 if is_retrained else 0)
+        shutil.rmtree(folder / "checkpoints")
 
 
 def test_summary_of_found_objects(folder: Path, tmp_path: Path) -> None:

@@ -78,3 +78,22 @@ def test_pre_training_resumes_bit_for_bit_and_is_fine_tuned(method: str, data: P
     assert "top1_acc" in run(cfg)["test"]
     log = (tuned / "stdout.log").read_text()
     assert "belongs to pretraining" in log and "missing  head.projection.weight" in log
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pre_training_with_other_means_gives_the_same_losses(method: str, data: Path, tmp_path: Path) -> None:
+    """Masks follow from the rank, so that two processes hide other patches than one."""
+    opts = {
+        "plain": "",
+        "recomputed": "MODEL.ACT_CHECKPOINT True",
+        "bf16": "TRAIN.MIXED_PRECISION True TRAIN.MIXED_PRECISION_DTYPE bf16",
+        "two": "NUM_CPU_PROCS 2",
+        "sharded": "NUM_CPU_PROCS 2 TRAIN.SHARD_MODEL True",
+    }
+    losses = {}
+    for name, more in opts.items():
+        run(config(tmp_path / name, data, MASKED + METHODS[method], *more.split()))
+        losses[name] = [record["loss"] for record in stats(tmp_path / name, "val_epoch")]
+    assert losses["recomputed"] == losses["plain"]
+    assert losses["bf16"] == pytest.approx(losses["plain"], rel=0.02)
+    assert losses["sharded"] == pytest.approx(losses["two"], rel=1e-4)

@@ -21,6 +21,7 @@ import videovit
 from tests.helpers.coco_data import coco_config, write_coco
 from tests.helpers.runs import assert_same_bits, exit_codes, num_lines, start_ranks, stats, wait_for
 from tests.helpers.videos import write_video
+from videovit import cli
 from videovit.commands import predict
 from videovit.data.decode import open_video
 from videovit.data.readers.coco import Annotations
@@ -85,6 +86,28 @@ def test_losses_are_logged_by_name_and_measures_are_of_coco(whole: Path) -> None
     assert "box AP50" in log and re.search(
         r"epoch 2/2  train loss .*  val box AP [\d.]+ \(best [\d.]+, epoch \d\)", log
     )
+
+
+def test_log_and_report_speak_of_images(whole: Path, tmp_path: Path) -> None:
+    log = (whole / "stdout.log").read_text()
+    assert re.search(r"training: \d+ images, ", log) and "images were decoded by" in log
+    assert re.search(r"epoch 2/2 .* images/s, ", log) and re.search(r"mask AP50\s+images\s+views", log)
+    assert not re.search(r"\bvideos?\b(?! report)|\bclips?/s", log)
+    shutil.copytree(whole, tmp_path / "run")
+    text = write_report(tmp_path / "run", tmp_path / "page.html").read_text()
+    assert ">images tested<" in text
+
+
+def test_compare_shows_ap(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole, tmp_path / "other")
+    assert cli.main(["compare", str(whole), str(tmp_path / "other"), "--output", str(tmp_path / "compared")]) == 0
+    (test,) = stats(whole, "test_final")
+    table = capsys.readouterr().out
+    header, row = (next(line for line in table.splitlines() if word in line) for word in ("box AP", "other"))
+    assert "mask AP" in header and "images" in header and "video" not in header
+    assert f"{test['box_ap']:.2f}" in row and f"{test['mask_ap']:.2f}" in row
+    (first, _) = json.loads((tmp_path / "compared/compare.json").read_text())["runs"]
+    assert (first["measure"], first["value"], first["mask_ap"]) == ("box AP", test["box_ap"], test["mask_ap"])
 
 
 def test_report_shows_ap_and_pictures_of_detections(whole: Path, tmp_path: Path) -> None:

@@ -48,8 +48,9 @@ class Size:
 Natural = Annotated[int, Range(low=0)]
 Positive = Annotated[int, Range(low=1)]
 # Of layers and channels: larger models are mistakes, or a stranger's config that would fill the memory.
-Depth = Annotated[int, Range(low=1, high=1000)]
-Width = Annotated[int, Range(low=1, high=65_536)]
+DEPTHS, WIDTHS = Range(low=1, high=1000), Range(low=1, high=65_536)
+Depth = Annotated[int, DEPTHS]
+Width = Annotated[int, WIDTHS]
 # Of processes or threads on one machine: more end in a crash, or fill the memory.
 Crew = Annotated[int, Range(low=0, high=1024)]
 # Of frames between two frames, and of frames per second: beyond these, a stranger's config would compute for ever.

@@ -389,29 +389,32 @@ def aspect_groups(samples: Sequence[Sample]) -> list[int] | None:
 
 
 def describe_train_list(
-    samples: Sequence[Sample], *, num_classes: int, videos_per_step: int, balanced: bool = False
+    samples: Sequence[Sample], *, num_classes: int, videos_per_step: int, balanced: bool = False, noun: str = "video"
 ) -> str:
-    """One epoch of training in words: its steps, and the videos and classes that it leaves out.
+    """One epoch of training in words: its steps, and the samples and classes that it leaves out.
 
     Args:
         samples: of the training list.
         num_classes: K.
         videos_per_step: of all processes.
         balanced: whether every class is drawn equally often.
+        noun: what a sample is, see `DatasetSpec.noun`.
     """
     num_steps, dropped = divmod(len(samples), videos_per_step)
-    parts = [plural(len(samples), "video"), f"{plural(num_steps, 'step')} of {videos_per_step:,} per epoch"]
+    parts = [plural(len(samples), noun), f"{plural(num_steps, 'step')} of {videos_per_step:,} per epoch"]
     if balanced:
         counts = Counter(labels_of(samples).tolist())
         each = len(samples) / len(counts)
         rarest, commonest = (each / count for count in (min(counts.values()), max(counts.values())))
-        parts.append(f"balanced: {each:.1f} draws of each class, {rarest:.2g} to {commonest:.2g} of each of its videos")
+        parts.append(
+            f"balanced: {each:.1f} draws of each class, {rarest:.2g} to {commonest:.2g} of each of its {noun}s"
+        )
     elif dropped:
         share = 100 * dropped / len(samples)
-        parts.append(f"which leaves out {plural(dropped, 'video')} ({share:.1f} %, others in each epoch)")
+        parts.append(f"which leaves out {plural(dropped, noun)} ({share:.1f} %, others in each epoch)")
     empty = num_classes - len(np.unique(classes_of(samples)))
     if empty:
-        parts.append(f"no video for {empty:,} of the {plural(num_classes, 'class', 'classes')} (MODEL.NUM_CLASSES)")
+        parts.append(f"no {noun} for {empty:,} of the {plural(num_classes, 'class', 'classes')} (MODEL.NUM_CLASSES)")
     return ", ".join(parts)
 
 

@@ -182,6 +182,11 @@ class DatasetSpec:
         return self.items in ("images", "images with objects")
 
     @property
+    def noun(self) -> str:
+        """What a sample is, in the singular, for people."""
+        return {"clips": "video", "key frames": "key frame"}.get(self.items, "image")
+
+    @property
     def multi_label(self) -> bool:
         """Whether a video has any number of classes."""
         return self.evaluation == "multi-label"

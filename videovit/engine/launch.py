@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from videovit.config import Config
+from videovit.data.catalog import find_dataset
 from videovit.data.workers import workers_named
 from videovit.engine import distributed
 from videovit.engine.cpu import prepare_cpu, share_cores
@@ -123,7 +124,7 @@ def run_tasks(cfg: Config) -> Results:
                     "NUM_SHARDS start no others. Unset RANK and WORLD_SIZE to start them"
                 )
             warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
-            run = Run(log, device, rank, world_size)
+            run = Run(log, device, rank, world_size, find_dataset(cfg.TEST.DATASET).noun)
             if not cfg.TRAIN.ENABLE:  # the trainer records the config itself, once it knows that it can go on
                 fresh = not (output_dir / "config.yaml").exists()
                 record_start(cfg, run, "config.yaml" if fresh else "config_test.yaml")

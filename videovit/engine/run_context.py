@@ -29,17 +29,27 @@ class Run:
         device: of this process.
         rank: of this process.
         world_size: number of processes, over all shards.
+        noun: what a sample of the training or test is, see `DatasetSpec.noun`.
     """
 
     log: RunLog
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    noun: str = "video"
 
     def progress(self, name: str, total: int, *, first: int = 0, log_period: int = 10) -> Progress:
         """Progress of something that all processes do together; rank 0 shows it."""
         quiet = self.rank != 0
-        return Progress(name, total, first=first, log_period=log_period, quiet=quiet, num_processes=self.world_size)
+        return Progress(
+            name,
+            total,
+            first=first,
+            log_period=log_period,
+            quiet=quiet,
+            num_processes=self.world_size,
+            noun="image" if self.noun == "image" else "clip",
+        )
 
 
 def record_start(cfg: Config, run: Run, name: str) -> None:
@@ -83,12 +93,12 @@ def describe_environment(run: Run) -> dict[str, object]:
 
 
 def report_decoders(loader: ClipLoader, run: Run, name: str) -> None:
-    """Log how many videos each decoder has read, on all ranks; a collective call.
+    """Log how many samples each decoder has read, on all ranks; a collective call.
 
     Args:
         loader: its counts begin anew.
         run: this process.
-        name: what the videos were read for. A line that would repeat the last one of this name is left out.
+        name: what they were read for. A line that would repeat the last one of this name is left out.
     """
     total: Counter[str] = Counter()
     for part in distributed.gather(loader.served_by):
@@ -96,4 +106,4 @@ def report_decoders(loader: ClipLoader, run: Run, name: str) -> None:
     loader.served_by.clear()
     if total:
         counts = ", ".join(f"{number} {name}" for name, number in total.most_common())
-        run.log.info_if_new(f"{name}: videos were decoded by", counts)
+        run.log.info_if_new(f"{name}: {run.noun}s were decoded by", counts)

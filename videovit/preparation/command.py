@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from videovit.data.records import Sample
@@ -97,6 +99,7 @@ def run_check(
     classes: Iterable[str],
     backend: str = "decord",
     found_before: Sequence[Finding] = (),
+    options: Mapping[str, str] | None = None,
 ) -> int:
     """Check a data set, print a summary and write the report.
 
@@ -107,12 +110,13 @@ def run_check(
         classes: names of all classes.
         backend: see `check_entries`.
         found_before: findings from reading the lists.
+        options: see `exit_code`; of these findings.
 
     Returns:
         The exit code: 1 if there are findings.
     """
     findings = [
-        *found_before,
+        *(replace(finding, detail=_by_options(finding.detail, options or {})) for finding in found_before),
         # Findings from reading the lists come first in the report.
         *check_entries(
             entries,
@@ -129,11 +133,35 @@ def run_check(
     return 1 if findings else 0
 
 
-def exit_code(main: Callable[[], int]) -> int:
-    """The result of `main`; after a UserError, 1, with its message on stderr. Warnings are printed as plain lines."""
+FOLDER_OPTIONS = {"DATA.PATH_TO_DATA_DIR": "--data", "DATA.PATH_PREFIX": "--videos"}
+"""Config keys -> the options of `add_folder_arguments`."""
+LIST_OPTIONS = {
+    "DATA.PATH_PREFIX": "--prefix",
+    "DATA.PATH_LABEL_SEPARATOR": "--separator",
+    "DATA.SKIP_ROWS": "--skip-rows",
+}
+"""Config keys -> the options of `add_list_arguments`."""
+
+
+def _by_options(message: object, options: Mapping[str, str]) -> str:
+    """A message of a reader, which names config keys, by the options that were given here in place of them."""
+    text = str(message)
+    for key, option in options.items():
+        text = re.sub(rf"\b{re.escape(key)}\b", option, text)
+    # No option stands for the folder if files or its parent were given; its path is in the message.
+    return text.replace(" (DATA.PATH_TO_DATA_DIR)", "")
+
+
+def exit_code(main: Callable[[], int], options: Mapping[str, str] | None = None) -> int:
+    """The result of `main`; after a UserError, 1, with its message on stderr. Warnings are printed as plain lines.
+
+    Args:
+        main: the command.
+        options: config key -> its option, which messages name in place of the key.
+    """
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        print(labeled("warning", message), file=sys.stderr)
+        print(labeled("warning", _by_options(message, options or {})), file=sys.stderr)
 
     try:
         with warnings.catch_warnings():
@@ -141,5 +169,5 @@ def exit_code(main: Callable[[], int]) -> int:
             return main()
     # No traceback: the message is for the user.
     except UserError as error:
-        print(labeled("error", error), file=sys.stderr)
+        print(labeled("error", _by_options(error, options or {})), file=sys.stderr)
         return 1

@@ -17,6 +17,9 @@ NUMBERS = (1, 2, 3)
 Division = Mapping[str, Sequence["Row"]]
 """train and val -> the videos of one division."""
 
+OPTIONS = {"DATA.PATH_TO_DATA_DIR": "--annotations", "DATA.PATH_PREFIX": "--videos"}
+"""Config keys -> options, for messages."""
+
 
 @dataclass(frozen=True)
 class Row:

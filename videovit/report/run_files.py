@@ -15,11 +15,14 @@ from typing import Any, TypeVar
 
 import simplejson
 
+from videovit.config import load_config
 from videovit.config.run_folder import config_of_run
+from videovit.data.catalog import find_dataset
 from videovit.engine.evaluation.predictions import JOINED
 from videovit.engine.reporting.history import History, read_history
 from videovit.engine.reporting.json_lines import read_records
 from videovit.engine.run_context import ENVIRONMENT
+from videovit.errors import UserError
 from videovit.messages import printable
 
 T = TypeVar("T")
@@ -106,6 +109,14 @@ class RunFiles:
     def errors_name(self) -> str:
         """The name of the file of `errors`."""
         return f"errors{self.suffix}.json"
+
+    @property
+    def noun(self) -> str:
+        """What a sample of the test is; "video" if the config cannot be read."""
+        try:
+            return find_dataset(load_config(self.folder / "config.yaml").TEST.DATASET).noun
+        except UserError:
+            return "video"
 
     def is_unread(self, name: str) -> bool:
         """Whether a file of the folder could not be read."""

@@ -83,7 +83,7 @@ def _summary(run: RunFiles) -> list[Block]:
     if videos is not None:
         skipped = int(number(run.test, "num_skipped") or 0)
         note = f"{skipped:,} unreadable" if skipped else str(clean(run.test.get("views") or ""))
-        tiles.append(Tile("videos tested", f"{int(videos):,}", "", note))
+        tiles.append(Tile(f"{run.noun}s tested", f"{int(videos):,}", "", note))
     calibration = run.errors.get("calibration", {})
     if (error := number(calibration, "ece")) is not None:
         tiles.append(Tile("calibration error", f"{error:.1f}", "%"))
@@ -311,10 +311,16 @@ def _study(run: RunFiles, name: str, content: dict[str, Any]) -> list[Block]:
 
 
 def _weights(run: RunFiles, study: dict[str, Any]) -> list[Block]:
-    """A note if a study saw other weights than the test, such as those of an earlier training in the same folder."""
+    """A note if a study saw other weights than the test, such as those of an earlier training in the same folder.
+
+    Their checksums tell, which files of earlier versions do not have; else the names of the checkpoints.
+    """
+    sums = {str(content["weights_crc32"]) for content in (run.test, study) if content.get("weights_crc32")}
     tested, studied = (os.path.basename(str(content.get("checkpoint") or "")) for content in (run.test, study))
-    if not tested or not studied or tested == studied:  # a folder may have been moved since
+    if not tested or not studied or (tested == studied and len(sums) < 2):  # a folder may have been moved since
         return []
+    if tested == studied:
+        return [Note(f"Other weights than those of the test, of the same name: {clean(study['checkpoint'])}")]
     return [Note(f"Other weights than those of the test: {clean(study['checkpoint'])}")]
 
 

@@ -109,7 +109,7 @@ def test_read_missing_list_shows_folder(tmp_path: Path) -> None:
     (tmp_path / "training.csv").write_text("x")
     with pytest.raises(AnnotationError, match=r"train\.csv' does not exist.*holds training\.csv"):
         kinetics.read(tmp_path / "train.csv", num_classes=10)
-    with pytest.raises(AnnotationError, match=r"nor does its folder .*PATH_TO_DATA_DIR"):
+    with pytest.raises(AnnotationError, match=r"the folder .*PATH_TO_DATA_DIR\) does not exist"):
         kinetics.read(tmp_path / "nowhere" / "train.csv", num_classes=10)
 
 

@@ -165,7 +165,7 @@ def test_invalid_file_raises(tmp_path: Path) -> None:
     (folder / "something-something-v2-train.json").rename(folder / "something-something-v2-trian.json")
     with pytest.raises(AnnotationError, match="found no something-something-v2-train.json.*did you mean .*trian.json"):
         ssv2.read(folder, "train", num_classes=3)
-    with pytest.raises(AnnotationError, match="nor does its folder"):
+    with pytest.raises(AnnotationError, match="the folder .* does not exist"):
         ssv2.read(tmp_path / "absent", "train", num_classes=3)
 
 

@@ -15,6 +15,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from tests.helpers.mvit_variants import perturb
 from tests.helpers.runs import run_group
 from tests.helpers.tiny_detectors import HEADS, images_and_targets, tiny_config, tiny_detector
+from videovit.config import dump_config
 from videovit.errors import UserError
 from videovit.models import (
     Detector,
@@ -253,6 +254,42 @@ def test_images_with_fewer_places_than_queries_are_named() -> None:
     model = detector("DeformableDETR", "PiT", "DETECTOR.STRIDES [8,16] DETECTOR.QUERIES 2000").eval()
     with pytest.raises(UserError, match=r"DETECTOR\.QUERIES: found 2000, expected at most \d+, the places"):
         model([torch.rand(3, 64, 64)])
+
+
+def test_deformable_detr_takes_an_image_of_one_place_alone_as_in_a_batch() -> None:
+    """The coarsest level of 32 x 32 pixels has one place, and 32 channels are one per group of its norm."""
+    model = detector("DeformableDETR", "PiT", "DETECTOR.STRIDES [8,16] DETECTOR.MIN_SCORE 0.0").train()
+    perturb(model)
+    image, target = (
+        torch.rand(3, 32, 32),
+        {"boxes": torch.tensor([[2.0, 2.0, 20.0, 20.0]]), "labels": torch.tensor([1])},
+    )
+    losses, twice = model([image], [target]), model([image] * 2, [target] * 2)
+    assert isinstance(losses, dict) and isinstance(twice, dict)
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, twice[name])
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model([image])[0], model([image] * 2)[1])
+
+
+def saved_run(folder: Path, head: str, body: str = "MViT") -> Path:
+    """A checkpoint with the config of its run, as training writes it."""
+    cfg, path = tiny_config(head, body), folder / "weights.pyth"
+    torch.save({"model_state": tiny_detector(head, body).state_dict(), "cfg": dump_config(cfg)}, path)
+    return path
+
+
+def test_weights_of_another_detector_are_named(tmp_path: Path) -> None:
+    for theirs, ours in (("MaskRCNN", "FasterRCNN"), ("FasterRCNN", "MaskRCNN"), ("RetinaNet", "FasterRCNN")):
+        with pytest.raises(UserError) as caught:
+            load_pretrained(tiny_detector(ours), saved_run(tmp_path, theirs))
+        told = f"the weights are those of DETECTOR.NAME {theirs}, the model has DETECTOR.NAME {ours}"
+        assert str(caught.value).endswith(told) and "MODEL_NAME" not in str(caught.value)
+    with pytest.raises(UserError, match=r"DETECTOR.NAME MaskRCNN, the model has no detector"):
+        load_pretrained(build_backbone(tiny_config()), saved_run(tmp_path, "MaskRCNN"))
+    with pytest.raises(UserError, match="says MODEL.MODEL_NAME MViT"):
+        load_pretrained(tiny_detector("MaskRCNN", "PiT"), saved_run(tmp_path, "MaskRCNN"))
 
 
 def test_a_config_says_whether_it_describes_a_detector() -> None:

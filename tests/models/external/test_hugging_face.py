@@ -317,6 +317,33 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         videovit.load(tmp_path)
 
 
+HUGE: list[tuple[str, dict[str, Any], str]] = [
+    *((name, {key: 10**9}, rf"config\.json: {key} is too large; found 1000000000, expected at most 65,536")
+      for name in HF_SETTINGS for key in ("hidden_size", "image_size" if name != "hf_vjepa2" else "crop_size")),
+    *((name, {"num_hidden_layers": 10**9}, r"num_hidden_layers is too large; .* at most 1,000")
+      for name in HF_SETTINGS),
+    ("hf_vivit", {"tubelet_size": [2, 10**9, 8]}, r"tubelet_size is too large"),
+    ("hf_videomae", {"num_labels": 10**9, "id2label": None}, r"num_labels is too large"),
+    # Within the limits, but far beyond the file.
+    *((name, {"hidden_size": 20_000, "num_hidden_layers": 900}, r"much larger than its weights; found [\d,]+ bytes")
+      for name in HF_SETTINGS),
+    ("hf_timesformer", {"hidden_size": 2, "num_attention_heads": 1, "num_hidden_layers": 1000}, "much larger than its"),
+    ("hf_videomae", {"image_size": 60_000, "patch_size": 1}, "too many positions; found [0-9,]+ of 24 channels"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), HUGE, ids=str)
+def test_config_of_a_huge_model_beside_small_weights_is_refused(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    need_transformers()
+    save(name, tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    with pytest.raises(UserError, match=message):
+        videovit.load(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------------- names of old
 
 

@@ -115,7 +115,7 @@ def content_of(folder: Path, key: str = "DATA.PATH_TO_DATA_DIR") -> str:
         key: the key or option that names it.
     """
     if not folder.is_dir():
-        return f"nor does its folder {str(folder)!r} ({key})"
+        return f"the folder {str(folder)!r} ({key}) does not exist"
     names = sorted(printable(entry.name) for entry in folder.iterdir())
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"its folder {str(folder)!r} ({key}) holds {shown or 'nothing'}"

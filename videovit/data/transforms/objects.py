@@ -23,6 +23,9 @@ from videovit.data.objects import AnnotatedImage, Objects, pack_masks
 from videovit.data.records import Sample
 
 LEAST_SIDE = 1.0  # pixels; smaller rests of boxes at the border of a crop are not learned
+# Times the longest of COCO.CROP_SHORT_SIDES: the long side of an image that is scaled only to be cut. No image of COCO
+# is that long; one of 4000 x 1 pixels, scaled to a short side of 400, would fill gigabytes.
+MOST_LENGTH = 16
 
 
 class RandomSizedCrop(v2.Transform):  # type: ignore[misc]
@@ -170,12 +173,13 @@ def build_object_transform(cfg: Config, *, train: bool) -> v2.Transform:
     if not train:
         return _short_side((coco.TEST_SHORT_SIDE,), longest)
     scaled = _short_side(coco.TRAIN_SHORT_SIDES, longest)
+    to_cut = _short_side(coco.CROP_SHORT_SIDES, MOST_LENGTH * max(coco.CROP_SHORT_SIDES))
     kinds: dict[str, v2.Transform] = {
         "multiscale": scaled,
         "detr": v2.RandomChoice(
             [
                 scaled,
-                v2.Compose([ShortestSize(list(coco.CROP_SHORT_SIDES)), RandomSizedCrop(*coco.CROP_SIZES), scaled]),
+                v2.Compose([to_cut, RandomSizedCrop(*coco.CROP_SIZES), scaled]),
             ]
         ),
         "lsj": v2.Compose(

@@ -20,7 +20,7 @@ from videovit.config.rules import changed
 from videovit.errors import UserError
 from videovit.messages import Plain, did_you_mean, printable
 from videovit.models.external.hf_network import HfNetwork, import_transformers, refusals
-from videovit.models.external.hugging_face import NETWORKS, known_settings
+from videovit.models.external.hugging_face import NETWORKS, check_sizes, known_settings
 
 CONFIG = "config.json"
 _PREPROCESSING = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
@@ -62,6 +62,8 @@ def read_hf(folder: Path) -> tuple[Config, list[str] | None]:
     """
     content = _read_json(folder / CONFIG)
     network = _network(content, folder / CONFIG)
+    sizes = (*known_settings(network), "num_labels")
+    check_sizes({name: content[name] for name in sizes if name in content}, str(folder / CONFIG))
     with refusals(str(folder / CONFIG)):
         config = getattr(import_transformers(), network.config_class).from_dict(content)
     frames, side, channels = network.size_settings

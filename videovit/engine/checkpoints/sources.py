@@ -54,11 +54,14 @@ class Found:
         cfg: of the model.
         load_weights: loads the weights of the source.
         class_names: None if only the config knows them.
+        weights: file or folder that the config came with, which bounds the size of the model; None if the config is the
+            user's.
     """
 
     cfg: Config
     load_weights: Callable[[Config, nn.Module], object]
     class_names: list[str] | None = None
+    weights: Path | None = None
 
 
 def find_source(source: str, opts: Sequence[object] = (), *, named: bool) -> Found:
@@ -101,7 +104,7 @@ def _find(source: str, *, named: bool) -> Found:
     if path.is_file() and path.suffix in NETWORKS:
         raise UserError(NETWORKS[path.suffix], where=source, expected=KINDS)
     if path.is_file() and path.suffix == ".safetensors" and not named and (metadata := _metadata(path)) is not None:
-        return Found(*_described(path, metadata))
+        return Found(*_described(path, metadata), path)
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         hint = f'Name the config of these weights first: videovit.load("my.yaml", "{source}"); in a command, '
         hint += f"--model my.yaml --checkpoint {source}"
@@ -127,12 +130,12 @@ def _find_folder(folder: Path) -> Found:
     if (folder / CONFIG).is_file() or not is_hf(folder):
         return _find_saved(folder)
     cfg, class_names = read_hf(folder)
-    return Found(cfg, lambda _, module: load_all_weights(module, str(folder)), class_names)
+    return Found(cfg, lambda _, module: load_all_weights(module, str(folder)), class_names, folder)
 
 
 def _find_saved(folder: Path) -> Found:
     cfg, class_names = read_saved(folder)
-    return Found(cfg, lambda _, module: load_saved_weights(folder, module), class_names)
+    return Found(cfg, lambda _, module: load_saved_weights(folder, module), class_names, folder)
 
 
 def _metadata(path: Path) -> dict[str, str] | None:

@@ -259,10 +259,11 @@ def _stop_on_signal(signum: int) -> None:
 
 
 def describe_unreadable(failures: Sequence[Failure]) -> str:
-    """The message about unreadable videos of an evaluation list."""
+    """The message about unreadable videos, or images, of an evaluation list."""
+    noun = "image" if all(failure.backend == "image" for failure in failures) else "video"
     lines = [f"  {printable(f.path)}: {f.reason} ({f.backend})" for f in failures]
     return (
-        f"{plural(len(failures), 'video')} of the evaluation list cannot be read. Accuracy over a part of the list "
+        f"{plural(len(failures), noun)} of the evaluation list cannot be read. Accuracy over a part of the list "
         "would not be comparable, so the run stops (there may be more):\n"
         + "\n".join(lines)
         + "\nReplace the files or remove their lines; TEST.SKIP_UNREADABLE True skips them and reports how many"

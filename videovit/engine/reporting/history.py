@@ -97,7 +97,7 @@ def _loss(epoch: Epoch) -> float:
     return math.inf if loss is None else loss
 
 
-def describe_epoch_end(history: History, epoch: int) -> str:
+def describe_epoch_end(history: History, epoch: int, noun: str = "video") -> str:
     """One line about an epoch: loss, its terms, validation, speed, and what went wrong.
 
         epoch 3/16  train loss 1.15  val top-1 79.2 (best 81.0, epoch 2)  38.1 clips/s, 2% waiting for data
@@ -105,6 +105,7 @@ def describe_epoch_end(history: History, epoch: int) -> str:
     Args:
         history: of the run.
         epoch: counted from 1.
+        noun: what a sample is.
     """
     records = history.epochs.get(epoch, Epoch())
     train = records.train
@@ -125,9 +126,9 @@ def describe_epoch_end(history: History, epoch: int) -> str:
         parts.append(f"val loss {val_loss:.4g} (best {losses[best]:.4g}, epoch {best})")
     speed, share = number(train, "clips_per_s"), number(train, "data_share")
     if speed is not None and share is not None:
-        parts.append(f"{speed:.1f} clips/s, {share:.0%} waiting for data")
-    for key, noun in (("bad_samples", "unreadable video"), ("skipped_steps", "skipped step")):
+        parts.append(f"{speed:.1f} {'images' if noun == 'image' else 'clips'}/s, {share:.0%} waiting for data")
+    for key, what in (("bad_samples", f"unreadable {noun}"), ("skipped_steps", "skipped step")):
         count = number(train, key)
         if count:
-            parts.append(plural(int(count), noun))
+            parts.append(plural(int(count), what))
     return "  ".join(parts)

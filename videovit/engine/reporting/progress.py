@@ -83,6 +83,7 @@ class Progress:
         log_period: steps between two log lines, at least.
         quiet: show nothing (ranks above 0).
         num_processes: processes that work through clips of their own at the same time; rates are those of all together.
+        noun: what is counted.
 
     Attributes:
         step: index of the current step.
@@ -100,10 +101,11 @@ class Progress:
         log_period: int = 10,
         quiet: bool = False,
         num_processes: int = 1,
+        noun: str = "clip",
     ) -> None:
         self.name, self.total, self.first, self.log_period = printable(name), total, first, max(1, log_period)
         self.quiet = quiet
-        self.num_processes = num_processes
+        self.num_processes, self.noun = num_processes, noun
         self.step = first
         self.num_clips = 0
         self.data_s = 0.0
@@ -169,7 +171,7 @@ class Progress:
     def summary(self) -> str:
         """The rate, and how the time divides between waiting for data and computing."""
         share = self.data_s / self.elapsed_s
-        return f"{self.clips_per_s:.1f} clips/s  data {share:.0%} compute {1 - share:.0%}"
+        return f"{self.clips_per_s:.1f} {self.noun}s/s  data {share:.0%} compute {1 - share:.0%}"
 
     def eta(self, further_steps: int = 0) -> str:
         """Remaining time as h:mm:ss.

@@ -28,6 +28,7 @@ from videovit.engine.run_context import Run, report_decoders
 from videovit.errors import UserError
 from videovit.messages import plural
 from videovit.models.contract import VideoModel
+from videovit.models.convert.checksums import state_crc
 
 T = TypeVar("T")
 FOLDER = "analysis"
@@ -58,7 +59,7 @@ def analyze(problem: Problem, run: Run) -> dict[str, float]:
     model = build_seeded_model(cfg, run.device)
     samples = spread(problem.test.samples, cfg.ANALYSIS.NUM_VIDEOS)
     findings = Findings(cfg.ANALYSIS, model, titles(samples, problem.class_names, cfg.ANALYSIS.NUM_PICTURES))
-    checkpoint = load_weights_to_test(cfg, model)
+    checkpoint, weights = load_weights_to_test(cfg, model), state_crc(model.state_dict())
     inference = problem.inference(model, run, batch_size=cfg.ANALYSIS.BATCH_SIZE, dtype=test_dtype(cfg))
     _see_all(findings, inference, _loader(problem, run, samples), run, log_period=cfg.LOG_PERIOD)
     others = distributed.gather(findings)
@@ -67,7 +68,7 @@ def analyze(problem: Problem, run: Run) -> dict[str, float]:
         raise UserError("none of the videos can be read", where=f"the {cfg.TEST.DATASET} test list")
     found = findings.report()
     if run.rank == 0:
-        described = {"model": cfg.MODEL.MODEL_NAME, "checkpoint": checkpoint, **found}
+        described = {"model": cfg.MODEL.MODEL_NAME, "checkpoint": checkpoint, "weights_crc32": weights, **found}
         _write(findings, described, Path(cfg.OUTPUT_DIR))
     rows = found.get("attention", {}).get("layers", [])
     numbers = {"num_clips": float(findings.num_clips)}

@@ -74,6 +74,7 @@ def time_steps(
     num_steps: int,
     warmup: int = WARMUP_STEPS,
     limit_s: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
     """Time a step repeatedly.
 
@@ -83,21 +84,24 @@ def time_steps(
         num_steps: number of timed steps.
         warmup: number of steps before them.
         limit_s: after so many seconds three timed steps are enough.
+        clock: of a CPU.
     """
     for _ in range(warmup):
         step()
     seconds: list[float] = []
     with _peak_memory(device) as peak:
         while len(seconds) < num_steps and (len(seconds) < 3 or sum(seconds) < limit_s):
-            seconds.append(_time_once(step, device))
+            seconds.append(_time_once(step, device, clock))
     return Timing(seconds, peak())
 
 
-def _time_once(step: Callable[[], object], device: torch.device) -> float:
+def _time_once(
+    step: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
     if device.type != "cuda":
-        start = time.perf_counter()
+        start = clock()
         step()
-        return time.perf_counter() - start
+        return clock() - start
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     begin.record()
     step()
@@ -134,7 +138,9 @@ def _status_kib(field: str) -> int:
     raise OSError(f"no {field} in /proc/self/status")
 
 
-def measure_matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
+def measure_matrix_peak(
+    device: torch.device, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Multiply-adds per second of the fastest matrix product found, in 1e9.
 
     A CPU without instructions for bfloat16 needs 100 times as long for it as for float32, hence the limit.
@@ -147,7 +153,7 @@ def measure_matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
         x = torch.randn(rows, inner, device=device).to(dtype)
         weight = torch.randn(columns, inner, device=device).to(dtype)
         for multiply in (F.linear, product):  # by MKL and by oneDNN, whose speeds differ on CPUs that are not Intel's
-            timing = time_steps(partial(multiply, x, weight), device, num_steps=15, warmup=1, limit_s=2)
+            timing = time_steps(partial(multiply, x, weight), device, num_steps=15, warmup=1, limit_s=2, clock=clock)
             best = max(best, rows * inner * columns / min(timing.seconds) / 1e9)
     return best
 

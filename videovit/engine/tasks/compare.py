@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from videovit.config import Config
+from videovit.data.catalog import find_dataset
 from videovit.engine.checkpoints.weights import model_cost
 from videovit.engine.evaluation.bootstrap import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_mean
 from videovit.engine.evaluation.class_report import write_csv
@@ -28,7 +29,7 @@ from videovit.engine.tasks.shuffle_eval import BASELINE
 from videovit.errors import UserError
 from videovit.messages import plural, printable
 
-MEASURES = {"top1_acc": "top-1", "map": "mAP"}
+MEASURES = {"top1_acc": "top-1", "map": "mAP", "box_ap": "box AP"}
 """Main measure in a `test_final` record -> its title."""
 
 
@@ -44,11 +45,13 @@ class RunSummary:
         num_videos, num_skipped: evaluated, and left out as unreadable.
         measure: title of the main measure.
         value: main measure in percent.
+        mask_ap: AP of masks in percent, of a detector that finds them.
         interval: of top-1 over videos.
         difference: of top-1 to the first run, in points, over the videos of both.
         drops: order of frames -> points lost; the limits are NaN if the run did not compute them.
         clips_per_s, precision: of the fastest row of `videovit benchmark`.
         outcomes: hits video by video.
+        noun: what a sample of the test is, see `DatasetSpec.noun`.
     """
 
     name: str
@@ -60,12 +63,14 @@ class RunSummary:
     num_skipped: int = 0
     measure: str | None = None
     value: float | None = None
+    mask_ap: float | None = None
     interval: Interval | None = None
     difference: Interval | None = None
     drops: Mapping[str, Interval] = field(default_factory=dict)
     clips_per_s: float | None = None
     precision: str = ""
     outcomes: Outcomes | None = None
+    noun: str = "video"
 
 
 def compare(configs: Mapping[Path, Config], output: Path | None = None) -> tuple[str, list[str]]:
@@ -123,7 +128,14 @@ def summarize(folder: Path, cfg: Config, name: str) -> RunSummary:
         UserError: a file is not what a run writes.
     """
     params, gmacs = model_cost(cfg)
-    run = RunSummary(name, cfg.MODEL.MODEL_NAME, params, gmacs, drops=_read_drops(folder / "shuffle_eval.json"))
+    run = RunSummary(
+        name,
+        cfg.MODEL.MODEL_NAME,
+        params,
+        gmacs,
+        drops=_read_drops(folder / "shuffle_eval.json"),
+        noun=find_dataset(cfg.TEST.DATASET).noun,
+    )
     rows = {str(r.get("row")): r for r in read_records(folder / "stats.jsonl", word='"benchmark"')}
     speeds = {row: number(r, "clips_per_s") or 0.0 for row, r in rows.items() if r.get("what") == "model"}
     if speeds:
@@ -142,6 +154,7 @@ def summarize(folder: Path, cfg: Config, name: str) -> RunSummary:
         num_skipped=int(number(test, "num_skipped") or 0),
         measure=MEASURES[key],
         value=number(test, key),
+        mask_ap=number(test, "mask_ap"),
         outcomes=read_outcomes(folder, num_videos=num_videos, top1=number(test, "top1_acc")),
     )
     if run.outcomes is not None and key == "top1_acc":
@@ -175,7 +188,7 @@ def _with_differences(runs: Sequence[RunSummary]) -> tuple[list[RunSummary], lis
             totals = {(r.num_videos or 0) + r.num_skipped for r in tested}
             if len(totals) > 1:
                 raise UserError(
-                    f"{first.name} was tested on {first.num_videos} videos, {run.name} on {run.num_videos}",
+                    f"{first.name} was tested on {first.num_videos} {run.noun}s, {run.name} on {run.num_videos}",
                     expected="runs that were tested on the same list",
                 )
             if len(tested) == 2:
@@ -201,8 +214,8 @@ def _hints(run: RunSummary, folder: Path, cfg: Config) -> list[str]:
     lines = []
     if run.value is None:
         lines.append(("accuracy", f"videovit run {config} TRAIN.ENABLE False OUTPUT_DIR {place}"))
-    elif run.outcomes is None and not cfg.DETECTION.ENABLE:
-        lines.append(("predictions per video", f"videovit run {config} TRAIN.ENABLE False OUTPUT_DIR {place}"))
+    elif run.outcomes is None and not cfg.DETECTION.ENABLE and not cfg.DETECTOR.NAME:
+        lines.append((f"predictions per {run.noun}", f"videovit run {config} TRAIN.ENABLE False OUTPUT_DIR {place}"))
     if not run.drops and not cfg.DATA.MULTI_LABEL and not cfg.DETECTION.ENABLE and cfg.DATA.NUM_FRAMES > 1:
         opts = "TRAIN.ENABLE False TEST.ENABLE False SHUFFLE_EVAL.ENABLE True"
         lines.append(("drops by frame order", f"videovit run {config} {opts} OUTPUT_DIR {place}"))
@@ -225,11 +238,14 @@ def format_comparison(runs: Sequence[RunSummary]) -> str:
     """Format a table with one row per run; intervals in brackets."""
     measure = next((run.measure for run in runs if run.measure), "top-1")
     orders = _orders(runs)
-    header = ["run", "model", "params (M)", "GMACs", "views", "videos", measure, f"to {runs[0].name}"]
+    masks = any(run.mask_ap is not None for run in runs)
+    header = ["run", "model", "params (M)", "GMACs", "views", f"{runs[0].noun}s", measure]
+    header += [*(["mask AP"] if masks else []), f"to {runs[0].name}"]
     rows = [
         [
             *(run.name, run.model, f"{run.params / 1e6:.2f}", f"{run.gmacs:.3f}", run.views, run.num_videos),
             None if run.value is None else (_shown(run.interval) or f"{run.value:.2f}"),
+            *([None if run.mask_ap is None else f"{run.mask_ap:.2f}"] if masks else []),
             _shown(run.difference),
             *(_shown(run.drops.get(order)) for order in orders),
             None if run.clips_per_s is None else f"{run.clips_per_s:.4g} ({run.precision})",
@@ -280,6 +296,7 @@ def _plain(run: RunSummary, orders: Sequence[str]) -> dict[str, Any]:
         "num_videos": run.num_videos,
         "measure": run.measure,
         "value": run.value,
+        "mask_ap": run.mask_ap,
         **{
             name: None if interval is None or np.isnan(value) else value
             for key, interval in intervals.items()

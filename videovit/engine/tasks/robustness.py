@@ -45,6 +45,7 @@ from videovit.engine.tasks.test import check_test
 from videovit.errors import UserError
 from videovit.messages import plural
 from videovit.models.contract import VideoModel
+from videovit.models.convert.checksums import state_crc
 
 REPORT, PICTURE = "robustness.json", "robustness.png"
 PGD_STEP = 0.5  # of eps
@@ -87,7 +88,7 @@ def robustness(problem: Problem, run: Run) -> dict[str, float]:
     check_robustness(problem)
     samples = spread(problem.test.samples, cfg.ROBUSTNESS.NUM_VIDEOS)
     model = build_seeded_model(cfg, run.device)
-    checkpoint = load_weights_to_test(cfg, model)
+    checkpoint, weights = load_weights_to_test(cfg, model), state_crc(model.state_dict())
     inference = problem.inference(model, run, batch_size=cfg.TEST.BATCH_SIZE, dtype=test_dtype(cfg))
     loader = problem.test.loader(run, samples=samples)
     trials = build_trials(problem, model)
@@ -96,13 +97,16 @@ def robustness(problem: Problem, run: Run) -> dict[str, float]:
         Pass([ScoreSink(cast(ScoreEvaluator, evaluator), problem.activation)], trial.change, trial.corrupt)
         for trial, evaluator in zip(trials, evaluators, strict=True)
     ]
-    logger.info("robustness: %s over %s", plural(len(passes), "pass", "passes"), plural(len(samples), "video"))
+    logger.info(
+        "robustness: %s over %s", plural(len(passes), "pass", "passes"), plural(len(samples), problem.test.spec.noun)
+    )
     skipped = evaluate_split(inference, loader, passes, run, name="robustness", log_period=cfg.LOG_PERIOD)
     measure, title = next(iter(evaluators[0].columns.items()))
     results = [evaluator.gather().result(skipped=skipped) for evaluator in evaluators]
     found = Found(
         model=cfg.MODEL.MODEL_NAME,
         checkpoint=checkpoint,
+        weights=weights,
         measure=title,
         num_videos=int(results[0]["num_videos"]),
         num_skipped=len(skipped),

@@ -42,6 +42,7 @@ class Found:
     """What was measured of a model; accuracies in percent.
 
     Attributes:
+        weights: their checksum.
         measure: its title.
         num_videos, num_skipped: evaluated, and left out as unreadable.
         tests: clean, occlusion and attacks, by name.
@@ -51,6 +52,7 @@ class Found:
 
     model: str
     checkpoint: str
+    weights: str
     measure: str
     num_videos: int
     num_skipped: int
@@ -65,6 +67,7 @@ def described(found: Found) -> dict[str, Any]:
     return {
         "model": found.model,
         "checkpoint": found.checkpoint,
+        "weights_crc32": found.weights,
         "measure": f"{found.measure} (%)",
         "num_videos": found.num_videos,
         "num_skipped": found.num_skipped,

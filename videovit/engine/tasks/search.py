@@ -31,6 +31,7 @@ from videovit.engine.run_context import Run
 from videovit.engine.tasks.evolution import Evolution, Space
 from videovit.errors import UserError
 from videovit.messages import plural
+from videovit.models.convert.checksums import state_crc
 from videovit.models.pooling_sharing.supernet import PSViTSupernet
 
 METHODS = ("evolution", "random")
@@ -81,7 +82,7 @@ def search(problem: Problem, run: Run) -> dict[str, float]:
     if cfg.MODEL.MODEL_NAME not in SUPERNETS:
         raise UserError(f"SEARCH.ENABLE needs MODEL.MODEL_NAME {' or '.join(SUPERNETS)}, found {cfg.MODEL.MODEL_NAME}")
     supernet = cast(PSViTSupernet, build_seeded_model(cfg, run.device))
-    checkpoint = load_weights_to_test(cfg, supernet)
+    checkpoint, weights = load_weights_to_test(cfg, supernet), state_crc(supernet.state_dict())
     space = Space(supernet.shape, supernet.num_cells, options.MAX_GMACS * 1e9 if options.MAX_GMACS else None)
     evolution = Evolution(
         population=options.POPULATION,
@@ -92,7 +93,7 @@ def search(problem: Problem, run: Run) -> dict[str, float]:
         seed=cfg.RNG_SEED,
     )
     path = Path(cfg.OUTPUT_DIR) / "search.json"
-    key = _key(cfg, checkpoint)
+    key = _key(cfg, checkpoint, weights)
     tried = _read(path, key)
     scores = _scorer(problem, run, supernet)
     for method in METHODS if options.RANDOM_BASELINE else METHODS[:1]:
@@ -149,11 +150,12 @@ def _scorer(problem: Problem, run: Run, supernet: PSViTSupernet) -> Callable[[st
     return scores
 
 
-def _key(cfg: Config, checkpoint: str) -> dict[str, object]:
+def _key(cfg: Config, checkpoint: str, weights: str) -> dict[str, object]:
     """What must be equal for a search to be continued."""
     options = {k: v for k, v in dataclasses.asdict(cfg.SEARCH).items() if k not in ("ENABLE", "GENERATIONS")}
     # As it will be read again, which turns tuples into lists.
-    key: dict[str, object] = json.loads(json.dumps({"checkpoint": checkpoint, "seed": cfg.RNG_SEED, **options}))
+    source = {"checkpoint": checkpoint, "weights_crc32": weights, "seed": cfg.RNG_SEED}
+    key: dict[str, object] = json.loads(json.dumps({**source, **options}))
     return key
 
 

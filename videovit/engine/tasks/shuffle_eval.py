@@ -35,6 +35,7 @@ from videovit.engine.run_context import Run
 from videovit.engine.tasks.test import check_test
 from videovit.errors import UserError
 from videovit.messages import plural
+from videovit.models.convert.checksums import state_crc
 
 BASELINE = "ordered"
 
@@ -120,7 +121,7 @@ def shuffle_eval(problem: Problem, run: Run) -> dict[str, float]:
         for k in range(cfg.SHUFFLE_EVAL.NUM_SEEDS if is_random(order) else 1)
     ]
     model = build_seeded_model(cfg, run.device)
-    checkpoint = load_weights_to_test(cfg, model)
+    checkpoint, weights = load_weights_to_test(cfg, model), state_crc(model.state_dict())
     loader = problem.test.loader(run)
     new_ensemble = build_ensembles(TopK, cfg, "test")
     ensembles = [new_ensemble(loader.dataset) for _ in variants]
@@ -147,7 +148,7 @@ def shuffle_eval(problem: Problem, run: Run) -> dict[str, float]:
         seed=cfg.SHUFFLE_EVAL.SEED,
     )
     report["num_videos"] = len(results[BASELINE][0].labels) - len(skipped)
-    report["checkpoint"] = checkpoint
+    report |= {"checkpoint": checkpoint, "weights_crc32": weights}
     report["views"] = ensembles[0].views
     if run.rank == 0:
         _write(report, Path(cfg.OUTPUT_DIR), problem.class_names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import simplejson
@@ -21,6 +21,7 @@ from videovit.engine.reporting.log import format_table, logger
 from videovit.engine.run_context import Run
 from videovit.errors import UserError
 from videovit.models.contract import LayeredModel
+from videovit.models.convert.checksums import state_crc
 from videovit.models.convert.read import read_file
 from videovit.models.download import local_file
 
@@ -58,10 +59,10 @@ def test(problem: Problem, run: Run) -> dict[str, float]:
     _ = problem.class_names  # fails early if the file cannot be used
     _check_scores_path(problem)
     model = build_seeded_network(cfg, run.device)
-    checkpoint = load_weights_to_test(cfg, model)
+    source = {"checkpoint": load_weights_to_test(cfg, model), "weights_crc32": state_crc(model.state_dict())}
     result: dict[str, float] = {}
     for num_clips in _numbers_of_clips(problem):
-        result = _test_views(problem, run, model, checkpoint, num_clips)
+        result = _test_views(problem, run, model, source, num_clips)
     return result
 
 
@@ -86,7 +87,9 @@ def _check_scores_path(problem: Problem) -> None:
         raise UserError(f"{path} cannot be written", where=key)
 
 
-def _test_views(problem: Problem, run: Run, model: LayeredModel, checkpoint: str, num_clips: int) -> dict[str, float]:
+def _test_views(
+    problem: Problem, run: Run, model: LayeredModel, source: Mapping[str, str], num_clips: int
+) -> dict[str, float]:
     cfg = problem.cfg
     loader = problem.test.loader(run, num_clips)
     evaluator = problem.test.new_evaluator(loader.dataset)
@@ -96,9 +99,9 @@ def _test_views(problem: Problem, run: Run, model: LayeredModel, checkpoint: str
     passes = [evaluator.forward_pass(problem.activation)]
     skipped = evaluate_split(inference, loader, passes, run, name="test", log_period=cfg.LOG_PERIOD)
     result = evaluator.gather().result(skipped=skipped)
-    source = {"split": "test_final", "views": evaluator.views, "checkpoint": checkpoint}
-    run.log.stats("test_final", {**source, **result}, step=cfg.SOLVER.MAX_EPOCH)
-    logger.info("\n%s", _format_result(evaluator, result))
+    about = {"split": "test_final", "views": evaluator.views, **source}
+    run.log.stats("test_final", {**about, **result}, step=cfg.SOLVER.MAX_EPOCH)
+    logger.info("\n%s", _format_result(evaluator, result, run.noun))
     if run.rank == 0:
         _write(
             problem,
@@ -131,7 +134,7 @@ def _write(problem: Problem, evaluator: Evaluator, paths: Sequence[str], suffix:
                 save_flushed({**evaluator.state(), "paths": list(paths)}, partial)
             except (OSError, RuntimeError) as error:
                 raise not_written(path, error) from error
-        logger.info("scores (videos x classes), labels and paths saved to %s", path)
+        logger.info("scores (%ss x classes), labels and paths saved to %s", problem.test.spec.noun, path)
     logger.info("one page that shows it all: videovit report %s", shlex.quote(str(folder)))
     if mistakes:
         title = "all mistakes, the most confident first"
@@ -139,15 +142,15 @@ def _write(problem: Problem, evaluator: Evaluator, paths: Sequence[str], suffix:
             title = f"the {NUM_WORST} most confident mistakes (for all of them, see the column correct of {table})"
         logger.info("%s:\n%s", title, format_mistakes(mistakes, problem.class_names))
     elif rows is not None:
-        logger.info("no mistakes: the class with the highest score is right in every video")
+        logger.info("no mistakes: the class with the highest score is right in every %s", problem.test.spec.noun)
 
 
-def _format_result(evaluator: Evaluator, result: dict[str, float]) -> str:
-    """The table of a test: its measures, and the numbers of videos and views that they are based on."""
+def _format_result(evaluator: Evaluator, result: dict[str, float], noun: str) -> str:
+    """The table of a test: its measures, and the numbers of samples and views that they are based on."""
     num_videos, num_views = int(result["num_videos"]), int(result["num_views"])
     total = num_videos + int(result["num_skipped"])
     return format_table(
-        ["test", *evaluator.columns.values(), "videos", "views", "left out"],
+        ["test", *evaluator.columns.values(), f"{noun}s", "views", "left out"],
         [
             [
                 evaluator.views,

@@ -38,6 +38,7 @@ from videovit.engine.tasks.test import check_test
 from videovit.engine.tasks.use_of_time_picture import draw_use_of_time
 from videovit.errors import UserError
 from videovit.messages import plural
+from videovit.models.convert.checksums import state_crc
 
 REPORT, PICTURE = "use_of_time.json", "use_of_time.png"
 REVERSED = "reversed"
@@ -89,7 +90,7 @@ def use_of_time(problem: Problem, run: Run) -> dict[str, float]:
     groups = read_groups(problem)
     samples = spread(problem.test.samples, section.NUM_VIDEOS)
     model = build_seeded_model(cfg, run.device)
-    checkpoint = load_weights_to_test(cfg, model)
+    checkpoint, weights = load_weights_to_test(cfg, model), state_crc(model.state_dict())
     inference = problem.inference(model, run, batch_size=cfg.TEST.BATCH_SIZE, dtype=test_dtype(cfg))
     found, skipped = _evaluate(problem, run, inference, samples, orders_of(problem), "use of time")
     for speed, slower in speeds_of(problem).items():
@@ -107,6 +108,7 @@ def use_of_time(problem: Problem, run: Run) -> dict[str, float]:
     about = {
         "model": cfg.MODEL.MODEL_NAME,
         "checkpoint": checkpoint,
+        "weights_crc32": weights,
         "num_videos": len(samples) - len(skipped),
         "num_skipped": len(skipped),
         "views": found[BASELINE].ensembles[0].views,

@@ -193,6 +193,7 @@ class Trainer:
             num_classes=0 if cfg.MASK.ENABLE else cfg.MODEL.NUM_CLASSES,
             videos_per_step=self._global_batch,
             balanced=cfg.DATA.SAMPLER == "balanced",
+            noun=self.run.noun,
         )
         logger.info("training: %s", epoch)
         logger.info("optimizer: %s", describe_groups(training.optimizer))
@@ -395,7 +396,9 @@ class Trainer:
             self.whole.validated(time.monotonic() - began)
         if self.run.rank == 0 and (result or not again):
             epoch, history = self.position.epoch + (self.position.step > 0), read_history(Path(self.cfg.OUTPUT_DIR))
-            logger.info("%s  %s", describe_epoch_end(history, epoch), self.whole.times(self._validations_left()))
+            logger.info(
+                "%s  %s", describe_epoch_end(history, epoch, self.run.noun), self.whole.times(self._validations_left())
+            )
             self.curves.write(history, last=self.ended)
         return result
 

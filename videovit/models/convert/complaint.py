@@ -11,6 +11,7 @@ from videovit.messages import plural
 from videovit.models.convert.fit import PRETRAINING, Fit
 from videovit.models.convert.hints import config_hints
 from videovit.models.convert.read import Weights
+from videovit.models.detection.detector import Detector
 from videovit.models.mvit.model import MViT
 from videovit.models.mvit.reversible import ReversibleMViT
 from videovit.models.pit import PiT
@@ -46,6 +47,13 @@ _FAMILIES = (
         r"blocks\.\d+\.(proj|attn\.(q|k|v|norm_[qkv]))\.(weight|bias)|"
         r"blocks\.\d+\.attn\.(pool_[qkv]\.weight|rel_pos_[hwt])",
     ),
+)
+# DETECTOR.NAME, and how a name begins that its weights have and those of the following ones do not.
+_DETECTORS = (
+    ("MaskRCNN", "network.roi_heads.mask_head."),
+    ("FasterRCNN", "network.roi_heads."),
+    ("RetinaNet", "network.head.classification_head."),
+    ("DeformableDETR", "network.decoder."),
 )
 _FOREIGN = (
     (r".*attn\.[qv]_bias", "VideoMAE or BEiT"),
@@ -88,8 +96,15 @@ def complaint(result: Fit, weights: Weights, wanted: Mapping[str, Tensor], layou
 
 
 def _advice(weights: Weights, wanted: Mapping[str, Tensor], model: nn.Module) -> list[str]:
-    own = next((name for kind, name in _CLASSES if isinstance(model, kind)), "")
-    if (named := _NAMED.search(weights.cfg)) and named[1] != own:
+    theirs, ours = _detector(weights.state), _detector(wanted)
+    if theirs != ours:
+        known = f"DETECTOR.NAME {theirs}" if theirs else "a model without a detector"
+        return [f"the weights are those of {known}, the model has {f'DETECTOR.NAME {ours}' if ours else 'no detector'}"]
+    body = model.body if isinstance(model, Detector) else model
+    own = next((name for kind, name in _CLASSES if isinstance(body, kind)), "")
+    # Of a model of another class, the name may be the same, with other sizes.
+    named = _NAMED.search(weights.cfg)
+    if named and named[1] != own and (own or named[1] in dict(_CLASSES).values()):
         return [f"the config in the file says MODEL.MODEL_NAME {named[1]}"]
     convolutional = _convolutional(weights.state)
     if convolutional and convolutional != _convolutional(wanted):
@@ -141,6 +156,11 @@ def family_of(names: Iterable[str]) -> str:
         if any(re.fullmatch(telling, name) for name in names) and all(known.fullmatch(name) for name in names):
             return family
     return ""
+
+
+def _detector(names: Collection[str]) -> str:
+    """DETECTOR.NAME of the detector with these names; empty if they are of another model."""
+    return next((kind for kind, start in _DETECTORS if any(name.startswith(start) for name in names)), "")
 
 
 def _convolutional(names: Collection[str]) -> str:

@@ -49,6 +49,17 @@ def _resized(inside_BHW: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(inside_BHW[:, None].float(), size=list(size))[:, 0].bool()
 
 
+class LevelNorm(nn.GroupNorm):
+    """GroupNorm that takes a level of one place, too, where a group of one channel gives its bias.
+
+    nn.GroupNorm gives the same, but refuses such a level if it is alone in the batch.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Normalize every group of channels of every image."""
+        return torch.group_norm(x_BCHW, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class BoxMlp(nn.Sequential):
     """Three layers from a query to a box."""
 
@@ -269,6 +280,9 @@ def _network(maps: Maps, **sizes: Any) -> nn.Module:
     )
     network: nn.Module = DeformableDetrModel(config)
     network.backbone = MaskedMaps(maps)
+    for projection in network.get_submodule("input_proj").children():
+        assert isinstance(projection, nn.Sequential) and isinstance(projection[1], nn.GroupNorm)
+        projection[1] = LevelNorm(projection[1].num_groups, projection[1].num_channels, eps=projection[1].eps)
     return network
 
 

@@ -32,6 +32,9 @@ from videovit.models.layers.transformer import run_block
 _FUSED, _BY_MAP = "sdpa", "videovit_map"
 """Names of attention functions in transformers: PyTorch's kernel, and ours, which holds the map."""
 
+_MOST_IN_TABLE = 1 << 26
+"""Numbers in a table of positions: 64 frames of 448 x 448 pixels with ViT-H's patches and width have 42 million."""
+
 
 def import_transformers() -> ModuleType:
     """The package transformers.
@@ -283,6 +286,15 @@ class VideoMae(HfNetwork):
     body = "videomae"
     attention_in_block = ("attention.attention",)
     num_cls = 0
+
+    def __init__(self, config: Any, **options: Any) -> None:
+        rows, columns = (a // b for a, b in zip(_pair(config.image_size), _pair(config.patch_size), strict=True))
+        positions = config.num_frames // config.tubelet_size * rows * columns
+        # transformers makes the table of Python's numbers, before any parameter, and no file of weights holds it.
+        if positions * config.hidden_size > _MOST_IN_TABLE:
+            found = Plain(f"{positions:,} of {config.hidden_size:,} channels")
+            raise UserError("too many positions", found=found, expected=f"at most {_MOST_IN_TABLE:,} numbers")
+        super().__init__(config, **options)
 
     def _change_parts(self) -> None:
         # A plain attribute there, which does not follow the model to another device.

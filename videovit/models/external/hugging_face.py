@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from videovit.config import Config
+from videovit.config.limits import DEPTHS, WIDTHS
 from videovit.config.schema.models import HfSetting
 from videovit.errors import UserError
 from videovit.messages import did_you_mean
@@ -28,6 +29,23 @@ def known_settings(network: type[HfNetwork]) -> list[str]:
     config_class = getattr(import_transformers(), network.config_class)
     names = inspect.get_annotations(config_class)
     return [name for name in names if not name.startswith((*PRETRAINING, "model_type"))]
+
+
+def check_sizes(settings: Mapping[str, Any], where: str) -> None:
+    """Refuse what would fill the memory before anything is built, as the models of this project do.
+
+    Args:
+        settings: of a stranger's config.json, or of HF.CONFIG.
+        where: their name for the error.
+
+    Raises:
+        UserError: a depth, a width, a side or a number of classes is beyond `DEPTHS` or `WIDTHS`.
+    """
+    for name, value in settings.items():
+        limits = DEPTHS if name.endswith("layers") else WIDTHS
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, int | float) and limits.high is not None and number > limits.high:
+                raise UserError(f"{name} is too large", where=where, found=number, expected=f"at most {limits.high:,}")
 
 
 def build_hf(
@@ -68,6 +86,7 @@ def build_hf(
                 expected=f"one of {', '.join(known)}",
                 near=did_you_mean(setting, known),
             )
+    check_sizes(settings, "HF.CONFIG")
     sizes: dict[str, Any] = {frames: clip_size[0], side: clip_size[1], channels: in_channels}
     unused = _NO_PREDICTOR if network is VJepa2 else {}
     # transformers checks types: a whole number is no probability there, and a tuple no list.
