@@ -270,6 +270,18 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments `--model` and `--checkpoint` of a command that passes them to `videovit.load`."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="zoo:NAME, hf://user/name, the OUTPUT_DIR of a run, a folder of Model.save, or a config "
+        "(with --checkpoint)",
+    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights, if --model is a config")
+
+
 def split_config_arguments(words: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separate configs, which come first, from KEY VALUE pairs.
 

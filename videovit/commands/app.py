@@ -26,13 +26,7 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     parser = cli.Parser(
         prog=prog, description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="a name of the zoo, the OUTPUT_DIR of a run, a folder of Model.save, or a config (with --checkpoint)",
-    )
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights, if --model is a config")
+    cli.add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="to listen on (default: 7860)")
     parser.add_argument("--max-mb", type=int, default=500, metavar="MB", help="of an uploaded file (default: 500)")

@@ -37,13 +37,7 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
     parser = cli.Parser(
         prog=prog, description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="zoo:NAME, the OUTPUT_DIR of a run, a folder of Model.save, or a config (with --checkpoint)",
-    )
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights, if --model is a config")
+    cli.add_model_arguments(parser)
     parser.add_argument(
         "--method",
         default="gradient",
