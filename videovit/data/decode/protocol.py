@@ -163,20 +163,31 @@ class BaseVideo:
         self.close()
 
 
+MOST_ELONGATED = 100  # times the short side of a frame; 256 x 25600 pixels are 20 MB
+
 Version = tuple[int, int]
 """Modification time and size of a file. While they stay the same, what is known about the file stays valid."""
 
 
 def check_size(path: str, width: int, height: int, options: DecodeOptions, backend: str) -> None:
-    """Reject frames that are too large to decode, going by the header.
+    """Reject frames that are too large to decode, or too long to scale, going by the header.
 
     Raises:
-        DecodeError: more than options.max_pixels.
+        DecodeError: more than options.max_pixels, or one side far longer than the other.
     """
+    if fault := _elongation(width, height):
+        raise DecodeError(path, fault, backend)
     # A damaged header may state a size that would fill the memory.
     if width * height > options.max_pixels:
         reason = f"frames of {width} x {height} pixels, more than DATA.MAX_PIXELS {options.max_pixels}"
         raise DecodeError(path, reason, backend)
+
+
+def _elongation(width: int, height: int) -> str:
+    """What is wrong with frames that would fill the memory when the short side is scaled for a crop; empty if nothing."""
+    if max(width, height) <= MOST_ELONGATED * min(width, height):
+        return ""
+    return f"frames of {width} x {height} pixels: one side is more than {MOST_ELONGATED} times as long as the other"
 
 
 def check_length(path: str, num_frames: int, options: DecodeOptions, backend: str) -> None:
@@ -199,8 +210,10 @@ def check_memory(num_frames: int, width: int, height: int, options: DecodeOption
         options: the limit.
 
     Raises:
-        ValueError: more than options.max_mb.
+        ValueError: more than options.max_mb; or one side is far longer than the other, unlike in the header.
     """
+    if fault := _elongation(width, height):
+        raise ValueError(fault)
     mbytes = num_frames * width * height * 3 / 1e6
     if mbytes > options.max_mb:
         frames = f"{num_frames} frames of {width} x {height} pixels take {mbytes:,.0f} MB"
