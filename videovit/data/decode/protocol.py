@@ -184,7 +184,7 @@ def check_size(path: str, width: int, height: int, options: DecodeOptions, backe
 
 
 def _elongation(width: int, height: int) -> str:
-    """What is wrong with frames that would fill the memory when the short side is scaled for a crop; empty if nothing."""
+    """What is wrong with frames that would fill the memory when their short side is scaled for a crop, or empty."""
     if max(width, height) <= MOST_ELONGATED * min(width, height):
         return ""
     return f"frames of {width} x {height} pixels: one side is more than {MOST_ELONGATED} times as long as the other"
