@@ -28,6 +28,7 @@ from videovit.data.dataset import (
     one_class,
 )
 from videovit.data.decode import DecodeOptions
+from videovit.data.decode.protocol import MOST_ELONGATED
 from videovit.data.detection import build_key_plan
 from videovit.data.handover import HANDOVER_HINT, HandedOver, Lost
 from videovit.data.order import EpochSampler
@@ -348,6 +349,8 @@ def build_decode_options(cfg: Config, *, training: bool = False) -> DecodeOption
     return DecodeOptions(
         short_side=data.DECODE_SHORT_SIDE if training else data.TEST_DECODE_SHORT_SIDE,
         max_pixels=data.MAX_PIXELS,
+        # Detectors of objects scale whole images, and limit the long side.
+        max_elongation=0 if cfg.DETECTOR.NAME else MOST_ELONGATED,
         max_frames=data.MAX_FRAMES,
         max_mb=data.MAX_VIDEO_MB,
         inside=data.PATH_PREFIX,

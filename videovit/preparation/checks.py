@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +21,8 @@ import numpy as np
 import simplejson
 from tqdm import tqdm
 
-from videovit.data.decode import DecodeError, open_video
-from videovit.data.decode.protocol import DEFAULTS
+from videovit.data.decode import DecodeError, DecodeOptions, open_video
+from videovit.data.decode.protocol import MOST_ELONGATED
 from videovit.data.files import listed_paths
 from videovit.data.files.annotation_files import read_lines
 from videovit.data.readers import kinetics
@@ -89,8 +89,9 @@ def inspect_file(path: str, *, backend: str, timeout_s: float) -> Inspection:
         backend: the decoder; "image" for images.
         timeout_s: time limit per video in seconds; 0 disables.
     """
+    limits = DecodeOptions(max_elongation=MOST_ELONGATED, timeout_s=timeout_s, timeout_name="--timeout")
     try:
-        with open_video(path, backend, replace(DEFAULTS, timeout_s=timeout_s, timeout_name="--timeout")) as video:
+        with open_video(path, backend, limits) as video:
             num_frames = video.num_frames
             # In player time, in which labels are.
             end_s = video.start_s + num_frames / video.fps

@@ -27,6 +27,8 @@ class DecodeOptions:
     Attributes:
         short_side: frames with a longer short side are scaled down to it while decoding, in pixels; 0 disables.
         max_pixels: pixels of the largest frame that is decoded.
+        max_elongation: largest ratio of a frame's long side to its short one; 0 for any. A crop scales the short side,
+            which would make the long one fill the memory.
         max_frames: frames of the longest video that is read.
         max_mb: memory of the decoded frames of one video, in 10^6 bytes.
         inside: folder that no sample in it leads out of, by a link or a list of frames; empty for any place.
@@ -40,6 +42,7 @@ class DecodeOptions:
 
     short_side: int = 0
     max_pixels: int = 7680 * 4320
+    max_elongation: int = 0
     max_frames: int = 1_000_000
     max_mb: int = 4096
     inside: str = ""
@@ -51,6 +54,9 @@ class DecodeOptions:
 
 
 DEFAULTS = DecodeOptions()
+
+MOST_ELONGATED = 100
+"""`max_elongation` of what is cropped: 256 x 25600 pixels are 20 MB."""
 
 
 class DecodeError(UserError):
@@ -163,8 +169,6 @@ class BaseVideo:
         self.close()
 
 
-MOST_ELONGATED = 100  # times the short side of a frame; 256 x 25600 pixels are 20 MB
-
 Version = tuple[int, int]
 """Modification time and size of a file. While they stay the same, what is known about the file stays valid."""
 
@@ -173,9 +177,9 @@ def check_size(path: str, width: int, height: int, options: DecodeOptions, backe
     """Reject frames that are too large to decode, or too long to scale, going by the header.
 
     Raises:
-        DecodeError: more than options.max_pixels, or one side far longer than the other.
+        DecodeError: more than options.max_pixels, or one side is longer than options.max_elongation allows.
     """
-    if fault := _elongation(width, height):
+    if fault := _elongation(width, height, options.max_elongation):
         raise DecodeError(path, fault, backend)
     # A damaged header may state a size that would fill the memory.
     if width * height > options.max_pixels:
@@ -183,11 +187,11 @@ def check_size(path: str, width: int, height: int, options: DecodeOptions, backe
         raise DecodeError(path, reason, backend)
 
 
-def _elongation(width: int, height: int) -> str:
-    """What is wrong with frames that would fill the memory when their short side is scaled for a crop, or empty."""
-    if max(width, height) <= MOST_ELONGATED * min(width, height):
+def _elongation(width: int, height: int, most: int) -> str:
+    """What is wrong with the shape of frames; empty if nothing."""
+    if most == 0 or max(width, height) <= most * min(width, height):
         return ""
-    return f"frames of {width} x {height} pixels: one side is more than {MOST_ELONGATED} times as long as the other"
+    return f"frames of {width} x {height} pixels: one side is more than {most} times as long as the other"
 
 
 def check_length(path: str, num_frames: int, options: DecodeOptions, backend: str) -> None:
@@ -210,9 +214,9 @@ def check_memory(num_frames: int, width: int, height: int, options: DecodeOption
         options: the limit.
 
     Raises:
-        ValueError: more than options.max_mb; or one side is far longer than the other, unlike in the header.
+        ValueError: more than options.max_mb, or options.max_elongation is exceeded, unlike in the header.
     """
-    if fault := _elongation(width, height):
+    if fault := _elongation(width, height, options.max_elongation):
         raise ValueError(fault)
     mbytes = num_frames * width * height * 3 / 1e6
     if mbytes > options.max_mb:
