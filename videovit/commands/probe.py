@@ -54,8 +54,8 @@ def parse(argv: Sequence[str] | None = None, *, prog: str | None = None) -> argp
 def probe_safely(path: str, *, backend: str, prefix: str, timeout_s: float) -> Probe:
     """`probe_video` with a time limit; videos that cannot be read give a `Probe` with the reason."""
     from videovit.data.decode import DecodeError, DecodeOptions
-    from videovit.data.decode.protocol import MOST_ELONGATED
     from videovit.data.decode.probe import Probe, probe_video
+    from videovit.data.decode.protocol import MOST_ELONGATED
     from videovit.data.decode.remote_videos import locate_remote
     from videovit.data.decode.time_limit import call_limited
 
