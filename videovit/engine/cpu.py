@@ -38,8 +38,8 @@ def share_cores(num_processes: int) -> None:
 def keep_freed_memory() -> None:
     """Keep the memory of freed tensors for the next ones, unless the environment tunes the allocator.
 
-    By default glibc returns the memory of large tensors to the kernel at once, which clears it page by page when the
-    next one arrives (docs/performance.md has what that costs). The peak stays as it was. Other C libraries and
+    By default glibc returns memory to the kernel as soon as some tens of MB are free, and the kernel clears it page by
+    page for the next tensor (docs/performance.md has what that costs). The peak stays as it was. Other C libraries and
     allocators are left alone.
     """
     if any(name in os.environ for name in _SETTINGS):
@@ -49,4 +49,6 @@ def keep_freed_memory() -> None:
     except (AttributeError, OSError):  # not glibc
         return
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_M_MMAP_THRESHOLD, 2**30)
+    # The most that glibc itself would choose. Larger tensors have pages of their own: in the heap, a small object in
+    # the place of a freed one would keep the next from fitting, and the heap would grow.
+    mallopt(_M_MMAP_THRESHOLD, 2**25)
