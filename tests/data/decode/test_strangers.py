@@ -222,3 +222,21 @@ def test_frames_that_fill_the_memory_raise(tmp_path: Path, backend: str) -> None
             video.frames(np.arange(60))
     with open_video(path, backend, DecodeOptions(max_mb=40, short_side=216)) as video:
         assert read_barcodes(video.frames(np.arange(60))) == list(range(60))
+
+
+@pytest.mark.parametrize("backend", VIDEO_BACKENDS)
+def test_long_and_narrow_frames_are_rejected(tmp_path: Path, backend: str) -> None:
+    """Scaled for a crop of 224 pixels, 16 frames of 6464 x 64 would take a gigabyte."""
+    path = write_video(tmp_path / "a.mp4", num_frames=3, size=(6464, 64))
+    with pytest.raises(DecodeError, match="frames of 6464 x 64 pixels: one side is more than 100 times as long as the"):
+        open_video(path, backend, DecodeOptions(max_elongation=100))
+    with open_video(path, backend) as video:
+        assert video.frames(np.array([2])).shape == (1, 64, 6464, 3)
+
+
+@pytest.mark.parametrize("size", [(4000, 1), (1, 4000)])
+def test_long_and_narrow_images_are_rejected(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    for path, backend in ((tmp_path / "a.png", "image"), (tmp_path, "frames")):
+        with pytest.raises(DecodeError, match="frames of .*: one side is more than 100 times as long as the other"):
+            open_video(path, backend, DecodeOptions(max_elongation=100))
