@@ -162,7 +162,7 @@ def test_studies_of_other_weights_say_so(folder: Path, tmp_path: Path) -> None:
 
 
 def test_studies_of_an_earlier_training_of_the_same_name_say_so(tmp_path: Path) -> None:
-    """A run that is trained again has the same names of files; checksums of the weights tell them apart."""
+    """Training again in the same folder gives checkpoints of the same names, but weights with other checksums."""
     data, folder = write_data(tmp_path / "data", num_train=4, num_test=4), tmp_path / "run"
     words = "SOLVER.MAX_EPOCH 1 TEST.NUM_ENSEMBLE_VIEWS 1 TEST.NUM_SPATIAL_CROPS 1 SHUFFLE_EVAL.ORDERS ['reversed'] "
     studies = "SHUFFLE_EVAL.ENABLE True ANALYSIS.ENABLE True USE_OF_TIME.ENABLE True USE_OF_TIME.SPEEDS [] "

@@ -313,7 +313,7 @@ def _study(run: RunFiles, name: str, content: dict[str, Any]) -> list[Block]:
 def _weights(run: RunFiles, study: dict[str, Any]) -> list[Block]:
     """A note if a study saw other weights than the test, such as those of an earlier training in the same folder.
 
-    Their checksums tell, which files of earlier versions do not have; else the names of the checkpoints.
+    Checksums tell them apart; files of earlier versions have none, and then the names of the checkpoints are compared.
     """
     sums = {str(content["weights_crc32"]) for content in (run.test, study) if content.get("weights_crc32")}
     tested, studied = (os.path.basename(str(content.get("checkpoint") or "")) for content in (run.test, study))
